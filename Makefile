@@ -1,0 +1,43 @@
+# `make pretrain` and `make test` set everything up by themselves: Python 3.11 or newer and make are enough.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The data of `make pretrain`: recordings or prepared shards. The default is simulated.
+DATA ?= sim://default
+RUN ?= runs/$(if $(filter sim://%,$(DATA)),simulated,$(notdir $(abspath $(DATA))))
+# Steps of the simulated default: a few minutes on two cores. Your data take the job's own default.
+STEPS ?= $(if $(filter sim://%,$(DATA)),300)
+ARGS ?=
+
+.PHONY: pretrain test lint setup clean
+
+pretrain: $(READY)
+	@$(BIN)/python jobs/pretrain.py --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(ARGS)
+
+test: lint
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) (about two minutes, once) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+		f"Python {sys.version.split()[0]} is too old: forebrain needs 3.11 or newer. Try: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
+		| cut -c1-110
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import forebrain, ray, torch'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,29 @@
+"""The errors a user can mend. Each message says what is wrong, where, what was expected and what to do."""
+
+
+class ForebrainError(Exception):
+    """Base of every error that is the input's fault, not the program's: shown without a traceback."""
+
+
+class RecordingError(ForebrainError):
+    """A recording file cannot be used: unreadable, incomplete, or without anything to forecast."""
+
+
+class ConfigError(ForebrainError):
+    """A configuration asks for something impossible."""
+
+
+class ShardError(ForebrainError):
+    """Shards are missing, damaged, or do not match their index."""
+
+
+class CheckpointError(ForebrainError):
+    """A checkpoint is missing, damaged, or belongs to another model, run or data set."""
+
+
+class DivergenceError(ForebrainError):
+    """Training met a loss or gradient, or evaluation a forecast, that is not finite."""
+
+
+class StoppedByPeerError(ForebrainError):
+    """This worker stopped because another could not go on; the other's error tells why."""

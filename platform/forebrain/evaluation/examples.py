@@ -1,0 +1,137 @@
+"""A stretch of one session with every forecaster's forecasts along it: what pictures are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from forebrain.errors import ConfigError
+from forebrain.scoring.evaluate import MAX_ROWS, Evaluation, Forecaster
+from forebrain.scoring.protocols import Part
+from forebrain.scoring.window_source import SessionInfo, WindowSource
+
+# A picture shows no more; the model still sees every unit.
+_MAX_WINDOWS = 240
+_MAX_UNITS = 400
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """Forecasts from P neighbouring windows of one session, and what came.
+
+    Forecast p knows the frames up to p + C - 1 of the stretch, and says frames p + C to p + C + H - 1.
+
+    Attributes:
+        session: the session.
+        part: the part of it.
+        first_frame: where in the recording the stretch starts.
+        context: C, frames.
+        units: [N] numbers of the units shown.
+        activity: [P + C + H - 1, N], normalised.
+        forecasts: forecaster -> [P, H, N].
+    """
+
+    session: SessionInfo
+    part: Part
+    first_frame: int
+    context: int
+    units: np.ndarray
+    activity: np.ndarray
+    forecasts: Mapping[str, np.ndarray]
+
+    @property
+    def horizon(self) -> int:
+        return next(iter(self.forecasts.values())).shape[1]
+
+    def targets(self) -> np.ndarray:
+        """[P, H, N], what came."""
+        windows = np.lib.stride_tricks.sliding_window_view(
+            self.activity[self.context :], self.horizon, axis=0
+        )
+        return windows.swapaxes(1, 2)
+
+    def copies(self) -> np.ndarray:
+        """[P, 1, N], the last frame each forecast knew, which copy repeats."""
+        return self.activity[self.context - 1 : -self.horizon, None]
+
+    def unit_scores(self, forecaster: str) -> np.ndarray:
+        """[N] scores against copy along this stretch; NaN for a unit that does not move."""
+        return _score(self.forecasts[forecaster], self.targets(), self.copies(), axis=(0, 1))
+
+    def step_score(self, forecaster: str, step: int) -> float:
+        """The score against copy of one horizon step, 1 to H, along this stretch."""
+        at = slice(step - 1, step)
+        return float(
+            _score(self.forecasts[forecaster][:, at], self.targets()[:, at], self.copies(), axis=None)
+        )
+
+
+def typical_session(evaluation: Evaluation, model: str) -> str:
+    """The session whose score is nearest to the median: a picture of it flatters nobody.
+
+    Raises:
+        ConfigError: no session has a score.
+    """
+    scores = {
+        name: one.value("score") for name, one in sorted(evaluation.scores[model].items()) if one.num_sessions
+    }
+    if not scores:
+        raise ConfigError(f"evaluation on {evaluation.part}: no session has a score, so there is no example.")
+    median = float(np.median(list(scores.values())))
+    return min(scores, key=lambda name: abs(scores[name] - median))
+
+
+def make_example(
+    forecasters: Mapping[str, Forecaster], source: WindowSource, session: int, part: Part
+) -> Example:
+    """Forecasts along the longest unbroken stretch in the middle of a session's part.
+
+    Raises:
+        ConfigError: the session has no window in the part.
+    """
+    info = source.sessions[session]
+    available = source.num_windows(session, part)
+    if not available:
+        raise ConfigError(f"session {info.id} has no window in {part}, so there is no example of it.")
+    first = max(0, (available - _MAX_WINDOWS) // 2)
+    candidates = np.arange(first, min(available, first + _MAX_WINDOWS))
+    units = np.unique(np.linspace(0, info.num_units - 1, min(info.num_units, _MAX_UNITS)).astype(int))
+
+    windows, starts = [], []
+    forecasts: dict[str, list[np.ndarray]] = {name: [] for name in forecasters}
+    size = max(1, MAX_ROWS // info.num_units)
+    for begin in range(0, len(candidates), size):
+        context, target, begins = source.read(session, part, candidates[begin : begin + size])
+        windows.append(np.concatenate([context[..., units], target[..., units]], axis=1))
+        starts.append(begins)
+        for name, forecaster in forecasters.items():
+            forecasts[name].append(forecaster(session, context)[..., units])
+    chosen = _longest_run(np.concatenate(starts))
+    frames = np.concatenate(windows)[chosen]
+    return Example(
+        session=info,
+        part=part,
+        first_frame=int(np.concatenate(starts)[chosen][0]),
+        context=source.context,
+        units=units,
+        activity=np.concatenate([frames[:, 0], frames[-1, 1:]]),
+        forecasts={name: np.concatenate(batches)[chosen] for name, batches in forecasts.items()},
+    )
+
+
+def _longest_run(starts: np.ndarray) -> slice:
+    """Where the longest run of neighbouring starts lies."""
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(starts) != 1) + 1, [len(starts)]])
+    longest = int(np.argmax(np.diff(edges)))
+    return slice(int(edges[longest]), int(edges[longest + 1]))
+
+
+def _score(
+    forecast: np.ndarray, target: np.ndarray, copy: np.ndarray, axis: tuple[int, ...] | None
+) -> np.ndarray:
+    sse = ((forecast - target) ** 2).sum(axis=axis, keepdims=True)
+    copy_sse = ((copy - target) ** 2).sum(axis=axis, keepdims=True)
+    ratio = np.divide(sse, copy_sse, out=np.full_like(sse, np.nan), where=copy_sse > 0)
+    return 1 - ratio.squeeze(axis)

@@ -1,0 +1,198 @@
+"""Tables of an evaluation: for the terminal (rich), as Markdown and as CSV.
+
+Every table shows the baselines beside the models.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import rich.table
+from rich.text import Text
+
+from forebrain.scoring.baselines import BASELINES
+from forebrain.scoring.evaluate import Evaluation
+from forebrain.scoring.metrics import UNIT_QUANTILES, Scores
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; numbers are kept whole and rounded only where people read them.
+
+    Attributes:
+        name: a short name, fit for a file.
+        title: what the table shows.
+        columns: the column names.
+        rows: cells; None stands for what is undefined.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def to_rich(self) -> rich.table.Table:
+        """For a terminal."""
+        table = rich.table.Table(title=self.title, title_justify="left", title_style="bold")
+        for name, right in zip(self.columns, self._right_aligned(), strict=True):
+            table.add_column(name, justify="right" if right else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(_text(cell)) for cell in row))
+        return table
+
+    def to_markdown(self) -> str:
+        """A Markdown table, its columns aligned in the source too."""
+        texts = [
+            list(self.columns),
+            *([_text(cell).replace("|", "\\|") for cell in row] for row in self.rows),
+        ]
+        widths = [max(3, *map(len, column)) for column in zip(*texts, strict=True)]
+        right = self._right_aligned()
+
+        def line(cells: Sequence[str]) -> str:
+            padded = (
+                cell.rjust(width) if to_right else cell.ljust(width)
+                for cell, width, to_right in zip(cells, widths, right, strict=True)
+            )
+            return "| " + " | ".join(padded) + " |"
+
+        rule = [
+            "-" * (width - 1) + (":" if to_right else "-")
+            for width, to_right in zip(widths, right, strict=True)
+        ]
+        return "\n".join([f"### {self.title}", "", line(texts[0]), line(rule), *map(line, texts[1:])]) + "\n"
+
+    def to_csv(self) -> str:
+        """A header and full precision; undefined is empty."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return stream.getvalue()
+
+    def _right_aligned(self) -> list[bool]:
+        columns = range(len(self.columns))
+        return [all(not isinstance(row[column], str) for row in self.rows) for column in columns]
+
+
+def overview(evaluation: Evaluation) -> Table:
+    """A row for each forecaster: score and interval, MSE, MAE, correlation."""
+    names = _forecasters(evaluation)
+    summaries = {name: evaluation.summary(name) for name in names}
+    first = summaries[names[0]]
+    means = {
+        "sessions": f"mean over {first.num_sessions} sessions, 95 % interval by bootstrap over sessions",
+        "blocks": "one session, 95 % interval by bootstrap over blocks of time",
+        "none": "too few windows for an interval",
+    }
+    return Table(
+        name="overview",
+        title=f"{evaluation.part}: {means[first.interval]}",
+        columns=("forecaster", "score", "low", "high", "MSE", "MAE", "correlation"),
+        rows=tuple((name, *_headline(summaries[name])) for name in names),
+    )
+
+
+def by_session(evaluation: Evaluation) -> Table:
+    """A row for each session: every forecaster's score, and how many windows it stands on."""
+    names = _forecasters(evaluation)
+    rows: list[tuple[Cell, ...]] = []
+    for info in sorted(evaluation.sessions, key=lambda info: info.id):
+        available = evaluation.windows_available[info.id]
+        scores = [evaluation.scores[name].get(info.id) for name in names]
+        scored = scores[0].num_windows if scores[0] else 0
+        values = [_value(one.value("score")) if one else None for one in scores]
+        rows.append((info.id, info.species, info.num_units, f"{scored} of {available}", *values))
+    return Table(
+        name="by_session",
+        title=f"{evaluation.part}: score by session",
+        columns=("session", "species", "units", "windows", *names),
+        rows=tuple(rows),
+    )
+
+
+def by_species(evaluation: Evaluation) -> Table:
+    """A row for each species and forecaster."""
+    return _by_group(evaluation, "species", lambda name: evaluation.by("species", name))
+
+
+def by_dataset(evaluation: Evaluation) -> Table:
+    """A row for each data set and forecaster."""
+    return _by_group(evaluation, "dataset", lambda name: evaluation.by("dataset", name))
+
+
+def by_horizon(evaluation: Evaluation) -> Table:
+    """A row for each horizon step: every forecaster's score."""
+    names = _forecasters(evaluation)
+    columns = [evaluation.summary(name).by_step("score")[0] for name in names]
+    return Table(
+        name="by_horizon",
+        title=f"{evaluation.part}: score by horizon step (frames ahead)",
+        columns=("step", *names),
+        rows=tuple((step + 1, *map(_value, row)) for step, row in enumerate(zip(*columns, strict=True))),
+    )
+
+
+def by_unit_quantile(evaluation: Evaluation) -> Table:
+    """A row for each forecaster: quantiles of the scores of single units, averaged over sessions."""
+    return Table(
+        name="by_unit_quantile",
+        title=f"{evaluation.part}: quantiles of the scores of single units (mean over sessions)",
+        columns=("forecaster", *(f"{quantile:.0%}" for quantile in UNIT_QUANTILES)),
+        rows=tuple(
+            (name, *map(_value, evaluation.summary(name).unit_quantiles)) for name in _forecasters(evaluation)
+        ),
+    )
+
+
+def all_tables(evaluation: Evaluation) -> list[Table]:
+    """Every table of this file.
+
+    Raises:
+        ConfigError: a baseline was not evaluated.
+    """
+    makers = (overview, by_species, by_dataset, by_session, by_horizon, by_unit_quantile)
+    return [make(evaluation) for make in makers]
+
+
+def _by_group(evaluation: Evaluation, attribute: str, groups_of: Callable[[str], dict[str, Scores]]) -> Table:
+    names = _forecasters(evaluation)
+    groups = {name: groups_of(name) for name in names}
+    return Table(
+        name=f"by_{attribute}",
+        title=f"{evaluation.part}: by {attribute}",
+        columns=(attribute, "sessions", "forecaster", "score", "low", "high", "MSE", "MAE", "correlation"),
+        rows=tuple(
+            (group, groups[name][group].num_sessions, name, *_headline(groups[name][group]))
+            for group in groups[names[0]]
+            for name in names
+        ),
+    )
+
+
+def _forecasters(evaluation: Evaluation) -> list[str]:
+    """Models first, then the baselines in their usual order."""
+    evaluation.require_baselines()
+    return [*evaluation.models, *BASELINES]
+
+
+def _headline(scores: Scores) -> tuple[Cell, ...]:
+    low, high = scores.bounds("score")
+    cells = (scores.value("score"), low, high, *map(scores.value, ("mse", "mae", "correlation")))
+    return tuple(map(_value, cells))
+
+
+def _value(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

@@ -1,0 +1,1 @@
+"""Forecasting models behind one small contract. torch only: no Ray, no files."""

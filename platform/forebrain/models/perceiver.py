@@ -1,0 +1,177 @@
+"""The Perceiver encoder of POYO: a population of any size is read into a few latents, and read out again.
+
+The arithmetic is the published one, reordered where the order is free: with K latents against thousands
+of tokens, keys and values are never formed. Wk is pushed through the K queries and Wv through the K
+weighted sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forebrain.models.rotary import Rotation, inverse, rotate
+
+
+class FeedForward(nn.Module):
+    """LayerNorm, then GEGLU: W2 (a * gelu(g)) + b2 with [a | g] = W1 y + b1. The residual is the caller's."""
+
+    def __init__(self, width: int, multiple: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 2 * multiple * width)
+        self.contract = nn.Linear(multiple * width, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.expand(self.norm(x)).chunk(2, dim=-1)
+        return self.contract(F.dropout(value * F.gelu(gate), self.dropout, self.training))
+
+
+class CrossAttention(nn.Module):
+    """Parameters of one cross-attention head, which two subclasses use in their own way."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.norm = nn.LayerNorm(width)
+        self.norm_context = nn.LayerNorm(width)
+        self.to_query = nn.Linear(width, head_width, bias=False)
+        self.to_key = nn.Linear(width, head_width, bias=False)
+        self.to_value = nn.Linear(width, head_width, bias=False)
+        self.to_out = nn.Linear(head_width, width)
+
+
+class EncoderAttention(CrossAttention):
+    """Latents read tokens; values are rotated too, and the sum is turned back to the latent's time.
+
+    A token W x + e[n] (x its frames, e[n] who the unit is) is wide but made from few numbers, and a
+    normalised token is (Wc x + ec[n]) / sigma with Wc and ec centred over the width. So scores, sigma and
+    weighted sums follow from x, from ec once a session, and from small products of Wc: no [rows, d] tensor
+    of tokens is formed.
+    """
+
+    def forward(
+        self,
+        latents: Tensor,
+        frames: Tensor,
+        frame_weight: Tensor,
+        units: Tensor,
+        latent_rotation: Rotation,
+        token_rotation: Rotation,
+    ) -> Tensor:
+        """Reads one session's population.
+
+        Args:
+            latents: [K, d], the same for every sample of the session.
+            frames: [B, N, S, L], S tokens of L frames for each of N units.
+            frame_weight: [d, L], W.
+            units: [N, d], e.
+            latent_rotation, token_rotation: tables [K, h] and [S, h].
+
+        Returns:
+            [B, K, d], to be added to the latents.
+        """
+        batch, num_units, num_tokens, _ = frames.shape
+        width, num_latents = frame_weight.shape[0], latents.shape[0]
+        weight = frame_weight - frame_weight.mean(dim=0)  # [d, L]
+        units = units - units.mean(dim=1, keepdim=True)  # [N, d]
+        norm = self.norm_context
+
+        # Variance of a token: |Wc x + ec|^2 / d, multiplied out.
+        cross = units @ weight * (2 / width)  # [N, L]
+        variance = ((frames @ (weight.T @ weight / width) + cross[:, None]) * frames).sum(-1)
+        variance = variance + units.square().mean(dim=1)[:, None]
+        inverse_deviation = (variance + norm.eps).rsqrt().unsqueeze(-1)  # [B, N, S, 1]
+
+        # q . R_t Wk y = (Wk^T R_-t q) . y, so each token time needs K vectors of width d and no keys.
+        query = rotate(self.to_query(self.norm(latents)), latent_rotation)  # [K, h]
+        turned = torch.stack([rotate(query, inverse(at)) for at in _each(token_rotation)])  # [S, K, h]
+        probes = turned @ self.to_key.weight * self.head_width**-0.5  # [S, K, d]
+        scaled = probes * norm.weight
+        on_frames = torch.block_diag(*(scaled @ weight).transpose(1, 2))  # [S L, S K]
+        scores = (frames.flatten(2) @ on_frames).unflatten(2, (num_tokens, num_latents))
+        scores = scores + (units @ scaled.flatten(0, 1).T).unflatten(1, (num_tokens, num_latents))
+        scores = scores * inverse_deviation + probes @ norm.bias  # [B, N, S, K]
+        # One softmax over all tokens of a sample: N x S of them.
+        attention = scores.flatten(1, 2).softmax(dim=1).unflatten(1, (num_units, num_tokens))
+
+        weighted = (attention * inverse_deviation).flatten(2).transpose(1, 2)  # [B, S K, N]
+        of_frames = (weighted @ frames.flatten(2)).unflatten(2, (num_tokens, -1))
+        of_frames = of_frames.unflatten(1, (num_tokens, num_latents)).diagonal(dim1=1, dim2=3)  # [B, K, L, S]
+        of_units = (weighted.flatten(0, 1) @ units).view(batch, num_tokens, num_latents, width)
+        gathered = of_frames.permute(0, 3, 1, 2) @ weight.T + of_units
+        gathered = gathered * norm.weight + attention.sum(dim=1).unsqueeze(-1) * norm.bias  # [B, S, K, d]
+
+        values = self.to_value(gathered)  # [B, S, K, h]
+        summed = torch.stack([rotate(values[:, t], at) for t, at in enumerate(_each(token_rotation))]).sum(0)
+        return self.to_out(rotate(summed, inverse(latent_rotation)))
+
+
+class SelfAttention(nn.Module):
+    """Latents attend to one another; query, key and value are rotated, the output is turned back."""
+
+    def __init__(self, width: int, num_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_width = num_heads, head_width
+        self.norm = nn.LayerNorm(width)
+        self.to_query_key_value = nn.Linear(width, 3 * num_heads * head_width, bias=False)
+        self.to_out = nn.Linear(num_heads * head_width, width)
+
+    def forward(self, latents: Tensor, rotation: Rotation) -> Tensor:
+        """Latents [B, K, d] to their update [B, K, d]."""
+        packed = self.to_query_key_value(self.norm(latents))
+        split = packed.unflatten(-1, (3, self.num_heads, self.head_width)).transpose(
+            1, 3
+        )  # [B, heads, 3, K, h]
+        query, key, value = rotate(split, rotation).unbind(2)
+        read = F.scaled_dot_product_attention(query, key, value)  # [B, heads, K, h]
+        return self.to_out(rotate(read, inverse(rotation)).transpose(1, 2).flatten(2))
+
+
+class DecoderAttention(CrossAttention):
+    """Units read the latents; the values are not rotated."""
+
+    def project_queries(self, units: Tensor, rotation: Rotation) -> Tensor:
+        """Unit vectors [N, d] to queries [N, h]: once a session, since every sample asks the same."""
+        return rotate(self.to_query(self.norm(units)), rotation) * self.head_width**-0.5
+
+    def project_latents(self, latents: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """Latents [B, K, d] to keys [B, K, h] and values already carried through Wo, [B, K, d]."""
+        context = self.norm_context(latents)
+        values = self.to_value(context) @ self.to_out.weight.T
+        return rotate(self.to_key(context), rotation), values
+
+    def read(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Queries [N, h] over keys [B, K, h] and values [B, K, d] to [B, N, d]."""
+        attention = (queries @ keys.transpose(-1, -2)).softmax(dim=-1)
+        return attention @ values + self.to_out.bias
+
+
+class ProcessorLayer(nn.Module):
+    """One layer over the latents, with dropout on both residual branches."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        head_width: int,
+        multiple: int,
+        dropout: float,
+        branch_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, num_heads, head_width)
+        self.feed_forward = FeedForward(width, multiple, dropout)
+        self.branch_dropout = branch_dropout
+
+    def forward(self, latents: Tensor, rotation: Rotation) -> Tensor:
+        latents = latents + F.dropout(self.attention(latents, rotation), self.branch_dropout, self.training)
+        return latents + F.dropout(self.feed_forward(latents), self.branch_dropout, self.training)
+
+
+def _each(rotation: Rotation) -> Sequence[Rotation]:
+    return list(zip(*rotation, strict=True))

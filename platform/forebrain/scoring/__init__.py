@@ -1,0 +1,1 @@
+"""The one scorer: protocols (splits), metrics, intervals. NumPy only."""

@@ -1,0 +1,307 @@
+"""Scoring forecasters on a part of a data set."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from forebrain.errors import ConfigError
+from forebrain.scoring.baselines import BASELINES, CopyBaseline, LinearBaseline, LinearFit, MeanBaseline
+from forebrain.scoring.metrics import ScoreAccumulator, Scores, summarise
+from forebrain.scoring.protocols import Part
+from forebrain.scoring.window_source import SessionInfo, WindowSource, choose_windows
+
+WINDOWS_PER_SESSION = 256
+# Rows (units x windows) of one batch. One window is never divided, so a larger session goes one at a time.
+MAX_ROWS = 32_768
+# A map of some hundred weights gains nothing from more rows of a session.
+_MAX_FIT_ROWS = 262_144
+
+
+class Forecaster(Protocol):
+    """Forecasts a session by its number in the source: float32 context [B, C, N] -> forecast [B, H, N]."""
+
+    def __call__(self, session: int, context: np.ndarray, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of several forecasters on the same windows of one part.
+
+    Attributes:
+        part: `validation`, `test` or `train`.
+        horizon: H, frames.
+        windows_per_session: the cap on windows scored a session; None scored all.
+        seed: of the choice of windows and of the bootstraps.
+        sessions: every session evaluated, those without a window in the part too.
+        windows_available: windows of the part by session id.
+        scores: forecaster -> session id -> scores, for the sessions that have windows.
+    """
+
+    part: Part
+    horizon: int
+    windows_per_session: int | None
+    seed: int
+    sessions: tuple[SessionInfo, ...]
+    windows_available: Mapping[str, int]
+    scores: Mapping[str, Mapping[str, Scores]]
+
+    def summary(self, forecaster: str) -> Scores:
+        """A forecaster's mean over all sessions."""
+        return summarise(self.scores[forecaster], self.horizon, self.seed)
+
+    def by(self, attribute: Literal["species", "dataset"], forecaster: str) -> dict[str, Scores]:
+        """A forecaster's mean over the sessions of each species or data set, in alphabetical order."""
+        groups: dict[str, dict[str, Scores]] = {}
+        for info in self.sessions:
+            if info.id in self.scores[forecaster]:
+                group = groups.setdefault(getattr(info, attribute), {})
+                group[info.id] = self.scores[forecaster][info.id]
+        return {name: summarise(groups[name], self.horizon, self.seed) for name in sorted(groups)}
+
+    @property
+    def without_windows(self) -> list[str]:
+        """Sessions too short, or too broken up, for a window in this part."""
+        return [info.id for info in self.sessions if not self.windows_available[info.id]]
+
+    @property
+    def undefined(self) -> list[str]:
+        """Sessions in which nothing moved, so that no score against copy exists."""
+        of_any = next(iter(self.scores.values()))  # It depends on the recording alone.
+        return sorted(name for name, scores in of_any.items() if not scores.num_sessions)
+
+    @property
+    def models(self) -> list[str]:
+        """The forecasters that are no baselines."""
+        return [name for name in self.scores if name not in BASELINES]
+
+    def require_baselines(self) -> None:
+        """No number is reported without copy, mean and linear beside it.
+
+        Raises:
+            ConfigError: a baseline was not evaluated.
+        """
+        missing = [name for name in BASELINES if name not in self.scores]
+        if missing:
+            raise ConfigError(
+                f"evaluation on {self.part}: baselines {', '.join(missing)} are missing. Evaluate them with "
+                "the model: evaluate({'model': model, **fit_baselines(source)}, ...)."
+            )
+
+    def require(self, model: str) -> None:
+        """A report on a model needs the model, and the baselines.
+
+        Raises:
+            ConfigError: one of them was not evaluated.
+        """
+        self.require_baselines()
+        if model not in self.scores:
+            raise ConfigError(f"no forecaster {model!r}; there are {', '.join(self.scores)}.")
+
+    def result(self, model: str) -> dict[str, Any]:
+        """One part's block of result.json: the model's scores, and the baselines' in the same form.
+
+        Raises:
+            ConfigError: the model or a baseline was not evaluated.
+        """
+        self.require(model)
+        scored = sum(scores.num_windows for scores in self.scores[model].values())
+        return {
+            **self._block(model),
+            "baselines": {name: self._block(name) for name in BASELINES},
+            "windows": {
+                "scored": scored,
+                "available": sum(self.windows_available.values()),
+                "per_session": self.windows_per_session,
+                "seed": self.seed,
+            },
+            "sessions_without_windows": self.without_windows,
+            "sessions_without_score": self.undefined,
+        }
+
+    def _block(self, forecaster: str) -> dict[str, Any]:
+        return {
+            **self.summary(forecaster).to_json(),
+            "by_session": {
+                name: {**scores.headline(), "windows_available": self.windows_available[name]}
+                for name, scores in sorted(self.scores[forecaster].items())
+            },
+            "by_species": {name: mean.headline() for name, mean in self.by("species", forecaster).items()},
+            "by_dataset": {name: mean.headline() for name, mean in self.by("dataset", forecaster).items()},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, plain and JSON-able: what workers send each other and what a report is made from."""
+        return {
+            "part": self.part,
+            "horizon": self.horizon,
+            "windows_per_session": self.windows_per_session,
+            "seed": self.seed,
+            "sessions": [asdict(info) for info in self.sessions],
+            "windows_available": dict(self.windows_available),
+            "scores": {
+                forecaster: {name: scores.to_json() for name, scores in sessions.items()}
+                for forecaster, sessions in self.scores.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Evaluation:
+        """Reads what `to_json` gave."""
+        return cls(
+            part=state["part"],
+            horizon=state["horizon"],
+            windows_per_session=state["windows_per_session"],
+            seed=state["seed"],
+            sessions=tuple(SessionInfo(**info) for info in state["sessions"]),
+            windows_available=state["windows_available"],
+            scores={
+                forecaster: {name: Scores.from_json(scores) for name, scores in sessions.items()}
+                for forecaster, sessions in state["scores"].items()
+            },
+        )
+
+    @classmethod
+    def merge(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """Joins evaluations of different sessions, as several workers make them.
+
+        Raises:
+            ConfigError: they were not made alike, or a session is in two of them.
+        """
+        first = parts[0]
+        for part in parts[1:]:
+            for name in ("part", "horizon", "windows_per_session", "seed"):
+                if getattr(part, name) != getattr(first, name):
+                    raise ConfigError(
+                        f"evaluations to merge differ in {name}: {getattr(first, name)} and "
+                        f"{getattr(part, name)}."
+                    )
+            if part.scores.keys() != first.scores.keys():
+                raise ConfigError(
+                    f"evaluations to merge hold different forecasters: {', '.join(first.scores)} and "
+                    f"{', '.join(part.scores)}."
+                )
+        sessions = sorted((info for part in parts for info in part.sessions), key=lambda info: info.id)
+        _require_distinct(sessions)
+        return cls(
+            part=first.part,
+            horizon=first.horizon,
+            windows_per_session=first.windows_per_session,
+            seed=first.seed,
+            sessions=tuple(sessions),
+            windows_available={
+                name: count for part in parts for name, count in part.windows_available.items()
+            },
+            scores={
+                forecaster: {
+                    name: scores for part in parts for name, scores in part.scores[forecaster].items()
+                }
+                for forecaster in first.scores
+            },
+        )
+
+
+def evaluate(
+    forecasters: Mapping[str, Forecaster],
+    source: WindowSource,
+    part: Part,
+    *,
+    sessions: Sequence[int] | None = None,
+    windows_per_session: int | None = WINDOWS_PER_SESSION,
+    seed: int = 0,
+    max_rows: int = MAX_ROWS,
+    progress: Callable[[SessionInfo], None] = lambda _: None,
+) -> Evaluation:
+    """Scores forecasters side by side, each on the same windows.
+
+    Args:
+        forecasters: by name; the baselines of `fit_baselines` belong among them.
+        source: where the windows come from.
+        part: `validation`, `test` or `train`.
+        sessions: numbers of the sessions to score, None for all. Evaluations of disjoint sessions merge.
+        windows_per_session: at most this many windows a session, spread evenly; None scores all.
+        seed: of the choice of windows and of the bootstraps.
+        max_rows: units x windows of one batch.
+        progress: called after each session.
+
+    Raises:
+        ConfigError: a forecast has the wrong shape, or two sessions share an id.
+        DivergenceError: a forecast is not finite.
+    """
+    numbers = range(len(source.sessions)) if sessions is None else sessions
+    infos = [source.sessions[number] for number in numbers]
+    _require_distinct(infos)
+    available = {}
+    scores: dict[str, dict[str, Scores]] = {name: {} for name in forecasters}
+    for number, info in zip(numbers, infos, strict=True):
+        available[info.id] = source.num_windows(number, part)
+        chosen = choose_windows(info.id, available[info.id], windows_per_session, seed)
+        if len(chosen):
+            collected = {
+                name: ScoreAccumulator(info.id, name, source.horizon, info.num_units) for name in forecasters
+            }
+            for context, target, starts in _batches(source, number, part, chosen, max_rows):
+                for name, forecaster in forecasters.items():
+                    collected[name].update(forecaster(number, context), target, context[:, -1], starts)
+            for name, accumulator in collected.items():
+                scores[name][info.id] = accumulator.scores(source.context + source.horizon, seed)
+        progress(info)
+    return Evaluation(part, source.horizon, windows_per_session, seed, tuple(infos), available, scores)
+
+
+def fit_linear(
+    source: WindowSource,
+    sessions: Sequence[int] | None = None,
+    windows_per_session: int = WINDOWS_PER_SESSION,
+    seed: int = 0,
+) -> LinearFit:
+    """Gathers the linear baseline's normal equations from training windows, spread evenly in time.
+
+    Args:
+        source: where the windows come from.
+        sessions: numbers of the sessions to read, None for all; fits of several workers add up.
+        windows_per_session: at most this many windows a session. Of large sessions every k-th unit is used.
+        seed: of the choice of windows.
+    """
+    fit = LinearFit(source.context, source.horizon)
+    for number in range(len(source.sessions)) if sessions is None else sessions:
+        info = source.sessions[number]
+        chosen = choose_windows(info.id, source.num_windows(number, "train"), windows_per_session, seed)
+        stride = max(1, math.ceil(len(chosen) * info.num_units / _MAX_FIT_ROWS))
+        batches = _batches(source, number, "train", chosen, MAX_ROWS)
+        fit.add_session((context[..., ::stride], target[..., ::stride]) for context, target, _ in batches)
+    return fit
+
+
+def baselines(source: WindowSource, linear: LinearBaseline) -> dict[str, Forecaster]:
+    """The three baselines by name, for `evaluate`."""
+    return {
+        "copy": CopyBaseline(source.horizon),
+        "mean": MeanBaseline(source.horizon, source.training_mean),
+        "linear": linear,
+    }
+
+
+def fit_baselines(source: WindowSource, seed: int = 0) -> dict[str, Forecaster]:
+    """The three baselines by name, fitted on the training part of every session of the source."""
+    return baselines(source, fit_linear(source, seed=seed).solve())
+
+
+def _batches(
+    source: WindowSource, session: int, part: Part, windows: np.ndarray, max_rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    size = max(1, max_rows // source.sessions[session].num_units)
+    for first in range(0, len(windows), size):
+        yield source.read(session, part, windows[first : first + size])
+
+
+def _require_distinct(sessions: Sequence[SessionInfo]) -> None:
+    counts = Counter(info.id for info in sessions)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise ConfigError(f"sessions {', '.join(twice)} appear twice; each may be scored once.")

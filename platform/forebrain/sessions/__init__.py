@@ -1,0 +1,1 @@
+"""Recordings: reading, checking, repairing. NumPy only: no torch, no Ray."""

@@ -1,0 +1,157 @@
+"""Readers: one small module a format, chosen by looking at the file and not only at its name.
+
+A reader is a module with two functions:
+
+    recognises(path: Path) -> bool          cheap; never raises on a readable path
+    read(path: Path, sidecar: Sidecar) -> list[Session]
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, sidecar_of
+
+# Asked in this order; the first that recognises a path reads it.
+READERS = (
+    "suite2p", "minian", "mat_folder", "nwb", "caiman", "hdf5", "npz", "npy", "matlab73", "matlab",
+    "inscopix", "csv_table", "json_table",
+)  # fmt: skip
+# Never recordings, wherever they lie.
+_IGNORED_SUFFIXES = {
+    ".md", ".rst", ".pdf", ".py", ".m", ".yaml", ".yml", ".toml", ".png", ".jpg", ".tif", ".tiff", ".avi",
+    ".mp4", ".ipynb", ".html", ".sh", ".log",
+}  # fmt: skip
+# What recordings are mistaken for, by its first bytes in lower case.
+_OTHER_KINDS = {
+    b"<!doctype html": ("a web page", "download the file itself"),
+    b"<html": ("a web page", "download the file itself"),
+    b"version https://git-lfs": ("a Git LFS pointer", "fetch the data with `git lfs pull`"),
+    b"\x1f\x8b": ("compressed by gzip", "unpack it"),
+    b"pk\x03\x04": ("a ZIP archive", "unpack it"),
+    b"\x80": ("a Python pickle, which could run code", "save the traces as .npy or .npz"),
+}
+
+
+class Reader(Protocol):
+    """What a reader module offers."""
+
+    def recognises(self, path: Path) -> bool: ...
+
+    def read(self, path: Path, sidecar: Sidecar) -> list[Session]: ...
+
+
+def find_recordings(paths: Sequence[str | Path]) -> list[str]:
+    """Addresses of the recordings at and under the given paths, sorted, each once.
+
+    A file that is named is taken as it is; in a folder, what no reader can be meant for (text, pictures,
+    sidecars, hidden files) is passed over, and a folder that is one recording (suite2p, zarr) is one.
+
+    Raises:
+        RecordingError: a path does not exist, or nothing under all of them looks like a recording.
+    """
+    found: set[str] = set()
+    for given in paths:
+        path = Path(given)
+        if not path.exists():
+            raise RecordingError(f"{given}: nothing is there; give a recording or a folder of them.")
+        found |= {str(path)} if path.is_file() else set(_in_folder(path))
+    if not found:
+        raise RecordingError(
+            f"{', '.join(map(str, paths))}: no recording found; expected files such as .npz, .nwb, "
+            ".h5, .mat, .csv or .npy, or folders of suite2p or minian."
+        )
+    return sorted(found)
+
+
+def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Session]:
+    """Opens a recording; traces may be read lazily, from the path, when they are asked for.
+
+    Args:
+        path: a file or recording folder.
+        given: what the user says, over what sidecar files say.
+
+    Raises:
+        RecordingError: no reader knows the format, or the file is damaged, empty or ambiguous; one message
+            that names the file, what is wrong and what would help.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise RecordingError(f"{path}: nothing is there.")
+    sidecar = sidecar_of(path)
+    sidecar = sidecar if given is None else given.over(sidecar)
+    reader = _reader_of(path)
+    try:
+        return reader.read(path, sidecar)
+    except RecordingError as error:
+        raise error if str(path) in str(error) else RecordingError(f"{path}: {error}") from error
+    except Exception as error:  # format libraries raise anything on damaged files, tokenize.TokenError too
+        raise RecordingError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}). The file may be damaged or "
+            "incomplete; fetch or export it again."
+        ) from error
+
+
+def reader_name(path: str | Path) -> str | None:
+    """Name of the reader that recognises a path; None if none does."""
+    for name in READERS:
+        if _module(name).recognises(Path(path)):
+            return name
+    return None
+
+
+def _reader_of(path: Path) -> Reader:
+    name = reader_name(path)
+    if name is None:
+        raise RecordingError(f"{path}: {_instead(path)}")
+    return _module(name)
+
+
+def _instead(path: Path) -> str:
+    """What a path holds that no reader recognises, and what to do."""
+    head = b""
+    if path.is_file():
+        with path.open("rb") as stream:
+            head = stream.read(512)
+        if not head:
+            return "the file is empty; copy it again from its source."
+    for start, (kind, mend) in _OTHER_KINDS.items():
+        if head.lstrip().lower().startswith(start):
+            return f"is {kind}, not a recording; {mend}."
+    return (
+        f"of no format that is known here; expected one of {', '.join(READERS)}. Export the traces as CSV or "
+        ".npy with a sidecar file that states rate_hz."
+    )
+
+
+def _module(name: str) -> Reader:
+    module: Reader = importlib.import_module(f"{__name__}.{name}")
+    return module
+
+
+def _in_folder(folder: Path) -> list[str]:
+    if _is_recording_folder(folder):
+        return [str(folder)]
+    found: list[str] = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or _is_sidecar(entry):
+            continue
+        if entry.is_dir():
+            found += _in_folder(entry)
+        elif entry.suffix.lower() not in _IGNORED_SUFFIXES:
+            found.append(str(entry))
+    return found
+
+
+def _is_recording_folder(folder: Path) -> bool:
+    return any(_module(name).recognises(folder) for name in READERS)
+
+
+def _is_sidecar(path: Path) -> bool:
+    named = path.stem == "session" or path.stem.endswith(".session")
+    return named and path.suffix in SIDECAR_SUFFIXES

@@ -1,0 +1,82 @@
+"""JSON: a list of `[time, [values of all units]]`, or a list of lists of numbers.
+
+Either may lie under keys of an object, which the sidecar's `variable` names, for example `recording/traces`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.readers._common import check_size, choose_variable, make_session, oriented
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import Sidecar
+
+_UNPACKED = 10  # bytes of Python objects for a byte of JSON
+
+
+def recognises(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head[:1] in (b"[", b"{") and head[1:].lstrip()[:1] in b'["{-0123456789nN]}'
+
+
+def read(path: Path, sidecar: Sidecar) -> list[Session]:
+    """Reads a table.
+
+    Raises:
+        RecordingError: it is no valid JSON, or holds no table, or several.
+    """
+    check_size(path.stat().st_size * _UNPACKED, path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise RecordingError(f"{path}: not valid JSON ({error}); it may be cut off.") from error
+    tables = _tables(content)
+    name = choose_variable({name: values.shape for name, (_, values) in tables.items()}, path, sidecar)
+    time_s, values = tables[name]
+    if time_s is None:
+        notes: dict[str, str] = {}
+        return [make_session(path, sidecar, oriented(values, path, sidecar, notes), metadata=notes)]
+    return [make_session(path, sidecar, values, time_s=time_s)]
+
+
+def _tables(content: Any, name: str = "") -> dict[str, tuple[np.ndarray | None, np.ndarray]]:
+    """Times and values of each table in the content, by its path."""
+    if isinstance(content, dict):
+        found: dict[str, tuple[np.ndarray | None, np.ndarray]] = {}
+        for key, value in content.items():
+            found |= _tables(value, f"{name}/{key}" if name else str(key))
+        return found
+    table = _table(content)
+    return {} if table is None else {name or "root": table}
+
+
+def _table(content: Any) -> tuple[np.ndarray | None, np.ndarray] | None:
+    if not isinstance(content, list) or not content or not all(isinstance(row, list) for row in content):
+        return None
+    is_timed = all(
+        len(row) == 2 and not isinstance(row[0], list) and isinstance(row[1], list) for row in content
+    )
+    rows = [row[1] for row in content] if is_timed else content
+    values = _matrix(rows)
+    if values is None:
+        return None
+    return (np.array([row[0] for row in content], np.float64) if is_timed else None), values
+
+
+def _matrix(rows: list[Any]) -> np.ndarray | None:
+    """Rows of numbers of one length, null as NaN; None where they are anything else."""
+    width = len(rows[0])
+    if not width or any(len(row) != width for row in rows):
+        return None
+    try:
+        return np.array(rows, np.float64)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,61 @@
+"""One NumPy array [frames, units] or [units, frames]; rate and identity come from a sidecar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.readers._common import choose_frames_axis, make_session
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import Sidecar
+
+
+@dataclass(frozen=True)
+class NpyFrames:
+    """Frames of a .npy file, opened when they are asked for: it travels between processes by its path.
+
+    Attributes:
+        path: the file.
+        frames_axis: the array's axis that counts frames, 0 or 1.
+        shape: (T, N).
+    """
+
+    path: Path
+    frames_axis: int
+    shape: tuple[int, int]
+
+    def __getitem__(self, frames: slice, /) -> np.ndarray:
+        array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return np.array(array[:, frames].T if self.frames_axis else array[frames])
+
+
+def recognises(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(6) == b"\x93NUMPY"
+
+
+def read(path: Path, sidecar: Sidecar) -> list[Session]:
+    """Reads an array, lazily.
+
+    Raises:
+        RecordingError: it is cut off, no array of numbers with two axes, or of an orientation that cannot be
+            told.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise RecordingError(
+            f"{path}: cannot be read ({error}). It is cut off, or holds Python objects, which are never "
+            "loaded; save a plain array of numbers."
+        ) from error
+    if array.dtype.kind not in "fiub":
+        raise RecordingError(f"{path}: holds values of type {array.dtype}; expected numbers.")
+    notes: dict[str, str] = {}
+    frames_axis = choose_frames_axis(array.shape, path, sidecar, notes)
+    shape = (array.shape[frames_axis], array.shape[1 - frames_axis])
+    return [make_session(path, sidecar, NpyFrames(path, frames_axis, shape), metadata=notes)]

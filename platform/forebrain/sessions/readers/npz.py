@@ -1,0 +1,189 @@
+"""NumPy archives: the normalized layout, what `Session.save` writes, and any other that holds one array.
+
+Normalized layout: `traces` [T, N] and any of `fs` (Hz, nan where unknown), `species`, `subject`, `session`,
+`source` (the dataset), `signal`, `segment_id` [T], `time` [T] (s), `unit_names` [N], `unit_positions` [N, 2]
+or [N, 3], `brain_region` (one or [N]), `stimulus` [T, C], `stimulus_names`, `behaviour` [T, K],
+`behaviour_names`, `original_file`, `note`, `fs_note`, `licence`, `citation`. Other keys are passed over.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.readers._common import (
+    RATE_NAMES,
+    check_size,
+    choose_variable,
+    could_be_traces,
+    make_session,
+    oriented,
+)
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import Sidecar
+
+_IDENTITY = {"dataset": "source", "subject": "subject", "session": "session", "species": "species"}
+_METADATA = ("original_file", "note", "fs_note", "licence", "citation")
+_NAMES = ("unit_names", "stimulus_names", "behaviour_names")
+_ARRAYS = {
+    "segment_id": ("segment_ids", np.int32),
+    "time": ("time_s", np.float64),
+    "unit_positions": ("unit_positions", np.float32),
+    "stimulus": ("stimulus", np.float32),
+    "behaviour": ("behaviour", np.float32),
+}
+_KNOWN = {"traces", "fs", "signal", "brain_region", *_IDENTITY.values(), *_METADATA, *_NAMES, *_ARRAYS}
+_SPARSE = {"data", "indices", "indptr", "shape", "format"}  # scipy.sparse.save_npz
+
+Header = tuple[tuple[int, ...], np.dtype]
+
+
+def recognises(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            return False
+    if path.suffix.lower() == ".npz":
+        return True  # if it is damaged, `read` says so
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def read(path: Path, sidecar: Sidecar) -> list[Session]:
+    """Reads an archive.
+
+    Raises:
+        RecordingError: it is cut off, larger than memory should hold, or which array is meant cannot be told.
+    """
+    headers = _headers(path)
+    if "header" in headers:
+        return [_under(sidecar, Session.load(path))]
+    if headers.keys() >= _SPARSE:
+        notes: dict[str, str] = {}
+        return [make_session(path, sidecar, oriented(_sparse(path), path, sidecar, notes), metadata=notes)]
+    with np.load(path, allow_pickle=False) as archive:
+        if sidecar.variable in (None, "traces") and "traces" in headers:
+            # Pickled objects could run code, so they stay unread.
+            readable = {name for name, (_, dtype) in headers.items() if not dtype.hasobject}
+            session = _from_layout(
+                {name: archive[name] for name in _KNOWN & readable},
+                path,
+                sidecar,
+                _KNOWN & headers.keys() - readable,
+            )
+            return [session]
+        candidates = {
+            name: shape
+            for name, (shape, dtype) in headers.items()
+            if dtype.kind in "fiub" and (name == sidecar.variable or could_be_traces(shape))
+        }
+        name = choose_variable(candidates, path, sidecar)
+        notes = {"variable": name}
+        traces = oriented(archive[name], path, sidecar, notes)
+        rates = [archive[key] for key in RATE_NAMES if key in headers and headers[key][1].kind in "fiu"]
+    rate_hz = float(rates[0].ravel()[0]) if rates and rates[0].size == 1 else None
+    return [make_session(path, sidecar, traces, rate_hz=rate_hz, metadata=notes)]
+
+
+def _headers(path: Path) -> dict[str, Header]:
+    """Shape and type of each array, without its data."""
+    if not zipfile.is_zipfile(path):
+        raise RecordingError(f"{path}: the archive is cut off; copy it again from its source.")
+    headers = {}
+    with zipfile.ZipFile(path) as archive:
+        check_size(sum(member.file_size for member in archive.infolist()), path)
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                read_header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read_header(stream)
+            headers[member.filename.removesuffix(".npy")] = (shape, dtype)
+    return headers
+
+
+def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar, unread: set[str]) -> Session:
+    if "traces" not in values or values["traces"].dtype.kind not in "fiub":
+        raise RecordingError(f"{path}: traces holds no numbers; save it as a float array [frames, units].")
+    traces = values["traces"]
+    if traces.ndim == 2 and _frames_axis(values, path, sidecar) == 1:
+        traces = traces.T
+    fields: dict[str, Any] = {
+        field: values[key].astype(dtype) for key, (field, dtype) in _ARRAYS.items() if key in values
+    }
+    fields |= {key: tuple(_texts(values[key])) for key in _NAMES if key in values}
+    regions = _texts(values["brain_region"]) if "brain_region" in values else []
+    if any(regions):
+        fields["brain_regions"] = tuple(regions * traces.shape[-1] if len(regions) == 1 else regions)
+    rate_hz = float(values["fs"].ravel()[0]) if "fs" in values and values["fs"].size else float("nan")
+    metadata = {key: text for key in _METADATA if (text := _text(values, key))}
+    if unread:
+        metadata["unread"] = f"pickled, and so never read: {', '.join(sorted(unread))}"
+    return make_session(
+        path,
+        sidecar,
+        traces,
+        rate_hz=None if np.isnan(rate_hz) else rate_hz,
+        signal=_text(values, "signal"),
+        identity_found={name: _text(values, key) for name, key in _IDENTITY.items()},
+        metadata=metadata,
+        **fields,
+    )
+
+
+def _frames_axis(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar) -> int:
+    """0, as the layout has it, unless the sidecar or the lengths of other arrays tell otherwise."""
+    if sidecar.frames_axis is not None:
+        return sidecar.frames_axis
+    rows, columns = values["traces"].shape
+    lengths = {len(values[key]) for key in ("segment_id", "time", "stimulus", "behaviour") if key in values}
+    if lengths:
+        return int(lengths == {columns} and rows != columns)
+    if "unit_names" in values:
+        return int(len(values["unit_names"]) == rows != columns)
+    if columns >= 2 * rows:
+        raise RecordingError(
+            f"{path}: traces have shape {(rows, columns)}, where [frames, units] is expected. State "
+            "frames_axis in the sidecar: 1 if they are [units, frames], 0 if there are so many units."
+        )
+    return 0
+
+
+def _text(values: Mapping[str, np.ndarray], key: str) -> str | None:
+    return _texts(values[key])[0] if key in values and values[key].size else None
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    return [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel().tolist()]
+
+
+def _sparse(path: Path) -> np.ndarray:
+    from scipy import sparse
+
+    matrix = sparse.load_npz(path)
+    check_size(matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize, path)
+    return matrix.toarray()
+
+
+def _under(sidecar: Sidecar, session: Session) -> Session:
+    """A saved session with the sidecar's words over its own."""
+    said = {
+        name: value
+        for name in ("rate_hz", "signal", "species", "subject", "session", "dataset")
+        if (value := getattr(sidecar, name)) is not None
+    }
+    return replace(session, **said)

@@ -1,0 +1,411 @@
+"""Repair: makes a dirty recording forecastable, and says in plain words what was found and done.
+
+Traces are read in pieces: once where every value is finite, three times where some are missing. Memory
+does not grow with the recording. Nothing is taken from the future: missing values hold the last known one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.frames import Range, RepairedFrames, hold_last, pieces, read_frames
+from forebrain.sessions.report import Finding, Report
+from forebrain.sessions.session import Session
+
+MAX_MISSING = 0.1  # a unit with more of its values missing is dropped
+MAX_TRIM = 0.05  # at most this part of the frames is given up to units that start late
+MIN_GAP_FRAMES = 5  # shorter runs of frames without most units are held, longer ones cut out
+MAX_TIME_GAP = 1.5  # frame intervals; a longer one breaks the segment
+MAX_JITTER = 0.1  # spread of the frame intervals, relative to their median
+MAX_RATE_ERROR = 0.05  # between the stated rate and the frame times
+EVENT_ZEROS = 0.98  # zeros in an event matrix
+SHORT_SEGMENT_FRAMES = 64  # context 48 and horizon 16, the published window
+
+
+def repair(session: Session) -> tuple[Session, Report]:
+    """A session without missing values, useless units or hidden gaps, and the report of what was done.
+
+    The traces of the result are read through to those of `session` slice by slice; any slice has the same
+    values however the reading is cut.
+
+    Rules, in order: units with more than 10 % of their values missing, constant units and exact copies of
+    an earlier unit are dropped; long runs of frames that miss most units are cut out and break the
+    segment; leading frames before every unit has a value are cut off (units that would cost more than 5 %
+    of the frames are dropped instead); other missing values hold the unit's last value; gaps in the frame
+    times break segments. The rest is kept with a warning.
+
+    Raises:
+        RecordingError: no unit or fewer than two frames remain, or the traces cannot be read.
+    """
+    findings: list[Finding] = []
+    scan = _scan(session)
+    missing = _find_missing(session, scan)
+
+    kept_units = _choose_units(session, scan, missing, findings)
+    trim, kept_units = _choose_trim(session, missing, kept_units, findings)
+    kept_frames = _cut(missing.gaps, trim, session.num_frames)
+    if missing.gaps:
+        num_lost = sum(stop - start for start, stop in missing.gaps)
+        words = f"{num_lost} frames without most units were cut out; the segment ends there"
+        findings.append(
+            Finding("gaps", "dropped", words, num_lost, _range_names(missing.gaps), _all_frames(session))
+        )
+    if kept_units.size == 0 or sum(stop - start for start, stop in kept_frames) < 2:
+        raise RecordingError(_nothing_left(session, findings))
+    _report_held(missing, kept_units, findings)
+
+    session, breaks = _check_times(session, findings)
+    segment_ids = _segments(session, breaks, kept_frames)
+    repaired = _select(session, kept_frames, kept_units, missing, segment_ids, findings)
+    zeros = scan.num_zeros[kept_units].sum() / (kept_units.size * session.num_frames)
+    findings.extend(_warnings(repaired, float(zeros), _all_frames(session)))
+    return repaired, Report(tuple(findings))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """What one reading of the recording tells of each unit, [N]."""
+
+    num_missing: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+    num_zeros: np.ndarray
+    fingerprint: np.ndarray
+
+    @property
+    def is_constant(self) -> np.ndarray:
+        return self.minimum >= self.maximum  # also of a unit without a value: inf >= -inf
+
+
+def _scan(session: Session) -> _Scan:
+    num_units = session.num_units
+    num_missing, num_zeros = np.zeros(num_units, np.int64), np.zeros(num_units, np.int64)
+    minimum, maximum = np.full(num_units, np.inf, np.float32), np.full(num_units, -np.inf, np.float32)
+    fingerprint = np.zeros(num_units, np.uint64)
+    for start, stop in pieces(0, session.num_frames, num_units):
+        frames = read_frames(session.traces, start, stop, session.id)
+        finite = np.isfinite(frames)
+        num_missing += (~finite).sum(axis=0)
+        num_zeros += (frames == 0).sum(axis=0)
+        minimum = np.minimum(minimum, np.where(finite, frames, np.inf).min(axis=0))
+        maximum = np.maximum(maximum, np.where(finite, frames, -np.inf).max(axis=0))
+        bits = np.where(finite, frames, np.float32(np.nan)).view(np.uint32)
+        fingerprint += _frame_weights(start, stop) @ bits.astype(np.uint64)
+    return _Scan(num_missing, minimum, maximum, num_zeros, fingerprint)
+
+
+def _frame_weights(start: int, stop: int) -> np.ndarray:
+    """A pseudo-random odd number for each frame (splitmix64), so that sums of frames are fingerprints."""
+    z = np.arange(start + 1, stop + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))) | np.uint64(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Missing:
+    """Where values are missing outside of gaps.
+
+    Attributes:
+        gaps: frame ranges without most units.
+        count: [N], missing values outside of gaps.
+        first_known: [N], first frame outside of gaps with a value; num_frames where there is none.
+        held: frame -> (units, values) as `RepairedFrames.held`, over all N units.
+    """
+
+    gaps: tuple[Range, ...]
+    count: np.ndarray
+    first_known: np.ndarray
+    held: dict[int, tuple[np.ndarray, np.ndarray]]
+
+
+def _find_missing(session: Session, scan: _Scan) -> _Missing:
+    """Tells gaps of the recording (most units missing at once) from missing values of single units."""
+    num_frames, num_units = session.num_frames, session.num_units
+    if not scan.num_missing.any():
+        zeros = np.zeros(num_units, np.int64)
+        return _Missing((), zeros, zeros, {})
+
+    # A unit that misses much more than the best ones is bad by itself and tells nothing about gaps.
+    shared = np.quantile(scan.num_missing, 0.1)
+    witnesses = scan.num_missing <= shared + MAX_MISSING * num_frames
+    is_gap = np.zeros(num_frames, bool)
+    for start, stop in pieces(0, num_frames, num_units):
+        frames = read_frames(session.traces, start, stop, session.id)
+        is_gap[start:stop] = (~np.isfinite(frames[:, witnesses])).mean(axis=1) > 0.5
+    gaps = tuple((start, stop) for start, stop in _runs(is_gap) if stop - start >= MIN_GAP_FRAMES)
+    in_gap = np.zeros(num_frames, bool)
+    for start, stop in gaps:
+        in_gap[start:stop] = True
+
+    count = np.zeros(num_units, np.int64)
+    first_known = np.full(num_units, num_frames, np.int64)
+    last = np.full(num_units, np.nan, np.float32)
+    held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for start, stop in pieces(0, num_frames, num_units):
+        frames = read_frames(session.traces, start, stop, session.id)
+        finite = np.isfinite(frames)
+        absent = np.flatnonzero(~finite[0])
+        held[start] = (absent, last[absent])
+        last = hold_last(frames, last)[-1]
+        outside = ~in_gap[start:stop]
+        count += (~finite[outside]).sum(axis=0)
+        known = finite & outside[:, None]
+        first = np.where(known.any(axis=0), start + known.argmax(axis=0), num_frames)
+        first_known = np.minimum(first_known, first)
+    return _Missing(gaps, count, first_known, held)
+
+
+def _choose_units(session: Session, scan: _Scan, missing: _Missing, findings: list[Finding]) -> np.ndarray:
+    """Columns of the units worth keeping; each dropped one is named in `findings`."""
+    num_frames = session.num_frames - sum(stop - start for start, stop in missing.gaps)
+    is_kept = np.ones(session.num_units, bool)
+
+    def drop(kind: str, units: np.ndarray, words: str) -> None:
+        if units.size:
+            is_kept[units] = False
+            words = words.format(_units(units.size))
+            names = _names(session, units)
+            findings.append(Finding(kind, "dropped", words, units.size, names, _all_frames(session)))
+
+    too_little = np.flatnonzero(missing.count > MAX_MISSING * num_frames)
+    drop("missing_units", too_little, f"{{}} with more than {MAX_MISSING:.0%} of the values missing")
+    drop("constant_units", np.flatnonzero(is_kept & scan.is_constant), "{} that never changed")
+    copies = _copies(session, scan, np.flatnonzero(is_kept))
+    drop("duplicate_units", copies, "{} equal to an earlier one in every frame; the first of each was kept")
+    return np.flatnonzero(is_kept)
+
+
+def _copies(session: Session, scan: _Scan, units: np.ndarray) -> np.ndarray:
+    """Those of `units` that equal an earlier one bit for bit; equal fingerprints are verified by reading."""
+    _, first, group = np.unique(scan.fingerprint[units], return_index=True, return_inverse=True)
+    originals, candidates = units[first][group], units
+    suspects = originals != candidates
+    originals, candidates = originals[suspects], candidates[suspects]
+    if candidates.size == 0:
+        return candidates
+    equal = np.ones(candidates.size, bool)
+    for start, stop in pieces(0, session.num_frames, session.num_units):
+        frames = read_frames(session.traces, start, stop, session.id)
+        same = (frames[:, originals] == frames[:, candidates]) | ~(
+            np.isfinite(frames[:, originals]) | np.isfinite(frames[:, candidates])
+        )
+        equal &= same.all(axis=0)
+    return candidates[equal]
+
+
+def _choose_trim(
+    session: Session, missing: _Missing, units: np.ndarray, findings: list[Finding]
+) -> tuple[int, np.ndarray]:
+    """How many leading frames to cut off so that every unit has a value, and the units that remain."""
+    if not missing.held or units.size == 0:
+        return 0, units
+    begin = missing.gaps[0][1] if missing.gaps and missing.gaps[0][0] == 0 else 0
+    latest = begin + MAX_TRIM * (session.num_frames - begin)
+    late = units[missing.first_known[units] > latest]
+    if late.size:
+        words = f"{_units(late.size)} without a value in the first {MAX_TRIM:.0%} of the frames"
+        names = _names(session, late)
+        findings.append(Finding("late_units", "dropped", words, late.size, names, _all_frames(session)))
+    units = units[missing.first_known[units] <= latest]
+    trim = int(missing.first_known[units].max(initial=0))
+    if trim > begin:
+        words = f"the first {trim - begin} frames, before every unit has a value, were cut off"
+        findings.append(
+            Finding("leading_frames", "dropped", words, trim - begin, fitted_on=_all_frames(session))
+        )
+    return trim, units
+
+
+def _cut(gaps: Iterable[Range], trim: int, num_frames: int) -> tuple[Range, ...]:
+    """The frame ranges that remain after `trim` leading frames and `gaps` are cut out."""
+    ranges = []
+    start = trim
+    for low, high in (*gaps, (num_frames, num_frames)):
+        if start < low:
+            ranges.append((start, low))
+        start = max(start, high)
+    return tuple(ranges)
+
+
+def _report_held(missing: _Missing, units: np.ndarray, findings: list[Finding]) -> None:
+    count = int(missing.count[units].sum())
+    if count:
+        affected = int((missing.count[units] > 0).sum())
+        words = f"{count} missing values in {_units(affected)} were replaced by the unit's last known value"
+        findings.append(Finding("missing_values", "repaired", words, count))
+
+
+def _check_times(session: Session, findings: list[Finding]) -> tuple[Session, np.ndarray]:
+    """The session with a rate if its frame times tell it, and the frames at which time jumps.
+
+    Frame times that are not finite or run backward as a whole are of no use and are left out.
+    """
+    nowhere = np.zeros(0, np.int64)
+    if session.time_s is None:
+        return session, nowhere
+    judged_on = _all_frames(session)
+    intervals = np.diff(np.asarray(session.time_s, np.float64))
+    typical = float(np.median(intervals)) if intervals.size else float("nan")
+    if not (np.isfinite(intervals).all() and typical > 0):
+        words = "the frame times are not finite or do not run forward; they were left out"
+        findings.append(Finding("frame_times", "dropped", words, session.num_frames, fitted_on=judged_on))
+        return replace(session, time_s=None), nowhere
+
+    is_jump = (intervals > MAX_TIME_GAP * typical) | (intervals <= 0)
+    breaks = np.flatnonzero(is_jump) + 1
+    if breaks.size:
+        jumps = "1 gap or jump" if breaks.size == 1 else f"{breaks.size} gaps or jumps"
+        words = f"{jumps} back in the frame times; the segment ends there"
+        names = tuple(f"frame {frame}" for frame in breaks)
+        findings.append(Finding("time_gaps", "repaired", words, breaks.size, names, judged_on))
+    jitter = float(np.std(intervals[~is_jump]) / typical)
+    if jitter > MAX_JITTER:
+        words = (
+            f"the frame intervals vary by {jitter:.0%} around {typical:.4g} s; forecasts assume even frames"
+        )
+        findings.append(Finding("irregular_times", "kept", words, session.num_frames, fitted_on=judged_on))
+    measured_hz = 1.0 / float(np.mean(intervals[~is_jump]))
+    if session.rate_hz is None:
+        session = replace(session, rate_hz=measured_hz)
+        words = f"no rate was stated; {measured_hz:.4g} Hz was taken from the frame times"
+        findings.append(Finding("rate_from_times", "repaired", words, 1, fitted_on=judged_on))
+    elif abs(measured_hz / session.rate_hz - 1) > MAX_RATE_ERROR:
+        words = f"the stated rate is {session.rate_hz:.4g} Hz but the frame times say {measured_hz:.4g} Hz"
+        findings.append(Finding("rate_mismatch", "kept", words, 1, fitted_on=judged_on))
+    return session, breaks
+
+
+def _segments(session: Session, breaks: np.ndarray, kept_frames: tuple[Range, ...]) -> np.ndarray | None:
+    """int32 [T'] segment numbers from 0: a new one at each stated change, time jump and cut."""
+    is_edge = np.zeros(session.num_frames, bool)
+    is_edge[breaks] = True
+    if session.segment_ids is not None:
+        is_edge[1:] |= np.diff(session.segment_ids) != 0
+    for start, _ in kept_frames:
+        is_edge[start] = True
+    kept = np.concatenate([is_edge[start:stop] for start, stop in kept_frames])
+    kept[0] = False
+    return np.cumsum(kept, dtype=np.int32) if kept.any() else None
+
+
+def _select(
+    session: Session,
+    kept_frames: tuple[Range, ...],
+    kept_units: np.ndarray,
+    missing: _Missing,
+    segment_ids: np.ndarray | None,
+    findings: list[Finding],
+) -> Session:
+    """The session reduced to what is kept, its traces read through to the recording."""
+    column_of = np.full(session.num_units, -1)
+    column_of[kept_units] = np.arange(kept_units.size)
+    held = {}
+    for frame, (units, values) in missing.held.items():
+        kept = column_of[units] >= 0
+        held[frame] = (column_of[units][kept], values[kept])
+
+    def frames_of(values: np.ndarray | None) -> np.ndarray | None:
+        if values is None:
+            return None
+        return np.concatenate([values[start:stop] for start, stop in kept_frames])
+
+    def names_of(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if names is None else tuple(names[unit] for unit in kept_units)
+
+    positions = session.unit_positions
+    return replace(
+        session,
+        traces=RepairedFrames(session.traces, kept_frames, kept_units, held, session.id),
+        segment_ids=segment_ids,
+        time_s=frames_of(session.time_s),
+        unit_names=names_of(session.unit_names),
+        unit_positions=None if positions is None else np.asarray(positions, np.float32)[kept_units],
+        brain_regions=names_of(session.brain_regions),
+        stimulus=frames_of(_held_channels("stimulus", session.stimulus, findings)),
+        behaviour=frames_of(_held_channels("behaviour", session.behaviour, findings)),
+    )
+
+
+def _held_channels(name: str, channels: np.ndarray | None, findings: list[Finding]) -> np.ndarray | None:
+    """Stimulus or behaviour as float32, missing values held at the last known one, 0 before the first."""
+    if channels is None:
+        return None
+    channels = np.asarray(channels, np.float32)
+    count = int((~np.isfinite(channels)).sum())
+    if count:
+        words = f"{count} missing {name} values were replaced by the channel's last known value (at first 0)"
+        findings.append(Finding(f"missing_{name}", "repaired", words, count))
+    return hold_last(channels, np.zeros(channels.shape[1], np.float32))
+
+
+def _warnings(session: Session, zero_fraction: float, zeros_counted_in: Range) -> list[Finding]:
+    """What a reader of the scores should know; nothing is changed."""
+    findings = []
+
+    def warn(kind: str, words: str, count: int = 1, fitted_on: Range | None = None) -> None:
+        findings.append(Finding(kind, "kept", words, count, fitted_on=fitted_on))
+
+    if session.rate_hz is None:
+        warn(
+            "unknown_rate",
+            "the rate is not known, so forecasts count in frames; a sidecar file can state rate_hz",
+        )
+    if zero_fraction >= EVENT_ZEROS:
+        words = f"{zero_fraction:.1%} of the values are zero: events, not a fluorescence"
+        warn("event_matrix", words, fitted_on=zeros_counted_in)
+    described = " ".join(
+        [session.signal, *(session.metadata.get(key, "") for key in ("note", "strain", "genotype"))]
+    )
+    if re.search(r"\bGFP\b|\bcontrol\b", described, re.IGNORECASE):
+        warn("control", "described as a control (no calcium signal): its score is a floor, not a result")
+    if re.search(r"denois|cnmf", session.signal, re.IGNORECASE):
+        warn("denoised", "a denoised signal is smooth by construction, which flatters forecasting scores")
+    if re.search(r"mean|average|cluster", session.signal, re.IGNORECASE):
+        warn("averaged", "units are averages of many cells, not single cells")
+    lengths = [stop - start for start, stop in session.segments]
+    short = sum(length < SHORT_SEGMENT_FRAMES for length in lengths)
+    if short:
+        words = (
+            f"{short} of {len(lengths)} segments are shorter than {SHORT_SEGMENT_FRAMES} frames "
+            f"(the shortest {min(lengths)}), so windows of that length do not fit them"
+        )
+        warn("short_segments", words, short)
+    return findings
+
+
+def _nothing_left(session: Session, findings: list[Finding]) -> str:
+    found = "; ".join(str(finding) for finding in findings) or "it is too short"
+    return (
+        f"session {session.id}: nothing usable remains of {session.num_frames} frames x "
+        f"{session.num_units} units ({found}). Check that the right variable is read "
+        "and that frames and units are not swapped."
+    )
+
+
+def _all_frames(session: Session) -> Range:
+    return 0, session.num_frames
+
+
+def _runs(flags: np.ndarray) -> list[Range]:
+    """Ranges [start, stop) of consecutive true flags."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+def _names(session: Session, units: np.ndarray) -> tuple[str, ...]:
+    names = session.unit_names
+    return tuple(names[unit] if names else f"unit {unit}" for unit in units)
+
+
+def _range_names(ranges: Iterable[Range]) -> tuple[str, ...]:
+    return tuple(f"frames {start} to {stop}" for start, stop in ranges)
+
+
+def _units(count: int) -> str:
+    return "1 unit" if count == 1 else f"{count} units"

@@ -1,0 +1,193 @@
+"""Session: one recording of one animal, the unit in which data enters the platform."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from forebrain.errors import RecordingError
+
+Range = tuple[int, int]  # frames [start, stop)
+# Keys of metadata that tell what a reader guessed.
+READER_NOTES = ("identity_note", "orientation_note")
+
+
+class FrameSource(Protocol):
+    """Frames that can be read a slice at a time: a NumPy array, a memory map, an HDF5 or zarr array.
+
+    `shape` is (T, N); `source[start:stop]` gives an array [stop - start, N]. A recording larger than
+    memory is a source that reads only the frames asked for.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, frames: slice, /) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One recording of one animal: T frames of N units, with what is known about them.
+
+    Identity is (dataset, subject, session), and `id` joins the three. Optional fields are None where the
+    recording does not tell. Shapes are checked on construction; values are not (that is `repair`'s work,
+    which can say what it did), because traces may be larger than memory.
+
+    Attributes:
+        traces: [T, N] activity in the recording's own units, read slice by slice.
+        rate_hz: frames a second, None where unknown (usable with a warning; resampling is refused).
+        species: for example `zebrafish`, `celegans`, `mouse`.
+        subject: the animal.
+        session: the recording, unique within dataset and subject.
+        dataset: sessions of one lab and protocol share this name.
+        signal: what the numbers are, for example `dff`, `denoised_dff`, `calcium_events`.
+        segment_ids: int32 [T]; a window never crosses a change of value (trials, gaps). None: one segment.
+        time_s: float64 [T], seconds, where the recording states a time for each frame.
+        unit_names: N names.
+        unit_positions: float32 [N, 2 or 3].
+        brain_regions: N region names.
+        stimulus, stimulus_names: float32 [T, C] and its C channel names.
+        behaviour, behaviour_names: float32 [T, K] and its K channel names.
+        metadata: anything else, as text (`licence`, `citation`, `note`, `original_file`, ...).
+
+    Raises:
+        RecordingError: a shape does not fit, a rate is impossible, an identity is empty.
+    """
+
+    traces: FrameSource
+    rate_hz: float | None
+    species: str
+    subject: str
+    session: str
+    dataset: str
+    signal: str = "unknown"
+    segment_ids: np.ndarray | None = None
+    time_s: np.ndarray | None = None
+    unit_names: tuple[str, ...] | None = None
+    unit_positions: np.ndarray | None = None
+    brain_regions: tuple[str, ...] | None = None
+    stimulus: np.ndarray | None = None
+    stimulus_names: tuple[str, ...] | None = None
+    behaviour: np.ndarray | None = None
+    behaviour_names: tuple[str, ...] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("species", "subject", "session", "dataset"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise RecordingError(f"{name} is {value!r}; expected a name. Give it in the sidecar file.")
+        where = f"session {self.id}"
+        if len(self.traces.shape) != 2:
+            raise RecordingError(
+                f"{where}: traces have shape {tuple(self.traces.shape)}; expected two axes, [frames, units]."
+            )
+        num_frames, num_units = self.traces.shape
+        if num_frames == 0 or num_units == 0:
+            raise RecordingError(f"{where}: traces are empty ({num_frames} frames x {num_units} units).")
+        if self.rate_hz is not None and not (np.isfinite(self.rate_hz) and self.rate_hz > 0):
+            raise RecordingError(f"{where}: rate_hz is {self.rate_hz}; expected a positive number or none.")
+        for name, length in {
+            "segment_ids": num_frames,
+            "time_s": num_frames,
+            "unit_names": num_units,
+            "unit_positions": num_units,
+            "brain_regions": num_units,
+            "stimulus": num_frames,
+            "behaviour": num_frames,
+        }.items():
+            value = getattr(self, name)
+            if value is not None and len(value) != length:
+                raise RecordingError(f"{where}: {name} has {len(value)} entries; expected {length}.")
+        for name in ("stimulus", "behaviour"):
+            channels, names = getattr(self, name), getattr(self, f"{name}_names")
+            if channels is not None and (channels.ndim != 2 or len(names or ()) != channels.shape[1]):
+                raise RecordingError(
+                    f"{where}: {name} has shape {channels.shape} and {len(names or ())} names; "
+                    "expected [frames, channels] and a name for each channel."
+                )
+
+    @property
+    def id(self) -> str:
+        """`dataset/subject/session`, the name people read."""
+        return f"{self.dataset}/{self.subject}/{self.session}"
+
+    @property
+    def key(self) -> str:
+        """The id as a file name: only letters, digits, `_` and `-`, unique even where slugs collide."""
+        return session_key(self.id)
+
+    @property
+    def num_frames(self) -> int:
+        return self.traces.shape[0]
+
+    @property
+    def num_units(self) -> int:
+        return self.traces.shape[1]
+
+    @property
+    def segments(self) -> list[Range]:
+        """The unbroken stretches [start, stop), in order; no window crosses from one to the next."""
+        if self.segment_ids is None:
+            return [(0, self.num_frames)]
+        edges = np.flatnonzero(np.diff(self.segment_ids)) + 1
+        return list(itertools.pairwise([0, *edges.tolist(), self.num_frames]))
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop) as float32 [stop - start, N]."""
+        return np.ascontiguousarray(self.traces[start:stop], dtype=np.float32)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one .npz without pickle, which `load` reads back."""
+        arrays: dict[str, np.ndarray] = {"traces": self.frames(0, self.num_frames)}
+        header: dict[str, Any] = {"format": _FORMAT}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "traces" or value is None:
+                continue
+            if isinstance(value, np.ndarray):
+                arrays[item.name] = value
+            else:
+                header[item.name] = dict(value) if isinstance(value, Mapping) else value
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+        path = Path(path)
+        temporary = path.with_name(path.name + ".partial")
+        with temporary.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Session:
+        """Reads what `save` wrote.
+
+        Raises:
+            RecordingError: the file is not a saved session, or of another format version.
+        """
+        with np.load(path, allow_pickle=False) as archive:
+            if "header" not in archive.files:
+                raise RecordingError(f"{path}: not written by Session.save (it has no header).")
+            header = json.loads(archive["header"].tobytes())
+            if header.pop("format", None) != _FORMAT:
+                raise RecordingError(f"{path}: not a saved session of format {_FORMAT}.")
+            arrays = {name: archive[name] for name in archive.files if name != "header"}
+        for name, value in header.items():
+            if isinstance(value, list):
+                header[name] = tuple(value)
+        return cls(**arrays, **{"rate_hz": None, **header})  # fields without a value are not saved
+
+
+_FORMAT = "forebrain-session-1"
+
+
+def session_key(session_id: str) -> str:
+    """A session's id as a file name and WebDataset key (a dot in a key would merge samples)."""
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", session_id)[:80]
+    return f"{slug}-{hashlib.sha256(session_id.encode()).hexdigest()[:8]}"

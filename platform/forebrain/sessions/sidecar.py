@@ -1,0 +1,162 @@
+"""Sidecar files: what a recording's file does not say, in a small YAML or JSON file beside it.
+
+`<file name>.session.yaml`, or the same without the file's own suffix, speaks of one recording, `session.yaml`
+of every recording in its folder; the first wins field by field. All fields are optional.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from forebrain.errors import RecordingError
+
+SIDECAR_SUFFIXES = (".yaml", ".yml", ".json")
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What the user says of a recording.
+
+    Attributes:
+        rate_hz: frames a second.
+        species, subject, session, dataset: identity.
+        signal: what the numbers are, for example `dff`.
+        variable: the array to read, where the file holds several: its path or name in the file.
+        frames_axis: axis of the array that counts frames, 0 or 1, where it cannot be told.
+        columns: names of the columns that are units, where a table holds others too.
+        time_column: name of the column that holds frame times in seconds.
+        segment_column: name of the column that numbers trials or segments.
+        segment_frames: frames in each segment, where trials are joined end to end: one number, or a list.
+        bin_s: width of the bins that spike times are counted in, seconds.
+        licence, citation, note: kept in the session's metadata.
+    """
+
+    rate_hz: float | None = None
+    species: str | None = None
+    subject: str | None = None
+    session: str | None = None
+    dataset: str | None = None
+    signal: str | None = None
+    variable: str | None = None
+    frames_axis: Literal[0, 1] | None = None
+    columns: tuple[str, ...] | None = None
+    time_column: str | None = None
+    segment_column: str | None = None
+    segment_frames: int | tuple[int, ...] | None = None
+    bin_s: float | None = None
+    licence: str | None = None
+    citation: str | None = None
+    note: str | None = None
+    source: str = field(default="sidecar", compare=False)
+
+    def over(self, other: Sidecar) -> Sidecar:
+        """This sidecar, and the other's value wherever this one says nothing."""
+        merged = {}
+        for item in fields(self):
+            own = getattr(self, item.name)
+            merged[item.name] = getattr(other, item.name) if own is None else own
+        return Sidecar(**merged)
+
+
+def sidecar_of(recording: Path) -> Sidecar:
+    """What the sidecar files of a recording say, or nothing.
+
+    Raises:
+        RecordingError: a sidecar file is not valid; the message names the key and what is allowed.
+    """
+    found = Sidecar()
+    for path in sidecar_files(recording):
+        found = found.over(parse_sidecar(path))
+    return found
+
+
+def sidecar_files(recording: Path) -> list[Path]:
+    """The sidecar files that speak of a recording, those that win first."""
+    folder = recording.parent
+    nearest_first = (
+        folder / f"{recording.name}.session",
+        folder / f"{recording.stem}.session",
+        recording / "session",  # of a recording that is a folder
+        folder / "session",
+    )
+    paths = [base.with_name(base.name + suffix) for base in nearest_first for suffix in SIDECAR_SUFFIXES]
+    return [path for path in dict.fromkeys(paths) if path.is_file()]
+
+
+def parse_sidecar(path: Path) -> Sidecar:
+    """Reads one sidecar file.
+
+    Raises:
+        RecordingError: it is no mapping, or holds an unknown key or a value of the wrong type.
+    """
+    return check_sidecar(read_sidecar_values(path), str(path))
+
+
+def read_sidecar_values(path: Path) -> Mapping[str, Any]:
+    """The keys and values of a sidecar file, not yet checked; none of an empty file.
+
+    Raises:
+        RecordingError: it cannot be read, or is neither YAML nor JSON.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise RecordingError(f"{path}: larger than {_MAX_BYTES} bytes; expected a few lines of YAML.")
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise RecordingError(f"{path}: not valid {path.suffix[1:].upper()} ({error}).") from error
+    return {} if values is None else values
+
+
+def check_sidecar(values: Any, where: str) -> Sidecar:
+    """A sidecar of keys and values as a file holds them.
+
+    Args:
+        where: named in errors.
+
+    Raises:
+        RecordingError: as `parse_sidecar`.
+    """
+    if not isinstance(values, Mapping):
+        raise RecordingError(f"{where}: holds a {type(values).__name__}; expected keys and values.")
+    allowed = {item.name for item in fields(Sidecar)} - {"source"}
+    unknown = [str(key) for key in values if key not in allowed]
+    if unknown:
+        raise RecordingError(
+            f"{where}: unknown key {', '.join(unknown)}; allowed are {', '.join(sorted(allowed))}."
+        )
+    return Sidecar(**{key: _checked(where, key, value) for key, value in values.items()}, source=where)
+
+
+def _checked(where: str, key: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if key in ("rate_hz", "bin_s"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise RecordingError(f"{where}: {key} is {value!r}; expected a positive number.")
+        return float(value)
+    if key == "frames_axis":
+        if value not in (0, 1) or isinstance(value, bool):
+            raise RecordingError(f"{where}: frames_axis is {value!r}; expected 0 or 1.")
+        return value
+    if key == "segment_frames":
+        lengths = value if isinstance(value, list) and value else [value]
+        if any(isinstance(item, bool) or not isinstance(item, int) or item < 1 for item in lengths):
+            raise RecordingError(
+                f"{where}: segment_frames is {value!r}; expected a number of frames, or a list."
+            )
+        return tuple(lengths) if isinstance(value, list) else value
+    if key == "columns":
+        if not isinstance(value, list) or not value:
+            raise RecordingError(f"{where}: columns is {value!r}; expected a list of column names.")
+        return tuple(str(name) for name in value)
+    if isinstance(value, dict | list):
+        raise RecordingError(f"{where}: {key} is {value!r}; expected text.")
+    return str(value)

@@ -1,0 +1,116 @@
+"""Fits: how raw frames become model inputs under each protocol, and on which frames that was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from forebrain.scoring.protocols import Range
+from forebrain.sessions.session import FrameSource
+
+SILENT = 0.01  # of the session's typical spread; a unit below it was silent while the fit was made
+ROUNDING = 1e-9  # of the mean; float32 frames cannot vary by less, so a smaller spread is no spread
+PCA_BYTES = 128 << 20  # of frames in memory at once while components are fitted
+PCA_FRAMES = 4096
+
+
+class Moments:
+    """Mean and spread of each unit over frames that arrive in pieces (Chan et al. 1983), in float64."""
+
+    def __init__(self, num_units: int) -> None:
+        self._count = 0
+        self._mean = np.zeros(num_units)
+        self._squares = np.zeros(num_units)
+
+    def add(self, frames: np.ndarray) -> None:
+        """Takes in frames [t, N]."""
+        count = len(frames)
+        mean = frames.mean(axis=0, dtype=np.float64)
+        deviation = frames - mean
+        squares = np.einsum("tn,tn->n", deviation, deviation)
+        total = self._count + count
+        shift = mean - self._mean
+        self._mean = self._mean + shift * (count / total)
+        self._squares = self._squares + squares + shift**2 * (self._count * count / total)
+        self._count = total
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self._mean
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation of the frames seen (the mean square is divided by their number)."""
+        std = np.sqrt(self._squares / max(self._count, 1))
+        return np.where(std > ROUNDING * np.abs(self._mean), std, 0.0)
+
+
+def scale_of(protocol: str, std: np.ndarray) -> np.ndarray:
+    """What each unit is divided by, from its standard deviation over the fit's frames.
+
+    A unit that was silent while the fit was made and fires later would explode if it were divided by its
+    own spread, so `chronological` gives it the typical (median) spread of the session's other units.
+    `poco` divides by the plain spread, as published; a spread of zero counts as 1.
+    """
+    active = std[std > 0]
+    if active.size == 0:
+        return np.ones_like(std)
+    if protocol == "poco":
+        return np.where(std > 0, std, 1.0)
+    typical = np.median(active)
+    return np.where(std < SILENT * typical, typical, std)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Normalisation of one session under one protocol.
+
+    Attributes:
+        mean, scale: float32 [N].
+        components: float32 [N, k], orthonormal columns, or None where units are forecast themselves.
+        component_scale: float32 [k], the spread of each component over the fit's frames.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    components: np.ndarray | None = None
+    component_scale: np.ndarray | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels after `apply`: N units, or k components."""
+        return len(self.mean) if self.components is None else self.components.shape[1]
+
+    def apply(self, raw: np.ndarray) -> np.ndarray:
+        """Raw frames [..., N] as float32 [..., num_outputs] with about zero mean and unit spread."""
+        normal = (raw - self.mean) / self.scale
+        if self.components is None:
+            return normal
+        return (normal @ self.components) / self.component_scale
+
+
+def fit_components(
+    traces: FrameSource, ranges: Iterable[Range], fit: Fit, num_components: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components of normalised frames, fitted on evenly spaced frames of `ranges` only.
+
+    At most `PCA_FRAMES` frames and `PCA_BYTES` of them are used. Signs are fixed (the largest weight of a
+    component is positive). Fewer components come back where the frames have no more dimensions.
+
+    Returns:
+        components float32 [N, k] with orthonormal columns, and the spread of each, float32 [k].
+    """
+    frames = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+    limit = max(num_components, min(PCA_FRAMES, PCA_BYTES // (4 * traces.shape[1])))
+    frames = frames[:: -(-len(frames) // limit)]
+    sample = np.concatenate([np.asarray(traces[int(frame) : int(frame) + 1]) for frame in frames])
+    sample = (sample - fit.mean) / fit.scale
+    _, values, right = np.linalg.svd(sample, full_matrices=False)
+    rank = int((values > values[0] * 1e-6).sum()) if values[0] > 0 else 0
+    k = min(num_components, rank)
+    components = right[:k].T
+    signs = np.sign(components[np.abs(components).argmax(axis=0), np.arange(k)])
+    spread = values[:k] / np.sqrt(len(sample))
+    return np.ascontiguousarray(components * signs, np.float32), spread.astype(np.float32)

@@ -1,0 +1,244 @@
+"""The index: what a set of shards holds, session by session, as JSON that never changes by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from forebrain.errors import ShardError
+from forebrain.sessions.report import Report
+from forebrain.sessions.session import READER_NOTES, Range
+
+FORMAT = "forebrain-shards-1"
+INDEX_NAME = "index.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar. `name` is relative to the set's address."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive frames of one segment: one WebDataset sample.
+
+    Attributes:
+        shard: position in the entry's `shards`.
+        key: WebDataset key in that tar.
+        start, num_frames: frames of the session.
+        offset: first byte of the traces in the tar.
+        page_crc32: checksum of each page of `page_frames` frames, the last page shorter.
+    """
+
+    shard: int
+    key: str
+    start: int
+    num_frames: int
+    offset: int
+    page_crc32: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.num_frames
+
+
+@dataclass(frozen=True)
+class Source:
+    """The recording a session came from.
+
+    Attributes:
+        name: file name, without its folder.
+        sha256: of the recording's bytes and of the sidecar files beside it.
+        num_sessions: how many sessions the recording holds.
+    """
+
+    name: str
+    sha256: str
+    num_sessions: int
+
+
+@dataclass(frozen=True)
+class SessionEntry:
+    """Everything about one prepared session but its frames and the arrays of its fits.
+
+    Attributes:
+        rate_hz: frames a second after binning and resampling, None where unknown.
+        num_frames, num_units: after repair.
+        segments: unbroken frame ranges [start, stop); a window lies within one.
+        report: what was found in the recording and what was done.
+        fits: protocol -> the frame ranges its statistics were fitted on.
+        page_frames: frames a page.
+        arrays_sha256: of the session's safetensors file (fits and unit positions).
+        options_sha256: of the options it was prepared with.
+    """
+
+    id: str
+    key: str
+    dataset: str
+    subject: str
+    session: str
+    species: str
+    signal: str
+    rate_hz: float | None
+    num_frames: int
+    num_units: int
+    segments: tuple[Range, ...]
+    unit_names: tuple[str, ...] | None
+    brain_regions: tuple[str, ...] | None
+    stimulus_names: tuple[str, ...] | None
+    behaviour_names: tuple[str, ...] | None
+    metadata: dict[str, str]
+    report: Report
+    fits: dict[str, tuple[Range, ...]]
+    page_frames: int
+    shards: tuple[Shard, ...]
+    stretches: tuple[Stretch, ...]
+    arrays_sha256: str
+    source: Source
+    options_sha256: str
+
+    @property
+    def name(self) -> str:
+        return entry_name(self.key)
+
+    @property
+    def arrays_name(self) -> str:
+        return arrays_name(self.key)
+
+    def num_windows(self, num_frames: int) -> int:
+        """Windows of `num_frames` frames, stride 1, over the whole session."""
+        return sum(max(0, stop - start - num_frames + 1) for start, stop in self.segments)
+
+    def to_bytes(self) -> bytes:
+        return to_json({**asdict(self), "report": self.report.to_json()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> SessionEntry:
+        """Raises ShardError where the bytes are no entry of this format."""
+        try:
+            return cls._from_row(json.loads(data))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ShardError(f"{where}: not an entry of format {FORMAT}; run prepare again.") from error
+
+    @classmethod
+    def _from_row(cls, row: dict[str, Any]) -> SessionEntry:
+        for name in ("unit_names", "brain_regions", "stimulus_names", "behaviour_names"):
+            row[name] = None if row[name] is None else tuple(row[name])
+        row["segments"] = _ranges(row["segments"])
+        row["fits"] = {protocol: _ranges(ranges) for protocol, ranges in row["fits"].items()}
+        row["report"] = Report.from_json(row["report"])
+        row["shards"] = tuple(Shard(**shard) for shard in row["shards"])
+        row["stretches"] = tuple(
+            Stretch(**{**stretch, "page_crc32": tuple(stretch["page_crc32"])}) for stretch in row["stretches"]
+        )
+        row["source"] = Source(**row["source"])
+        return cls(**row)
+
+
+def remarks(entry: SessionEntry) -> list[str]:
+    """What a person should know of a session, a line each: what was found, and what its reader guessed."""
+    notes = (entry.metadata.get(name) for name in READER_NOTES)
+    return [*map(str, entry.report.findings), *(note for note in notes if note is not None)]
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One session in the index: enough to find its files and to see that they are whole."""
+
+    id: str
+    key: str
+    entry_sha256: str
+    shard_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The whole set. Written last, so a set without an index was not finished.
+
+    Attributes:
+        max_window: the longest window that surely lies within one stretch, frames.
+        page_bytes: the size of a page, bytes, unless one frame is larger.
+        options: the options of prepare.
+        sessions: sorted by id.
+    """
+
+    max_window: int
+    page_bytes: int
+    options: dict[str, Any]
+    sessions: tuple[IndexRow, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the whole index: changes when an option or any session's data or fits change."""
+        return hashlib.sha256(to_json(asdict(self))).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        return to_json({"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Index:
+        """Raises ShardError where the bytes are no index of this format, or were changed."""
+        try:
+            row = json.loads(data)
+        except ValueError as error:
+            raise _damaged(where, "is not valid JSON") from error
+        if not isinstance(row, dict):
+            raise _damaged(where, "is not a JSON object")
+        if (found := row.pop("format", None)) != FORMAT:
+            raise ShardError(
+                f"{where}: {INDEX_NAME} has format {found!r}; this version reads {FORMAT!r}. "
+                "Prepare the recordings again, or use the version that wrote it."
+            )
+        try:
+            expected = row.pop("fingerprint")
+            index = cls._from_row(row)
+            fingerprint = index.fingerprint
+        except (ValueError, TypeError, KeyError) as error:
+            raise _damaged(where, f"is not of format {FORMAT} ({error!r})") from error
+        if fingerprint != expected:
+            raise _damaged(where, "does not match its own fingerprint")
+        return index
+
+    @classmethod
+    def _from_row(cls, row: dict[str, Any]) -> Index:
+        sessions = tuple(
+            IndexRow(**{**session, "shard_sizes": tuple(session["shard_sizes"])})
+            for session in row["sessions"]
+        )
+        return cls(**{**row, "sessions": sessions})
+
+
+def _damaged(where: str, what: str) -> ShardError:
+    return ShardError(
+        f"{where}: {INDEX_NAME} {what}, so it was changed or damaged. Remove it and run prepare again: it "
+        "writes the index anew, and only those sessions that are missing."
+    )
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON with sorted keys: equal values give equal bytes."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def entry_name(key: str) -> str:
+    return f"sessions/{key}.json"
+
+
+def arrays_name(key: str) -> str:
+    return f"sessions/{key}.safetensors"
+
+
+def shard_name(key: str, number: int) -> str:
+    return f"shards/{key}-{number:05d}.tar"
+
+
+def _ranges(rows: list[list[int]]) -> tuple[Range, ...]:
+    return tuple((start, stop) for start, stop in rows)

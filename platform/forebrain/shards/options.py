@@ -1,0 +1,44 @@
+"""What a user can choose when recordings are prepared."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+from forebrain.errors import ConfigError
+from forebrain.shards.index import FORMAT, to_json
+
+PREPARE_VERSION = 2  # raised when the same recording and options give other bytes
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How recordings become shards. Every field is part of what the shards are.
+
+    Attributes:
+        max_window: longest window (context + horizon) that can be read, frames.
+        event_rate_hz: bins that event matrices are summed into, Hz; null keeps their frames.
+        resample_hz: common rate that every session is resampled to, causally; null keeps their rates.
+        pca: forecast this many principal components in place of the units; null forecasts the units.
+        stretch_bytes: target size of a sample; a sample holds at least 4 x max_window frames.
+        shard_bytes: target size of a tar.
+        page_bytes: size of the checksummed pages a window is read in.
+    """
+
+    max_window: int = 320
+    event_rate_hz: float | None = 2.0
+    resample_hz: float | None = None
+    pca: int | None = None
+    stretch_bytes: int = 64 << 20
+    shard_bytes: int = 256 << 20
+    page_bytes: int = 2 << 20
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; expected a number above 0.")
+
+    @property
+    def sha256(self) -> str:
+        versioned = {"format": FORMAT, "version": PREPARE_VERSION, **asdict(self)}
+        return hashlib.sha256(to_json(versioned)).hexdigest()

@@ -1,0 +1,296 @@
+"""Reads windows back: any window is a range of whole, checksummed pages of one tar."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import mmap
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from forebrain.errors import ShardError
+from forebrain.shards.fits import Fit
+from forebrain.shards.index import (
+    INDEX_NAME,
+    Index,
+    SessionEntry,
+    Stretch,
+    arrays_name,
+    entry_name,
+    shard_name,
+)
+from forebrain.storage import Folder, readable
+
+MAX_OPEN_SHARDS = 256  # memory maps at once; each holds a file descriptor
+CACHED_FITS = 4096
+CACHED_PAGE_BYTES = 256 << 20  # of a remote set
+
+
+class ShardSet:
+    """A prepared set of sessions, open for reading from any thread. Pickles as its address.
+
+    Attributes:
+        uri: its address.
+        fingerprint: sha256 over the index; equal for equal data, fits and options.
+        max_window: longest window that can be read, frames.
+        forecasts_components: whether principal components stand in place of the units.
+        sessions: entries, sorted by id; each is parsed when it is first asked for.
+    """
+
+    def __init__(self, uri: str, index: Index, entries: Sequence[bytes], storage: Folder) -> None:
+        self.uri = uri
+        self.fingerprint = index.fingerprint
+        self.max_window = index.max_window
+        self.forecasts_components = index.options.get("pca") is not None
+        self.sessions: Sequence[SessionEntry] = _Entries(entries)
+        self._storage = storage
+        pages = _LocalPages if storage.is_local else _RemotePages
+        self._pages: _LocalPages | _RemotePages = pages(storage)
+        self._arrays = lru_cache(CACHED_FITS)(self._read_arrays)
+
+    @classmethod
+    def open(cls, uri: str) -> ShardSet:
+        """Opens a set and checks that it is whole: index, entries, and the size of every shard.
+
+        Raises:
+            ShardError: there is no index, its format is unknown, an entry is not the one that was indexed,
+                or a shard is missing or has another size.
+        """
+        storage = Folder(uri)
+        try:
+            with readable(uri, INDEX_NAME):
+                data = storage.read(INDEX_NAME)
+        except ShardError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            raise ShardError(
+                f"{uri}: no {INDEX_NAME}, so there is no finished set of shards here. "
+                "Check the address, or run prepare: it continues what was begun."
+            ) from error
+        index = Index.from_bytes(data, uri)
+        _check_shards(index, storage)
+        return cls(uri, index, _read_entries(index, storage), storage)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.uri, self.fingerprint)
+
+    def read(self, session: int, start: int, stop: int) -> np.ndarray:
+        """Raw frames [start, stop) of a session, float32 [stop - start, N]. May be read-only.
+
+        Raises:
+            ShardError: the window crosses a segment, is longer than `max_window`, or lies outside the
+                session; or a page does not match its checksum (the message names shard, key and byte).
+        """
+        entry = self.sessions[session]
+        number = bisect.bisect_right(entry.stretches, start, key=lambda stretch: stretch.start) - 1
+        stretch = entry.stretches[max(number, 0)]
+        if not (stretch.start <= start < stop <= stretch.stop and stop - start <= self.max_window):
+            raise ShardError(
+                f"session {entry.id}: frames {start} to {stop} are no readable window; expected at most "
+                f"{self.max_window} frames within one of the segments {_shortened(entry.segments)}."
+            )
+        return self._pages.read(entry, max(number, 0), start - stretch.start, stop - stretch.start)
+
+    def fit(self, session: int, protocol: str) -> Fit:
+        """The normalisation of a session under a protocol.
+
+        Raises:
+            ShardError: the protocol was not fitted, or the session's arrays are damaged or missing.
+        """
+        entry = self.sessions[session]
+        if protocol not in entry.fits:
+            raise ShardError(
+                f"session {entry.id}: no fit for protocol {protocol!r}; expected one of "
+                f"{', '.join(entry.fits)}."
+            )
+        prefix = f"{protocol}."
+        arrays = self._arrays(session)
+        return Fit(
+            **{name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        )
+
+    def unit_positions(self, session: int) -> np.ndarray | None:
+        """Positions of the units, float32 [N, 2 or 3], or None where they are not known."""
+        return self._arrays(session).get("unit_positions")
+
+    def _read_arrays(self, session: int) -> dict[str, np.ndarray]:
+        entry = self.sessions[session]
+        name = arrays_name(entry.key)
+        with readable(self.uri, name):
+            data = self._storage.read(name)
+        if hashlib.sha256(data).hexdigest() != entry.arrays_sha256:
+            raise ShardError(f"{self.uri}: {name} does not match its checksum; run prepare again.")
+        return safetensors.numpy.load(data)
+
+
+def _reopen(uri: str, fingerprint: str) -> ShardSet:
+    shards = ShardSet.open(uri)
+    if shards.fingerprint != fingerprint:
+        raise ShardError(f"{uri}: the shards changed while they were in use; start again from the new set.")
+    return shards
+
+
+def _check_shards(index: Index, storage: Folder) -> None:
+    with readable(storage.uri, "shards/"):
+        sizes = storage.sizes("shards")
+    for row in index.sessions:
+        for number, expected in enumerate(row.shard_sizes):
+            name = shard_name(row.key, number)
+            if sizes.get(name) != expected:
+                found = f"has {sizes[name]} bytes" if name in sizes else "is missing"
+                raise ShardError(
+                    f"{storage.uri}: {name} {found}; expected {expected} bytes. "
+                    "Run prepare again: it rewrites only what is missing or damaged."
+                )
+
+
+def _read_entries(index: Index, storage: Folder) -> list[bytes]:
+    names = [entry_name(row.key) for row in index.sessions]
+    with readable(storage.uri, "sessions/"):
+        entries = storage.read_all(names)
+    for row, name in zip(index.sessions, names, strict=True):
+        if hashlib.sha256(entries[name]).hexdigest() != row.entry_sha256:
+            raise ShardError(
+                f"{storage.uri}: {name} is not the entry that was indexed. "
+                "Run prepare again; if it is still running, wait until it ends."
+            )
+    return [entries[name] for name in names]
+
+
+class _Entries(Sequence[SessionEntry]):
+    """Session entries, parsed when first asked for: a set of ten thousand opens at once."""
+
+    def __init__(self, entries: Sequence[bytes]) -> None:
+        self._entries: list[bytes | SessionEntry] = list(entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, position: Any, /) -> Any:
+        if isinstance(position, slice):
+            return [self[index] for index in range(*position.indices(len(self)))]
+        entry = self._entries[position]
+        if isinstance(entry, bytes):
+            entry = self._entries[position] = SessionEntry.from_bytes(entry, f"session {position}")
+        return entry
+
+
+class _LocalPages:
+    """Pages of local tars through memory maps; each page is checked when it is first read."""
+
+    def __init__(self, storage: Folder) -> None:
+        self._storage = storage
+        self._map = lru_cache(MAX_OPEN_SHARDS)(self._open)
+        self._checked: set[tuple[str, int]] = set()
+
+    def read(self, entry: SessionEntry, number: int, start: int, stop: int) -> np.ndarray:
+        stretch = entry.stretches[number]
+        traces = self._traces(entry, stretch)
+        for page in _pages_of(entry, start, stop):
+            if (stretch.key, page) not in self._checked:
+                low = page * entry.page_frames
+                _check_page(entry, stretch, page, traces[low : low + entry.page_frames], self._storage.uri)
+                self._checked.add((stretch.key, page))
+        return traces[start:stop]
+
+    def _traces(self, entry: SessionEntry, stretch: Stretch) -> np.ndarray:
+        shard = entry.shards[stretch.shard]
+        count = stretch.num_frames * entry.num_units
+        with readable(self._storage.uri, shard.name):
+            data = self._map(shard.name)
+        if len(data) != shard.size:
+            raise ShardError(
+                f"{self._storage.uri}: {shard.name} has {len(data)} bytes; expected {shard.size}. "
+                "Run prepare again."
+            )
+        return np.frombuffer(data, "<f4", count, stretch.offset).reshape(stretch.num_frames, entry.num_units)
+
+    def _open(self, name: str) -> mmap.mmap:
+        with self._storage.local_path(name).open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+class _RemotePages:
+    """Pages of remote tars by byte range, checked as they arrive; the latest are kept in memory."""
+
+    def __init__(self, storage: Folder) -> None:
+        self._storage = storage
+        self._cache: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    def read(self, entry: SessionEntry, number: int, start: int, stop: int) -> np.ndarray:
+        stretch = entry.stretches[number]
+        wanted = _pages_of(entry, start, stop)
+        pages = {page: self._cached(stretch, page) for page in wanted}
+        absent = [page for page, frames in pages.items() if frames is None]
+        if absent:  # one request for all between the first and the last; they are mostly neighbours
+            fetched = self._fetch(entry, stretch, absent[0], absent[-1] + 1)
+            pages |= fetched
+            self._keep(stretch, fetched)
+        frames = np.concatenate([pages[page] for page in wanted])
+        offset = wanted.start * entry.page_frames
+        return frames[start - offset : stop - offset]
+
+    def _fetch(self, entry: SessionEntry, stretch: Stretch, first: int, stop: int) -> dict[int, np.ndarray]:
+        shard = entry.shards[stretch.shard]
+        low, high = first * entry.page_frames, min(stop * entry.page_frames, stretch.num_frames)
+        frame_bytes = 4 * entry.num_units
+        begin, end = stretch.offset + low * frame_bytes, stretch.offset + high * frame_bytes
+        with readable(self._storage.uri, shard.name):
+            data = self._storage.read_range(shard.name, begin, end)
+        if len(data) != end - begin:
+            raise ShardError(
+                f"{self._storage.uri}: {shard.name} ends at byte {begin + len(data)}; expected {shard.size} "
+                "bytes. Run prepare again."
+            )
+        frames = np.frombuffer(data, "<f4").reshape(high - low, entry.num_units)
+        pages = {}
+        for page in range(first, stop):
+            offset = page * entry.page_frames - low
+            pages[page] = frames[offset : offset + entry.page_frames]
+            _check_page(entry, stretch, page, pages[page], self._storage.uri)
+        return pages
+
+    def _cached(self, stretch: Stretch, page: int) -> np.ndarray | None:
+        with self._lock:
+            frames = self._cache.get((stretch.key, page))
+            if frames is not None:
+                self._cache.move_to_end((stretch.key, page))
+            return frames
+
+    def _keep(self, stretch: Stretch, pages: dict[int, np.ndarray]) -> None:
+        with self._lock:
+            for page, frames in pages.items():
+                if (stretch.key, page) not in self._cache:
+                    self._cache[stretch.key, page] = frames.copy()  # a view would keep its neighbours alive
+                    self._cached_bytes += frames.nbytes
+            while self._cached_bytes > CACHED_PAGE_BYTES:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+
+
+def _pages_of(entry: SessionEntry, start: int, stop: int) -> range:
+    """The pages that hold frames [start, stop) of a stretch."""
+    return range(start // entry.page_frames, -(-stop // entry.page_frames))
+
+
+def _check_page(entry: SessionEntry, stretch: Stretch, page: int, frames: np.ndarray, uri: str) -> None:
+    if zlib.crc32(frames.data) != stretch.page_crc32[page]:
+        offset = stretch.offset + page * entry.page_frames * 4 * entry.num_units
+        raise ShardError(
+            f"{uri}: {entry.shards[stretch.shard].name} is damaged: sample {stretch.key}, page {page} "
+            f"at byte {offset} does not match its checksum. Remove the file and run prepare again: "
+            "it rewrites only that session."
+        )
+
+
+def _shortened(segments: Sequence[tuple[int, int]]) -> str:
+    shown = ", ".join(f"{start} to {stop}" for start, stop in segments[:3])
+    return shown if len(segments) <= 3 else f"{shown} and {len(segments) - 3} more"

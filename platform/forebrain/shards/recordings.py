@@ -1,0 +1,73 @@
+"""Recordings by address: files and folders on disk, or simulated sets (`sim://default?seed=0`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import sidecar_files
+from forebrain.sessions.simulate import SIMULATION_VERSION, open_simulated, simulated_addresses
+
+_SIMULATED = "sim://"
+
+
+def find_all(addresses: Sequence[str]) -> list[str]:
+    """The address of each recording under the given files, folders and simulated sets.
+
+    Paths come back absolute, because workers start in folders of their own.
+
+    Raises:
+        RecordingError: there is nothing at an address.
+    """
+    paths = [address for address in addresses if not address.startswith(_SIMULATED)]
+    found: list[str] = []
+    if paths:
+        from forebrain.sessions.readers import find_recordings
+
+        found += [path if "://" in path else str(Path(path).absolute()) for path in find_recordings(paths)]
+    for address in addresses:
+        if address.startswith(_SIMULATED):
+            found += simulated_addresses(address)
+    return found
+
+
+def open_any(address: str) -> list[Session]:
+    """The sessions of one of the addresses that `find_all` gave.
+
+    Raises:
+        RecordingError: the recording cannot be used.
+    """
+    if address.startswith(_SIMULATED):
+        return open_simulated(address)
+    from forebrain.sessions.readers import open_recording
+
+    return open_recording(address)
+
+
+def name_of(address: str) -> str:
+    """A recording's name without its folder, the same wherever the recording lies."""
+    return address if address.startswith(_SIMULATED) else Path(address).name
+
+
+def sha256_of(address: str) -> str:
+    """A hash of all that decides what a recording is read as: its bytes and its sidecar files."""
+    if address.startswith(_SIMULATED):
+        return hashlib.sha256(f"{SIMULATION_VERSION} {address}".encode()).hexdigest()
+    path = Path(address)
+    digest = hashlib.sha256()
+    sidecars = [(file.relative_to(path.parent).as_posix(), file) for file in sidecar_files(path)]
+    for name, file in [*_files_of(path), *sidecars]:
+        with file.open("rb") as stream:
+            digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _files_of(path: Path) -> Iterator[tuple[str, Path]]:
+    if not path.is_dir():
+        yield path.name, path
+        return
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            yield file.relative_to(path).as_posix(), file

@@ -1,0 +1,153 @@
+"""The stream: the endless, ordered sequence of training batches, of which each worker reads its sessions."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+
+from forebrain.errors import ConfigError
+from forebrain.shards.order import DataOrder, Draws, OrderedSession, dataset_weights
+from forebrain.shards.windows import ShardWindows
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """How data sets are mixed.
+
+    Attributes:
+        exponent: a data set's share is its number of windows to this power; 1 is uniform over windows.
+            None: 0.5, under protocol poco 1.
+        largest_share: no data set gets more than this share. None: 0.5, under protocol poco 1.
+        num_slots: sessions are packed into this many slots of about equal rows, which workers own.
+    """
+
+    exponent: float | None = None
+    largest_share: float | None = None
+    num_slots: int = 64
+
+    def __post_init__(self) -> None:
+        if self.exponent is not None and not 0 <= self.exponent <= 1:
+            raise ConfigError(f"mixture.exponent is {self.exponent}; expected 0 to 1.")
+        if self.largest_share is not None and not 0 < self.largest_share <= 1:
+            raise ConfigError(f"mixture.largest_share is {self.largest_share}; expected above 0, at most 1.")
+        if self.num_slots < 1:
+            raise ConfigError(f"mixture.num_slots is {self.num_slots}; expected 1 or more.")
+
+
+@dataclass(frozen=True)
+class SessionWindows:
+    """Windows of one session in a batch: context [B, C, N], target [B, H, N], normalised float32."""
+
+    session: str
+    dataset: str
+    context: np.ndarray
+    target: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A worker's part of one global batch.
+
+    Attributes:
+        step: the step it belongs to.
+        groups: the windows, session by session.
+        num_windows, num_rows: of the whole global batch, over all workers (rows are windows x units).
+        wait_s: how long the consumer waited for it.
+    """
+
+    step: int
+    groups: list[SessionWindows]
+    num_windows: int
+    num_rows: int
+    wait_s: float = 0.0
+
+
+class Stream:
+    """Reads batches in the order of `DataOrder`; its whole state is (data, seed, step).
+
+    Args:
+        windows: the data under a protocol.
+        order: from `build_order`.
+        worker, num_workers: which part of each global batch is read here.
+    """
+
+    READ_AHEAD = 4
+
+    def __init__(
+        self, windows: ShardWindows, order: DataOrder, worker: int = 0, num_workers: int = 1
+    ) -> None:
+        self._windows, self._order = windows, order
+        position = {entry.id: index for index, entry in enumerate(windows.sessions)}
+        self._position = np.array([position[session.id] for session in order.sessions])
+        self._owned = order.ownership(num_workers) == worker
+        self.owned_sessions = [
+            session for session, owned in zip(order.sessions, self._owned, strict=True) if owned
+        ]
+
+    def batch(self, step: int) -> Batch:
+        """This worker's part of the global batch of a step."""
+        draws = self._order.batch(step, self._owned)
+        groups = [self._read(draws, which) for which in np.unique(draws.session)]
+        return Batch(step, groups, draws.batch_size, draws.rows)
+
+    def batches(self, first: int, last: int) -> Generator[Batch]:
+        """Batches of steps [first, last), read ahead by a background thread that ends with the iterator.
+
+        An error while reading is raised here, at the step it belongs to.
+        """
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=self.READ_AHEAD)
+        stop = threading.Event()
+
+        def put(item: Batch | BaseException) -> None:
+            while not stop.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def read_ahead() -> None:
+            try:
+                for step in range(first, last):
+                    if stop.is_set():
+                        return
+                    put(self.batch(step))
+            except BaseException as error:
+                put(error)
+
+        thread = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
+        thread.start()
+        try:
+            for _ in range(first, last):
+                start = time.perf_counter()
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                wait_s = time.perf_counter() - start
+                yield Batch(item.step, item.groups, item.num_windows, item.num_rows, wait_s)
+        finally:
+            stop.set()
+            thread.join()
+
+    def _read(self, draws: Draws, which: int) -> SessionWindows:
+        session = self._order.sessions[which]
+        numbers = draws.window[draws.session == which]
+        context, target, _ = self._windows.read(int(self._position[which]), "train", numbers)
+        return SessionWindows(session.id, session.dataset, context, target)
+
+
+def build_order(windows: ShardWindows, batch_size: int, seed: int, mixture: MixtureConfig) -> DataOrder:
+    """The order of a data set's training windows."""
+    sessions = [
+        OrderedSession(entry.id, entry.dataset, windows.num_windows(index, "train"), entry.num_units)
+        for index, entry in enumerate(windows.sessions)
+    ]
+    uniform = windows.protocol == "poco"
+    exponent = mixture.exponent if mixture.exponent is not None else (1.0 if uniform else 0.5)
+    cap = mixture.largest_share if mixture.largest_share is not None else (1.0 if uniform else 0.5)
+    weights = dataset_weights(sessions, exponent, cap)
+    return DataOrder(sessions, batch_size, seed, weights, mixture.num_slots)

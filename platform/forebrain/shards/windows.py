@@ -1,0 +1,105 @@
+"""Windows of prepared sessions: read from shards, normalised by the protocol's fits, ready for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from forebrain.errors import ShardError
+from forebrain.scoring.protocols import Part, Windows, fit_ranges, part_ranges, windows_of
+from forebrain.scoring.window_source import SessionInfo
+from forebrain.shards.reader import ShardSet
+
+
+class ShardWindows:
+    """All windows of a prepared data set under one protocol, context and horizon.
+
+    Args:
+        shards: an open shard set.
+        protocol: splits and fits, see `forebrain.scoring.protocols`.
+        context, horizon: frames.
+
+    Raises:
+        ShardError: windows are longer than the shards were prepared for.
+    """
+
+    def __init__(self, shards: ShardSet, protocol: str, context: int, horizon: int) -> None:
+        if context + horizon > shards.max_window:
+            raise ShardError(
+                f"a window of {context} + {horizon} frames is longer than the {shards.max_window} that "
+                f"{shards.uri} was prepared for; prepare again with a larger --prepare.max_window."
+            )
+        self.shards, self.protocol = shards, protocol
+        self.context, self.horizon = context, horizon
+        self.sessions: Sequence[SessionInfo] = [
+            SessionInfo(entry.id, entry.species, entry.dataset, self._num_units(index), entry.rate_hz)
+            for index, entry in enumerate(shards.sessions)
+        ]
+        self._windows = lru_cache(maxsize=None)(self._find_windows)
+
+    def num_windows(self, session: int, part: Part) -> int:
+        return self._windows(session, part).count
+
+    def starts(self, session: int, part: Part, numbers: np.ndarray) -> np.ndarray:
+        """First frames [B] of window numbers [B]."""
+        return self._windows(session, part).starts(numbers)
+
+    def read(
+        self, session: int, part: Part, numbers: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads windows.
+
+        Args:
+            session: position in `sessions`.
+            part: `train`, `validation` or `test`.
+            numbers: int64 [B], each in [0, num_windows).
+
+        Returns:
+            context [B, C, N] and target [B, H, N], normalised float32, and start frames [B].
+
+        Raises:
+            ShardError: a page is damaged, or a window holds a value that is not finite.
+        """
+        starts = self.starts(session, part, numbers)
+        length = self.context + self.horizon
+        raw = np.stack([self.shards.read(session, int(start), int(start) + length) for start in starts])
+        windows = self.shards.fit(session, self.protocol).apply(raw)
+        if not np.isfinite(windows).all():
+            bad = starts[~np.isfinite(windows).all(axis=(1, 2))][0]
+            raise ShardError(
+                f"session {self.sessions[session].id}: the window at frame {bad} holds a value that is not "
+                "finite; the shards were not written by `prepare` or its fits are damaged. Prepare again."
+            )
+        return windows[:, : self.context], windows[:, self.context :], starts
+
+    def training_mean(self, session: int) -> np.ndarray:
+        """float32 [N], each unit's mean over the training part, in normalised units."""
+        entry = self.shards.sessions[session]
+        training = part_ranges(self.protocol, "train", entry.num_frames, self._segments(session))
+        if training == fit_ranges(self.protocol, entry.num_frames, self._segments(session)):
+            return np.zeros(self._num_units(session), dtype=np.float32)
+        fit, step = self.shards.fit(session, self.protocol), self.shards.max_window
+        total = np.zeros(fit.num_outputs)
+        for start, stop in training:
+            for first in range(start, stop, step):
+                total += fit.apply(self.shards.read(session, first, min(first + step, stop))).sum(
+                    0, dtype=float
+                )
+        return (total / max(1, sum(stop - start for start, stop in training))).astype(np.float32)
+
+    def _num_units(self, session: int) -> int:
+        """What is forecast of a session: its units, or the principal components in their place."""
+        if self.shards.forecasts_components:
+            return self.shards.fit(session, self.protocol).num_outputs
+        return self.shards.sessions[session].num_units
+
+    def _segments(self, session: int) -> list[tuple[int, int]]:
+        return [(int(start), int(stop)) for start, stop in self.shards.sessions[session].segments]
+
+    def _find_windows(self, session: int, part: Part) -> Windows:
+        num_frames = self.shards.sessions[session].num_frames
+        return windows_of(
+            self.protocol, part, num_frames, self._segments(session), self.context, self.horizon
+        )

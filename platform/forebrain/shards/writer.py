@@ -1,0 +1,211 @@
+"""Writes one prepared session: tars of long stretches, the arrays of its fits, and last its entry.
+
+Frames are read once (where stretches overlap, twice), a few MiB at a time; statistics are gathered on the
+way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from forebrain.errors import RecordingError
+from forebrain.scoring.protocols import PROTOCOLS, fit_ranges, intersect
+from forebrain.sessions.frames import PIECE_BYTES
+from forebrain.sessions.report import Finding, Report
+from forebrain.sessions.session import Range, Session
+from forebrain.shards.fits import Fit, Moments, fit_components, scale_of
+from forebrain.shards.index import (
+    SessionEntry,
+    Shard,
+    Source,
+    Stretch,
+    arrays_name,
+    entry_name,
+    shard_name,
+    to_json,
+)
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.tar import TarWriter
+from forebrain.storage import Folder
+
+MIN_WINDOWS_PER_STRETCH = 4  # at least so many longest windows, so that at most a third is stored twice
+
+
+def write_session(
+    session: Session, report: Report, source: Source, storage: Folder, config: PrepareConfig
+) -> SessionEntry:
+    """Writes a repaired session and returns its entry.
+
+    The entry is written last, and an older entry of the session is removed first: a session whose entry
+    exists is whole.
+
+    Raises:
+        RecordingError: the recording is too short, or cannot be read on the way. No entry is left.
+    """
+    if session.num_frames < 2:
+        raise RecordingError(
+            f"session {session.id}: {session.num_frames} frame remains; expected at least 2."
+        )
+    storage.remove(entry_name(session.key))
+
+    segments = session.segments
+    fitted_on = {protocol: fit_ranges(protocol, session.num_frames, segments) for protocol in PROTOCOLS}
+    frames = _Frames(session, max(1, config.page_bytes // (4 * session.num_units)), fitted_on)
+    shards: list[Shard] = []
+    stretches: list[Stretch] = []
+    for ranges in _plan(session.num_units, segments, config):
+        name = shard_name(session.key, len(shards))
+        with storage.file_to_fill(name) as path:
+            size, sha256, written = _write_shard(path, frames, ranges, len(shards), len(stretches))
+        shards.append(Shard(name, size, sha256))
+        stretches += written
+
+    arrays, findings = _arrays(frames, fitted_on, config.pca)
+    arrays_bytes = safetensors.numpy.save(arrays)
+    storage.write(arrays_name(session.key), arrays_bytes)
+    entry = SessionEntry(
+        id=session.id,
+        key=session.key,
+        dataset=session.dataset,
+        subject=session.subject,
+        session=session.session,
+        species=session.species,
+        signal=session.signal,
+        rate_hz=session.rate_hz,
+        num_frames=session.num_frames,
+        num_units=session.num_units,
+        segments=tuple(segments),
+        unit_names=session.unit_names,
+        brain_regions=session.brain_regions,
+        stimulus_names=session.stimulus_names,
+        behaviour_names=session.behaviour_names,
+        metadata=dict(session.metadata),
+        report=report.and_also(findings),
+        fits={protocol: tuple(ranges) for protocol, ranges in fitted_on.items()},
+        page_frames=frames.page_frames,
+        shards=tuple(shards),
+        stretches=tuple(stretches),
+        arrays_sha256=hashlib.sha256(arrays_bytes).hexdigest(),
+        source=source,
+        options_sha256=config.sha256,
+    )
+    storage.write(entry.name, entry.to_bytes())
+    return entry
+
+
+def _plan(num_units: int, segments: list[Range], config: PrepareConfig) -> Iterator[list[Range]]:
+    """The stretches of each tar, as frame ranges.
+
+    A stretch overlaps the next one of its segment by max_window - 1 frames, so that every window of at
+    most max_window frames lies within one stretch.
+    """
+    frame_bytes = 4 * num_units
+    overlap = config.max_window - 1
+    length = max(config.stretch_bytes // frame_bytes, MIN_WINDOWS_PER_STRETCH * config.max_window)
+    planned: list[Range] = []
+    for segment_start, segment_stop in segments:
+        last_start = max(segment_start, segment_stop - overlap - 1)
+        for start in range(segment_start, last_start + 1, length - overlap):
+            stretch = (start, min(start + length, segment_stop))
+            size = sum(stop - begin for begin, stop in [*planned, stretch]) * frame_bytes
+            if planned and size > config.shard_bytes:
+                yield planned
+                planned = []
+            planned.append(stretch)
+    yield planned
+
+
+class _Frames:
+    """Reads a session's frames for writing, and gathers the statistics of those not seen before."""
+
+    def __init__(self, session: Session, page_frames: int, fitted_on: Mapping[str, list[Range]]) -> None:
+        self.session = session
+        self.page_frames = page_frames
+        self.moments = {protocol: Moments(session.num_units) for protocol in fitted_on}
+        self._fitted_on = fitted_on
+        self._num_seen = 0
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop), little-endian float32; calls come in the order of `start`."""
+        frames = self.session.frames(start, stop)
+        for protocol, ranges in self._fitted_on.items():
+            for low, high in intersect([(max(start, self._num_seen), stop)], ranges):
+                self.moments[protocol].add(frames[low - start : high - start])
+        self._num_seen = max(self._num_seen, stop)
+        return frames.astype("<f4", copy=False)
+
+
+def _write_shard(
+    path: Path, frames: _Frames, ranges: list[Range], shard: int, first_sample: int
+) -> tuple[int, str, list[Stretch]]:
+    """Writes one tar and returns its size, its sha256 and its stretches."""
+    session = frames.session
+    stretches = []
+    with path.open("wb") as stream:
+        tar = TarWriter(stream)
+        for number, (start, stop) in enumerate(ranges, first_sample):
+            key = f"{session.key}-{number:06d}"
+            header = to_json(
+                {
+                    "session": session.id,
+                    "start": start,
+                    "num_frames": stop - start,
+                    "num_units": session.num_units,
+                    "rate_hz": session.rate_hz,
+                }
+            )
+            tar.add(f"{key}.json", len(header), [header])
+            page_crc32: list[int] = []
+            traces = _traces(frames, start, stop, page_crc32)
+            offset = tar.add(f"{key}.traces.f32", 4 * session.num_units * (stop - start), traces)
+            for member, values, dtype in (
+                ("stimulus.f32", session.stimulus, "<f4"),
+                ("behaviour.f32", session.behaviour, "<f4"),
+                ("time.f64", session.time_s, "<f8"),
+            ):
+                if values is not None:
+                    data = np.ascontiguousarray(values[start:stop], dtype).tobytes()
+                    tar.add(f"{key}.{member}", len(data), [data])
+            stretches.append(Stretch(shard, key, start, stop - start, offset, tuple(page_crc32)))
+        sha256 = tar.finish()
+    return tar.size, sha256, stretches
+
+
+def _traces(frames: _Frames, start: int, stop: int, page_crc32: list[int]) -> Iterator[memoryview]:
+    """The bytes of frames [start, stop) in whole pages, whose checksums are appended on the way."""
+    page = frames.page_frames
+    step = page * max(1, PIECE_BYTES // (4 * frames.session.num_units * page))
+    for low in range(start, stop, step):
+        piece = frames.read(low, min(low + step, stop))
+        page_crc32.extend(
+            zlib.crc32(piece[first : first + page].data) for first in range(0, len(piece), page)
+        )
+        yield piece.data
+
+
+def _arrays(
+    frames: _Frames, fitted_on: Mapping[str, list[Range]], pca: int | None
+) -> tuple[dict[str, np.ndarray], list[Finding]]:
+    """The arrays of the session's safetensors file, and what to report about them."""
+    session = frames.session
+    arrays: dict[str, np.ndarray] = {}
+    findings = []
+    for protocol, moments in frames.moments.items():
+        fit = Fit(moments.mean.astype(np.float32), scale_of(protocol, moments.std).astype(np.float32))
+        if pca is not None:
+            components, spread = fit_components(session.traces, fitted_on[protocol], fit, pca)
+            fit = replace(fit, components=components, component_scale=spread)
+            if fit.num_outputs < pca:
+                words = f"{pca} components asked for, but the frames span {fit.num_outputs} ({protocol})"
+                findings.append(Finding("few_components", "kept", words, fit.num_outputs))
+        arrays |= {f"{protocol}.{name}": value for name, value in vars(fit).items() if value is not None}
+    if session.unit_positions is not None:
+        arrays["unit_positions"] = np.ascontiguousarray(session.unit_positions, np.float32)
+    return arrays, findings

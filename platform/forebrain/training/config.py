@@ -1,0 +1,195 @@
+"""What a training run is asked to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from forebrain.errors import ConfigError
+from forebrain.models.poco import PocoConfig
+from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.stream import MixtureConfig
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation. Fields that are None follow the protocol, see `resolved`.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: windows in a global batch, over all workers.
+        learning_rate: peak learning rate of AdamW.
+        schedule: constant, or cosine to a tenth of the peak. None: cosine, under protocol poco constant.
+        warmup_steps: steps of linear warm-up. None: a twentieth of the steps, under protocol poco 0.
+        loss: squared error, or relative: squared error over the window's squared spread, so that loud windows
+            do not outvote others. None: relative, under protocol poco squared.
+        select_by: what makes a checkpoint the best on the validation part: score, or loss (its mean squared
+            error). None: score, under protocol poco loss.
+        weight_decay: decoupled weight decay.
+        amsgrad: AdamW keeps the largest second moment. None: false, under protocol poco true.
+        clip_norm: largest norm of the gradient.
+        joint_clip: clip backbone and interfaces by their joint norm. None: false, under protocol poco true.
+        move_unread_interfaces: decay and move interfaces also in steps that do not read them. None: false,
+            under protocol poco true.
+        precision: dtype of the matrix products; weights and optimiser state are always fp32.
+        accumulation: parts a worker's batch is computed in, to save memory; the gradient is the same.
+        validate_every: steps between validations.
+        checkpoint_every: steps between checkpoints; each validation saves one too.
+        keep_checkpoints: newest checkpoints kept, besides the best.
+        patience: validations without improvement before training stops; None never stops early.
+        threads: CPU threads of a worker. None: the machine's cores shared by the workers.
+    """
+
+    steps: int = 600
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    schedule: Literal["constant", "cosine"] | None = None
+    warmup_steps: int | None = None
+    loss: Literal["squared", "relative"] | None = None
+    select_by: Literal["score", "loss"] | None = None
+    weight_decay: float = 1e-4
+    amsgrad: bool | None = None
+    clip_norm: float = 5.0
+    joint_clip: bool | None = None
+    move_unread_interfaces: bool | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulation: int = 1
+    validate_every: int = 100
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    patience: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "keep_checkpoints",
+            "patience", "threads",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"training.{name} is {value}; expected 1 or more.")
+        for name in ("learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"training.{name} is {value}; expected a positive number.")
+        if self.weight_decay < 0:
+            raise ConfigError(f"training.weight_decay is {self.weight_decay}; expected 0 or more.")
+        if self.warmup_steps is not None and not 0 <= self.warmup_steps <= self.steps:
+            raise ConfigError(
+                f"training.warmup_steps is {self.warmup_steps}; expected 0 to training.steps ({self.steps})."
+            )
+
+    def resolved(self, protocol: str) -> ResolvedTraining:
+        """The same with the protocol's choices filled in."""
+        published = protocol == "poco"
+        choices: dict[str, Any] = {
+            "schedule": "constant" if published else "cosine",
+            "warmup_steps": 0 if published else self.steps // 20,
+            "loss": "squared" if published else "relative",
+            "select_by": "loss" if published else "score",
+            "amsgrad": published,
+            "joint_clip": published,
+            "move_unread_interfaces": published,
+        }
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return ResolvedTraining(
+            **{**values, **{name: choice for name, choice in choices.items() if values[name] is None}}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTraining(TrainingConfig):
+    """A `TrainingConfig` in which nothing is left to the protocol."""
+
+    schedule: Literal["constant", "cosine"]
+    warmup_steps: int
+    loss: Literal["squared", "relative"]
+    select_by: Literal["score", "loss"]
+    amsgrad: bool
+    joint_clip: bool
+    move_unread_interfaces: bool
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, ...: linear warm-up, then constant or cosine to a tenth."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Which windows are scored.
+
+    Attributes:
+        windows_per_session: at most this many windows of a session, evenly over its part; fewer where
+            scoring would take more than a tenth of the training's time.
+        full: score every window.
+    """
+
+    windows_per_session: int = 256
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        if self.windows_per_session < 1:
+            raise ConfigError(
+                f"evaluation.windows_per_session is {self.windows_per_session}; expected 1 or more."
+            )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pretraining run.
+
+    Attributes:
+        data: prepared shards, a folder or s3:// address (the --out of jobs/prepare.py); or a recording or
+            folder of recordings, which are prepared into the run folder first; or sim://default, simulated.
+        out: the run folder, a folder or s3:// address. The same command resumes the run that is there.
+        protocol: how recordings are split and normalised.
+        workers: processes that train together.
+        seed: of weights, interfaces, data order, dropout.
+        model: the backbone.
+        training: the optimisation.
+        mixture: how data sets are mixed.
+        evaluation: which windows are scored.
+        prepare: how recordings become shards, where `data` names recordings.
+    """
+
+    data: str
+    out: str
+    protocol: ProtocolName = "chronological"
+    workers: int = 1
+    seed: int = 0
+    model: PocoConfig = field(default_factory=PocoConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(f"protocol is {self.protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
+        if self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}; expected 0 (this process, without Ray) or more.")
+
+    def resolved_model(self) -> PocoConfig:
+        """The model with the protocol's choices filled in."""
+        if self.model.relative is not None:
+            return self.model
+        return dataclasses.replace(self.model, relative=self.protocol != "poco")
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this run and no other: everything but where it is and what computes it.
+
+        The address of the data is part of it, and their fingerprint is in the checkpoints besides.
+        """
+        values = dataclasses.asdict(self)
+        for name in ("out", "workers"):
+            del values[name]
+        del values["training"]["threads"]
+        return values

@@ -1,0 +1,75 @@
+"""A trained backbone as a forecaster that the scorer can call, and how many windows scoring may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.poco import Poco
+from forebrain.scoring.window_source import SessionInfo
+from forebrain.shards.order import DataOrder
+from forebrain.shards.windows import ShardWindows
+from forebrain.training.config import PretrainConfig
+
+
+class ModelForecaster:
+    """Calls a backbone with a session's interface: (session, context [B, C, N]) -> forecast [B, H, N].
+
+    Args:
+        backbone: the model; it is put into evaluation mode at each call.
+        interfaces: by session id.
+        datasets: names in the order of the backbone's data set embedding.
+        sessions: what a session number means.
+        autocast: entered around the model, for bf16.
+    """
+
+    def __init__(
+        self,
+        backbone: Poco,
+        interfaces: Mapping[str, Interface],
+        datasets: Sequence[str],
+        sessions: Sequence[SessionInfo],
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.backbone, self.interfaces, self.datasets = backbone, interfaces, datasets
+        self.sessions, self.autocast = sessions, autocast
+
+    @torch.inference_mode()
+    def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
+        entry = self.sessions[session]
+        device = next(self.backbone.parameters()).device
+        frames = torch.from_numpy(np.ascontiguousarray(context)).to(device)
+        self.backbone.eval()
+        position = self.datasets.index(entry.dataset)
+        with self.autocast():
+            (forecast,) = self.backbone([SessionInput(frames, self.interfaces[entry.id], position)])
+        return forecast.float().cpu().numpy()
+
+
+def affordable_windows(
+    windows: ShardWindows, order: DataOrder, config: PretrainConfig, share: float, steps: int | None = None
+) -> int | None:
+    """Windows a session to score so that scoring takes about `share` of the training it follows.
+
+    A training step costs about three times a forecast of its rows. The number follows from config and data
+    alone, so it is the same in every attempt and for any number of workers.
+
+    Args:
+        share: of the time of `steps` training steps.
+        steps: None for those between two validations.
+
+    Returns:
+        At least 8 and at most evaluation.windows_per_session; None for every window.
+    """
+    if config.evaluation.full:
+        return None
+    steps = config.training.validate_every if steps is None else steps
+    rows_trained = steps * order.rows_each_epoch.sum() / order.steps_each_epoch
+    rows_each_window = sum(entry.num_units for entry in windows.sessions)
+    affordable = int(3 * share * rows_trained / rows_each_window)
+    return max(8, min(config.evaluation.windows_per_session, affordable))

@@ -1,0 +1,144 @@
+"""Where a run's events go: metrics.jsonl, TensorBoard, and lines that a person can follow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from forebrain.training.run_folder import RunFolder
+
+Event = dict[str, Any]
+
+
+class MetricsLog:
+    """Keeps step and validation events in the run folder, and as scalars for TensorBoard.
+
+    Written at validations and checkpoints, so that it agrees with what a resumed run goes on from: rows of
+    steps that were lost are dropped when they are done again.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._rows: list[Event] = []
+        self._board: Any = None
+
+    def __call__(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind == "start":
+            self._board = tensorboard_writer(self._run, purge_step=event["step"] + 1)
+            self._rows = [row for row in self._run.read_metrics() if row["step"] <= event["step"]]
+        if kind in ("step", "validation"):
+            self._rows.append(event)
+            self._scalars(event)
+        if kind in ("checkpoint", "end"):
+            self._run.write_metrics(self._rows)
+            if self._board:
+                self._board.flush()
+
+    def _scalars(self, event: Event) -> None:
+        if self._board is None:
+            return
+        step = event["step"]
+        if event["kind"] == "step":
+            for name in ("loss", "gradient_norm", "learning_rate", "units_x_frames_per_s", "wait_s"):
+                self._board.add_scalar(f"train/{name}", event[name], step)
+            return
+        for name in ("score", "mse", "mae", "correlation"):
+            if event[name] is not None:
+                self._board.add_scalar(f"validation/{name}", event[name], step)
+        for horizon, score in enumerate(event["by_horizon"]["score"]["value"], start=1):
+            if score is not None:
+                self._board.add_scalar(f"validation_score_by_horizon/{horizon:02d}", score, step)
+        for session, score in event["by_session"].items():
+            if score is not None:
+                self._board.add_scalar(f"validation_score_by_session/{session}", score, step)
+
+
+class ConsoleLog:
+    """Prints a run's events as lines: the mixture, a line every few seconds, a line each validation.
+
+    Args:
+        console: where to.
+        every_s: seconds between progress lines.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self, console: Console, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._every_s, self._clock = console, every_s, clock
+        self._steps = 0
+        self._first_step = 0
+        self._started = self._last_line = clock()
+
+    def __call__(self, event: Event) -> None:
+        handler = getattr(self, f"_{event['kind']}", None)
+        if handler:
+            handler(event)
+
+    def _start(self, event: Event) -> None:
+        if self._steps:
+            self._console.print(f"A worker was lost. Going on after step {event['step']:,}.")
+            return
+        self._steps, self._first_step = event["steps"], event["step"]
+        self._started = self._last_line = self._clock()
+        table = Table("data set", title="What it trains on", title_justify="left", box=None, pad_edge=False)
+        for name in ("sessions", "units", "windows", "share"):
+            table.add_column(name, justify="right")
+        for row in event["mixture"]:
+            table.add_row(
+                row["dataset"],
+                *(f"{row[name]:,}" for name in ("sessions", "units", "windows")),
+                f"{row['share']:.1%}",
+            )
+        self._console.print(table)
+        for part, sessions in event["without_windows"].items():
+            if sessions:
+                shown = ", ".join(sessions[:8]) + (f" and {len(sessions) - 8} more" if sessions[8:] else "")
+                self._console.print(f"no stretch is long enough for a {part} window in: {shown}")
+        self._console.print(
+            f"{event['backbone_parameters']:,} backbone parameters on {event['device']}, "
+            f"{event['rows_each_step']:,} rows a step, {event['steps_each_epoch']:,} steps an epoch."
+        )
+        if event["step"]:
+            self._console.print(f"Resuming after step {event['step']:,}.")
+
+    def _step(self, event: Event) -> None:
+        now = self._clock()
+        if now - self._last_line < self._every_s:
+            return
+        self._last_line = now
+        seconds_a_step = (now - self._started) / max(1, event["step"] - self._first_step)
+        left_s = seconds_a_step * (self._steps - event["step"])
+        self._console.print(
+            f"step {event['step']:>6,}/{self._steps:,}  loss {event['loss']:.4f}  "
+            f"{event['units_x_frames_per_s'] / 1e6:.2f} M units x frames/s  {_clock_time(left_s)} left"
+        )
+
+    def _validation(self, event: Event) -> None:
+        score = "undefined" if event["score"] is None else f"{event['score']:.4f}"
+        self._console.print(
+            f"step {event['step']:>6,}/{self._steps:,}  validation score {score} (0 is copy, 1 is perfect)"
+        )
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+def tensorboard_writer(run: RunFolder, purge_step: int | None = None) -> Any:
+    """A summary writer in the run folder; None where TensorBoard is not installed (a lab's laptop).
+
+    Args:
+        purge_step: steps from here on, written by an attempt that was lost, are not shown.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(run.folder.uri_of("tensorboard"), purge_step=purge_step)

@@ -1,0 +1,110 @@
+"""A trained run, loaded for forecasting: its best backbone and the interfaces of its sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+
+from forebrain.config import from_values
+from forebrain.errors import CheckpointError
+from forebrain.models.contract import Interface
+from forebrain.models.poco import Poco
+from forebrain.scoring.window_source import SessionInfo
+from forebrain.training.checkpoints import Checkpoint, CheckpointStore
+from forebrain.training.config import PretrainConfig
+from forebrain.training.forecasting import ModelForecaster
+from forebrain.training.run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedModel:
+    """What a run came to.
+
+    Attributes:
+        config: the run's.
+        checkpoint: the one the weights are from.
+        backbone: on the CPU, in evaluation mode.
+        interfaces: by session id.
+        datasets: names in the order of the backbone's data set embedding.
+    """
+
+    config: PretrainConfig
+    checkpoint: Checkpoint
+    backbone: Poco
+    interfaces: dict[str, Interface]
+    datasets: list[str]
+
+    @classmethod
+    def load(cls, run: RunFolder) -> TrainedModel:
+        """Loads the checkpoint with the lowest validation loss, or the newest where none was validated.
+
+        Raises:
+            CheckpointError: there is no run, or no checkpoint that is whole.
+        """
+        values = run.read_config()
+        if values is None:
+            raise CheckpointError(
+                f"{run.uri} holds no run (no config.yaml); give the --out of a pretraining."
+            )
+        config = from_values(PretrainConfig, values)
+        checkpoint, contents = _best_whole(CheckpointStore(run.folder.child("checkpoints")), run.uri)
+        datasets = checkpoint.record["datasets"]
+        backbone = Poco(config.resolved_model(), num_datasets=len(datasets)).eval()
+        _fill(backbone, load_tensors(contents.pop("backbone.safetensors")), "backbone")
+        tensors: dict[str, Tensor] = {}
+        for data in contents.values():
+            tensors |= load_tensors(data)
+        suffix = ":unit"
+        interfaces = {}
+        for name, unit in tensors.items():
+            if name.endswith(suffix):
+                session = name.removesuffix(suffix)
+                interfaces[session] = Interface(*unit.shape)
+                own = {"unit": unit, "session": tensors[f"{session}:session"]}
+                _fill(interfaces[session], own, f"session {session}")
+        return cls(config, checkpoint, backbone, interfaces, datasets)
+
+    def forecaster(self, sessions: Sequence[SessionInfo]) -> ModelForecaster:
+        """A forecaster for the scorer, of those sessions that have an interface."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.backbone.to(device)
+        for interface in self.interfaces.values():
+            interface.to(device)
+        bf16 = self.config.training.precision == "bf16"
+
+        def autocast() -> contextlib.AbstractContextManager[None]:
+            return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+        return ModelForecaster(self.backbone, self.interfaces, self.datasets, sessions, autocast)
+
+
+def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
+    best = store.best()
+    if best is not None:
+        try:
+            return best, store.read(best)
+        except CheckpointError as error:
+            _log.warning("%s It was the best; taking the newest that is whole.", error)
+    newest = store.newest()
+    if newest is None:
+        raise CheckpointError(f"{where}: no checkpoint that is whole; run the pretraining (again).")
+    return newest
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    for name, parameter in module.named_parameters():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{where}: the checkpoint does not fit the run's config at {name}; "
+                "config.yaml or the checkpoint was changed."
+            )
+        parameter.copy_(tensors[name])

@@ -1,0 +1,1 @@
+"""The model registry: publish, list, pull, verify. Imports neither Ray nor forebrain."""

@@ -1,0 +1,94 @@
+"""Sessions and shards that several folders of tests use: made up, and real where they are present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.sessions.session import Session
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FOREBRAIN_TEST_DATA", default)) / "normalized"
+    if not folder.is_dir():
+        pytest.skip(f"real recordings not found at {folder}; set FOREBRAIN_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def load_real(data_dir: Path) -> Callable[[str], Session]:
+    def load(name: str) -> Session:
+        with np.load(data_dir / f"{name}.npz") as archive:
+            rate_hz = float(archive["fs"])
+            return Session(
+                traces=archive["traces"],
+                rate_hz=rate_hz if np.isfinite(rate_hz) else None,
+                species=str(archive["species"]),
+                subject=str(archive["subject"]),
+                session=str(archive["session"]),
+                dataset=str(archive["source"]),
+                segment_ids=archive["segment_id"],
+            )
+
+    return load
+
+
+def _walk(
+    seed: int, *, num_frames: int = 400, num_units: int = 5, species: str = "celegans", dataset: str = "lab"
+) -> Session:
+    """Smoothed noise: units that can be forecast a little."""
+    noise = np.random.default_rng(seed).normal(size=(num_frames + 20, num_units))
+    window = np.hanning(21)
+    smooth = np.apply_along_axis(np.convolve, 0, noise, window / window.sum(), mode="valid")
+    return Session(
+        traces=smooth.astype(np.float32),
+        rate_hz=2.5,
+        species=species,
+        subject=f"animal{seed}",
+        session="one",
+        dataset=dataset,
+    )
+
+
+@pytest.fixture(scope="session")
+def walk() -> Callable[..., Session]:
+    return _walk
+
+
+def oscillators(dataset: str, name: str, num_units: int, num_frames: int, seed: int) -> Session:
+    """Units that share a few slow rhythms, with noise."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(num_frames)[:, None]
+    rhythms = np.sin(time * rng.uniform(0.1, 0.5, 3) + rng.uniform(0, 6, 3))
+    traces = rhythms @ rng.normal(size=(3, num_units)) + 0.3 * rng.normal(size=(num_frames, num_units))
+    return Session(traces.astype(np.float32), 5.0, "fish", f"subject-{name}", name, dataset)
+
+
+@pytest.fixture(scope="session")
+def small_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of three prepared sessions of two data sets, of 5, 9 and 14 units."""
+    sessions = {
+        "one": oscillators("lab-a", "one", 5, 200, 0),
+        "two": oscillators("lab-a", "two", 9, 260, 1),
+        "three": oscillators("lab-b", "three", 14, 180, 2),
+    }
+    folder = tmp_path_factory.mktemp("recordings")
+    for name, session in sessions.items():
+        session.save(folder / f"{name}.npz")
+    out = tmp_path_factory.mktemp("shards")
+    prepare(
+        [str(folder / f"{name}.npz") for name in sessions],
+        str(out),
+        PrepareConfig(),
+        open_recording=lambda path: [Session.load(path)],
+        run_each=map_here,
+    )
+    return str(out)

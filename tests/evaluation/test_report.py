@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.image
+import numpy as np
+import pytest
+
+from forebrain.errors import ConfigError
+from forebrain.evaluation import figures
+from forebrain.evaluation.examples import make_example, typical_session
+from forebrain.evaluation.report import write_report
+from forebrain.scoring.evaluate import evaluate, fit_baselines
+from forebrain.scoring.window_source import ArrayWindows
+
+C, H = 12, 4
+
+
+def _last_frames(session: int, context: np.ndarray) -> np.ndarray:
+    return 0.8 * context[:, -H:]
+
+
+def _report(source: ArrayWindows, folder: Path) -> Path:
+    forecasters = {"model": _last_frames, **fit_baselines(source)}
+    evaluation = evaluate(forecasters, source, "test")
+    ids = [info.id for info in source.sessions]
+    session = ids.index(typical_session(evaluation, "model"))
+    return write_report(folder, evaluation, make_example(forecasters, source, session, "test"), "model")
+
+
+def _assert_pictures(folder: Path) -> None:
+    pictures = sorted(folder.glob("*.png"))
+    assert [picture.stem for picture in pictures] == [
+        "forecast_traces",
+        "population_raster",
+        "score_by_horizon",
+        "score_by_session",
+    ]
+    for picture in pictures:
+        pixels = matplotlib.image.imread(picture)
+        assert pixels.shape[0] > 300 and pixels[..., :3].std() > 0.01
+
+
+def test_a_report_holds_tables_and_pictures_and_names_what_it_leaves_out(walk, tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    source = ArrayWindows([walk(0), walk(1), walk(2, num_frames=60)], "chronological", C, H)
+    report = _report(source, tmp_path / "report")
+    text = report.read_text()
+    assert "# model on test" in text and "lab/animal2/one" in text
+    for name in ("overview", "by_session", "by_species", "by_dataset", "by_horizon", "by_unit_quantile"):
+        assert (report.parent / f"{name}.csv").exists()
+    _assert_pictures(report.parent)
+    assert dict(mpl.rcParams) == before
+
+
+def test_trials_with_room_for_one_window_each_can_be_shown(walk, tmp_path: Path) -> None:
+    session = walk(0)
+    session = dataclasses.replace(session, segment_ids=np.arange(400) // (C + H), rate_hz=None)
+    _report(ArrayWindows([session], "chronological", C, H), tmp_path)
+    _assert_pictures(tmp_path)
+
+
+def test_units_that_never_move_can_be_shown(walk, tmp_path: Path) -> None:
+    session = walk(0, num_units=3)
+    session.traces[:, 1:] = 0.5
+    _report(ArrayWindows([session], "chronological", C, H), tmp_path)
+    _assert_pictures(tmp_path)
+
+
+def test_more_sessions_than_fit_by_name_can_be_shown(walk, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(figures, "_MAX_NAMED_SESSIONS", 3)
+    source = ArrayWindows([walk(seed) for seed in range(5)], "chronological", C, H)
+    _report(source, tmp_path)
+    _assert_pictures(tmp_path)
+
+
+def test_a_report_without_baselines_writes_nothing(walk, tmp_path: Path) -> None:
+    source = ArrayWindows([walk(0)], "chronological", C, H)
+    evaluation = evaluate({"model": _last_frames}, source, "test")
+    example = make_example({"model": _last_frames}, source, 0, "test")
+    with pytest.raises(ConfigError, match="baselines copy, mean, linear are missing"):
+        write_report(tmp_path / "report", evaluation, example, "model")
+    assert not (tmp_path / "report").exists()

@@ -1,0 +1,259 @@
+"""jobs/pretrain.py and jobs/evaluate.py as people run them: whole runs, resumed runs, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.sessions.session import Session
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--model.width", "16", "--model.num_heads", "2", "--model.head_width", "16", "--model.film_width", "32",
+    "--training.batch_size", "16", "--training.steps", "6", "--training.validate_every", "3",
+    "--training.threads", "1", "--evaluation.windows_per_session", "8",
+]  # fmt: skip
+
+
+def run_job(job: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT / 'registry'}",
+    }
+    return subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / job), *arguments],
+        capture_output=True, text=True, env=environment, timeout=300, check=False, cwd=cwd,
+    )  # fmt: skip
+
+
+def pretrain(data: str | Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return run_job("pretrain.py", "--data", str(data), "--out", str(out), *TINY, *more)
+
+
+def recording(folder: Path, name: str, num_frames: int, num_units: int = 6) -> Path:
+    rng = np.random.default_rng(0)
+    traces = np.sin(np.arange(num_frames)[:, None] * rng.uniform(0.1, 0.4, num_units))
+    traces = (traces + 0.1 * rng.normal(size=traces.shape)).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    Session(traces, 5.0, "fish", name, name, "lab").save(folder / f"{name}.npz")
+    return folder / f"{name}.npz"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The embedded default at a small size: simulated species, Ray started in the process, two workers.
+
+    The run folder is given as people give it: relative to where they stand.
+    """
+    folder = tmp_path_factory.mktemp("run")
+    arguments = ["--data", "sim://default", "--out", "out", "--workers", "2", *TINY]
+    return folder / "out", run_job("pretrain.py", *arguments, cwd=folder)
+
+
+def test_the_default_runs_from_nothing_to_scores_beside_the_baselines(finished) -> None:
+    out, done = finished
+    assert done.returncode == 0, done.stderr
+    result = json.loads((out / "result.json").read_text())
+    for part in ("validation", "test"):
+        block = result[part]
+        assert set(block["by_species"]) == {"sim-celegans", "sim-mouse", "sim-zebrafish"}
+        assert len(block["by_session"]) == 8
+        assert block["baselines"]["copy"]["score"] == 0
+        for scores in (block, *block["baselines"].values()):
+            assert {"score", "mse", "mae", "correlation"} <= set(scores)
+    assert result["steps"] == 6 and result["num_workers"] == 2
+    for name in ("seconds", "units_x_frames_per_s", "peak_rss_bytes"):
+        assert result[name] > 0
+    assert {"torch", "ray", "python"} <= set(result["versions"])
+
+
+def test_the_run_folder_holds_what_the_documentation_says(finished) -> None:
+    out, _ = finished
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if row["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert (out / "config.yaml").exists()
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+    report = out / "evaluation" / "test"
+    assert (report / "report.md").exists() and len(list(report.glob("*.png"))) == 4
+
+
+def test_the_last_line_names_the_run_and_nothing_noisy_is_printed(finished) -> None:
+    out, done = finished
+    assert str(out) in done.stdout.splitlines()[-1]
+    for noise in ("usage stat", "INFO", "DeepSpeed", "deprecat"):
+        assert noise not in done.stdout + done.stderr
+
+
+def test_the_same_command_again_finds_the_run_finished(finished) -> None:
+    out, _ = finished
+    before = (out / "result.json").read_bytes()
+    again = pretrain("sim://default", out, "--workers", "2")
+    assert again.returncode == 0 and "finished" in again.stdout
+    assert (out / "result.json").read_bytes() == before
+
+
+def test_another_config_there_is_refused_and_nothing_changes(finished) -> None:
+    out, _ = finished
+    before = sorted(path.stat().st_mtime_ns for path in out.rglob("*"))
+    other = pretrain("sim://default", out, "--seed", "1")
+    assert other.returncode != 0
+    assert "seed was 0 and is now 1" in other.stderr
+    assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == before
+
+
+def test_evaluate_scores_every_window_when_asked(finished) -> None:
+    out, _ = finished
+    done = run_job("evaluate.py", "--run", str(out), "--full")
+    assert done.returncode == 0, done.stderr
+    windows = json.loads((out / "result.json").read_text())["test"]["windows"]
+    assert windows["scored"] == windows["available"]
+    assert "linear" in done.stdout
+
+
+def test_a_run_in_one_plain_process_needs_no_ray(tmp_path: Path) -> None:
+    from forebrain.shards.options import PrepareConfig
+    from forebrain.shards.prepare import prepare
+
+    files = [str(recording(tmp_path / "recordings", name, 400)) for name in ("a", "b")]
+    prepare(
+        files, str(tmp_path / "shards"), PrepareConfig(), open_recording=lambda path: [Session.load(path)],
+        run_each=lambda function, items: [function(item) for item in items],
+    )  # fmt: skip
+    code = (
+        "import sys, runpy; sys.modules['ray'] = None;"
+        f"sys.argv = ['pretrain', '--data', '{tmp_path / 'shards'}', '--out', '{tmp_path / 'run'}',"
+        f" '--workers', '0', *{TINY!r}];"
+        f"runpy.run_path('{ROOT / 'jobs' / 'pretrain.py'}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["num_workers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("empty folder", ["no recording"]),
+        ("missing folder", ["nothing-here"]),
+        ("too short", ["no session has a window", "model.context"]),
+        ("unknown key", ["--training.stepz", "--training.steps"]),
+        ("index without shards", [".tar", "prepare"]),
+        ("not a run", ["another config"]),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_leaves_nothing_half_written(
+    case: str, words: list[str], tmp_path: Path, finished
+) -> None:
+    data, out, more = tmp_path / "data", tmp_path / "run", ["--workers", "0"]
+    data.mkdir()
+    if case == "missing folder":
+        data = tmp_path / "nothing-here"
+    elif case == "too short":
+        recording(data, "short", 80)
+    elif case == "unknown key":
+        more += ["--training.stepz", "3"]
+    elif case == "index without shards":
+        data = tmp_path / "damaged"
+        import shutil
+
+        shutil.copytree(finished[0] / "shards", data)
+        next((data / "shards").glob("*.tar")).unlink()
+    elif case == "not a run":
+        recording(data, "good", 400)
+        out.mkdir()
+        (out / "config.yaml").write_text("seed: 7\n")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    done = pretrain(data, out, *more)
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    left = {
+        path: path.read_bytes() for path in out.rglob("*") if path.is_file() and "shards" not in path.parts
+    }
+    assert left == before
+
+
+def test_a_session_too_short_to_train_on_is_named_and_the_others_are_scored(tmp_path: Path) -> None:
+    for name, num_frames in (("a", 400), ("b", 400), ("short", 80)):
+        recording(tmp_path / "data", name, num_frames)
+    done = pretrain(tmp_path / "data", tmp_path / "run", "--workers", "0")
+    assert done.returncode == 0, done.stderr
+    assert "train window in: lab/short/short" in done.stdout
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert set(result["test"]["by_session"]) == {"lab/a/a", "lab/b/b"}
+    assert result["sessions_not_trained"] == ["lab/short/short"]
+
+
+def test_principal_components_train_in_place_of_units(tmp_path: Path) -> None:
+    recording(tmp_path / "data", "a", 400)
+    done = pretrain(tmp_path / "data", tmp_path / "run", "--workers", "0", "--prepare.pca", "3")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 6
+
+
+def test_what_was_repaired_is_said_while_pretraining(tmp_path: Path) -> None:
+    session = Session.load(recording(tmp_path / "made", "a", 400))
+    traces = np.array(session.traces)
+    traces[:, 2] = 1.0
+    (tmp_path / "data").mkdir()
+    Session(traces, 5.0, "fish", "a", "a", "lab").save(tmp_path / "data" / "a.npz")
+    done = pretrain(tmp_path / "data", tmp_path / "run", "--workers", "0")
+    assert "1 unit that never changed" in done.stdout
+
+
+@pytest.mark.parametrize("finished_first", [True, False])
+def test_other_data_at_the_same_place_is_refused_and_harms_nothing(
+    tmp_path: Path, finished_first: bool
+) -> None:
+    recording(tmp_path / "mine", "a", 400)
+    recording(tmp_path / "yours", "b", 400)
+    out = tmp_path / "run"
+    assert pretrain(tmp_path / "mine", out, "--workers", "0").returncode == 0
+    if not finished_first:
+        (out / "result.json").unlink()
+    index = (out / "shards" / "index.json").read_bytes()
+    other = pretrain(tmp_path / "yours", out, "--workers", "0")
+    assert other.returncode != 0 and "data was" in other.stderr
+    assert (out / "shards" / "index.json").read_bytes() == index
+    assert pretrain(tmp_path / "mine", out, "--workers", "0").returncode == 0
+
+
+def test_brackets_in_names_are_names(tmp_path: Path) -> None:
+    recording(tmp_path / "data[/red]", "a", 400)
+    out = tmp_path / "run_[bold]x"
+    done = pretrain(tmp_path / "data[/red]", out, "--workers", "0")
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout.splitlines()[-1]
+
+
+def test_more_workers_than_cores_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
+    recording(tmp_path / "data", "a", 400)
+    done = pretrain(tmp_path / "data", tmp_path / "run", "--workers", "999")
+    assert done.returncode == 2 and "workers is 999" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("config.yaml", "- a list"), ("config.yaml", "{ unclosed"), ("result.json", "{")]
+)
+def test_a_damaged_run_folder_is_one_clear_error(tmp_path: Path, name: str, content: str) -> None:
+    recording(tmp_path / "data", "a", 400)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text(content)
+    done = pretrain(tmp_path / "data", tmp_path / "run", "--workers", "0")
+    assert done.returncode == 1 and name in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_out_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    recording(tmp_path / "data", "a", 400)
+    (tmp_path / "file").write_text("in the way")
+    done = pretrain(tmp_path / "data", tmp_path / "file", "--workers", "0")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert (tmp_path / "file").read_text() == "in the way"

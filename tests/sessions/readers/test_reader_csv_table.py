@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.readers import csv_table
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import Sidecar
+
+NAMES = ["AVAL", "AVAR", "RIML", "RIMR"]
+
+
+@pytest.fixture
+def table(traces: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(traces, columns=NAMES)
+
+
+def read(path: Path, sidecar: Sidecar = Sidecar()) -> Session:  # noqa: B008 (frozen)
+    assert csv_table.recognises(path)
+    (session,) = csv_table.read(path, sidecar)
+    return session
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"index": False},
+        {"index": True},
+        {"index": False, "sep": "\t"},
+        {"index": False, "sep": ";", "decimal": ","},
+        {"index": False, "sep": " "},
+        {"index": True, "index_label": "frame"},
+        {"index": False, "lineterminator": "\r\n"},
+        {"index": False, "encoding": "utf-8-sig"},
+    ],
+)
+def test_named_columns_are_units(tmp_path: Path, table: pd.DataFrame, options: dict[str, object]) -> None:
+    path = tmp_path / "worm.csv"
+    table.to_csv(path, **options)
+    session = read(path, Sidecar(rate_hz=2.0))
+    assert session.unit_names == tuple(NAMES) and session.rate_hz == 2.0
+    np.testing.assert_allclose(session.traces, table)
+
+
+@pytest.mark.parametrize("seconds_per_unit", [("time", 1.0), ("Time (s)", 1.0), ("t_ms", 1e-3)])
+def test_time_and_trial_columns_are_found_by_name(
+    tmp_path: Path, table: pd.DataFrame, seconds_per_unit: tuple[str, float]
+) -> None:
+    name, scale = seconds_per_unit
+    table.insert(0, name, np.arange(50) * 0.2 / scale)
+    table.insert(1, "trial", np.repeat(["a", "b"], 25))
+    table.to_csv(tmp_path / "worm.csv", index=False)
+    session = read(tmp_path / "worm.csv")
+    assert session.unit_names == tuple(NAMES)
+    assert session.rate_hz == pytest.approx(5.0)
+    np.testing.assert_allclose(session.time_s, np.arange(50) * 0.2)
+    assert session.segments == [(0, 25), (25, 50)]
+
+
+def test_sidecar_names_the_columns(tmp_path: Path, table: pd.DataFrame) -> None:
+    table["state"] = "forward"
+    table["clock"] = np.arange(50) / 4
+    table.to_csv(tmp_path / "worm.csv", index=False)
+    with pytest.raises(RecordingError, match=r"column state holds text \('forward'\)"):
+        read(tmp_path / "worm.csv")
+    session = read(tmp_path / "worm.csv", Sidecar(columns=("RIML", "AVAL"), time_column="clock"))
+    assert session.unit_names == ("RIML", "AVAL") and session.rate_hz == 4.0
+    np.testing.assert_allclose(session.traces, table[["RIML", "AVAL"]])
+    with pytest.raises(RecordingError, match=r"no column is called AIBL.*AVAL"):
+        read(tmp_path / "worm.csv", Sidecar(columns=("AIBL",)))
+
+
+def test_units_in_rows_are_told_by_the_first_columns_name(tmp_path: Path, table: pd.DataFrame) -> None:
+    table.T.to_csv(tmp_path / "worm.csv", index_label="Neuron")
+    session = read(tmp_path / "worm.csv")
+    assert session.unit_names == tuple(NAMES)
+    np.testing.assert_allclose(session.traces, table)
+
+
+@pytest.mark.parametrize("names", [NAMES, [10, 9, 2, 1]])
+def test_long_table_becomes_frames_and_units(
+    tmp_path: Path, table: pd.DataFrame, names: list[object]
+) -> None:
+    long = table.set_axis(names, axis=1).assign(time=np.arange(50) / 5).melt("time", var_name="cell")
+    long.sample(frac=1, random_state=0).sort_values("cell", key=lambda cell: cell.map(names.index)).to_csv(
+        tmp_path / "worm.csv", index=False
+    )
+    session = read(tmp_path / "worm.csv")
+    assert session.unit_names == tuple(map(str, names)) and session.rate_hz == pytest.approx(5.0)
+    np.testing.assert_allclose(session.traces, table)
+    long.assign(other=1.0).to_csv(tmp_path / "worm.csv", index=False)
+    with pytest.raises(RecordingError, match="cell repeats its values"):
+        read(tmp_path / "worm.csv")
+    np.testing.assert_allclose(read(tmp_path / "worm.csv", Sidecar(columns=("value",))).traces, table)
+
+
+@pytest.mark.parametrize("delimiter", [",", " ", "\t", ";"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_without_a_header_the_longer_side_counts_frames(
+    tmp_path: Path, traces: np.ndarray, delimiter: str, transposed: bool
+) -> None:
+    path = tmp_path / "worm.txt"
+    np.savetxt(path, traces.T if transposed else traces, delimiter=delimiter, header="made by savetxt")
+    np.testing.assert_allclose(read(path).traces, traces)
+
+
+def test_header_that_only_counts_is_no_data(tmp_path: Path, traces: np.ndarray) -> None:
+    pd.DataFrame(traces).to_csv(tmp_path / "bare.csv", index=False)
+    pd.DataFrame(traces).to_csv(tmp_path / "index.csv", index=True)
+    for name in ("bare.csv", "index.csv"):
+        np.testing.assert_allclose(read(tmp_path / name).traces, traces)
+
+
+def test_missing_values_stay_missing(tmp_path: Path, table: pd.DataFrame) -> None:
+    table.iloc[3, 1] = np.nan
+    table.to_csv(tmp_path / "empty.csv", index=False)
+    table.to_csv(tmp_path / "marked.csv", index=False, na_rep="NaN")
+    for name in ("empty.csv", "marked.csv"):
+        np.testing.assert_allclose(read(tmp_path / name).traces, table)
+
+
+def test_unnamed_counter_is_asked_about(tmp_path: Path, traces: np.ndarray) -> None:
+    np.savetxt(tmp_path / "a.csv", np.column_stack([np.arange(50) / 10, traces]), delimiter=",")
+    with pytest.raises(RecordingError, match="time_column: '0'"):
+        read(tmp_path / "a.csv")
+    session = read(tmp_path / "a.csv", Sidecar(time_column="0"))
+    assert session.rate_hz == pytest.approx(10.0)
+    np.testing.assert_allclose(session.traces, traces)
+
+
+def test_zebrafish_text_agrees_with_its_twin(original_dir: Path, twin: Callable[[str], Session]) -> None:
+    session = read(original_dir / "txt_cilva" / "zf1.ca2", Sidecar(rate_hz=2.1646))
+    np.testing.assert_allclose(session.traces, twin("zebrafish__triplett2020_cilva__zf1").traces, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["SAL_1", "SAL_2"])
+def test_honeybee_trials_agree_with_their_twins(
+    original_dir: Path, twin: Callable[[str], Session], name: str
+) -> None:
+    session = read(original_dir / "csv_trials_honeybee" / f"{name}.csv", Sidecar(rate_hz=8.0))
+    expected = twin(f"honeybee__marachlian2023_AL__{name}")
+    # The file gives odours 0 to 9 twice; the twin has both trials of an odour together.
+    by_odour = session.traces.reshape(2, 10, 80, 11).swapaxes(0, 1).reshape(1600, 11)
+    np.testing.assert_allclose(by_odour, expected.traces, rtol=1e-6)
+    assert session.segments == expected.segments
+    assert [f"glomerulus_{unit}" for unit in session.unit_names] == list(expected.unit_names)
+
+
+def test_trial_that_lacks_a_unit_is_refused(original_dir: Path, tmp_path: Path) -> None:
+    lines = (original_dir / "csv_trials_honeybee" / "SAL_1.csv").read_text().splitlines()
+    (tmp_path / "SAL_1.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(RecordingError, match="unit 52 has 19 rows"):
+        read(tmp_path / "SAL_1.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("txt_cilva/zf1.stim", "one column"),
+        ("minian_zarr_placecell/neural_timestamp.csv", "look like times"),
+        ("minian_zarr_placecell/behavior_timestamp.csv", "no column of units"),
+        ("minian_zarr_placecell/behavior_position.csv", "several columns are called"),
+        ("mat_events_cellreg_sheintuch2020/C6_M4/Environment A/frameLog_1.csv", "Var5 holds text"),
+    ],
+)
+def test_tables_of_other_things_are_refused(original_dir: Path, name: str, words: str) -> None:
+    with pytest.raises(RecordingError, match=words):
+        read(original_dir / name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"words only\nand more words\n", b"<html>1,2\n3,4</html>", b"1,2\0\n3,4\n"]
+)
+def test_what_is_no_table_is_not_recognised(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    assert not csv_table.recognises(tmp_path / "a.csv")
+
+
+def test_rows_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n3,4,5\n6,7\n")
+    with pytest.raises(RecordingError, match="row 3 has 3 fields"):
+        read(tmp_path / "a.csv")

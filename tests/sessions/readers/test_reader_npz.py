@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.readers import npz
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import Sidecar
+
+
+def test_every_normalized_recording_is_read(normalized_dir: Path) -> None:
+    paths = sorted(normalized_dir.glob("*.npz"))
+    assert len(paths) == 70
+    ids = set()
+    for path in paths:
+        assert npz.recognises(path)
+        (session,) = npz.read(path, Sidecar())
+        assert "identity_note" not in session.metadata
+        ids.add(session.id)
+    assert len(ids) == 70
+
+
+def test_layout_fields_arrive_in_the_session(tmp_path: Path, traces: np.ndarray) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(
+        path, traces=traces, fs=5, species="mouse", subject=7, session=b"s", source="lab", signal="dff",
+        segment_id=np.repeat([1, 2], 25), time=np.arange(50) / 5, unit_names=["a", "b", "c", "d"],
+        unit_positions=np.ones((4, 3)), brain_region="V1", stimulus=np.ones((50, 1), int),
+        stimulus_names=["on"], note="kept", something_else=np.ones(3),
+    )  # fmt: skip
+    (session,) = npz.read(path, Sidecar())
+    assert (session.id, session.species, session.rate_hz, session.signal) == ("lab/7/s", "mouse", 5.0, "dff")
+    assert session.segments == [(0, 25), (25, 50)]
+    assert session.unit_names == ("a", "b", "c", "d")
+    assert session.brain_regions == ("V1",) * 4
+    assert session.stimulus.dtype == np.float32
+    assert session.metadata["note"] == "kept"
+    np.testing.assert_array_equal(session.traces, traces)
+
+
+def test_traces_alone_are_enough_and_identity_is_said_to_be_guessed(
+    tmp_path: Path, traces: np.ndarray
+) -> None:
+    path = tmp_path / "mouse7.day2.npz"
+    np.savez_compressed(path, traces=traces.astype(np.int16), fs=np.nan)
+    (session,) = npz.read(path, Sidecar())
+    assert session.id == f"{tmp_path.name}/mouse7.day2/mouse7.day2"
+    assert session.rate_hz is None and session.species == "unknown"
+    assert session.metadata["identity_note"] == "identity guessed from the file name"
+
+
+@pytest.mark.parametrize("companion", [{"segment_id": np.zeros(50, int)}, {"unit_names": list("abcd")}])
+def test_layout_with_units_in_rows_is_told_by_other_lengths(
+    tmp_path: Path, traces: np.ndarray, companion: dict[str, object]
+) -> None:
+    np.savez(tmp_path / "a.npz", traces=traces.T, **companion)
+    np.testing.assert_array_equal(npz.read(tmp_path / "a.npz", Sidecar())[0].traces, traces)
+
+
+def test_layout_that_seems_to_have_units_in_rows_is_asked_about(tmp_path: Path, traces: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", traces=traces.T)
+    with pytest.raises(RecordingError, match="frames_axis"):
+        npz.read(tmp_path / "a.npz", Sidecar())
+    assert npz.read(tmp_path / "a.npz", Sidecar(frames_axis=0))[0].traces.shape == (4, 50)
+
+
+def test_sidecar_goes_over_the_file(tmp_path: Path, traces: np.ndarray) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, traces=traces.T, fs=5.0, species="mouse")
+    given = Sidecar(frames_axis=1, rate_hz=8.0, species="rat", signal="raw", segment_frames=25)
+    (session,) = npz.read(path, given)
+    assert (session.traces.shape, session.rate_hz, session.species, session.signal) == (
+        (50, 4),
+        8.0,
+        "rat",
+        "raw",
+    )
+    assert session.segments == [(0, 25), (25, 50)]
+    (session,) = npz.read(path, Sidecar(frames_axis=1, segment_frames=(10, 40)))
+    assert session.segments == [(0, 10), (10, 50)]
+
+
+def test_saved_session_comes_back(tmp_path: Path, traces: np.ndarray) -> None:
+    saved = Session(traces.astype(np.float32), 5.0, "mouse", "m", "s", "lab", unit_names=("a", "b", "c", "d"))
+    saved.save(tmp_path / "a.npz")
+    (session,) = npz.read(tmp_path / "a.npz", Sidecar(subject="other"))
+    assert session.id == "lab/other/s" and session.unit_names == saved.unit_names
+    np.testing.assert_array_equal(session.traces, saved.traces)
+
+
+def test_the_only_matrix_of_another_archive_is_taken(original_dir: Path, twin) -> None:
+    (session,) = npz.read(original_dir / "npz_kato2015" / "raw_full_data_worm_1.npz", Sidecar(rate_hz=2.9046))
+    np.testing.assert_allclose(session.traces, twin("celegans__kato2015__worm1").traces, rtol=1e-6)
+
+
+def test_sidecar_names_one_of_several_matrices(tmp_path: Path, traces: np.ndarray) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, F=(traces * 100).astype(np.int16), spks=traces.T, fs=12, ids=np.arange(4))
+    with pytest.raises(RecordingError, match=r"F \(50, 4\), spks \(4, 50\)"):
+        npz.read(path, Sidecar())
+    (session,) = npz.read(path, Sidecar(variable="spks"))
+    np.testing.assert_array_equal(session.traces, traces)
+    assert session.rate_hz == 12.0
+
+
+def test_sparse_matrix_is_read_dense(tmp_path: Path) -> None:
+    from scipy import sparse
+
+    events = sparse.random(300, 6, 0.01, format="csc", rng=0)
+    sparse.save_npz(tmp_path / "events.npz", events)
+    (session,) = npz.read(tmp_path / "events.npz", Sidecar())
+    np.testing.assert_array_equal(session.traces, events.toarray())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("npz_kato2015/known_neurons.npz", "no numeric array"),
+        (
+            "extra_celegans_stim_response_atlas/randi2023_funatlas_wt.npz",
+            "several arrays could be the traces",
+        ),
+    ],
+)
+def test_what_is_no_recording_is_refused(original_dir: Path, name: str, words: str) -> None:
+    with pytest.raises(RecordingError, match=words):
+        npz.read(original_dir / name, Sidecar())
+
+
+def test_pickled_arrays_are_never_loaded(tmp_path: Path, traces: np.ndarray) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    pickled = np.array([Trap()], dtype=object)
+    np.savez(tmp_path / "names.npz", traces=traces, unit_names=pickled)
+    (session,) = npz.read(tmp_path / "names.npz", Sidecar())
+    assert session.unit_names is None and "unit_names" in session.metadata["unread"]
+    np.savez(tmp_path / "traces.npz", traces=pickled)
+    with pytest.raises(RecordingError, match="traces holds no numbers"):
+        npz.read(tmp_path / "traces.npz", Sidecar())
+    assert not (tmp_path / "executed").exists()
+
+
+def test_cut_off_archive_is_told(tmp_path: Path, traces: np.ndarray) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, traces=traces)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert npz.recognises(path)
+    with pytest.raises(RecordingError, match="cut off"):
+        npz.read(path, Sidecar())
+
+
+def test_what_would_unpack_beyond_memory_is_refused(
+    tmp_path: Path, traces: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebrain.sessions.readers._common.MAX_WHOLE_BYTES", 1000)
+    np.savez_compressed(tmp_path / "a.npz", traces=np.zeros_like(traces))
+    with pytest.raises(RecordingError, match="read whole"):
+        npz.read(tmp_path / "a.npz", Sidecar())

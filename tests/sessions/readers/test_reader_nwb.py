@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from pynwb import NWBHDF5IO, NWBFile, TimeSeries
+from pynwb.file import Subject
+from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel, RoiResponseSeries
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.readers import _selected, nwb, open_recording
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import Sidecar
+
+REAL = "nwb_scholz2018_AML175/ScholzEtAl2018.AML175_moving.BrainScanner20180223_141721.nwb"
+
+
+def test_a_real_file_with_a_series_for_each_unit_equals_its_normalized_twin(
+    original_dir: Path, twin: Callable[[str], Session]
+) -> None:
+    (session,) = open_recording(original_dir / REAL)
+    expected = twin("celegans__scholz2018_AML175__BrainScanner20180223_141721")
+    np.testing.assert_array_equal(session.traces, expected.traces)
+    np.testing.assert_array_equal(session.time_s, expected.time_s)
+    assert session.rate_hz == pytest.approx(expected.rate_hz)
+    assert session.session == expected.session
+    assert session.unit_names[:2] == ("Activity_0000", "Activity_0001")
+
+
+class Writer:
+    """An NWB file of one imaging plane, written by pynwb."""
+
+    def __init__(self, num_rois: int, accepted: list[bool] | None = None, **subject: Any) -> None:
+        self.file = NWBFile("words", "ident", datetime(2024, 1, 2, tzinfo=UTC), session_id="day2")
+        if subject:
+            self.file.subject = Subject(**subject)
+        optical = OpticalChannel(name="c", description="d", emission_lambda=510.0)
+        plane = self.file.create_imaging_plane(
+            name="plane", optical_channel=optical, description="d", indicator="GCaMP6s",
+            device=self.file.create_device("microscope"), excitation_lambda=488.0, location="tectum",
+        )  # fmt: skip
+        self.ophys = self.file.create_processing_module("ophys", "d")
+        segmentation = ImageSegmentation()
+        self.ophys.add(segmentation)
+        self.table = segmentation.create_plane_segmentation("d", plane, "cells")
+        for roi in range(num_rois):
+            self.table.add_roi(pixel_mask=[(roi, roi, 1.0)], id=100 + roi)
+        if accepted is not None:
+            self.table.add_column("Accepted", "d", data=accepted)
+        self.rois = self.table.create_roi_table_region("d", region=list(range(num_rois)))
+
+    def series(self, container: type, name: str, data: np.ndarray, **fields: Any) -> Writer:
+        timing = {} if "timestamps" in fields else {"rate": 7.5, "starting_time": 0.0}
+        box = container(name=fields.pop("box", container.__name__))
+        self.ophys.add(box)
+        box.add_roi_response_series(
+            RoiResponseSeries(name=name, data=data, rois=self.rois, unit="a", **timing, **fields)
+        )
+        return self
+
+    def save(self, path: Path) -> Path:
+        with NWBHDF5IO(path, "w") as io:
+            io.write(self.file)
+        return path
+
+
+def test_one_series_with_all_that_the_file_tells(tmp_path: Path, traces: np.ndarray) -> None:
+    writer = Writer(4, species="Danio rerio", subject_id="fish7", age="P8D", sex="U")
+    path = writer.series(DfOverF, "RoiResponseSeries", traces).save(tmp_path / "a.nwb")
+    (session,) = open_recording(path)
+    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    assert session.id == f"{tmp_path.name}/fish7/day2"
+    assert (session.species, session.rate_hz, session.signal) == ("zebrafish", 7.5, "dff")
+    assert session.unit_names == ("roi100", "roi101", "roi102", "roi103")
+    assert session.brain_regions == ("tectum",) * 4
+    assert "identity_note" not in session.metadata
+
+
+@pytest.mark.parametrize(
+    ("species", "expected"),
+    [("Caenorhabditis elegans", "celegans"), ("Mus musculus", "mouse"), ("Octopus bocki", "Octopus bocki")],
+)
+def test_species_take_their_common_names_where_they_have_one(
+    tmp_path: Path, traces: np.ndarray, species: str, expected: str
+) -> None:
+    writer = Writer(4, species=species, subject_id="x", age="P8D", sex="U")
+    path = writer.series(Fluorescence, "raw", traces).save(tmp_path / "a.nwb")
+    (session,) = open_recording(path)
+    assert (session.species, session.signal) == (expected, "fluorescence")
+
+
+def test_dff_goes_before_fluorescence_and_the_others_are_named(tmp_path: Path, traces: np.ndarray) -> None:
+    writer = Writer(4).series(Fluorescence, "raw", traces + 9).series(DfOverF, "dff", traces)
+    (session,) = open_recording(writer.save(tmp_path / "a.nwb"))
+    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    assert session.metadata["variable"] == "processing/ophys/DfOverF/dff"
+    assert session.metadata["also_in_the_file"] == "processing/ophys/Fluorescence/raw"
+
+
+def test_neuropil_and_deconvolved_activity_are_not_taken_for_traces(
+    tmp_path: Path, traces: np.ndarray
+) -> None:
+    writer = Writer(4).series(Fluorescence, "plane0", traces)
+    writer.series(Fluorescence, "plane0", traces + 1, box="Neuropil")
+    writer.series(Fluorescence, "plane0", traces + 2, box="Deconvolved")
+    (session,) = open_recording(writer.save(tmp_path / "a.nwb"))
+    assert session.metadata["variable"] == "processing/ophys/Fluorescence/plane0"
+
+
+def test_several_series_are_one_error_that_names_them_and_the_sidecar_decides(
+    tmp_path: Path, traces: np.ndarray
+) -> None:
+    writer = Writer(4).series(DfOverF, "left", traces, box="A").series(DfOverF, "right", traces + 1)
+    path = writer.save(tmp_path / "a.nwb")
+    with pytest.raises(RecordingError, match=r"A/left, .*DfOverF/right.*variable"):
+        open_recording(path)
+    for variable in (
+        "right",
+        "DfOverF",
+        "/processing/ophys/DfOverF/right",
+        "processing/ophys/DfOverF/right/data",
+    ):
+        (session,) = open_recording(path, Sidecar(variable=variable))
+        np.testing.assert_array_equal(session.traces, (traces + 1).astype(np.float32))
+    with pytest.raises(RecordingError, match=r"fits 0 of the series.*A/left"):
+        open_recording(path, Sidecar(variable="middle"))
+
+
+def test_timestamps_give_times_and_rate(tmp_path: Path, traces: np.ndarray) -> None:
+    times = 100 + np.arange(50) / 3.0
+    path = Writer(4).series(DfOverF, "dff", traces, timestamps=times).save(tmp_path / "a.nwb")
+    (session,) = open_recording(path)
+    np.testing.assert_array_equal(session.time_s, times)
+    assert session.rate_hz == pytest.approx(3.0)
+
+
+def test_swapped_axes_are_told_by_the_rois(tmp_path: Path, traces: np.ndarray) -> None:
+    path = Writer(4).series(DfOverF, "dff", traces).save(tmp_path / "a.nwb")
+    with h5py.File(path, "r+") as file:
+        box = file["processing/ophys/DfOverF/dff"]
+        attributes = dict(box["data"].attrs)
+        del box["data"]
+        box["data"] = traces.T
+        box["data"].attrs.update(attributes)
+    (session,) = open_recording(path)
+    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+
+
+def test_conversion_and_accepted_rois_are_applied(tmp_path: Path) -> None:
+    counts = np.arange(80, dtype=np.int16).reshape(20, 4)
+    writer = Writer(4, accepted=[True, False, True, True])
+    writer.series(Fluorescence, "raw", counts, conversion=0.5, offset=1.0)
+    (session,) = open_recording(writer.save(tmp_path / "a.nwb"))
+    np.testing.assert_array_equal(session.traces, counts[:, [0, 2, 3]] * 0.5 + 1)
+    assert session.unit_names == ("roi100", "roi102", "roi103")
+    assert session.metadata["cells"] == "3 of 4 ROIs are accepted as cells"
+
+
+def test_a_file_without_population_says_so(tmp_path: Path) -> None:
+    path = Writer(1).save(tmp_path / "a.nwb")
+    with pytest.raises(RecordingError, match="no population recording"):
+        open_recording(path)
+
+
+def test_series_of_numbered_names_are_units_in_the_order_of_their_numbers(
+    tmp_path: Path, traces: np.ndarray
+) -> None:
+    writer = Writer(1)
+    for unit in range(4):
+        name = f"cell {unit + 8}"
+        series = TimeSeries(name=name, data=traces[:, unit], unit="a", rate=2.0, starting_time=0.0)
+        writer.file.add_acquisition(series)
+    (session,) = open_recording(writer.save(tmp_path / "a.nwb"))
+    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    assert session.unit_names == ("cell 8", "cell 9", "cell 10", "cell 11")
+    assert session.rate_hz == 2.0
+
+
+def test_large_recordings_are_read_by_slices_and_travel_between_processes(
+    tmp_path: Path, traces: np.ndarray, original_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_selected, "MAX_LOADED_BYTES", 0)
+    path = Writer(4).series(DfOverF, "dff", traces).save(tmp_path / "a.nwb")
+    for recording in (path, original_dir / REAL):
+        (session,) = nwb.read(recording, Sidecar())
+        assert not isinstance(session.traces, np.ndarray)
+        travelled = pickle.loads(pickle.dumps(session))
+        np.testing.assert_array_equal(travelled.frames(3, 9), session.frames(0, 20)[3:9])
+    np.testing.assert_array_equal(nwb.read(path, Sidecar())[0].frames(3, 9), traces[3:9].astype(np.float32))
+
+
+def test_a_truncated_file_is_one_clear_error(tmp_path: Path, original_dir: Path) -> None:
+    whole = (original_dir / REAL).read_bytes()
+    path = tmp_path / "cut.nwb"
+    for size in (100, 5000, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(RecordingError, match=r"cut\.nwb"):
+            open_recording(path)
+
+
+def test_many_series_in_one_place_are_units_by_their_own_names(tmp_path: Path, traces: np.ndarray) -> None:
+    names = ["AVAL", "AVAR", "RIML", "RIMR", "SMDDL", "SMDDR", "VB2x", "OLQ"]
+    values = np.concatenate([traces, traces + 1], axis=1)
+    writer = Writer(1)
+    for unit, name in enumerate(names):
+        series = TimeSeries(name=name, data=values[:, unit], unit="a", rate=2.0, starting_time=0.0)
+        writer.file.add_acquisition(series)
+    (session,) = open_recording(writer.save(tmp_path / "a.nwb"))
+    assert sorted(session.unit_names) == sorted(names)
+    expected = values[:, [names.index(name) for name in session.unit_names]]
+    np.testing.assert_array_equal(session.traces, expected.astype(np.float32))

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from forebrain.errors import RecordingError
+from forebrain.sessions import catalogue
+from forebrain.sessions.catalogue import Entry
+from forebrain.sessions.readers import open_recording
+
+ORIGINALS = {
+    "zebrafish-cilva-zf1": ("txt_cilva", "zebrafish__triplett2020_cilva__zf1"),
+    "celegans-kato2015-worm1": ("npz_kato2015", "celegans__kato2015__worm1"),
+    "celegans-dag2023-2022-07-26-31": ("h5_flavell_dag2023", "celegans__dag2023__2022-07-26-31"),
+    "macaque-quartz-2022-12-01": (
+        "inscopix_csv_macaque",
+        "macaque__rhesus_SMA_M1_thebrisklab__Quartz_L_2022_12_01",
+    ),
+    "zebrafinch-seqnmf": ("mat_seqnmf", "zebrafinch__mackevicius2019_seqnmf__isolate_bird"),
+    "rat-nelpy-linear-track": ("spikes_mat_nelpy", "rat__nelpy_hippocampus_spikes__linear-track"),
+}
+
+
+class Server:
+    """Serves bytes by path on this machine and counts the requests."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.num_requests = 0
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.num_requests += 1
+                content = server.files.get(self.path)
+                self.send_response(404 if content is None else 200)
+                self.send_header("Content-Length", str(len(content or b"")))
+                self.end_headers()
+                self.wfile.write(content or b"")
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FOREBRAIN_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def entry_for(server: Server, tmp_path: Path, path: str = "/folder/day%201.npy") -> Entry:
+    """An entry whose file the server has."""
+    np.save(tmp_path / "served.npy", np.random.default_rng(0).normal(size=(50, 4)))
+    content = (tmp_path / "served.npy").read_bytes()
+    server.files[path] = content
+    return Entry(
+        url=server.url + path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        licence="CC0",
+        citation="Nobody 2024",
+        sidecar={"rate_hz": 4.0, "species": "mouse", "subject": "m1", "session": "day1", "dataset": "lab"},
+    )
+
+
+def test_a_recording_comes_with_what_is_needed_to_read_it(server: Server, tmp_path: Path, home: Path) -> None:
+    catalogue.add("mine", entry_for(server, tmp_path))
+    path = catalogue.get("mine")
+    assert path == home / "data" / "mine" / "day 1.npy"
+    (session,) = open_recording(path)
+    assert (session.id, session.rate_hz, session.species) == ("lab/m1/day1", 4.0, "mouse")
+    assert (session.metadata["licence"], session.metadata["citation"]) == ("CC0", "Nobody 2024")
+
+
+def test_what_was_downloaded_is_not_downloaded_again_unless_it_is_damaged(
+    server: Server, tmp_path: Path
+) -> None:
+    catalogue.add("mine", entry_for(server, tmp_path))
+    path = catalogue.get("mine")
+    content = path.read_bytes()
+    assert catalogue.get("mine") == path
+    assert server.num_requests == 1
+    path.write_bytes(content[:-1])
+    assert catalogue.get("mine").read_bytes() == content
+    assert server.num_requests == 2
+
+
+def test_other_bytes_than_expected_are_not_kept(server: Server, tmp_path: Path, home: Path) -> None:
+    catalogue.add("mine", entry_for(server, tmp_path))
+    server.files["/folder/day%201.npy"] = b"something else"
+    with pytest.raises(RecordingError, match=r"mine: .*other bytes than expected"):
+        catalogue.get("mine")
+    assert not (home / "data" / "mine").exists()
+
+
+def test_an_address_that_does_not_answer_is_one_clear_error(
+    server: Server, tmp_path: Path, home: Path
+) -> None:
+    catalogue.add("mine", entry_for(server, tmp_path))
+    server.files.clear()
+    with pytest.raises(RecordingError, match=r"mine: .*404"):
+        catalogue.get("mine")
+    server.close()
+    with pytest.raises(RecordingError, match="cannot be downloaded"):
+        catalogue.get("mine")
+    assert not (home / "data" / "mine").exists()
+
+
+def test_an_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(RecordingError, match=r"nothing: not in the catalogue; it has .*zebrafish-cilva-zf1"):
+        catalogue.get("nothing")
+
+
+def test_own_entries_stand_beside_the_public_ones(server: Server, tmp_path: Path) -> None:
+    public = set(catalogue.catalogue())
+    catalogue.add("mine", entry_for(server, tmp_path))
+    catalogue.add("other", entry_for(server, tmp_path))
+    assert set(catalogue.catalogue()) == public | {"mine", "other"}
+    assert catalogue.catalogue()["mine"] == entry_for(server, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("../mine", {}, "not a name"),
+        ("mine", {"sha256": "abc"}, "64 hexadecimal digits"),
+        ("mine", {"url": "file:///etc/passwd"}, "http or https"),
+        ("mine", {"url": "https://host/folder/"}, "a file at its end"),
+        ("mine", {"url": "https://host/a%2F..%2F.."}, "a file at its end"),
+        ("mine", {"sidecar": {"rate": 3}}, "unknown key rate"),
+    ],
+)
+def test_an_entry_that_makes_no_sense_is_refused_and_nothing_changes(
+    server: Server, tmp_path: Path, home: Path, name: str, change: dict, words: str
+) -> None:
+    good = entry_for(server, tmp_path)
+    with pytest.raises(RecordingError, match=words):
+        catalogue.add(name, Entry(**{**vars(good), **change}))
+    assert not home.exists()
+
+
+def test_a_damaged_user_catalogue_is_named(home: Path) -> None:
+    home.mkdir()
+    for text, words in {
+        "a: [": "not valid YAML",
+        "- a": "expected entries by name",
+        "a: {x: 1}": "url",
+    }.items():
+        (home / "catalogue.yaml").write_text(text)
+        with pytest.raises(RecordingError, match=f"catalogue.yaml.*{words}"):
+            catalogue.catalogue()
+
+
+def test_without_a_home_of_its_own_the_user_folders_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FOREBRAIN_HOME")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert catalogue.user_catalogue() == tmp_path / "config" / "forebrain" / "catalogue.yaml"
+    assert catalogue.data_folder() == tmp_path / "cache" / "forebrain" / "data"
+
+
+def test_every_public_address_is_fixed_to_a_commit() -> None:
+    for name, entry in catalogue.catalogue().items():
+        parts = entry.url.split("/")
+        assert parts[2] == "raw.githubusercontent.com", name
+        assert len(parts[5]) == 40 and int(parts[5], 16), name
+        assert entry.licence and entry.citation and entry.description, name
+    assert set(catalogue.catalogue()) == set(ORIGINALS)
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_public_entries_fit_the_files_and_their_normalized_twins(
+    data_dir: Path, tmp_path: Path, name: str
+) -> None:
+    folder, twin = ORIGINALS[name]
+    entry = catalogue.catalogue()[name]
+    original = data_dir / "original" / folder / entry.file_name
+    assert hashlib.sha256(original.read_bytes()).hexdigest() == entry.sha256
+    (tmp_path / original.name).symlink_to(original)
+    (tmp_path / f"{original.name}.session.yaml").write_text(yaml.safe_dump(dict(entry.sidecar)))
+    (session,) = open_recording(tmp_path / original.name)
+    with np.load(data_dir / "normalized" / f"{twin}.npz") as expected:
+        num_frames, num_units = expected["traces"].shape
+        assert session.num_frames == num_frames
+        assert session.num_units >= num_units  # the twin of the rat lacks two units of few spikes
+        assert session.id == f"{expected['source']}/{expected['subject']}/{expected['session']}"
+        assert session.species == str(expected["species"])
+        assert session.rate_hz == pytest.approx(float(expected["fs"]), rel=1e-3)

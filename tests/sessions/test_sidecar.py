@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.sidecar import Sidecar, parse_sidecar, sidecar_files, sidecar_of
+
+
+def parse(folder: Path, text: str, name: str = "session.yaml") -> Sidecar:
+    (folder / name).write_text(text)
+    return parse_sidecar(folder / name)
+
+
+def test_all_kinds_of_values_are_read(tmp_path: Path) -> None:
+    text = (
+        "rate_hz: 3\nspecies: mouse\nframes_axis: 1\ncolumns: [a, 2]\nsegment_frames: [10, 20]\nbin_s: 0.1\n"
+    )
+    expected = Sidecar(
+        rate_hz=3.0, species="mouse", frames_axis=1, columns=("a", "2"), segment_frames=(10, 20), bin_s=0.1
+    )
+    assert parse(tmp_path, text) == expected
+    assert parse(tmp_path, "") == Sidecar()
+    assert parse(tmp_path, '{"rate_hz": 3}', "session.json") == Sidecar(rate_hz=3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rate: 3", "unknown key rate; allowed are .*rate_hz"),
+        ("rate_hz: fast", "rate_hz is 'fast'; expected a positive number"),
+        ("rate_hz: -1", "expected a positive number"),
+        ("rate_hz: .nan", "expected a positive number"),
+        ("bin_s: true", "expected a positive number"),
+        ("frames_axis: 2", "expected 0 or 1"),
+        ("columns: a", "expected a list of column names"),
+        ("segment_frames: 2.5", "expected a number of frames"),
+        ("segment_frames: [10, 0]", "expected a number of frames"),
+        ("species: [mouse]", "expected text"),
+        ("- a\n- b", "expected keys and values"),
+        ("a: [", "not valid YAML"),
+        ("!!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_mistakes_name_the_key_and_what_is_allowed(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(RecordingError, match=words) as caught:
+        parse(tmp_path, text)
+    assert "session.yaml" in str(caught.value)
+
+
+def test_a_folders_own_sidecar_goes_before_its_neighbour(tmp_path: Path) -> None:
+    recording = tmp_path / "plane0"
+    recording.mkdir()
+    parse(tmp_path, "rate_hz: 1\nspecies: mouse\nsubject: m")
+    parse(recording, "rate_hz: 2\nsubject: n")
+    (tmp_path / "plane0.session.yaml").write_text("subject: o")
+    found = sidecar_of(recording)
+    assert (found.rate_hz, found.species, found.subject) == (2.0, "mouse", "o")
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml", "json"])
+def test_a_sidecar_is_found_with_and_without_the_recordings_own_suffix(tmp_path: Path, suffix: str) -> None:
+    recording = tmp_path / "x.npy"
+    (tmp_path / f"x.session.{suffix}").write_text('{"rate_hz": 1, "subject": "m"}')
+    assert sidecar_of(recording) == Sidecar(rate_hz=1.0, subject="m")
+    (tmp_path / f"x.npy.session.{suffix}").write_text('{"rate_hz": 2}')
+    assert sidecar_of(recording) == Sidecar(rate_hz=2.0, subject="m")
+    (tmp_path / f"session.{suffix}").write_text('{"subject": "n", "species": "mouse"}')
+    assert sidecar_of(recording) == Sidecar(rate_hz=2.0, subject="m", species="mouse")
+    (tmp_path / f"y.session.{suffix}").write_text("of another recording")
+    assert [path.name for path in sidecar_files(recording)] == [
+        f"x.npy.session.{suffix}",
+        f"x.session.{suffix}",
+        f"session.{suffix}",
+    ]

@@ -1,0 +1,328 @@
+"""Preparing many recordings: what is skipped, refused, continued. In this process; Ray has its own tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from forebrain.errors import ConfigError, RecordingError, ShardError
+from forebrain.sessions.session import Session
+from forebrain.shards import prepare as prepare_module
+from forebrain.shards import writer
+from forebrain.shards.index import SessionEntry
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import PrepareResult, map_here, prepare
+from forebrain.shards.reader import ShardSet
+from forebrain.shards.recordings import sha256_of
+
+SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)
+
+
+def open_saved(path: str) -> list[Session]:
+    return [Session.load(path)]
+
+
+def run(recordings: list[str], out: Path, config: PrepareConfig = SMALL, opener=open_saved) -> PrepareResult:
+    return prepare(recordings, str(out), config, opener, run_each=map_here)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_the_same_recordings_give_byte_identical_shards(save_session, tmp_path):
+    recordings = [save_session("a.npz"), save_session("b.npz", num_units=9)]
+    run(recordings, tmp_path / "one")
+    run(recordings[::-1], tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_running_again_opens_and_writes_nothing(save_session, out):
+    recordings = [save_session("a.npz"), save_session("b.npz")]
+    run(recordings, out)
+    before = contents(out)
+
+    def refuse(path: str) -> list[Session]:
+        raise AssertionError(f"{path} was opened")
+
+    result = run(recordings, out, opener=refuse)
+    assert result.num_skipped == len(result.sessions) == 2
+    assert contents(out) == before
+
+
+def test_adding_a_session_leaves_the_others_files_alone(save_session, out):
+    run([save_session("a.npz")], out)
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
+    result = run([save_session("b.npz")], out)
+    assert [entry.session for entry in result.sessions] == ["b"]
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert [entry.session for entry in ShardSet.open(str(out)).sessions] == ["a", "b"]
+
+
+def test_a_changed_recording_is_prepared_again_and_leaves_nothing_of_the_old(save_session, out):
+    recordings = [save_session("a.npz"), save_session("b.npz")]
+    run(recordings, out)
+    fingerprint = ShardSet.open(str(out)).fingerprint
+    save_session("a.npz", num_frames=100)
+    assert run(recordings, out).num_skipped == 1
+    shards = ShardSet.open(str(out))
+    assert shards.sessions[0].num_frames == 100
+    assert shards.fingerprint != fingerprint
+    listed = {shard.name for entry in shards.sessions for shard in entry.shards}
+    assert {f"shards/{path.name}" for path in (out / "shards").iterdir()} == listed
+
+
+def test_a_lost_shard_is_written_again(save_session, out):
+    recordings = [save_session("a.npz"), save_session("b.npz")]
+    run(recordings, out)
+    before = contents(out)
+    next((out / "shards").glob("lab-m1-b*")).unlink()
+    assert run(recordings, out).num_skipped == 1
+    assert contents(out) == before
+
+
+def test_a_damaged_entry_is_written_again(save_session, out):
+    run([save_session("a.npz")], out)
+    before = contents(out)
+    next((out / "sessions").glob("*.json")).write_bytes(b"{}")
+    assert run([save_session("a.npz")], out).num_skipped == 0
+    assert contents(out) == before
+
+
+def test_other_options_for_the_same_place_are_refused(save_session, out):
+    run([save_session("a.npz")], out)
+    with pytest.raises(ConfigError, match="prepared with max_window = 20, and 30 was asked for"):
+        run([save_session("a.npz")], out, PrepareConfig(max_window=30))
+
+
+def test_an_unusable_file_is_one_error_and_the_others_go_on(save_session, tmp_path, out):
+    def opener(path: str) -> list[Session]:
+        if path.endswith("bad.npz"):
+            raise RecordingError(f"{path}: no matrix of traces. Name it in a sidecar file.")
+        return open_saved(path)
+
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(b"x")
+    constant = save_session("constant.npz", traces=np.ones((50, 3), np.float32))
+    missing = str(tmp_path / "missing.npz")
+    result = run([str(bad), constant, save_session("good.npz"), missing], out, opener=opener)
+    assert [entry.session for entry in result.sessions] == ["good"]
+    assert {message.split(":")[0] for message in result.failures} == {str(bad), constant, missing}
+    assert "nothing usable remains" in "".join(result.failures)
+    assert len(ShardSet.open(str(out)).sessions) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "No such file"), OSError("stale"), ShardError("torn")]
+)
+def test_a_recording_that_vanishes_between_the_passes_is_one_failure(save_session, out, error):
+    vanishing = save_session("vanishing.npz")
+    opened: list[str] = []
+
+    def opener(path: str) -> list[Session]:
+        opened.append(path)
+        if path == vanishing and opened.count(path) > 1:
+            raise error
+        return open_saved(path)
+
+    result = run([vanishing, save_session("good.npz")], out, opener=opener)
+    assert [entry.session for entry in result.sessions] == ["good"]
+    (message,) = result.failures
+    assert message.startswith(f"{vanishing}: ")
+
+
+def test_a_disk_error_while_one_recording_is_written_leaves_the_others(save_session, out, monkeypatch):
+    full, good = save_session("full.npz"), save_session("good.npz")
+    run([full, good], out)  # what an older run left of it is not what was asked for now
+    save_session("full.npz", num_frames=300)
+    write_session = prepare_module.write_session
+
+    def write(session: Session, *rest: Any) -> SessionEntry:
+        if session.session == "full":
+            raise OSError(28, "No space left on device")
+        return write_session(session, *rest)
+
+    monkeypatch.setattr(prepare_module, "write_session", write)
+    result = run([full, good], out)
+    assert [entry.session for entry in result.sessions] == ["good"]
+    (message,) = result.failures
+    assert message.startswith(f"{full}: cannot be prepared (No space left on device)")
+    assert str(out) in message
+
+
+def test_failures_are_reported_again_by_every_run(save_session, out):
+    recordings = [save_session("good.npz"), save_session("flat.npz", traces=np.ones((50, 3), np.float32))]
+    assert run(recordings, out).failures == run(recordings, out).failures != ()
+
+
+def test_when_nothing_is_usable_no_index_is_written(save_session, out):
+    with pytest.raises(RecordingError, match="none of 1 recordings can be used"):
+        run([save_session("flat.npz", traces=np.ones((50, 3), np.float32))], out)
+    assert not (out / "index.json").exists()
+
+
+def test_the_second_recording_with_the_same_id_is_an_error_that_names_both(save_session, out):
+    first, second = save_session("a.npz", name="same"), save_session("b.npz", name="same", num_frames=99)
+    result = run([first, second], out)
+    assert result.sessions[0].num_frames == 400
+    (message,) = result.failures
+    assert message.startswith(f"{second}: session lab/m1/same was already found in {first}")
+
+
+def test_a_recording_of_several_sessions_is_skipped_only_when_all_are_done(save_session, make_session, out):
+    path = save_session("a.npz")
+
+    def opener(path: str) -> list[Session]:
+        return [make_session("one"), make_session("two")]
+
+    run([path], out, opener=opener)
+    next((out / "sessions").glob("lab-m1-two*.json")).unlink()
+    result = run([path], out, opener=opener)
+    assert result.num_skipped == 1
+    assert [entry.session for entry in result.sessions] == ["one", "two"]
+
+
+@pytest.mark.parametrize("at", ["first shard", "later shard", "arrays", "entry", "index"])
+def test_a_killed_run_leaves_nothing_that_passes_for_complete_and_continues(save_session, tmp_path, out, at):
+    recordings = [save_session("a.npz"), save_session("b.npz")]
+    run(recordings, tmp_path / "expected")
+    point = {"first shard": 1, "later shard": 3, "arrays": 4, "entry": 5, "index": 11}[at]
+    script = f"""
+import os, signal
+from forebrain.sessions.session import Session
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
+from pathlib import Path
+replace, count = Path.replace, 0
+def kill_before(self, target):  # every file appears by a rename
+    global count
+    count += 1
+    if count == {point}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+Path.replace = kill_before
+prepare({recordings!r}, {str(out)!r}, {SMALL!r}, lambda path: [Session.load(path)], run_each=map_here)
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": _source()}, check=False
+    )
+    assert killed.returncode == -9
+    with pytest.raises(ShardError, match=r"no index\.json"):
+        ShardSet.open(str(out))
+    run(recordings, out)
+    assert contents(out) == contents(tmp_path / "expected")
+
+
+def test_events_are_binned_and_rates_made_equal_when_asked(save_session, make_session, tmp_path):
+    traces = make_session(num_frames=1000).traces.copy()
+    traces[np.random.default_rng(0).random(traces.shape) < 0.99] = 0
+    events = save_session("events.npz", traces=traces, rate_hz=20.0)
+    dense = save_session("dense.npz", rate_hz=8.0)
+    result = run([events, dense], tmp_path / "binned")
+    assert {entry.session: entry.rate_hz for entry in result.sessions} == {"events": 2.0, "dense": 8.0}
+    assert "events_binned" in result.sessions[1].report.kinds()
+    result = run([events, dense], tmp_path / "plain", PrepareConfig(event_rate_hz=None))
+    assert result.sessions[1].rate_hz == 20.0
+    unknown = save_session("unknown.npz", rate_hz=None)
+    result = run(
+        [events, dense, unknown], tmp_path / "equal", PrepareConfig(event_rate_hz=None, resample_hz=4.0)
+    )
+    assert {entry.rate_hz for entry in result.sessions} == {4.0}
+    assert "its rate is not known" in result.failures[0]
+
+
+def test_components_replace_units_when_asked(save_session, out):
+    run([save_session("a.npz")], out, PrepareConfig(pca=4))
+    shards = ShardSet.open(str(out))
+    fit = shards.fit(0, "chronological")
+    assert fit.num_outputs == 4
+    assert fit.apply(shards.read(0, 0, 64)).shape == (64, 4)
+
+
+def test_simulated_sessions_need_no_file(out):
+    address = "sim://sim-celegans/0?seed=0"
+    result = prepare([address], str(out), PrepareConfig(), run_each=map_here)
+    assert result.sessions[0].source.name == address
+    assert result.sessions[0].report.findings == ()
+
+
+def test_a_source_is_its_bytes_and_its_sidecars(save_session, tmp_path):
+    path = Path(save_session("a.npz"))
+    hashes = {sha256_of(str(path))}
+    for sidecar in ("a.session.yaml", "a.npz.session.json", "session.yaml"):
+        (path.parent / sidecar).write_text("rate_hz: 3")
+        hashes.add(sha256_of(str(path)))
+    folder = tmp_path / "folder.zarr"
+    folder.mkdir()
+    (folder / "chunk").write_bytes(b"1")
+    hashes.add(sha256_of(str(folder)))
+    (folder / "chunk").write_bytes(b"2")
+    hashes.add(sha256_of(str(folder)))
+    (folder.parent / "folder.session.yml").write_text("rate_hz: 3")
+    hashes.add(sha256_of(str(folder)))
+    (folder.parent / "other.session.yml").write_text("rate_hz: 3")
+    hashes.add(sha256_of(str(folder)))
+    assert len(hashes) == 7
+
+
+def test_a_recording_larger_than_memory_is_prepared_and_read_in_pieces(tmp_path):
+    """256 MiB of frames, and 100 MiB of memory more than the idle process has."""
+    script = f"""
+import resource
+import numpy as np
+from forebrain.sessions.session import Session
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
+from forebrain.shards.reader import ShardSet
+
+class Generated:  # made as it is read
+    shape = (8192, 8192)
+    def __getitem__(self, part):
+        frame = np.arange(part.start, part.stop, dtype=np.int32)[:, None]
+        unit = np.arange(8192, dtype=np.int32)
+        values = ((frame * 7919 + unit * 4729) % 10007).astype(np.float32)
+        values[(frame + unit) % 5003 == 5002 + (frame == 0)] = np.nan
+        return values
+
+status = dict(line.split(":") for line in open("/proc/self/status") if line.startswith("VmData"))
+limit = (int(status["VmData"].split()[0]) << 10) + (100 << 20)
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try:
+    np.ones(200 << 20, np.uint8)
+except MemoryError:
+    pass
+else:
+    raise SystemExit("the limit is not enforced")
+out = {str(tmp_path / "out")!r}
+opener = lambda path: [Session(Generated(), 2.0, "zebrafish", "f", "s", "big")]
+prepare([{str(Path(__file__))!r}], out, PrepareConfig(max_window=64), opener, run_each=map_here)
+window = ShardSet.open(out).read(0, 6345, 6409)
+source = Generated()[slice(6344, 6409)]
+missing = np.isnan(source[1:])
+assert missing.any()
+assert np.array_equal(window, np.where(missing, source[:-1], source[1:]))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": _source(), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert sum(path.stat().st_size for path in (tmp_path / "out" / "shards").iterdir()) > 256 << 20
+
+
+def _source() -> str:
+    return str(Path(writer.__file__).parents[2])

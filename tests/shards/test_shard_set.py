@@ -1,0 +1,181 @@
+"""Reading windows back from a local set."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.errors import ShardError
+from forebrain.sessions.session import Session
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
+from forebrain.shards.reader import ShardSet
+
+SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def recordings(save_session) -> list[str]:
+    segment_ids = np.repeat([0, 1], [150, 250])
+    return [save_session("a.npz", segment_ids=segment_ids), save_session("b.npz", num_units=9)]
+
+
+@pytest.fixture
+def shards(recordings, out) -> ShardSet:
+    prepare(recordings, str(out), SMALL, lambda path: [Session.load(path)], run_each=map_here)
+    return ShardSet.open(str(out))
+
+
+def test_every_window_is_read_back_exactly(shards, recordings):
+    for number, path in enumerate(recordings):
+        traces = Session.load(path).traces
+        entry = shards.sessions[number]
+        for low, high in entry.segments:
+            for start in range(low, high - 20 + 1, 3):
+                np.testing.assert_array_equal(
+                    shards.read(number, start, start + 20), traces[start : start + 20]
+                )
+        np.testing.assert_array_equal(shards.read(number, 399, 400), traces[399:])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(140, 160), (0, 21), (395, 405), (10, 10), (-5, 5)])
+def test_what_is_no_window_of_the_session_is_refused(shards, start, stop):
+    with pytest.raises(ShardError, match=f"frames {start} to {stop} are no readable window"):
+        shards.read(0, start, stop)
+
+
+def test_fits_normalise_to_zero_mean_and_unit_spread(shards, recordings):
+    traces = Session.load(recordings[0]).traces
+    normal = shards.fit(0, "chronological").apply(traces)
+    np.testing.assert_allclose(normal[:240].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(normal[:240].std(0), 1, atol=1e-5)
+    assert shards.fit(0, "poco").num_outputs == 6
+    with pytest.raises(ShardError, match="no fit for protocol 'other'"):
+        shards.fit(0, "other")
+
+
+def test_a_pickled_set_opens_the_same_data(shards):
+    again = pickle.loads(pickle.dumps(shards))
+    assert again.fingerprint == shards.fingerprint
+    np.testing.assert_array_equal(again.read(1, 7, 27), shards.read(1, 7, 27))
+
+
+def test_a_set_that_changed_is_not_reopened_as_the_same(shards, recordings, out, save_session):
+    pickled = pickle.dumps(shards)
+    save_session("a.npz", num_frames=300)
+    prepare(recordings, str(out), SMALL, lambda path: [Session.load(path)], run_each=map_here)
+    with pytest.raises(ShardError, match="changed while they were in use"):
+        pickle.loads(pickled)
+
+
+def test_threads_read_the_same_as_one(shards):
+    wrong = []
+
+    def read(seed: int) -> None:
+        for start in np.random.default_rng(seed).integers(150, 380, 200):
+            window = shards.read(0, int(start), int(start) + 20)
+            if not np.array_equal(window, expected[start : start + 20]):
+                wrong.append(start)
+
+    expected = np.zeros((400, 6), np.float32)
+    for start in range(150, 400, 10):
+        expected[start : start + 10] = shards.read(0, start, start + 10)
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_flipped_bit_is_found_and_placed(shards, out):
+    entry = shards.sessions[0]
+    stretch = entry.stretches[1]
+    path = out / entry.shards[stretch.shard].name
+    data = bytearray(path.read_bytes())
+    page_bytes = entry.page_frames * 24
+    data[stretch.offset + page_bytes + 5] ^= 1
+    path.write_bytes(data)
+    fresh = ShardSet.open(str(out))
+    expected = f"{path.name}.*{stretch.key}, page 1 at byte {stretch.offset + page_bytes}"
+    with pytest.raises(ShardError, match=expected):
+        fresh.read(0, stretch.start + entry.page_frames, stretch.start + entry.page_frames + 5)
+
+
+def test_a_set_without_an_index_was_not_finished(shards, out):
+    (out / "index.json").unlink()
+    with pytest.raises(ShardError, match=r"no index\.json"):
+        ShardSet.open(str(out))
+
+
+def test_a_missing_or_short_shard_is_named(shards, out):
+    path = out / shards.sessions[1].shards[0].name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ShardError, match=rf"{path.name} has \d+ bytes; expected"):
+        ShardSet.open(str(out))
+    path.unlink()
+    with pytest.raises(ShardError, match=f"{path.name} is missing"):
+        ShardSet.open(str(out))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        (b"forebrain-shards-1", b"forebrain-shards-9", "has format 'forebrain-shards-9'"),
+        (b'"entry_sha256":"', b'"entry_sha256":"0', "does not match its own fingerprint"),
+        (b"{", b"[", "not valid JSON"),
+        (b'"max_window":20,', b'"max_window":40,', "does not match its own fingerprint"),
+        (b'"page_bytes":200,', b'"page_bytes":100,', "does not match its own fingerprint"),
+        (b'"pca":null', b'"pca":3', "does not match its own fingerprint"),
+        (b'"key":', b'"other":1,"key":', "not of format"),
+    ],
+)
+def test_an_index_that_was_changed_is_refused(shards, out, old, new, match):
+    path = out / "index.json"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(ShardError, match=match):
+        ShardSet.open(str(out))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "3",
+        *('{"format":"forebrain-shards-1"' + rest for rest in ("}", ',"fingerprint":"","sessions":[3]}')),
+    ],
+)
+def test_what_is_no_index_is_one_clear_error_and_prepare_mends_it(shards, recordings, out, text):
+    good = (out / "index.json").read_bytes()
+    (out / "index.json").write_text(text)
+    with pytest.raises(ShardError, match=r"index\.json is not .*Remove it and run prepare again"):
+        ShardSet.open(str(out))
+    (out / "index.json").unlink()
+    result = prepare(recordings, str(out), SMALL, lambda path: [Session.load(path)], run_each=map_here)
+    assert result.num_skipped == 2
+    assert (out / "index.json").read_bytes() == good
+
+
+def test_an_entry_other_than_the_indexed_one_is_refused(shards, out):
+    path = out / shards.sessions[0].name
+    path.write_bytes(path.read_bytes().replace(b'"mouse"', b'"horse"'))
+    with pytest.raises(ShardError, match="not the entry that was indexed"):
+        ShardSet.open(str(out))
+
+
+def test_damaged_fits_are_refused(shards, out):
+    path = out / shards.sessions[0].arrays_name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match="does not match its checksum"):
+        shards.fit(0, "chronological")

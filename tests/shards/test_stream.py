@@ -1,0 +1,129 @@
+"""The stream: batches of real windows, the same for any workers, from any step, in order and at once."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from forebrain.errors import ShardError
+from forebrain.scoring.protocols import PROTOCOLS
+from forebrain.shards.reader import ShardSet
+from forebrain.shards.stream import Batch, MixtureConfig, Stream, build_order
+from forebrain.shards.windows import ShardWindows
+
+UNIFORM = MixtureConfig(exponent=1.0, largest_share=1.0)
+
+
+@pytest.fixture
+def windows(small_shards: str) -> ShardWindows:
+    return ShardWindows(ShardSet.open(small_shards), "chronological", 12, 4)
+
+
+def stream(windows: ShardWindows, worker: int = 0, num_workers: int = 1, batch_size: int = 8) -> Stream:
+    return Stream(windows, build_order(windows, batch_size, 0, UNIFORM), worker, num_workers)
+
+
+def contents(batches: list[Batch]) -> dict[str, list[bytes]]:
+    """Windows by session, as bytes, in a fixed order."""
+    found: dict[str, list[bytes]] = {}
+    for batch in batches:
+        for group in batch.groups:
+            joined = np.concatenate([group.context, group.target], axis=1)
+            found.setdefault(group.session, []).extend(window.tobytes() for window in joined)
+    return {session: sorted(found[session]) for session in sorted(found)}
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_workers_together_read_what_one_reads(windows: ShardWindows, num_workers: int) -> None:
+    alone = stream(windows)
+    several = [stream(windows, worker, num_workers) for worker in range(num_workers)]
+    for step in (0, 1, 50, 10**9):
+        whole = alone.batch(step)
+        parts = [each.batch(step) for each in several]
+        assert contents(parts) == contents([whole])
+        assert {(part.num_windows, part.num_rows) for part in parts} == {(whole.num_windows, whole.num_rows)}
+    owned = [session.id for each in several for session in each.owned_sessions]
+    assert sorted(owned) == sorted(session.id for session in alone.owned_sessions)
+
+
+def test_an_epoch_holds_every_training_window_exactly_once(windows: ShardWindows) -> None:
+    reader = stream(windows)
+    order = build_order(windows, 8, 0, UNIFORM)
+    used: Counter[tuple[str, bytes]] = Counter()
+    for step in range(order.steps_each_epoch):
+        for session, items in contents([reader.batch(step)]).items():
+            used.update((session, item) for item in items)
+    expected: set[tuple[str, bytes]] = set()
+    for index, info in enumerate(windows.sessions):
+        context, target, _ = windows.read(index, "train", np.arange(windows.num_windows(index, "train")))
+        joined = np.concatenate([context, target], axis=1)
+        expected |= {(info.id, window.tobytes()) for window in joined}
+    assert set(used) == expected
+    assert set(used.values()) == {1}
+
+
+def test_a_resume_goes_on_with_the_very_next_batch(windows: ShardWindows) -> None:
+    whole = [contents([batch]) for batch in stream(windows).batches(0, 12)]
+    resumed = [contents([batch]) for batch in stream(windows).batches(5, 12)]
+    assert resumed == whole[5:]
+
+
+def test_the_batch_of_a_far_step_comes_as_fast_as_the_first(windows: ShardWindows) -> None:
+    reader = stream(windows)
+
+    def seconds(step: int) -> float:
+        began = time.perf_counter()
+        reader.batch(step)
+        return time.perf_counter() - began
+
+    near = min(seconds(step) for step in range(1, 20))
+    far = min(seconds(10**9 + step) for step in range(1, 20))
+    assert far < 5 * near + 0.01
+
+
+def test_windows_are_normalised_by_the_training_part_alone(windows: ShardWindows) -> None:
+    raw, fit = windows.shards.read(0, 0, 100), windows.shards.fit(0, "chronological")
+    context, _, starts = windows.read(0, "train", np.array([0]))
+    np.testing.assert_allclose(context[0], fit.apply(raw)[starts[0] : starts[0] + 12], rtol=1e-6)
+    entry = windows.shards.sessions[0]
+    (fitted,) = entry.fits["chronological"]
+    assert fitted == (0, int(entry.num_frames * 0.6))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_mean_forecast_is_the_mean_of_the_training_part(small_shards: str, protocol: str) -> None:
+    windows = ShardWindows(ShardSet.open(small_shards), protocol, 12, 4)
+    fit = windows.shards.fit(0, protocol)
+    frames = int(windows.shards.sessions[0].num_frames * 0.6)
+    expected = fit.apply(windows.shards.read(0, 0, frames)).mean(axis=0)
+    np.testing.assert_allclose(windows.training_mean(0), expected, atol=1e-5)
+
+
+def test_reading_ahead_ends_with_its_consumer(windows: ShardWindows) -> None:
+    import threading
+
+    batches = stream(windows).batches(0, 10**6)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+
+
+def test_a_window_longer_than_the_shards_were_prepared_for_is_refused(small_shards: str) -> None:
+    with pytest.raises(ShardError, match="max_window"):
+        ShardWindows(ShardSet.open(small_shards), "chronological", 400, 16)
+
+
+def test_a_value_that_is_not_finite_is_found_before_the_model_sees_it(
+    windows: ShardWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_nan(session: int, start: int, stop: int) -> np.ndarray:
+        frames = np.zeros((stop - start, windows.sessions[session].num_units), dtype=np.float32)
+        frames[3, 1] = np.nan
+        return frames
+
+    monkeypatch.setattr(windows.shards, "read", with_nan)
+    with pytest.raises(ShardError, match=r"lab-.*window at frame \d+ holds a value that is not finite"):
+        stream(windows).batch(0)

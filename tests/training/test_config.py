@@ -1,0 +1,70 @@
+"""Configs: from YAML and the command line, errors that name the key, before any work starts."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from forebrain.config import from_values, parse
+from forebrain.errors import ConfigError
+from forebrain.training.config import PretrainConfig, TrainingConfig
+
+GIVEN = ["--data", "shards", "--out", "run"]
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("training:\n  steps: 7\n  batch_size: 3\nseed: 5\n")
+    config = parse(PretrainConfig, [*GIVEN, "--config", str(file), "--training.steps", "9"])
+    assert (config.training.steps, config.training.batch_size, config.seed) == (9, 3, 5)
+    assert config.model.width == 128
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--training.stepz", "5"], ["--training.stepz", "Did you mean --training.steps"]),
+        (["--training.steps", "0"], ["training.steps is 0", "1 or more"]),
+        (["--training.steps", "many"], ["training.steps", "many"]),
+        (["--protocol", "random"], ["protocol", "chronological", "random"]),
+        (["--training.learning_rate", "-1"], ["training.learning_rate is -1"]),
+        (["--model.token_length", "7"], ["model.token_length is 7", "48"]),
+        (["--workers", "-1"], ["workers is -1"]),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_is_allowed(arguments: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(PretrainConfig, [*GIVEN, *arguments])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_key_in_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("training:\n  batch_siz: 3\n")
+    with pytest.raises(ConfigError, match="batch_siz"):
+        parse(PretrainConfig, [*GIVEN, "--config", str(file)])
+
+
+def test_a_missing_option_is_named() -> None:
+    with pytest.raises(ConfigError, match="out"):
+        from_values(PretrainConfig, {"data": "shards"})
+
+
+def test_the_protocol_decides_what_the_user_does_not() -> None:
+    published = TrainingConfig().resolved("poco")
+    assert (published.learning_rate, published.schedule, published.warmup_steps) == (3e-4, "constant", 0)
+    assert published.amsgrad and published.joint_clip and published.move_unread_interfaces
+    own = TrainingConfig(learning_rate=0.01, amsgrad=True).resolved("chronological")
+    assert own.learning_rate == 0.01 and own.amsgrad and not own.joint_clip
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
+    training = TrainingConfig(steps=100, learning_rate=1.0, warmup_steps=10).resolved("chronological")
+    rates = [training.learning_rate_at(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.1)
+    assert all(after <= before for before, after in itertools.pairwise(rates[10:]))

@@ -1,0 +1,269 @@
+"""The loop: learns, resumes exactly, and computes the same for any number of workers and parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from forebrain.errors import CheckpointError, DivergenceError, ShardError
+from forebrain.storage import Folder
+from forebrain.training.checkpoints import CheckpointStore
+from forebrain.training.collectives import WorkerGroup
+from forebrain.training.config import PretrainConfig
+from forebrain.training.loop import Trainer
+from forebrain.training.run_folder import RunFolder
+from forebrain.training.telemetry import MetricsLog
+from forebrain.training.trained import TrainedModel
+
+Make = Callable[..., PretrainConfig]
+Train = Callable[[PretrainConfig], list[dict[str, Any]]]
+NO_DROPOUT = {"feed_forward_dropout": 0.0, "branch_dropout": 0.0}
+
+
+def losses(events: list[dict[str, Any]]) -> list[float]:
+    return [event["loss"] for event in events if event["kind"] == "step"]
+
+
+def test_training_learns_to_beat_copy(make_config: Make, train: Train) -> None:
+    config = make_config(training={"steps": 150, "validate_every": 150, "checkpoint_every": 150})
+    events = train(config)
+    assert sum(losses(events)[-10:]) < 0.9 * sum(losses(events)[:10])
+    scores = [event["score"] for event in events if event["kind"] == "validation"]
+    assert scores[-1] > 0.1
+
+
+@pytest.mark.parametrize("protocol", ["chronological", "poco"])
+def test_a_run_that_stopped_goes_on_bit_for_bit(make_config: Make, train: Train, protocol: str) -> None:
+    whole = losses(train(make_config("whole", protocol=protocol)))
+    config = make_config("broken", protocol=protocol)
+    seen: list[dict[str, Any]] = []
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut_after_five(event: dict[str, Any]) -> None:
+        seen.append(event)
+        if event["kind"] == "step" and event["step"] == 5:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        Trainer(config, WorkerGroup(), torch.device("cpu"), cut_after_five).run()
+    resumed = train(config)
+    assert resumed[0]["step"] == 4
+    assert losses(seen) == whole[:5]
+    assert losses(resumed) == whole[4:]
+
+
+def test_a_finished_run_has_nothing_left_to_do(make_config: Make, train: Train) -> None:
+    train(make_config())
+    assert [event["kind"] for event in train(make_config())] == ["start", "end"]
+
+
+def test_a_run_of_another_config_is_refused_and_the_difference_named(make_config: Make, train: Train) -> None:
+    train(make_config())
+    with pytest.raises(CheckpointError, match=r"training.batch_size was 8 and is now 4"):
+        train(make_config(training={"batch_size": 4}))
+
+
+def test_other_data_is_refused(make_config: Make, train: Train) -> None:
+    config = make_config()
+    train(config)
+    store = CheckpointStore(Folder(config.out).child("checkpoints"))
+    for name in [name for name in store.folder.names() if name.endswith(".json")]:
+        record = json.loads(store.folder.read(name))
+        record["record"]["data_fingerprint"] = "0" * 64
+        store.folder.write(name, json.dumps(record).encode())
+    with pytest.raises(CheckpointError, match="trained on other data"):
+        train(config)
+
+
+def test_accumulation_changes_the_memory_and_not_the_result(make_config: Make, train: Train) -> None:
+    whole = losses(train(make_config("whole", model=NO_DROPOUT)))
+    parts = losses(train(make_config("parts", model=NO_DROPOUT, training={"accumulation": 3})))
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_bf16_trains_near_fp32(make_config: Make, train: Train) -> None:
+    exact = losses(train(make_config("fp32", model=NO_DROPOUT)))
+    rough = losses(train(make_config("bf16", model=NO_DROPOUT, training={"precision": "bf16"})))
+    assert rough != exact
+    assert rough == pytest.approx(exact, rel=0.02)
+
+
+def test_training_stops_when_validation_no_longer_improves(make_config: Make, train: Train) -> None:
+    config = make_config(
+        training={"steps": 40, "validate_every": 1, "patience": 2, "learning_rate": 1e-30, "warmup_steps": 0}
+    )
+    end = train(config)[-1]
+    assert end["stopped_early"] and end["step"] < 40
+
+
+def test_interfaces_that_no_window_reads_stay_as_they_were(make_config: Make) -> None:
+    config = make_config(training={"batch_size": 1})
+    trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
+    batch = trainer.stream.batch(0)
+    before = {name: own.unit.detach().clone() for name, own in trainer.state.interfaces.items()}
+    trainer.step(batch)
+    moved = {name for name, own in trainer.state.interfaces.items() if not own.unit.equal(before[name])}
+    assert moved == {batch.groups[0].session}
+
+
+def test_a_loss_that_is_not_finite_names_step_and_sessions(make_config: Make) -> None:
+    trainer = Trainer(make_config(), WorkerGroup(), torch.device("cpu"), lambda event: None)
+    batch = trainer.stream.batch(0)
+    batch.groups[0].context[:] = float("nan")
+    with pytest.raises(DivergenceError, match=f"step 0.*{batch.groups[0].session}"):
+        trainer.step(batch)
+
+
+def test_a_damaged_shard_stops_the_run_at_its_step(make_config: Make, train: Train, tmp_path: Path) -> None:
+    import shutil
+
+    copied = tmp_path / "copied"
+    shutil.copytree(make_config().data, copied)
+    for tar in (copied / "shards").glob("*.tar"):
+        content = bytearray(tar.read_bytes())
+        content[len(content) // 2] ^= 1
+        tar.write_bytes(bytes(content))
+    with pytest.raises(ShardError, match=r"\.tar"):
+        train(make_config(data=str(copied)))
+
+
+def test_when_every_checkpoint_is_damaged_nothing_starts_over(make_config: Make, train: Train) -> None:
+    config = make_config()
+    train(config)
+    for path in Path(config.out).glob("checkpoints/*/backbone.safetensors"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        train(config)
+
+
+def test_without_validation_windows_training_neither_stops_early_nor_fails(
+    make_config: Make, train: Train
+) -> None:
+    config = make_config(model={"context": 36, "horizon": 12}, training={"validate_every": 1, "patience": 1})
+    events = train(config)
+    assert events[0]["without_windows"]["validation"]
+    assert events[-1]["step"] == 6 and not events[-1]["stopped_early"]
+
+
+def test_the_trained_model_is_the_best_checkpoint(make_config: Make, train: Train) -> None:
+    config = make_config()
+    run = RunFolder(config.out)
+    run.write_config(config)
+    train(config)
+    trained = TrainedModel.load(run)
+    best = min(
+        CheckpointStore(run.folder.child("checkpoints")).list(),
+        key=lambda found: float("inf") if found.validation_loss is None else found.validation_loss,
+    )
+    assert trained.checkpoint == best
+    assert set(trained.interfaces) == {
+        "lab-a/subject-one/one",
+        "lab-a/subject-two/two",
+        "lab-b/subject-three/three",
+    }
+
+
+def test_metrics_hold_each_step_once_after_a_resume(make_config: Make) -> None:
+    config = make_config()
+    run = RunFolder(config.out)
+
+    class PowerCutError(Exception):
+        pass
+
+    def attempt(cut_at: int | None) -> None:
+        log = MetricsLog(run)
+
+        def report(event: dict[str, Any]) -> None:
+            log(event)
+            if event["kind"] == "step" and event["step"] == cut_at:
+                raise PowerCutError
+
+        Trainer(config, WorkerGroup(), torch.device("cpu"), report).run()
+
+    with pytest.raises(PowerCutError):
+        attempt(5)
+    attempt(None)
+    steps = [row["step"] for row in run.read_metrics() if row["kind"] == "step"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def _worker(rank: int, size: int, config: PretrainConfig, results: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{results}/store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    events: list[dict[str, Any]] = []
+    error = ""
+    try:
+        Trainer(config, WorkerGroup(), torch.device("cpu"), events.append).run()
+    except Exception as caught:
+        error = f"{type(caught).__name__}: {caught}"
+    Path(f"{results}/{rank}.json").write_text(json.dumps({"losses": losses(events), "error": error}))
+    dist.destroy_process_group()
+
+
+def _failing_worker(rank: int, size: int, results: str) -> None:
+    store = dist.FileStore(f"{results}/store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+
+    def work() -> int:
+        if rank == 1:
+            raise ShardError("a damaged page")
+        return rank
+
+    try:
+        WorkerGroup().gather_from(work)
+    except Exception as caught:
+        Path(f"{results}/{rank}").write_text(type(caught).__name__)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_when_one_worker_fails_between_steps_all_stop(tmp_path: Path) -> None:
+    multiprocessing.spawn(_failing_worker, (2, str(tmp_path)), nprocs=2)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["StoppedByPeerError", "ShardError"]
+
+
+def run_workers(size: int, config: PretrainConfig, folder: Path) -> list[dict[str, Any]]:
+    folder.mkdir()
+    multiprocessing.spawn(_worker, (size, config, str(folder)), nprocs=size)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+
+
+def test_two_workers_train_what_one_trains_and_one_goes_on_where_two_stopped(
+    make_config: Make, train: Train, tmp_path: Path
+) -> None:
+    alone = losses(train(make_config("alone", model=NO_DROPOUT)))
+    config = make_config("together", model=NO_DROPOUT)
+    first, second = run_workers(2, config, tmp_path / "results")
+    assert first["losses"] == pytest.approx(alone, rel=1e-5)
+    assert second["losses"] == []  # only the first worker reports
+    (last,) = [c for c in CheckpointStore(Folder(config.out).child("checkpoints")).list() if c.step == 6]
+    assert sorted(stored.name for stored in last.files) == [
+        "backbone.safetensors", "interfaces-00000.safetensors", "interfaces-00001.safetensors",
+    ]  # fmt: skip
+    CheckpointStore(Folder(config.out).child("checkpoints")).folder.remove("00000006.json")
+    assert losses(train(config)) == pytest.approx(alone[4:], rel=1e-5)
+
+
+def test_when_one_worker_meets_a_damaged_shard_all_stop(make_config: Make, tmp_path: Path) -> None:
+    import shutil
+
+    copied = tmp_path / "copied"
+    shutil.copytree(make_config().data, copied)
+    tar = min((copied / "shards").glob("*.tar"))
+    content = bytearray(tar.read_bytes())
+    content[len(content) // 2] ^= 1
+    tar.write_bytes(bytes(content))
+    errors = [
+        result["error"] for result in run_workers(2, make_config(data=str(copied)), tmp_path / "results")
+    ]
+    assert sorted(error.split(":")[0] for error in errors) == ["ShardError", "StoppedByPeerError"]
