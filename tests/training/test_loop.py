@@ -206,8 +206,11 @@ def _worker(rank: int, size: int, config: PretrainConfig, results: str) -> None:
         Trainer(config, WorkerGroup(), torch.device("cpu"), events.append).run()
     except Exception as caught:
         error = f"{type(caught).__name__}: {caught}"
-    Path(f"{results}/{rank}.json").write_text(json.dumps({"losses": losses(events), "error": error}))
     dist.destroy_process_group()
+    # Threads of the group that are left would race with the end of the interpreter and abort it.
+    left = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not [name for name in left if "gloo" in name], left
+    Path(f"{results}/{rank}.json").write_text(json.dumps({"losses": losses(events), "error": error}))
 
 
 def _failing_worker(rank: int, size: int, results: str) -> None:

@@ -7,6 +7,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Imported before there is a process group: the default arguments in it would otherwise hold the group that
+# exists when an optimiser first imports it, whose threads then outlive destroy_process_group and, now and
+# then, abort the process as it ends.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from forebrain.errors import StoppedByPeerError
