@@ -109,9 +109,9 @@ def test_interfaces_that_no_window_reads_stay_as_they_were(make_config: Make) ->
     config = make_config(training={"batch_size": 1})
     trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
     batch = trainer.stream.batch(0)
-    before = {name: own.unit.detach().clone() for name, own in trainer.state.interfaces.items()}
+    before = {name: own.unit.detach().clone() for name, own in trainer.interfaces.of_session.items()}
     trainer.step(batch)
-    moved = {name for name, own in trainer.state.interfaces.items() if not own.unit.equal(before[name])}
+    moved = {name for name, own in trainer.interfaces.of_session.items() if not own.unit.equal(before[name])}
     assert moved == {batch.groups[0].session}
 
 

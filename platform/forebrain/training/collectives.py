@@ -20,12 +20,17 @@ T = TypeVar("T")
 
 
 class WorkerGroup:
-    """The workers of a run: torch.distributed's process group where there is one, else this process."""
+    """The workers of a run: torch.distributed's process group where there is one, else this process.
+
+    Attributes:
+        bytes_given: bytes that this worker has given to collective calls so far.
+    """
 
     def __init__(self) -> None:
         self._distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank = dist.get_rank() if self._distributed else 0
         self.size = dist.get_world_size() if self._distributed else 1
+        self.bytes_given = 0
 
     @property
     def is_first(self) -> bool:
@@ -36,6 +41,7 @@ class WorkerGroup:
         if not self._distributed or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self.bytes_given += flat.nbytes
         dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from forebrain.errors import CheckpointError, DivergenceError, ForebrainError, StoppedByPeerError
-from forebrain.models.contract import SessionInput
+from forebrain.models.contract import Interface, SessionInput
 from forebrain.models.poco import Poco
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.scoring.evaluate import Evaluation, evaluate
@@ -32,7 +32,9 @@ from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.run_folder import RunFolder, check_same_run
-from forebrain.training.state import TrainingState, derived_seed
+from forebrain.training.state import Interfaces, derived_seed
+from forebrain.training.strategies import Strategy, build_strategy
+from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -48,6 +50,20 @@ class StepResult:
 
     loss: float
     gradient_norm: float
+
+
+class StepTotals:
+    """What is summed over the workers in the message that carries the backbone's gradients.
+
+    Attributes:
+        error: errors of this worker's windows, summed.
+        interface_square: sum of squares of its interfaces' gradients.
+        failed: workers that could not read their part.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.tensor = torch.zeros(3, device=device)
+        self.error, self.interface_square, self.failed = self.tensor.unbind()
 
 
 @dataclass
@@ -101,9 +117,12 @@ class Trainer:
         self.datasets = dataset_names(shards)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
         backbone = Poco(config.resolved_model(), num_datasets=len(self.datasets)).to(device)
-        self.state = TrainingState(
-            backbone, config.model.width, self.stream.owned_sessions, self.training, config.seed
+        self.backbone_parameters = sum(p.numel() for p in backbone.parameters())
+        self.strategy = build_strategy(backbone, self.training, group)
+        self.interfaces = Interfaces(
+            self.stream.owned_sessions, config.model.width, self.training, config.seed, device
         )
+        self.steps_done = 0
         self.store = CheckpointStore(Folder(config.out).child("checkpoints"), self.training.keep_checkpoints)
         self.progress = Progress()
         self.validation_windows = affordable_windows(self.windows, self.order, config, share=0.05)
@@ -117,7 +136,7 @@ class Trainer:
             ShardError: a shard is damaged.
         """
         self._resume()
-        first, last = self.state.step, self.training.steps
+        first, last = self.steps_done, self.training.steps
         self.report(self._start_event())
         self._counted_until = time.perf_counter()
         stopped_early = self._out_of_patience()
@@ -144,55 +163,70 @@ class Trainer:
         A worker that could not read its part says so in the same message that carries the gradients, so all
         workers stop at the same step instead of waiting for it.
         """
-        state, config = self.state, self.training
-        state.clear_gradients()
-        error = torch.zeros((), device=self.device)
-        num_failed = torch.zeros((), device=self.device)
+        config, strategy, interfaces = self.training, self.strategy, self.interfaces
+        interfaces.clear_gradients()
+        totals = StepTotals(self.device)
         if isinstance(batch, ForebrainError):
-            num_failed += 1
-        else:
-            torch.manual_seed(derived_seed(self.config.seed, "dropout", state.step, self.group.rank))
-            error += self._backward(batch)
+            totals.failed += 1
+        torch.manual_seed(derived_seed(self.config.seed, "dropout", self.steps_done, self.group.rank))
+        self._backward(None if isinstance(batch, ForebrainError) else batch, totals)
         if config.move_unread_interfaces:
-            state.fill_interface_gradients()
-
-        backbone_gradients = state.backbone_gradients()
-        interface_gradients = state.interface_gradients()
-        interface_square = _sum_of_squares(interface_gradients, self.device)
-        self.group.sum_tensors([*backbone_gradients, interface_square, error, num_failed])
+            interfaces.fill_gradients()
+        gradients = interfaces.gradients()
+        if gradients:
+            totals.interface_square += sum_of_squares(gradients)
+        strategy.reduce(totals.tensor)
         if isinstance(batch, ForebrainError):
             raise batch
-        if num_failed:
+        if totals.failed:
             raise StoppedByPeerError("another worker of this run could not go on; see its error.")
-        backbone_square = _sum_of_squares(backbone_gradients, self.device)
-        joint_norm = (backbone_square + interface_square).sqrt()
-        loss = error.item() / (batch.num_rows * self.config.model.horizon)
-        if not np.isfinite(loss) or not torch.isfinite(joint_norm):
+        loss = totals.error.item() / (batch.num_rows * self.config.model.horizon)
+        interface_norm = totals.interface_square.sqrt()
+        if not (np.isfinite(loss) and torch.isfinite(interface_norm)):
             raise DivergenceError(self._divergence(batch, loss))
-        norms = [joint_norm] * 2 if config.joint_clip else [backbone_square.sqrt(), interface_square.sqrt()]
-        for gradients, norm in zip((backbone_gradients, interface_gradients), norms, strict=True):
-            if gradients:
-                torch._foreach_mul_(gradients, (config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        state.apply(config.learning_rate_at(batch.step))
+        learning_rate = config.learning_rate_at(batch.step)
+        jointly = totals.interface_square if config.joint_clip else None
+        norm = strategy.step(learning_rate, config.clip_norm, jointly)
+        if not torch.isfinite(norm):
+            raise DivergenceError(self._divergence(batch, loss))
+        if gradients:
+            of_interfaces = norm if config.joint_clip else interface_norm
+            torch._foreach_mul_(gradients, clip_factor(of_interfaces, config.clip_norm))
+        interfaces.step(learning_rate)
+        self.steps_done += 1
+        joint_norm = norm if config.joint_clip else (norm.square() + totals.interface_square).sqrt()
         return StepResult(loss, joint_norm.item())
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Adds the gradients of this worker's windows; returns their errors, summed."""
-        self.state.backbone.train()
-        predicted_values = batch.num_rows * self.config.model.horizon
-        total = torch.zeros((), device=self.device)
-        for part in _parts(batch, self.training.accumulation):
-            error = self._error(part)
-            (error / predicted_values).backward()
-            total += error.detach()
-        return total
+    def _backward(self, batch: Batch | None, totals: StepTotals) -> None:
+        """Adds the gradients of this worker's windows, and their errors to the totals."""
+        num_parts = self.training.accumulation
+        parts: list[Batch | None] = [] if batch is None else [*_parts(batch, num_parts)]
+        if self.strategy.lockstep:
+            parts += [None] * (num_parts - len(parts))
+        for number, part in enumerate(parts, start=1):
+            error = self._error_of_nothing() if part is None else self._error(part)
+            scale = 1.0 if batch is None else 1 / (batch.num_rows * self.config.model.horizon)
+            self.strategy.backward(error * scale, is_last=number == len(parts))
+            totals.error += error.detach()
+
+    def _error_of_nothing(self) -> Tensor:
+        """Zero, by way of the whole model: one unit at rest, for workers that must keep in step."""
+        context = torch.zeros(1, self.config.model.context, 1, device=self.device)
+        interface = Interface(1, self.config.model.width).requires_grad_(False).to(self.device)
+        with self._autocast():
+            (forecast,) = self.strategy.forward([SessionInput(context, interface, 0)])
+        return forecast.float().sum() * 0.0
 
     def evaluate(self, part: Part, windows_per_session: int | None) -> Evaluation:
         """Scores every worker's own sessions and merges them, the same on every worker."""
         forecaster = ModelForecaster(
-            self.state.backbone, self.state.interfaces, self.datasets, self.windows.sessions, self._autocast
+            self.strategy.replica(),
+            self.interfaces.of_session,
+            self.datasets,
+            self.windows.sessions,
+            self._autocast,
         )
-        own = [i for i, info in enumerate(self.windows.sessions) if info.id in self.state.interfaces]
+        own = [i for i, info in enumerate(self.windows.sessions) if info.id in self.interfaces.of_session]
         parts = self.group.gather_from(
             lambda: evaluate(
                 {"model": forecaster},
@@ -210,10 +244,10 @@ class Trainer:
         for group in batch.groups:
             context = torch.from_numpy(group.context).to(self.device, non_blocking=True)
             targets.append(torch.from_numpy(group.target).to(self.device, non_blocking=True))
-            interface = self.state.interfaces[group.session]
+            interface = self.interfaces.of_session[group.session]
             inputs.append(SessionInput(context, interface, self.datasets.index(group.dataset)))
         with self._autocast():
-            forecasts = self.state.backbone(inputs)
+            forecasts = self.strategy.forward(inputs)
         error = relative_error if self.training.loss == "relative" else squared_error
         return torch.stack(
             [
@@ -229,7 +263,7 @@ class Trainer:
     def _validate(self) -> None:
         began = time.perf_counter()
         evaluation = self.evaluate("validation", self.validation_windows)
-        scores, step, progress = evaluation.summary("model"), self.state.step, self.progress
+        scores, step, progress = evaluation.summary("model"), self.steps_done, self.progress
         loss = scores.value("mse") if self.training.select_by == "loss" else 1 - scores.value("score")
         # A data set too short for a validation window has no loss to choose the best checkpoint by.
         validation_loss = None if np.isnan(loss) else loss
@@ -253,13 +287,14 @@ class Trainer:
 
     def _save(self, validation_loss: float | None) -> None:
         began = time.perf_counter()
-        step, rank = self.state.step, self.group.rank
+        step, rank = self.steps_done, self.group.rank
         self._count_seconds()
+        backbone = self.strategy.export()
 
         def write() -> list[StoredFile]:
-            tensors = {f"interfaces-{rank:05d}.safetensors": self.state.export_interfaces()}
+            tensors = {f"interfaces-{rank:05d}.safetensors": self.interfaces.export()}
             if self.group.is_first:
-                tensors["backbone.safetensors"] = self.state.export_backbone()
+                tensors["backbone.safetensors"] = backbone
             return [
                 self.store.write_file(step, name, save_tensors(content)) for name, content in tensors.items()
             ]
@@ -297,8 +332,8 @@ class Trainer:
         checkpoint, contents = found
         check_same_run(checkpoint.record["identity"], self._identity(), self.config.out)
         check_data(checkpoint, self.config, self.data_fingerprint)
-        load_checkpoint(self.state, contents)
-        self.state.step = checkpoint.step
+        load_checkpoint(self.strategy, self.interfaces, contents)
+        self.steps_done = checkpoint.step
         self.progress = Progress(**checkpoint.record["progress"])
 
     def _start_event(self) -> dict[str, Any]:
@@ -321,7 +356,7 @@ class Trainer:
         ]
         return {
             "kind": "start",
-            "step": self.state.step,
+            "step": self.steps_done,
             "steps": self.training.steps,
             "seconds": self.progress.seconds,
             "mixture": table,
@@ -333,7 +368,7 @@ class Trainer:
                 ]
                 for part in PARTS
             },
-            "backbone_parameters": sum(p.numel() for p in self.state.backbone.parameters()),
+            "backbone_parameters": self.backbone_parameters,
             "rows_each_step": int(self.order.rows_each_epoch.sum() / self.order.steps_each_epoch),
             "steps_each_epoch": self.order.steps_each_epoch,
             "validation_windows": self.validation_windows,
@@ -346,7 +381,7 @@ class Trainer:
         self.report(
             {
                 "kind": "step",
-                "step": self.state.step,
+                "step": self.steps_done,
                 "loss": result.loss,
                 "gradient_norm": result.gradient_norm,
                 "learning_rate": self.training.learning_rate_at(batch.step),
@@ -365,7 +400,7 @@ class Trainer:
         self._count_seconds()
         event = {
             "kind": "end",
-            "step": self.state.step,
+            "step": self.steps_done,
             "stopped_early": stopped_early,
             "seconds": self.progress.seconds,
             "units_x_frames_per_s": self.progress.units_x_frames / max(self.progress.seconds, 1e-9),
@@ -375,7 +410,7 @@ class Trainer:
         self.report(event)
 
     def _is_due(self, every: int) -> bool:
-        return self.state.step % every == 0 or self.state.step == self.training.steps
+        return self.steps_done % every == 0 or self.steps_done == self.training.steps
 
     def _out_of_patience(self) -> bool:
         patience = self.training.patience
@@ -410,14 +445,14 @@ def check_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint:
         )
 
 
-def load_checkpoint(state: TrainingState, contents: Mapping[str, bytes]) -> None:
-    """Loads a checkpoint's files, written by any number of workers."""
-    state.load_backbone(load_tensors(contents["backbone.safetensors"]))
-    interfaces: dict[str, Tensor] = {}
+def load_checkpoint(strategy: Strategy, interfaces: Interfaces, contents: Mapping[str, bytes]) -> None:
+    """Loads a checkpoint's files, written by any number of workers under any strategy."""
+    strategy.load(load_tensors(contents["backbone.safetensors"]))
+    of_sessions: dict[str, Tensor] = {}
     for name, data in contents.items():
         if name.startswith("interfaces-"):
-            interfaces |= load_tensors(data)
-    state.load_interfaces(interfaces)
+            of_sessions |= load_tensors(data)
+    interfaces.load(of_sessions)
 
 
 def _parts(batch: Batch, num_parts: int) -> list[Batch]:
@@ -435,9 +470,3 @@ def _parts(batch: Batch, num_parts: int) -> list[Batch]:
         for start, stop in itertools.pairwise(cuts)
         if start < stop
     ]
-
-
-def _sum_of_squares(tensors: list[Tensor], device: torch.device) -> Tensor:
-    if not tensors:
-        return torch.zeros((), device=device)
-    return torch.stack(torch._foreach_norm(tensors)).square().sum()

@@ -1,4 +1,4 @@
-"""Everything that training changes: backbone, interfaces, their moments, the step; and its portable form.
+"""What training changes, in its portable form; and the interfaces, which belong to no strategy.
 
 The portable form is tensors by name, one set for the backbone and one for each session, so any number of
 workers can load it:
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from forebrain.errors import CheckpointError
 from forebrain.models.contract import Interface
-from forebrain.models.poco import Poco
 from forebrain.shards.order import OrderedSession
 from forebrain.training.config import ResolvedTraining
 
 PortableTensors = dict[str, Tensor]
+
+
+# Keys of an optimiser's state that are carried from run to run.
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 def derived_seed(*parts: object) -> int:
@@ -36,101 +39,74 @@ def initial_interface(seed: int, session: str, num_units: int, width: int) -> In
     return Interface(num_units, width, generator)
 
 
-class TrainingState:
-    """A backbone, the interfaces of the sessions this worker owns, and their optimisers.
+class Interfaces:
+    """The embeddings of the sessions this worker owns, and their optimiser; they never cross the network.
 
     Args:
-        backbone: the model, already on its device.
         sessions: sessions this worker reads.
+        width: of the embeddings.
         config: the optimisation.
         seed: the run's seed.
+        device: where they live.
     """
 
     def __init__(
         self,
-        backbone: Poco,
-        width: int,
         sessions: Iterable[OrderedSession],
+        width: int,
         config: ResolvedTraining,
         seed: int,
+        device: torch.device,
     ) -> None:
-        device = next(backbone.parameters()).device
-        self.step = 0
-        self.backbone = backbone
-        self.interfaces = {
+        self.of_session = {
             session.id: initial_interface(seed, session.id, session.num_units, width).to(device)
             for session in sessions
         }
-        self.backbone_parameters = dict(backbone.named_parameters())
-        self.interface_parameters = {
-            session: dict(interface.named_parameters()) for session, interface in self.interfaces.items()
+        self._parameters = {
+            session: dict(interface.named_parameters()) for session, interface in self.of_session.items()
         }
-        self.backbone_optimiser = _adamw(self.backbone_parameters.values(), config)
-        of_sessions = [p for named in self.interface_parameters.values() for p in named.values()]
-        self.interface_optimiser = _adamw(of_sessions, config) if of_sessions else None
-
-    @property
-    def optimisers(self) -> list[torch.optim.Optimizer]:
-        return [self.backbone_optimiser, *([self.interface_optimiser] if self.interface_optimiser else [])]
+        self._all = [p for named in self._parameters.values() for p in named.values()]
+        self._optimiser = adamw(self._all, config) if self._all else None
 
     def clear_gradients(self) -> None:
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        for parameter in self._all:
+            parameter.grad = None
 
-    def backbone_gradients(self) -> list[Tensor]:
-        """A gradient for every parameter of the backbone, zero where no window reached it."""
-        for parameter in self.backbone_parameters.values():
+    def fill_gradients(self) -> None:
+        """Gives interfaces that no window read a gradient of zero, so that they decay and move too."""
+        for parameter in self._all:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        return [p.grad for p in self.backbone_parameters.values() if p.grad is not None]
 
-    def interface_gradients(self) -> list[Tensor]:
-        return [
-            p.grad
-            for named in self.interface_parameters.values()
-            for p in named.values()
-            if p.grad is not None
-        ]
+    def gradients(self) -> list[Tensor]:
+        return [p.grad for p in self._all if p.grad is not None]
 
-    def fill_interface_gradients(self) -> None:
-        """Gives interfaces that no window read a gradient of zero, so that they decay and move too."""
-        for named in self.interface_parameters.values():
-            for parameter in named.values():
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-
-    def apply(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float) -> None:
         """One optimiser step; interfaces without a gradient stay as they are."""
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate
-            optimiser.step()
-        self.step += 1
+        if self._optimiser is not None:
+            set_learning_rate(self._optimiser, learning_rate)
+            self._optimiser.step()
 
-    def export_backbone(self) -> PortableTensors:
-        return _export(self.backbone_optimiser, self.backbone_parameters)
-
-    def export_interfaces(self) -> PortableTensors:
+    def export(self) -> PortableTensors:
         """Names are `<session id>:<parameter>`."""
         tensors: PortableTensors = {}
-        for session, named in self.interface_parameters.items():
-            assert self.interface_optimiser is not None
-            exported = _export(self.interface_optimiser, named)
+        for session, named in self._parameters.items():
+            assert self._optimiser is not None
+            exported = export_parameters(self._optimiser, named)
             tensors |= {f"{session}:{name}": tensor for name, tensor in exported.items()}
         return tensors
 
-    def load_backbone(self, tensors: Mapping[str, Tensor]) -> None:
-        _load(self.backbone_optimiser, self.backbone_parameters, tensors, "backbone")
-
-    def load_interfaces(self, tensors: Mapping[str, Tensor]) -> None:
-        for session, named in self.interface_parameters.items():
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Loads what any number of workers exported; sessions of other workers are passed over."""
+        for session, named in self._parameters.items():
             prefix = f"{session}:"
             own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-            assert self.interface_optimiser is not None
-            _load(self.interface_optimiser, named, own, f"session {session}")
+            assert self._optimiser is not None
+            load_parameters(self._optimiser, named, own, f"session {session}")
 
 
-def _adamw(parameters: Iterable[nn.Parameter], config: ResolvedTraining) -> torch.optim.AdamW:
+def adamw(parameters: Iterable[nn.Parameter], config: ResolvedTraining) -> torch.optim.AdamW:
+    """The optimiser of backbones and interfaces."""
     return torch.optim.AdamW(
         list(parameters),
         lr=config.learning_rate,
@@ -140,7 +116,15 @@ def _adamw(parameters: Iterable[nn.Parameter], config: ResolvedTraining) -> torc
     )
 
 
-def _export(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> PortableTensors:
+def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate
+
+
+def export_parameters(
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> PortableTensors:
+    """Parameters and their moments as the portable form, on the CPU and not aliased."""
     tensors: PortableTensors = {}
     for name, parameter in parameters.items():
         tensors[name] = parameter.detach().float().cpu().clone()
@@ -150,12 +134,17 @@ def _export(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
 
 
 @torch.no_grad()
-def _load(
+def load_parameters(
     optimiser: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
     tensors: Mapping[str, Tensor],
     where: str,
 ) -> None:
+    """Sets parameters and moments from the portable form.
+
+    Raises:
+        CheckpointError: a parameter is missing or has another shape.
+    """
     for name, parameter in parameters.items():
         stored = tensors.get(name)
         if stored is None or stored.shape != parameter.shape:
@@ -167,11 +156,8 @@ def _load(
         parameter.copy_(stored)
         prefix = f"{name}."
         moments = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-        moments = {key: value for key, value in moments.items() if key in _MOMENTS}
+        moments = {key: value for key, value in moments.items() if key in MOMENTS}
         if moments:
             optimiser.state[parameter] = {
                 key: value.clone().to(parameter.device) for key, value in moments.items()
             }
-
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")

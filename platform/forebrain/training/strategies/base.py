@@ -1,0 +1,67 @@
+"""What the loop asks of a way to train the backbone. It does not know which one it has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from forebrain.models.contract import SessionInput
+from forebrain.models.poco import Poco
+from forebrain.training.state import PortableTensors
+
+
+class Strategy(ABC):
+    """Holds the backbone, its gradients and its optimiser, on this worker or spread over all.
+
+    A step is `forward` and `backward` for each part of the batch, then `reduce`, then `step`. All workers
+    make the same calls in the same order.
+
+    Attributes:
+        lockstep: forward and backward are collective too, so that a worker with nothing to read passes an
+            empty session through.
+    """
+
+    lockstep: bool = False
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        """Forecasts for training, [B_i, H, N_i] for each session."""
+
+    @abstractmethod
+    def backward(self, error: Tensor, is_last: bool) -> None:
+        """Adds the gradients of one part of the batch; errors are summed over workers, not averaged."""
+
+    @abstractmethod
+    def reduce(self, totals: Tensor) -> None:
+        """Sums over the workers the backbone's gradients and `totals`, which is replaced."""
+
+    @abstractmethod
+    def step(self, learning_rate: float, clip_norm: float, besides: Tensor | None = None) -> Tensor:
+        """Clips the gradients, moves the backbone and clears the gradients.
+
+        Args:
+            learning_rate: of this step.
+            clip_norm: largest norm.
+            besides: sum of squares of gradients that are clipped jointly with these.
+
+        Returns:
+            The norm before clipping, that of `besides` included. Not finite: nothing that follows is sound.
+        """
+
+    @abstractmethod
+    def replica(self) -> Poco:
+        """The whole backbone on this worker, for forecasts that are not in step with other workers'."""
+
+    @abstractmethod
+    def export(self) -> PortableTensors:
+        """The portable form, whole on the first worker."""
+
+    @abstractmethod
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what any strategy exported.
+
+        Raises:
+            CheckpointError: it belongs to another model.
+        """
