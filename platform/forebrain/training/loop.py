@@ -135,6 +135,12 @@ class Trainer:
             DivergenceError: a loss or gradient is not finite.
             ShardError: a shard is damaged.
         """
+        try:
+            return self._run()
+        finally:
+            self.strategy.close()
+
+    def _run(self) -> Progress:
         self._resume()
         first, last = self.steps_done, self.training.steps
         self.report(self._start_event())
