@@ -52,8 +52,7 @@ class Zero(Strategy):
 
     def backward(self, error: Tensor, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)
-        # DeepSpeed averages over workers.
-        self._engine.backward(error * dist.get_world_size(), scale_wrt_gas=False)
+        self._engine.backward(error, scale_wrt_gas=False)
 
     def reduce(self, totals: Tensor) -> None:
         self._group.sum_tensors([totals])
@@ -190,7 +189,11 @@ class _Whole(nn.Module):
 
 
 class _Together(torch.autograd.Function):
-    """Tensors as they are; its backward pass runs when the gradients of all of them are whole."""
+    """Tensors as they are; its backward pass runs when the gradients of all of them are whole.
+
+    DeepSpeed averages over workers what is to be summed, so they are multiplied by the number of workers; here,
+    where those of the interfaces do not pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -198,7 +201,7 @@ class _Together(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return gradients
+        return tuple(gradient * dist.get_world_size() for gradient in gradients)
 
 
 def _engine(module: nn.Module, optimiser: torch.optim.Optimizer, config: dict[str, Any], device: torch.device) -> Any:
