@@ -141,6 +141,12 @@ class Trainer:
             DivergenceError: a loss or gradient is not finite.
             ShardError: a shard is damaged.
         """
+        try:
+            return self._run()
+        finally:
+            self.strategy.close()
+
+    def _run(self) -> Progress:
         with self.clock.during("resume"):
             self._resume()
         self.clock.begin(self.steps_done)
