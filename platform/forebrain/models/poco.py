@@ -196,9 +196,12 @@ class Poco(nn.Module):
                 replace(entry, context=frame.enter(entry.context))
                 for entry, frame in zip(inputs, frames, strict=True)
             ]
+            forecasts = zip(inputs, frames, self._forecast_windows(seen), strict=True)
             return [
-                (frame if entry.forecast_units is None else frame.of_units(entry.forecast_units)).leave(forecast)
-                for entry, frame, forecast in zip(inputs, frames, self._forecast_windows(seen), strict=True)
+                WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)).leave(
+                    forecast
+                )
+                for entry, frame, forecast in forecasts
             ]
         return self._forecast_windows(inputs)
 

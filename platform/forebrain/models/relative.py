@@ -41,10 +41,6 @@ class WindowFrame:
     def enter(self, context: Tensor) -> Tensor:
         return (context - self.last) / self.spread
 
-    def of_units(self, units: Tensor) -> WindowFrame:
-        """The frame of some of the units, int64 [M]."""
-        return WindowFrame(self.last.index_select(2, units), self.spread.index_select(2, units))
-
     def leave(self, forecast: Tensor) -> Tensor:
         """Puts forecasts [B, H, N] back where the context was."""
         return self.last + forecast * self.spread.clamp(max=MAX_SPREAD)
