@@ -37,6 +37,10 @@ class TrainingConfig:
         move_unread_interfaces: decay and move interfaces also in steps that do not read them. None: false,
             under protocol poco true.
         precision: dtype of the matrix products; weights and optimiser state are always fp32.
+        units_per_window: of a larger session, forecast and train on so many units a step, drawn at random;
+            all its units are still read as the context. None: all units.
+        split_above: sessions of more units are split by units over all workers. None: those too large for
+            one worker. Another value changes no result beyond rounding.
         accumulation: parts a worker's batch is computed in, to save memory; the gradient is the same.
         validate_every: steps between validations.
         checkpoint_every: steps between checkpoints; each validation saves one too.
@@ -63,6 +67,8 @@ class TrainingConfig:
     joint_clip: bool | None = None
     move_unread_interfaces: bool | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    units_per_window: int | None = None
+    split_above: int | None = None
     accumulation: int = 1
     validate_every: int = 100
     checkpoint_every: int = 100
@@ -75,7 +81,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in (
             "steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "keep_checkpoints",
-            "patience", "threads",
+            "patience", "threads", "units_per_window",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -84,6 +90,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"training.{name} is {value}; expected a positive number.")
+        if self.split_above is not None and self.split_above < 0:
+            raise ConfigError(f"training.split_above is {self.split_above}; expected 0 or more.")
         if self.weight_decay < 0:
             raise ConfigError(f"training.weight_decay is {self.weight_decay}; expected 0 or more.")
         if self.warmup_steps is not None and not 0 <= self.warmup_steps <= self.steps:
@@ -216,6 +224,6 @@ class PretrainConfig:
         values = dataclasses.asdict(self)
         for name in ("out", "workers"):
             del values[name]
-        for name in ("threads", "strategy", "deepspeed"):
+        for name in ("threads", "strategy", "deepspeed", "split_above"):
             del values["training"][name]
         return values
