@@ -23,7 +23,13 @@ MAY_IMPORT = {
 }
 # Heavy packages, and the only modules of these folders that may import them.
 ONLY_IN = {
-    "ray": {"shards/prepare.py", "training/on_ray.py", "cluster_runtime.py"},
+    "ray": {
+        "shards/prepare.py",
+        "training/on_ray.py",
+        "training/ray_metrics.py",
+        "cluster_runtime.py",
+        "chaos.py",
+    },
     "deepspeed": set(),
 }
 
