@@ -56,9 +56,10 @@ def test_a_run_that_stopped_goes_on_bit_for_bit(make_config: Make, train: Train,
     with pytest.raises(PowerCutError):
         Trainer(config, WorkerGroup(), torch.device("cpu"), cut_after_five).run()
     resumed = train(config)
-    assert resumed[0]["step"] == 4
+    # The checkpoint of step 4 was being written; the one before it was waited for.
+    assert resumed[0]["step"] in (3, 4)
     assert losses(seen) == whole[:5]
-    assert losses(resumed) == whole[4:]
+    assert losses(resumed) == whole[resumed[0]["step"] :]
 
 
 def test_a_finished_run_has_nothing_left_to_do(make_config: Make, train: Train) -> None:

@@ -14,15 +14,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from forebrain.errors import CheckpointError
-from forebrain.storage import Folder
+from forebrain.storage import PARTIAL, Folder
 
 _FORMAT = "forebrain-checkpoint-2"
+# A folder, or a record that was killed before it had its name.
+_LEFT_OVER = re.compile(rf"(\d+)(-.*|\.json\..*{re.escape(PARTIAL)})$")
 _log = logging.getLogger(__name__)
 
 
@@ -113,15 +116,17 @@ class CheckpointStore:
 
     def list(self) -> list[Checkpoint]:
         """Committed checkpoints, oldest first. A record that cannot be read is reported and left out."""
-        found = []
-        for name in self._record_names():
-            try:
-                found.append(self._parse(self.folder.read(name)))
-            except FileNotFoundError:
-                continue  # removed since it was listed
-            except (ValueError, KeyError, TypeError) as error:
-                _log.warning("%s: not a commit record (%s); ignored.", self.folder.uri_of(name), error)
-        return sorted(found, key=lambda checkpoint: checkpoint.step)
+        while True:
+            found, removed = [], False
+            for name in self._record_names():
+                try:
+                    found.append(self._parse(self.folder.read(name)))
+                except FileNotFoundError:
+                    removed = True  # by a writer, since it was listed; there are newer ones then
+                except (ValueError, KeyError, TypeError) as error:
+                    _log.warning("%s: not a commit record (%s); ignored.", self.folder.uri_of(name), error)
+            if not removed:
+                return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def newest_step(self) -> int:
         """The step of the newest commit record, whole or not; 0 where there is none."""
@@ -222,9 +227,8 @@ class CheckpointStore:
                 # The record goes first: a kill in between leaves an orphan, never a record without files.
                 self.folder.remove(_record_name(checkpoint.step))
         for name in self.folder.names():
-            step = name.partition("-")[0]
-            # Folders of later steps may belong to an attempt that is still filling them.
-            if step.isdigit() and name not in kept and int(step) <= committed_step:
+            # Those of later steps may belong to an attempt that is still writing them.
+            if (left := _LEFT_OVER.match(name)) and name not in kept and int(left[1]) <= committed_step:
                 self.folder.remove(name)
 
     def _record_names(self) -> list[str]:
