@@ -35,7 +35,7 @@ def save(
 
 
 def steps(store: CheckpointStore) -> list[int]:
-    return [checkpoint.step for checkpoint in store.list()]
+    return [checkpoint.step for checkpoint in store.committed()]
 
 
 def test_what_was_committed_is_read_back(store: CheckpointStore) -> None:
@@ -72,7 +72,7 @@ def test_a_missing_file_is_an_error_that_names_it(store: CheckpointStore) -> Non
     save(store, 10)
     store.folder.remove("00000010-a/backbone.safetensors")
     with pytest.raises(CheckpointError, match=r"00000010-a/backbone.safetensors: missing"):
-        store.read(store.list()[0])
+        store.read(store.committed()[0])
 
 
 def test_the_newest_and_the_best_are_kept_and_orphans_removed(store: CheckpointStore) -> None:

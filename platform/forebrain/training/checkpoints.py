@@ -1,7 +1,7 @@
 """Checkpoints: complete or absent, checked on reading, the newest good one found.
 
-    checkpoints/00000600-<attempt>/<file>    written first, by any number of workers
-    checkpoints/00000600.json                the commit record, created last and only if absent: it is the truth
+    checkpoints/00000600-<attempt>/<file>   written first, by any number of workers
+    checkpoints/00000600.json               the commit record, created last, only if absent: it is the truth
 
 The record names the folder and lists every file with its size and sha256. Each start of the training loop is
 an attempt and writes into folders of its own, so two that save the same step never touch each other's files;
@@ -101,7 +101,7 @@ class CheckpointStore:
             CheckpointError: the record could not be written.
         """
         ours = Checkpoint(step, folder, validation_loss, tuple(files), record)
-        newer = [other for other in self.list() if other.step >= step and other.folder != folder]
+        newer = [other for other in self.committed() if other.step >= step and other.folder != folder]
         standing = newer[0] if newer else self._create(ours)
         if standing.folder != folder:
             _log.warning(
@@ -114,7 +114,7 @@ class CheckpointStore:
         self._remove_old(step)
         return ours
 
-    def list(self) -> list[Checkpoint]:
+    def committed(self) -> list[Checkpoint]:
         """Committed checkpoints, oldest first. A record that cannot be read is reported and left out."""
         while True:
             found, removed = [], False
@@ -162,7 +162,7 @@ class CheckpointStore:
         """
         damaged: list[str] = []
         while True:
-            left = [checkpoint for checkpoint in self.list() if checkpoint.folder not in damaged]
+            left = [checkpoint for checkpoint in self.committed() if checkpoint.folder not in damaged]
             if not left:
                 break
             try:
@@ -191,7 +191,7 @@ class CheckpointStore:
 
     def best(self) -> Checkpoint | None:
         """The checkpoint with the lowest validation loss."""
-        return _best(self.list())
+        return _best(self.committed())
 
     def _create(self, ours: Checkpoint) -> Checkpoint:
         """Creates the record of a checkpoint; returns the checkpoint whose record is there then."""
@@ -219,7 +219,7 @@ class CheckpointStore:
         )
 
     def _remove_old(self, committed_step: int) -> None:
-        checkpoints = self.list()
+        checkpoints = self.committed()
         best = _best(checkpoints)
         kept = {found.folder for found in checkpoints[-self.keep :]} | ({best.folder} if best else set())
         for checkpoint in checkpoints:

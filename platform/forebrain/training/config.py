@@ -152,6 +152,11 @@ class PretrainConfig:
         out: the run folder, a folder or s3:// address. The same command resumes the run that is there.
         protocol: how recordings are split and normalised.
         workers: processes that train together.
+        min_workers: train with as few as this where the cluster has no room for more, and with more once it
+            has. None: always with all.
+        max_restarts: times that lost workers are started again; -1: as long as checkpoints are made in
+            between. Nodes that announce their end do not count.
+        resize_check_s: seconds between looks for room for more workers, where there are fewer.
         seed: of weights, interfaces, data order, dropout.
         model: the backbone.
         training: the optimisation.
@@ -164,6 +169,9 @@ class PretrainConfig:
     out: str
     protocol: ProtocolName = "chronological"
     workers: int = 1
+    min_workers: int | None = None
+    max_restarts: int = -1
+    resize_check_s: float = 60.0
     seed: int = 0
     model: PocoConfig = field(default_factory=PocoConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -176,6 +184,12 @@ class PretrainConfig:
             raise ConfigError(f"protocol is {self.protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
         if self.workers < 0:
             raise ConfigError(f"workers is {self.workers}; expected 0 (this process, without Ray) or more.")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
+        if self.max_restarts < -1:
+            raise ConfigError(f"max_restarts is {self.max_restarts}; expected -1 (no limit) or more.")
+        if not self.resize_check_s > 0:
+            raise ConfigError(f"resize_check_s is {self.resize_check_s}; expected a positive number.")
 
     def resolved_model(self) -> PocoConfig:
         """The model with the protocol's choices filled in."""
@@ -184,12 +198,14 @@ class PretrainConfig:
         return dataclasses.replace(self.model, relative=self.protocol != "poco")
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this run and no other: everything but where it is and what computes it.
+        """What makes it this run and no other: everything but where it is, what computes it and how often
+        it is saved.
 
         The address of the data is part of it, and their fingerprint is in the checkpoints besides.
         """
         values = dataclasses.asdict(self)
-        for name in ("out", "workers"):
+        for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s"):
             del values[name]
-        del values["training"]["threads"]
+        for name in ("threads", "checkpoint_every", "keep_checkpoints"):
+            del values["training"][name]
         return values

@@ -104,8 +104,6 @@ class Trainer:
         report: called on the first worker with each event (`kind` is start, step, validation, checkpoint,
             stopped or end; and committing, from another thread, just before a checkpoint is made to exist);
             telemetry and the console listen there.
-        saved: called on every worker when a checkpoint is committed, with its step, validation loss and how
-            many seconds it took.
         requests: where this worker hears that it should stop.
         launched: when the driver began, seconds of the Unix clock; None for now.
 
@@ -119,14 +117,12 @@ class Trainer:
         group: WorkerGroup,
         device: torch.device,
         report: Report,
-        saved: Report = lambda event: None,
         requests: StopRequests | None = None,
         launched: float | None = None,
     ) -> None:
         self.clock = AttemptClock(Folder(config.out) if group.is_first else None, launched)
         self.config, self.group, self.device = config, group, device
         self.training = config.training.resolved(config.protocol)
-        self.saved = saved
         self.requests = requests or StopRequests()
         self.stopped: str | None = None
         self.report = report if group.is_first else (lambda event: None)
@@ -197,8 +193,8 @@ class Trainer:
     def step(self, batch: Batch | ForebrainError) -> StepResult:
         """One optimiser step on this worker's part of a global batch.
 
-        A worker that could not read its part, or not write its checkpoint, says so in the same message that carries the gradients, so all
-        workers stop at the same step instead of waiting for it.
+        A worker that could not read its part, or not write its checkpoint, says so in the same message that
+        carries the gradients, so all workers stop at the same step instead of waiting for it.
         """
         config, strategy, interfaces = self.training, self.strategy, self.interfaces
         interfaces.clear_gradients()
@@ -362,7 +358,7 @@ class Trainer:
                 "goodput": saved.told,
             }
         )
-        self.saved({"step": saved.step, "validation_loss": saved.validation_loss, "seconds": saved.seconds})
+        self.requests.saved(saved.seconds)
 
     def _heed_requests(self) -> None:
         """Does what any worker was asked to; all workers do it after the same step."""

@@ -22,7 +22,7 @@ class Snapshot:
 
     Attributes:
         step: optimiser steps done.
-        validation_loss: measured there, or None.
+        validation_loss: what the best is chosen by, measured there; or None.
         record: what is stored beside the tensors; the first worker's counts.
         tensors: this worker's files by name.
     """
@@ -44,7 +44,6 @@ class Saved:
     """
 
     step: int
-    validation_loss: float | None
     seconds: float
     stall_s: float
     told: Any
@@ -139,7 +138,7 @@ class Saver:
         self._snapshot = self._commit = None
         now = time.perf_counter()
         stall_s = self._stall_s + (0.0 if stalled_since is None else now - stalled_since)
-        return Saved(snapshot.step, snapshot.validation_loss, now - self._began, stall_s, told)
+        return Saved(snapshot.step, now - self._began, stall_s, told)
 
     def _write(self, snapshot: Snapshot) -> list[StoredFile]:
         folder = self._store.folder_of(snapshot.step, self._attempt)

@@ -24,6 +24,6 @@ def train_here(config: PretrainConfig, report: Report, launched: float | None = 
     with StopSignals() as signals:
         trainer = Trainer(config, WorkerGroup(), device, report, requests=signals, launched=launched)
         progress = trainer.run()
-    if trainer.stopped:
-        raise StoppedError(trainer.stopped, trainer.steps_done)
+    if signals.received:
+        raise StoppedError(signals.received, trainer.steps_done)
     return progress

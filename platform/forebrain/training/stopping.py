@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -26,6 +25,9 @@ class StopRequests:
         """Called by all workers together. True if they should save now and go on."""
         return False
 
+    def saved(self, seconds: float) -> None:
+        """A checkpoint was committed, which took this long."""
+
 
 class StopSignals(StopRequests):
     """SIGTERM and SIGINT to this process, for as long as the block lasts.
@@ -37,9 +39,8 @@ class StopSignals(StopRequests):
         received: the name of the signal, or None.
     """
 
-    def __init__(self, announce: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(self) -> None:
         self.received: str | None = None
-        self._announce = announce
         self._before: dict[signal.Signals, Any] = {}
 
     def asked(self) -> str | None:
@@ -58,7 +59,6 @@ class StopSignals(StopRequests):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         self._restore()
-        self._announce(self.received)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
