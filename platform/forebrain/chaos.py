@@ -129,9 +129,14 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
 
     # Short, because Ray puts sockets there and their paths may have 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="fb-", dir="/tmp", ignore_cleanup_errors=True) as temp_dir:
+        # The address of the cluster is written below RAY_TMPDIR, by default for all of this machine to see.
+        before = os.environ.get("RAY_TMPDIR")
+        os.environ["RAY_TMPDIR"] = temp_dir
+        ray_dir = Path(temp_dir) / "ray"
+        ray_dir.mkdir()
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "temp_dir": temp_dir, "include_dashboard": True},
+            head_node_args={"num_cpus": 0, "temp_dir": str(ray_dir), "include_dashboard": True},
         )
         try:
             for _ in range(nodes):
@@ -139,6 +144,10 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.shutdown()
+            if before is None:
+                del os.environ["RAY_TMPDIR"]
+            else:
+                os.environ["RAY_TMPDIR"] = before
 
 
 def training_workers(cluster: Cluster) -> list[psutil.Process]:
