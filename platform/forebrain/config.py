@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from forebrain.errors import ConfigError, ForebrainError
+from forebrain.errors import ConfigError, ForebrainError, StoppedError
 
 Config = TypeVar("Config")
 
@@ -101,5 +102,8 @@ def _with_suggestion(message: str, parser: ArgumentParser) -> str:
 
 def exit_status(error: ForebrainError | OSError) -> int:
     """Shows an error that the user can mend, without a traceback. Returns the exit status of the job."""
+    if isinstance(error, StoppedError):
+        print(error, file=sys.stderr)
+        return 128 + signal.Signals[error.signal_name]
     print(f"error: {error}", file=sys.stderr)
     return 2 if isinstance(error, ConfigError) else 1

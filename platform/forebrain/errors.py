@@ -27,3 +27,15 @@ class DivergenceError(ForebrainError):
 
 class StoppedByPeerError(ForebrainError):
     """This worker stopped because another could not go on; the other's error tells why."""
+
+
+class StoppedError(ForebrainError):
+    """A run was asked to stop and has saved its state; the same command goes on.
+
+    Attributes:
+        signal_name: of the signal that asked, such as SIGTERM.
+    """
+
+    def __init__(self, signal_name: str, step: int) -> None:
+        super().__init__(f"stopped by {signal_name} after step {step}; the same command goes on from there.")
+        self.signal_name = signal_name

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from forebrain.errors import CheckpointError
 from forebrain.storage import Folder
-from forebrain.training.checkpoints import CheckpointStore
+from forebrain.training.checkpoints import Checkpoint, CheckpointStore
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -16,13 +22,20 @@ def store(tmp_path: Path) -> CheckpointStore:
     return CheckpointStore(Folder(tmp_path / "checkpoints"), keep=2)
 
 
-def save(store: CheckpointStore, step: int, loss: float | None = None, content: bytes = b"weights") -> None:
-    files = [store.write_file(step, "backbone.safetensors", content + b"%d" % step)]
-    store.commit(step, files, loss, {"note": "test"})
+def save(
+    store: CheckpointStore,
+    step: int,
+    loss: float | None = None,
+    content: bytes = b"weights",
+    attempt: str = "a",
+) -> Checkpoint:
+    folder = store.folder_of(step, attempt)
+    files = [store.write_file(folder, "backbone.safetensors", content + b"%d" % step)]
+    return store.commit(step, folder, files, loss, {"note": "test"})
 
 
 def steps(store: CheckpointStore) -> list[int]:
-    return [checkpoint.step for checkpoint in store.list()]
+    return [checkpoint.step for checkpoint in store.committed()]
 
 
 def test_what_was_committed_is_read_back(store: CheckpointStore) -> None:
@@ -36,53 +49,131 @@ def test_what_was_committed_is_read_back(store: CheckpointStore) -> None:
 
 
 def test_without_a_commit_record_there_is_no_checkpoint(store: CheckpointStore) -> None:
-    store.write_file(10, "backbone.safetensors", b"half of it")
+    store.write_file("00000010-a", "backbone.safetensors", b"half of it")
     assert store.newest() is None
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_named(store: CheckpointStore, caplog) -> None:
+def test_a_damaged_checkpoint_is_passed_over_named_and_saved_again(store: CheckpointStore, caplog) -> None:
     save(store, 10)
     save(store, 20)
-    store.folder.local_path("00000020/backbone.safetensors").write_bytes(b"weights2X")
+    store.folder.local_path("00000020-a/backbone.safetensors").write_bytes(b"weights2X")
+    store.folder.write("00000030.json", b"{ not json")
     found = store.newest()
     assert found is not None and found[0].step == 10
-    assert "00000020/backbone.safetensors" in caplog.text
+    assert "00000020-a/backbone.safetensors" in caplog.text and "00000030.json" in caplog.text
+    store.remove_after(10)
+    assert save(store, 20, attempt="b").folder == "00000020-b"
+    found = store.newest()
+    assert found is not None and found[1] == {"backbone.safetensors": b"weights20"}
+    assert store.folder.names() == ["00000010-a", "00000010.json", "00000020-b", "00000020.json"]
 
 
 def test_a_missing_file_is_an_error_that_names_it(store: CheckpointStore) -> None:
     save(store, 10)
-    store.folder.remove("00000010/backbone.safetensors")
-    with pytest.raises(CheckpointError, match=r"00000010/backbone.safetensors: missing"):
-        store.read(store.list()[0])
-
-
-def test_garbage_for_a_record_is_passed_over(store: CheckpointStore, caplog) -> None:
-    save(store, 10)
-    store.folder.write("00000020.json", b"{ not json")
-    assert steps(store) == [10]
-    assert "00000020.json" in caplog.text
+    store.folder.remove("00000010-a/backbone.safetensors")
+    with pytest.raises(CheckpointError, match=r"00000010-a/backbone.safetensors: missing"):
+        store.read(store.committed()[0])
 
 
 def test_the_newest_and_the_best_are_kept_and_orphans_removed(store: CheckpointStore) -> None:
-    store.write_file(5, "backbone.safetensors", b"left by a killed writer")
+    store.write_file("00000005-dead", "backbone.safetensors", b"left by a killed writer")
+    store.write_file("00000060-live", "backbone.safetensors", b"being written by another")
     for step, loss in ((10, 0.9), (20, 0.2), (30, 0.5), (40, 0.4), (50, None)):
         save(store, step, loss)
     assert steps(store) == [20, 40, 50]
     best = store.best()
     assert best is not None and best.step == 20
-    assert store.folder.names() == [
-        "00000020",
-        "00000020.json",
-        "00000040",
-        "00000040.json",
-        "00000050",
-        "00000050.json",
-    ]
+    assert [name for name in store.folder.names() if "-" in name] == [
+        "00000020-a", "00000040-a", "00000050-a", "00000060-live",
+    ]  # fmt: skip
 
 
-def test_a_step_done_again_replaces_its_damaged_checkpoint(store: CheckpointStore) -> None:
-    save(store, 10)
-    store.folder.local_path("00000010/backbone.safetensors").write_bytes(b"damaged")
-    save(store, 10, 0.3)
+def test_who_commits_a_step_first_stands_and_the_other_is_removed(store: CheckpointStore, caplog) -> None:
+    save(store, 20, content=b"first", attempt="a")
+    for step in (20, 10):
+        assert save(store, step, content=b"second", attempt="b").folder == "00000020-a"
+        assert "started twice" in caplog.text
     found = store.newest()
-    assert found is not None and found[1] == {"backbone.safetensors": b"weights10"}
+    assert found is not None and found[1] == {"backbone.safetensors": b"first20"}
+    assert store.folder.names() == ["00000020-a", "00000020.json"]
+
+
+def test_a_record_that_is_already_ours_is_a_commit(store: CheckpointStore, monkeypatch) -> None:
+    create = store.folder.create
+
+    def sent_twice(name: str, data: bytes) -> None:
+        create(name, data)
+        create(name, data)
+
+    monkeypatch.setattr(store.folder, "create", sent_twice)
+    assert save(store, 10).folder == "00000010-a"
+    assert store.newest() is not None
+
+
+def test_a_reader_goes_on_when_what_it_reads_is_removed(store: CheckpointStore, monkeypatch) -> None:
+    for step in (10, 20):
+        save(store, step)
+    read, reads = store.folder.read, []
+
+    def read_while_another_saves(name: str) -> bytes:
+        reads.append(name)
+        if len(reads) in (1, 4):  # while records are listed, and before the file of the newest is read
+            for step in range(100 * len(reads), 100 * len(reads) + 3):
+                save(CheckpointStore(Folder(store.folder.uri), keep=1), step)
+        return read(name)
+
+    monkeypatch.setattr(store.folder, "read", read_while_another_saves)
+    found = store.newest()
+    assert found is not None and found[0].step == 402
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from forebrain.storage import Folder
+from forebrain.training.checkpoints import CheckpointStore
+
+folder, moment = sys.argv[1], int(sys.argv[2])
+done = 0
+def counted(call):
+    def wrapped(self, *arguments, **named):
+        global done
+        done += 1
+        if done == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(self, *arguments, **named)
+    return wrapped
+for name in ("write", "create", "remove"):
+    setattr(Folder, name, counted(getattr(Folder, name)))
+os.link = lambda *a, link=os.link: (counted(lambda self: None)(None), link(*a))[1]
+store = CheckpointStore(Folder(folder), keep=1)
+for step in (20, 30):
+    place = store.folder_of(step, f"attempt{moment}")
+    files = [store.write_file(place, f"part-{i}", b"%d of %d" % (i, step)) for i in range(2)]
+    store.commit(step, place, files, 1.0 / step, {})
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path: Path) -> None:
+    save(CheckpointStore(Folder(tmp_path / "run"), keep=1), 10)
+    newest, moments = [], 0
+    while True:
+        moments += 1
+        run = tmp_path / f"run-{moments}"
+        subprocess.run(["cp", "-r", str(tmp_path / "run"), str(run)], check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED_WRITER, str(run), str(moments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "platform")}, check=False,
+        )  # fmt: skip
+        store = CheckpointStore(Folder(run), keep=1)
+        found = store.newest()
+        assert found is not None
+        newest.append(found[0].step)
+        # The next attempt saves the step that was cut off, and leaves nothing behind.
+        save(store, 40, 0.001, attempt="after")
+        assert store.folder.names() == ["00000040-after", "00000040.json"]
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    # Each step: two files, the record (before it is written, before it is named), old record, old folder.
+    assert newest == [10] * 4 + [20] * 6 + [30] * (moments - 10)
+    assert moments == 13

@@ -1,10 +1,12 @@
 """Checkpoints: complete or absent, checked on reading, the newest good one found.
 
-    checkpoints/00000600/<file>      written first, by any number of workers
-    checkpoints/00000600.json        the commit record, created last and only if absent: it is the truth
+    checkpoints/00000600-<attempt>/<file>   written first, by any number of workers
+    checkpoints/00000600.json               the commit record, created last, only if absent: it is the truth
 
-The record lists every file with its size and sha256. A folder without a record is what a killed writer
-left, and is removed when a later checkpoint is committed.
+The record names the folder and lists every file with its size and sha256. Each start of the training loop is
+an attempt and writes into folders of its own, so two that save the same step never touch each other's files;
+who creates the record first wins. A folder that no record names is what a killed attempt left, and is removed
+when a checkpoint of its step or a later one is committed.
 """
 
 from __future__ import annotations
@@ -12,14 +14,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from forebrain.errors import CheckpointError
-from forebrain.storage import Folder
+from forebrain.storage import PARTIAL, Folder
 
-_FORMAT = "forebrain-checkpoint-1"
+_FORMAT = "forebrain-checkpoint-2"
+# A folder, or a record that was killed before it had its name.
+_LEFT_OVER = re.compile(rf"(\d+)(-.*|\.json\..*{re.escape(PARTIAL)})$")
 _log = logging.getLogger(__name__)
 
 
@@ -38,11 +44,13 @@ class Checkpoint:
 
     Attributes:
         step: optimiser steps done.
+        folder: where its files lie.
         validation_loss: what the best is chosen by, lower is better; None where it was not measured there.
         record: what else was stored with it (config, data fingerprint, progress of the run).
     """
 
     step: int
+    folder: str
     validation_loss: float | None
     files: tuple[StoredFile, ...]
     record: dict[str, Any]
@@ -59,36 +67,70 @@ class CheckpointStore:
     def __init__(self, folder: Folder, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
 
-    def write_file(self, step: int, name: str, data: bytes) -> StoredFile:
-        """Writes one file of a checkpoint that is not yet committed."""
-        self.folder.write(f"{_name(step)}/{name}", data)
+    def folder_of(self, step: int, attempt: str) -> str:
+        """The folder that an attempt writes the files of a checkpoint into; `attempt` from `new_attempt`."""
+        return f"{step:08d}-{attempt}"
+
+    def write_file(self, folder: str, name: str, data: bytes) -> StoredFile:
+        """Writes one file of a checkpoint that is not yet committed.
+
+        Raises:
+            CheckpointError: it could not be written, for example because the disk is full.
+        """
+        try:
+            self.folder.write(f"{folder}/{name}", data)
+        except OSError as error:
+            raise self._not_written(f"{folder}/{name}", error) from error
         return StoredFile(name, len(data), hashlib.sha256(data).hexdigest())
 
     def commit(
-        self, step: int, files: Iterable[StoredFile], validation_loss: float | None, record: dict[str, Any]
+        self,
+        step: int,
+        folder: str,
+        files: Iterable[StoredFile],
+        validation_loss: float | None,
+        record: dict[str, Any],
     ) -> Checkpoint:
-        """Makes a checkpoint exist, all its files having been written, and removes those no longer kept."""
-        checkpoint = Checkpoint(step, validation_loss, tuple(files), record)
-        content = json.dumps({"format": _FORMAT, **asdict(checkpoint)}, indent=1, allow_nan=False).encode()
-        try:
-            self.folder.create(f"{_name(step)}.json", content)
-        except FileExistsError:
-            # An earlier attempt at this step was damaged or is being redone after a kill: the files beside
-            # it were just replaced, so its record no longer describes them.
-            self.folder.write(f"{_name(step)}.json", content)
-        self._remove_old(step)
-        return checkpoint
+        """Makes a checkpoint exist, all its files having been written, and removes those no longer kept.
 
-    def list(self) -> list[Checkpoint]:
+        Returns:
+            The checkpoint of this step. Where another attempt was first, or is past this step, its
+            checkpoint stands and ours is removed.
+
+        Raises:
+            CheckpointError: the record could not be written.
+        """
+        ours = Checkpoint(step, folder, validation_loss, tuple(files), record)
+        newer = [other for other in self.committed() if other.step >= step and other.folder != folder]
+        standing = newer[0] if newer else self._create(ours)
+        if standing.folder != folder:
+            _log.warning(
+                "%s: another attempt at this run has saved step %d; the checkpoint of step %d from this one "
+                "is not needed. Is the run started twice?",
+                self.folder.uri, standing.step, step,
+            )  # fmt: skip
+            self.folder.remove(folder)
+            return standing
+        self._remove_old(step)
+        return ours
+
+    def committed(self) -> list[Checkpoint]:
         """Committed checkpoints, oldest first. A record that cannot be read is reported and left out."""
-        found = []
-        for name in self.folder.names():
-            if name.endswith(".json"):
+        while True:
+            found, removed = [], False
+            for name in self._record_names():
                 try:
                     found.append(self._parse(self.folder.read(name)))
+                except FileNotFoundError:
+                    removed = True  # by a writer, since it was listed; there are newer ones then
                 except (ValueError, KeyError, TypeError) as error:
                     _log.warning("%s: not a commit record (%s); ignored.", self.folder.uri_of(name), error)
-        return sorted(found, key=lambda checkpoint: checkpoint.step)
+            if not removed:
+                return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def newest_step(self) -> int:
+        """The step of the newest commit record, whole or not; 0 where there is none."""
+        return max((int(name.removesuffix(".json")) for name in self._record_names()), default=0)
 
     def read(self, checkpoint: Checkpoint) -> dict[str, bytes]:
         """All files of a checkpoint, each checked against its record.
@@ -98,9 +140,10 @@ class CheckpointStore:
         """
         contents = {}
         for stored in checkpoint.files:
-            where = self.folder.uri_of(f"{_name(checkpoint.step)}/{stored.name}")
+            name = f"{checkpoint.folder}/{stored.name}"
+            where = self.folder.uri_of(name)
             try:
-                data = self.folder.read(f"{_name(checkpoint.step)}/{stored.name}")
+                data = self.folder.read(name)
             except FileNotFoundError as error:
                 raise CheckpointError(f"{where}: missing; the checkpoint is damaged.") from error
             if len(data) != stored.size_bytes or hashlib.sha256(data).hexdigest() != stored.sha256:
@@ -117,35 +160,83 @@ class CheckpointStore:
         Raises:
             CheckpointError: there are checkpoints, but none is whole.
         """
-        checkpoints = self.list()
-        for checkpoint in reversed(checkpoints):
+        damaged: list[str] = []
+        while True:
+            left = [checkpoint for checkpoint in self.committed() if checkpoint.folder not in damaged]
+            if not left:
+                break
             try:
-                return checkpoint, self.read(checkpoint)
+                return left[-1], self.read(left[-1])
             except CheckpointError as error:
-                _log.warning("%s Trying the one before.", error)
-        if checkpoints:
+                # Not damaged where a writer removed it while it was read; the list then has newer ones.
+                if self.folder.exists(_record_name(left[-1].step)):
+                    _log.warning("%s Trying the one before.", error)
+                    damaged.append(left[-1].folder)
+        if damaged:
             raise CheckpointError(
-                f"{self.folder.uri}: every checkpoint is damaged, the newest of step {checkpoints[-1].step}. "
+                f"{self.folder.uri}: every checkpoint is damaged, the newest in {damaged[0]}. "
                 "Restore one from a copy, or give another --out to start over."
             )
         return None
 
+    def remove_after(self, step: int) -> None:
+        """Removes the records after a step, which were found damaged, so that their steps can be saved again.
+
+        Their files go when the step is committed again.
+        """
+        for name in self._record_names():
+            if int(name.removesuffix(".json")) > step:
+                _log.warning("%s: damaged; removed. Its step will be saved again.", self.folder.uri_of(name))
+                self.folder.remove(name)
+
     def best(self) -> Checkpoint | None:
         """The checkpoint with the lowest validation loss."""
-        scored = [checkpoint for checkpoint in self.list() if checkpoint.validation_loss is not None]
-        return min(scored, key=lambda checkpoint: (checkpoint.validation_loss, checkpoint.step), default=None)
+        return _best(self.committed())
+
+    def _create(self, ours: Checkpoint) -> Checkpoint:
+        """Creates the record of a checkpoint; returns the checkpoint whose record is there then."""
+        name = _record_name(ours.step)
+        content = json.dumps({"format": _FORMAT, **asdict(ours)}, indent=1, allow_nan=False).encode()
+        for _ in range(2):
+            try:
+                self.folder.create(name, content)
+                return ours
+            except FileExistsError:
+                try:
+                    # Ours too can be there: a store may answer "exists" to a request that was sent again
+                    # because the answer to the first was lost.
+                    return self._parse(self.folder.read(name))
+                except FileNotFoundError:
+                    continue
+                except (ValueError, KeyError, TypeError):
+                    _log.warning("%s: not a commit record; replaced.", self.folder.uri_of(name))
+                    self.folder.remove(name)
+            except OSError as error:
+                raise self._not_written(name, error) from error
+        raise CheckpointError(
+            f"{self.folder.uri_of(name)}: cannot be created, and another appears and disappears there. "
+            "Start only one run at a time on a run folder."
+        )
 
     def _remove_old(self, committed_step: int) -> None:
-        steps = [checkpoint.step for checkpoint in self.list()]
-        best = self.best()
-        kept = {*steps[-self.keep :], *([best.step] if best else [])}
-        for step in steps:
-            if step not in kept:
+        checkpoints = self.committed()
+        best = _best(checkpoints)
+        kept = {found.folder for found in checkpoints[-self.keep :]} | ({best.folder} if best else set())
+        for checkpoint in checkpoints:
+            if checkpoint.folder not in kept:
                 # The record goes first: a kill in between leaves an orphan, never a record without files.
-                self.folder.remove(f"{_name(step)}.json")
+                self.folder.remove(_record_name(checkpoint.step))
         for name in self.folder.names():
-            if name.isdigit() and int(name) not in kept and int(name) <= committed_step:
+            # Those of later steps may belong to an attempt that is still writing them.
+            if (left := _LEFT_OVER.match(name)) and name not in kept and int(left[1]) <= committed_step:
                 self.folder.remove(name)
+
+    def _record_names(self) -> list[str]:
+        return [
+            name
+            for name in self.folder.names()
+            if name.endswith(".json") and name.removesuffix(".json").isdigit()
+        ]
 
     def _parse(self, content: bytes) -> Checkpoint:
         values = json.loads(content)
@@ -154,6 +245,22 @@ class CheckpointStore:
         values["files"] = tuple(StoredFile(**stored) for stored in values["files"])
         return Checkpoint(**values)
 
+    def _not_written(self, name: str, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"{self.folder.uri_of(name)}: could not be written ({error}). The checkpoints before it are "
+            "intact; once there is room again, the same command goes on from the newest."
+        )
 
-def _name(step: int) -> str:
-    return f"{step:08d}"
+
+def new_attempt() -> str:
+    """A name that no other start of the training loop has."""
+    return uuid.uuid4().hex[:12]
+
+
+def _best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    scored = [checkpoint for checkpoint in checkpoints if checkpoint.validation_loss is not None]
+    return min(scored, key=lambda checkpoint: (checkpoint.validation_loss, checkpoint.step), default=None)
+
+
+def _record_name(step: int) -> str:
+    return f"{step:08d}.json"

@@ -100,7 +100,7 @@ class TrainingConfig:
             )
         if self.deepspeed is not None and not self.strategy.startswith("zero"):
             raise ConfigError(
-                f"training.deepspeed is given and training.strategy is {self.strategy}; expected zero1, zero2 "
+                f"training.deepspeed is given and training.strategy is {self.strategy}; expected zero1, "
                 "or zero3, which run on DeepSpeed."
             )
 
@@ -174,6 +174,11 @@ class PretrainConfig:
         out: the run folder, a folder or s3:// address. The same command resumes the run that is there.
         protocol: how recordings are split and normalised.
         workers: processes that train together.
+        min_workers: train with as few as this where the cluster has no room for more, and with more once it
+            has. None: always with all.
+        max_restarts: times that lost workers are started again; -1: as long as checkpoints are made in
+            between. Nodes that announce their end do not count.
+        resize_check_s: seconds between looks for room for more workers, where there are fewer.
         seed: of weights, interfaces, data order, dropout.
         model: the backbone.
         training: the optimisation.
@@ -186,6 +191,9 @@ class PretrainConfig:
     out: str
     protocol: ProtocolName = "chronological"
     workers: int = 1
+    min_workers: int | None = None
+    max_restarts: int = -1
+    resize_check_s: float = 60.0
     seed: int = 0
     model: PocoConfig = field(default_factory=PocoConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -201,14 +209,21 @@ class PretrainConfig:
         strategy = self.training.strategy
         if strategy != "ddp" and self.workers == 0:
             raise ConfigError(
-                f"training.strategy is {strategy} and workers is 0; expected 1 or more workers, or strategy ddp, "
-                "which needs no process group."
+                f"training.strategy is {strategy} and workers is 0; expected 1 or more workers, or strategy "
+                "ddp, which needs no process group."
             )
         if strategy.startswith("zero") and self.training.resolved(self.protocol).joint_clip:
             raise ConfigError(
-                f"training.strategy is {strategy}, which clips the backbone's gradients itself and cannot clip "
-                "them jointly with those of interfaces; expected ddp or fsdp, or --training.joint_clip false."
+                f"training.strategy is {strategy}, which clips the backbone's gradients itself and cannot "
+                "clip them jointly with those of interfaces; expected ddp or fsdp, or --training.joint_clip "
+                "false."
             )
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
+        if self.max_restarts < -1:
+            raise ConfigError(f"max_restarts is {self.max_restarts}; expected -1 (no limit) or more.")
+        if not self.resize_check_s > 0:
+            raise ConfigError(f"resize_check_s is {self.resize_check_s}; expected a positive number.")
 
     def resolved_model(self) -> PocoConfig:
         """The model with the protocol's choices filled in."""
@@ -217,13 +232,16 @@ class PretrainConfig:
         return dataclasses.replace(self.model, relative=self.protocol != "poco")
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this run and no other: everything but where it is and what computes it, and how.
+        """What makes it this run and no other: everything but where it is, what computes it and how, and how
+        often it is saved.
 
         The address of the data is part of it, and their fingerprint is in the checkpoints besides.
         """
         values = dataclasses.asdict(self)
-        for name in ("out", "workers"):
+        for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s"):
             del values[name]
-        for name in ("threads", "strategy", "deepspeed", "split_above"):
+        for name in (
+            "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",
+        ):  # fmt: skip
             del values["training"][name]
         return values

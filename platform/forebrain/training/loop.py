@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from forebrain.errors import CheckpointError, DivergenceError, ForebrainError, StoppedByPeerError
@@ -27,13 +26,15 @@ from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import Batch, SessionWindows, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
-from forebrain.training.checkpoints import Checkpoint, CheckpointStore, StoredFile
+from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder, check_same_run
+from forebrain.training.saving import Saved, Saver, Snapshot
 from forebrain.training.state import Interfaces, derived_seed, joined
+from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies import Strategy, build_strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
@@ -61,12 +62,17 @@ class StepTotals:
     Attributes:
         error: errors of this worker's windows, summed.
         interface_square: sum of squares of its interfaces' gradients, each counted once.
-        failed: workers that could not read their part.
+        failed: workers that could not read their part, or not write their checkpoint.
+        saving: workers that are still writing a checkpoint.
+        stop: workers that were asked to stop.
+        poll: workers that want to look together whether a machine is about to be taken away.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.tensor = torch.zeros(3, device=device)
-        self.error, self.interface_square, self.failed = self.tensor.unbind()
+        self.tensor = torch.zeros(6, device=device)
+        (
+            self.error, self.interface_square, self.failed, self.saving, self.stop, self.poll,
+        ) = self.tensor.unbind()  # fmt: skip
 
     def reduce(self, strategy: Strategy, shared: Sequence[Tensor]) -> None:
         """Sums them over the workers, and gradients [d] that workers share; all are replaced."""
@@ -106,10 +112,14 @@ class Trainer:
         config: what is asked.
         group: the workers of the run.
         device: where this worker computes.
-        report: called on the first worker with each event (`kind` is start, step, validation, checkpoint or
-            end); telemetry and the console listen there.
-        saved: called on every worker when a checkpoint is committed, with the step and validation loss.
+        report: called on the first worker with each event (`kind` is start, step, validation, checkpoint,
+            stopped or end; and committing, from another thread, just before a checkpoint is made to exist);
+            telemetry and the console listen there.
+        requests: where this worker hears that it should stop.
         launched: when the driver began, seconds of the Unix clock; None for now.
+
+    Attributes:
+        stopped: why it stopped before the end, from `requests`; or None.
     """
 
     def __init__(
@@ -118,13 +128,14 @@ class Trainer:
         group: WorkerGroup,
         device: torch.device,
         report: Report,
-        saved: Report = lambda event: None,
+        requests: StopRequests | None = None,
         launched: float | None = None,
     ) -> None:
         self.clock = AttemptClock(Folder(config.out) if group.is_first else None, launched)
         self.config, self.group, self.device = config, group, device
         self.training = config.training.resolved(config.protocol)
-        self.saved = saved
+        self.requests = requests or StopRequests()
+        self.stopped: str | None = None
         self.report = report if group.is_first else (lambda event: None)
         shards = ShardSet.open(RunFolder(config.out).shards(config.data))
         self.data_fingerprint = shards.fingerprint
@@ -147,14 +158,17 @@ class Trainer:
         )
         self.steps_done = 0
         self.store = CheckpointStore(Folder(config.out).child("checkpoints"), self.training.keep_checkpoints)
+        self.saver = Saver(self.store, group, self._before_commit)
+        self._snapshot_step: int | None = None
+        self._totals = StepTotals(device)
         self.progress = Progress()
         self.validation_windows = affordable_windows(self.windows, self.order, config, share=0.05)
 
     def run(self) -> Progress:
-        """Trains from the newest checkpoint, or from the start, to the last step.
+        """Trains from the newest checkpoint, or from the start, to the last step or until asked to stop.
 
         Raises:
-            CheckpointError: the checkpoints belong to another config or data set.
+            CheckpointError: the checkpoints belong to another config or data set, or cannot be written.
             DivergenceError: a loss or gradient is not finite.
             ShardError: a shard is damaged.
         """
@@ -172,34 +186,47 @@ class Trainer:
         self._counted_until = time.perf_counter()
         stopped_early = self._out_of_patience()
         batches = self.stream.batches(first, first if stopped_early else last)
-        with contextlib.closing(batches):
+        with contextlib.closing(self.saver), contextlib.closing(batches):
             for batch in self._or_error(batches):
                 began = time.perf_counter()
                 result = self.step(batch)
                 assert isinstance(batch, Batch)
                 self._report_step(batch, result, time.perf_counter() - began)
                 self.clock.step(self.steps_done)
+                if self.saver.in_flight and not self._totals.saving:
+                    self._tell(self.saver.advance())
                 if self._is_due(self.training.validate_every):
                     self._validate()
                     stopped_early = self._out_of_patience()
                 elif self._is_due(self.training.checkpoint_every):
                     self._save(None)
-                if stopped_early:
+                self._heed_requests()
+                if stopped_early or self.stopped:
                     break
-        self._report_end(stopped_early)
+            self._tell(self.saver.wait())
+        if self.stopped and self.steps_done < last and not stopped_early:
+            self._count_seconds()
+            self.clock.save()
+            self.report({"kind": "stopped", "step": self.steps_done, "reason": self.stopped})
+        else:
+            self.stopped = None
+            self._report_end(stopped_early)
         return self.progress
 
     def step(self, batch: Batch | ForebrainError) -> StepResult:
         """One optimiser step on this worker's part of a global batch.
 
-        A worker that could not read its part says so in the same message that carries the gradients, so all
-        workers stop at the same step instead of waiting for it.
+        A worker that could not read its part, or not write its checkpoint, says so in the same message that
+        carries the gradients, so all workers stop at the same step instead of waiting for it.
         """
         config, strategy, interfaces = self.training, self.strategy, self.interfaces
         interfaces.clear_gradients()
-        totals = StepTotals(self.device)
-        if isinstance(batch, ForebrainError):
-            totals.failed += 1
+        totals = self._totals = StepTotals(self.device)
+        problem = batch if isinstance(batch, ForebrainError) else self.saver.error
+        totals.failed += problem is not None
+        totals.saving += self.saver.busy
+        totals.stop += self.requests.asked() is not None
+        totals.poll += self.requests.is_poll_due()
         torch.manual_seed(derived_seed(self.config.seed, "dropout", self.steps_done, self.group.rank))
         readable = self.stream.stand_in(self.steps_done) if isinstance(batch, ForebrainError) else batch
         self._backward(readable, totals)
@@ -214,8 +241,9 @@ class Trainer:
         began = time.perf_counter()
         totals.reduce(strategy, shared)
         communication_s = time.perf_counter() - began
-        if isinstance(batch, ForebrainError):
-            raise batch
+        if problem is not None:
+            raise problem
+        assert isinstance(batch, Batch)
         if totals.failed:
             raise StoppedByPeerError("another worker of this run could not go on; see its error.")
         loss = totals.error.item() / (batch.num_rows * self.config.model.horizon)
@@ -333,34 +361,55 @@ class Trainer:
         self._save(validation_loss)
 
     def _save(self, validation_loss: float | None) -> None:
-        began = time.perf_counter()
-        step, rank = self.steps_done, self.group.rank
+        """Begins to save the state after this step; waits only for a checkpoint still being written."""
+        self._tell(self.saver.wait())
+        self.clock.snapshot(self.steps_done)
         self._count_seconds()
+        self._snapshot_step = self.steps_done
+        self.saver.start(lambda: self._take_snapshot(validation_loss))
+
+    def _take_snapshot(self, validation_loss: float | None) -> Snapshot:
         backbone = self.strategy.export()
-
-        def write() -> list[StoredFile]:
-            tensors = {f"interfaces-{rank:05d}.safetensors": self.interfaces.export()}
-            if self.group.is_first:
-                tensors["backbone.safetensors"] = backbone
-            return [
-                self.store.write_file(step, name, save_tensors(content)) for name, content in tensors.items()
-            ]
-
-        self.clock.snapshot(step)
-        files = [stored for part in self.group.gather_from(write) for stored in part]
+        tensors = {f"interfaces-{self.group.rank:05d}.safetensors": self.interfaces.export()}
         if self.group.is_first:
-            self.store.commit(step, files, validation_loss, self._record())
-        stall_s = time.perf_counter() - began
-        self.clock.add("checkpoint", stall_s)
+            tensors["backbone.safetensors"] = backbone
+        return Snapshot(self.steps_done, validation_loss, self._record(), tensors)
+
+    def _before_commit(self, step: int) -> float:
+        self.report({"kind": "committing", "step": step})
+        return self._ledger().goodput
+
+    def _tell(self, saved: Saved | None) -> None:
+        if saved is None:
+            return
+        self.clock.add("checkpoint", saved.stall_s)
         self.clock.save()
-        self.report({"kind": "checkpoint", "step": step, "stall_s": stall_s, "goodput": self._goodput()})
-        self.saved({"step": step, "validation_loss": validation_loss})
+        self.report(
+            {
+                "kind": "checkpoint",
+                "step": saved.step,
+                "seconds": saved.seconds,
+                "stall_s": saved.stall_s,
+                "goodput": saved.told,
+            }
+        )
+        self.requests.saved(saved.seconds)
+
+    def _heed_requests(self) -> None:
+        """Does what any worker was asked to; all workers do it after the same step."""
+        save_now = bool(self._totals.poll) and self.requests.poll()
+        if self._totals.stop:
+            reasons = self.group.gather(self.requests.asked())
+            self.stopped = next(reason for reason in reasons if reason)
+        if (save_now or self.stopped) and self._snapshot_step != self.steps_done:
+            self._save(None)
 
     def _record(self) -> dict[str, Any]:
         return {
             "identity": self._identity(),
             "data_fingerprint": self.data_fingerprint,
             "datasets": self.datasets,
+            "seed": self.config.seed,
             "num_workers": self.group.size,
             "progress": asdict(self.progress),
         }
@@ -377,14 +426,26 @@ class Trainer:
             yield error
 
     def _resume(self) -> None:
-        found = self.store.newest()
-        if found is None:
+        """Goes on from the newest whole checkpoint; the first worker says which, so that all agree."""
+        found = None
+
+        def choose() -> Checkpoint | None:
+            nonlocal found
+            found = self.store.newest() if self.group.is_first else None
+            return found[0] if found else None
+
+        checkpoint = self.group.gather_from(choose)[0]
+        if checkpoint is None:
             return
-        checkpoint, contents = found
+        self.group.gather_from(lambda: self._load(checkpoint, found[1] if found else None))
+        if self.group.is_first:
+            self.store.remove_after(checkpoint.step)
+
+    def _load(self, checkpoint: Checkpoint, contents: dict[str, bytes] | None) -> None:
         check_same_run(checkpoint.record["identity"], self._identity(), self.config.out)
         check_data(checkpoint, self.config, self.data_fingerprint)
-        load_checkpoint(self.strategy, self.interfaces, contents)
-        self.steps_done = checkpoint.step
+        load_checkpoint(self.strategy, self.interfaces, contents or self.store.read(checkpoint))
+        self.steps_done = self._snapshot_step = checkpoint.step
         self.progress = Progress(**checkpoint.record["progress"])
 
     def _start_event(self) -> dict[str, Any]:
@@ -454,9 +515,6 @@ class Trainer:
 
     def _ledger(self) -> Ledger:
         return account(read_attempts(Folder(self.config.out)))
-
-    def _goodput(self) -> float | None:
-        return self._ledger().goodput if self.group.is_first else None
 
     def _report_end(self, stopped_early: bool) -> None:
         self._count_seconds()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -12,16 +13,18 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from forebrain import errors
-from forebrain.errors import ConfigError, ForebrainError, StoppedByPeerError
+from forebrain.errors import ConfigError, ForebrainError, StoppedByPeerError, StoppedError
 from forebrain.storage import Folder
+from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Report, Trainer
 from forebrain.training.ray_metrics import RayMetrics
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.stopping import StopRequests, StopSignals
 from forebrain.training.telemetry import MetricsLog
 
 # Environment of every worker: no usage statistics, no compiling at start, nothing printed twice.
@@ -29,69 +32,218 @@ WORKER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu",
 }
-MAX_RESTARTS = 3
+# What Ray Train reads in the driver; set by hand, these stand.
+TRAIN_ENVIRONMENT = {
+    # How soon a lost worker is noticed.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # How long workers are waited for on a node that is gone, before the group is placed anew.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+}
+# Restarts in a row that brought no new checkpoint, after which more will not help.
+MAX_FRUITLESS_RESTARTS = 5
 # A collective that a lost worker will never join is given up after this long.
 COLLECTIVE_TIMEOUT_S = 300
+# Between the looks of all workers together whether a node is about to be taken away; one takes 5 ms.
+PREEMPTION_POLL_S = 2.0
+# A node is left this long before it is taken away, or three times what the last checkpoint took.
+LEAVE_BEFORE_S = 5.0
+PREEMPTION = "a node is about to be taken away, going on elsewhere"
 
 
 def train_on_ray(config: PretrainConfig, report: Report, launched: float | None = None) -> None:
     """Trains on the cluster that Ray is connected to.
 
     Args:
-        config: what is asked; `workers` processes train together.
+        config: what is asked; `workers` processes train together, or as few as `min_workers`.
         report: called in this process with each event of the run.
         launched: when this process began, seconds of the Unix clock; None for now.
 
     Raises:
+        StoppedError: SIGTERM or SIGINT came; the state is saved.
         ForebrainError: what stopped the workers and is not mended by starting them again, or workers were
-            lost more than MAX_RESTARTS times.
+            lost again and again.
     """
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
+    for name, value in TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    fewest = config.workers if config.min_workers is None else config.min_workers
     cores = int(ray.cluster_resources().get("CPU", 1))
     if config.workers > cores and "RAY_ADDRESS" not in os.environ:
         raise ConfigError(
             f"workers is {config.workers} and this machine has {cores} cores; "
             "expected at most one worker a core."
         )
-    cores_each = max(1, cores // config.workers)
-    events = Queue(actor_options={"num_cpus": 0})
-    listener = _Listener(events, report)
+    # On the driver's node, whose loss ends the run in any case; anywhere else it could be lost alone.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    desk = ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here).remote(config.max_restarts)
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={
             "config": config,
-            "events": events,
-            "threads": cores_each,
+            "desk": desk,
             "launched": time.time() if launched is None else launched,
         },
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=config.workers if fewest == config.workers else (fewest, config.workers),  # type: ignore[arg-type]
+            use_gpu=ray.cluster_resources().get("GPU", 0) >= fewest,
+            elastic_resize_monitor_interval_s=config.resize_check_s,  # type: ignore[call-arg]
+        ),
         run_config=RunConfig(
             name="run",
             storage_path=Folder(config.out).uri_of("ray"),
-            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            # Ray starts workers again without end; `_Desk.begin` counts, because it knows of progress.
+            failure_config=FailureConfig(max_failures=-1),
             # The stub that type checkers see is of Ray Train's first version.
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
+    with StopSignals() as signals:
+        step = _fit(trainer, desk, signals, report)
+    if signals.received:
+        raise StoppedError(signals.received, step)
+
+
+def _fit(trainer: TorchTrainer, desk: Any, signals: StopSignals, report: Report) -> int:
+    """Runs `trainer` in a thread, and hands its events to `report` in this one, which takes signals.
+
+    Returns:
+        The last step that was reported.
+    """
+    failures: list[Exception] = []
+    step, error = 0, None
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as caught:
+            failures.append(caught)
+
+    thread = threading.Thread(target=fit, name="fit", daemon=True)
+    thread.start()
+    told = False
+    while True:
+        is_last = not thread.is_alive()
+        for event in ray.get(desk.heard.remote()):
+            if event["kind"] == "error":
+                error = getattr(errors, event["type"])(event["message"])
+                continue
+            step = event["step"]
+            report(event)
+        if is_last:
+            break
+        if signals.received and not told:
+            told = True
+            ray.get(desk.ask_to_stop.remote(signals.received))
+        thread.join(0.2)
+    ray.kill(desk)
+    if error:
+        raise error
+    if failures and isinstance(failures[0], TrainingFailedError):
         raise ForebrainError(
-            f"training was lost after {MAX_RESTARTS} restarts: {error}\n"
-            "The checkpoints are kept; the same command goes on from the newest."
-        ) from error
-    finally:
-        listener.close()
-        events.shutdown()
-    if listener.error:
-        raise listener.error
+            f"training was lost: {failures[0]}\nThe checkpoints are kept; the same command goes on."
+        ) from failures[0]
+    if failures:
+        raise failures[0]
+    return step
+
+
+class _Desk:
+    """An actor between the driver and the workers: events one way, the wish to stop the other.
+
+    Args:
+        max_restarts: as in the config.
+    """
+
+    def __init__(self, max_restarts: int) -> None:
+        self._max_restarts = max_restarts
+        self._events: list[dict[str, Any]] = []
+        self._stop, self._reason = asyncio.Event(), ""
+        self._restarts = self._fruitless = self._step = self._workers = 0
+        self._excused, self._failure = True, "a worker was lost"
+
+    async def tell(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "failure":
+            self._failure = event["message"]
+        else:
+            self._events.append(event)
+
+    async def heard(self) -> list[dict[str, Any]]:
+        """What was told since the last time."""
+        events, self._events = self._events, []
+        return events
+
+    async def ask_to_stop(self, reason: str) -> None:
+        self._reason = reason
+        self._stop.set()
+
+    async def stop_reason(self) -> str:
+        """Answers when the driver was asked to stop."""
+        await self._stop.wait()
+        return self._reason
+
+    async def excuse(self) -> None:
+        """The workers leave by themselves; that is no failure."""
+        self._excused = True
+
+    async def begin(self, step: int, workers: int) -> str | None:
+        """Workers have started, with a checkpoint of this step; why they should not go on, or None."""
+        if not self._excused and workers == self._workers:
+            self._restarts += 1
+            self._fruitless = self._fruitless + 1 if step <= self._step else 0
+        self._excused, self._step, self._workers = False, step, workers
+        after = f"the last failure was: {self._failure}\nThe checkpoints are kept; the same command goes on."
+        if 0 <= self._max_restarts < self._restarts:
+            return f"workers were lost more often than max_restarts ({self._max_restarts}); {after}"
+        if self._fruitless > MAX_FRUITLESS_RESTARTS:
+            return (
+                f"workers were lost {self._fruitless} times in a row before a new checkpoint, after step "
+                f"{step}. If that is no fault of the code, lower training.checkpoint_every; {after}"
+            )
+        return None
+
+
+class _LeaveError(Exception):
+    """Makes Ray Train place the workers anew."""
+
+
+class _ClusterRequests(StopRequests):
+    """Requests of the driver, and notices that Ray has of nodes that will be taken away."""
+
+    def __init__(self, desk: Any, group: WorkerGroup) -> None:
+        self._group = group
+        self._stop = desk.stop_reason.remote() if group.is_first else None
+        self._polled = time.monotonic()
+        self._deadline: float | None = None
+        self._margin_s = LEAVE_BEFORE_S
+
+    def asked(self) -> str | None:
+        if self._stop is not None and ray.wait([self._stop], timeout=0)[0]:
+            return ray.get(self._stop)
+        is_close = self._deadline is not None and time.time() > self._deadline - self._margin_s
+        return PREEMPTION if is_close else None
+
+    def is_poll_due(self) -> bool:
+        return self._group.is_first and time.monotonic() - self._polled > PREEMPTION_POLL_S
+
+    def poll(self) -> bool:
+        self._polled = time.monotonic()
+        info = ray.train.get_preemption_info()
+        is_new = info is not None and self._deadline is None
+        if info is not None:
+            # Without a deadline it may happen at any moment.
+            self._deadline = (info.deadline_ms or 0) / 1000
+        return is_new
+
+    def saved(self, seconds: float) -> None:
+        self._margin_s = max(LEAVE_BEFORE_S, 3 * seconds)
 
 
 def _train_on_worker(arguments: dict[str, Any]) -> None:
     config: PretrainConfig = arguments["config"]
-    events: Queue = arguments["events"]
-    torch.set_num_threads(config.training.threads or arguments["threads"])
+    desk = arguments["desk"]
+    torch.set_num_threads(config.training.threads or _threads_each())
     group = WorkerGroup()
     logs: list[Report] = [MetricsLog(RunFolder(config.out)), RayMetrics(config.out)] if group.is_first else []
 
@@ -104,42 +256,38 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
         # Progress for people needs no more than one step a second, and each costs a message.
         if event["kind"] != "step" or time.monotonic() - last_sent > 1:
             last_sent = time.monotonic()
-            events.put(event)
+            desk.tell.remote(event)
 
-    def saved(event: dict[str, Any]) -> None:
-        # Metrics only: the commit record is the truth about checkpoints, and a folder that Ray lists but
-        # that was removed since keeps a run from being restored.
-        ray.train.report(event)
+    def begin() -> None:
+        if group.is_first:
+            step = CheckpointStore(Folder(config.out).child("checkpoints")).newest_step()
+            reason = ray.get(desk.begin.remote(step, group.size))
+            if reason is not None:
+                raise ForebrainError(reason)
 
     try:
-        Trainer(config, group, get_device(), report, saved, arguments["launched"]).run()
+        group.gather_from(begin)
+        requests = _ClusterRequests(desk, group)
+        trainer = Trainer(config, group, get_device(), report, requests, arguments["launched"])
+        trainer.run()
     except StoppedByPeerError:
         return
     except ForebrainError as error:
         # Starting again would meet the same error, so this is an end and not a failure to Ray.
-        events.put({"kind": "error", "type": type(error).__name__, "message": str(error)})
+        event = {"kind": "error", "type": type(error).__name__, "message": str(error)}
+        ray.get(desk.tell.remote(event))
+        return
+    except Exception as error:
+        ray.get(desk.tell.remote({"kind": "failure", "message": f"{type(error).__name__}: {error}"}))
+        raise
+    if trainer.stopped == PREEMPTION:
+        if group.is_first:
+            ray.get(desk.excuse.remote())
+        raise _LeaveError(PREEMPTION)
 
 
-class _Listener:
-    """Hands the workers' events to the driver while `fit` blocks it."""
-
-    def __init__(self, events: Queue, report: Report) -> None:
-        self.error: ForebrainError | None = None
-        self._events, self._report = events, report
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="events", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Hands on what is still queued, then ends."""
-        self._closing.set()
-        self._thread.join()
-
-    def _listen(self) -> None:
-        while not (self._closing.is_set() and self._events.empty()):
-            for event in self._events.get_nowait_batch(min(100, self._events.qsize())):
-                if event["kind"] == "error":
-                    self.error = getattr(errors, event["type"])(event["message"])
-                else:
-                    self._report(event)
-            self._closing.wait(0.2)
+def _threads_each() -> int:
+    """This node's cores, shared by the workers on it."""
+    context = ray.get_runtime_context()
+    (node,) = [node for node in ray.nodes() if node["NodeID"] == context.get_node_id()]
+    return max(1, int(node["Resources"].get("CPU", 1)) // ray.train.get_context().get_local_world_size())

@@ -6,13 +6,24 @@ import os
 
 import torch
 
+from forebrain.errors import StoppedError
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Progress, Report, Trainer
+from forebrain.training.stopping import StopSignals
 
 
 def train_here(config: PretrainConfig, report: Report, launched: float | None = None) -> Progress:
-    """Trains in this process, on its GPU where there is one; arguments as those of `Trainer`."""
+    """Trains in this process, on its GPU where there is one; arguments as those of `Trainer`.
+
+    Raises:
+        StoppedError: SIGTERM or SIGINT came; the state is saved.
+    """
     torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Trainer(config, WorkerGroup(), device, report, launched=launched).run()
+    with StopSignals() as signals:
+        trainer = Trainer(config, WorkerGroup(), device, report, requests=signals, launched=launched)
+        progress = trainer.run()
+    if signals.received:
+        raise StoppedError(signals.received, trainer.steps_done)
+    return progress

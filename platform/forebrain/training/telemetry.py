@@ -17,7 +17,7 @@ Event = dict[str, Any]
 class MetricsLog:
     """Keeps step and validation events in the run folder, and as scalars for TensorBoard.
 
-    Written at validations and checkpoints, so that it agrees with what a resumed run goes on from: rows of
+    Written just before a checkpoint is committed, so that it holds what a resumed run goes on from: rows of
     steps that were lost are dropped when they are done again.
     """
 
@@ -34,8 +34,9 @@ class MetricsLog:
         if kind in ("step", "validation", "checkpoint"):
             self._rows.append(event)
             self._scalars(event)
-        if kind in ("checkpoint", "end"):
-            self._run.write_metrics(self._rows)
+        if kind in ("committing", "stopped", "end"):
+            # Committing is told in another thread, while this one adds rows.
+            self._run.write_metrics(list(self._rows))
             if self._board:
                 self._board.flush()
 
@@ -124,6 +125,9 @@ class ConsoleLog:
             f"step {event['step']:>6,}/{self._steps:,}  loss {event['loss']:.4f}  "
             f"{event['units_x_frames_per_s'] / 1e6:.2f} M units x frames/s  {_clock_time(left_s)} left"
         )
+
+    def _stopped(self, event: Event) -> None:
+        self._console.print(f"Saved after step {event['step']:,} and stopping: {event['reason']}.")
 
     def _validation(self, event: Event) -> None:
         score = "undefined" if event["score"] is None else f"{event['score']:.4f}"

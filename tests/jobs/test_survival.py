@@ -1,0 +1,275 @@
+"""Kill, then continue: whatever dies, the run goes on and computes what it would have computed.
+
+One cluster of several nodes on this machine, everything that lasts on an S3 server, nothing on local disks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+import yaml
+
+from forebrain.config import from_values
+from forebrain.shards.reader import ShardSet
+from forebrain.shards.stream import Stream, build_order
+from forebrain.shards.windows import ShardWindows
+from forebrain.storage import Folder
+from forebrain.training.checkpoints import CheckpointStore
+from forebrain.training.collectives import WorkerGroup
+from forebrain.training.config import PretrainConfig
+from forebrain.training.ledger import account, read_attempts
+from forebrain.training.loop import Trainer
+from forebrain.training.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+MODEL = {
+    "context": 12, "horizon": 4, "token_length": 4, "width": 32, "num_latents": 4, "num_heads": 2,
+    "head_width": 16, "film_width": 64, "feed_forward_dropout": 0.1,
+}  # fmt: skip
+TRAINING = {"batch_size": 64, "validate_every": 10_000, "checkpoint_every": 20, "threads": 1}
+NO_DROPOUT = {"feed_forward_dropout": 0.0, "branch_dropout": 0.0}
+
+
+class Job:
+    """jobs/pretrain.py as its own process, on a cluster; the same command can be given again."""
+
+    def __init__(self, cluster: Any, values: dict[str, Any], folder: Path) -> None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(values))
+        self._command = [
+            sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--config", str(folder / "config.yaml"),
+        ]  # fmt: skip
+        self._environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        self._folder = folder
+        self.store = CheckpointStore(Folder(values["out"]).child("checkpoints"))
+        self.start()
+
+    def start(self) -> None:
+        self._log = (self._folder / "log").open("wb")
+        self.process = subprocess.Popen(
+            self._command, env=self._environment, stdout=self._log, stderr=self._log, cwd=self._folder
+        )
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"ended too early:\n{self.log}"
+            assert time.monotonic() < deadline, f"waited too long:\n{self.log}"
+            time.sleep(0.1)
+
+    def wait_for_step(self, step: int) -> None:
+        self.wait_for(lambda: self.store.newest_step() >= step)
+
+    def wait_for_more(self, steps: int = 40) -> int:
+        """Until the run is past what is saved now by at least so many steps; gives what is saved then."""
+        self.wait_for_step(self.store.newest_step() + steps)
+        return self.store.newest_step()
+
+    def end(self) -> int:
+        return self.process.wait(timeout=120)
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "log").read_text()[-4000:]
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the processes of the cluster put what is temporary."""
+    folder = tmp_path_factory.mktemp("scratch")
+    (folder / "ray").mkdir()  # Ray expects its own to be there
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_bucket: str, scratch: Path) -> Iterator[Any]:
+    """A head that computes nothing and two nodes of one core, started with the way to the storage."""
+    from forebrain.chaos import cluster_of
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT / 'platform'}{os.pathsep}{ROOT / 'registry'}")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("TMPDIR", str(scratch))
+        with cluster_of(2) as cluster:
+            yield cluster
+
+
+@pytest.fixture(scope="module")
+def data(s3_bucket: str, small_shards: str) -> str:
+    """The small shards, on S3."""
+    local, out = Folder(small_shards), Folder(f"{s3_bucket}/survival/data")
+    for path in Path(small_shards).rglob("*"):
+        if path.is_file():
+            name = str(path.relative_to(small_shards))
+            out.write(name, local.read(name))
+    return out.uri
+
+
+def values(
+    data: str, out: str, steps: int, model: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    return {
+        "data": data, "out": out, "model": {**MODEL, **(model or {})},
+        "training": {**TRAINING, "steps": steps}, "evaluation": {"windows_per_session": 4}, **more,
+    }  # fmt: skip
+
+
+def losses(run: str) -> dict[int, float]:
+    rows = [row for row in RunFolder(run).read_metrics() if row["kind"] == "step"]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), (
+        "a step is missing or was kept twice"
+    )
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def _undisturbed_worker(rank: int, size: int, config: PretrainConfig, folder: str) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", size), rank=rank, world_size=size)
+    events: list[dict[str, Any]] = []
+    import torch
+
+    torch.set_num_threads(1)
+    Trainer(config, WorkerGroup(), torch.device("cpu"), events.append).run()
+    dist.destroy_process_group()
+    if rank == 0:
+        found = {event["step"]: event["loss"] for event in events if event["kind"] == "step"}
+        Path(f"{folder}/losses.json").write_text(json.dumps(found))
+
+
+def undisturbed(config: PretrainConfig, folder: Path, size: int = 2) -> dict[int, float]:
+    """The losses of the same run, in as many plain processes."""
+    multiprocessing.spawn(_undisturbed_worker, (size, config, str(folder)), nprocs=size)
+    return {int(step): loss for step, loss in json.loads((folder / "losses.json").read_text()).items()}
+
+
+def drain(cluster: Any, node: Any, seconds: float) -> None:
+    """Announces that a node will be taken away, as a cloud does for a spot instance."""
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    accepted, why = GcsClient(address=cluster.address).drain_node(
+        node.node_id, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "taken away",
+        int((time.time() + seconds) * 1000),
+    )  # fmt: skip
+    assert accepted, why
+
+
+def test_a_run_on_two_nodes_survives_every_fault_bit_for_bit(
+    cluster: Any, data: str, scratch: Path, tmp_path: Path
+) -> None:
+    from forebrain.chaos import training_workers
+
+    steps = 1500
+    run = data.replace("/data", "/runs/every-fault")
+    asked = values(data, run, steps, workers=2)
+    job = Job(cluster, asked, tmp_path)
+
+    job.wait_for_step(40)
+    assert len(training_workers(cluster)) == 2
+    training_workers(cluster)[1].kill()  # (a) a worker
+    at = job.wait_for_more()
+
+    node = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0]
+    cluster.remove_node(node, allow_graceful=False)  # (b) a node, and another in its place
+    cluster.add_node(num_cpus=1)
+    at = job.wait_for_more()
+
+    job.process.kill()  # (c) the driver, then the same command
+    assert job.end() == -signal.SIGKILL
+    job.start()
+    at = job.wait_for_more()
+
+    job.process.send_signal(signal.SIGTERM)  # (d) a request to stop, then the same command
+    assert job.end() == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step" in job.log
+    stopped_at = int(job.log.split("stopped by SIGTERM after step")[1].split(";")[0])
+    assert job.store.newest_step() == stopped_at >= at
+    job.start()
+    job.wait_for_more()
+
+    cluster.add_node(num_cpus=1)  # (d) a notice that a node will be taken away
+    draining = next(node for node in cluster.worker_nodes if _has_worker(node))
+    drain(cluster, draining, seconds=9)
+    job.wait_for(lambda: "going on elsewhere" in job.log)
+    left_at = job.store.newest_step()
+    cluster.remove_node(draining, allow_graceful=False)
+    assert job.end() == 0, job.log
+
+    expected = undisturbed(from_values(PretrainConfig, {**asked, "out": f"{run}-alone"}), tmp_path)
+    assert losses(run) == expected
+    attempts = read_attempts(Folder(run))
+    firsts = [attempt.first_step for attempt in attempts]
+    assert len(attempts) == 6, firsts
+    assert firsts[4] == stopped_at and firsts[5] == left_at  # nothing lost where there was notice
+    assert attempts[4].step == left_at
+    assert account(attempts).steps_done == steps
+    assert len(job.store.committed()) == 2
+    kept = [path.name for folder in (scratch, tmp_path) for path in folder.rglob("*") if path.is_file()]
+    of_the_run = (".safetensors", ".tar", "metrics.jsonl")
+    assert not [name for name in kept if name.endswith(of_the_run) or "tfevents" in name]
+
+
+def _has_worker(node: Any) -> bool:
+    import psutil
+
+    from forebrain.chaos import _is_training
+
+    for info in node.all_processes.get("raylet", []):
+        with contextlib.suppress(psutil.Error):
+            return any(
+                _is_training(child) for child in psutil.Process(info.process.pid).children(recursive=True)
+            )
+    return False
+
+
+def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
+    cluster: Any, data: str, tmp_path: Path
+) -> None:
+    steps = 700
+    run = data.replace("/data", "/runs/elastic")
+    asked = values(data, run, steps, NO_DROPOUT, workers=2, min_workers=1, resize_check_s=3.0)
+    job = Job(cluster, asked, tmp_path)
+    job.wait_for_step(40)
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    job.wait_for(lambda: 1 in sizes(job))
+    at = job.wait_for_more(60)
+    cluster.add_node(num_cpus=1)
+    job.wait_for(lambda: sizes(job)[-1] == 2)
+    assert job.end() == 0, job.log
+    assert sizes(job)[-1] == 2 and at < steps - 60
+
+    config = from_values(PretrainConfig, {**asked, "out": f"{run}-alone"})
+    expected, found = undisturbed(config, tmp_path), losses(run)
+    assert len(found) == steps
+    assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-4)
+    assert found != expected  # the number of workers did change
+
+    windows = ShardWindows(ShardSet.open(data), config.protocol, config.model.context, config.model.horizon)
+    order = build_order(windows, config.training.batch_size, config.seed, config.mixture)
+    for step in (0, at, steps - 1):
+        whole = order.batch(step)
+        for size in (1, 2):
+            parts = [order.batch(step, Stream(windows, order, worker, size)._owned) for worker in range(size)]
+            draws = [
+                (session, window)
+                for part in parts
+                for session, window in zip(part.session, part.window, strict=True)
+            ]
+            assert sorted(draws) == sorted(zip(whole.session, whole.window, strict=True))
+            assert np.sum([len(part.window) for part in parts]) == config.training.batch_size
+
+
+def sizes(job: Job) -> list[int]:
+    """Numbers of workers that made the checkpoints that are kept, oldest first."""
+    return [checkpoint.record["num_workers"] for checkpoint in job.store.committed()] or [0]
