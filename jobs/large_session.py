@@ -65,7 +65,9 @@ def main() -> int:
             f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['bytes_given'] / 1e3:,.0f}", f"{row['loss']:.6f}",
         )  # fmt: skip
     console = make_console()
-    console.print(f"one session of {config.units:,} units, {config.batch_size} windows a step, one core a worker")
+    console.print(
+        f"one session of {config.units:,} units, {config.batch_size} windows a step, one core a worker"
+    )
     console.print(table)
     if config.json:
         Path(config.json).write_text(json.dumps(rows, indent=1))
