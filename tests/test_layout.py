@@ -23,8 +23,14 @@ MAY_IMPORT = {
 }
 # Heavy packages, and the only modules of these folders that may import them.
 ONLY_IN = {
-    "ray": {"shards/prepare.py", "training/on_ray.py", "cluster_runtime.py"},
-    "deepspeed": set(),
+    "ray": {
+        "shards/prepare.py",
+        "training/on_ray.py",
+        "training/ray_metrics.py",
+        "cluster_runtime.py",
+        "chaos.py",
+    },
+    "deepspeed": {"training/strategies/zero.py"},
 }
 
 
@@ -68,7 +74,7 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
     [
         ("forebrain.sessions.readers", ["torch", "ray"]),
         ("forebrain.scoring.evaluate", ["torch", "ray"]),
-        ("forebrain.training.loop", ["ray", "tensorboard", "matplotlib"]),
+        ("forebrain.training.loop", ["ray", "deepspeed", "tensorboard", "matplotlib"]),
         ("forebrain.cli", ["torch", "ray"]),
         ("forebrain_registry", ["torch", "ray", "forebrain"]),
     ],

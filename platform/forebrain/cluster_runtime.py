@@ -17,6 +17,12 @@ _ENVIRONMENT = {
 }
 
 
+def quiet_ray() -> None:
+    """Sets what Ray reads from the environment; before Ray is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def start_ray(num_cpus: int | None = None) -> None:
     """Makes Ray ready, once a process.
 
@@ -26,8 +32,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     Args:
         num_cpus: CPUs of a cluster on this machine; None takes all. Ignored when a cluster is joined.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    quiet_ray()
     import ray
 
     if ray.is_initialized():

@@ -48,9 +48,8 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
     if "steps" in (run.read_result() or {}):
         console.print(f"{run.uri} is finished; nothing to do. Give another --out for a new run.")
         return run.uri
-    started = time.perf_counter()
-    on_ray = config.workers > 0
-    if on_ray:
+    started, launched = time.perf_counter(), time.time()
+    if config.workers:
         from forebrain.cluster_runtime import start_ray
 
         console.print("Starting Ray ...")
@@ -63,7 +62,7 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         if is_new:
             run.clear()
         raise
-    events = _train(config, run, console, on_ray)
+    events = _train(config, run, console, launched)
     trained_s = time.perf_counter() - started
     console.print("Evaluating the best checkpoint beside copy, mean and linear forecasts ...")
     scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
@@ -80,6 +79,8 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         "units_x_frames_per_s": end["units_x_frames_per_s"],
         "peak_rss_bytes": max(end["peak_rss_bytes"], peak_rss_bytes()),
         "num_workers": end["num_workers"],
+        "goodput": end["ledger"]["goodput"],
+        "ledger": end["ledger"],
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "versions": versions(),
     }
@@ -132,7 +133,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _train(config: PretrainConfig, run: RunFolder, console: Console, on_ray: bool) -> dict[str, Event]:
+def _train(config: PretrainConfig, run: RunFolder, console: Console, launched: float) -> dict[str, Event]:
     """Trains; returns the last event of each kind."""
     last: dict[str, Event] = {}
     show = ConsoleLog(console)
@@ -141,15 +142,15 @@ def _train(config: PretrainConfig, run: RunFolder, console: Console, on_ray: boo
         last[event["kind"]] = event
         show(event)
 
-    if on_ray:
+    if config.workers:
         from forebrain.training.on_ray import train_on_ray
 
         console.print(f"Starting {config.workers} training worker{'s' * (config.workers > 1)} ...")
-        train_on_ray(config, report)
+        train_on_ray(config, report, launched)
     else:
         from forebrain.training.single import train_here
 
-        train_here(config, _both(MetricsLog(run), report))
+        train_here(config, _both(MetricsLog(run), report), launched)
     if "end" not in last:
         raise ForebrainError(f"training ended without finishing; see {run.uri}. The same command resumes it.")
     return last

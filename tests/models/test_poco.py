@@ -51,7 +51,6 @@ def gradients(model: Poco, inputs: list[SessionInput], forecasts: list[Tensor]) 
     }
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 1 << 30], ids=["formed again", "kept"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -65,9 +64,8 @@ def gradients(model: Poco, inputs: list[SessionInput], forecasts: list[Tensor]) 
     ids=lambda changes: ",".join(changes) or "default",
 )
 def test_output_and_gradients_equal_the_plain_formulation(
-    changes: dict, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+    changes: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_head, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 7)  # several blocks, the last one short
     config = PocoConfig(**{**SMALL.__dict__, **changes})
     model = build(config).double()

@@ -4,9 +4,8 @@
     y  = Wo (h * gamma) + Wf e1 + bf         h = hidden layers of the context, gamma = Wg e1 + bg
 
 This is nine tenths of the arithmetic, and its temporaries are 1,024 wide. Rows are independent, so they
-pass in blocks that stay in the cache. For the backward pass e0, e1 and the mask are kept, and in small
-batches the results of the three wide products, 12 kB a row; where those would exceed KEPT_BYTES they are
-formed again block by block (0.3 M multiply-adds a row besides 1.1 M).
+pass in blocks that stay in the cache. For the backward pass e0, e1 and the mask are kept; the results of the
+three wide products, 12 kB a row, are formed again block by block (0.3 M multiply-adds a row besides 1.1 M).
 FiLM's shift enters linearly, so the caller folds Wo Wb into Wf [H, d].
 
 It is tested and timed against the plain formulation of the same equations in models/plain.py.
@@ -25,8 +24,6 @@ from torch import Tensor
 # should fill the device.
 CPU_BLOCK_ROWS = 384
 GPU_BLOCK_ROWS = 65_536
-# Results of wide products that a forward pass may keep for the backward pass.
-KEPT_BYTES = 256 << 20
 NORM_EPS = 1e-5
 
 
@@ -73,14 +70,6 @@ def row_head(
     return _RowHead.apply(embeddings, context, keep_mask, dropout, compute_dtype, *plain, *hidden)
 
 
-class _Wide(NamedTuple):
-    """What the wide products of one block of rows give."""
-
-    expanded: Tensor  # [r, 8 d], value and gate of the feed-forward
-    layers: list[Tensor]  # the context [r, C] and every hidden layer after it, [r, M]
-    scale: Tensor  # [r, M]
-
-
 def _normed(rows: Tensor, weights: RowHeadWeights) -> tuple[Tensor, Tensor, Tensor]:
     """LayerNorm of the rows in the compute dtype, their means and inverse deviations."""
     normed, mean, rstd = torch.native_layer_norm(
@@ -122,10 +111,6 @@ class _RowHead(torch.autograd.Function):
         context = context.to(compute_dtype)
         forecast = embeddings.new_empty(embeddings.shape[0], weights.out_weight.shape[0])
         refined = torch.empty_like(embeddings)
-        wide_values = weights.expand_weight.shape[0] + weights.scale_weight.shape[0]
-        wide_values += sum(bias.shape[0] for bias in weights.hidden[1::2])
-        wide_bytes = embeddings.shape[0] * wide_values * compute_dtype.itemsize
-        kept: list[_Wide] | None = [] if any(ctx.needs_input_grad) and wide_bytes <= KEPT_BYTES else None
         for rows in _blocks(embeddings):
             mask = None if keep_mask is None else keep_mask[rows]
             normed, _, _ = _normed(embeddings[rows], weights)
@@ -138,9 +123,6 @@ class _RowHead(torch.autograd.Function):
             layers = _hidden_layers(context[rows], weights.hidden)
             shift = F.linear(conditioned, weights.shift_weight, weights.shift_bias)
             forecast[rows] = torch.addmm(shift, scale * layers[-1], weights.out_weight.T)
-            if kept is not None:
-                kept.append(_Wide(expanded, layers, scale))
-        ctx.kept = kept
         ctx.save_for_backward(embeddings, refined, context, keep_mask, *parameters)
         ctx.dropout, ctx.compute_dtype = dropout, compute_dtype
         return forecast
@@ -153,14 +135,10 @@ class _RowHead(torch.autograd.Function):
         wanted = ctx.needs_input_grad[5:]
         grads = _RowHeadGradients(parameters, wanted)
         grad_embeddings = torch.empty_like(embeddings) if ctx.needs_input_grad[0] else None
-        for number, rows in enumerate(_blocks(embeddings)):
+        for rows in _blocks(embeddings):
             mask = None if keep_mask is None else keep_mask[rows]
-            if ctx.kept is None:
-                wide = _form_again(embeddings[rows], refined[rows], context[rows], weights)
-            else:
-                wide, ctx.kept[number] = ctx.kept[number], None  # freed block by block
             grad_rows = _backward_block(
-                embeddings[rows], refined[rows], wide, mask, dropout,
+                embeddings[rows], refined[rows], context[rows], mask, dropout,
                 grad_forecast[rows].to(dtype), weights, grads,
             )  # fmt: skip
             if grad_embeddings is not None:
@@ -190,19 +168,10 @@ class _RowHeadGradients:
             bias.add_(grad_out.sum(0, dtype=bias.dtype))
 
 
-def _form_again(rows: Tensor, refined: Tensor, context: Tensor, weights: RowHeadWeights) -> _Wide:
-    normed, _, _ = _normed(rows, weights)
-    return _Wide(
-        F.linear(normed, weights.expand_weight, weights.expand_bias),
-        _hidden_layers(context, weights.hidden),
-        F.linear(refined.to(normed.dtype), weights.scale_weight, weights.scale_bias),
-    )
-
-
 def _backward_block(
     rows: Tensor,
     refined: Tensor,
-    wide: _Wide,
+    context: Tensor,
     mask: Tensor | None,
     dropout: float,
     grad_out: Tensor,
@@ -214,7 +183,8 @@ def _backward_block(
     conditioned = refined.to(grad_out.dtype)
 
     # FiLM forecaster
-    expanded, layers, scale = wide
+    scale = F.linear(conditioned, weights.scale_weight, weights.scale_bias)
+    layers = _hidden_layers(context, weights.hidden)
     grad_modulated = grad_out @ weights.out_weight
     grads.add(named.out_weight, None, grad_out, scale * layers[-1])
     grads.add(named.shift_weight, named.shift_bias, grad_out, conditioned)
@@ -230,6 +200,7 @@ def _backward_block(
 
     # Feed-forward
     normed, mean, rstd = _normed(rows, weights)
+    expanded = F.linear(normed, weights.expand_weight, weights.expand_bias)
     value, gate = expanded.chunk(2, dim=-1)
     gelu, activated = _activated(expanded, mask, dropout)
     grads.add(named.contract_weight, named.contract_bias, grad_refined, activated)

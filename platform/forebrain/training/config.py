@@ -13,6 +13,8 @@ from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
 
+StrategyName = Literal["ddp", "zero1", "zero2", "zero3", "fsdp"]
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -45,6 +47,11 @@ class TrainingConfig:
         keep_checkpoints: newest checkpoints kept, besides the best.
         patience: validations without improvement before training stops; None never stops early.
         threads: CPU threads of a worker. None: the machine's cores shared by the workers.
+        strategy: how the workers hold the backbone: ddp, each the whole of it; zero1, zero2, zero3,
+            DeepSpeed, sharing out optimiser state, gradients too, weights too; fsdp, sharing out all with
+            PyTorch's own. A run may stop under one and go on under another.
+        deepspeed: JSON file, or JSON, with more of DeepSpeed's own options for zero1 to zero3, see
+            cluster/deepspeed.
     """
 
     steps: int = 600
@@ -68,6 +75,8 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     patience: int | None = None
     threads: int | None = None
+    strategy: StrategyName = "ddp"
+    deepspeed: str | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -88,6 +97,11 @@ class TrainingConfig:
         if self.warmup_steps is not None and not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(
                 f"training.warmup_steps is {self.warmup_steps}; expected 0 to training.steps ({self.steps})."
+            )
+        if self.deepspeed is not None and not self.strategy.startswith("zero"):
+            raise ConfigError(
+                f"training.deepspeed is given and training.strategy is {self.strategy}; expected zero1, zero2 "
+                "or zero3, which run on DeepSpeed."
             )
 
     def resolved(self, protocol: str) -> ResolvedTraining:
@@ -184,6 +198,17 @@ class PretrainConfig:
             raise ConfigError(f"protocol is {self.protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
         if self.workers < 0:
             raise ConfigError(f"workers is {self.workers}; expected 0 (this process, without Ray) or more.")
+        strategy = self.training.strategy
+        if strategy != "ddp" and self.workers == 0:
+            raise ConfigError(
+                f"training.strategy is {strategy} and workers is 0; expected 1 or more workers, or strategy ddp, "
+                "which needs no process group."
+            )
+        if strategy.startswith("zero") and self.training.resolved(self.protocol).joint_clip:
+            raise ConfigError(
+                f"training.strategy is {strategy}, which clips the backbone's gradients itself and cannot clip "
+                "them jointly with those of interfaces; expected ddp or fsdp, or --training.joint_clip false."
+            )
 
     def resolved_model(self) -> PocoConfig:
         """The model with the protocol's choices filled in."""
@@ -192,13 +217,13 @@ class PretrainConfig:
         return dataclasses.replace(self.model, relative=self.protocol != "poco")
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this run and no other: everything but where it is and what computes it.
+        """What makes it this run and no other: everything but where it is and what computes it, and how.
 
         The address of the data is part of it, and their fingerprint is in the checkpoints besides.
         """
         values = dataclasses.asdict(self)
         for name in ("out", "workers"):
             del values[name]
-        for name in ("threads", "split_above"):
+        for name in ("threads", "strategy", "deepspeed", "split_above"):
             del values["training"][name]
         return values

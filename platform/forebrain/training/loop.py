@@ -31,6 +31,7 @@ from forebrain.training.checkpoints import Checkpoint, CheckpointStore, StoredFi
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster, affordable_windows
+from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder, check_same_run
 from forebrain.training.state import Interfaces, derived_seed, joined
 from forebrain.training.strategies import Strategy, build_strategy
@@ -46,10 +47,12 @@ class StepResult:
     Attributes:
         loss: errors of the global batch, summed, over its predicted values.
         gradient_norm: joint norm before clipping.
+        communication_s: exchange of the gradients, waiting for the slowest worker included.
     """
 
     loss: float
     gradient_norm: float
+    communication_s: float
 
 
 class StepTotals:
@@ -106,6 +109,7 @@ class Trainer:
         report: called on the first worker with each event (`kind` is start, step, validation, checkpoint or
             end); telemetry and the console listen there.
         saved: called on every worker when a checkpoint is committed, with the step and validation loss.
+        launched: when the driver began, seconds of the Unix clock; None for now.
     """
 
     def __init__(
@@ -115,7 +119,9 @@ class Trainer:
         device: torch.device,
         report: Report,
         saved: Report = lambda event: None,
+        launched: float | None = None,
     ) -> None:
+        self.clock = AttemptClock(Folder(config.out) if group.is_first else None, launched)
         self.config, self.group, self.device = config, group, device
         self.training = config.training.resolved(config.protocol)
         self.saved = saved
@@ -152,7 +158,15 @@ class Trainer:
             DivergenceError: a loss or gradient is not finite.
             ShardError: a shard is damaged.
         """
-        self._resume()
+        try:
+            return self._run()
+        finally:
+            self.strategy.close()
+
+    def _run(self) -> Progress:
+        with self.clock.during("resume"):
+            self._resume()
+        self.clock.begin(self.steps_done)
         first, last = self.steps_done, self.training.steps
         self.report(self._start_event())
         self._counted_until = time.perf_counter()
@@ -164,6 +178,7 @@ class Trainer:
                 result = self.step(batch)
                 assert isinstance(batch, Batch)
                 self._report_step(batch, result, time.perf_counter() - began)
+                self.clock.step(self.steps_done)
                 if self._is_due(self.training.validate_every):
                     self._validate()
                     stopped_early = self._out_of_patience()
@@ -196,7 +211,9 @@ class Trainer:
         own = [gradient for gradient in gradients if id(gradient) not in counted_later]
         if own:
             totals.interface_square += sum_of_squares(own)
+        began = time.perf_counter()
         totals.reduce(strategy, shared)
+        communication_s = time.perf_counter() - began
         if isinstance(batch, ForebrainError):
             raise batch
         if totals.failed:
@@ -216,7 +233,7 @@ class Trainer:
         interfaces.step(learning_rate)
         self.steps_done += 1
         joint_norm = norm if config.joint_clip else (norm.square() + totals.interface_square).sqrt()
-        return StepResult(loss, joint_norm.item())
+        return StepResult(loss, joint_norm.item(), communication_s)
 
     def _backward(self, batch: Batch, totals: StepTotals) -> None:
         """Adds the gradients of this worker's windows, and their errors to the totals."""
@@ -291,7 +308,8 @@ class Trainer:
 
     def _validate(self) -> None:
         began = time.perf_counter()
-        evaluation = self.evaluate("validation", self.validation_windows)
+        with self.clock.during("validation"):
+            evaluation = self.evaluate("validation", self.validation_windows)
         scores, step, progress = evaluation.summary("model"), self.steps_done, self.progress
         loss = scores.value("mse") if self.training.select_by == "loss" else 1 - scores.value("score")
         # A data set too short for a validation window has no loss to choose the best checkpoint by.
@@ -328,10 +346,14 @@ class Trainer:
                 self.store.write_file(step, name, save_tensors(content)) for name, content in tensors.items()
             ]
 
+        self.clock.snapshot(step)
         files = [stored for part in self.group.gather_from(write) for stored in part]
         if self.group.is_first:
             self.store.commit(step, files, validation_loss, self._record())
-        self.report({"kind": "checkpoint", "step": step, "seconds": time.perf_counter() - began})
+        stall_s = time.perf_counter() - began
+        self.clock.add("checkpoint", stall_s)
+        self.clock.save()
+        self.report({"kind": "checkpoint", "step": step, "stall_s": stall_s, "goodput": self._goodput()})
         self.saved({"step": step, "validation_loss": validation_loss})
 
     def _record(self) -> dict[str, Any]:
@@ -405,6 +427,9 @@ class Trainer:
         }
 
     def _report_step(self, batch: Batch, result: StepResult, seconds: float) -> None:
+        self.clock.add("wait", batch.wait_s)
+        self.clock.add("communication", result.communication_s)
+        self.clock.add("step", seconds - result.communication_s)
         units_x_frames = batch.num_rows * (self.config.model.context + self.config.model.horizon)
         self.progress.units_x_frames += units_x_frames
         self.report(
@@ -416,6 +441,8 @@ class Trainer:
                 "learning_rate": self.training.learning_rate_at(batch.step),
                 "step_s": seconds,
                 "wait_s": batch.wait_s,
+                "communication_s": result.communication_s,
+                "memory_bytes": peak_memory_bytes(self.device),
                 "units_x_frames_per_s": units_x_frames / (seconds + batch.wait_s),
             }
         )
@@ -425,8 +452,15 @@ class Trainer:
         self.progress.seconds += now - self._counted_until
         self._counted_until = now
 
+    def _ledger(self) -> Ledger:
+        return account(read_attempts(Folder(self.config.out)))
+
+    def _goodput(self) -> float | None:
+        return self._ledger().goodput if self.group.is_first else None
+
     def _report_end(self, stopped_early: bool) -> None:
         self._count_seconds()
+        self.clock.save()
         event = {
             "kind": "end",
             "step": self.steps_done,
@@ -435,6 +469,7 @@ class Trainer:
             "units_x_frames_per_s": self.progress.units_x_frames / max(self.progress.seconds, 1e-9),
             "peak_rss_bytes": max(self.group.gather(peak_rss_bytes())),
             "num_workers": self.group.size,
+            "ledger": asdict(self._ledger()) if self.group.is_first else None,
         }
         self.report(event)
 
@@ -451,6 +486,11 @@ class Trainer:
             f"step {batch.step}: loss {loss}, or a gradient that is not finite, on windows of {sessions}. "
             "Lower training.learning_rate or training.clip_norm; the last checkpoint is intact."
         )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory used so far: of the GPU on a GPU, else resident memory of this process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss_bytes()
 
 
 def peak_rss_bytes() -> int:

@@ -20,6 +20,7 @@ from forebrain.storage import Folder
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Report, Trainer
+from forebrain.training.ray_metrics import RayMetrics
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.telemetry import MetricsLog
 
@@ -33,12 +34,13 @@ MAX_RESTARTS = 3
 COLLECTIVE_TIMEOUT_S = 300
 
 
-def train_on_ray(config: PretrainConfig, report: Report) -> None:
+def train_on_ray(config: PretrainConfig, report: Report, launched: float | None = None) -> None:
     """Trains on the cluster that Ray is connected to.
 
     Args:
         config: what is asked; `workers` processes train together.
         report: called in this process with each event of the run.
+        launched: when this process began, seconds of the Unix clock; None for now.
 
     Raises:
         ForebrainError: what stopped the workers and is not mended by starting them again, or workers were
@@ -56,7 +58,12 @@ def train_on_ray(config: PretrainConfig, report: Report) -> None:
     listener = _Listener(events, report)
     trainer = TorchTrainer(
         _train_on_worker,
-        train_loop_config={"config": config, "events": events, "threads": cores_each},
+        train_loop_config={
+            "config": config,
+            "events": events,
+            "threads": cores_each,
+            "launched": time.time() if launched is None else launched,
+        },
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=use_gpu),
         run_config=RunConfig(
@@ -86,14 +93,14 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
     events: Queue = arguments["events"]
     torch.set_num_threads(config.training.threads or arguments["threads"])
     group = WorkerGroup()
-    metrics = MetricsLog(RunFolder(config.out)) if group.is_first else None
+    logs: list[Report] = [MetricsLog(RunFolder(config.out)), RayMetrics(config.out)] if group.is_first else []
 
     last_sent = 0.0
 
     def report(event: dict[str, Any]) -> None:
         nonlocal last_sent
-        if metrics:
-            metrics(event)
+        for log in logs:
+            log(event)
         # Progress for people needs no more than one step a second, and each costs a message.
         if event["kind"] != "step" or time.monotonic() - last_sent > 1:
             last_sent = time.monotonic()
@@ -105,7 +112,7 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
         ray.train.report(event)
 
     try:
-        Trainer(config, group, get_device(), report, saved).run()
+        Trainer(config, group, get_device(), report, saved, arguments["launched"]).run()
     except StoppedByPeerError:
         return
     except ForebrainError as error:

@@ -229,19 +229,29 @@ def load_parameters(
     Raises:
         CheckpointError: a parameter is missing or has another shape.
     """
+    check_parameters({name: parameter.shape for name, parameter in parameters.items()}, tensors, where)
     for name, parameter in parameters.items():
-        stored = tensors.get(name)
-        if stored is None or stored.shape != parameter.shape:
-            found = "nothing" if stored is None else f"shape {tuple(stored.shape)}"
-            raise CheckpointError(
-                f"{where}: the checkpoint holds {found} for {name}; this model expects "
-                f"{tuple(parameter.shape)}. It belongs to another model or data set."
-            )
-        parameter.copy_(stored)
-        prefix = f"{name}."
-        moments = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-        moments = {key: value for key, value in moments.items() if key in MOMENTS}
+        parameter.copy_(tensors[name])
+        moments = moments_of(name, tensors)
         if moments:
             optimiser.state[parameter] = {
                 key: value.clone().to(parameter.device) for key, value in moments.items()
             }
+
+
+def check_parameters(shapes: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises CheckpointError if a parameter is missing in the portable form or has another shape there."""
+    for name, shape in shapes.items():
+        stored = tensors.get(name)
+        if stored is None or stored.shape != shape:
+            found = "nothing" if stored is None else f"shape {tuple(stored.shape)}"
+            raise CheckpointError(
+                f"{where}: the checkpoint holds {found} for {name}; this model expects "
+                f"{tuple(shape)}. It belongs to another model or data set."
+            )
+
+
+def moments_of(name: str, tensors: Mapping[str, Tensor]) -> PortableTensors:
+    """A parameter's optimiser state in the portable form; empty before the first step."""
+    found = {moment: tensors.get(f"{name}.{moment}") for moment in MOMENTS}
+    return {moment: value for moment, value in found.items() if value is not None}

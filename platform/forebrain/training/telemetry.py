@@ -31,7 +31,7 @@ class MetricsLog:
         if kind == "start":
             self._board = tensorboard_writer(self._run, purge_step=event["step"] + 1)
             self._rows = [row for row in self._run.read_metrics() if row["step"] <= event["step"]]
-        if kind in ("step", "validation"):
+        if kind in ("step", "validation", "checkpoint"):
             self._rows.append(event)
             self._scalars(event)
         if kind in ("checkpoint", "end"):
@@ -44,8 +44,14 @@ class MetricsLog:
             return
         step = event["step"]
         if event["kind"] == "step":
-            for name in ("loss", "gradient_norm", "learning_rate", "units_x_frames_per_s", "wait_s"):
+            for name in ("loss", "gradient_norm", "learning_rate"):
                 self._board.add_scalar(f"train/{name}", event[name], step)
+            for name in ("units_x_frames_per_s", "step_s", "wait_s", "communication_s", "memory_bytes"):
+                self._board.add_scalar(f"system/{name}", event[name], step)
+            return
+        if event["kind"] == "checkpoint":
+            for name in ("stall_s", "goodput"):
+                self._board.add_scalar(f"system/{name}", event[name], step)
             return
         for name in ("score", "mse", "mae", "correlation"):
             if event[name] is not None:

@@ -1,0 +1,306 @@
+"""Kills parts of a running pretraining at random, and accounts for what that cost.
+
+A cluster of several nodes is started on this machine. The same run is done twice on it, first left alone,
+then with something killed every few seconds: a training worker, a node, the driver, or the whole job by
+SIGTERM. The report compares the two runs step by step and says where the time went.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from forebrain.cluster_runtime import quiet_ray
+from forebrain.errors import ConfigError, ForebrainError
+from forebrain.storage import Folder
+from forebrain.training.config import PretrainConfig
+from forebrain.training.ledger import Ledger, account, read_attempts
+from forebrain.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+Kind = Literal["worker", "node", "driver", "stop"]
+NODE_BACK_AFTER_S = 5.0
+
+
+@dataclass(frozen=True)
+class ChaosConfig:
+    """What is run, and what is done to it.
+
+    Attributes:
+        pretrain: the run; its `out` gets the folders undisturbed/ and disturbed/.
+        minutes: how long things are killed; then the run is left to end.
+        every_s: shortest and longest time between two kills.
+        kinds: what may be killed: worker (SIGKILL), node (its raylet and all on it), driver (SIGKILL; the
+            same command is then given again), stop (SIGTERM to the driver; again the same command).
+        nodes: machines of one CPU, besides the head, which computes nothing.
+        seed: of what is killed and when.
+        json: file for the report.
+    """
+
+    pretrain: PretrainConfig
+    minutes: float = 10.0
+    every_s: list[float] = field(default_factory=lambda: [20.0, 40.0])
+    kinds: list[Kind] = field(default_factory=lambda: ["worker", "node", "driver", "stop"])
+    nodes: int = 2
+    seed: int = 0
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.every_s) != 2 or not 0 < self.every_s[0] <= self.every_s[1]:
+            raise ConfigError(f"every_s is {self.every_s}; expected two numbers, the shorter time first.")
+        if not self.kinds:
+            raise ConfigError("kinds is empty; expected at least one of worker, node, driver, stop.")
+        if self.nodes < self.pretrain.workers:
+            raise ConfigError(
+                f"nodes is {self.nodes}; expected at least the {self.pretrain.workers} workers."
+            )
+
+
+def chaos(config: ChaosConfig, console: Console) -> dict[str, Any]:
+    """Runs both, and returns and prints the report.
+
+    Raises:
+        ForebrainError: the run did not finish, or cannot be read.
+    """
+    undisturbed = _run_config(config, "undisturbed")
+    disturbed = _run_config(config, "disturbed")
+    kills: list[dict[str, Any]] = []
+    with cluster_of(config.nodes) as cluster:
+        console.print(f"Undisturbed: {config.pretrain.training.steps:,} steps ...")
+        _drive(cluster, undisturbed, console, [])
+        console.print(f"Disturbed, for {config.minutes:g} minutes ...")
+        _drive(cluster, disturbed, console, kills, config)
+    report = {
+        "kills": kills,
+        "undisturbed": dataclasses.asdict(_ledger(undisturbed)),
+        "disturbed": dataclasses.asdict(_ledger(disturbed)),
+        **compare(RunFolder(undisturbed.out), RunFolder(disturbed.out)),
+    }
+    _print(report, console)
+    if config.json:
+        Path(config.json).write_text(json.dumps(report, indent=1))
+    return report
+
+
+def compare(expected: RunFolder, actual: RunFolder) -> dict[str, Any]:
+    """How the losses of two runs differ, step by step.
+
+    Returns:
+        `steps`, `steps_missing`, `steps_repeated`, `largest_relative_difference`, the final losses.
+    """
+    ours = [row for row in actual.read_metrics() if row["kind"] == "step"]
+    theirs = {row["step"]: row["loss"] for row in expected.read_metrics() if row["kind"] == "step"}
+    seen = [row["step"] for row in ours]
+    differences = [abs(row["loss"] / theirs[row["step"]] - 1) for row in ours if row["step"] in theirs]
+    return {
+        "steps": len(theirs),
+        "steps_missing": len(set(theirs) - set(seen)),
+        "steps_repeated": len(seen) - len(set(seen)),
+        "largest_relative_difference": max(differences, default=float("nan")),
+        "final_loss": ours[-1]["loss"] if ours else None,
+        "final_loss_undisturbed": theirs[max(theirs)] if theirs else None,
+    }
+
+
+@contextlib.contextmanager
+def cluster_of(nodes: int) -> Iterator[Cluster]:
+    """A cluster on this machine: a head without CPUs and nodes of one CPU each."""
+    quiet_ray()
+    from ray.cluster_utils import Cluster
+
+    # Short, because Ray puts sockets there and their paths may have 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="fb-", dir="/tmp", ignore_cleanup_errors=True) as temp_dir:
+        # The address of the cluster is written below RAY_TMPDIR, by default for all of this machine to see.
+        before = os.environ.get("RAY_TMPDIR")
+        os.environ["RAY_TMPDIR"] = temp_dir
+        ray_dir = Path(temp_dir) / "ray"
+        ray_dir.mkdir()
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "temp_dir": str(ray_dir), "include_dashboard": True},
+        )
+        try:
+            for _ in range(nodes):
+                cluster.add_node(num_cpus=1)
+            yield cluster
+        finally:
+            cluster.shutdown()
+            if before is None:
+                del os.environ["RAY_TMPDIR"]
+            else:
+                os.environ["RAY_TMPDIR"] = before
+
+
+def training_workers(cluster: Cluster) -> list[psutil.Process]:
+    """The processes that train on a cluster of this machine."""
+    found = []
+    for node in cluster.worker_nodes:
+        for info in node.all_processes.get("raylet", []):
+            with contextlib.suppress(psutil.Error):
+                children = psutil.Process(info.process.pid).children(recursive=True)
+                found += [child for child in children if _is_training(child)]
+    return found
+
+
+def _is_training(process: psutil.Process) -> bool:
+    try:
+        return "TrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _run_config(config: ChaosConfig, name: str) -> PretrainConfig:
+    out = Folder(config.pretrain.out)
+    return dataclasses.replace(config.pretrain, out=out.uri_of(name))
+
+
+class _Driver:
+    """jobs/pretrain.py as a process of its own, started again after each death."""
+
+    def __init__(self, cluster: Cluster, config: PretrainConfig, folder: str) -> None:
+        values = Path(folder) / "config.yaml"
+        values.write_text(yaml.safe_dump(dataclasses.asdict(config)))
+        job = Path(__file__).parents[2] / "jobs" / "pretrain.py"
+        self._command = [sys.executable, str(job), "--config", str(values)]
+        self._environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        self._log = Path(folder) / "driver.log"
+        self.process = self._start()
+
+    def ensure(self) -> bool:
+        """Starts it again if it died; False once it has ended well.
+
+        Raises:
+            ForebrainError: it failed by itself.
+        """
+        status = self.process.poll()
+        if status == 0:
+            return False
+        if status is not None:
+            if status not in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
+                raise ForebrainError(f"the run failed with status {status}:\n{self._log.read_text()[-2000:]}")
+            self.process = self._start()
+        return True
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+
+
+def _drive(
+    cluster: Cluster,
+    run: PretrainConfig,
+    console: Console,
+    kills: list[dict[str, Any]],
+    config: ChaosConfig | None = None,
+) -> None:
+    """Brings a run to its end; with a config, kills what it says meanwhile."""
+    rng = random.Random(config.seed if config else 0)
+    began = time.monotonic()
+    next_kill = began + rng.uniform(*config.every_s) if config else float("inf")
+    node_back: list[float] = []
+    last_line = began
+    with tempfile.TemporaryDirectory(prefix="forebrain-chaos-") as folder:
+        driver = _Driver(cluster, run, folder)
+        try:
+            while driver.ensure():
+                time.sleep(0.2)
+                now = time.monotonic()
+                if node_back and now >= node_back[0]:
+                    node_back.pop(0)
+                    cluster.add_node(num_cpus=1)
+                if config and now >= next_kill and now - began < 60 * config.minutes:
+                    kind = rng.choice(config.kinds)
+                    if _kill(kind, cluster, driver, rng):
+                        kills.append({"at_s": round(now - began, 1), "kind": kind})
+                        console.print(f"  {now - began:6.0f} s  {kind} killed")
+                        if kind == "node":
+                            node_back.append(now + NODE_BACK_AFTER_S)
+                    next_kill = now + rng.uniform(*config.every_s)
+                if now - last_line > 30:
+                    last_line = now
+                    console.print(f"  {now - began:6.0f} s  step {_step_of(run)}")
+        finally:
+            if driver.process.poll() is None:
+                driver.process.kill()
+                driver.process.wait()
+
+
+def _kill(kind: Kind, cluster: Cluster, driver: _Driver, rng: random.Random) -> bool:
+    """Kills one; False if there is none at this moment."""
+    if kind == "worker":
+        workers = training_workers(cluster)
+        if not workers:
+            return False
+        with contextlib.suppress(psutil.Error):
+            rng.choice(workers).kill()
+        return True
+    if kind == "node":
+        nodes = cluster.worker_nodes
+        if not nodes:
+            return False
+        cluster.remove_node(rng.choice(sorted(nodes, key=lambda node: node.unique_id)), allow_graceful=False)
+        return True
+    driver.process.send_signal(signal.SIGKILL if kind == "driver" else signal.SIGTERM)
+    driver.process.wait()
+    return True
+
+
+def _step_of(run: PretrainConfig) -> str:
+    attempts = read_attempts(Folder(run.out))
+    return f"{attempts[-1].step:,}" if attempts else "none yet"
+
+
+def _ledger(run: PretrainConfig) -> Ledger:
+    return account(read_attempts(Folder(run.out)))
+
+
+def _print(report: dict[str, Any], console: Console) -> None:
+    table = Table("where the time went", title="Ledger, seconds", title_justify="left", box=None)
+    for name in ("undisturbed", "disturbed"):
+        table.add_column(name, justify="right")
+        table.add_column("share", justify="right")
+    ledgers = [report["undisturbed"], report["disturbed"]]
+    for category in ledgers[0]["seconds"]:
+        cells = [
+            cell
+            for ledger in ledgers
+            for cell in (
+                f"{ledger['seconds'][category]:.1f}",
+                f"{ledger['seconds'][category] / ledger['wall_s']:.1%}",
+            )
+        ]
+        table.add_row(category, *cells)
+    sums = [sum(ledger["seconds"].values()) / ledger["wall_s"] for ledger in ledgers]
+    walls = [f"{ledger['wall_s']:.1f}" for ledger in ledgers]
+    table.add_row("wall", walls[0], f"{sums[0]:.2%}", walls[1], f"{sums[1]:.2%}")
+    console.print(table)
+    disturbed, kills = report["disturbed"], len(report["kills"])
+    console.print(
+        f"goodput {disturbed['goodput']:.1%} (undisturbed {report['undisturbed']['goodput']:.1%}), "
+        f"{kills} kills, {disturbed['attempts']} attempts, "
+        f"{disturbed['steps_lost'] / max(1, kills):.1f} steps done again a kill"
+    )
+    console.print(
+        f"steps missing {report['steps_missing']}, repeated {report['steps_repeated']} of {report['steps']}; "
+        f"final loss {report['final_loss']:.6f}, undisturbed {report['final_loss_undisturbed']:.6f}, "
+        f"largest relative difference of a step {report['largest_relative_difference']:.1e}"
+    )

@@ -1,0 +1,43 @@
+"""A run's events as metrics of the Ray cluster, which Prometheus collects; cluster/grafana shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.util.metrics import Gauge
+
+# Metric, the kind of event that it comes from, the event's field, and what it says.
+METRICS = (
+    ("forebrain_step", "step", "step", "optimiser steps done"),
+    ("forebrain_loss", "step", "loss", "training loss of the last step"),
+    ("forebrain_gradient_norm", "step", "gradient_norm", "norm of the gradient before clipping"),
+    ("forebrain_units_x_frames_per_second", "step", "units_x_frames_per_s", "activity values read a second"),
+    ("forebrain_step_seconds", "step", "step_s", "forward, backward and optimiser of a step"),
+    ("forebrain_data_wait_seconds", "step", "wait_s", "waiting for the data of a step"),
+    ("forebrain_communication_seconds", "step", "communication_s", "exchange of a step's gradients"),
+    ("forebrain_memory_bytes", "step", "memory_bytes", "largest memory of the first worker so far"),
+    ("forebrain_checkpoint_stall_seconds", "checkpoint", "stall_s", "training held up by a checkpoint"),
+    ("forebrain_goodput", "checkpoint", "goodput", "useful time over wall time, since the run was launched"),
+    ("forebrain_validation_score", "validation", "score", "score on the validation part"),
+)
+
+
+class RayMetrics:
+    """Called with each event on the first worker.
+
+    Args:
+        run: the run folder's address, the tag by which runs on a cluster are told apart.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._gauges = [
+            (kind, name, Gauge(metric, description, tag_keys=("run",)))
+            for metric, kind, name, description in METRICS
+        ]
+        for _, _, gauge in self._gauges:
+            gauge.set_default_tags({"run": run})
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        for kind, name, gauge in self._gauges:
+            if event["kind"] == kind and event.get(name) is not None:
+                gauge.set(event[name])
