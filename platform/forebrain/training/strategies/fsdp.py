@@ -6,6 +6,7 @@ The backbone is one unit: small enough to be fetched in one message, and its wei
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,6 +91,11 @@ class FullyShared(Strategy):
                     moment: _shared_like(parameter, value) if value.shape == parameter.shape else value.clone()
                     for moment, value in moments.items()
                 }
+
+    def close(self) -> None:
+        # Parameters and their hooks hold the group.
+        self.__dict__.clear()
+        gc.collect()
 
     def _own_gradients(self) -> list[Tensor]:
         """This worker's part of every gradient, zero where no window reached it."""

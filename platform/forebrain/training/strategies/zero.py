@@ -106,7 +106,8 @@ class Zero(Strategy):
 
         self._engine.destroy()
         deepspeed.comm.destroy_process_group(groups._get_data_parallel_group())
-        del self._engine, self._parameters
+        # Parameters and their hooks hold the group too.
+        self.__dict__.clear()
         gc.collect()
 
     def _start_moments(self, step: float) -> None:
@@ -212,6 +213,7 @@ def _engine(module: nn.Module, optimiser: torch.optim.Optimizer, config: dict[st
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
         import deepspeed
+        from deepspeed.comm.torch import TorchBackend
         from deepspeed.ops import __compatible_ops__
     except ImportError as error:
         raise ConfigError(
@@ -220,6 +222,11 @@ def _engine(module: nn.Module, optimiser: torch.optim.Optimizer, config: dict[st
         ) from error
     # It would be compiled at the start, for minutes, and a backbone's messages are too few to gain from it.
     __compatible_ops__["deepspeed_shm_comm"] = False
+    for method in (TorchBackend.barrier, TorchBackend.monitored_barrier):
+        # Default arguments hold the group that existed when DeepSpeed was imported, and keep its threads.
+        method.__defaults__ = tuple(
+            None if isinstance(each, dist.ProcessGroup) else each for each in method.__defaults__ or ()
+        )
     deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False)
     check_config(config)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimiser, config=config, dist_init_required=False)
