@@ -157,11 +157,11 @@ def training_workers(cluster: Cluster) -> list[psutil.Process]:
         for info in node.all_processes.get("raylet", []):
             with contextlib.suppress(psutil.Error):
                 children = psutil.Process(info.process.pid).children(recursive=True)
-                found += [child for child in children if _is_training(child)]
+                found += [child for child in children if is_training(child)]
     return found
 
 
-def _is_training(process: psutil.Process) -> bool:
+def is_training(process: psutil.Process) -> bool:
     try:
         return "TrainWorker" in " ".join(process.cmdline())
     except psutil.Error:
