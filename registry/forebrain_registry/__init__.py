@@ -1,1 +1,55 @@
-"""The model registry: publish, list, pull, verify. Imports neither Ray nor forebrain."""
+"""A model registry without a server: a folder, s3://bucket/prefix, or (to read) any web host.
+
+    from forebrain_registry import Metadata, Registry, publish, pull
+
+    registry = Registry("s3://lab/models")
+    version = publish(registry, "zebrafish", "best/", Metadata(licence="MIT", config={}, preprocessing={}))
+    registry.set_alias("zebrafish", "champion", version.number)
+    folder = pull(registry, "zebrafish@champion").folder
+
+Versions are immutable and numbered from 1; their bytes are content-addressed; aliases, deprecations and
+signatures are records beside them. `layout` says what lies where, docs/registry.md what is guaranteed.
+Imports neither Ray, torch nor forebrain.
+"""
+
+from forebrain_registry.collector import Collected, collect_garbage
+from forebrain_registry.errors import (
+    ConflictError,
+    DamagedError,
+    InvalidError,
+    NotFoundError,
+    RegistryError,
+    StorageError,
+)
+from forebrain_registry.publish import copy, publish
+from forebrain_registry.pull import Pulled, default_cache, export, pull
+from forebrain_registry.records import Metadata, Metric, Reference, SeenSession, StoredFile, Version
+from forebrain_registry.registry import Registry
+from forebrain_registry.verify import Findings, verify, write_index
+
+__all__ = [
+    "Collected",
+    "ConflictError",
+    "DamagedError",
+    "Findings",
+    "InvalidError",
+    "Metadata",
+    "Metric",
+    "NotFoundError",
+    "Pulled",
+    "Reference",
+    "Registry",
+    "RegistryError",
+    "SeenSession",
+    "StorageError",
+    "StoredFile",
+    "Version",
+    "collect_garbage",
+    "copy",
+    "default_cache",
+    "export",
+    "publish",
+    "pull",
+    "verify",
+    "write_index",
+]

@@ -1,0 +1,365 @@
+"""The command `forebrain-registry`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from forebrain_registry import strict_json
+from forebrain_registry.collector import collect_garbage
+from forebrain_registry.errors import InvalidError, RegistryError
+from forebrain_registry.publish import METADATA, copy, publish
+from forebrain_registry.pull import export, pull
+from forebrain_registry.records import Metadata, Version
+from forebrain_registry.registry import ANY, GRACE_S, Registry
+from forebrain_registry.verify import Findings, verify, verify_version, write_index
+
+LOG_WIDTH = 140
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Returns:
+        The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not options.registry:
+        parser.error("which registry? Give --registry URI, or set FOREBRAIN_REGISTRY.")
+    try:
+        return options.run(options)
+    except RegistryError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="forebrain-registry", description="Publish and pull models.")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--registry",
+        metavar="URI",
+        default=os.environ.get("FOREBRAIN_REGISTRY"),
+        help="a folder, s3://bucket/prefix or https://host/path (default: FOREBRAIN_REGISTRY)",
+    )
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, parents=[shared], help=text, description=f"{text[0].upper()}{text[1:]}."
+        )
+        added.set_defaults(run=run)
+        return added
+
+    reference = {"metavar": "REF", "help": "name, name@3, name@alias or name@sha256:..."}
+
+    added = command("publish", _publish, "publish a folder as the next version of a model")
+    added.add_argument("name", metavar="NAME")
+    added.add_argument(
+        "folder", metavar="FOLDER", help="holds model.safetensors; README.md is made if missing"
+    )
+    added.add_argument("--metadata", metavar="FILE", help=f"JSON or YAML (default: FOLDER/{METADATA})")
+    added.add_argument("--interfaces", metavar="FOLDER", help="interfaces of the training sessions")
+    added.add_argument("--alias", help="point this alias at the new version")
+
+    added = command("list", _list, "list models, or the versions of one")
+    added.add_argument("name", metavar="NAME", nargs="?")
+
+    added = command(
+        "search", _search, "find models whose name, summary, tags, species or data hold all words"
+    )
+    added.add_argument("words", metavar="WORD", nargs="+")
+
+    added = command("show", _show, "show everything about a version")
+    added.add_argument("reference", **reference)
+
+    added = command("pull", _pull, "bring a version into the cache and print its folder")
+    added.add_argument("reference", **reference)
+    added.add_argument("--out", metavar="DIR", help="copy it to a folder that does not exist yet")
+    added.add_argument("--interfaces", action="store_true", help="with the training sessions' interfaces")
+    added.add_argument("--offline", action="store_true", help="use the cache alone")
+
+    added = command("alias", _alias, "point an alias at a version")
+    added.add_argument("reference", **reference)
+    added.add_argument("alias", metavar="ALIAS")
+    added.add_argument("--remove", action="store_true", help="take the alias away from the model")
+    added.add_argument(
+        "--expect", metavar="NUMBER", type=_expected, default=ANY,
+        help="only if the alias stands for this version now, or for none: 'none'",
+    )  # fmt: skip
+
+    added = command("deprecate", _deprecate, "deprecate a version, so that its name alone passes over it")
+    added.add_argument("reference", **reference)
+    choice = added.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--reason", metavar="TEXT")
+    choice.add_argument("--undo", action="store_true")
+
+    added = command("verify", _verify, "check every byte of all models, of one, or of one version")
+    added.add_argument("reference", nargs="?", **reference)
+    added.add_argument("--public-key", metavar="PEM", help="check that this key signed the version")
+    added.add_argument("--identity", help="check that this Sigstore identity signed it; needs --issuer")
+    added.add_argument("--issuer", metavar="URL", help="who vouches for the identity")
+
+    added = command("sign", _sign, "sign a version with a key, or with your Sigstore identity")
+    added.add_argument("reference", **reference)
+    added.add_argument(
+        "--private-key", metavar="PEM", help="password in FOREBRAIN_KEY_PASSWORD, if it has one"
+    )
+
+    added = command("gc", _gc, "remove blobs that no version names")
+    added.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    added.add_argument(
+        "--grace-hours", type=float, default=GRACE_S / 3600, metavar="H",
+        help="spare younger ones (default: 24); less is safe only while nobody publishes",
+    )  # fmt: skip
+
+    added = command("copy", _copy, "copy a version to another registry, with its signatures")
+    added.add_argument("reference", **reference)
+    added.add_argument("target", metavar="URI", help="the other registry")
+
+    command("index", _index, "write index.json, so that a web host can show this registry")
+    return parser
+
+
+def _publish(options: argparse.Namespace) -> int:
+    path = Path(options.metadata or Path(options.folder) / METADATA)
+    registry = Registry(options.registry)
+    version = publish(registry, options.name, options.folder, _read_metadata(path), options.interfaces)
+    if options.alias:
+        registry.set_alias(version.name, options.alias, version.number)
+    return _say(options, _summary(version), f"{version} sha256:{version.digest}")
+
+
+def _list(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry)
+    if options.name:
+        deprecations, aliases = registry.deprecations(options.name), registry.aliases(options.name)
+        rows = [_row(version, deprecations, aliases) for version in registry.versions(options.name)]
+        return _table(
+            options, rows, ("version", "created", "score", "size", "aliases", "deprecated", "summary")
+        )
+    rows = []
+    for name, versions in registry.all_versions():
+        deprecations = registry.deprecations(name)
+        good = [version for version in versions if version.number not in deprecations]
+        rows.append(
+            _row((good or versions)[-1], deprecations, registry.aliases(name)) | {"versions": len(versions)}
+        )
+    return _table(options, rows, ("name", "versions", "version", "created", "score", "aliases", "summary"))
+
+
+def _search(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry)
+    found = registry.search(" ".join(options.words))
+    rows = [
+        _row(version, registry.deprecations(version.name), registry.aliases(version.name))
+        for version in found
+    ]
+    return _table(options, rows, ("name", "version", "created", "score", "species", "deprecated", "summary"))
+
+
+def _show(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry)
+    version = registry.resolve(options.reference)
+    row = _row(version, registry.deprecations(version.name), registry.aliases(version.name))
+    details = row | {
+        "id": version.record.id,
+        "files": [dataclasses.asdict(stored) for stored in version.record.files],
+        "interfaces": [dataclasses.asdict(stored) for stored in version.record.interfaces],
+        "metadata": dataclasses.asdict(version.metadata),
+        "signatures": len(registry.signatures(version)),
+    }
+    if options.json:
+        return _say(options, details, "")
+    import yaml
+
+    sessions = details["metadata"].pop("sessions")
+    details["metadata"]["sessions"] = f"{len(sessions)}, all in --json"
+    details["files"] = [f"{stored.path} ({_size(stored.size_bytes)})" for stored in version.record.files]
+    details["interfaces"] = [
+        f"{stored.path} ({_size(stored.size_bytes)})" for stored in version.record.interfaces
+    ]
+    plain = json.loads(json.dumps(details))
+    print(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110), end="")
+    return 0
+
+
+def _pull(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry)
+    pulled = pull(registry, options.reference, interfaces=options.interfaces, offline=options.offline)
+    if not options.offline and (why := registry.deprecations(pulled.version.name).get(pulled.version.number)):
+        print(f"{pulled.version} is deprecated: {why}", file=sys.stderr)
+    folder = export(pulled, options.out) if options.out else pulled.folder
+    interfaces = folder / "interfaces" if options.out and pulled.interfaces else pulled.interfaces
+    result = _summary(pulled.version) | {
+        "folder": str(folder),
+        "interfaces": str(interfaces) if interfaces else None,
+    }
+    return _say(options, result, str(folder))
+
+
+def _alias(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry)
+    version = registry.resolve(options.reference)
+    number = None if options.remove else version.number
+    registry.set_alias(version.name, options.alias, number, options.expect)
+    result = {"name": version.name, "alias": options.alias, "version": number}
+    return _say(options, result, f"{version.name}@{options.alias} stands for {number or 'nothing any more'}")
+
+
+def _deprecate(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry)
+    version = registry.resolve(options.reference)
+    registry.deprecate(version.name, version.number, options.reason)
+    result = {"name": version.name, "version": version.number, "deprecated": options.reason}
+    return _say(options, result, f"{version} is {'deprecated' if options.reason else 'no longer deprecated'}")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry)
+    wants_signature = options.public_key or options.identity
+    if not options.reference:
+        if wants_signature:
+            raise InvalidError("a signature is of one version: give its reference.")
+        findings = verify(registry)
+    elif "@" in options.reference or wants_signature:
+        findings = verify_version(registry, registry.resolve(options.reference))
+    else:
+        findings = verify(registry, options.reference)
+    signed = None
+    if wants_signature and not findings.problems:
+        from forebrain_registry.signing import Verifier, verify_signature
+
+        verifier = Verifier(options.public_key, options.identity, options.issuer)
+        signed = verify_signature(registry, options.reference, verifier).digest
+    _say(options, dataclasses.asdict(findings) | {"signed": signed}, _findings_text(findings, signed))
+    return 1 if findings.problems else 0
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from forebrain_registry.signing import Signer, sign
+
+    signer = Signer(options.private_key, os.environ.get("FOREBRAIN_KEY_PASSWORD"))
+    version = sign(Registry(options.registry), options.reference, signer)
+    return _say(options, _summary(version), f"{version} signed")
+
+
+def _gc(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry, grace_s=options.grace_hours * 3600)
+    done = collect_garbage(registry, options.dry_run)
+    verb = "would be removed" if options.dry_run else "removed"
+    text = f"{len(done.removed)} files ({_size(done.removed_bytes)}) {verb}, {done.kept} blobs in use, {done.spared} too young"
+    return _say(options, dataclasses.asdict(done), text)
+
+
+def _copy(options: argparse.Namespace) -> int:
+    target = Registry(options.target)
+    version = copy(Registry(options.registry), options.reference, target)
+    return _say(options, _summary(version), f"{version} in {target.uri}")
+
+
+def _index(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry)
+    number = write_index(registry)
+    return _say(options, {"records": number}, f"{registry.uri}/index.json names {number} records")
+
+
+def _read_metadata(path: Path) -> Metadata:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidError(
+            f"{path}: cannot be read ({error.strerror}). Metadata need a JSON or YAML file."
+        ) from error
+    if path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            data = json.dumps(yaml.safe_load(data)).encode()
+        except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+            raise InvalidError(f"{path}: not valid YAML for metadata ({error}).") from error
+    return strict_json.build(Metadata, strict_json.parse(data, str(path)), str(path))
+
+
+def _summary(version: Version) -> dict[str, Any]:
+    return {"name": version.name, "version": version.number, "digest": f"sha256:{version.digest}"}
+
+
+def _row(version: Version, deprecations: dict[int, str], aliases: dict[str, int]) -> dict[str, Any]:
+    meta = version.metadata
+    return _summary(version) | {
+        "created": version.record.created,
+        "score": next((metric.value for metric in meta.metrics if metric.name == "score"), None),
+        "size": version.size_bytes,
+        "aliases": [alias for alias, number in aliases.items() if number == version.number],
+        "deprecated": deprecations.get(version.number),
+        "summary": meta.summary,
+        "licence": meta.licence,
+        "species": meta.species,
+        "rates_hz": meta.rates_hz,
+        "datasets": meta.datasets,
+        "sessions": len(meta.sessions),
+    }
+
+
+def _say(options: argparse.Namespace, result: Any, text: str) -> int:
+    print(json.dumps(result, indent=1) if options.json else text)
+    return 0
+
+
+def _table(options: argparse.Namespace, rows: list[dict[str, Any]], columns: Sequence[str]) -> int:
+    if options.json:
+        return _say(options, rows, "")
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(column, row[column]) for column in columns))
+    width = None if sys.stdout.isatty() else LOG_WIDTH
+    # Names and summaries may hold brackets, which are not markup.
+    Console(width=width, highlight=False, markup=False).print(table)
+    return 0
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column == "size":
+        return _size(value)
+    if column == "created":
+        return value[:16].replace("T", " ")
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.1f} KiB"
+
+
+def _findings_text(findings: Findings, signed: str | None) -> str:
+    lines = [f"problem: {problem}" for problem in findings.problems]
+    lines.append(
+        f"{findings.versions} versions, {findings.blobs} blobs, {_size(findings.checked_bytes)} read: "
+        f"{len(findings.problems) or 'no'} problems; {findings.unnamed} files that no version names"
+    )
+    return "\n".join(lines + ([f"signed as wanted: sha256:{signed}"] if signed else []))
+
+
+def _expected(text: str) -> int | None:
+    return None if text == "none" else int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Where things lie in a registry, and the numbered records that all its changes are made of.
+
+    blobs/sha256/ab/ab12...                             bytes, named by their hash; never changed
+    models/NAME/versions/00000003.json                  the record of a version: created last, never changed
+    models/NAME/aliases/champion/00000007.json          where an alias points since its 7th move
+    models/NAME/deprecations/00000003/00000001.json     why version 3 is deprecated, or that it no longer is
+    models/NAME/signatures/00000003/00000001.json       a Sigstore bundle over version 3
+    index.json                                          names all records, for web hosts; rebuildable
+    collecting/ID.json                                  there while somebody collects garbage
+
+Each folder of numbered records is a log: record n+1 is created, if absent, by one who has read n. So numbers
+have no holes, no two writers get the same, and a move that lost a race is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from forebrain_registry.store import Store
+
+BLOBS = "blobs/sha256"
+MODELS = "models"
+COLLECTING = "collecting"
+
+_RECORD = re.compile(
+    r"models/([a-z0-9._-]+)/(versions|(aliases|deprecations|signatures)/([^/]+))/(\d{8})\.json"
+)
+_BLOB = re.compile(rf"{BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})")
+
+
+def blob_name(sha256: str) -> str:
+    return f"{BLOBS}/{sha256[:2]}/{sha256}"
+
+
+def blob_of(name: str) -> str | None:
+    """The hash that a file's name promises; None if it is no blob's name."""
+    match = _BLOB.fullmatch(name)
+    return match[2] if match else None
+
+
+def versions_folder(name: str) -> str:
+    return f"{MODELS}/{name}/versions"
+
+
+def log_folder(name: str, kind: str, key: str | int) -> str:
+    """The folder of an alias's moves, or of the deprecations or signatures of a version by its number."""
+    return f"{MODELS}/{name}/{kind}/{key if isinstance(key, str) else f'{key:08}'}"
+
+
+def record_name(folder: str, number: int) -> str:
+    return f"{folder}/{number:08}.json"
+
+
+@dataclass
+class Listing:
+    """The records of one model, as a listing of the store names them.
+
+    Attributes:
+        versions: their numbers, ascending.
+        logs: (kind, key) -> the numbers of its records, ascending.
+    """
+
+    versions: list[int] = field(default_factory=list)
+    logs: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def last(self, kind: str, key: str | int) -> int:
+        """Number of the newest record of a log, 0 if there is none."""
+        key = key if isinstance(key, str) else f"{key:08}"
+        return max(self.logs.get((kind, key), [0]))
+
+    def keys(self, kind: str) -> list[str]:
+        return sorted(key for found, key in self.logs if found == kind)
+
+
+def listings(files: Iterable[str]) -> dict[str, Listing]:
+    """Model -> its records, from the names of files; names that are no record's are passed over."""
+    found: dict[str, Listing] = defaultdict(Listing)
+    for file in record_names(files):
+        _, name, kind, *key, number = file.removesuffix(".json").split("/")
+        if kind == "versions":
+            found[name].versions.append(int(number))
+        else:
+            found[name].logs[kind, key[0]].append(int(number))
+    return {name: listing for name, listing in sorted(found.items()) if listing.versions}
+
+
+def record_names(files: Iterable[str]) -> list[str]:
+    """The names that are a record's, sorted."""
+    return sorted(file for file in files if _RECORD.fullmatch(file))
+
+
+def create_record(store: Store, folder: str, number: int, content: bytes) -> None:
+    """Creates one record of a log.
+
+    Raises:
+        FileExistsError: another writer has that number.
+    """
+    name = record_name(folder, number)
+    try:
+        store.create(name, content)
+    except FileExistsError:
+        # A put whose answer was lost is sent again and then refused for the sake of its own first try.
+        # Records hold an id drawn at random, so equal bytes are ours.
+        if store.read(name, len(content) + 1) != content:
+            raise
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def now() -> str:
+    """The time in UTC as records write it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,269 @@
+"""Publishing: blobs first, the record last. Whatever kills the publisher, a version is there whole or not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from forebrain_registry import layout, strict_json
+from forebrain_registry.card import front_matter, make_card
+from forebrain_registry.collector import wait_for_collectors
+from forebrain_registry.errors import ConflictError, DamagedError, InvalidError, NotFoundError, StorageError
+from forebrain_registry.records import (
+    CARD,
+    RECORD,
+    VERSION_FORMAT,
+    WEIGHTS,
+    Metadata,
+    StoredFile,
+    Version,
+    VersionRecord,
+    check_name,
+    check_paths,
+    checked_metadata,
+)
+from forebrain_registry.registry import Registry
+from forebrain_registry.store import Store
+
+METADATA = "metadata.json"
+MAX_HEADER_BYTES = 100 * 2**20
+Files = str | os.PathLike[str] | Mapping[str, bytes | str | os.PathLike[str]]
+
+
+def publish(
+    registry: Registry, name: str, files: Files, metadata: Metadata, interfaces: Files | None = None
+) -> Version:
+    """Publishes a version of a model, and returns it with the number it got.
+
+    Args:
+        name: of the model, new or not.
+        files: a folder, or path within the version -> content or a local file. `model.safetensors` must be
+            among them; a model card is made where there is none. Of a folder, hidden files, `version.json`
+            and `metadata.json` are left out.
+        interfaces: the like for the interfaces of the sessions trained on, a separate artifact.
+
+    Raises:
+        InvalidError: a name, path, file or metadata that a version may not have. Nothing was stored.
+        StorageError: the registry cannot be written, or cannot be published to safely.
+    """
+    check_name(name)
+    metadata = checked_metadata(metadata)
+    found = _found(files)
+    found_interfaces = _found(interfaces or {})
+    if WEIGHTS not in found:
+        raise InvalidError(f"there is no {WEIGHTS} among the files; a version cannot do without.")
+    with tempfile.TemporaryDirectory(prefix="forebrain-registry-") as scratch:
+        found[CARD] = _card(name, metadata, found.get(CARD))
+        check_paths(found)
+        check_paths(found_interfaces)
+        local = _staged(found, Path(scratch) / "files")
+        local_interfaces = _staged(found_interfaces, Path(scratch) / "interfaces")
+        for source in (*local.values(), *local_interfaces.values()):
+            if source.suffix == ".safetensors":
+                check_safetensors(source)
+        stored, sources = _described(local)
+        stored_interfaces, more_sources = _described(local_interfaces)
+        record = VersionRecord(
+            VERSION_FORMAT, name, layout.new_id(), layout.now(), stored, stored_interfaces, metadata
+        )
+        content = strict_json.dump(record)
+        Version.parse(content, 1, name)
+        store = registry.writer()
+        _store_blobs(registry, sources | more_sources)
+        number = _create_version(store, name, content, _last_version(registry, name))
+    return Version(number, record, content)
+
+
+def copy(source: Registry, reference: str, target: Registry) -> Version:
+    """Copies a version with its interfaces and signatures to another registry.
+
+    The record is the same to the byte, so digest and signatures stay; the number is the next one there.
+    Copying again, also at the same time, makes no second one.
+
+    Raises:
+        NotFoundError, InvalidError: there is no such version.
+        DamagedError: a blob is not what its record names; nothing was made visible.
+    """
+    version = source.resolve(reference)
+    store = target.writer()
+    there = _known(target, version.name)
+    copied = there.get(version.digest)
+    if copied is None:
+        with tempfile.TemporaryDirectory(prefix="forebrain-registry-") as scratch:
+            sources = {
+                stored.sha256: _fetched(source.store, stored, Path(scratch)) for stored in version.blobs
+            }
+            _store_blobs(target, sources)
+        number = _create_version(store, version.name, version.content, max([0, *_numbers(there)]))
+        copied = Version(number, version.record, version.content)
+    for bundle in source.signatures(version):
+        target.add_signature(copied, bundle)
+    return copied
+
+
+def check_safetensors(path: Path) -> None:
+    """Raises InvalidError unless a file is laid out as safetensors: a header that accounts for every byte."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            raise InvalidError(f"{path}: not a safetensors file. Save weights with safetensors.")
+        header = strict_json.parse(stream.read(length), str(path))
+    if not isinstance(header, dict):
+        raise InvalidError(f"{path}: not a safetensors file: its header is no object.")
+    ends = [8 + length]
+    for key, entry in header.items():
+        if key == "__metadata__":
+            continue
+        offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+        if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(x) is int for x in offsets)):
+            raise InvalidError(f"{path}: not a safetensors file: tensor {key!r:.80} has no data_offsets.")
+        ends.append(8 + length + offsets[1])
+    if max(ends) != size:
+        raise InvalidError(
+            f"{path}: {size} bytes, but its header says {max(ends)}. The file was cut or grew."
+        )
+
+
+def _found(files: Files) -> dict[str, bytes | Path]:
+    if isinstance(files, Mapping):
+        return {
+            path: content if isinstance(content, bytes) else Path(content) for path, content in files.items()
+        }
+    folder = Path(files)
+    if not folder.is_dir():
+        raise InvalidError(f"{folder}: no such folder.")
+    found: dict[str, bytes | Path] = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or str(relative) in (RECORD, METADATA):
+            continue
+        if not path.is_dir() or path.is_symlink():
+            found[relative.as_posix()] = path
+    return found
+
+
+def _staged(files: Mapping[str, bytes | Path], scratch: Path) -> dict[str, Path]:
+    """The same files, all on disk."""
+    staged = {}
+    for path, content in files.items():
+        if isinstance(content, bytes):
+            source = scratch / path
+            source.parent.mkdir(parents=True, exist_ok=True)
+            source.write_bytes(content)
+        else:
+            source = content
+            if source.is_symlink() or not source.is_file():
+                raise InvalidError(
+                    f"{source}: not a regular file. Links are not followed; copy what they name."
+                )
+        staged[path] = source
+    return staged
+
+
+def _card(name: str, metadata: Metadata, given: bytes | Path | None) -> bytes:
+    if given is None:
+        return make_card(name, metadata).encode()
+    if isinstance(given, Path) and not given.is_file():
+        raise InvalidError(f"{given}: no such file.")
+    content = given if isinstance(given, bytes) else given.read_bytes()
+    return content if content.startswith(b"---") else front_matter(name, metadata).encode() + b"\n" + content
+
+
+def _described(files: Mapping[str, Path]) -> tuple[tuple[StoredFile, ...], dict[str, Path]]:
+    """What the record says of the files, and hash -> local file."""
+    stored, sources = [], {}
+    for path, source in sorted(files.items()):
+        sha256 = hash_file(source)
+        stored.append(StoredFile(path, source.stat().st_size, sha256))
+        sources[sha256] = source
+    return tuple(stored), sources
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _store_blobs(registry: Registry, sources: Mapping[str, Path]) -> None:
+    """Stores blobs so that they are there, and stay, until a record names them."""
+    store = registry.writer()
+    for _ in range(3):
+        for sha256, source in sources.items():
+            _store_blob(store, sha256, source, registry.grace_s)
+        # One collection may have seen a blob before it was renewed. Any later one spares it.
+        if not wait_for_collectors(store):
+            return
+    raise StorageError(
+        f"{registry.uri}: garbage is being collected again and again; publish once it is done."
+    )
+
+
+def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> None:
+    name = layout.blob_name(sha256)
+    there = store.stat(name)
+    before = source.stat()
+    if there is None or there.size_bytes != before.st_size:
+        store.upload(name, source)
+    elif time.time() - there.modified_s > grace_s / 2:
+        store.renew(name, source)
+    else:
+        return
+    after = source.stat()
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        store.remove(name)
+        raise InvalidError(
+            f"{source}: was changed while it was published. Publish again when it is finished."
+        )
+
+
+def _create_version(store: Store, name: str, content: bytes, last: int) -> int:
+    """Creates the record under the first free number, which is returned."""
+    folder = layout.versions_folder(name)
+    for number in range(last + 1, last + 10_000):
+        try:
+            layout.create_record(store, folder, number, content)
+        except FileExistsError:
+            continue
+        return number
+    raise ConflictError(f"{store.uri}: {name}: no free number after {last}; the listing seems out of date.")
+
+
+def _last_version(registry: Registry, name: str) -> int:
+    try:
+        return max(registry.listing(name).versions)
+    except NotFoundError:
+        return 0
+
+
+def _known(registry: Registry, name: str) -> dict[str, Version]:
+    try:
+        return {version.digest: version for version in registry.versions(name)}
+    except NotFoundError:
+        return {}
+
+
+def _numbers(versions: Mapping[str, Version]) -> list[int]:
+    return [version.number for version in versions.values()]
+
+
+def _fetched(store: Store, stored: StoredFile, scratch: Path) -> Path:
+    """A checked local copy of a blob."""
+    path = scratch / stored.sha256
+    if not path.exists():
+        digest = hashlib.sha256()
+        with path.open("wb") as stream:
+            for chunk in store.chunks(layout.blob_name(stored.sha256)):
+                digest.update(chunk)
+                stream.write(chunk)
+                if stream.tell() > stored.size_bytes:
+                    break
+        if digest.hexdigest() != stored.sha256:
+            raise DamagedError(
+                f"{store.uri}: blob {stored.sha256} of {stored.path} is damaged; `verify` finds more."
+            )
+    return path

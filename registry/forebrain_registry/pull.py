@@ -1,0 +1,346 @@
+"""Pulling a version into the cache of this machine, from where it can be used without the registry.
+
+    versions/DIGEST/model/         version.json (the record, written last), model.safetensors, README.md, ...
+    versions/DIGEST/interfaces/    interfaces of the training sessions, where they were asked for
+    versions/DIGEST/partial/       files that have begun to come, by hash; the next pull goes on with them
+    references/REGISTRY/NAME/      what references stood for when they were last looked up
+    locks/                         one a version: one process fetches, the others wait and then read
+
+Every file is hashed each time it is handed out (about 1 s for 1.6 GB); one that does not match is fetched again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from forebrain_registry import layout, strict_json
+from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, StorageError
+from forebrain_registry.records import MAX_RECORD_BYTES, RECORD, Reference, StoredFile, Version
+from forebrain_registry.registry import MAX_NOTE_BYTES, Registry
+from forebrain_registry.store import LocalStore, Store
+
+MAX_TRIES = 5
+FIRST_PAUSE_S = 0.2
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A version on this machine, every file checked.
+
+    Attributes:
+        folder: the model: version.json, model.safetensors, README.md, ... It can go to the Hub unchanged.
+        interfaces: the folder of the training sessions' interfaces, where they were asked for.
+    """
+
+    version: Version
+    folder: Path
+    interfaces: Path | None
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """What a reference stood for."""
+
+    digest: str
+    number: int
+
+
+def default_cache() -> Path:
+    """FOREBRAIN_CACHE, else the user's cache folder on this system."""
+    if given := os.environ.get("FOREBRAIN_CACHE"):
+        return Path(given) / "registry"
+    if sys.platform == "win32":
+        home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
+    elif sys.platform == "darwin":
+        home = Path.home() / "Library/Caches"
+    else:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "forebrain" / "registry"
+
+
+def pull(
+    registry: Registry,
+    reference: str,
+    *,
+    interfaces: bool = False,
+    offline: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+) -> Pulled:
+    """Brings a version into the cache, or finds it there.
+
+    A whole digest always means the same version, so one that is in the cache is taken from there without
+    asking the registry; other references are looked up.
+
+    Args:
+        interfaces: whether to bring the training sessions' interfaces as well.
+        offline: whether to use nothing but the cache; references stand for what they last stood for.
+        cache: the folder to keep it in (`default_cache()`).
+
+    Raises:
+        InvalidError: it is no reference, or the record is not valid.
+        NotFoundError: no such model, version or alias, or offline not in the cache.
+        DamagedError: the registry's bytes are not what the record names.
+        StorageError: the registry cannot be read, or the cache cannot be written.
+    """
+    keeper = _Cache(Path(cache) if cache is not None else default_cache())
+    wanted = Reference.parse(reference)
+    version = keeper.recall(registry.uri, wanted, offline)
+    if version is None:
+        if offline:
+            raise NotFoundError(
+                f"{reference}: not in the cache ({keeper.root}). Pull it once while {registry.uri} is reachable."
+            )
+        version = registry.resolve(wanted)
+        with _writing(keeper.root):
+            keeper.remember(registry.uri, wanted, version)
+    if interfaces and not version.record.interfaces:
+        raise NotFoundError(f"{version}: was published without interfaces.")
+    folder = keeper.folder(version.digest)
+    if not keeper.is_whole(version, interfaces):
+        if offline:
+            raise NotFoundError(
+                f"{version}: not whole in the cache ({folder}). Pull it again while {registry.uri} is reachable."
+            )
+        with _writing(keeper.root), keeper.lock(version.digest):
+            keeper.fetch(registry.store, version, interfaces)
+    return Pulled(version, folder / "model", folder / "interfaces" if interfaces else None)
+
+
+def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
+    """Copies a pulled version to a folder that does not exist yet; it appears whole or not at all.
+
+    Interfaces, where they were pulled, go to its folder `interfaces`.
+
+    Raises:
+        StorageError: there is something of that name, or it cannot be written.
+    """
+    target = Path(out)
+    if target.exists():
+        raise StorageError(f"{target}: exists already. Give --out a folder that does not.")
+    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with _writing(target):
+            shutil.copytree(pulled.folder, partial)
+            if pulled.interfaces:
+                shutil.copytree(pulled.interfaces, partial / "interfaces")
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+class _Cache:
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+
+    def folder(self, digest: str) -> Path:
+        return self.root / "versions" / digest
+
+    @contextlib.contextmanager
+    def lock(self, digest: str) -> Iterator[None]:
+        """Held by one process at a time; a process that dies lets go of it."""
+        from filelock import FileLock
+
+        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / "locks" / f"{digest}.lock"):
+            yield
+
+    def recall(self, uri: str, wanted: Reference, offline: bool) -> Version | None:
+        """The version that a reference stands for, if the cache may tell.
+
+        It may where the answer cannot change, which is for a whole digest, and offline.
+        """
+        if not offline and len(wanted.digest or "") < 64:
+            return None
+        folder = self._references(uri, wanted.name)
+        more = "*" if wanted.digest else ""
+        entries = [_read_remembered(path) for path in folder.glob(f"{_selector(wanted)}{more}.json")]
+        found = {entry.digest: entry for entry in entries if entry}
+        if len(found) > 1:
+            raise InvalidError(f"{wanted}: fits several versions in the cache. Give more digits.")
+        version = self._record(next(iter(found.values()))) if found else None
+        return version if version is not None and version.name == wanted.name else None
+
+    def remember(self, uri: str, wanted: Reference, version: Version) -> None:
+        content = json.dumps(asdict(_Remembered(version.digest, version.number))).encode()
+        by_digest = Reference(version.name, digest=version.digest)
+        for selector in {_selector(wanted), str(version.number), _selector(by_digest)}:
+            _replace(self._references(uri, version.name) / f"{selector}.json", content)
+
+    def is_whole(self, version: Version, interfaces: bool) -> bool:
+        """Whether every file is there and is what was published. Reads them all."""
+        folder = self.folder(version.digest)
+        if self._record(_Remembered(version.digest, version.number)) is None:
+            return False
+        return all(_is_good(path, stored) for path, stored in _places(folder, version, interfaces))
+
+    def fetch(self, store: Store, version: Version, interfaces: bool) -> None:
+        """Brings what is missing or damaged. The caller holds the version's lock."""
+        folder = self.folder(version.digest)
+        missing = [
+            (path, stored)
+            for path, stored in _places(folder, version, interfaces)
+            if not _is_good(path, stored)
+        ]
+        partial = folder / "partial"
+        partial.mkdir(parents=True, exist_ok=True)
+        needed = sum(stored.size_bytes for _, stored in missing)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise StorageError(
+                f"{folder}: {version} needs {needed} bytes, {free} are free. Make room, or set FOREBRAIN_CACHE."
+            )
+        for path, stored in missing:
+            if path.exists():
+                _log.warning("%s: is not what was published; fetching it again.", path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _download(store, stored, partial / stored.sha256)
+            (partial / stored.sha256).replace(path)
+        _replace(folder / "model" / RECORD, version.content)
+        shutil.rmtree(partial, ignore_errors=True)
+
+    def _record(self, entry: _Remembered) -> Version | None:
+        """A version by its record in the cache, if that is whole."""
+        folder = self.folder(entry.digest) / "model"
+        try:
+            content = LocalStore(str(folder)).read(RECORD, MAX_RECORD_BYTES)
+        except (FileNotFoundError, StorageError):
+            return None
+        if hashlib.sha256(content).hexdigest() != entry.digest:
+            return None
+        return Version.parse(content, entry.number, str(folder / RECORD))
+
+    def _references(self, uri: str, name: str) -> Path:
+        return self.root / "references" / hashlib.sha256(uri.encode()).hexdigest()[:16] / name
+
+
+def _places(folder: Path, version: Version, interfaces: bool) -> Iterator[tuple[Path, StoredFile]]:
+    for stored in version.record.files:
+        yield folder / "model" / stored.path, stored
+    for stored in version.record.interfaces if interfaces else ():
+        yield folder / "interfaces" / stored.path, stored
+
+
+def _selector(reference: Reference) -> str:
+    """A file's name for what follows the @; an alias never begins with "_"."""
+    if reference.digest:
+        return f"_sha256-{reference.digest}"
+    return reference.alias or str(reference.number or "_newest")
+
+
+def _read_remembered(path: Path) -> _Remembered | None:
+    try:
+        content = LocalStore(str(path.parent)).read(path.name, MAX_NOTE_BYTES)
+        entry = strict_json.build(_Remembered, strict_json.parse(content, str(path)), str(path))
+    except (FileNotFoundError, StorageError, InvalidError):
+        return None
+    return entry if len(entry.digest) == 64 and entry.digest.isalnum() else None
+
+
+def _is_good(path: Path, stored: StoredFile) -> bool:
+    """Whether a file is there, is no link, and holds what was published."""
+    try:
+        info = path.lstat()
+        if not stat.S_ISREG(info.st_mode) or info.st_size != stored.size_bytes:
+            return False
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == stored.sha256
+    except OSError:
+        return False
+
+
+def _download(store: Store, stored: StoredFile, partial: Path) -> None:
+    """Brings one blob into `partial`, going on with what is there, and checks it."""
+    failures = 0
+    while True:
+        resumed = partial.stat().st_size if partial.exists() else 0
+        try:
+            _continue(store, stored, partial)
+        except FileNotFoundError as error:
+            raise DamagedError(
+                f"{store.uri}: blob {stored.sha256} of {stored.path} is missing; `verify` finds more."
+            ) from error
+        except StorageError as error:
+            failures += 1
+            progress = partial.exists() and partial.stat().st_size > resumed
+            if failures >= MAX_TRIES:
+                raise StorageError(
+                    f"{error} Gave up after {failures} tries; the next pull goes on from here."
+                ) from error
+            _log.warning("%s Trying again (%d of %d).", error, failures + 1, MAX_TRIES)
+            time.sleep(0 if progress else FIRST_PAUSE_S * 2**failures)
+            continue
+        if _is_good(partial, stored):
+            return
+        partial.unlink()
+        if not resumed:
+            raise DamagedError(
+                f"{store.uri}: blob {stored.sha256} of {stored.path} is damaged: its bytes are not what the "
+                "record names. `verify` finds more; ask who published it."
+            )
+        _log.warning("%s: what was kept of an earlier pull does not fit; starting over.", stored.path)
+
+
+def _continue(store: Store, stored: StoredFile, partial: Path) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(partial, flags, 0o644), "ab") as stream:
+        have = stream.seek(0, os.SEEK_END)
+        if have >= stored.size_bytes:
+            return
+        for chunk in store.chunks(layout.blob_name(stored.sha256), have):
+            have += len(chunk)
+            if have > stored.size_bytes:
+                raise DamagedError(
+                    f"{store.uri}: blob {stored.sha256} of {stored.path} is longer than the "
+                    f"{stored.size_bytes} bytes its record names."
+                )
+            stream.write(chunk)
+            stream.flush()
+    if have < stored.size_bytes:
+        size = store.stat(layout.blob_name(stored.sha256))
+        if size is not None and 0 <= size.size_bytes < stored.size_bytes:
+            raise DamagedError(
+                f"{store.uri}: blob {stored.sha256} of {stored.path} has {size.size_bytes} bytes; its record "
+                f"names {stored.size_bytes}. It was cut."
+            )
+        raise StorageError(f"{store.uri}: {stored.path} broke off after {have} bytes.")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(where: Path) -> Iterator[None]:
+    """Turns a disk's refusal into an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        hint = (
+            "The disk is full: make room"
+            if error.errno == errno.ENOSPC
+            else "Check the folder and its rights"
+        )
+        raise StorageError(
+            f"{error.filename or where}: {error.strerror or error}. {hint}, or set FOREBRAIN_CACHE."
+        ) from error

@@ -1,0 +1,333 @@
+"""A registry: what is published there, what names stand for, and the small records beside the versions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from forebrain_registry import layout, strict_json
+from forebrain_registry.errors import ConflictError, DamagedError, InvalidError, NotFoundError
+from forebrain_registry.records import (
+    MAX_RECORD_BYTES,
+    Reference,
+    Version,
+    check_alias,
+    check_name,
+)
+from forebrain_registry.store import Store, open_store, require_conditional_create
+
+GRACE_S = 24 * 3600.0
+ALIAS_FORMAT = "forebrain-alias-1"
+DEPRECATION_FORMAT = "forebrain-deprecation-1"
+MAX_NOTE_BYTES = 64 * 1024
+ANY = object()
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class AliasMove:
+    """A record of an alias's log; version None takes the alias away."""
+
+    format: str
+    id: str
+    at: str
+    version: int | None
+
+
+@dataclass(frozen=True)
+class Deprecation:
+    """A record of a version's deprecations; reason None takes the last one back."""
+
+    format: str
+    id: str
+    at: str
+    reason: str | None
+
+
+class Registry:
+    """The registry at an address: a folder, s3://bucket/prefix, or (to read) https://host/path.
+
+    Nothing is reached before it is needed, and nothing is kept: every call sees what is there now.
+
+    Args:
+        uri: the address.
+        grace_s: age below which blobs that no version names are spared by garbage collection. All who
+            publish to a registry and collect there must agree on it.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str], grace_s: float = GRACE_S) -> None:
+        self.store = open_store(uri)
+        self.grace_s = grace_s
+        self._may_write = False
+
+    def __repr__(self) -> str:
+        return f"Registry({self.uri!r})"
+
+    @property
+    def uri(self) -> str:
+        return self.store.uri
+
+    def writer(self) -> Store:
+        """The store, found fit for publishing.
+
+        Raises:
+            StorageError: it is read-only, or does not honour conditional writes.
+        """
+        if not self._may_write:
+            require_conditional_create(self.store)
+            self._may_write = True
+        return self.store
+
+    def names(self) -> list[str]:
+        """Every model that has a version."""
+        return list(layout.listings(self.store.files(layout.MODELS)))
+
+    def all_versions(self) -> Iterator[tuple[str, list[Version]]]:
+        """Every model with its versions, oldest first, from one listing of the store."""
+        for name, listing in layout.listings(self.store.files(layout.MODELS)).items():
+            yield name, self._read_versions(name, listing.versions)
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a model, oldest first.
+
+        Raises:
+            NotFoundError: there is no such model; the error suggests the nearest.
+            InvalidError: a record is not valid.
+        """
+        return self._read_versions(name, self.listing(name).versions)
+
+    def listing(self, name: str) -> layout.Listing:
+        """The numbers of a model's records. Raises NotFoundError."""
+        check_name(name)
+        found = layout.listings(self.store.files(f"{layout.MODELS}/{name}"))
+        if name not in found:
+            names = self.names()
+            known = (
+                f"It has {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+                if names
+                else "It is empty."
+            )
+            raise NotFoundError(f"{self.uri}: no model {name!r}.{_suggest(name, names)} {known}")
+        return found[name]
+
+    def resolve(self, reference: str | Reference) -> Version:
+        """The version that a reference stands for; `name` alone is the newest that is not deprecated.
+
+        Raises:
+            InvalidError: it is no reference, or a digest's first digits fit several versions.
+            NotFoundError: no such model, version or alias; the error suggests the nearest.
+        """
+        wanted = reference if isinstance(reference, Reference) else Reference.parse(reference)
+        listing = self.listing(wanted.name)
+        if wanted.digest is not None:
+            return self._by_digest(wanted, listing)
+        if wanted.alias is not None:
+            number = self._aliases(wanted.name, listing).get(wanted.alias)
+            if number is None:
+                known = list(self._aliases(wanted.name, listing))
+                raise NotFoundError(
+                    f"{self.uri}: {wanted.name} has no alias {wanted.alias!r}."
+                    f"{_suggest(wanted.alias, known)} It has {', '.join(known) or 'none'}."
+                )
+        elif wanted.number is not None:
+            number = wanted.number
+        else:
+            number = self._newest(wanted.name, listing)
+        if number not in listing.versions:
+            nearest = min(listing.versions, key=lambda known: (abs(known - number), -known))
+            raise NotFoundError(
+                f"{self.uri}: {wanted.name} has no version {number}; the nearest is {wanted.name}@{nearest}."
+            )
+        return self._read_versions(wanted.name, [number])[0]
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Alias -> the version it stands for now. Raises NotFoundError."""
+        return self._aliases(name, self.listing(name))
+
+    def alias_history(self, name: str, alias: str) -> list[AliasMove]:
+        """Every move of an alias, oldest first. Raises NotFoundError."""
+        folder = layout.log_folder(name, "aliases", check_alias(alias))
+        numbers = self.listing(name).logs.get(("aliases", alias), [])
+        return [self._note(AliasMove, folder, number) for number in numbers]
+
+    def set_alias(
+        self, name: str, alias: str, version: int | None, expect: int | None | object = ANY
+    ) -> None:
+        """Points an alias at a version, or at none, by compare-and-set.
+
+        Args:
+            expect: the version it must stand for at present, None for none; by default whatever it stands
+                for when this call begins.
+
+        Raises:
+            NotFoundError: no such model or version.
+            ConflictError: it stands for another version, or somebody moved it at the same time.
+        """
+        store = self.writer()
+        folder = layout.log_folder(name, "aliases", check_alias(alias))
+        listing = self.listing(name)
+        if version is not None and version not in listing.versions:
+            raise NotFoundError(f"{self.uri}: {name} has no version {version}.")
+        last = listing.last("aliases", alias)
+        current = self._note(AliasMove, folder, last).version if last else None
+        if expect is not ANY and current != expect:
+            raise ConflictError(
+                f"{self.uri}: {name}@{alias} stands for {_or_none(current)}, not for {_or_none(expect)} as "
+                "expected. Look who moved it, then try again."
+            )
+        move = AliasMove(ALIAS_FORMAT, layout.new_id(), layout.now(), version)
+        try:
+            layout.create_record(store, folder, last + 1, strict_json.dump(move))
+        except FileExistsError as error:
+            raise ConflictError(
+                f"{self.uri}: somebody else moved {name}@{alias} at the same time. Look where, then try again."
+            ) from error
+
+    def deprecations(self, name: str) -> dict[int, str]:
+        """Deprecated version -> why. Raises NotFoundError."""
+        return self._deprecations(name, self.listing(name))
+
+    def deprecate(self, name: str, version: int, reason: str | None) -> None:
+        """Deprecates a version, or with None takes that back: `name` alone passes over it from now on.
+
+        Raises:
+            NotFoundError: no such model or version.
+            ConflictError: somebody did the like at the same time.
+        """
+        store = self.writer()
+        listing = self.listing(name)
+        if version not in listing.versions:
+            raise NotFoundError(f"{self.uri}: {name} has no version {version}.")
+        if reason is not None and not 0 < len(reason.strip()) <= 1000:
+            raise InvalidError("a deprecation needs a reason of at most 1000 characters.")
+        content = strict_json.dump(Deprecation(DEPRECATION_FORMAT, layout.new_id(), layout.now(), reason))
+        strict_json.parse(content, "reason")
+        try:
+            layout.create_record(
+                store,
+                layout.log_folder(name, "deprecations", version),
+                listing.last("deprecations", version) + 1,
+                content,
+            )
+        except FileExistsError as error:
+            raise ConflictError(
+                f"{self.uri}: somebody else deprecated {name}@{version} at the same time."
+            ) from error
+
+    def signatures(self, version: Version) -> list[bytes]:
+        """The Sigstore bundles stored beside a version, oldest first; nothing is verified here."""
+        folder = layout.log_folder(version.name, "signatures", version.number)
+        numbers = self.listing(version.name).logs.get(("signatures", f"{version.number:08}"), [])
+        names = [layout.record_name(folder, number) for number in numbers]
+        found = self.store.read_many(names, MAX_RECORD_BYTES)
+        return [found[name] for name in names]
+
+    def add_signature(self, version: Version, bundle: bytes) -> None:
+        """Stores a Sigstore bundle beside a version; nothing happens where it is there already."""
+        store = self.writer()
+        folder = layout.log_folder(version.name, "signatures", version.number)
+        while bundle not in self.signatures(version):
+            last = self.listing(version.name).last("signatures", version.number)
+            try:
+                layout.create_record(store, folder, last + 1, bundle)
+            except FileExistsError:
+                continue
+
+    def search(self, words: str) -> list[Version]:
+        """The newest versions, one a model, whose name or metadata hold every word, in any case."""
+        wanted = words.lower().split()
+        found = []
+        for name, versions in self.all_versions():
+            for version in reversed(versions):
+                meta = version.metadata
+                text = " ".join(
+                    [
+                        name,
+                        meta.summary,
+                        meta.licence,
+                        *meta.tags,
+                        *meta.species,
+                        *meta.datasets,
+                        *meta.subjects,
+                    ]
+                ).lower()
+                if all(word in text for word in wanted):
+                    found.append(version)
+                    break
+        return found
+
+    def _read_versions(self, name: str, numbers: list[int]) -> list[Version]:
+        folder = layout.versions_folder(name)
+        names = {number: layout.record_name(folder, number) for number in numbers}
+        try:
+            contents = self.store.read_many(list(names.values()), MAX_RECORD_BYTES)
+        except FileNotFoundError as error:
+            raise DamagedError(f"{self.uri}: a record of {name} is listed but missing ({error}).") from error
+        versions = []
+        for number, path in names.items():
+            version = Version.parse(contents[path], number, f"{self.uri}/{path}")
+            if version.name != name:
+                raise InvalidError(f"{self.uri}/{path}: is a record of {version.name!r}, not of {name!r}.")
+            versions.append(version)
+        return versions
+
+    def _by_digest(self, wanted: Reference, listing: layout.Listing) -> Version:
+        digest = wanted.digest or ""
+        found = [
+            version
+            for version in self._read_versions(wanted.name, listing.versions)
+            if version.digest.startswith(digest)
+        ]
+        if not found:
+            raise NotFoundError(f"{self.uri}: {wanted.name} has no version with the digest sha256:{digest}.")
+        if len({version.digest for version in found}) > 1:
+            fitting = ", ".join(f"{version} (sha256:{version.digest[:16]})" for version in found)
+            raise InvalidError(f"{wanted}: fits several versions, {fitting}. Give more digits.")
+        return found[0]
+
+    def _newest(self, name: str, listing: layout.Listing) -> int:
+        deprecated = self._deprecations(name, listing)
+        good = [number for number in listing.versions if number not in deprecated]
+        if not good:
+            last = max(listing.versions)
+            raise NotFoundError(
+                f"{self.uri}: every version of {name} is deprecated; the last, {name}@{last}, because: "
+                f"{deprecated[last]}. Name a version to take it all the same."
+            )
+        return max(good)
+
+    def _aliases(self, name: str, listing: layout.Listing) -> dict[str, int]:
+        found = {}
+        for alias in listing.keys("aliases"):
+            folder = layout.log_folder(name, "aliases", check_alias(alias))
+            version = self._note(AliasMove, folder, listing.last("aliases", alias)).version
+            if version is not None:
+                found[alias] = version
+        return found
+
+    def _deprecations(self, name: str, listing: layout.Listing) -> dict[int, str]:
+        found = {}
+        for key in listing.keys("deprecations"):
+            folder = layout.log_folder(name, "deprecations", key)
+            reason = self._note(Deprecation, folder, listing.last("deprecations", key)).reason
+            if reason is not None and key.isdecimal():
+                found[int(key)] = reason
+        return found
+
+    def _note(self, kind: type[_T], folder: str, number: int) -> _T:
+        name = layout.record_name(folder, number)
+        where = f"{self.uri}/{name}"
+        return strict_json.build(kind, strict_json.parse(self.store.read(name, MAX_NOTE_BYTES), where), where)
+
+
+def _or_none(version: object) -> str:
+    return "no version" if version is None else f"version {version}"
+
+
+def _suggest(wanted: str, known: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.4)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,158 @@
+"""Walks a registry and reads every byte of it; and the index by which a web host shows one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from forebrain_registry import layout, strict_json
+from forebrain_registry.errors import RegistryError
+from forebrain_registry.records import MAX_RECORD_BYTES, StoredFile, Version, check_name
+from forebrain_registry.registry import AliasMove, Deprecation, Registry
+from forebrain_registry.store import PARTIAL
+from forebrain_registry.web import INDEX, INDEX_FORMAT, Index, IndexedFile
+
+
+@dataclass
+class Findings:
+    """What a walk found.
+
+    Attributes:
+        versions, blobs, checked_bytes: what was read.
+        problems: what is lost, damaged, half or twice; empty where all is well.
+        unnamed: blobs and remains that no version names: what `gc` would collect in time.
+    """
+
+    versions: int = 0
+    blobs: int = 0
+    checked_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    unnamed: int = 0
+
+
+def verify(registry: Registry, name: str | None = None) -> Findings:
+    """Checks all models of a registry, or one: every record, every blob's hash, every alias's target.
+
+    Raises:
+        NotFoundError, StorageError: it cannot be looked at. What is wrong inside is in the result.
+    """
+    if name is not None:
+        found = {name: registry.listing(name)}
+    else:
+        found = layout.listings(registry.store.files(layout.MODELS))
+    findings = Findings()
+    checked: set[str] = set()
+    for model, listing in found.items():
+        _verify_model(registry, model, listing, checked, findings)
+    if name is None and registry.store.writable:
+        blobs = {file: layout.blob_of(file) for file in registry.store.files("blobs")}
+        findings.unnamed = sum(
+            sha256 not in checked or file.endswith(PARTIAL) for file, sha256 in blobs.items()
+        )
+    return findings
+
+
+def verify_version(registry: Registry, version: Version) -> Findings:
+    """Checks one version's blobs."""
+    findings = Findings(versions=1)
+    _verify_blobs(registry, version, set(), findings)
+    return findings
+
+
+def write_index(registry: Registry) -> int:
+    """Writes index.json, by which a web host that serves the folder shows what is in it.
+
+    Returns:
+        The number of records it names.
+    """
+    store = registry.writer()
+    names = layout.record_names(store.files(layout.MODELS))
+    contents = store.read_many(names, MAX_RECORD_BYTES)
+    index = Index(
+        INDEX_FORMAT,
+        tuple(
+            IndexedFile(name, len(contents[name]), hashlib.sha256(contents[name]).hexdigest())
+            for name in names
+        ),
+    )
+    store.replace(INDEX, strict_json.dump(index))
+    return len(names)
+
+
+def _verify_model(
+    registry: Registry, name: str, listing: layout.Listing, checked: set[str], findings: Findings
+) -> None:
+    with _noting(findings):
+        check_name(name)
+    _check_numbers(f"{name}: version", listing.versions, findings)
+    digests: dict[str, int] = {}
+    for number in listing.versions:
+        with _noting(findings):
+            version = registry.resolve(f"{name}@{number}")
+            findings.versions += 1
+            if version.digest in digests:
+                findings.problems.append(f"{version}: is {name}@{digests[version.digest]} a second time")
+            digests[version.digest] = number
+            _verify_blobs(registry, version, checked, findings)
+    for (kind, key), numbers in sorted(listing.logs.items()):
+        _check_numbers(f"{name}: {kind}/{key} record", numbers, findings)
+        if kind != "aliases" and (not key.isdecimal() or int(key) not in listing.versions):
+            findings.problems.append(f"{name}: {kind} of {key}, which is no version")
+        for number in numbers:
+            with _noting(findings):
+                _verify_note(registry, name, kind, key, number, listing.versions, findings)
+
+
+def _verify_note(
+    registry: Registry, name: str, kind: str, key: str, number: int, versions: list[int], findings: Findings
+) -> None:
+    path = layout.record_name(layout.log_folder(name, kind, key), number)
+    value = strict_json.parse(registry.store.read(path, MAX_RECORD_BYTES), path)
+    if kind == "aliases":
+        move = strict_json.build(AliasMove, value, path)
+        if move.version is not None and move.version not in versions:
+            findings.problems.append(f"{path}: points at version {move.version}, which is not there")
+    elif kind == "deprecations":
+        strict_json.build(Deprecation, value, path)
+
+
+def _verify_blobs(registry: Registry, version: Version, checked: set[str], findings: Findings) -> None:
+    for stored in version.blobs:
+        if stored.sha256 not in checked:
+            checked.add(stored.sha256)
+            findings.blobs += 1
+            if problem := _blob_problem(registry, stored, findings):
+                findings.problems.append(f"{version}: {stored.path}: blob {stored.sha256} {problem}")
+
+
+def _blob_problem(registry: Registry, stored: StoredFile, findings: Findings) -> str | None:
+    digest, size = hashlib.sha256(), 0
+    try:
+        for chunk in registry.store.chunks(layout.blob_name(stored.sha256)):
+            digest.update(chunk)
+            size += len(chunk)
+            if size > stored.size_bytes:
+                break
+    except FileNotFoundError:
+        return "is missing"
+    except RegistryError as error:
+        return f"cannot be read: {error}"
+    findings.checked_bytes += size
+    if size != stored.size_bytes:
+        return f"has {'more' if size > stored.size_bytes else 'less'} than its {stored.size_bytes} bytes"
+    return None if digest.hexdigest() == stored.sha256 else "has other bytes than were published"
+
+
+def _check_numbers(what: str, numbers: list[int], findings: Findings) -> None:
+    for number in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
+        findings.problems.append(f"{what} {number} is lost")
+
+
+@contextlib.contextmanager
+def _noting(findings: Findings) -> Iterator[None]:
+    try:
+        yield
+    except (RegistryError, FileNotFoundError) as error:
+        findings.problems.append(str(error))

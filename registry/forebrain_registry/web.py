@@ -1,0 +1,179 @@
+"""A registry on a web host, for reading. What lies there is named by index.json, which anyone may rebuild.
+
+The index holds the size and SHA-256 of every record, records hold those of every blob: what does not match is
+refused. Who must not trust the host itself asks for `name@sha256:...` or checks a signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forebrain_registry import strict_json
+from forebrain_registry.errors import DamagedError, InvalidError, StorageError
+from forebrain_registry.store import Stat
+
+INDEX = "index.json"
+INDEX_FORMAT = "forebrain-registry-index-1"
+MAX_INDEX_BYTES = 256 * 2**20
+TIMEOUT_S = 30.0
+_RECORD = re.compile(r"models/[a-z0-9._-]+/[a-z]+/([a-z0-9._-]+/)?[0-9]{8}\.json")
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """A record that the index names."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What index.json holds."""
+
+    format: str
+    files: tuple[IndexedFile, ...]
+
+
+class WebStore:
+    """https, or http on this machine alone."""
+
+    writable = False
+
+    def __init__(self, uri: str) -> None:
+        _check_address(uri)
+        self.uri = uri.rstrip("/")
+        self._opener = urllib.request.build_opener(_SafeRedirects())
+        self._index: dict[str, IndexedFile] | None = None
+
+    def files(self, prefix: str) -> dict[str, Stat]:
+        below = f"{prefix}/" if prefix else ""
+        return {
+            name: Stat(entry.size_bytes, 0.0)
+            for name, entry in self._indexed().items()
+            if name.startswith(below)
+        }
+
+    def stat(self, name: str) -> Stat | None:
+        try:
+            with self._open(name, method="HEAD") as answer:
+                return Stat(int(answer.headers.get("Content-Length", -1)), 0.0)
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        entry = self._indexed().get(name)
+        if entry is None:
+            raise FileNotFoundError(f"{self.uri}/{name}")
+        data = self._read(name, max_bytes)
+        if len(data) != entry.size_bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise DamagedError(
+                f"{self.uri}/{name}: not the bytes that {INDEX} names. Rebuild the index "
+                "(forebrain-registry index), or the record is damaged."
+            )
+        return data
+
+    def read_many(self, names: list[str], max_bytes: int) -> dict[str, bytes]:
+        return {name: self.read(name, max_bytes) for name in names}
+
+    def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with self._open(name, headers) as answer:
+            # A host without ranges sends everything again.
+            to_skip = 0 if answer.status == 206 else start
+            while chunk := self._next(answer, name):
+                skipped = min(to_skip, len(chunk))
+                to_skip -= skipped
+                if skipped < len(chunk):
+                    yield chunk[skipped:]
+
+    def create(self, name: str, data: bytes) -> None:
+        raise StorageError(f"{self.uri}: can only be read.")
+
+    def replace(self, name: str, data: bytes) -> None:
+        raise StorageError(f"{self.uri}: can only be read.")
+
+    def upload(self, name: str, source: Path) -> None:
+        raise StorageError(f"{self.uri}: can only be read.")
+
+    def renew(self, name: str, source: Path) -> None:
+        raise StorageError(f"{self.uri}: can only be read.")
+
+    def remove(self, name: str) -> None:
+        raise StorageError(f"{self.uri}: can only be read.")
+
+    def _indexed(self) -> dict[str, IndexedFile]:
+        if self._index is None:
+            where = f"{self.uri}/{INDEX}"
+            try:
+                value = strict_json.parse(self._read(INDEX, MAX_INDEX_BYTES), where)
+            except FileNotFoundError as error:
+                raise StorageError(
+                    f"{where}: not found. Check the address; whoever owns the registry makes the index with "
+                    "`forebrain-registry index`."
+                ) from error
+            index = strict_json.build(Index, value, where)
+            if index.format != INDEX_FORMAT:
+                raise InvalidError(
+                    f"{where}: format {index.format!r:.60}; this program reads {INDEX_FORMAT}."
+                )
+            for entry in index.files:
+                if not _RECORD.fullmatch(entry.name) or ".." in entry.name:
+                    raise InvalidError(f"{where}: {entry.name!r:.120} is not the name of a record.")
+            self._index = {entry.name: entry for entry in index.files}
+        return self._index
+
+    def _read(self, name: str, max_bytes: int) -> bytes:
+        parts, size = [], 0
+        for chunk in self.chunks(name):
+            size += len(chunk)
+            if size > max_bytes:
+                raise StorageError(f"{self.uri}/{name}: over {max_bytes} bytes, too large for what it is.")
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def _open(self, name: str, headers: dict[str, str] | None = None, method: str = "GET") -> Any:
+        url = f"{self.uri}/{urllib.parse.quote(name)}"
+        try:
+            return self._opener.open(
+                urllib.request.Request(url, headers=headers or {}, method=method), timeout=TIMEOUT_S
+            )
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 404:
+                raise FileNotFoundError(url) from error
+            raise StorageError(f"{url}: the host answers {error.code} {error.reason}.") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise StorageError(
+                f"{url}: cannot be reached ({error}). Check the address and network."
+            ) from error
+
+    def _next(self, answer: Any, name: str) -> bytes:
+        try:
+            return answer.read1(2**20)
+        except (OSError, http.client.HTTPException) as error:
+            raise StorageError(f"{self.uri}/{name}: the connection broke ({error}).") from error
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        _check_address(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_address(uri: str) -> None:
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme != "https" and not (
+        parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+    ):
+        raise StorageError(f"{uri:.200}: only https is read; http only from this machine itself.")
