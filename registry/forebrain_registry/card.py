@@ -71,8 +71,8 @@ def make_card(name: str, metadata: Metadata) -> str:
         lines.append("")
     lines += ["## Trained on", ""]
     lines += [
-        f"{len(metadata.sessions)} sessions of {len(metadata.subjects)} subjects; scores on any of them do not "
-        "show how it does on new animals.",
+        f"{len(metadata.sessions)} sessions of {len(metadata.subjects)} subjects; scores on any of them "
+        "do not show how it does on new animals.",
         "",
         f"- species: {_listed(metadata.species)}",
         f"- rates: {_listed([f'{rate:g} Hz' for rate in metadata.rates_hz])}",

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    reference = {"metavar": "REF", "help": "name, name@3, name@alias or name@sha256:..."}
+    reference: dict[str, Any] = {"metavar": "REF", "help": "name, name@3, name@alias or name@sha256:..."}
 
     added = command("publish", _publish, "publish a folder as the next version of a model")
     added.add_argument("name", metavar="NAME")
@@ -258,7 +258,10 @@ def _gc(options: argparse.Namespace) -> int:
     registry = Registry(options.registry, grace_s=options.grace_hours * 3600)
     done = collect_garbage(registry, options.dry_run)
     verb = "would be removed" if options.dry_run else "removed"
-    text = f"{len(done.removed)} files ({_size(done.removed_bytes)}) {verb}, {done.kept} blobs in use, {done.spared} too young"
+    text = (
+        f"{len(done.removed)} files ({_size(done.removed_bytes)}) {verb}, {done.kept} blobs in use, "
+        f"{done.spared} too young"
+    )
     return _say(options, dataclasses.asdict(done), text)
 
 

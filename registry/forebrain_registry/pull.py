@@ -6,7 +6,7 @@
     references/REGISTRY/NAME/      what references stood for when they were last looked up
     locks/                         one a version: one process fetches, the others wait and then read
 
-Every file is hashed each time it is handed out (about 1 s for 1.6 GB); one that does not match is fetched again.
+Every file is hashed each time it is handed out; one that does not match is fetched again.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def pull(
     if version is None:
         if offline:
             raise NotFoundError(
-                f"{reference}: not in the cache ({keeper.root}). Pull it once while {registry.uri} is reachable."
+                f"{reference}: not in the cache ({keeper.root}). "
+                f"Pull it once while {registry.uri} is reachable."
             )
         version = registry.resolve(wanted)
         with _writing(keeper.root):
@@ -113,7 +114,8 @@ def pull(
     if not keeper.is_whole(version, interfaces):
         if offline:
             raise NotFoundError(
-                f"{version}: not whole in the cache ({folder}). Pull it again while {registry.uri} is reachable."
+                f"{version}: not whole in the cache ({folder}). "
+                f"Pull it again while {registry.uri} is reachable."
             )
         with _writing(keeper.root), keeper.lock(version.digest):
             keeper.fetch(registry.store, version, interfaces)
@@ -202,7 +204,8 @@ class _Cache:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise StorageError(
-                f"{folder}: {version} needs {needed} bytes, {free} are free. Make room, or set FOREBRAIN_CACHE."
+                f"{folder}: {version} needs {needed} bytes, {free} are free. "
+                "Make room, or set FOREBRAIN_CACHE."
             )
         for path, stored in missing:
             if path.exists():

@@ -153,7 +153,7 @@ class Registry:
         return [self._note(AliasMove, folder, number) for number in numbers]
 
     def set_alias(
-        self, name: str, alias: str, version: int | None, expect: int | None | object = ANY
+        self, name: str, alias: str, version: int | None, expect: int | object | None = ANY
     ) -> None:
         """Points an alias at a version, or at none, by compare-and-set.
 
@@ -182,7 +182,8 @@ class Registry:
             layout.create_record(store, folder, last + 1, strict_json.dump(move))
         except FileExistsError as error:
             raise ConflictError(
-                f"{self.uri}: somebody else moved {name}@{alias} at the same time. Look where, then try again."
+                f"{self.uri}: somebody else moved {name}@{alias} at the same time. "
+                "Look where, then try again."
             ) from error
 
     def deprecations(self, name: str) -> dict[int, str]:

@@ -1,7 +1,7 @@
 """Signatures over versions, made and checked by the OpenSSF library model-signing (extra `sign`).
 
-What is signed is the pulled folder: version.json, which holds the hashes of everything else, and every file of
-the model. Signatures lie beside the version and are copied with it.
+What is signed is the pulled folder: version.json, which holds the hashes of everything else, and every file
+of the model. Signatures lie beside the version and are copied with it.
 """
 
 from __future__ import annotations

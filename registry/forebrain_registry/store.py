@@ -338,10 +338,9 @@ class ObjectStore:
 
 
 def _stat(info: dict[str, Any]) -> Stat:
-    modified = info.get("LastModified") or info.get("mtime") or info.get("created")
     # Without a time nothing is ever old enough to be collected.
-    modified_s = modified.timestamp() if hasattr(modified, "timestamp") else float(modified or time.time())
-    return Stat(info["size"], modified_s)
+    modified = info.get("LastModified") or info.get("mtime") or info.get("created") or time.time()
+    return Stat(info["size"], modified if isinstance(modified, float) else modified.timestamp())
 
 
 def _check_size(where: str, size_bytes: int, max_bytes: int) -> None:
