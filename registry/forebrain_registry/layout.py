@@ -26,11 +26,30 @@ from forebrain_registry.store import Store
 BLOBS = "blobs/sha256"
 MODELS = "models"
 COLLECTING = "collecting"
+INDEX = "index.json"
+INDEX_FORMAT = "forebrain-registry-index-1"
 
 _RECORD = re.compile(
     r"models/([a-z0-9._-]+)/(versions|(aliases|deprecations|signatures)/([^/]+))/(\d{8})\.json"
 )
 _BLOB = re.compile(rf"{BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})")
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """A record that the index names."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What index.json holds."""
+
+    format: str
+    files: tuple[IndexedFile, ...]
 
 
 def blob_name(sha256: str) -> str:

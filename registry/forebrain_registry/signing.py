@@ -138,6 +138,6 @@ def _library() -> Any:
         import model_signing.verifying
     except ImportError as error:
         raise InvalidError(
-            "signatures need the library model-signing: pip install 'forebrain[sign]'."
+            f"signatures need the library model-signing ({error}): pip install 'forebrain[sign]'."
         ) from error
     return model_signing

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import RegistryError
+from forebrain_registry.layout import INDEX, INDEX_FORMAT, Index, IndexedFile
 from forebrain_registry.records import MAX_RECORD_BYTES, StoredFile, Version, check_name
 from forebrain_registry.registry import AliasMove, Deprecation, Registry
 from forebrain_registry.store import PARTIAL
-from forebrain_registry.web import INDEX, INDEX_FORMAT, Index, IndexedFile
 
 
 @dataclass

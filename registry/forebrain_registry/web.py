@@ -13,36 +13,17 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from forebrain_registry import strict_json
 from forebrain_registry.errors import DamagedError, InvalidError, StorageError
+from forebrain_registry.layout import INDEX, INDEX_FORMAT, Index, IndexedFile
 from forebrain_registry.store import Stat
 
-INDEX = "index.json"
-INDEX_FORMAT = "forebrain-registry-index-1"
 MAX_INDEX_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
 _RECORD = re.compile(r"models/[a-z0-9._-]+/[a-z]+/([a-z0-9._-]+/)?[0-9]{8}\.json")
-
-
-@dataclass(frozen=True)
-class IndexedFile:
-    """A record that the index names."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Index:
-    """What index.json holds."""
-
-    format: str
-    files: tuple[IndexedFile, ...]
 
 
 class WebStore:
