@@ -154,8 +154,8 @@ class Registry:
 
     def set_alias(
         self, name: str, alias: str, version: int | None, expect: int | object | None = ANY
-    ) -> None:
-        """Points an alias at a version, or at none, by compare-and-set.
+    ) -> int:
+        """Points an alias at a version, or at none, by compare-and-set; returns how often it has moved.
 
         Args:
             expect: the version it must stand for at present, None for none; by default whatever it stands
@@ -185,6 +185,7 @@ class Registry:
                 f"{self.uri}: somebody else moved {name}@{alias} at the same time. "
                 "Look where, then try again."
             ) from error
+        return last + 1
 
     def deprecations(self, name: str) -> dict[int, str]:
         """Deprecated version -> why. Raises NotFoundError."""
