@@ -1,23 +1,25 @@
 """Garbage collection: blobs that no version names, once they are older than the grace period.
 
 A publisher may find an old blob of its own content just as it is being collected. So a collector announces
-itself before it looks, and a publisher renews old blobs first and looks for a collector then: either the
-collector sees the renewed blob and spares it, or the publisher sees the collector, waits, and stores again.
+every batch before it looks at the ages once more and removes; and a publisher renews old blobs first, then
+looks for announcements. Either the collector sees the renewed blob and spares it, or the publisher sees the
+announcement, waits until it is gone, and looks whether its blobs are still there. No clocks are compared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from forebrain_registry import layout
-from forebrain_registry.errors import StorageError
 from forebrain_registry.registry import Registry
-from forebrain_registry.store import PARTIAL, Store
+from forebrain_registry.store import PARTIAL, Stat, Store
 
-# A collector stops deleting after this long; twice as long after its beginning it counts as dead.
-MAX_COLLECTION_S = 600.0
-MAX_WAIT_S = 60.0
+# A batch ends after BATCH_S. An announcement that stands for LEASE_S is a killed collector's.
+BATCH_S = 5.0
+LEASE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -44,68 +46,59 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
         InvalidError: a record cannot be read, so it is not known which blobs it names; nothing was removed.
     """
     store = registry.writer()
-    announcement = f"{layout.COLLECTING}/{layout.new_id()}.json"
     begun = time.time()
-    if not dry_run:
-        store.create(announcement, b"{}")
-    try:
-        return _collect(registry, store, begun, dry_run)
-    finally:
-        store.remove(announcement)
-
-
-def wait_for_collectors(store: Store) -> bool:
-    """Waits until nobody collects.
-
-    Returns:
-        Whether somebody did, so that any old blob may be gone.
-
-    Raises:
-        StorageError: somebody still does after a minute.
-    """
-    if not _is_collecting(store):
-        return False
-    deadline = time.monotonic() + MAX_WAIT_S
-    while _is_collecting(store):
-        if time.monotonic() > deadline:
-            raise StorageError(
-                f"{store.uri}: garbage is being collected ({layout.COLLECTING}/). Publish once that is done."
-            )
-        time.sleep(0.05)
-    return True
-
-
-def _is_collecting(store: Store) -> bool:
-    # An older announcement is of a collector that was killed; a live one would have stopped.
-    begun_after = time.time() - 2 * MAX_COLLECTION_S
-    return any(info.modified_s > begun_after for info in store.files(layout.COLLECTING).values())
-
-
-def _collect(registry: Registry, store: Store, begun: float, dry_run: bool) -> Collected:
     # Blobs are listed before records, so that one whose record came in between is known to be named.
     files = store.files("")
     named = {stored.sha256 for _, versions in registry.all_versions() for v in versions for stored in v.blobs}
-    kept = spared = removed_bytes = 0
-    removed = []
-    for name, info in files.items():
-        sha256 = layout.blob_of(name)
-        leftover = name.endswith(PARTIAL) or name.startswith(("probe-", f"{layout.COLLECTING}/"))
-        if sha256 is None and not leftover:
-            continue
-        if sha256 in named:
-            kept += 1
-            continue
-        is_old = begun - info.modified_s > registry.grace_s
-        if is_old and not dry_run:
-            if time.time() - begun > MAX_COLLECTION_S:
-                break
-            now = store.stat(name)
-            is_old = now is not None and begun - now.modified_s > registry.grace_s
-            if is_old:
-                store.remove(name)
-        if is_old:
-            removed.append(name)
-            removed_bytes += info.size_bytes
-        elif sha256 is not None:
-            spared += 1
-    return Collected(removed, removed_bytes, kept, spared)
+    blobs = {name: sha256 for name in files if (sha256 := layout.blob_of(name))}
+    unnamed = [name for name, sha256 in blobs.items() if sha256 not in named]
+    leftovers = [name for name in files if name.endswith(PARTIAL) or name.startswith("probe-")]
+
+    def is_old(info: Stat | None) -> bool:
+        return info is not None and begun - info.modified_s > registry.grace_s
+
+    waiting = [name for name in [*unnamed, *leftovers] if is_old(files[name])]
+    num_old_blobs = sum(name in blobs for name in waiting)
+    removed: list[str] = waiting if dry_run else []
+    while waiting and not dry_run:
+        with _announced(store):
+            deadline = time.monotonic() + BATCH_S
+            while waiting and time.monotonic() < deadline:
+                name = waiting.pop()
+                if is_old(store.stat(name)):
+                    store.remove(name)
+                    removed.append(name)
+    return Collected(
+        sorted(removed),
+        sum(files[name].size_bytes for name in removed),
+        len(blobs) - len(unnamed),
+        len(unnamed) - num_old_blobs,
+    )
+
+
+def wait_for_collectors(store: Store) -> bool:
+    """Waits until every batch that is announced at present has ended.
+
+    Returns:
+        Whether there was any, so that blobs which were old may be gone.
+    """
+    seen = set(store.files(layout.COLLECTING))
+    if not seen:
+        return False
+    deadline = time.monotonic() + LEASE_S
+    while seen and time.monotonic() < deadline:
+        time.sleep(0.05)
+        seen &= set(store.files(layout.COLLECTING))
+    for name in seen:
+        store.remove(name)
+    return True
+
+
+@contextlib.contextmanager
+def _announced(store: Store) -> Iterator[None]:
+    name = f"{layout.COLLECTING}/{layout.new_id()}.json"
+    store.create(name, b"{}")
+    try:
+        yield
+    finally:
+        store.remove(name)

@@ -6,7 +6,7 @@
     models/NAME/deprecations/00000003/00000001.json     why version 3 is deprecated, or that it no longer is
     models/NAME/signatures/00000003/00000001.json       a Sigstore bundle over version 3
     index.json                                          names all records, for web hosts; rebuildable
-    collecting/ID.json                                  there while somebody collects garbage
+    collecting/ID.json                                  there while somebody removes garbage
 
 Each folder of numbered records is a log: record n+1 is created, if absent, by one who has read n. So numbers
 have no holes, no two writers get the same, and a move that lost a race is refused.

@@ -192,18 +192,16 @@ def hash_file(path: Path) -> str:
 def _store_blobs(registry: Registry, sources: Mapping[str, Path]) -> None:
     """Stores blobs so that they are there, and stay, until a record names them."""
     store = registry.writer()
-    for _ in range(3):
-        for sha256, source in sources.items():
-            _store_blob(store, sha256, source, registry.grace_s)
-        # One collection may have seen a blob before it was renewed. Any later one spares it.
-        if not wait_for_collectors(store):
+    for _ in range(10):
+        # A list, since every blob must be looked at.
+        changed = [_store_blob(store, sha256, source, registry.grace_s) for sha256, source in sources.items()]
+        if not any(changed) or not wait_for_collectors(store):
             return
-    raise StorageError(
-        f"{registry.uri}: garbage is being collected again and again; publish once it is done."
-    )
+    raise StorageError(f"{registry.uri}: blobs disappear as they are stored. Is a collector running wild?")
 
 
-def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> None:
+def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> bool:
+    """Makes sure that a blob is there and young; returns whether it was not."""
     name = layout.blob_name(sha256)
     there = store.stat(name)
     before = source.stat()
@@ -212,13 +210,14 @@ def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> None
     elif time.time() - there.modified_s > grace_s / 2:
         store.renew(name, source)
     else:
-        return
+        return False
     after = source.stat()
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         store.remove(name)
         raise InvalidError(
             f"{source}: was changed while it was published. Publish again when it is finished."
         )
+    return True
 
 
 def _create_version(store: Store, name: str, content: bytes, last: int) -> int:

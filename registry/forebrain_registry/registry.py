@@ -152,9 +152,7 @@ class Registry:
         numbers = self.listing(name).logs.get(("aliases", alias), [])
         return [self._note(AliasMove, folder, number) for number in numbers]
 
-    def set_alias(
-        self, name: str, alias: str, version: int | None, expect: int | object | None = ANY
-    ) -> int:
+    def set_alias(self, name: str, alias: str, version: int | None, expect: int | object | None = ANY) -> int:
         """Points an alias at a version, or at none, by compare-and-set; returns how often it has moved.
 
         Args:

@@ -7,8 +7,10 @@ checked against their annotations.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import re
 import types
 import typing
 from typing import Any, TypeVar
@@ -17,6 +19,9 @@ from forebrain_registry.errors import InvalidError
 
 MAX_DEPTH = 32
 _T = TypeVar("_T")
+# Control characters but tab and line ends, and halves of surrogate pairs.
+_UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_hints = functools.cache(typing.get_type_hints)
 
 
 def parse(data: bytes, where: str) -> Any:
@@ -101,7 +106,7 @@ def _build_dataclass(kind: type, value: Any, where: str) -> Any:
     ]
     if missing := [name for name in needed if name not in value]:
         raise InvalidError(f"{where}: {missing[0]!r} is missing.")
-    kinds = typing.get_type_hints(kind)
+    kinds = _hints(kind)
     given = {name: _build(kinds[name], item, f"{where}.{name}") for name, item in value.items()}
     try:
         return kind(**given)
@@ -117,10 +122,8 @@ def _kind_of(value: Any) -> str:
 
 
 def _check_text(text: str, where: str) -> None:
-    for character in text:
-        code = ord(character)
-        if (code < 32 and character not in "\n\t\r") or 127 <= code < 160 or 0xD800 <= code < 0xE000:
-            raise InvalidError(f"{where}: text holds the character U+{code:04X}, which is not allowed.")
+    if found := _UNWANTED.search(text):
+        raise InvalidError(f"{where}: text holds the character U+{ord(found[0]):04X}, which is not allowed.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from forebrain_registry import (
     NotFoundError,
     Registry,
     collect_garbage,
+    collector,
     publish,
     pull,
 )
@@ -69,10 +70,10 @@ def operate(registry: Registry, kind: str, name: str, op: str, rng: random.Rando
         version = publish(registry, name, files, metadata(run_id=op, config={"payload": payload}))
         return {"version": version.number}
     if kind == "alias":
-        target = rng.choice(registry.versions(name)).number
+        target = rng.choice(registry.listing(name).versions)
         return {"version": target, "move": registry.set_alias(name, "champion", target)}
     if kind == "deprecate":
-        target = rng.choice(registry.versions(name)).number
+        target = rng.choice(registry.listing(name).versions)
         registry.deprecate(name, target, rng.choice([None, "worse than the next"]))
         return {"version": target}
     if kind == "pull":
@@ -148,6 +149,8 @@ def old_orphans(registry: Registry, folder: Path) -> None:
 
 if __name__ == "__main__":
     uri, workers, operations, pause_s, folder = sys.argv[1:]
+    # Sooner over a killed collector; batches in the storm take milliseconds.
+    collector.BATCH_S, collector.LEASE_S = 0.5, 3.0
     if "://" in uri:
         import s3fs  # noqa: F401  (once, for all who are forked)
     print(storm(uri, int(workers), int(operations), float(pause_s), 7, Path(folder)))

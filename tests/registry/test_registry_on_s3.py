@@ -1,0 +1,85 @@
+"""The same promises on a real S3 server."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from registry_storm import metadata, weights
+
+from forebrain_registry import (
+    ConflictError,
+    Registry,
+    StorageError,
+    collect_garbage,
+    copy,
+    publish,
+    pull,
+    verify,
+)
+
+
+@pytest.fixture
+def registry(s3_bucket: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FOREBRAIN_CACHE", str(tmp_path / "cache"))
+    return Registry(f"{s3_bucket}/{request.node.name}")
+
+
+def test_a_version_goes_there_and_back(registry: Registry, s3_bucket: str, tmp_path: Path) -> None:
+    big = weights(1, 20 * 2**20)
+    version = publish(
+        registry, "worm", {"model.safetensors": big}, metadata(), {"kato.safetensors": weights(2)}
+    )
+    registry.set_alias("worm", "champion", 1, expect=None)
+    # A neighbour whose address begins alike is another registry.
+    publish(Registry(f"{registry.uri}-2"), "fish", {"model.safetensors": weights(3)}, metadata())
+
+    assert registry.names() == ["worm"]
+    pulled = pull(registry, "worm@champion", interfaces=True)
+    assert (pulled.folder / "model.safetensors").read_bytes() == big
+    assert pulled.interfaces and (pulled.interfaces / "kato.safetensors").read_bytes() == weights(2)
+
+    local = Registry(tmp_path / "copy")
+    assert copy(registry, "worm", local).digest == version.digest
+    assert verify(registry).problems == verify(local).problems == []
+    with pytest.raises(ConflictError, match="stands for version 1"):
+        registry.set_alias("worm", "champion", 1, expect=None)
+
+
+def test_publishers_at_once_get_numbers_of_their_own(registry: Registry) -> None:
+    numbers: list[int] = []
+
+    def run(seed: int) -> None:
+        own = Registry(registry.uri)
+        numbers.append(publish(own, "worm", {"model.safetensors": weights(seed)}, metadata()).number)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 9))
+
+
+def test_garbage_goes_once_it_is_old(registry: Registry, tmp_path: Path) -> None:
+    publish(registry, "worm", {"model.safetensors": weights(1)}, metadata())
+    orphan = tmp_path / "orphan"
+    orphan.write_bytes(b"left by a killed publisher")
+    name = "blobs/sha256/ab/ab" + "0" * 62
+    registry.store.upload(name, orphan)
+    assert collect_garbage(registry).removed == []
+    assert collect_garbage(Registry(registry.uri, grace_s=-60)).removed == [name]
+    assert verify(registry).problems == []
+
+
+def test_wrong_credentials_are_one_clear_error(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(StorageError, match="credentials"):
+            Registry(registry.uri).names()
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
