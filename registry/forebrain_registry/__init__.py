@@ -21,11 +21,11 @@ from forebrain_registry.errors import (
     RegistryError,
     StorageError,
 )
-from forebrain_registry.publish import copy, publish
-from forebrain_registry.pull import Pulled, default_cache, export, pull
+from forebrain_registry.publishing import copy, publish
+from forebrain_registry.pulling import Pulled, default_cache, export, pull
 from forebrain_registry.records import Metadata, Metric, Reference, SeenSession, StoredFile, Version
 from forebrain_registry.registry import Registry
-from forebrain_registry.verify import Findings, verify, write_index
+from forebrain_registry.verifying import Findings, verify, write_index
 
 __all__ = [
     "Collected",

@@ -15,11 +15,11 @@ from typing import Any
 from forebrain_registry import strict_json
 from forebrain_registry.collector import collect_garbage
 from forebrain_registry.errors import InvalidError, RegistryError
-from forebrain_registry.publish import METADATA, copy, publish
-from forebrain_registry.pull import export, pull
+from forebrain_registry.publishing import METADATA, copy, publish
+from forebrain_registry.pulling import export, pull
 from forebrain_registry.records import Metadata, Version
 from forebrain_registry.registry import ANY, GRACE_S, Registry
-from forebrain_registry.verify import Findings, verify, verify_version, write_index
+from forebrain_registry.verifying import Findings, verify, verify_version, write_index
 
 LOG_WIDTH = 140
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from forebrain_registry.errors import InvalidError, NotFoundError, RegistryError
-from forebrain_registry.pull import Pulled, pull
+from forebrain_registry.pulling import Pulled, pull
 from forebrain_registry.records import Version
 from forebrain_registry.registry import Registry
 

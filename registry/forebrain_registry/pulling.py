@@ -60,8 +60,8 @@ class _Remembered:
 
 
 def default_cache() -> Path:
-    """FOREBRAIN_CACHE, else the user's cache folder on this system."""
-    if given := os.environ.get("FOREBRAIN_CACHE"):
+    """FOREBRAIN_CACHE or FOREBRAIN_HOME, else the user's cache folder on this system."""
+    if given := os.environ.get("FOREBRAIN_CACHE") or os.environ.get("FOREBRAIN_HOME"):
         return Path(given) / "registry"
     if sys.platform == "win32":
         home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")

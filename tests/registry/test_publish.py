@@ -1,0 +1,284 @@
+"""Publishing, names, aliases, deprecation, copies, garbage: on a folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from registry_storm import metadata, weights
+
+from forebrain_registry import (
+    ConflictError,
+    DamagedError,
+    InvalidError,
+    Metric,
+    NotFoundError,
+    Registry,
+    SeenSession,
+    StorageError,
+    collect_garbage,
+    copy,
+    publish,
+    verify,
+)
+from forebrain_registry.store import LocalStore
+
+ROOT = Path(__file__).parents[2]
+
+
+def put(registry: Registry, name: str = "worm", seed: int = 0, **given: object):
+    return publish(registry, name, {"model.safetensors": weights(seed)}, metadata(**given))
+
+
+def test_a_name_is_its_newest_version_that_is_not_deprecated(registry: Registry) -> None:
+    versions = [put(registry, seed=seed) for seed in range(3)]
+    assert [version.number for version in registry.versions("worm")] == [1, 2, 3]
+    registry.deprecate("worm", 3, "wrong units")
+    assert registry.resolve("worm").number == 2
+    assert registry.resolve("worm@3").digest == versions[2].digest
+    registry.deprecate("worm", 3, None)
+    assert registry.resolve("worm").number == 3
+    for number in (1, 2, 3):
+        registry.deprecate("worm", number, f"reason {number}")
+    with pytest.raises(NotFoundError, match="worm@3, because: reason 3"):
+        registry.resolve("worm")
+    prefix = versions[1].digest[:10]
+    assert registry.resolve(f"worm@sha256:{prefix}").number == 2
+
+
+def test_unknown_names_suggest_the_nearest(registry: Registry) -> None:
+    with pytest.raises(NotFoundError, match="It is empty"):
+        registry.resolve("worm")
+    put(registry, "zebrafish")
+    registry.set_alias("zebrafish", "champion", 1)
+    for wrong, hint in {
+        "zebrafsh": "mean 'zebrafish'",
+        "zebrafish@champoin": "mean 'champion'",
+        "zebrafish@7": "zebrafish@1",
+        "zebrafish@sha256:00000000": "no version with the digest",
+    }.items():
+        with pytest.raises(NotFoundError, match=hint):
+            registry.resolve(wrong)
+    for text in ("Zebra", "a@", "a@-1", "a@0", "a@sha256:12", "../a", "a@../b", "con"):
+        with pytest.raises(InvalidError):
+            registry.resolve(text)
+
+
+def test_an_alias_moves_by_compare_and_set_and_keeps_its_history(registry: Registry) -> None:
+    for seed in range(2):
+        put(registry, seed=seed)
+    assert registry.set_alias("worm", "champion", 1, expect=None) == 1
+    assert registry.set_alias("worm", "champion", 2, expect=1) == 2
+    with pytest.raises(ConflictError, match="stands for version 2, not for version 1"):
+        registry.set_alias("worm", "champion", 1, expect=1)
+    with pytest.raises(NotFoundError):
+        registry.set_alias("worm", "champion", 9)
+    registry.set_alias("worm", "champion", None)
+    assert registry.aliases("worm") == {}
+    assert [move.version for move in registry.alias_history("worm", "champion")] == [1, 2, None]
+
+
+def test_a_move_that_lost_the_race_is_refused(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(registry)
+    rival, create = Registry(registry.uri), LocalStore.create
+
+    def late(store: LocalStore, name: str, data: bytes) -> None:
+        monkeypatch.setattr(LocalStore, "create", create)
+        rival.set_alias("worm", "champion", 1)
+        store.create(name, data)
+
+    registry.writer()
+    monkeypatch.setattr(LocalStore, "create", late)
+    with pytest.raises(ConflictError, match="at the same time"):
+        registry.set_alias("worm", "champion", 1)
+    assert len(registry.alias_history("worm", "champion")) == 1
+
+
+def test_a_put_whose_answer_was_lost_is_not_published_twice(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = LocalStore.create
+
+    def twice(store: LocalStore, name: str, data: bytes) -> None:
+        create(store, name, data)
+        create(store, name, data)
+
+    registry.writer()
+    monkeypatch.setattr(LocalStore, "create", twice)
+    assert put(registry).number == 1
+    assert len(registry.versions("worm")) == 1
+
+
+def test_a_store_that_ignores_conditional_writes_is_refused(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStore, "create", LocalStore.replace)
+    with pytest.raises(StorageError, match="ignores conditional writes"):
+        put(registry)
+    assert registry.store.files("") == {}
+
+
+def test_blobs_are_shared_and_the_card_is_for_the_hub(registry: Registry) -> None:
+    seen = (SeenSession("kato", "w1", "s1", "C. elegans", 2.5), SeenSession("kato", "w2", "s1", "C. elegans"))
+    given = {"sessions": seen, "metrics": (Metric("score", 0.2, 0.1, 0.3, "95 %"),), "licence": "Lab-only"}
+    first, second = put(registry, **given), put(registry, **given, parent="worm@1")
+    weights_of = [file.sha256 for v in (first, second) for file in v.blobs if "model" in file.path]
+    assert weights_of[0] == weights_of[1]
+    meta = registry.resolve("worm@1").metadata
+    assert (meta.species, meta.rates_hz, meta.subjects) == (["C. elegans"], [2.5], ["w1", "w2"])
+    assert meta.has_seen("kato", "w2") and not meta.has_seen("kato", "w2", "s9")
+    card = next(file for file in first.blobs if file.path == "README.md")
+    text = (Path(registry.uri) / f"blobs/sha256/{card.sha256[:2]}/{card.sha256}").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert (head["license"], head["license_name"]) == ("other", "Lab-only")
+    assert head["model-index"][0]["results"][0]["metrics"] == [{"type": "score", "value": 0.2}]
+
+
+def test_what_may_not_be_published_leaves_nothing_behind(registry: Registry, tmp_path: Path) -> None:
+    good = weights(0)
+    (tmp_path / "link.safetensors").symlink_to("/etc/passwd")
+    refused = {
+        "no model.safetensors": {"other.safetensors": good},
+        "programs run": {"model.safetensors": good, "model.pkl": b""},
+        "not a path": {"model.safetensors": good, "../x.json": b"{}"},
+        "one file on some": {"model.safetensors": good, "A.json": b"", "a.json": b""},
+        "both a file and a folder": {"model.safetensors": good, "LICENSE": b"", "license/x.md": b""},
+        "not a safetensors": {"model.safetensors": b"\x80\x04pickle, more likely"},
+        "cut or grew": {"model.safetensors": good[:-1]},
+        "not a regular file": {"model.safetensors": tmp_path / "link.safetensors"},
+    }
+    for message, files in refused.items():
+        with pytest.raises(InvalidError, match=message):
+            publish(registry, "worm", files, metadata())
+    for message, given in {
+        "finite|not valid JSON": {"config": {"x": float("nan")}},
+        "as JSON": {"config": {"x": object()}},
+        "expected text": {"tags": (1,)},
+        "not a reference|not a model": {"parent": "../x"},
+        "licence": {"licence": " "},
+    }.items():
+        with pytest.raises(InvalidError, match=message):
+            put(registry, **given)
+    assert registry.store.files("") == {}
+
+
+def test_copying_keeps_record_and_digest_and_makes_no_second(registry: Registry, tmp_path: Path) -> None:
+    other = Registry(tmp_path / "other")
+    put(other, seed=9)
+    version = put(registry)
+    copied = copy(registry, "worm@1", other)
+    assert (copied.number, copied.digest) == (2, version.digest)
+    assert copy(registry, "worm", other).number == 2
+    assert verify(other).problems == []
+    blob = Path(registry.uri) / "blobs/sha256" / version.blobs[1].sha256[:2] / version.blobs[1].sha256
+    blob.write_bytes(blob.read_bytes()[::-1])
+    with pytest.raises(DamagedError, match="damaged"):
+        copy(registry, "worm", Registry(tmp_path / "third"))
+    assert Registry(tmp_path / "third").names() == []
+
+
+def test_garbage_is_spared_until_it_is_old(registry: Registry, tmp_path: Path) -> None:
+    version = put(registry)
+    orphan = tmp_path / "x"
+    orphan.write_bytes(b"orphan")
+    name = "blobs/sha256/cd/cd" + "1" * 62
+    registry.store.upload(name, orphan)
+    young = collect_garbage(registry)
+    assert (young.removed, young.kept, young.spared) == ([], len(version.blobs), 1)
+    for file in Path(registry.uri).rglob("*"):
+        os.utime(file, (time.time() - 25 * 3600,) * 2)
+    assert collect_garbage(registry, dry_run=True).removed == [name]
+    assert verify(registry).unnamed == 1
+    assert collect_garbage(registry).removed == [name]
+    assert verify(registry).problems == [] and registry.store.files("collecting") == {}
+
+
+def test_garbage_is_not_collected_around_a_record_that_cannot_be_read(registry: Registry) -> None:
+    put(registry)
+    record = Path(registry.uri) / "models/worm/versions/00000001.json"
+    record.write_bytes(record.read_bytes().replace(b"forebrain-model-1", b"forebrain-model-2"))
+    with pytest.raises(InvalidError, match="Update forebrain"):
+        collect_garbage(Registry(registry.uri, grace_s=-60))
+    assert registry.store.files("blobs")
+
+
+def test_a_publisher_outwaits_a_collector_that_may_have_seen_its_blob_old(registry: Registry) -> None:
+    """The collector looked at the blob before it was renewed, and removes it after."""
+    version = put(registry)
+    blob = next(file for file in version.blobs if file.path == "model.safetensors")
+    path = Path(registry.uri) / f"blobs/sha256/{blob.sha256[:2]}/{blob.sha256}"
+    os.utime(path, (0, 0))
+    registry.store.create("collecting/1.json", b"{}")
+
+    def collect() -> None:
+        while path.stat().st_mtime == 0:
+            time.sleep(0.01)
+        path.unlink()
+        registry.store.remove("collecting/1.json")
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    put(registry)
+    collector.join()
+    assert verify(registry).problems == []
+
+
+def test_a_collector_that_was_killed_stops_nobody_for_long(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebrain_registry.collector.LEASE_S", 0.1)
+    registry.store.create("collecting/1.json", b"{}")
+    put(registry)
+    assert registry.store.files("collecting") == {}
+
+
+def test_a_publisher_killed_at_any_step_leaves_all_or_nothing(tmp_path: Path) -> None:
+    """The publisher dies by SIGKILL at its k-th touch of the registry's files, for every k."""
+    script = """
+import os, signal, sys
+from pathlib import Path
+from registry_storm import metadata, weights
+from forebrain_registry import Registry, publish, verify
+
+uri, k, old = Path(sys.argv[1]), 0, 0
+while True:
+    pid = os.fork()
+    if pid == 0:
+        touched = 0
+        def hook(event, arguments):
+            global touched
+            if event in ("open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.utime", "os.scandir") \\
+                    and str(uri) in str(arguments):
+                touched += 1
+                if touched > k:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        files = {"model.safetensors": weights(k), "notes.md": b"n"}
+        publish(Registry(uri), "worm", files, metadata(run_id=str(k)), {"kato.safetensors": weights(k)})
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    registry = Registry(uri)
+    versions = registry.versions("worm") if registry.names() else []
+    findings = verify(registry)
+    assert not findings.problems, (k, findings.problems)
+    assert len(versions) - old in (0, 1), k
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0
+        assert versions[-1].metadata.run_id == str(k)
+        break
+    old, k = len(versions), k + 1
+print(k, old)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'registry'}:{Path(__file__).parent}"}
+    command = [sys.executable, "-c", script, str(tmp_path / "registry")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps, visible = map(int, done.stdout.split())
+    # Only a kill after the record was created, while its partial file is tidied, leaves a version visible.
+    assert steps > 20 and 1 <= visible <= 4

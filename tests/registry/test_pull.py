@@ -1,0 +1,263 @@
+"""Pulling: resumed, shared, offline, repaired; from a folder and from a web host."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from registry_storm import metadata, weights
+
+from forebrain_registry import (
+    DamagedError,
+    NotFoundError,
+    Registry,
+    StorageError,
+    export,
+    publish,
+    pull,
+    verify,
+    write_index,
+)
+from forebrain_registry.store import LocalStore
+
+ROOT = Path(__file__).parents[2]
+BIG = weights(1, 3 * 2**20)
+
+
+@pytest.fixture
+def host(registry: Registry) -> Iterator[SimpleNamespace]:
+    """A web host that shows the registry's folder: `uri`, `requests` (path, Range), `faults`, `ranges`."""
+    state = SimpleNamespace(requests=[], cuts=[], ranges=True, uri="")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = Path(registry.uri + self.path)
+            wanted = self.headers.get("Range")
+            state.requests.append((self.path, wanted))
+            if not path.is_file():
+                self.send_error(404)
+                return
+            data, start = path.read_bytes(), 0
+            if wanted and state.ranges:
+                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            cut = state.cuts.pop(0) if state.cuts and "/blobs/" in self.path and len(data) > 2**20 else None
+            self.wfile.write(data[start:][:cut])
+            self.close_connection = True
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    state.uri = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def published(registry: Registry) -> Registry:
+    files = {"model.safetensors": BIG, "config/model.yaml": b"width: 32\n"}
+    publish(registry, "worm", files, metadata(), {"kato.safetensors": weights(2)})
+    registry.set_alias("worm", "champion", 1)
+    write_index(registry)
+    return registry
+
+
+def test_what_is_pulled_is_what_was_published(published: Registry, tmp_path: Path) -> None:
+    pulled = pull(published, "worm", interfaces=True)
+    assert (pulled.folder / "model.safetensors").read_bytes() == BIG
+    assert (pulled.folder / "config/model.yaml").read_bytes() == b"width: 32\n"
+    assert (pulled.folder / "version.json").read_bytes() == pulled.version.content
+    out = export(pulled, tmp_path / "out")
+    assert (out / "interfaces/kato.safetensors").read_bytes() == weights(2)
+    with pytest.raises(StorageError, match="exists already"):
+        export(pulled, out)
+
+
+def test_offline_the_cache_is_enough(published: Registry) -> None:
+    version = pull(published, "worm@champion").version
+    pull(published, "worm")
+    shutil.rmtree(published.uri)
+    for reference in ("worm", "worm@1", "worm@champion", f"worm@sha256:{version.digest[:12]}"):
+        assert pull(published, reference, offline=True).version.number == 1
+    # A whole digest can only mean one thing, so nobody need be asked.
+    assert pull(published, f"worm@sha256:{version.digest}").version == version
+    with pytest.raises(NotFoundError, match="not in the cache"):
+        pull(published, "worm@latest", offline=True)
+    with pytest.raises(NotFoundError, match="not whole in the cache"):
+        pull(published, "worm", offline=True, interfaces=True)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "link", "record"])
+def test_a_damaged_entry_is_noticed_and_fetched_again(published: Registry, harm: str) -> None:
+    folder = pull(published, "worm").folder
+    file = folder / ("version.json" if harm == "record" else "model.safetensors")
+    data = file.read_bytes()
+    file.unlink()
+    if harm == "link":
+        copy = folder.parent / "elsewhere"
+        copy.write_bytes(data)
+        file.symlink_to(copy)
+    elif harm != "remove":
+        file.write_bytes(data[:-1] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    pull(published, "worm")
+    assert file.read_bytes() == data and not file.is_symlink()
+
+
+def test_a_pull_cut_off_goes_on_where_it_was(published: Registry, host: SimpleNamespace) -> None:
+    host.cuts = [2**20, 2**20]
+    pulled = pull(Registry(host.uri), "worm@champion")
+    assert (pulled.folder / "model.safetensors").read_bytes() == BIG
+    ranges = [wanted for path, wanted in host.requests if "/blobs/" in path and wanted]
+    assert ranges == [f"bytes={2**20}-", f"bytes={2 * 2**20}-"]
+
+
+def test_a_killed_pull_goes_on_where_it_was(published: Registry, host: SimpleNamespace) -> None:
+    code = """
+import os, signal, sys
+from forebrain_registry import Registry, pull
+from forebrain_registry.web import WebStore
+whole = WebStore.chunks
+def chunks(store, name, start=0):
+    size = 0
+    for chunk in whole(store, name, start):
+        size += len(chunk)
+        yield chunk
+        if size > 2**20:
+            os.kill(os.getpid(), signal.SIGKILL)
+WebStore.chunks = chunks
+pull(Registry(sys.argv[1]), "worm")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "registry")}
+    done = subprocess.run([sys.executable, "-c", code, host.uri], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    host.requests.clear()
+    pulled = pull(Registry(host.uri), "worm")
+    assert (pulled.folder / "model.safetensors").read_bytes() == BIG
+    assert any(wanted for _, wanted in host.requests), "nothing was resumed"
+    assert not (pulled.folder.parent / "partial").exists()
+
+
+def test_a_host_without_ranges_will_do(published: Registry, host: SimpleNamespace) -> None:
+    host.cuts, host.ranges = [2**20], False
+    pulled = pull(Registry(host.uri), "worm")
+    assert (pulled.folder / "model.safetensors").read_bytes() == BIG
+
+
+def test_a_host_that_never_sends_it_all_is_given_up(
+    published: Registry, host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebrain_registry.pulling.FIRST_PAUSE_S", 0.0)
+    host.cuts, host.ranges = [100] * 99, False
+    with pytest.raises(StorageError, match="Gave up after 5 tries"):
+        pull(Registry(host.uri), "worm")
+
+
+def test_a_web_host_is_checked_and_read_only(published: Registry, host: SimpleNamespace) -> None:
+    web = Registry(host.uri)
+    assert verify(web).problems == [] and web.aliases("worm") == {"champion": 1}
+    with pytest.raises(StorageError, match="can only be read"):
+        web.set_alias("worm", "champion", 1)
+    with pytest.raises(StorageError, match="only https"):
+        Registry("http://example.org/models")
+    record = Path(published.uri) / "models/worm/versions/00000001.json"
+    record.write_bytes(record.read_bytes().replace(b"Apache", b"Apachf"))
+    with pytest.raises(DamagedError, match="not the bytes that index"):
+        Registry(host.uri).resolve("worm")
+    (Path(published.uri) / "index.json").unlink()
+    with pytest.raises(StorageError, match="forebrain-registry index"):
+        Registry(host.uri).names()
+
+
+def test_wrong_bytes_in_the_registry_never_reach_the_cache(published: Registry) -> None:
+    version = published.resolve("worm")
+    blob = next(file for file in version.blobs if file.path == "model.safetensors")
+    path = Path(published.uri) / "blobs/sha256" / blob.sha256[:2] / blob.sha256
+    for wrong, message in {
+        b"\0" * blob.size_bytes: "is damaged",
+        BIG[:-1]: "It was cut",
+        BIG + b"x": "longer than",
+        None: "is missing",
+    }.items():
+        path.unlink(missing_ok=True)
+        if wrong is not None:
+            path.write_bytes(wrong)
+        assert any(blob.sha256 in problem for problem in verify(published).problems)
+        with pytest.raises(DamagedError, match=message):
+            pull(published, "worm")
+        with pytest.raises(NotFoundError):
+            pull(published, "worm", offline=True)
+    path.write_bytes(BIG)
+    assert (pull(published, "worm").folder / "model.safetensors").read_bytes() == BIG
+
+
+def test_a_full_disk_is_one_clear_error(published: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match="1000 are free"):
+        pull(published, "worm")
+
+
+def test_many_processes_share_one_cache(published: Registry, tmp_path: Path) -> None:
+    """Eight pull at once, and one fetches; with a file broken under them, one repairs it."""
+    code = (
+        "import sys; from forebrain_registry import Registry, pull; from forebrain_registry.store import *\n"
+        "chunks = LocalStore.chunks\n"
+        "def counted(store, name, start=0):\n"
+        "    open(sys.argv[2], 'a').write(name + '\\n'); yield from chunks(store, name, start)\n"
+        "LocalStore.chunks = counted\n"
+        "for _ in range(5): print(len((pull(Registry(sys.argv[1]), 'worm').folder / 'model.safetensors')"
+        ".read_bytes()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "registry")}
+    for run in ("fresh", "broken"):
+        count = tmp_path / run
+        command = [sys.executable, "-c", code, published.uri, str(count)]
+        running = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(8)
+        ]
+        for process in running:
+            out, _ = process.communicate(timeout=60)
+            assert process.returncode == 0 and set(out.split()) == {str(len(BIG))}
+        fetched = count.read_text().split()
+        assert len(fetched) == len(set(fetched)) == (3 if run == "fresh" else 1)
+        weights_here = pull(published, "worm").folder / "model.safetensors"
+        weights_here.write_bytes(BIG[:-1] + b"?")
+
+
+def test_links_in_a_registry_are_not_followed(published: Registry, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(BIG)
+    blob = next(file for file in published.resolve("worm").blobs if file.path == "model.safetensors")
+    path = Path(published.uri) / "blobs/sha256" / blob.sha256[:2] / blob.sha256
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises((DamagedError, StorageError)):
+        list(LocalStore(published.uri).chunks(f"blobs/sha256/{blob.sha256[:2]}/{blob.sha256}"))
+    record = Path(published.uri) / "models/worm/versions/00000001.json"
+    record.unlink()
+    record.symlink_to(secret)
+    with pytest.raises(NotFoundError):
+        published.resolve("worm")
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(NotFoundError):
+        published.resolve("worm")
+    assert json.loads((Path(published.uri) / "index.json").read_bytes())["files"]

@@ -1,0 +1,126 @@
+"""The command: what scripts call, what it prints, how it fails, what it imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from registry_storm import metadata, weights
+
+from forebrain_registry import Metric
+from forebrain_registry.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FOREBRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FOREBRAIN_REGISTRY", str(tmp_path / "registry"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(weights(0))
+    meta = metadata(summary="Worms [of] Kato", tags=("worm",), metrics=(Metric("score", 0.25, 0.2, 0.3),))
+    (folder / "metadata.json").write_text(json.dumps(asdict(meta)))
+    return folder
+
+
+def test_every_command_does_its_work_and_prints_json(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> Any:
+        assert main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    digest = run("publish", "worm", str(folder), "--alias", "champion")["digest"]
+    assert run("publish", "worm", str(folder))["version"] == 2
+    assert run("deprecate", "worm@2", "--reason", "worse")["deprecated"] == "worse"
+    [row] = run("list")
+    assert (row["name"], row["version"], row["versions"], row["aliases"]) == ("worm", 1, 2, ["champion"])
+    assert [row["deprecated"] for row in run("list", "worm")] == [None, "worse"]
+    assert [row["name"] for row in run("search", "kato")] == ["worm"] and run("search", "mouse") == []
+    shown = run("show", "worm@champion")
+    assert shown["digest"] == digest and shown["metadata"]["metrics"][0]["high"] == 0.3
+    pulled = run("pull", "worm", "--out", str(tmp_path / "out"))
+    assert sorted(path.name for path in Path(pulled["folder"]).iterdir()) == [
+        "README.md",
+        "model.safetensors",
+        "version.json",
+    ]
+    assert run("pull", "worm", "--offline")["version"] == 1
+    assert run("alias", "worm@2", "champion", "--expect", "1")["version"] == 2
+    assert run("alias", "worm", "champion", "--remove")["version"] is None
+    assert run("copy", "worm@1", str(tmp_path / "copy"))["digest"] == digest
+    assert run("verify", "--registry", str(tmp_path / "copy"))["versions"] == 1
+    assert run("verify", "worm@1")["problems"] == []
+    assert run("gc")["removed"] == []
+    assert run("index")["records"] == 6
+
+
+def test_without_json_there_are_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "worm", str(folder)]) == 0
+    assert main(["list"]) == main(["list", "worm"]) == main(["show", "worm"]) == main(["verify"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("worm@1 sha256:") and "Worms [of] Kato" in out and "no problems" in out
+
+
+def test_errors_are_one_line_and_status_1(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["publish", "zebrafish", str(folder)]) == 0
+    capsys.readouterr()
+    (tmp_path / "bad.json").write_text('{"licence": 3}')
+    (tmp_path / "bad.yaml").write_text("a: [")
+    for arguments in (
+        ["pull", "zebrafich"],
+        ["pull", "zebrafish", "--offline", "--interfaces"],
+        ["publish", "x", str(folder), "--metadata", str(tmp_path / "bad.json")],
+        ["publish", "x", str(folder), "--metadata", str(tmp_path / "bad.yaml")],
+        ["publish", "x", str(tmp_path / "absent")],
+        ["list", "--registry", "nowhere://x"],
+        ["alias", "zebrafish", "champion", "--expect", "4"],
+    ):
+        assert main(arguments) == 1, arguments
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ") and "\n" not in error
+    blob = next((tmp_path / "registry/blobs").rglob("*/[0-9a-f]*" + "?" * 50))
+    blob.write_bytes(b"")
+    assert main(["verify"]) == 1 and "problem: zebrafish@1" in capsys.readouterr().out
+    monkeypatch.delenv("FOREBRAIN_REGISTRY")
+    for arguments in (["list"], ["nonsense"], [], ["deprecate", "x@1"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+
+
+def test_listing_a_folder_imports_nothing_heavy(folder: Path) -> None:
+    """What it costs to start is what it imports; times are in docs/registry.md."""
+    assert main(["publish", "worm", str(folder)]) == 0
+    code = (
+        "import sys; from forebrain_registry.cli import main; main(['list']);"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "registry")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    heavy = {
+        "torch",
+        "ray",
+        "forebrain",
+        "numpy",
+        "fsspec",
+        "s3fs",
+        "yaml",
+        "filelock",
+        "asyncio",
+        "urllib3",
+        "ssl",
+    }
+    assert not heavy & set(eval(done.stdout.splitlines()[-1]))
