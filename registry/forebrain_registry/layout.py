@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from forebrain_registry.records import MAX_RECORD_BYTES
 from forebrain_registry.store import Store
 
 BLOBS = "blobs/sha256"
@@ -125,7 +126,7 @@ def create_record(store: Store, folder: str, number: int, content: bytes) -> Non
     except FileExistsError:
         # A put whose answer was lost is sent again and then refused for the sake of its own first try.
         # Records hold an id drawn at random, so equal bytes are ours.
-        if store.read(name, len(content) + 1) != content:
+        if store.read(name, MAX_RECORD_BYTES) != content:
             raise
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -67,7 +66,8 @@ def operate(registry: Registry, kind: str, name: str, op: str, rng: random.Rando
     if kind == "publish":
         payload = rng.randrange(POOL)
         files = {"model.safetensors": weights(payload)}
-        version = publish(registry, name, files, metadata(run_id=op, config={"payload": payload}))
+        given = {"run_id": op, "config": {"payload": payload}, "summary": "x" * rng.randrange(1000)}
+        version = publish(registry, name, files, metadata(**given))
         return {"version": version.number}
     if kind == "alias":
         target = rng.choice(registry.listing(name).versions)
@@ -84,39 +84,39 @@ def operate(registry: Registry, kind: str, name: str, op: str, rng: random.Rando
     return {"removed": len(collect_garbage(registry).removed)}
 
 
-def storm(uri: str, workers: int, operations: int, pause_s: float, seed: int, folder: Path) -> int:
-    """Runs all operations in processes of which one is killed now and then; returns the number of kills.
+def storm(uri: str, workers: int, operations: int, kills: int, seed: int, folder: Path) -> int:
+    """Runs all operations in processes, kills that many of them on the way; returns how many it did.
 
     A worker that was killed is followed by one that goes on after the operation it died in.
     """
     rng = random.Random(seed)
     share = operations // workers
+    ledgers = [folder / f"{worker}.jsonl" for worker in range(workers)]
     running: dict[int, int] = {}
-    left, kills = set(range(workers)), 0
+    killed = 0
     deadline = time.monotonic() + 240
-    while left or running:
-        assert time.monotonic() < deadline, "the storm does not end"
-        for worker in list(left):
-            begun = _begun(folder / f"{worker}.jsonl")
-            left.discard(worker)
-            if begun < share:
+    while time.monotonic() < deadline:
+        begun = [_begun(ledger) for ledger in ledgers]
+        for worker in set(range(workers)) - set(running.values()):
+            if begun[worker] < share:
                 pid = os.fork()
                 if pid == 0:
-                    _work_and_exit(uri, worker, range(begun, share), seed, folder)
+                    _work_and_exit(uri, worker, range(begun[worker], share), seed, folder)
                 running[pid] = worker
-        time.sleep(rng.uniform(0.2, 1.8) * pause_s)
-        victim = rng.choice(list(running)) if running else 0
-        if victim:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
+        if not running:
+            return killed
+        # Kills are spread over the work, not over time, which depends on the machine.
+        if sum(begun) > (killed + 1) * operations / (kills + 1):
+            time.sleep(rng.uniform(0, 0.02))
+            os.kill(rng.choice(list(running)), signal.SIGKILL)
+        time.sleep(0.01)
         for pid in list(running):
-            ended, status = os.waitpid(pid, 0 if pid == victim else os.WNOHANG)
+            ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                killed = os.WIFSIGNALED(status)
-                assert killed or os.WEXITSTATUS(status) == 0, "a worker failed; its traceback is above"
-                kills += killed
-                left.add(running.pop(pid))
-    return kills
+                killed += os.WIFSIGNALED(status)
+                assert os.WIFSIGNALED(status) or status == 0, "a worker failed; its traceback is above"
+                del running[pid]
+    raise AssertionError("the storm does not end")
 
 
 def _work_and_exit(uri: str, worker: int, operations: range, seed: int, folder: Path) -> None:
@@ -148,9 +148,9 @@ def old_orphans(registry: Registry, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    uri, workers, operations, pause_s, folder = sys.argv[1:]
+    uri, workers, operations, kills, folder = sys.argv[1:]
     # Sooner over a killed collector; batches in the storm take milliseconds.
     collector.BATCH_S, collector.LEASE_S = 0.5, 3.0
     if "://" in uri:
         import s3fs  # noqa: F401  (once, for all who are forked)
-    print(storm(uri, int(workers), int(operations), float(pause_s), 7, Path(folder)))
+    print(storm(uri, int(workers), int(operations), int(kills), 7, Path(folder)))

@@ -217,7 +217,8 @@ def test_a_publisher_outwaits_a_collector_that_may_have_seen_its_blob_old(regist
     registry.store.create("collecting/1.json", b"{}")
 
     def collect() -> None:
-        while path.stat().st_mtime == 0:
+        deadline = time.monotonic() + 10
+        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         path.unlink()
         registry.store.remove("collecting/1.json")

@@ -217,15 +217,20 @@ def test_a_full_disk_is_one_clear_error(published: Registry, monkeypatch: pytest
 
 def test_many_processes_share_one_cache(published: Registry, tmp_path: Path) -> None:
     """Eight pull at once, and one fetches; with a file broken under them, one repairs it."""
-    code = (
-        "import sys; from forebrain_registry import Registry, pull; from forebrain_registry.store import *\n"
-        "chunks = LocalStore.chunks\n"
-        "def counted(store, name, start=0):\n"
-        "    open(sys.argv[2], 'a').write(name + '\\n'); yield from chunks(store, name, start)\n"
-        "LocalStore.chunks = counted\n"
-        "for _ in range(5): print(len((pull(Registry(sys.argv[1]), 'worm').folder / 'model.safetensors')"
-        ".read_bytes()))"
-    )
+    code = """
+import sys, time
+from forebrain_registry import Registry, pull
+from forebrain_registry.store import LocalStore
+whole = LocalStore.chunks
+def chunks(store, name, start=0):
+    with open(sys.argv[2], "a") as fetched:
+        fetched.write(name + "\\n")
+    time.sleep(0.1)
+    yield from whole(store, name, start)
+LocalStore.chunks = chunks
+for _ in range(5):
+    print(len((pull(Registry(sys.argv[1]), "worm").folder / "model.safetensors").read_bytes()))
+"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "registry")}
     for run in ("fresh", "broken"):
         count = tmp_path / run
