@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -108,6 +110,24 @@ def test_the_population_is_read() -> None:
     before = model([entry])[0]
     after = model([SessionInput(changed, entry.interface, entry.dataset)])[0]
     assert (after - before)[..., 0].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_some_units_are_forecast_as_among_all_and_all_are_learnt_from(relative: bool) -> None:
+    model = build(PocoConfig(**{**SMALL.__dict__, "relative": relative})).double()
+    (entry,) = batch(SMALL, [(2, 9)])
+    entry = SessionInput(entry.context.double(), entry.interface.double(), 0)
+    some = torch.tensor([1, 4, 8])
+    chosen = model([replace(entry, forecast_units=some)])
+    torch.testing.assert_close(chosen[0], model([entry])[0][..., some], rtol=1e-10, atol=1e-10)
+    found = gradients(model, [entry], chosen)
+    expected = gradients(model, [entry], [model([entry])[0][..., some]])
+    assert (found["0.unit"].abs().amax(dim=1) > 0).all()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-8, msg=name)
+    nothing = replace(entry, forecast_units=some[:0])
+    absent = replace(nothing, context=entry.context[:0])
+    assert [each.shape for each in model([nothing, absent])] == [(2, 5, 0), (0, 5, 0)]
 
 
 def test_an_empty_batch_and_an_absent_session_give_empty_forecasts() -> None:

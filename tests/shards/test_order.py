@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forebrain.errors import ConfigError
-from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights, pack
+from forebrain.shards.order import SPLIT, DataOrder, OrderedSession, dataset_weights, pack
 from forebrain.shards.permutation import key_of, permute
 
 SESSIONS = [
@@ -86,7 +86,7 @@ def test_every_batch_holds_each_session_in_its_share_to_within_one_window() -> N
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
 def test_workers_together_read_the_global_batch_and_nothing_twice(num_workers: int) -> None:
     order = DataOrder(SESSIONS, 32, 5, dataset_weights(SESSIONS))
-    owner = order.ownership(num_workers)
+    owner = order.ownership(num_workers, 10**9)
     for step in (0, 1, 17, 10**9):
         whole = order.batch(step)
         parts = [order.batch(step, owner == worker) for worker in range(num_workers)]
@@ -124,17 +124,66 @@ def test_a_far_step_costs_what_the_first_costs() -> None:
     assert far < 5 * near + 0.01
 
 
-def test_eight_workers_get_rows_within_ten_per_cent_of_the_mean() -> None:
-    rng = np.random.default_rng(0)
-    units = np.rint(rng.lognormal(5, 1, 400)).astype(int) + 5
-    sessions = [OrderedSession(f"s{i:03d}", f"d{i % 7}", 2000, int(n)) for i, n in enumerate(units)]
+def rows_of_workers(order: DataOrder, num_workers: int, split_above: int | None = None) -> np.ndarray:
+    """Rows of each of 100 steps and each worker."""
+    owner = order.ownership(num_workers, split_above)
+    rows = np.zeros((100, num_workers))
+    for step, each in enumerate(rows):
+        session = order.batch(step).session
+        whole = session[owner[session] != SPLIT]
+        np.add.at(each, owner[whole], order.window_rows[whole])
+        each += order.window_rows[session[owner[session] == SPLIT]].sum() / num_workers
+    return rows
+
+
+@pytest.mark.parametrize("num_sessions", [20, 100, 400, 2000])
+@pytest.mark.parametrize("num_workers", [3, 8, 12])
+def test_the_busiest_worker_has_rows_within_ten_per_cent_of_the_mean(
+    num_sessions: int, num_workers: int
+) -> None:
+    rng = np.random.default_rng(num_sessions)
+    units = np.exp(rng.uniform(np.log(100), np.log(70_000), num_sessions)).astype(int)
+    sessions = [
+        OrderedSession(f"s{i:04d}", f"d{i % 7}", int(rng.integers(300, 8000)), int(n))
+        for i, n in enumerate(units)
+    ]
     order = DataOrder(sessions, 128, 0, dataset_weights(sessions))
-    owner = order.ownership(8)
-    rows = np.zeros(8)
-    for step in range(100):
-        draws = order.batch(step)
-        np.add.at(rows, owner[draws.session], np.array([s.num_units for s in order.sessions])[draws.session])
-    assert rows.max() <= 1.1 * rows.mean()
+    rows = rows_of_workers(order, num_workers)
+    assert rows.sum(axis=0).max() <= 1.1 * rows.sum() / num_workers
+    if num_sessions == 20 and num_workers > 3:  # a session has more than a worker's share
+        unsplit = rows_of_workers(order, num_workers, 10**9)
+        assert unsplit.sum(axis=0).max() > 1.1 * unsplit.sum() / num_workers
+    if num_sessions == 2000:  # small sessions stay whole
+        owner = order.ownership(num_workers)
+        assert 0 < (owner == SPLIT).mean() < 0.3
+        assert order.window_rows[owner == SPLIT].min() > 4096
+
+
+def test_owned_ranges_cover_every_unit_once() -> None:
+    order = DataOrder(SESSIONS, 32, 5, dataset_weights(SESSIONS))
+    for num_workers, split_above in ((1, 0), (4, 10), (20, 0)):
+        covered: Counter = Counter()
+        for worker in range(num_workers):
+            for own in order.owned(worker, num_workers, split_above):
+                covered.update((own.session.id, unit) for unit in range(own.start, own.stop))
+                assert own.stop > own.start
+        assert set(covered.values()) == {1}
+        assert len(covered) == sum(session.num_units for session in order.sessions)
+
+
+def test_units_are_drawn_evenly_anew_each_step_and_count_as_rows() -> None:
+    order = DataOrder(SESSIONS, 32, 5, dataset_weights(SESSIONS), units_per_window=30)
+    large, small = SESSIONS[0], SESSIONS[1]
+    assert order.forecast_units(0, small) is None
+    assert order.batch(0).rows == order.window_rows[order.batch(0).session].sum()
+    assert sorted(order.window_rows) == [9, 12, 30, 30]
+    drawn = [order.forecast_units(step, large) for step in range(2000)]
+    assert all(len(np.unique(units)) == 30 and units.max() < 40 for units in drawn)
+    assert not np.array_equal(drawn[0], drawn[1])
+    again = DataOrder(SESSIONS[::-1], 32, 5, dataset_weights(SESSIONS), units_per_window=30)
+    assert np.array_equal(again.forecast_units(7, large), drawn[7])
+    share = np.bincount(np.concatenate(drawn), minlength=40) / 2000
+    assert np.abs(share - 0.75).max() < 0.05  # five standard deviations
 
 
 def test_weights_favour_the_small_and_cap_the_large() -> None:

@@ -11,7 +11,7 @@ import pytest
 from forebrain.errors import ShardError
 from forebrain.scoring.protocols import PROTOCOLS
 from forebrain.shards.reader import ShardSet
-from forebrain.shards.stream import Batch, MixtureConfig, Stream, build_order
+from forebrain.shards.stream import Batch, MixtureConfig, SessionWindows, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 
 UNIFORM = MixtureConfig(exponent=1.0, largest_share=1.0)
@@ -22,8 +22,15 @@ def windows(small_shards: str) -> ShardWindows:
     return ShardWindows(ShardSet.open(small_shards), "chronological", 12, 4)
 
 
-def stream(windows: ShardWindows, worker: int = 0, num_workers: int = 1, batch_size: int = 8) -> Stream:
-    return Stream(windows, build_order(windows, batch_size, 0, UNIFORM), worker, num_workers)
+def stream(
+    windows: ShardWindows,
+    worker: int = 0,
+    num_workers: int = 1,
+    split_above: int | None = 10**9,
+    units_per_window: int | None = None,
+) -> Stream:
+    order = build_order(windows, 8, 0, UNIFORM, units_per_window)
+    return Stream(windows, order, worker, num_workers, split_above)
 
 
 def contents(batches: list[Batch]) -> dict[str, list[bytes]]:
@@ -45,8 +52,43 @@ def test_workers_together_read_what_one_reads(windows: ShardWindows, num_workers
         parts = [each.batch(step) for each in several]
         assert contents(parts) == contents([whole])
         assert {(part.num_windows, part.num_rows) for part in parts} == {(whole.num_windows, whole.num_rows)}
-    owned = [session.id for each in several for session in each.owned_sessions]
-    assert sorted(owned) == sorted(session.id for session in alone.owned_sessions)
+    owned = [own.session.id for each in several for own in each.owned_sessions]
+    assert sorted(owned) == sorted(own.session.id for own in alone.owned_sessions)
+
+
+@pytest.mark.parametrize("units_per_window", [None, 6])
+def test_workers_together_read_the_columns_of_split_sessions(
+    windows: ShardWindows, units_per_window: int | None
+) -> None:
+    alone = stream(windows, units_per_window=units_per_window)
+    several = [stream(windows, worker, 3, 6, units_per_window) for worker in range(3)]
+    num_units = {info.id: info.num_units for info in windows.sessions}
+    for step in range(4):
+        whole = {group.session: group for group in alone.batch(step).groups}
+        pieces: dict[str, list[SessionWindows]] = {}
+        for reader in several:
+            batch = reader.batch(step)
+            assert (batch.num_windows, batch.num_rows) == (
+                sum(len(group.context) for group in whole.values()),
+                sum(group.target[:, 0].size for group in whole.values()),
+            )
+            stand_in = {group.session: group for group in reader.stand_in(step).groups}
+            for group in batch.groups:
+                pieces.setdefault(group.session, []).append(group)
+                assert group.is_split == (num_units[group.session] > 6) == (group.session in stand_in)
+                if group.is_split:
+                    assert stand_in[group.session].context.shape == group.context.shape
+                    assert stand_in[group.session].target.shape == group.target.shape
+        assert pieces.keys() == whole.keys()
+        for name, parts in pieces.items():
+            context = np.concatenate([part.context for part in parts], axis=2)
+            np.testing.assert_array_equal(context, whole[name].context)
+            target = np.concatenate([part.target for part in parts], axis=2)
+            np.testing.assert_array_equal(target, whole[name].target)
+            if units_per_window is not None and num_units[name] > units_per_window:
+                starts = np.cumsum([0, *(part.context.shape[2] for part in parts)])
+                chosen = [start + part.forecast_units for start, part in zip(starts, parts, strict=False)]
+                np.testing.assert_array_equal(np.concatenate(chosen), whole[name].forecast_units)
 
 
 def test_an_epoch_holds_every_training_window_exactly_once(windows: ShardWindows) -> None:

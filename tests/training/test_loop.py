@@ -300,7 +300,10 @@ def test_two_workers_train_what_one_trains_and_one_goes_on_where_two_stopped(
     assert losses(train(config)) == pytest.approx(alone[4:], rel=1e-5)
 
 
-def test_when_one_worker_meets_a_damaged_shard_all_stop(make_config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split_above", [1000, 10], ids=["no session split", "another session split"])
+def test_when_one_worker_meets_a_damaged_shard_all_stop(
+    make_config: Make, tmp_path: Path, split_above: int
+) -> None:
     import shutil
 
     copied = tmp_path / "copied"
@@ -309,9 +312,8 @@ def test_when_one_worker_meets_a_damaged_shard_all_stop(make_config: Make, tmp_p
     content = bytearray(tar.read_bytes())
     content[len(content) // 2] ^= 1
     tar.write_bytes(bytes(content))
-    errors = [
-        result["error"] for result in run_workers(2, make_config(data=str(copied)), tmp_path / "results")
-    ]
+    config = make_config(data=str(copied), training={"split_above": split_above})
+    errors = [result["error"] for result in run_workers(2, config, tmp_path / "results")]
     assert sorted(error.split(":")[0] for error in errors) == ["ShardError", "StoppedByPeerError"]
 
 

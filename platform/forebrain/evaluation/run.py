@@ -58,11 +58,12 @@ def evaluate_run(
             f"{run.uri} was trained on other data than {shards.uri} holds; give its own --data."
         )
     windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
-    order = build_order(windows, config.training.batch_size, config.seed, config.mixture)
+    training = config.training
+    order = build_order(windows, training.batch_size, config.seed, config.mixture, training.units_per_window)
     limit = (
         None
         if full or config.evaluation.full
-        else affordable_windows(windows, order, config, share=0.05, steps=config.training.steps)
+        else affordable_windows(windows, order, config, share=0.05, steps=training.steps)
     )
     forecasters: dict[str, Forecaster] = {
         MODEL: trained.forecaster(windows.sessions),

@@ -7,12 +7,14 @@ weighted sums.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from forebrain.models.contract import Peers
 from forebrain.models.rotary import Rotation, inverse, rotate
 
 
@@ -45,6 +47,23 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(head_width, width)
 
 
+@dataclass(frozen=True)
+class Population:
+    """What the encoder reads of one session.
+
+    Attributes:
+        latents: [K, d], the same for every sample of the session.
+        frames: [B, N, S, L], S tokens of L frames for each of N units.
+        units: [N, d], e, who each unit is.
+        peers: workers that hold other units of the session, which are read with these; None for none.
+    """
+
+    latents: Tensor
+    frames: Tensor
+    units: Tensor
+    peers: Peers | None
+
+
 class EncoderAttention(CrossAttention):
     """Latents read tokens; values are rotated too, and the sum is turned back to the latent's time.
 
@@ -52,34 +71,62 @@ class EncoderAttention(CrossAttention):
     normalised token is (Wc x + ec[n]) / sigma with Wc and ec centred over the width. So scores, sigma and
     weighted sums follow from x, from ec once a session, and from small products of Wc: no [rows, d] tensor
     of tokens is formed.
+
+    The softmax is over all tokens of a sample, wherever their units are: the largest score first, then sums
+    of weighted values and of weights, [B, K, h + 1]. Only these cross between workers, in one message each
+    for all sessions that are spread.
     """
 
     def forward(
         self,
-        latents: Tensor,
-        frames: Tensor,
+        populations: Sequence[Population],
         frame_weight: Tensor,
-        units: Tensor,
         latent_rotation: Rotation,
         token_rotation: Rotation,
-    ) -> Tensor:
-        """Reads one session's population.
+    ) -> list[Tensor]:
+        """Reads the population of each session.
 
         Args:
-            latents: [K, d], the same for every sample of the session.
-            frames: [B, N, S, L], S tokens of L frames for each of N units.
+            populations: at least one unit in each.
             frame_weight: [d, L], W.
-            units: [N, d], e.
             latent_rotation, token_rotation: tables [K, h] and [S, h].
 
         Returns:
-            [B, K, d], to be added to the latents.
+            [B, K, d] for each, to be added to the latents.
         """
-        batch, num_units, num_tokens, _ = frames.shape
-        width, num_latents = frame_weight.shape[0], latents.shape[0]
+        peers = [population.peers for population in populations]
+        scored = [
+            _Scored(self, population, frame_weight, latent_rotation, token_rotation)
+            for population in populations
+        ]
+        largest = _over_peers([each.largest() for each in scored], peers, lambda over: over.largest)
+        sums = _over_peers(
+            [each.sums(shift) for each, shift in zip(scored, largest, strict=True)],
+            peers,
+            lambda over: over.total,
+        )
+        return [
+            self.to_out(rotate(summed[..., :-1] / summed[..., -1:], inverse(latent_rotation)))
+            for summed in sums
+        ]
+
+
+class _Scored:
+    """The tokens of one population and their scores."""
+
+    def __init__(
+        self,
+        attention: EncoderAttention,
+        population: Population,
+        frame_weight: Tensor,
+        latent_rotation: Rotation,
+        token_rotation: Rotation,
+    ) -> None:
+        frames = population.frames
+        num_tokens, width, num_latents = frames.shape[2], len(frame_weight), len(population.latents)
         weight = frame_weight - frame_weight.mean(dim=0)  # [d, L]
-        units = units - units.mean(dim=1, keepdim=True)  # [N, d]
-        norm = self.norm_context
+        units = population.units - population.units.mean(dim=1, keepdim=True)  # [N, d]
+        norm = attention.norm_context
 
         # Variance of a token: |Wc x + ec|^2 / d, multiplied out.
         cross = units @ weight * (2 / width)  # [N, L]
@@ -88,27 +135,58 @@ class EncoderAttention(CrossAttention):
         inverse_deviation = (variance + norm.eps).rsqrt().unsqueeze(-1)  # [B, N, S, 1]
 
         # q . R_t Wk y = (Wk^T R_-t q) . y, so each token time needs K vectors of width d and no keys.
-        query = rotate(self.to_query(self.norm(latents)), latent_rotation)  # [K, h]
+        query = rotate(attention.to_query(attention.norm(population.latents)), latent_rotation)  # [K, h]
         turned = torch.stack([rotate(query, inverse(at)) for at in _each(token_rotation)])  # [S, K, h]
-        probes = turned @ self.to_key.weight * self.head_width**-0.5  # [S, K, d]
+        probes = turned @ attention.to_key.weight * attention.head_width**-0.5  # [S, K, d]
         scaled = probes * norm.weight
         on_frames = torch.block_diag(*(scaled @ weight).transpose(1, 2))  # [S L, S K]
         scores = (frames.flatten(2) @ on_frames).unflatten(2, (num_tokens, num_latents))
         scores = scores + (units @ scaled.flatten(0, 1).T).unflatten(1, (num_tokens, num_latents))
-        scores = scores * inverse_deviation + probes @ norm.bias  # [B, N, S, K]
-        # One softmax over all tokens of a sample: N x S of them.
-        attention = scores.flatten(1, 2).softmax(dim=1).unflatten(1, (num_units, num_tokens))
+        self.scores = scores * inverse_deviation + probes @ norm.bias  # [B, N, S, K]
 
-        weighted = (attention * inverse_deviation).flatten(2).transpose(1, 2)  # [B, S K, N]
-        of_frames = (weighted @ frames.flatten(2)).unflatten(2, (num_tokens, -1))
+        self.attention, self.frames, self.units, self.weight = attention, frames, units, weight
+        self.inverse_deviation, self.token_rotation = inverse_deviation, token_rotation
+
+    def largest(self) -> Tensor:
+        """[B, K], the largest score of a sample; it cancels, so no gradient need pass."""
+        return self.scores.detach().amax(dim=(1, 2))
+
+    def sums(self, shift: Tensor) -> Tensor:
+        """[B, K, h + 1]: values weighted by exp(score - shift) and summed, and the sum of the weights."""
+        attention, norm = self.attention, self.attention.norm_context
+        num_tokens, num_latents = self.scores.shape[2:]
+        weights = (self.scores - shift[:, None, None]).exp()
+        token_weights = weights.sum(dim=1).unsqueeze(-1)  # [B, S, K, 1]
+
+        weighted = (weights * self.inverse_deviation).flatten(2).transpose(1, 2)  # [B, S K, N]
+        of_frames = (weighted @ self.frames.flatten(2)).unflatten(2, (num_tokens, -1))
         of_frames = of_frames.unflatten(1, (num_tokens, num_latents)).diagonal(dim1=1, dim2=3)  # [B, K, L, S]
-        of_units = (weighted.flatten(0, 1) @ units).view(batch, num_tokens, num_latents, width)
-        gathered = of_frames.permute(0, 3, 1, 2) @ weight.T + of_units
-        gathered = gathered * norm.weight + attention.sum(dim=1).unsqueeze(-1) * norm.bias  # [B, S, K, d]
+        of_units = (weighted.flatten(0, 1) @ self.units).view(len(weights), num_tokens, num_latents, -1)
+        gathered = of_frames.permute(0, 3, 1, 2) @ self.weight.T + of_units
+        gathered = gathered * norm.weight + token_weights * norm.bias  # [B, S, K, d]
 
-        values = self.to_value(gathered)  # [B, S, K, h]
-        summed = torch.stack([rotate(values[:, t], at) for t, at in enumerate(_each(token_rotation))]).sum(0)
-        return self.to_out(rotate(summed, inverse(latent_rotation)))
+        values = attention.to_value(gathered)  # [B, S, K, h]
+        times = enumerate(_each(self.token_rotation))
+        summed = torch.stack([rotate(values[:, t], at) for t, at in times]).sum(0)
+        return torch.cat([summed, token_weights.sum(dim=1)], dim=-1)
+
+
+def _over_peers(
+    tensors: Sequence[Tensor],
+    peers: Sequence[Peers | None],
+    operation: Callable[[Peers], Callable[[Tensor], Tensor]],
+) -> list[Tensor]:
+    """The tensors of sessions that are spread over workers combined over these, in one message."""
+    spread = [index for index, over in enumerate(peers) if over is not None]
+    combined = list(tensors)
+    if spread:
+        over = peers[spread[0]]
+        assert over is not None
+        together = operation(over)(torch.cat([tensors[index] for index in spread]))
+        parts = together.split([len(tensors[index]) for index in spread])
+        for index, part in zip(spread, parts, strict=True):
+            combined[index] = part
+    return combined
 
 
 class SelfAttention(nn.Module):

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
 from forebrain.models.contract import SessionInput
-from forebrain.models.perceiver import DecoderAttention, EncoderAttention, FeedForward, ProcessorLayer
+from forebrain.models.perceiver import (
+    DecoderAttention,
+    EncoderAttention,
+    FeedForward,
+    Population,
+    ProcessorLayer,
+)
 from forebrain.models.relative import WindowFrame
 from forebrain.models.rotary import Rotation, inverse_frequencies, rotation_at
 from forebrain.models.row_head import RowHeadWeights, row_head
@@ -159,7 +165,8 @@ class Poco(nn.Module):
             inputs: sessions with their windows, context [B_i, C, N_i]; a session may have none (B_i = 0).
 
         Returns:
-            A forecast [B_i, H, N_i] for each session, in the order of `inputs`.
+            A forecast [B_i, H, M_i] for each session, in the order of `inputs`; M_i is N_i unless the input
+            names the units to forecast.
 
         Raises:
             ConfigError: a context's length is not the model's.
@@ -168,9 +175,8 @@ class Poco(nn.Module):
         forecasts = iter(self._forecast_present(present)) if present else iter(())
         horizon = self.config.horizon
         return [
-            next(forecasts) if batch else entry.context.new_zeros(0, horizon, num_units)
+            next(forecasts) if len(entry.context) else entry.context.new_zeros(0, horizon, entry.num_forecast)
             for entry in inputs
-            for batch, _, num_units in [entry.context.shape]
         ]
 
     def processor_layers(self) -> list[ProcessorLayer]:
@@ -190,23 +196,26 @@ class Poco(nn.Module):
                 replace(entry, context=frame.enter(entry.context))
                 for entry, frame in zip(inputs, frames, strict=True)
             ]
+            forecasts = zip(inputs, frames, self._forecast_windows(seen), strict=True)
             return [
-                frame.leave(forecast)
-                for frame, forecast in zip(frames, self._forecast_windows(seen), strict=True)
+                WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)).leave(
+                    forecast
+                )
+                for entry, frame, forecast in forecasts
             ]
         return self._forecast_windows(inputs)
 
     def _forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         units = [self._unit_vectors(entry) for entry in inputs]
         contexts = [entry.context.transpose(1, 2).contiguous() for entry in inputs]  # [B, N, C]
-        latents = torch.cat(
-            [self._read_population(*each) for each in zip(inputs, contexts, units, strict=True)]
-        )
+        latents = self._read_populations(inputs, contexts, units)
         latents = latents + self.encoder_feed_forward(latents)
         for layer in self.processor_layers():
             latents = layer(latents, self.rotation("latent"))
         keys, values = self.decoder_attention.project_latents(latents, self.rotation("latent"))
         batch_sizes = [context.shape[0] for context in contexts]
+        units = [entry.of_forecast(unit, 0) for entry, unit in zip(inputs, units, strict=True)]
+        contexts = [entry.of_forecast(context, 1) for entry, context in zip(inputs, contexts, strict=True)]
         rows = torch.cat(
             [
                 (unit + self._read_latents(unit, key, value)).flatten(0, 1)
@@ -234,22 +243,24 @@ class Poco(nn.Module):
             return entry.interface.session
         return entry.interface.session + self.dataset[entry.dataset]
 
-    def _read_population(self, entry: SessionInput, context: Tensor, units: Tensor) -> Tensor:
-        """Context [B, N, C] and unit vectors [N, d] to latents [B, K, d]."""
-        frames = context[..., context.shape[-1] - self.config.encoder_frames :]
-        latents: Tensor = self.latent
-        if self.config.latent_session_embedding:
-            latents = latents + self._session_vector(entry)
+    def _read_populations(
+        self, inputs: Sequence[SessionInput], contexts: Sequence[Tensor], units: Sequence[Tensor]
+    ) -> Tensor:
+        """Contexts [B_i, N_i, C] and unit vectors [N_i, d] to latents [sum B_i, K, d]."""
+        populations = []
+        for entry, context, unit in zip(inputs, contexts, units, strict=True):
+            frames = context[..., context.shape[-1] - self.config.encoder_frames :]
+            latents: Tensor = self.latent
+            if self.config.latent_session_embedding:
+                latents = latents + self._session_vector(entry)
+            tokens = frames.unflatten(-1, (-1, self.config.token_length))
+            populations.append(Population(latents, tokens, self.token.bias + unit, entry.peers))
         # A hundredth of the arithmetic, and its variances would cancel in bf16.
-        with torch.autocast(context.device.type, enabled=False):
-            return latents + self.encoder_attention(
-                latents,
-                frames.unflatten(-1, (-1, self.config.token_length)),
-                self.token.weight,
-                self.token.bias + units,
-                self.rotation("latent"),
-                self.rotation("token"),
+        with torch.autocast(contexts[0].device.type, enabled=False):
+            read = self.encoder_attention(
+                populations, self.token.weight, self.rotation("latent"), self.rotation("token")
             )
+        return torch.cat([each.latents + seen for each, seen in zip(populations, read, strict=True)])
 
     def _read_latents(self, units: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         queries = self.decoder_attention.project_queries(units, self.rotation("query"))

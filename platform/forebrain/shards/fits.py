@@ -83,12 +83,18 @@ class Fit:
         """Channels after `apply`: N units, or k components."""
         return len(self.mean) if self.components is None else self.components.shape[1]
 
-    def apply(self, raw: np.ndarray) -> np.ndarray:
-        """Raw frames [..., N] as float32 [..., num_outputs] with about zero mean and unit spread."""
-        normal = (raw - self.mean) / self.scale
+    def apply(self, raw: np.ndarray, outputs: slice = slice(None)) -> np.ndarray:
+        """Raw frames [..., N] as float32 [..., num_outputs] with about zero mean and unit spread.
+
+        Args:
+            raw: frames.
+            outputs: those wanted, as if the result were sliced.
+        """
         if self.components is None:
-            return normal
-        return (normal @ self.components) / self.component_scale
+            return (raw[..., outputs] - self.mean[outputs]) / self.scale[outputs]
+        components, scale = self.components[:, outputs], self.component_scale
+        assert scale is not None
+        return ((raw - self.mean) / self.scale) @ components / scale[outputs]
 
 
 def fit_components(

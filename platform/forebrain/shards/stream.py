@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forebrain.errors import ConfigError
-from forebrain.shards.order import DataOrder, Draws, OrderedSession, dataset_weights
+from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights
 from forebrain.shards.windows import ShardWindows
 
 
@@ -41,12 +41,22 @@ class MixtureConfig:
 
 @dataclass(frozen=True)
 class SessionWindows:
-    """Windows of one session in a batch: context [B, C, N], target [B, H, N], normalised float32."""
+    """Windows of one session in a batch, normalised float32, of the N units that this worker owns.
+
+    Attributes:
+        session, dataset: names.
+        context: [B, C, N].
+        target: [B, H, M], of the units that are forecast.
+        forecast_units: int64 [M], which of the N those are; None for all.
+        is_split: other workers own further units of the session, and have the same windows of it.
+    """
 
     session: str
     dataset: str
     context: np.ndarray
     target: np.ndarray
+    forecast_units: np.ndarray | None = None
+    is_split: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class Batch:
     Attributes:
         step: the step it belongs to.
         groups: the windows, session by session.
-        num_windows, num_rows: of the whole global batch, over all workers (rows are windows x units).
+        num_windows, num_rows: of the whole global batch, over all workers (rows are windows x units
+            forecast).
         wait_s: how long the consumer waited for it.
     """
 
@@ -74,25 +85,58 @@ class Stream:
         windows: the data under a protocol.
         order: from `build_order`.
         worker, num_workers: which part of each global batch is read here.
+        split_above: see `DataOrder.ownership`.
+
+    Attributes:
+        owned_sessions: what this worker owns, whole or in part.
     """
 
     READ_AHEAD = 4
 
     def __init__(
-        self, windows: ShardWindows, order: DataOrder, worker: int = 0, num_workers: int = 1
+        self,
+        windows: ShardWindows,
+        order: DataOrder,
+        worker: int = 0,
+        num_workers: int = 1,
+        split_above: int | None = None,
     ) -> None:
         self._windows, self._order = windows, order
         position = {entry.id: index for index, entry in enumerate(windows.sessions)}
         self._position = np.array([position[session.id] for session in order.sessions])
-        self._owned = order.ownership(num_workers) == worker
-        self.owned_sessions = [
-            session for session, owned in zip(order.sessions, self._owned, strict=True) if owned
-        ]
+        self.owned_sessions = order.owned(worker, num_workers, split_above)
+        own = {owned.session.id: owned for owned in self.owned_sessions}
+        self._own = {
+            which: own[session.id] for which, session in enumerate(order.sessions) if session.id in own
+        }
+        self._owned = np.isin(np.arange(len(order.sessions)), list(self._own))
 
     def batch(self, step: int) -> Batch:
         """This worker's part of the global batch of a step."""
         draws = self._order.batch(step, self._owned)
-        groups = [self._read(draws, which) for which in np.unique(draws.session)]
+        groups = []
+        for which in np.unique(draws.session):
+            numbers = draws.window[draws.session == which]
+            context, target, _ = self._windows.read(
+                int(self._position[which]), "train", numbers, self._own[which].units
+            )
+            groups.append(self._group(step, which, context, target))
+        return Batch(step, groups, draws.batch_size, draws.rows)
+
+    def stand_in(self, step: int) -> Batch:
+        """Zeros in place of a batch that cannot be read: the windows of split sessions, in whose reading
+        the other workers wait for this one."""
+        draws = self._order.batch(step, self._owned)
+        groups = []
+        for which in np.unique(draws.session):
+            own = self._own[which]
+            if own.is_split:
+                size, num_units = np.count_nonzero(draws.session == which), own.stop - own.start
+                context, target = (
+                    np.zeros((size, frames, num_units), dtype=np.float32)
+                    for frames in (self._windows.context, self._windows.horizon)
+                )
+                groups.append(self._group(step, which, context, target))
         return Batch(step, groups, draws.batch_size, draws.rows)
 
     def batches(self, first: int, last: int) -> Generator[Batch]:
@@ -133,14 +177,23 @@ class Stream:
             stop.set()
             thread.join()
 
-    def _read(self, draws: Draws, which: int) -> SessionWindows:
-        session = self._order.sessions[which]
-        numbers = draws.window[draws.session == which]
-        context, target, _ = self._windows.read(int(self._position[which]), "train", numbers)
-        return SessionWindows(session.id, session.dataset, context, target)
+    def _group(self, step: int, which: int, context: np.ndarray, target: np.ndarray) -> SessionWindows:
+        """Windows of the units that this worker owns, context [B, C, N] and target [B, H, N]."""
+        own = self._own[which]
+        chosen = self._order.forecast_units(step, own.session)
+        if chosen is not None:
+            chosen = chosen[(own.start <= chosen) & (chosen < own.stop)] - own.start
+            target = target[..., chosen]
+        return SessionWindows(own.session.id, own.session.dataset, context, target, chosen, own.is_split)
 
 
-def build_order(windows: ShardWindows, batch_size: int, seed: int, mixture: MixtureConfig) -> DataOrder:
+def build_order(
+    windows: ShardWindows,
+    batch_size: int,
+    seed: int,
+    mixture: MixtureConfig,
+    units_per_window: int | None = None,
+) -> DataOrder:
     """The order of a data set's training windows."""
     sessions = [
         OrderedSession(entry.id, entry.dataset, windows.num_windows(index, "train"), entry.num_units)
@@ -150,4 +203,4 @@ def build_order(windows: ShardWindows, batch_size: int, seed: int, mixture: Mixt
     exponent = mixture.exponent if mixture.exponent is not None else (1.0 if uniform else 0.5)
     cap = mixture.largest_share if mixture.largest_share is not None else (1.0 if uniform else 0.5)
     weights = dataset_weights(sessions, exponent, cap)
-    return DataOrder(sessions, batch_size, seed, weights, mixture.num_slots)
+    return DataOrder(sessions, batch_size, seed, weights, mixture.num_slots, units_per_window)

@@ -47,7 +47,7 @@ class ShardWindows:
         return self._windows(session, part).starts(numbers)
 
     def read(
-        self, session: int, part: Part, numbers: np.ndarray
+        self, session: int, part: Part, numbers: np.ndarray, units: slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads windows.
 
@@ -55,6 +55,7 @@ class ShardWindows:
             session: position in `sessions`.
             part: `train`, `validation` or `test`.
             numbers: int64 [B], each in [0, num_windows).
+            units: a range of the session's N units.
 
         Returns:
             context [B, C, N] and target [B, H, N], normalised float32, and start frames [B].
@@ -64,8 +65,10 @@ class ShardWindows:
         """
         starts = self.starts(session, part, numbers)
         length = self.context + self.horizon
-        raw = np.stack([self.shards.read(session, int(start), int(start) + length) for start in starts])
-        windows = self.shards.fit(session, self.protocol).apply(raw)
+        fit = self.shards.fit(session, self.protocol)
+        windows = np.stack(
+            [fit.apply(self.shards.read(session, int(start), int(start) + length), units) for start in starts]
+        )
         if not np.isfinite(windows).all():
             bad = starts[~np.isfinite(windows).all(axis=(1, 2))][0]
             raise ShardError(

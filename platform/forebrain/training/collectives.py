@@ -46,6 +46,35 @@ class WorkerGroup:
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Elementwise maximum over the workers; no gradient passes."""
+        return self._all_reduced(tensor.detach(), dist.ReduceOp.MAX)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Elementwise sum over the workers; its gradient is the sum of the workers' gradients."""
+        return _Total.apply(tensor, self)
+
+    def _all_reduced(self, tensor: Tensor, operation: Any) -> Tensor:
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+        if self._distributed:
+            self.bytes_given += tensor.nbytes
+            dist.all_reduce(tensor, operation)
+        return tensor
+
+    def gather_rows(self, rows: Tensor, sizes: Sequence[int], to: int) -> Tensor | None:
+        """Joins rows [sizes[rank], ...] of all workers, in the order of their ranks, on worker `to`."""
+        if not self._distributed:
+            return rows
+        # Of equal sizes, which is all that the collective takes.
+        padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        self.bytes_given += padded.nbytes
+        pieces = [torch.empty_like(padded) for _ in sizes] if self.rank == to else None
+        dist.gather(padded, pieces, dst=to)
+        if pieces is None:
+            return None
+        return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+
     def gather(self, value: Any) -> list[Any]:
         """Every worker's value, in the order of their ranks, on every worker."""
         if not self._distributed:
@@ -71,3 +100,14 @@ class WorkerGroup:
         if any(failed for _, failed in results):
             raise StoppedByPeerError("another worker of this run could not go on; see its error.")
         return [given for given, _ in results]
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: WorkerGroup) -> Tensor:
+        ctx.group = group
+        return group._all_reduced(tensor, dist.ReduceOp.SUM)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.group._all_reduced(grad, dist.ReduceOp.SUM), None

@@ -13,6 +13,8 @@ from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
 
+StrategyName = Literal["ddp", "zero1", "zero2", "zero3", "fsdp"]
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -35,12 +37,21 @@ class TrainingConfig:
         move_unread_interfaces: decay and move interfaces also in steps that do not read them. None: false,
             under protocol poco true.
         precision: dtype of the matrix products; weights and optimiser state are always fp32.
+        units_per_window: of a larger session, forecast and train on so many units a step, drawn at random;
+            all its units are still read as the context. None: all units.
+        split_above: sessions of more units are split by units over all workers. None: those too large for
+            one worker. Another value changes no result beyond rounding.
         accumulation: parts a worker's batch is computed in, to save memory; the gradient is the same.
         validate_every: steps between validations.
         checkpoint_every: steps between checkpoints; each validation saves one too.
         keep_checkpoints: newest checkpoints kept, besides the best.
         patience: validations without improvement before training stops; None never stops early.
         threads: CPU threads of a worker. None: the machine's cores shared by the workers.
+        strategy: how the workers hold the backbone: ddp, each the whole of it; zero1, zero2, zero3,
+            DeepSpeed, sharing out optimiser state, gradients too, weights too; fsdp, sharing out all with
+            PyTorch's own. A run may stop under one and go on under another.
+        deepspeed: JSON file, or JSON, with more of DeepSpeed's own options for zero1 to zero3, see
+            cluster/deepspeed.
     """
 
     steps: int = 600
@@ -56,17 +67,21 @@ class TrainingConfig:
     joint_clip: bool | None = None
     move_unread_interfaces: bool | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    units_per_window: int | None = None
+    split_above: int | None = None
     accumulation: int = 1
     validate_every: int = 100
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
     patience: int | None = None
     threads: int | None = None
+    strategy: StrategyName = "ddp"
+    deepspeed: str | None = None
 
     def __post_init__(self) -> None:
         for name in (
             "steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "keep_checkpoints",
-            "patience", "threads",
+            "patience", "threads", "units_per_window",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -75,11 +90,18 @@ class TrainingConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"training.{name} is {value}; expected a positive number.")
+        if self.split_above is not None and self.split_above < 0:
+            raise ConfigError(f"training.split_above is {self.split_above}; expected 0 or more.")
         if self.weight_decay < 0:
             raise ConfigError(f"training.weight_decay is {self.weight_decay}; expected 0 or more.")
         if self.warmup_steps is not None and not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(
                 f"training.warmup_steps is {self.warmup_steps}; expected 0 to training.steps ({self.steps})."
+            )
+        if self.deepspeed is not None and not self.strategy.startswith("zero"):
+            raise ConfigError(
+                f"training.deepspeed is given and training.strategy is {self.strategy}; expected "
+                "zero1, zero2 or zero3, which run on DeepSpeed."
             )
 
     def resolved(self, protocol: str) -> ResolvedTraining:
@@ -184,6 +206,18 @@ class PretrainConfig:
             raise ConfigError(f"protocol is {self.protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
         if self.workers < 0:
             raise ConfigError(f"workers is {self.workers}; expected 0 (this process, without Ray) or more.")
+        strategy = self.training.strategy
+        if strategy != "ddp" and self.workers == 0:
+            raise ConfigError(
+                f"training.strategy is {strategy} and workers is 0; expected 1 or more workers, or strategy "
+                "ddp, which needs no process group."
+            )
+        if strategy.startswith("zero") and self.training.resolved(self.protocol).joint_clip:
+            raise ConfigError(
+                f"training.strategy is {strategy}, which clips the backbone's gradients itself and cannot "
+                "clip them jointly with those of interfaces; expected ddp or fsdp, or --training.joint_clip "
+                "false."
+            )
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
         if self.max_restarts < -1:
@@ -198,14 +232,16 @@ class PretrainConfig:
         return dataclasses.replace(self.model, relative=self.protocol != "poco")
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this run and no other: everything but where it is, what computes it and how often
-        it is saved.
+        """What makes it this run and no other: everything but where it is, what computes it and how, and how
+        often it is saved.
 
         The address of the data is part of it, and their fingerprint is in the checkpoints besides.
         """
         values = dataclasses.asdict(self)
         for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s"):
             del values[name]
-        for name in ("threads", "checkpoint_every", "keep_checkpoints"):
+        for name in (
+            "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",
+        ):  # fmt: skip
             del values["training"][name]
         return values

@@ -7,8 +7,8 @@ import itertools
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from forebrain.models.relative import relative_error, squared_error
 from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
 from forebrain.shards.reader import ShardSet
-from forebrain.shards.stream import Batch, Stream, build_order
+from forebrain.shards.stream import Batch, SessionWindows, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
@@ -33,7 +33,7 @@ from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder, check_same_run
 from forebrain.training.saving import Saved, Saver, Snapshot
-from forebrain.training.state import Interfaces, derived_seed
+from forebrain.training.state import Interfaces, derived_seed, joined
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies import Strategy, build_strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
@@ -61,7 +61,7 @@ class StepTotals:
 
     Attributes:
         error: errors of this worker's windows, summed.
-        interface_square: sum of squares of its interfaces' gradients.
+        interface_square: sum of squares of its interfaces' gradients, each counted once.
         failed: workers that could not read their part, or not write their checkpoint.
         saving: workers that are still writing a checkpoint.
         stop: workers that were asked to stop.
@@ -73,6 +73,17 @@ class StepTotals:
         (
             self.error, self.interface_square, self.failed, self.saving, self.stop, self.poll,
         ) = self.tensor.unbind()  # fmt: skip
+
+    def reduce(self, strategy: Strategy, shared: Sequence[Tensor]) -> None:
+        """Sums them over the workers, and gradients [d] that workers share; all are replaced."""
+        if not shared:
+            return strategy.reduce(self.tensor)
+        message = torch.cat([self.tensor, *shared])
+        strategy.reduce(message)
+        sums = message.split([len(self.tensor), *map(len, shared)])
+        for tensor, summed in zip((self.tensor, *shared), sums, strict=True):
+            tensor.copy_(summed)
+        self.interface_square += sum_of_squares(shared)
 
 
 @dataclass
@@ -129,8 +140,14 @@ class Trainer:
         shards = ShardSet.open(RunFolder(config.out).shards(config.data))
         self.data_fingerprint = shards.fingerprint
         self.windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
-        self.order = build_order(self.windows, self.training.batch_size, config.seed, config.mixture)
-        self.stream = Stream(self.windows, self.order, group.rank, group.size)
+        self.order = build_order(
+            self.windows,
+            self.training.batch_size,
+            config.seed,
+            config.mixture,
+            self.training.units_per_window,
+        )
+        self.stream = Stream(self.windows, self.order, group.rank, group.size, self.training.split_above)
         self.datasets = dataset_names(shards)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
         backbone = Poco(config.resolved_model(), num_datasets=len(self.datasets)).to(device)
@@ -155,6 +172,12 @@ class Trainer:
             DivergenceError: a loss or gradient is not finite.
             ShardError: a shard is damaged.
         """
+        try:
+            return self._run()
+        finally:
+            self.strategy.close()
+
+    def _run(self) -> Progress:
         with self.clock.during("resume"):
             self._resume()
         self.clock.begin(self.steps_done)
@@ -205,14 +228,18 @@ class Trainer:
         totals.stop += self.requests.asked() is not None
         totals.poll += self.requests.is_poll_due()
         torch.manual_seed(derived_seed(self.config.seed, "dropout", self.steps_done, self.group.rank))
-        self._backward(None if isinstance(batch, ForebrainError) or problem else batch, totals)
+        readable = self.stream.stand_in(self.steps_done) if isinstance(batch, ForebrainError) else batch
+        self._backward(readable, totals)
+        shared = interfaces.shared_gradients()
         if config.move_unread_interfaces:
             interfaces.fill_gradients()
         gradients = interfaces.gradients()
-        if gradients:
-            totals.interface_square += sum_of_squares(gradients)
+        counted_later = {id(gradient) for gradient in shared}
+        own = [gradient for gradient in gradients if id(gradient) not in counted_later]
+        if own:
+            totals.interface_square += sum_of_squares(own)
         began = time.perf_counter()
-        strategy.reduce(totals.tensor)
+        totals.reduce(strategy, shared)
         communication_s = time.perf_counter() - began
         if problem is not None:
             raise problem
@@ -236,16 +263,15 @@ class Trainer:
         joint_norm = norm if config.joint_clip else (norm.square() + totals.interface_square).sqrt()
         return StepResult(loss, joint_norm.item(), communication_s)
 
-    def _backward(self, batch: Batch | None, totals: StepTotals) -> None:
+    def _backward(self, batch: Batch, totals: StepTotals) -> None:
         """Adds the gradients of this worker's windows, and their errors to the totals."""
-        num_parts = self.training.accumulation
-        parts: list[Batch | None] = [] if batch is None else [*_parts(batch, num_parts)]
-        if self.strategy.lockstep:
-            parts += [None] * (num_parts - len(parts))
+        parts = _parts(batch, self.training.accumulation)
+        if not self.strategy.lockstep:
+            parts = [part for part in parts if part is not None]
         for number, part in enumerate(parts, start=1):
             error = self._error_of_nothing() if part is None else self._error(part)
-            scale = 1.0 if batch is None else 1 / (batch.num_rows * self.config.model.horizon)
-            self.strategy.backward(error * scale, is_last=number == len(parts))
+            error_scale = 1 / (batch.num_rows * self.config.model.horizon)
+            self.strategy.backward(error * error_scale, is_last=number == len(parts))
             totals.error += error.detach()
 
     def _error_of_nothing(self) -> Tensor:
@@ -257,15 +283,16 @@ class Trainer:
         return forecast.float().sum() * 0.0
 
     def evaluate(self, part: Part, windows_per_session: int | None) -> Evaluation:
-        """Scores every worker's own sessions and merges them, the same on every worker."""
+        """Scores every session on one worker and merges the scores, the same on every worker."""
+        interfaces = self.interfaces.whole(self.group)
         forecaster = ModelForecaster(
             self.strategy.replica(),
-            self.interfaces.of_session,
+            interfaces,
             self.datasets,
             self.windows.sessions,
             self._autocast,
         )
-        own = [i for i, info in enumerate(self.windows.sessions) if info.id in self.interfaces.of_session]
+        own = [i for i, info in enumerate(self.windows.sessions) if info.id in interfaces]
         parts = self.group.gather_from(
             lambda: evaluate(
                 {"model": forecaster},
@@ -279,21 +306,29 @@ class Trainer:
         return Evaluation.merge([Evaluation.from_json(part) for part in parts])
 
     def _error(self, batch: Batch) -> Tensor:
-        inputs, targets = [], []
-        for group in batch.groups:
-            context = torch.from_numpy(group.context).to(self.device, non_blocking=True)
-            targets.append(torch.from_numpy(group.target).to(self.device, non_blocking=True))
-            interface = self.interfaces.of_session[group.session]
-            inputs.append(SessionInput(context, interface, self.datasets.index(group.dataset)))
+        inputs = [self._input(group) for group in batch.groups]
+        targets = [self._to_device(group.target) for group in batch.groups]
         with self._autocast():
             forecasts = self.strategy.forward(inputs)
         error = relative_error if self.training.loss == "relative" else squared_error
         return torch.stack(
             [
-                error(forecast.float(), target, entry.context).sum()
+                error(forecast.float(), target, entry.of_forecast(entry.context, 2)).sum()
                 for forecast, target, entry in zip(forecasts, targets, inputs, strict=True)
             ]
         ).sum()
+
+    def _input(self, group: SessionWindows) -> SessionInput:
+        return SessionInput(
+            self._to_device(group.context),
+            self.interfaces.of_session[group.session],
+            self.datasets.index(group.dataset),
+            None if group.forecast_units is None else self._to_device(group.forecast_units),
+            self.group if group.is_split else None,
+        )
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         enabled = self.training.precision == "bf16"
@@ -544,21 +579,25 @@ def load_checkpoint(strategy: Strategy, interfaces: Interfaces, contents: Mappin
     for name, data in contents.items():
         if name.startswith("interfaces-"):
             of_sessions |= load_tensors(data)
-    interfaces.load(of_sessions)
+    interfaces.load(joined(of_sessions))
 
 
-def _parts(batch: Batch, num_parts: int) -> list[Batch]:
-    """The batch in at most `num_parts` parts of about as many groups; a part may be empty of windows."""
-    if num_parts == 1 or not batch.groups:
-        return [batch] if batch.groups else []
+def _parts(batch: Batch, num_parts: int) -> list[Batch | None]:
+    """The batch in `num_parts` parts of about as many windows; None for a part without any.
+
+    Windows of split sessions are in the same part on every worker, since workers read them together.
+    """
+    if num_parts == 1:
+        return [batch if batch.groups else None]
     windows = [
-        type(group)(group.session, group.dataset, group.context[i : i + 1], group.target[i : i + 1])
+        replace(group, context=group.context[i : i + 1], target=group.target[i : i + 1])
         for group in batch.groups
         for i in range(len(group.context))
     ]
-    cuts = np.linspace(0, len(windows), num_parts + 1).astype(int)
-    return [
-        Batch(batch.step, windows[start:stop], batch.num_windows, batch.num_rows)
-        for start, stop in itertools.pairwise(cuts)
-        if start < stop
-    ]
+    parts: list[list[SessionWindows]] = [[] for _ in range(num_parts)]
+    for is_split in (True, False):
+        alike = [window for window in windows if window.is_split == is_split]
+        cuts = np.linspace(0, len(alike), num_parts + 1).astype(int)
+        for part, (start, stop) in zip(parts, itertools.pairwise(cuts), strict=True):
+            part += alike[start:stop]
+    return [replace(batch, groups=part) if part else None for part in parts]

@@ -6,11 +6,14 @@ workers can load it:
     <parameter>                        fp32 value
     <parameter>.exp_avg, .exp_avg_sq   moments of AdamW, and .max_exp_avg_sq with amsgrad
     <parameter>.step                   times the parameter was moved
+    <any of these>[a:b]                rows a to b of it, where the session's units are split over workers
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -18,11 +21,13 @@ from torch import Tensor, nn
 
 from forebrain.errors import CheckpointError
 from forebrain.models.contract import Interface
-from forebrain.shards.order import OrderedSession
+from forebrain.shards.order import OwnedSession, split_edge
+from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 
 PortableTensors = dict[str, Tensor]
 
+_RANGE = re.compile(r"(?P<name>.*)\[(?P<start>\d+):(?P<stop>\d+)\]", re.DOTALL)
 
 # Keys of an optimiser's state that are carried from run to run.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -33,17 +38,24 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "big")
 
 
-def initial_interface(seed: int, session: str, num_units: int, width: int) -> Interface:
-    """A session's embeddings before training, from (seed, session) alone."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, "interface", session))
-    return Interface(num_units, width, generator)
+def initial_interface(seed: int, owned: OwnedSession, width: int) -> Interface:
+    """A session's embeddings before training, those of the units owned; from (seed, session) alone."""
+    session = owned.session
+    generator = torch.Generator().manual_seed(derived_seed(seed, "interface", session.id))
+    whole = Interface(session.num_units, width, generator)
+    if owned.is_split:
+        whole.unit = nn.Parameter(whole.unit.detach()[owned.units].clone())
+    return whole
 
 
 class Interfaces:
     """The embeddings of the sessions this worker owns, and their optimiser; they never cross the network.
 
+    Of a session that is split over the workers each has its own units' embeddings and a copy of the session's
+    vector, whose gradient is summed over the workers.
+
     Args:
-        sessions: sessions this worker reads.
+        sessions: what this worker owns.
         width: of the embeddings.
         config: the optimisation.
         seed: the run's seed.
@@ -52,15 +64,15 @@ class Interfaces:
 
     def __init__(
         self,
-        sessions: Iterable[OrderedSession],
+        sessions: Iterable[OwnedSession],
         width: int,
         config: ResolvedTraining,
         seed: int,
         device: torch.device,
     ) -> None:
+        self.owned = {owned.session.id: owned for owned in sessions}
         self.of_session = {
-            session.id: initial_interface(seed, session.id, session.num_units, width).to(device)
-            for session in sessions
+            session: initial_interface(seed, owned, width).to(device) for session, owned in self.owned.items()
         }
         self._parameters = {
             session: dict(interface.named_parameters()) for session, interface in self.of_session.items()
@@ -81,6 +93,32 @@ class Interfaces:
     def gradients(self) -> list[Tensor]:
         return [p.grad for p in self._all if p.grad is not None]
 
+    def shared_gradients(self) -> list[Tensor]:
+        """Those among the gradients that are to be summed over the workers, [d] each, for the split sessions
+        that this step reads: the same ones on every worker."""
+        shared = (self.of_session[name].session.grad for name in self.split_sessions)
+        return [grad for grad in shared if grad is not None]
+
+    def whole(self, group: WorkerGroup) -> dict[str, Interface]:
+        """Every session's whole interface on one worker: its owner or, where it is split, each in turn.
+
+        Collective. A worker is given 4 N d bytes for a split session of N units, of one for each worker.
+        """
+        whole = {name: own for name, own in self.of_session.items() if not self.owned[name].is_split}
+        for number, name in enumerate(self.split_sessions):
+            own, num_units = self.of_session[name], self.owned[name].session.num_units
+            edges = [split_edge(num_units, rank, group.size) for rank in range(group.size + 1)]
+            sizes = [stop - start for start, stop in itertools.pairwise(edges)]
+            unit = group.gather_rows(own.unit.detach(), sizes, to=number % group.size)
+            if unit is not None:
+                whole[name] = Interface(0, unit.shape[1])
+                whole[name].unit, whole[name].session = nn.Parameter(unit), own.session
+        return whole
+
+    @property
+    def split_sessions(self) -> list[str]:
+        return sorted(name for name, owned in self.owned.items() if owned.is_split)
+
     def step(self, learning_rate: float) -> None:
         """One optimiser step; interfaces without a gradient stay as they are."""
         if self._optimiser is not None:
@@ -92,17 +130,63 @@ class Interfaces:
         tensors: PortableTensors = {}
         for session, named in self._parameters.items():
             assert self._optimiser is not None
-            exported = export_parameters(self._optimiser, named)
-            tensors |= {f"{session}:{name}": tensor for name, tensor in exported.items()}
+            own = self.owned[session]
+            for name, tensor in export_parameters(self._optimiser, named).items():
+                if not own.is_split:
+                    tensors[f"{session}:{name}"] = tensor
+                elif name.startswith("unit"):
+                    tensors[f"{session}:{name}[{own.start}:{own.stop}]"] = tensor
+                elif own.start == 0:  # the copies are equal
+                    tensors[f"{session}:{name}"] = tensor
         return tensors
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Loads what any number of workers exported; sessions of other workers are passed over."""
+        """Loads what any number of workers exported, joined; sessions of other workers are passed over.
+
+        Raises:
+            CheckpointError: a session is missing, or has another number of units.
+        """
         for session, named in self._parameters.items():
-            prefix = f"{session}:"
+            prefix, owned = f"{session}:", self.owned[session]
             own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+            if owned.is_split:
+                if "unit" in own and len(own["unit"]) != owned.session.num_units:
+                    raise CheckpointError(
+                        f"session {session}: the checkpoint holds {len(own['unit'])} units; expected "
+                        f"{owned.session.num_units}. It belongs to another data set."
+                    )
+                own = {
+                    name: value[owned.units] if name.startswith("unit") and value.ndim else value
+                    for name, value in own.items()
+                }
             assert self._optimiser is not None
             load_parameters(self._optimiser, named, own, f"session {session}")
+
+
+def joined(tensors: Mapping[str, Tensor]) -> PortableTensors:
+    """Puts the ranges `<name>[a:b]` that several workers exported together.
+
+    Raises:
+        CheckpointError: a range is missing.
+    """
+    whole: PortableTensors = {}
+    ranges: dict[str, list[tuple[int, int, Tensor]]] = {}
+    for name, tensor in tensors.items():
+        found = _RANGE.fullmatch(name)
+        if found is None:
+            whole[name] = tensor
+        else:
+            ranges.setdefault(found["name"], []).append((int(found["start"]), int(found["stop"]), tensor))
+    for name, parts in ranges.items():
+        parts.sort(key=lambda part: part[0])
+        starts, stops, pieces = zip(*parts, strict=True)
+        if starts != (0, *stops[:-1]):
+            raise CheckpointError(
+                f"{name}: the checkpoint holds rows {', '.join(f'{a} to {b}' for a, b, _ in parts)}, with "
+                "others missing; not all workers' files are there."
+            )
+        whole[name] = torch.cat(pieces) if pieces[0].ndim else pieces[0]
+    return whole
 
 
 def adamw(parameters: Iterable[nn.Parameter], config: ResolvedTraining) -> torch.optim.AdamW:
@@ -145,19 +229,29 @@ def load_parameters(
     Raises:
         CheckpointError: a parameter is missing or has another shape.
     """
+    check_parameters({name: parameter.shape for name, parameter in parameters.items()}, tensors, where)
     for name, parameter in parameters.items():
-        stored = tensors.get(name)
-        if stored is None or stored.shape != parameter.shape:
-            found = "nothing" if stored is None else f"shape {tuple(stored.shape)}"
-            raise CheckpointError(
-                f"{where}: the checkpoint holds {found} for {name}; this model expects "
-                f"{tuple(parameter.shape)}. It belongs to another model or data set."
-            )
-        parameter.copy_(stored)
-        prefix = f"{name}."
-        moments = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-        moments = {key: value for key, value in moments.items() if key in MOMENTS}
+        parameter.copy_(tensors[name])
+        moments = moments_of(name, tensors)
         if moments:
             optimiser.state[parameter] = {
                 key: value.clone().to(parameter.device) for key, value in moments.items()
             }
+
+
+def check_parameters(shapes: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises CheckpointError if a parameter is missing in the portable form or has another shape there."""
+    for name, shape in shapes.items():
+        stored = tensors.get(name)
+        if stored is None or stored.shape != shape:
+            found = "nothing" if stored is None else f"shape {tuple(stored.shape)}"
+            raise CheckpointError(
+                f"{where}: the checkpoint holds {found} for {name}; this model expects "
+                f"{tuple(shape)}. It belongs to another model or data set."
+            )
+
+
+def moments_of(name: str, tensors: Mapping[str, Tensor]) -> PortableTensors:
+    """A parameter's optimiser state in the portable form; empty before the first step."""
+    found = {moment: tensors.get(f"{name}.{moment}") for moment in MOMENTS}
+    return {moment: value for moment, value in found.items() if value is not None}

@@ -20,6 +20,7 @@ from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.state import joined
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class TrainedModel:
         tensors: dict[str, Tensor] = {}
         for data in contents.values():
             tensors |= load_tensors(data)
+        tensors = joined(tensors)
         suffix = ":unit"
         interfaces = {}
         for name, unit in tensors.items():

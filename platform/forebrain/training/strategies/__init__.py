@@ -18,5 +18,17 @@ def build_strategy(backbone: Poco, config: ResolvedTraining, group: WorkerGroup)
         backbone: the same on every worker, on its device.
         config: the optimisation.
         group: the workers of the run.
+
+    Raises:
+        ConfigError: DeepSpeed is not installed, or refuses `training.deepspeed`.
     """
+    # Imported where they are used: DeepSpeed takes seconds, and a laptop need not have it.
+    if config.strategy.startswith("zero"):
+        from forebrain.training.strategies.zero import Zero
+
+        return Zero(backbone, config, group)
+    if config.strategy == "fsdp":
+        from forebrain.training.strategies.fsdp import FullyShared
+
+        return FullyShared(backbone, config, group)
     return Replicated(backbone, config, group)

@@ -52,7 +52,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def replica(self) -> Poco:
-        """The whole backbone on this worker, for forecasts that are not in step with other workers'."""
+        """The whole backbone on this worker, for forecasts that are not in step with other workers'.
+
+        It has the weights of now; the next step may or may not change them.
+        """
 
     @abstractmethod
     def export(self) -> PortableTensors:
@@ -65,3 +68,6 @@ class Strategy(ABC):
         Raises:
             CheckpointError: it belongs to another model.
         """
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to let go
+        """Lets go of what would outlive the process group. Nothing else is called after it."""

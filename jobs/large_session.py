@@ -1,0 +1,148 @@
+"""Peak memory and time of training on one very large session: python jobs/large_session.py [--json FILE]
+
+Makes a session of noise, prepares it, and takes training steps on all its units, on a random part of them,
+and on either with the session split over two workers. Each runs in processes of its own.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from rich.table import Table
+
+from forebrain.config import exit_status, parse
+from forebrain.console import make_console
+from forebrain.errors import ForebrainError
+from forebrain.sessions.session import Session
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
+from forebrain.training.collectives import WorkerGroup
+from forebrain.training.config import PretrainConfig, TrainingConfig
+from forebrain.training.loop import Trainer
+
+FRAMES = 160
+
+
+@dataclass(frozen=True)
+class LargeSessionConfig:
+    """What to measure.
+
+    Attributes:
+        units: of the session.
+        units_per_window: forecast where it is not all units.
+        batch_size: windows in a batch.
+        steps: steps timed, after one to warm up.
+        json: file for the rows, as a JSON list.
+    """
+
+    units: int = 71_721
+    units_per_window: int = 2048
+    batch_size: int = 1
+    steps: int = 1
+    json: str | None = None
+
+
+def main() -> int:
+    try:
+        config = parse(LargeSessionConfig, description=__doc__)
+        rows = measure(config)
+    except ForebrainError as error:
+        return exit_status(error)
+    table = Table("workers", "units forecast", "ms a step", "peak MB a worker", "KB sent a step", "loss")
+    for row in rows:
+        table.add_row(
+            f"{row['workers']}", f"{row['units_forecast']:,}", f"{row['ms']:,.0f}",
+            f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['bytes_given'] / 1e3:,.0f}", f"{row['loss']:.6f}",
+        )  # fmt: skip
+    console = make_console()
+    console.print(
+        f"one session of {config.units:,} units, {config.batch_size} windows a step, one core a worker"
+    )
+    console.print(table)
+    if config.json:
+        Path(config.json).write_text(json.dumps(rows, indent=1))
+    return 0
+
+
+def measure(config: LargeSessionConfig) -> list[dict[str, Any]]:
+    """A row for each way of training; `peak_bytes` is resident memory above that after the imports."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_shards(config.units, folder)
+        for num_workers in (1, 2):
+            for limit in (None, config.units_per_window):
+                training = TrainingConfig(
+                    batch_size=config.batch_size, units_per_window=limit, split_above=0, steps=100
+                )
+                asked = PretrainConfig(str(folder / "shards"), str(folder / "run"), training=training)
+                results = folder / f"{num_workers}-{limit}"
+                results.mkdir()
+                multiprocessing.spawn(
+                    _train, (num_workers, asked, 1 + config.steps, str(results)), nprocs=num_workers
+                )
+                found = [json.loads((results / f"{rank}.json").read_text()) for rank in range(num_workers)]
+                rows.append(
+                    {"workers": num_workers, "units_forecast": min(config.units, limit or config.units)}
+                    | {key: max(each[key] for each in found) for key in found[0]}
+                )
+    return rows
+
+
+def make_shards(num_units: int, folder: Path) -> None:
+    """Prepares a session of slow noise into folder/shards."""
+    rng = np.random.default_rng(0)
+    steps = rng.standard_normal((FRAMES, num_units), dtype=np.float32)
+    session = Session(steps.cumsum(axis=0), 1.0, "zebrafish", "one", "large", "noise")
+    session.save(folder / "large.npz")
+    prepare(
+        [str(folder / "large.npz")],
+        str(folder / "shards"),
+        PrepareConfig(),
+        open_recording=lambda path: [Session.load(path)],
+        run_each=map_here,
+    )
+
+
+def _train(rank: int, num_workers: int, config: PretrainConfig, steps: int, results: str) -> None:
+    torch.set_num_threads(1)
+    if num_workers > 1:
+        store = dist.FileStore(f"{results}/store", num_workers)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=num_workers)
+    before = _resident("VmRSS")
+    config = dataclasses.replace(config, out=f"{results}/run")
+    group = WorkerGroup()
+    trainer = Trainer(config, group, torch.device("cpu"), lambda event: None)
+    for step in range(steps):
+        given, began = group.bytes_given, time.perf_counter()
+        result = trainer.step(trainer.stream.batch(step))
+    row = {
+        "ms": 1e3 * (time.perf_counter() - began),
+        "peak_bytes": _resident("VmHWM") - before,
+        "bytes_given": group.bytes_given - given,
+        "loss": result.loss,
+    }
+    Path(f"{results}/{rank}.json").write_text(json.dumps(row))
+    if num_workers > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _resident(name: str) -> int:
+    """Resident memory of this process, bytes: VmRSS now, VmHWM at most."""
+    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

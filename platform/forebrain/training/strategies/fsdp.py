@@ -1,0 +1,122 @@
+"""PyTorch's own sharing out of weights, gradients and optimiser state (FSDP2).
+
+The backbone is one unit: small enough to be fetched in one message, and its weights may then be read
+anywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from forebrain.models.contract import SessionInput
+from forebrain.models.poco import Poco
+from forebrain.training.collectives import WorkerGroup
+from forebrain.training.config import ResolvedTraining
+from forebrain.training.state import PortableTensors, adamw, check_parameters, moments_of, set_learning_rate
+from forebrain.training.strategies.base import Strategy
+from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
+
+
+class FullyShared(Strategy):
+    """See the module; arguments as in `build_strategy`."""
+
+    lockstep = True
+
+    def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
+        self._group = group
+        self._replica = copy.deepcopy(backbone)
+        device = next(backbone.parameters()).device.type
+        mesh = init_device_mesh(device, (dist.get_world_size(),))
+        self._backbone: FSDPModule = fully_shard(backbone, mesh=mesh)
+        # Errors are summed over workers, not averaged.
+        self._backbone.set_gradient_divide_factor(1.0)
+        self._backbone.set_force_sum_reduction_for_comms(True)
+        self._parameters = {name: _shared(each) for name, each in backbone.named_parameters()}
+        self._optimiser = adamw(backbone.parameters(), config)
+
+    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        backbone: Any = self._backbone
+        return backbone.train()(inputs)
+
+    def backward(self, error: Tensor, is_last: bool) -> None:
+        self._backbone.set_requires_gradient_sync(is_last)
+        error.backward()
+
+    def reduce(self, totals: Tensor) -> None:
+        self._group.sum_tensors([totals])
+
+    def step(self, learning_rate: float, clip_norm: float, besides: Tensor | None = None) -> Tensor:
+        gradients = self._own_gradients()
+        square = sum_of_squares(gradients)
+        self._group.sum_tensors([square])
+        norm = (square if besides is None else square + besides).sqrt()
+        torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
+        set_learning_rate(self._optimiser, learning_rate)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    @torch.no_grad()
+    def replica(self) -> Poco:
+        for name, parameter in self._replica.named_parameters():
+            parameter.copy_(self._parameters[name].full_tensor())
+        return self._replica
+
+    @torch.no_grad()
+    def export(self) -> PortableTensors:
+        tensors: PortableTensors = {}
+        for name, parameter in self._parameters.items():
+            tensors[name] = _whole(parameter)
+            for moment, value in self._optimiser.state.get(parameter, {}).items():
+                tensors[f"{name}.{moment}"] = _whole(value)
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        check_parameters({name: each.shape for name, each in self._parameters.items()}, tensors, "backbone")
+        for name, parameter in self._parameters.items():
+            parameter.copy_(_shared_like(parameter, tensors[name]))
+            moments = moments_of(name, tensors)
+            if moments:
+                self._optimiser.state[parameter] = {
+                    moment: _shared_like(parameter, value)
+                    if value.shape == parameter.shape
+                    else value.clone()
+                    for moment, value in moments.items()
+                }
+
+    def close(self) -> None:
+        # Parameters and their hooks hold the group.
+        self.__dict__.clear()
+        gc.collect()
+
+    def _own_gradients(self) -> list[Tensor]:
+        """This worker's part of every gradient, zero where no window reached it."""
+        for parameter in self._parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [_shared(each.grad).to_local() for each in self._parameters.values()]
+
+
+def _shared(tensor: Tensor | None) -> DTensor:
+    assert isinstance(tensor, DTensor)
+    return tensor
+
+
+def _shared_like(parameter: DTensor, value: Tensor) -> DTensor:
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def _whole(value: Tensor) -> Tensor:
+    whole = value.full_tensor() if isinstance(value, DTensor) else value
+    return whole.detach().float().cpu().clone()

@@ -1,0 +1,266 @@
+"""DeepSpeed ZeRO: workers share out the optimiser's state (1), gradients too (2), weights too (3).
+
+DeepSpeed reduces gradients in the order in which a backward pass forms them, and trusts that to be the same
+on every worker. Here workers read different sessions, so the whole backbone is one module to DeepSpeed, and
+all its gradients arrive at the end of the backward pass, in one fixed order. That also lets the model read
+any weight anywhere while stage 3 shares them out.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from forebrain.errors import CheckpointError, ConfigError
+from forebrain.models.contract import SessionInput
+from forebrain.models.poco import Poco
+from forebrain.training.collectives import WorkerGroup
+from forebrain.training.config import ResolvedTraining
+from forebrain.training.state import PortableTensors, adamw, check_parameters, set_learning_rate
+from forebrain.training.strategies.base import Strategy
+from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config
+
+
+class Zero(Strategy):
+    """See the module; arguments as in `build_strategy`."""
+
+    lockstep = True
+
+    def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
+        self._group = group
+        self._stage = STAGES[config.strategy]
+        # Stage 3 takes the weights away between steps, so forecasts of one worker need a copy of them.
+        self._replica = copy.deepcopy(backbone) if self._stage == 3 else backbone
+        self._parameters = dict(backbone.named_parameters())
+        self._adamw = adamw(self._parameters.values(), config)
+        device = next(backbone.parameters()).device
+        self._engine = _engine(_Whole(backbone), self._adamw, deepspeed_config(config), device)
+        self._names_of_moments = ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if config.amsgrad else []))
+
+    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        device = inputs[0].context.device.type
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        return self._engine(inputs, torch.autocast(device, dtype=dtype, enabled=enabled))
+
+    def backward(self, error: Tensor, is_last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.backward(error, scale_wrt_gas=False)
+
+    def reduce(self, totals: Tensor) -> None:
+        self._group.sum_tensors([totals])
+
+    def step(self, learning_rate: float, clip_norm: float, besides: Tensor | None = None) -> Tensor:
+        assert besides is None, "the config refuses joint clipping"
+        set_learning_rate(self._adamw, learning_rate)
+        self._engine.step()
+        # Infinite where it was not finite; DeepSpeed has left the step out then.
+        return torch.as_tensor(self._engine.get_global_grad_norm())
+
+    def replica(self) -> Poco:
+        if self._stage == 3:
+            weights = self._gathered(None)
+            with torch.no_grad():
+                for name, parameter in self._replica.named_parameters():
+                    parameter.copy_(weights[name])
+        return self._replica
+
+    def export(self) -> PortableTensors:
+        tensors = {name: value.cpu() for name, value in self._gathered(None).items()}
+        states = list(self._adamw.state.values())
+        if states:
+            step = states[0]["step"].float().cpu()
+            for moment in self._names_of_moments:
+                gathered = self._gathered(moment)
+                tensors |= {f"{name}.{moment}": value.cpu() for name, value in gathered.items()}
+            tensors |= {f"{name}.step": step.clone() for name in self._parameters}
+        return tensors
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        check_parameters(
+            {name: _full_shape(parameter) for name, parameter in self._parameters.items()},
+            tensors,
+            "backbone",
+        )
+        self._scatter(None, tensors)
+        steps = {float(value) for name, value in tensors.items() if name.endswith(".step")}
+        if len(steps) > 1:
+            raise CheckpointError(
+                f"backbone: the checkpoint's weights were moved {sorted(steps)} times; DeepSpeed expects one "
+                "number of steps for all. Go on under training.strategy ddp."
+            )
+        if steps:
+            self._start_moments(steps.pop())
+            for moment in self._names_of_moments:
+                self._scatter(moment, {name: tensors[f"{name}.{moment}"] for name in self._parameters})
+        self._check_loaded(tensors)
+
+    def close(self) -> None:
+        import deepspeed.comm
+        from deepspeed.utils import groups
+
+        self._engine.destroy()
+        deepspeed.comm.destroy_process_group(groups._get_data_parallel_group())
+        # Parameters and their hooks hold the group too.
+        self.__dict__.clear()
+        gc.collect()
+
+    def _start_moments(self, step: float) -> None:
+        """Gives the optimiser the state that its first step would have formed."""
+        optimiser = self._engine.optimizer
+        if self._stage == 3:
+            flat_parts = optimiser.fp32_partitioned_groups_flat
+        else:
+            flat_parts = [part for entry in self._adamw.param_groups for part in entry["params"]]
+        for part in flat_parts:
+            self._adamw.state[part] = {
+                "step": torch.tensor(step, device=part.device),
+                **{moment: torch.zeros_like(part) for moment in self._names_of_moments},
+            }
+        if self._stage < 3:
+            optimiser._lazy_init_hp_params_optimizer_state()
+
+    def _gathered(self, moment: str | None) -> dict[str, Tensor]:
+        """Weights, or a moment, whole on every worker."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if moment is None:
+            found = {name: safe_get_full_fp32_param(each) for name, each in self._parameters.items()}
+        else:
+            found = {
+                name: safe_get_full_optimizer_state(each, moment) for name, each in self._parameters.items()
+            }
+        return {
+            name: value.detach().clone().view(_full_shape(self._parameters[name]))
+            for name, value in found.items()
+        }
+
+    @torch.no_grad()
+    def _scatter(self, moment: str | None, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over this worker's part of weights, or of a moment."""
+        import deepspeed.utils as api
+
+        for name, parameter in self._parameters.items():
+            value = tensors[name].to(parameter.device)
+            if self._stage == 3:
+                # The function for whole tensors reads past the end of one that workers cannot share evenly.
+                value = _own_part(value, parameter.ds_tensor.numel())  # type: ignore[attr-defined]
+                if moment is None:
+                    api.safe_set_local_fp32_param(parameter, value)
+                    parameter.ds_tensor.copy_(value)  # type: ignore[attr-defined]
+                else:
+                    api.safe_set_local_optimizer_state(parameter, value, moment)
+            elif moment is None:
+                parameter.copy_(value)
+                api.safe_set_full_fp32_param(parameter, value)
+            else:
+                api.safe_set_full_optimizer_state(parameter, value, moment)
+
+    def _check_loaded(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, value in self.export().items():
+            if not torch.equal(value, tensors[name].float()):
+                raise CheckpointError(
+                    f"backbone: {name} is not what the checkpoint holds after loading it into DeepSpeed; "
+                    "this release of DeepSpeed keeps its state in another way. "
+                    "Use training.strategy ddp or fsdp."
+                )
+
+
+class _Whole(nn.Module):
+    """A backbone as one module without submodules, whose gradients all arrive together."""
+
+    def __init__(self, backbone: Poco) -> None:
+        super().__init__()
+        self._names = [name for name, _ in backbone.named_parameters()]
+        self._backbone = [backbone]  # in a list, so that it is no submodule
+        for name, parameter in backbone.named_parameters():
+            self.register_parameter(_flat(name), parameter)
+
+    def forward(self, inputs: Sequence[SessionInput], autocast: torch.autocast) -> list[Tensor]:
+        weights = _Together.apply(*(getattr(self, _flat(name)) for name in self._names))
+        # DeepSpeed's engine ends an autocast that is on around it.
+        with autocast:
+            return functional_call(
+                self._backbone[0].train(), dict(zip(self._names, weights, strict=True)), (inputs,)
+            )
+
+
+class _Together(torch.autograd.Function):
+    """Tensors as they are; its backward pass runs when the gradients of all of them are whole.
+
+    DeepSpeed averages over workers what is to be summed, so they are multiplied by the number of workers;
+    here, where those of the interfaces do not pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient * dist.get_world_size() for gradient in gradients)
+
+
+def _engine(
+    module: nn.Module, optimiser: torch.optim.Optimizer, config: dict[str, Any], device: torch.device
+) -> Any:
+    # DeepSpeed reads these when it is first imported.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index or 0)
+    os.environ.setdefault("LOCAL_RANK", "0")
+    try:
+        import deepspeed
+        from deepspeed.comm.torch import TorchBackend
+        from deepspeed.ops import __compatible_ops__
+    except ImportError as error:
+        raise ConfigError(
+            "training.strategy is zero1, zero2 or zero3 and DeepSpeed is not installed; "
+            "install forebrain[cluster], or use training.strategy ddp or fsdp."
+        ) from error
+    # It would be compiled at the start, for minutes, and a backbone's messages are too few to gain from it.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    for method in (TorchBackend.barrier, TorchBackend.monitored_barrier):
+        # Default arguments hold the group that existed when DeepSpeed was imported, and keep its threads.
+        method.__defaults__ = tuple(
+            None if isinstance(each, dist.ProcessGroup) else each for each in method.__defaults__ or ()
+        )
+    deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False)
+    check_config(config)
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=optimiser, config=config, dist_init_required=False
+    )
+    return engine
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Raises ConfigError if DeepSpeed refuses a config."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig(copy.deepcopy(config))
+    except (ValueError, AssertionError, TypeError) as error:
+        raise ConfigError(f"training.deepspeed: DeepSpeed refuses it: {error}") from error
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "/")
+
+
+def _full_shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def _own_part(value: Tensor, size: int) -> Tensor:
+    """This worker's part of `size` of a tensor that is shared out evenly, filled up with zeros."""
+    flat = value.flatten()
+    start = min(dist.get_rank() * size, flat.numel())
+    own = flat[start : start + size]
+    return torch.cat([own, own.new_zeros(size - own.numel())])

@@ -1,0 +1,269 @@
+"""Sessions split over workers by units: the same training, the same checkpoints, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from safetensors.torch import load_file
+from torch import Tensor
+
+from forebrain.config import from_values
+from forebrain.errors import CheckpointError
+from forebrain.scoring.window_source import SessionInfo
+from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights
+from forebrain.storage import Folder
+from forebrain.training import loop
+from forebrain.training.checkpoints import CheckpointStore
+from forebrain.training.collectives import WorkerGroup
+from forebrain.training.config import PretrainConfig, TrainingConfig
+from forebrain.training.loop import Trainer
+from forebrain.training.run_folder import RunFolder
+from forebrain.training.state import Interfaces, joined
+from forebrain.training.trained import TrainedModel
+
+Make = Callable[..., PretrainConfig]
+Train = Callable[[PretrainConfig], list[dict[str, Any]]]
+NO_DROPOUT = {"feed_forward_dropout": 0.0, "branch_dropout": 0.0}
+
+
+def run_workers(work: Callable[..., Any], size: int, given: list[Any], folder: Path) -> list[list[Any]]:
+    """What `work(item)` returned for each given item on each worker, in one group of processes."""
+    folder.mkdir()
+    multiprocessing.spawn(_worker, (size, work, given, str(folder)), nprocs=size)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+
+
+def _worker(rank: int, size: int, work: Callable[..., Any], given: list[Any], folder: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    Path(f"{folder}/{rank}.json").write_text(json.dumps([work(item) for item in given]))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _events(config: PretrainConfig) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    Trainer(config, WorkerGroup(), torch.device("cpu"), events.append).run()
+    return events
+
+
+def of_kind(events: list[dict[str, Any]], kind: str, name: str) -> list[float]:
+    return [event[name] for event in events if event["kind"] == kind]
+
+
+def tensors_at(config: PretrainConfig, step: int) -> dict[str, Tensor]:
+    folder = Path(config.out) / "checkpoints" / f"{step:08d}"
+    tensors: dict[str, Tensor] = {}
+    for path in folder.iterdir():
+        tensors |= load_file(path)
+    return joined(tensors)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "accumulated": {"model": {"latent_session_embedding": True}, "training": {"accumulation": 3}},
+    "poco": {"protocol": "poco", "training": {"clip_norm": 0.01}},
+    "some units": {"training": {"units_per_window": 4, "clip_norm": 0.01}},
+}
+
+
+def test_split_sessions_train_what_whole_ones_train(make_config: Make, train: Train, tmp_path: Path) -> None:
+    def make(name: str, split: bool) -> PretrainConfig:
+        case = CASES[name]
+        training = {**case["training"], "split_above": 0} if split else case["training"]
+        model = {**NO_DROPOUT, **case.get("model", {})}
+        return make_config(f"{name}-{split}", **{**case, "model": model, "training": training})
+
+    split = [make(name, True) for name in CASES]
+    first, second = run_workers(_events, 2, split, tmp_path / "results")
+    assert second == [[], [], []]  # only the first worker reports
+    for name, config, events in zip(CASES, split, first, strict=True):
+        whole = make(name, False)
+        alone = train(whole)
+        assert of_kind(events, "step", "loss") == pytest.approx(of_kind(alone, "step", "loss"), rel=1e-5)
+        assert of_kind(events, "step", "gradient_norm") == pytest.approx(
+            of_kind(alone, "step", "gradient_norm"), rel=1e-4
+        )
+        assert of_kind(events, "validation", "mse") == pytest.approx(
+            of_kind(alone, "validation", "mse"), rel=1e-5
+        )
+        expected = tensors_at(whole, 6)
+        found = tensors_at(config, 6)
+        assert found.keys() == expected.keys()
+        for key, tensor in expected.items():
+            error = (found[key] - tensor).norm() / tensor.norm().clamp(min=1e-12)
+            assert error < 1e-3, f"{name}: {key} differs by {error}"
+        # The pieces are there, and whoever loads the run meets whole sessions.
+        files = (Path(config.out) / "checkpoints" / "00000006").glob("interfaces-*")
+        assert [sum(key.endswith("]") for key in load_file(path)) > 0 for path in files] == [True, True]
+        RunFolder(config.out).write_config(config)
+        trained = TrainedModel.load(RunFolder(config.out))
+        sizes = sorted(len(interface.unit) for interface in trained.interfaces.values())
+        assert sizes == [5, 9, 14]
+
+    # One worker goes on from what two wrote, and two from what one wrote.
+    config = split[0]
+    checkpoints = CheckpointStore(Folder(config.out).child("checkpoints")).folder
+    expected_losses = of_kind(first[0], "step", "loss")[4:]
+    checkpoints.remove("00000006.json")
+    assert of_kind(train(config), "step", "loss") == pytest.approx(expected_losses, rel=1e-5)
+    checkpoints.remove("00000006.json")
+    ((again,), _) = run_workers(_events, 2, [config], tmp_path / "again")
+    assert of_kind(again, "step", "loss") == pytest.approx(expected_losses, rel=1e-5)
+
+
+def interfaces_of(sessions: list[OrderedSession], num_workers: int, width: int = 4) -> list[Interfaces]:
+    order = DataOrder(sessions, 4, 0, dataset_weights(sessions))
+    config = TrainingConfig(amsgrad=True).resolved("chronological")
+    return [
+        Interfaces(order.owned(worker, num_workers, 10), width, config, 0, torch.device("cpu"))
+        for worker in range(num_workers)
+    ]
+
+
+def test_interfaces_load_whole_what_was_split_and_split_what_was_whole() -> None:
+    sessions = [OrderedSession("lab/a/[0:3]", "lab", 9, 13), OrderedSession("lab/b/1", "lab", 9, 5)]
+
+    def exported(workers: list[Interfaces]) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for worker in workers:
+            part = worker.export()
+            assert not part.keys() & tensors.keys()
+            tensors |= part
+        return tensors
+
+    three, one, two = (interfaces_of(sessions, count) for count in (3, 1, 2))
+    initial = exported(one)
+    assert all(tensor.equal(initial[name]) for name, tensor in joined(exported(three)).items())
+    for worker in three:
+        for interface in worker.of_session.values():
+            interface.unit.grad = torch.randn_like(interface.unit)
+            interface.session.grad = torch.ones_like(interface.session)
+        worker.step(0.1)
+    first = exported(three)
+    one[0].load(joined(first))
+    whole = exported(one)
+    assert not any(name.endswith("]") for name in whole) and any(name.endswith("]") for name in first)
+    for worker in two:
+        worker.load(whole)
+    back = joined(exported(two))
+    assert whole.keys() == back.keys() == joined(first).keys()
+    assert {"lab/a/[0:3]:unit.max_exp_avg_sq", "lab/a/[0:3]:session.step"} < whole.keys()
+    for name, tensor in whole.items():
+        assert tensor.equal(back[name]) and tensor.equal(joined(first)[name]), name
+    lost = {name: tensor for name, tensor in first.items() if not name.endswith("[4:8]")}
+    with pytest.raises(CheckpointError, match="0 to 4, 8 to 13"):
+        joined(lost)
+    short = {name: tensor for name, tensor in first.items() if not name.endswith("[8:13]")}
+    with pytest.raises(CheckpointError, match="8 units; expected 13"):
+        two[0].load(joined(short))
+
+
+def test_the_embeddings_of_a_worker_shrink_as_workers_are_added() -> None:
+    sizes = [70_000, 20_000, 9_000, *(100 + 13 * i for i in range(60))]
+    sessions = [OrderedSession(f"lab/{i}/1", "lab", 500, size) for i, size in enumerate(sizes)]
+    order = DataOrder(sessions, 64, 0, dataset_weights(sessions))
+    config = TrainingConfig().resolved("chronological")
+    total = sum(sizes) + len(sizes)
+    for num_workers in (1, 2, 4, 8):
+        largest = 0
+        for worker in range(num_workers):
+            own = Interfaces(order.owned(worker, num_workers), 2, config, 0, torch.device("cpu"))
+            own.fill_gradients()
+            vectors = sum(gradient.numel() for gradient in own.gradients()) // 2
+            largest = max(largest, vectors)
+        assert largest <= 1.06 * total / num_workers
+
+
+class Made:
+    """Windows of as many sessions and units as wanted, without shards."""
+
+    def __init__(self, num_sessions: int, num_units: int) -> None:
+        self.sessions = [
+            SessionInfo(f"lab/{i:05d}/1", "fish", "lab", num_units // num_sessions)
+            for i in range(num_sessions)
+        ]
+        self.context, self.horizon, self.protocol, self.fingerprint = 4, 2, "chronological", ""
+
+    def num_windows(self, session: int, part: str) -> int:
+        return 4
+
+    def read(
+        self, session: int, part: str, numbers: np.ndarray, units: slice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(session)
+        num_units = len(range(self.sessions[session].num_units)[units])
+        frames = rng.standard_normal((len(numbers), 6, num_units), dtype=np.float32)
+        return frames[:, :4], frames[:, 4:], numbers
+
+
+def _bytes_each_step(given: tuple[dict[str, Any], int, int]) -> list[int]:
+    values, num_sessions, num_units = given
+    made = Made(num_sessions, num_units)
+    with (
+        mock.patch.object(loop.ShardSet, "open", lambda uri: made),
+        mock.patch.object(loop, "ShardWindows", lambda *arguments: made),
+    ):
+        group = WorkerGroup()
+        config = from_values(PretrainConfig, values)
+        trainer = Trainer(config, group, torch.device("cpu"), lambda event: None)
+    counts = []
+    for step in range(2):
+        before = group.bytes_given
+        trainer.step(trainer.stream.batch(step))
+        counts.append(group.bytes_given - before)
+    return counts
+
+
+def test_bytes_sent_a_step_depend_neither_on_sessions_nor_on_units(tmp_path: Path) -> None:
+    width, latents, head = 4, 2, 4
+    model = {
+        "context": 4, "horizon": 2, "token_length": 2, "width": width, "num_latents": latents,
+        "num_heads": 1, "head_width": head, "film_width": 4,
+    }  # fmt: skip
+    sizes = [(10, 60), (10_000, 60_000), (2, 1_000), (2, 1_000_000)]
+
+    def given(num_sessions: int, num_units: int, split_above: int) -> tuple[dict[str, Any], int, int]:
+        batch_size = 4 if num_sessions > 2 else 2
+        training = {"batch_size": batch_size, "split_above": split_above, "steps": 10}
+        values = {"data": "made", "out": str(tmp_path / "run"), "model": model, "training": training}
+        return values, num_sessions, num_units
+
+    cases = [given(*size, split_above) for split_above in (10**9, 0) for size in sizes]
+    for worker in run_workers(_bytes_each_step, 2, cases, tmp_path / "results"):
+        whole, split = np.array(worker[:4]), np.array(worker[4:])
+        assert len(np.unique(whole)) == 1 and whole.min() > 4000  # the backbone's gradients
+        # Of each window of a split session: the largest scores, sums and their gradients, and the
+        # gradient of the session's vector.
+        each = 4 * (latents + 2 * latents * (head + 1) + width)
+        assert (split - whole == each * np.array([[4], [4], [2], [2]])).all()
+
+
+def test_a_step_on_71721_units_stays_within_the_stated_memory(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    out = tmp_path / "rows.json"
+    paths = os.pathsep.join([str(root / "platform"), str(root / "registry")])
+    subprocess.run(
+        [sys.executable, str(root / "jobs" / "large_session.py"), "--json", str(out)],
+        env={**os.environ, "PYTHONPATH": paths},
+        check=True,
+        capture_output=True,
+    )
+    rows = {(row["workers"], row["units_forecast"]): row for row in json.loads(out.read_text())}
+    peak = {key: row["peak_bytes"] for key, row in rows.items()}
+    assert peak[1, 2048] < 850e6 and peak[1, 71_721] < 950e6
+    assert peak[2, 2048] < 0.8 * peak[1, 2048] and peak[2, 71_721] < 0.85 * peak[1, 71_721]
+    for units in (2048, 71_721):
+        assert rows[2, units]["loss"] == pytest.approx(rows[1, units]["loss"], rel=1e-3)
