@@ -97,7 +97,7 @@ class Job:
 
     @property
     def log(self) -> str:
-        return (self._folder / "log").read_text()[-4000:]
+        return (self._folder / "log").read_text()
 
 
 @pytest.fixture(scope="module")
