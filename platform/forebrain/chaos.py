@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -136,7 +137,14 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
         ray_dir.mkdir()
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "temp_dir": str(ray_dir), "include_dashboard": True},
+            head_node_args={
+                "num_cpus": 0,
+                "temp_dir": str(ray_dir),
+                "include_dashboard": True,
+                # Other clusters on this machine may hold the usual ones.
+                "dashboard_port": _free_port(),
+                "dashboard_agent_listen_port": _free_port(),
+            },
         )
         try:
             for _ in range(nodes):
@@ -148,6 +156,12 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
                 del os.environ["RAY_TMPDIR"]
             else:
                 os.environ["RAY_TMPDIR"] = before
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def training_workers(cluster: Cluster) -> list[psutil.Process]:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -45,7 +44,7 @@ MODEL = {
 }  # fmt: skip
 # Runs are stopped when the faults are done, so that no fault comes too late on a fast machine.
 TRAINING = {
-    "steps": 100_000, "warmup_steps": 20, "batch_size": 32, "validate_every": 100_000, "checkpoint_every": 20,
+    "steps": 100_000, "warmup_steps": 20, "batch_size": 32, "validate_every": 100_000, "checkpoint_every": 10,
     "threads": 1,
 }  # fmt: skip
 NO_DROPOUT = {"feed_forward_dropout": 0.0, "branch_dropout": 0.0}
@@ -80,7 +79,7 @@ class Job:
     def wait_for_step(self, step: int) -> None:
         self.wait_for(lambda: self.store.newest_step() >= step)
 
-    def wait_for_more(self, steps: int = 40) -> int:
+    def wait_for_more(self, steps: int = 20) -> int:
         """Until the run is past what is saved now by at least so many steps; gives what is saved then."""
         self.wait_for_step(self.store.newest_step() + steps)
         return self.store.newest_step()
@@ -98,7 +97,7 @@ class Job:
 
     @property
     def log(self) -> str:
-        return (self._folder / "log").read_text()[-4000:]
+        return (self._folder / "log").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -247,10 +246,10 @@ def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
     for node in list(cluster.worker_nodes)[1:]:
         cluster.remove_node(node, allow_graceful=False)
     job.wait_for(lambda: sizes(job)[-1] == 1)
-    at = job.wait_for_more(60)
+    at = job.wait_for_more(50)
     cluster.add_node(num_cpus=1)
     job.wait_for(lambda: sizes(job)[-1] == 2)
-    job.wait_for_more(60)
+    job.wait_for_more(50)
     steps = job.stop()
 
     config = from_values(PretrainConfig, {**asked, "out": f"{run}-alone"})
@@ -270,7 +269,6 @@ def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
                 for session, window in zip(part.session, part.window, strict=True)
             ]
             assert sorted(draws) == sorted(zip(whole.session, whole.window, strict=True))
-            assert len(draws) == whole.batch_size
 
 
 def sizes(job: Job) -> list[int]:
