@@ -2,8 +2,8 @@
 
 A cluster of several nodes is started on this machine. A run trains on it while every few seconds something
 is killed: a training worker, a node, the driver, or the whole job by SIGTERM. When the time is up the run is
-asked to stop; then the same run is done again, left alone, as far as the first came. The report says where the time
-went and compares the two step by step.
+asked to stop; then the same run is done again, left alone, as far as the first came. The report says where
+the time went and compares the two step by step.
 """
 
 from __future__ import annotations
