@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -136,7 +137,14 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
         ray_dir.mkdir()
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "temp_dir": str(ray_dir), "include_dashboard": True},
+            head_node_args={
+                "num_cpus": 0,
+                "temp_dir": str(ray_dir),
+                "include_dashboard": True,
+                # Other clusters on this machine may hold the usual ones.
+                "dashboard_port": _free_port(),
+                "dashboard_agent_listen_port": _free_port(),
+            },
         )
         try:
             for _ in range(nodes):
@@ -150,6 +158,12 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
                 os.environ["RAY_TMPDIR"] = before
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def training_workers(cluster: Cluster) -> list[psutil.Process]:
     """The processes that train on a cluster of this machine."""
     found = []
@@ -157,11 +171,11 @@ def training_workers(cluster: Cluster) -> list[psutil.Process]:
         for info in node.all_processes.get("raylet", []):
             with contextlib.suppress(psutil.Error):
                 children = psutil.Process(info.process.pid).children(recursive=True)
-                found += [child for child in children if _is_training(child)]
+                found += [child for child in children if is_training(child)]
     return found
 
 
-def _is_training(process: psutil.Process) -> bool:
+def is_training(process: psutil.Process) -> bool:
     try:
         return "TrainWorker" in " ".join(process.cmdline())
     except psutil.Error:

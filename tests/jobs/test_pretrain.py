@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +259,37 @@ def test_an_out_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> Non
     done = pretrain(tmp_path / "data", tmp_path / "file", "--workers", "0")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops_and_the_same_command_goes_on_bit_for_bit(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    recording(tmp_path / "data", "a", 400)
+    steps = ["--training.steps", "60", "--training.validate_every", "60", "--training.checkpoint_every", "60"]
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert pretrain(tmp_path / "data", whole, "--workers", "0", *steps).returncode == 0
+    process = subprocess.Popen(
+        [
+            sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", str(tmp_path / "data"),
+            "--out", str(out), *TINY, "--workers", "0", *steps,
+        ],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
+    )  # fmt: skip
+    while not list(out.glob("attempts/*.json")):  # written as the loop begins
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert stderr.startswith(f"stopped by {number.name} after step "), stderr
+    stopped_at = int(stderr.split("after step ")[1].split(";")[0])
+    assert 1 <= stopped_at < 60
+    assert [path.name for path in out.glob("checkpoints/*.json")] == [f"{stopped_at:08d}.json"]
+    assert pretrain(tmp_path / "data", out, "--workers", "0", *steps).returncode == 0
+    rows = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (whole, out)
+    ]
+    expected, found = ([row["loss"] for row in run if row["kind"] == "step"] for run in rows)
+    assert len(found) == 60 and found == expected

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import psutil
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 import yaml
 
+from forebrain.chaos import cluster_of, is_training, training_workers
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import Stream, build_order
@@ -33,13 +35,18 @@ from forebrain.training.config import PretrainConfig
 from forebrain.training.ledger import account, read_attempts
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.stopping import StopRequests
 
 ROOT = Path(__file__).parents[2]
 MODEL = {
     "context": 12, "horizon": 4, "token_length": 4, "width": 32, "num_latents": 4, "num_heads": 2,
     "head_width": 16, "film_width": 64, "feed_forward_dropout": 0.1,
 }  # fmt: skip
-TRAINING = {"batch_size": 64, "validate_every": 10_000, "checkpoint_every": 20, "threads": 1}
+# Runs are stopped when the faults are done, so that no fault comes too late on a fast machine.
+TRAINING = {
+    "steps": 100_000, "warmup_steps": 20, "batch_size": 32, "validate_every": 100_000, "checkpoint_every": 10,
+    "threads": 1,
+}  # fmt: skip
 NO_DROPOUT = {"feed_forward_dropout": 0.0, "branch_dropout": 0.0}
 
 
@@ -72,32 +79,36 @@ class Job:
     def wait_for_step(self, step: int) -> None:
         self.wait_for(lambda: self.store.newest_step() >= step)
 
-    def wait_for_more(self, steps: int = 40) -> int:
+    def wait_for_more(self, steps: int = 20) -> int:
         """Until the run is past what is saved now by at least so many steps; gives what is saved then."""
         self.wait_for_step(self.store.newest_step() + steps)
         return self.store.newest_step()
 
     def end(self) -> int:
-        return self.process.wait(timeout=120)
+        return self.process.wait(timeout=60)
+
+    def stop(self) -> int:
+        """Asks it to stop; the step it stopped after."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.end() == 128 + signal.SIGTERM, self.log
+        stopped_at = int(self.log.split("stopped by SIGTERM after step")[1].split(";")[0])
+        assert self.store.newest_step() == stopped_at
+        return stopped_at
 
     @property
     def log(self) -> str:
-        return (self._folder / "log").read_text()[-4000:]
+        return (self._folder / "log").read_text()
 
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the processes of the cluster put what is temporary."""
-    folder = tmp_path_factory.mktemp("scratch")
-    (folder / "ray").mkdir()  # Ray expects its own to be there
-    return folder
+    return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture(scope="module")
 def cluster(s3_bucket: str, scratch: Path) -> Iterator[Any]:
     """A head that computes nothing and two nodes of one core, started with the way to the storage."""
-    from forebrain.chaos import cluster_of
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'platform'}{os.pathsep}{ROOT / 'registry'}")
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -117,13 +128,8 @@ def data(s3_bucket: str, small_shards: str) -> str:
     return out.uri
 
 
-def values(
-    data: str, out: str, steps: int, model: dict[str, Any] | None = None, **more: Any
-) -> dict[str, Any]:
-    return {
-        "data": data, "out": out, "model": {**MODEL, **(model or {})},
-        "training": {**TRAINING, "steps": steps}, "evaluation": {"windows_per_session": 4}, **more,
-    }  # fmt: skip
+def values(data: str, out: str, model: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"data": data, "out": out, "model": {**MODEL, **(model or {})}, "training": TRAINING, **more}
 
 
 def losses(run: str) -> dict[int, float]:
@@ -134,22 +140,29 @@ def losses(run: str) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows}
 
 
-def _undisturbed_worker(rank: int, size: int, config: PretrainConfig, folder: str) -> None:
+class StopAfter(StopRequests):
+    def __init__(self, step: int) -> None:
+        self._left = step
+
+    def asked(self) -> str | None:
+        self._left -= 1
+        return "enough" if self._left <= 0 else None
+
+
+def _undisturbed_worker(rank: int, size: int, config: PretrainConfig, steps: int, folder: str) -> None:
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", size), rank=rank, world_size=size)
     events: list[dict[str, Any]] = []
-    import torch
-
-    torch.set_num_threads(1)
-    Trainer(config, WorkerGroup(), torch.device("cpu"), events.append).run()
+    Trainer(config, WorkerGroup(), torch.device("cpu"), events.append, StopAfter(steps)).run()
     dist.destroy_process_group()
     if rank == 0:
         found = {event["step"]: event["loss"] for event in events if event["kind"] == "step"}
         Path(f"{folder}/losses.json").write_text(json.dumps(found))
 
 
-def undisturbed(config: PretrainConfig, folder: Path, size: int = 2) -> dict[int, float]:
-    """The losses of the same run, in as many plain processes."""
-    multiprocessing.spawn(_undisturbed_worker, (size, config, str(folder)), nprocs=size)
+def undisturbed(config: PretrainConfig, steps: int, folder: Path) -> dict[int, float]:
+    """The losses of the same run, in two plain processes."""
+    multiprocessing.spawn(_undisturbed_worker, (2, config, steps, str(folder)), nprocs=2)
     return {int(step): loss for step, loss in json.loads((folder / "losses.json").read_text()).items()}
 
 
@@ -168,51 +181,45 @@ def drain(cluster: Any, node: Any, seconds: float) -> None:
 def test_a_run_on_two_nodes_survives_every_fault_bit_for_bit(
     cluster: Any, data: str, scratch: Path, tmp_path: Path
 ) -> None:
-    from forebrain.chaos import training_workers
-
-    steps = 1500
     run = data.replace("/data", "/runs/every-fault")
-    asked = values(data, run, steps, workers=2)
+    asked = values(data, run, workers=2)
     job = Job(cluster, asked, tmp_path)
 
-    job.wait_for_step(40)
-    assert len(training_workers(cluster)) == 2
-    training_workers(cluster)[1].kill()  # (a) a worker
-    at = job.wait_for_more()
+    job.wait_for_step(20)
+    workers = training_workers(cluster)
+    assert len(workers) == 2
+    workers[1].kill()  # (a) a worker
+    job.wait_for_more()
 
-    node = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0]
+    node = min(cluster.worker_nodes, key=lambda node: node.unique_id)
     cluster.remove_node(node, allow_graceful=False)  # (b) a node, and another in its place
     cluster.add_node(num_cpus=1)
-    at = job.wait_for_more()
+    job.wait_for_more()
 
     job.process.kill()  # (c) the driver, then the same command
     assert job.end() == -signal.SIGKILL
     job.start()
-    at = job.wait_for_more()
+    job.wait_for_more()
 
-    job.process.send_signal(signal.SIGTERM)  # (d) a request to stop, then the same command
-    assert job.end() == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM after step" in job.log
-    stopped_at = int(job.log.split("stopped by SIGTERM after step")[1].split(";")[0])
-    assert job.store.newest_step() == stopped_at >= at
+    stopped_at = job.stop()  # (d) a request to stop, then the same command
     job.start()
     job.wait_for_more()
 
     cluster.add_node(num_cpus=1)  # (d) a notice that a node will be taken away
     draining = next(node for node in cluster.worker_nodes if _has_worker(node))
-    drain(cluster, draining, seconds=9)
+    drain(cluster, draining, seconds=10)
     job.wait_for(lambda: "going on elsewhere" in job.log)
     left_at = job.store.newest_step()
     cluster.remove_node(draining, allow_graceful=False)
-    assert job.end() == 0, job.log
+    job.wait_for_more()
+    steps = job.stop()
 
-    expected = undisturbed(from_values(PretrainConfig, {**asked, "out": f"{run}-alone"}), tmp_path)
-    assert losses(run) == expected
+    alone = from_values(PretrainConfig, {**asked, "out": f"{run}-alone"})
+    assert losses(run) == undisturbed(alone, steps, tmp_path)
     attempts = read_attempts(Folder(run))
     firsts = [attempt.first_step for attempt in attempts]
     assert len(attempts) == 6, firsts
-    assert firsts[4] == stopped_at and firsts[5] == left_at  # nothing lost where there was notice
-    assert attempts[4].step == left_at
+    assert firsts[4] == stopped_at and firsts[5] == left_at  # nothing is lost where there was notice
     assert account(attempts).steps_done == steps
     assert len(job.store.committed()) == 2
     kept = [path.name for folder in (scratch, tmp_path) for path in folder.rglob("*") if path.is_file()]
@@ -221,14 +228,10 @@ def test_a_run_on_two_nodes_survives_every_fault_bit_for_bit(
 
 
 def _has_worker(node: Any) -> bool:
-    import psutil
-
-    from forebrain.chaos import _is_training
-
     for info in node.all_processes.get("raylet", []):
         with contextlib.suppress(psutil.Error):
             return any(
-                _is_training(child) for child in psutil.Process(info.process.pid).children(recursive=True)
+                is_training(child) for child in psutil.Process(info.process.pid).children(recursive=True)
             )
     return False
 
@@ -236,22 +239,21 @@ def _has_worker(node: Any) -> bool:
 def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
     cluster: Any, data: str, tmp_path: Path
 ) -> None:
-    steps = 700
     run = data.replace("/data", "/runs/elastic")
-    asked = values(data, run, steps, NO_DROPOUT, workers=2, min_workers=1, resize_check_s=3.0)
+    asked = values(data, run, NO_DROPOUT, workers=2, min_workers=1, resize_check_s=3.0)
     job = Job(cluster, asked, tmp_path)
-    job.wait_for_step(40)
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    job.wait_for(lambda: 1 in sizes(job))
-    at = job.wait_for_more(60)
+    job.wait_for_step(20)
+    for node in list(cluster.worker_nodes)[1:]:
+        cluster.remove_node(node, allow_graceful=False)
+    job.wait_for(lambda: sizes(job)[-1] == 1)
+    at = job.wait_for_more(50)
     cluster.add_node(num_cpus=1)
     job.wait_for(lambda: sizes(job)[-1] == 2)
-    assert job.end() == 0, job.log
-    assert sizes(job)[-1] == 2 and at < steps - 60
+    job.wait_for_more(50)
+    steps = job.stop()
 
     config = from_values(PretrainConfig, {**asked, "out": f"{run}-alone"})
-    expected, found = undisturbed(config, tmp_path), losses(run)
-    assert len(found) == steps
+    expected, found = undisturbed(config, steps, tmp_path), losses(run)
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-4)
     assert found != expected  # the number of workers did change
 
@@ -267,7 +269,6 @@ def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
                 for session, window in zip(part.session, part.window, strict=True)
             ]
             assert sorted(draws) == sorted(zip(whole.session, whole.window, strict=True))
-            assert np.sum([len(part.window) for part in parts]) == config.training.batch_size
 
 
 def sizes(job: Job) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.stopping import StopRequests
 from forebrain.training.telemetry import MetricsLog
 from forebrain.training.trained import TrainedModel
 
@@ -197,16 +200,49 @@ def test_metrics_hold_each_step_once_after_a_resume(make_config: Make) -> None:
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def _worker(rank: int, size: int, config: PretrainConfig, results: str) -> None:
+class Requests(StopRequests):
+    """On worker 0 a wish to look for notices before step 2, which finds one; on worker 1 one to stop, before
+    step 4."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank, self._step = rank, 0
+
+    def asked(self) -> str | None:
+        self._step += 1
+        return "enough" if self._rank == 1 and self._step >= 4 else None
+
+    def is_poll_due(self) -> bool:
+        return self._rank == 0 and self._step == 2
+
+    def poll(self) -> bool:
+        return True
+
+
+class FillDisk(StopRequests):
+    """From step 5 on, worker 1 cannot write more than a few bytes into a file."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank, self._step = rank, 0
+
+    def asked(self) -> None:
+        self._step += 1
+        if self._rank == 1 and self._step == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+
+def _worker(
+    rank: int, size: int, config: PretrainConfig, results: str, requests: Callable[[int], StopRequests]
+) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{results}/store", size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     events: list[dict[str, Any]] = []
     error = ""
     try:
-        Trainer(config, WorkerGroup(), torch.device("cpu"), events.append).run()
+        Trainer(config, WorkerGroup(), torch.device("cpu"), events.append, requests(rank)).run()
     except Exception as caught:
         error = f"{type(caught).__name__}: {caught}"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     dist.destroy_process_group()
     # Threads of the group that are left would race with the end of the interpreter and abort it.
     left = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
@@ -236,9 +272,15 @@ def test_when_one_worker_fails_between_steps_all_stop(tmp_path: Path) -> None:
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["StoppedByPeerError", "ShardError"]
 
 
-def run_workers(size: int, config: PretrainConfig, folder: Path) -> list[dict[str, Any]]:
+def never(rank: int) -> StopRequests:
+    return StopRequests()
+
+
+def run_workers(
+    size: int, config: PretrainConfig, folder: Path, requests: Callable[[int], StopRequests] = never
+) -> list[dict[str, Any]]:
     folder.mkdir()
-    multiprocessing.spawn(_worker, (size, config, str(folder)), nprocs=size)
+    multiprocessing.spawn(_worker, (size, config, str(folder), requests), nprocs=size)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 
@@ -273,3 +315,58 @@ def test_when_one_worker_meets_a_damaged_shard_all_stop(
     config = make_config(data=str(copied), training={"split_above": split_above})
     errors = [result["error"] for result in run_workers(2, config, tmp_path / "results")]
     assert sorted(error.split(":")[0] for error in errors) == ["ShardError", "StoppedByPeerError"]
+
+
+def test_workers_save_and_stop_at_the_same_step_whoever_is_asked(make_config: Make, tmp_path: Path) -> None:
+    whole = run_workers(2, make_config("whole"), tmp_path / "0")[0]["losses"]
+    config = make_config("stopped", training={"checkpoint_every": 100, "validate_every": 100})
+    # The schedule and the data order are those of the same steps.
+    first = run_workers(2, config, tmp_path / "1", Requests)[0]
+    assert first == {"losses": whole[:4], "error": ""}
+    store = CheckpointStore(Folder(config.out).child("checkpoints"))
+    assert [checkpoint.step for checkpoint in store.committed()] == [2, 4]
+    assert run_workers(2, config, tmp_path / "2")[0]["losses"] == whole[4:]
+
+
+def test_when_a_worker_cannot_write_its_checkpoint_all_stop_and_the_one_before_stands(
+    make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config(training={"steps": 12, "validate_every": 12})
+    first, second = run_workers(2, config, tmp_path / "results", FillDisk)
+    assert "StoppedByPeerError" in first["error"]
+    for words in ("CheckpointError", "interfaces-00001.safetensors", "File too large", "the same command"):
+        assert words in second["error"]
+    found = CheckpointStore(Folder(config.out).child("checkpoints")).newest()
+    assert found is not None and found[0].step in (2, 4)
+
+
+def test_training_goes_on_while_a_snapshot_is_written_and_does_not_change_it(
+    make_config: Make, train: Train
+) -> None:
+    whole = losses(train(make_config("whole")))
+    config = make_config(training={"checkpoint_every": 3, "validate_every": 6})
+    written_after: list[int] = []
+    at_five = threading.Event()
+    events: list[dict[str, Any]] = []
+
+    def report(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["kind"] == "step" and event["step"] == 5:
+            at_five.set()
+
+    trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), report)
+    write = trainer.store.write_file
+
+    def slow_write(*arguments: Any) -> Any:
+        assert at_five.wait(30)
+        written_after.append(trainer.steps_done)
+        return write(*arguments)
+
+    trainer.store.write_file = slow_write  # type: ignore[method-assign]
+    trainer.run()
+    assert losses(events) == whole and min(written_after) == 5
+    (first, _) = [event for event in events if event["kind"] == "checkpoint"]
+    assert first["step"] == 3 and first["stall_s"] < first["seconds"]
+    trainer.store.folder.remove("00000006.json")
+    resumed = train(config)
+    assert resumed[0]["step"] == 3 and losses(resumed) == whole[3:]

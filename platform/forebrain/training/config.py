@@ -100,8 +100,8 @@ class TrainingConfig:
             )
         if self.deepspeed is not None and not self.strategy.startswith("zero"):
             raise ConfigError(
-                f"training.deepspeed is given and training.strategy is {self.strategy}; expected zero1, "
-                "or zero3, which run on DeepSpeed."
+                f"training.deepspeed is given and training.strategy is {self.strategy}; expected "
+                "zero1, zero2 or zero3, which run on DeepSpeed."
             )
 
     def resolved(self, protocol: str) -> ResolvedTraining:
