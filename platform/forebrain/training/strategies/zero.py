@@ -102,9 +102,12 @@ class Zero(Strategy):
 
     def close(self) -> None:
         import deepspeed.comm
+        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
         from deepspeed.utils import groups
 
         self._engine.destroy()
+        # Stage 3 leaves the module here, and with it all of its own.
+        FWD_MODULE_STACK.clear()
         deepspeed.comm.destroy_process_group(groups._get_data_parallel_group())
         # Parameters and their hooks hold the group too.
         self.__dict__.clear()
