@@ -1,6 +1,7 @@
 """PyTorch's own sharing out of weights, gradients and optimiser state (FSDP2).
 
-The backbone is one unit: small enough to be fetched in one message, and its weights may then be read anywhere.
+The backbone is one unit: small enough to be fetched in one message, and its weights may then be read
+anywhere.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class FullyShared(Strategy):
             moments = moments_of(name, tensors)
             if moments:
                 self._optimiser.state[parameter] = {
-                    moment: _shared_like(parameter, value) if value.shape == parameter.shape else value.clone()
+                    moment: _shared_like(parameter, value)
+                    if value.shape == parameter.shape
+                    else value.clone()
                     for moment, value in moments.items()
                 }
 

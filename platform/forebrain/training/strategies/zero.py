@@ -85,7 +85,9 @@ class Zero(Strategy):
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         check_parameters(
-            {name: _full_shape(parameter) for name, parameter in self._parameters.items()}, tensors, "backbone"
+            {name: _full_shape(parameter) for name, parameter in self._parameters.items()},
+            tensors,
+            "backbone",
         )
         self._scatter(None, tensors)
         steps = {float(value) for name, value in tensors.items() if name.endswith(".step")}
@@ -169,7 +171,8 @@ class Zero(Strategy):
             if not torch.equal(value, tensors[name].float()):
                 raise CheckpointError(
                     f"backbone: {name} is not what the checkpoint holds after loading it into DeepSpeed; "
-                    "this release of DeepSpeed keeps its state in another way. Use training.strategy ddp or fsdp."
+                    "this release of DeepSpeed keeps its state in another way. "
+                    "Use training.strategy ddp or fsdp."
                 )
 
 
@@ -195,8 +198,8 @@ class _Whole(nn.Module):
 class _Together(torch.autograd.Function):
     """Tensors as they are; its backward pass runs when the gradients of all of them are whole.
 
-    DeepSpeed averages over workers what is to be summed, so they are multiplied by the number of workers; here,
-    where those of the interfaces do not pass.
+    DeepSpeed averages over workers what is to be summed, so they are multiplied by the number of workers;
+    here, where those of the interfaces do not pass.
     """
 
     @staticmethod
@@ -208,7 +211,9 @@ class _Together(torch.autograd.Function):
         return tuple(gradient * dist.get_world_size() for gradient in gradients)
 
 
-def _engine(module: nn.Module, optimiser: torch.optim.Optimizer, config: dict[str, Any], device: torch.device) -> Any:
+def _engine(
+    module: nn.Module, optimiser: torch.optim.Optimizer, config: dict[str, Any], device: torch.device
+) -> Any:
     # DeepSpeed reads these when it is first imported.
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     if device.type == "cuda":
@@ -232,7 +237,9 @@ def _engine(module: nn.Module, optimiser: torch.optim.Optimizer, config: dict[st
         )
     deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False)
     check_config(config)
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimiser, config=config, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=optimiser, config=config, dist_init_required=False
+    )
     return engine
 
 
