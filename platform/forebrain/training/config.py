@@ -199,7 +199,8 @@ class PretrainConfig:
         if strategy.startswith("zero") and self.training.resolved(self.protocol).joint_clip:
             raise ConfigError(
                 f"training.strategy is {strategy}, which clips the backbone's gradients itself and cannot "
-                "clip them jointly with those of interfaces; expected ddp or fsdp, or --training.joint_clip false."
+                "clip them jointly with those of interfaces; expected ddp or fsdp, or "
+                "--training.joint_clip false."
             )
 
     def resolved_model(self) -> PocoConfig:
