@@ -13,6 +13,10 @@ class ConfigError(ForebrainError):
     """A configuration asks for something impossible."""
 
 
+class StorageError(ForebrainError):
+    """A disk is full, or an object store does not answer, refuses access, or has no such bucket."""
+
+
 class ShardError(ForebrainError):
     """Shards are missing, damaged, or do not match their index."""
 
