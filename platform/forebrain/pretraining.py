@@ -19,9 +19,10 @@ from forebrain.shards.recordings import find_all
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
-from forebrain.training.config import PretrainConfig
+from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.loop import Report, peak_rss_bytes
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
 from forebrain.training.telemetry import ConsoleLog, Event, MetricsLog
 
 _REPORTED_PACKAGES = ("forebrain", "torch", "ray", "deepspeed", "webdataset", "numpy", "safetensors")
@@ -43,7 +44,9 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
     """
     run = RunFolder(config.out)
     # Absolute, because workers start in folders of their own.
-    config = dataclasses.replace(config, data=_absolute(config.data), out=run.uri)
+    config = dataclasses.replace(
+        config, data=_absolute(config.data), out=run.uri, training=_with_options(config.training)
+    )
     run.check_config(config)
     if "steps" in (run.read_result() or {}):
         console.print(f"{run.uri} is finished; nothing to do. Give another --out for a new run.")
@@ -62,6 +65,8 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         if is_new:
             run.clear()
         raise
+    if config.training.strategy in STAGES:
+        run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))
     events = _train(config, run, console, launched)
     trained_s = time.perf_counter() - started
     skipped = events["end"]["skipped"]
@@ -97,6 +102,13 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
 
 def _absolute(data: str) -> str:
     return data if data.startswith("sim://") else Folder(data).uri
+
+
+def _with_options(training: TrainingConfig) -> TrainingConfig:
+    """The same with the text of DeepSpeed's options, because workers may not reach the file."""
+    if training.deepspeed is None:
+        return training
+    return dataclasses.replace(training, deepspeed=json.dumps(read_options(training.deepspeed)))
 
 
 def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> None:

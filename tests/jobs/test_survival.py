@@ -26,7 +26,7 @@ import yaml
 from forebrain.chaos import cluster_of, is_training, training_workers
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
-from forebrain.shards.stream import Stream, build_order
+from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
@@ -236,17 +236,21 @@ def _has_worker(node: Any) -> bool:
     return False
 
 
-def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
+def test_an_elastic_run_shrinks_and_grows_and_computes_the_same(
     cluster: Any, data: str, tmp_path: Path
 ) -> None:
     run = data.replace("/data", "/runs/elastic")
     asked = values(data, run, NO_DROPOUT, workers=2, min_workers=1, resize_check_s=3.0)
     job = Job(cluster, asked, tmp_path)
     job.wait_for_step(20)
+    job.process.kill()  # what the dead one had reserved must not be waited for
+    job.end()
+    job.start()
+    job.wait_for_more()
     for node in list(cluster.worker_nodes)[1:]:
         cluster.remove_node(node, allow_graceful=False)
     job.wait_for(lambda: sizes(job)[-1] == 1)
-    at = job.wait_for_more(50)
+    job.wait_for_more(50)
     cluster.add_node(num_cpus=1)
     job.wait_for(lambda: sizes(job)[-1] == 2)
     job.wait_for_more(50)
@@ -257,18 +261,30 @@ def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-4)
     assert found != expected  # the number of workers did change
 
-    windows = ShardWindows(ShardSet.open(data), config.protocol, config.model.context, config.model.horizon)
+
+def test_any_number_of_workers_reads_each_unit_of_each_window_of_a_step_once(small_shards: str) -> None:
+    config = from_values(PretrainConfig, values(small_shards, "unused"))
+    windows = ShardWindows(
+        ShardSet.open(small_shards), config.protocol, config.model.context, config.model.horizon
+    )
     order = build_order(windows, config.training.batch_size, config.seed, config.mixture)
-    for step in (0, at, steps - 1):
+    for step in (0, 57, 4000):
         whole = order.batch(step)
-        for size in (1, 2):
-            parts = [order.batch(step, Stream(windows, order, worker, size)._owned) for worker in range(size)]
-            draws = [
-                (session, window)
-                for part in parts
-                for session, window in zip(part.session, part.window, strict=True)
+        drawn = [
+            (order.sessions[which].id, window, unit)
+            for which, window in zip(whole.session, whole.window, strict=True)
+            for unit in range(order.sessions[which].num_units)
+        ]
+        for size in (1, 2, 3):
+            read = [
+                (own.session.id, window, unit)
+                for worker in range(size)
+                for own in order.owned(worker, size, config.training.split_above)
+                for which, window in zip(whole.session, whole.window, strict=True)
+                if order.sessions[which].id == own.session.id
+                for unit in range(own.start, own.stop)
             ]
-            assert sorted(draws) == sorted(zip(whole.session, whole.window, strict=True))
+            assert sorted(read) == sorted(drawn)
 
 
 def sizes(job: Job) -> list[int]:
