@@ -69,6 +69,12 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))
     events = _train(config, run, console, launched)
     trained_s = time.perf_counter() - started
+    skipped = events["end"]["skipped"]
+    if skipped["shards"]:
+        console.print(
+            f"{skipped['windows']:,} training windows could not be read and were skipped; damaged: "
+            f"{', '.join(skipped['shards'][:8])}{' and more' * (len(skipped['shards']) > 8)}."
+        )
     console.print("Evaluating the best checkpoint beside copy, mean and linear forecasts ...")
     scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
     show_evaluation(run, evaluations, console)
@@ -84,6 +90,7 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         "units_x_frames_per_s": end["units_x_frames_per_s"],
         "peak_rss_bytes": max(end["peak_rss_bytes"], peak_rss_bytes()),
         "num_workers": end["num_workers"],
+        "skipped": end["skipped"],
         "goodput": end["ledger"]["goodput"],
         "ledger": end["ledger"],
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
@@ -130,7 +137,8 @@ def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> No
 
 def check_data(shards: str, config: PretrainConfig) -> None:
     """Raises before any work if the shards cannot be read, or hold no window for this config."""
-    windows = ShardWindows(ShardSet.open(shards), config.protocol, config.model.context, config.model.horizon)
+    opened = ShardSet.open(shards, config.mixture.on_bad_shard)
+    windows = ShardWindows(opened, config.protocol, config.model.context, config.model.horizon)
     build_order(windows, config.training.batch_size, config.seed, config.mixture)
 
 

@@ -140,9 +140,9 @@ def test_every_strategy_trains_the_same_and_goes_on_where_another_stopped(
         exported = saved_backbone(configs[strategy]["whole"])
         assert exported.keys() == weights.keys()
         for name, weight in weights.items():
-            difference = (exported[name] - weight).abs().max()
-            # Adam makes much of gradients that are next to nothing.
-            assert difference <= 1e-3 * weight.abs().max(), f"{strategy} {name}: {difference}"
+            # As a whole: Adam makes steps of full size of gradients that are nothing but rounding.
+            error = (exported[name] - weight).norm() / weight.norm().clamp(min=1e-12)
+            assert error < 1e-3, f"{strategy}: {name} differs by {error}"
         plain = Poco(configs[strategy]["whole"].resolved_model(), num_datasets=2)
         plain.load_state_dict({name: exported[name] for name in plain.state_dict()})
         for claim in ("loads", "gathers", "notices"):

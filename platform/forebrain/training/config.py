@@ -244,4 +244,5 @@ class PretrainConfig:
             "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",
         ):  # fmt: skip
             del values["training"][name]
+        del values["mixture"]["on_bad_shard"]
         return values
