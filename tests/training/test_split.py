@@ -216,7 +216,7 @@ def _bytes_each_step(given: tuple[dict[str, Any], int, int]) -> list[int]:
     values, num_sessions, num_units = given
     made = Made(num_sessions, num_units)
     with (
-        mock.patch.object(loop.ShardSet, "open", lambda uri: made),
+        mock.patch.object(loop.ShardSet, "open", lambda uri, on_bad_shard: made),
         mock.patch.object(loop, "ShardWindows", lambda *arguments: made),
     ):
         group = WorkerGroup()
