@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from faulty_proxy import FaultyProxy
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -140,6 +141,24 @@ def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         finally:
             server.terminate()
             server.wait(20)
+
+
+@pytest.fixture
+def faults(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """Puts a proxy that can misbehave before the bucket, with short waits on this side."""
+    import s3fs
+
+    from forebrain import storage
+
+    monkeypatch.setattr(storage, "READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(storage, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(storage, "LONGEST_BACKOFF_S", 0.05)
+    proxy = FaultyProxy(os.environ["AWS_ENDPOINT_URL"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield proxy
+    proxy.close()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def _wait_for_bucket(server: subprocess.Popen[bytes], log: Path) -> None:

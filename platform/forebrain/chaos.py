@@ -1,8 +1,9 @@
 """Kills parts of a running pretraining at random, and accounts for what that cost.
 
-A cluster of several nodes is started on this machine. The same run is done twice on it, first left alone,
-then with something killed every few seconds: a training worker, a node, the driver, or the whole job by
-SIGTERM. The report compares the two runs step by step and says where the time went.
+A cluster of several nodes is started on this machine. A run trains on it while every few seconds something
+is killed: a training worker, a node, the driver, or the whole job by SIGTERM. When the time is up the run is
+asked to stop; then the same run is done again, left alone, as far as the first came. The report says where
+the time went and compares the two step by step.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,8 +49,8 @@ class ChaosConfig:
     """What is run, and what is done to it.
 
     Attributes:
-        pretrain: the run; its `out` gets the folders undisturbed/ and disturbed/.
-        minutes: how long things are killed; then the run is left to end.
+        pretrain: the run; its `out` gets the folders disturbed/ and undisturbed/.
+        minutes: how long it trains and things are killed; a run that ends before ends the storm.
         every_s: shortest and longest time between two kills.
         kinds: what may be killed: worker (SIGKILL), node (its raylet and all on it), driver (SIGKILL; the
             same command is then given again), stop (SIGTERM to the driver; again the same command).
@@ -79,45 +82,56 @@ def chaos(config: ChaosConfig, console: Console) -> dict[str, Any]:
     """Runs both, and returns and prints the report.
 
     Raises:
-        ForebrainError: the run did not finish, or cannot be read.
+        ForebrainError: a run failed by itself.
     """
-    undisturbed = _run_config(config, "undisturbed")
-    disturbed = _run_config(config, "disturbed")
+    disturbed, undisturbed = _run_config(config, "disturbed"), _run_config(config, "undisturbed")
+    for run in (disturbed, undisturbed):
+        if RunFolder(run.out).read_config() is not None:
+            raise ConfigError(
+                f"pretrain.out is {config.pretrain.out}, which holds a run; expected a new folder."
+            )
     kills: list[dict[str, Any]] = []
     with cluster_of(config.nodes) as cluster:
-        console.print(f"Undisturbed: {config.pretrain.training.steps:,} steps ...")
-        _drive(cluster, undisturbed, console, [])
         console.print(f"Disturbed, for {config.minutes:g} minutes ...")
-        _drive(cluster, disturbed, console, kills, config)
+        until = time.monotonic() + 60 * config.minutes
+        _drive(cluster, disturbed, console, lambda: time.monotonic() > until, config, kills)
+        ledger = account(read_attempts(Folder(disturbed.out)))
+        _print_ledger(ledger, kills, console)
+        console.print(f"Undisturbed, {ledger.steps_done:,} steps ...")
+        _drive(cluster, undisturbed, console, lambda: _step_of(undisturbed) >= ledger.steps_done)
     report = {
         "kills": kills,
-        "undisturbed": dataclasses.asdict(_ledger(undisturbed)),
-        "disturbed": dataclasses.asdict(_ledger(disturbed)),
-        **compare(RunFolder(undisturbed.out), RunFolder(disturbed.out)),
+        **dataclasses.asdict(ledger),
+        "undisturbed": dataclasses.asdict(account(read_attempts(Folder(undisturbed.out)))),
+        **compare(RunFolder(undisturbed.out), RunFolder(disturbed.out), ledger.steps_done),
     }
-    _print(report, console)
+    _print_comparison(report, console)
     if config.json:
         Path(config.json).write_text(json.dumps(report, indent=1))
     return report
 
 
-def compare(expected: RunFolder, actual: RunFolder) -> dict[str, Any]:
-    """How the losses of two runs differ, step by step.
+def compare(expected: RunFolder, actual: RunFolder, steps: int) -> dict[str, Any]:
+    """How the losses of two runs differ over their first steps.
 
     Returns:
-        `steps`, `steps_missing`, `steps_repeated`, `largest_relative_difference`, the final losses.
+        `steps_missing`, `steps_repeated`, `steps_different` (not bit for bit), `largest_difference`
+        (relative), `final_loss` and `final_loss_undisturbed`.
     """
-    ours = [row for row in actual.read_metrics() if row["kind"] == "step"]
-    theirs = {row["step"]: row["loss"] for row in expected.read_metrics() if row["kind"] == "step"}
+    ours, theirs = (
+        [row for row in run.read_metrics() if row["kind"] == "step"] for run in (actual, expected)
+    )
+    reference = {row["step"]: row["loss"] for row in theirs}
     seen = [row["step"] for row in ours]
-    differences = [abs(row["loss"] / theirs[row["step"]] - 1) for row in ours if row["step"] in theirs]
+    wanted = set(range(1, steps + 1))
+    differences = [abs(row["loss"] / reference[row["step"]] - 1) for row in ours if row["step"] in reference]
     return {
-        "steps": len(theirs),
-        "steps_missing": len(set(theirs) - set(seen)),
+        "steps_missing": len(wanted - set(seen)) + len(wanted - set(reference)),
         "steps_repeated": len(seen) - len(set(seen)),
-        "largest_relative_difference": max(differences, default=float("nan")),
-        "final_loss": ours[-1]["loss"] if ours else None,
-        "final_loss_undisturbed": theirs[max(theirs)] if theirs else None,
+        "steps_different": sum(difference > 0 for difference in differences),
+        "largest_difference": max(differences, default=float("nan")),
+        "final_loss": {row["step"]: row["loss"] for row in ours}.get(steps),
+        "final_loss_undisturbed": reference.get(steps),
     }
 
 
@@ -136,7 +150,14 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
         ray_dir.mkdir()
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "temp_dir": str(ray_dir), "include_dashboard": True},
+            head_node_args={
+                "num_cpus": 0,
+                "temp_dir": str(ray_dir),
+                "include_dashboard": True,
+                # Other clusters on this machine may hold the usual ones.
+                "dashboard_port": _free_port(),
+                "dashboard_agent_listen_port": _free_port(),
+            },
         )
         try:
             for _ in range(nodes):
@@ -148,6 +169,12 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
                 del os.environ["RAY_TMPDIR"]
             else:
                 os.environ["RAY_TMPDIR"] = before
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def training_workers(cluster: Cluster) -> list[psutil.Process]:
@@ -200,6 +227,21 @@ class _Driver:
             self.process = self._start()
         return True
 
+    def stop(self) -> None:
+        """Asks it to stop, and waits until it has; it may have ended already.
+
+        Raises:
+            ForebrainError: it failed by itself, or did not stop.
+        """
+        # A signal in the first moments of a process ends it before it has anything to save.
+        while self.ensure():
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                if self.process.wait(timeout=120) == 128 + signal.SIGTERM:
+                    return
+            except subprocess.TimeoutExpired:
+                raise ForebrainError(f"the run did not stop:\n{self._log.read_text()[-2000:]}") from None
+
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
             return subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
@@ -209,35 +251,38 @@ def _drive(
     cluster: Cluster,
     run: PretrainConfig,
     console: Console,
-    kills: list[dict[str, Any]],
+    is_enough: Callable[[], bool],
     config: ChaosConfig | None = None,
+    kills: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Brings a run to its end; with a config, kills what it says meanwhile."""
+    """Lets a run train until it is enough, then asks it to stop; with a config, kills what it says."""
     rng = random.Random(config.seed if config else 0)
-    began = time.monotonic()
+    began = last_line = time.monotonic()
     next_kill = began + rng.uniform(*config.every_s) if config else float("inf")
     node_back: list[float] = []
-    last_line = began
     with tempfile.TemporaryDirectory(prefix="forebrain-chaos-") as folder:
         driver = _Driver(cluster, run, folder)
         try:
-            while driver.ensure():
-                time.sleep(0.2)
+            while driver.ensure() and not is_enough():
+                time.sleep(0.5)
                 now = time.monotonic()
                 if node_back and now >= node_back[0]:
                     node_back.pop(0)
                     cluster.add_node(num_cpus=1)
-                if config and now >= next_kill and now - began < 60 * config.minutes:
+                if config and kills is not None and now >= next_kill:
                     kind = rng.choice(config.kinds)
                     if _kill(kind, cluster, driver, rng):
                         kills.append({"at_s": round(now - began, 1), "kind": kind})
-                        console.print(f"  {now - began:6.0f} s  {kind} killed")
+                        console.print(f"  {now - began:6.0f} s  step {_step_of(run):>7,}  {kind} killed")
                         if kind == "node":
                             node_back.append(now + NODE_BACK_AFTER_S)
                     next_kill = now + rng.uniform(*config.every_s)
                 if now - last_line > 30:
                     last_line = now
-                    console.print(f"  {now - began:6.0f} s  step {_step_of(run)}")
+                    console.print(f"  {now - began:6.0f} s  step {_step_of(run):>7,}")
+            for _ in node_back:
+                cluster.add_node(num_cpus=1)
+            driver.stop()
         finally:
             if driver.process.poll() is None:
                 driver.process.kill()
@@ -264,43 +309,35 @@ def _kill(kind: Kind, cluster: Cluster, driver: _Driver, rng: random.Random) -> 
     return True
 
 
-def _step_of(run: PretrainConfig) -> str:
+def _step_of(run: PretrainConfig) -> int:
     attempts = read_attempts(Folder(run.out))
-    return f"{attempts[-1].step:,}" if attempts else "none yet"
+    return attempts[-1].step if attempts else 0
 
 
-def _ledger(run: PretrainConfig) -> Ledger:
-    return account(read_attempts(Folder(run.out)))
-
-
-def _print(report: dict[str, Any], console: Console) -> None:
-    table = Table("where the time went", title="Ledger, seconds", title_justify="left", box=None)
-    for name in ("undisturbed", "disturbed"):
-        table.add_column(name, justify="right")
-        table.add_column("share", justify="right")
-    ledgers = [report["undisturbed"], report["disturbed"]]
-    for category in ledgers[0]["seconds"]:
-        cells = [
-            cell
-            for ledger in ledgers
-            for cell in (
-                f"{ledger['seconds'][category]:.1f}",
-                f"{ledger['seconds'][category] / ledger['wall_s']:.1%}",
-            )
-        ]
-        table.add_row(category, *cells)
-    sums = [sum(ledger["seconds"].values()) / ledger["wall_s"] for ledger in ledgers]
-    walls = [f"{ledger['wall_s']:.1f}" for ledger in ledgers]
-    table.add_row("wall", walls[0], f"{sums[0]:.2%}", walls[1], f"{sums[1]:.2%}")
+def _print_ledger(ledger: Ledger, kills: list[dict[str, Any]], console: Console) -> None:
+    table = Table("where the time went", title_justify="left", box=None)
+    table.add_column("seconds", justify="right")
+    table.add_column("share", justify="right")
+    for category, seconds in ledger.seconds.items():
+        table.add_row(category, f"{seconds:.1f}", f"{seconds / ledger.wall_s:.1%}")
+    total = sum(ledger.seconds.values())
+    table.add_row("sum", f"{total:.1f}", f"{total / ledger.wall_s:.2%}")
+    table.add_row("wall", f"{ledger.wall_s:.1f}", "")
     console.print(table)
-    disturbed, kills = report["disturbed"], len(report["kills"])
-    console.print(
-        f"goodput {disturbed['goodput']:.1%} (undisturbed {report['undisturbed']['goodput']:.1%}), "
-        f"{kills} kills, {disturbed['attempts']} attempts, "
-        f"{disturbed['steps_lost'] / max(1, kills):.1f} steps done again a kill"
+    by_kind = ", ".join(
+        f"{kind} {count}" for kind, count in sorted(Counter(kill["kind"] for kill in kills).items())
     )
     console.print(
-        f"steps missing {report['steps_missing']}, repeated {report['steps_repeated']} of {report['steps']}; "
-        f"final loss {report['final_loss']:.6f}, undisturbed {report['final_loss_undisturbed']:.6f}, "
-        f"largest relative difference of a step {report['largest_relative_difference']:.1e}"
+        f"goodput {ledger.goodput:.1%}, {len(kills)} kills ({by_kind}), {ledger.attempts} attempts, "
+        f"{ledger.steps_lost / max(1, len(kills)):.1f} of {ledger.steps_done:,} steps done again a kill"
+    )
+
+
+def _print_comparison(report: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"steps missing {report['steps_missing']}, repeated {report['steps_repeated']}, "
+        f"different {report['steps_different']} (largest relative difference "
+        f"{report['largest_difference']:.1e}); final loss {report['final_loss']}, "
+        f"undisturbed {report['final_loss_undisturbed']}; goodput undisturbed "
+        f"{report['undisturbed']['goodput']:.1%}"
     )

@@ -13,8 +13,24 @@ class ConfigError(ForebrainError):
     """A configuration asks for something impossible."""
 
 
+class StorageError(ForebrainError):
+    """A disk is full, or an object store does not answer, refuses access, or has no such bucket."""
+
+
 class ShardError(ForebrainError):
     """Shards are missing, damaged, or do not match their index."""
+
+
+class BadShardError(ShardError):
+    """A part of a shard is missing or not what was written: windows that need it can be skipped.
+
+    Attributes:
+        pages: the pages of its stretch that are known to be bad; empty for all that were asked for.
+    """
+
+    def __init__(self, message: str, pages: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.pages = pages
 
 
 class CheckpointError(ForebrainError):

@@ -19,9 +19,10 @@ from forebrain.shards.recordings import find_all
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
-from forebrain.training.config import PretrainConfig
+from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.loop import Report, peak_rss_bytes
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
 from forebrain.training.telemetry import ConsoleLog, Event, MetricsLog
 
 _REPORTED_PACKAGES = ("forebrain", "torch", "ray", "deepspeed", "webdataset", "numpy", "safetensors")
@@ -43,7 +44,9 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
     """
     run = RunFolder(config.out)
     # Absolute, because workers start in folders of their own.
-    config = dataclasses.replace(config, data=_absolute(config.data), out=run.uri)
+    config = dataclasses.replace(
+        config, data=_absolute(config.data), out=run.uri, training=_with_options(config.training)
+    )
     run.check_config(config)
     if "steps" in (run.read_result() or {}):
         console.print(f"{run.uri} is finished; nothing to do. Give another --out for a new run.")
@@ -62,8 +65,16 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         if is_new:
             run.clear()
         raise
+    if config.training.strategy in STAGES:
+        run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))
     events = _train(config, run, console, launched)
     trained_s = time.perf_counter() - started
+    skipped = events["end"]["skipped"]
+    if skipped["shards"]:
+        console.print(
+            f"{skipped['windows']:,} training windows could not be read and were skipped; damaged: "
+            f"{', '.join(skipped['shards'][:8])}{' and more' * (len(skipped['shards']) > 8)}."
+        )
     console.print("Evaluating the best checkpoint beside copy, mean and linear forecasts ...")
     scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
     show_evaluation(run, evaluations, console)
@@ -79,6 +90,7 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         "units_x_frames_per_s": end["units_x_frames_per_s"],
         "peak_rss_bytes": max(end["peak_rss_bytes"], peak_rss_bytes()),
         "num_workers": end["num_workers"],
+        "skipped": end["skipped"],
         "goodput": end["ledger"]["goodput"],
         "ledger": end["ledger"],
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
@@ -90,6 +102,13 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
 
 def _absolute(data: str) -> str:
     return data if data.startswith("sim://") else Folder(data).uri
+
+
+def _with_options(training: TrainingConfig) -> TrainingConfig:
+    """The same with the text of DeepSpeed's options, because workers may not reach the file."""
+    if training.deepspeed is None:
+        return training
+    return dataclasses.replace(training, deepspeed=json.dumps(read_options(training.deepspeed)))
 
 
 def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> None:
@@ -118,7 +137,8 @@ def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> No
 
 def check_data(shards: str, config: PretrainConfig) -> None:
     """Raises before any work if the shards cannot be read, or hold no window for this config."""
-    windows = ShardWindows(ShardSet.open(shards), config.protocol, config.model.context, config.model.horizon)
+    opened = ShardSet.open(shards, config.mixture.on_bad_shard)
+    windows = ShardWindows(opened, config.protocol, config.model.context, config.model.horizon)
     build_order(windows, config.training.batch_size, config.seed, config.mixture)
 
 

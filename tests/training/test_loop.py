@@ -314,7 +314,31 @@ def test_when_one_worker_meets_a_damaged_shard_all_stop(
     tar.write_bytes(bytes(content))
     config = make_config(data=str(copied), training={"split_above": split_above})
     errors = [result["error"] for result in run_workers(2, config, tmp_path / "results")]
-    assert sorted(error.split(":")[0] for error in errors) == ["ShardError", "StoppedByPeerError"]
+    assert sorted(error.split(":")[0] for error in errors) == ["BadShardError", "StoppedByPeerError"]
+
+
+def test_workers_skip_and_count_together_what_one_skips_and_counts(
+    make_config: Make, train: Train, tmp_path: Path
+) -> None:
+    import shutil
+
+    copied = tmp_path / "copied"
+    shutil.copytree(make_config().data, copied)
+    for name in ("lab-a-*one*.tar", "lab-b-*.tar"):  # read by one worker, and split over both
+        (tar,) = (copied / "shards").glob(name)
+        content = bytearray(tar.read_bytes())
+        content[len(content) // 2] ^= 1
+        tar.write_bytes(bytes(content))
+    changes = {"data": str(copied), "mixture": {"on_bad_shard": "skip"}, "model": NO_DROPOUT}
+    alone = train(make_config("alone", **changes))
+    skipped = alone[-1]["skipped"]
+    assert skipped["windows"] > 10 and len(skipped["shards"]) == 2
+    config = make_config("together", training={"split_above": 10}, **changes)
+    first, _ = run_workers(2, config, tmp_path / "results")
+    assert first["losses"] == pytest.approx(losses(alone), rel=1e-5)
+    (last,) = [c for c in CheckpointStore(Folder(config.out).child("checkpoints")).committed() if c.step == 6]
+    progress = last.record["progress"]
+    assert {"windows": progress["windows_skipped"], "shards": progress["bad_shards"]} == skipped
 
 
 def test_workers_save_and_stop_at_the_same_step_whoever_is_asked(make_config: Make, tmp_path: Path) -> None:

@@ -89,25 +89,33 @@ def make_example(
     """Forecasts along the longest unbroken stretch in the middle of a session's part.
 
     Raises:
-        ConfigError: the session has no window in the part.
+        ConfigError: the session has no window in the part, or none that can be read.
     """
     info = source.sessions[session]
     available = source.num_windows(session, part)
     if not available:
         raise ConfigError(f"session {info.id} has no window in {part}, so there is no example of it.")
-    first = max(0, (available - _MAX_WINDOWS) // 2)
-    candidates = np.arange(first, min(available, first + _MAX_WINDOWS))
+    middle = max(0, (available - _MAX_WINDOWS) // 2)
     units = np.unique(np.linspace(0, info.num_units - 1, min(info.num_units, _MAX_UNITS)).astype(int))
 
     windows, starts = [], []
     forecasts: dict[str, list[np.ndarray]] = {name: [] for name in forecasters}
     size = max(1, MAX_ROWS // info.num_units)
-    for begin in range(0, len(candidates), size):
-        context, target, begins = source.read(session, part, candidates[begin : begin + size])
-        windows.append(np.concatenate([context[..., units], target[..., units]], axis=1))
-        starts.append(begins)
-        for name, forecaster in forecasters.items():
-            forecasts[name].append(forecaster(session, context)[..., units])
+    for first in (middle, *range(0, available, _MAX_WINDOWS)):  # further ones where none can be read
+        stop = min(available, first + _MAX_WINDOWS)
+        for begin in range(first, stop, size):
+            context, target, begins = source.read(session, part, np.arange(begin, min(begin + size, stop)))
+            if len(begins):
+                windows.append(np.concatenate([context[..., units], target[..., units]], axis=1))
+                starts.append(begins)
+                for name, forecaster in forecasters.items():
+                    forecasts[name].append(forecaster(session, context)[..., units])
+        if starts:
+            break
+    else:
+        raise ConfigError(
+            f"session {info.id}: no window in {part} can be read, so there is no example of it."
+        )
     chosen = _longest_run(np.concatenate(starts))
     frames = np.concatenate(windows)[chosen]
     return Example(

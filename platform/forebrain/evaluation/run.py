@@ -52,7 +52,7 @@ def evaluate_run(
     """
     trained = TrainedModel.load(run)
     config = trained.config
-    shards = ShardSet.open(data or run.shards(config.data))
+    shards = ShardSet.open(data or run.shards(config.data), config.mixture.on_bad_shard)
     if shards.fingerprint != trained.checkpoint.record["data_fingerprint"]:
         raise CheckpointError(
             f"{run.uri} was trained on other data than {shards.uri} holds; give its own --data."
@@ -88,6 +88,7 @@ def evaluate_run(
         **{part: evaluation.result(MODEL) for part, evaluation in parts.items()},
         "best_step": trained.checkpoint.step,
         "data_fingerprint": shards.fingerprint,
+        "bad_shards_in_evaluation": sorted(shards.bad_shards),
         "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
     }, parts
 

@@ -69,6 +69,14 @@ class Evaluation:
         """Sessions too short, or too broken up, for a window in this part."""
         return [info.id for info in self.sessions if not self.windows_available[info.id]]
 
+    def windows_skipped(self, forecaster: str) -> int:
+        """Windows that were to be scored and could not be read; see `ShardSet.open`."""
+        limit = self.windows_per_session
+        chosen = sum(
+            count if limit is None else min(count, limit) for count in self.windows_available.values()
+        )
+        return chosen - sum(scores.num_windows for scores in self.scores[forecaster].values())
+
     @property
     def undefined(self) -> list[str]:
         """Sessions in which nothing moved, so that no score against copy exists."""
@@ -116,6 +124,7 @@ class Evaluation:
             "baselines": {name: self._block(name) for name in BASELINES},
             "windows": {
                 "scored": scored,
+                "skipped": self.windows_skipped(model),
                 "available": sum(self.windows_available.values()),
                 "per_session": self.windows_per_session,
                 "seed": self.seed,
@@ -245,11 +254,14 @@ def evaluate(
             collected = {
                 name: ScoreAccumulator(info.id, name, source.horizon, info.num_units) for name in forecasters
             }
+            read = 0
             for context, target, starts in _batches(source, number, part, chosen, max_rows):
+                read += len(starts)
                 for name, forecaster in forecasters.items():
                     collected[name].update(forecaster(number, context), target, context[:, -1], starts)
-            for name, accumulator in collected.items():
-                scores[name][info.id] = accumulator.scores(source.context + source.horizon, seed)
+            if read:
+                for name, accumulator in collected.items():
+                    scores[name][info.id] = accumulator.scores(source.context + source.horizon, seed)
         progress(info)
     return Evaluation(part, source.horizon, windows_per_session, seed, tuple(infos), available, scores)
 
@@ -297,7 +309,9 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     size = max(1, max_rows // source.sessions[session].num_units)
     for first in range(0, len(windows), size):
-        yield source.read(session, part, windows[first : first + size])
+        batch = source.read(session, part, windows[first : first + size])
+        if len(batch[-1]):
+            yield batch
 
 
 def _require_distinct(sessions: Sequence[SessionInfo]) -> None:

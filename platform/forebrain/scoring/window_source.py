@@ -47,7 +47,8 @@ class WindowSource(Protocol):
         """Windows by number [B], each in [0, num_windows), in order of time.
 
         Returns:
-            float32 context [B, C, N], float32 target [B, H, N] and int64 start frames [B].
+            float32 context [B, C, N], float32 target [B, H, N] and int64 start frames [B]. A source that
+            skips what it cannot read gives fewer than were asked for.
         """
 
     def training_mean(self, session: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from forebrain.errors import ConfigError, ForebrainError, RecordingError, ShardError
+from forebrain.errors import ConfigError, ForebrainError, RecordingError, ShardError, StorageError
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import Report
 from forebrain.sessions.resample import bin_events, resample
@@ -97,6 +97,7 @@ def prepare(
     Raises:
         ConfigError: `out` holds shards that were prepared with other options.
         RecordingError: not one session is usable; each failure is named.
+        StorageError: `out` does not answer, refuses access, or is full; no index is written.
     """
     storage = Folder(out)
     _refuse_other_options(storage, config)
@@ -115,6 +116,8 @@ def prepare(
     for number, row in enumerate(
         run_each(functools.partial(_prepare_one, open_recording, storage.uri, config), todo), 1
     ):
+        if "stopped" in row:
+            raise StorageError(f"{row['stopped']} Prepared sessions are kept: running it again goes on.")
         failures += row["failures"]
         usable.update(row["prepared"])
         progress(f"[{number}/{len(todo)}] {row['recording']}: {', '.join(row['lines'])}")
@@ -180,6 +183,8 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
         try:
             cleaned, report = clean(session, config)
             entry = write_session(cleaned, report, source, storage, config)
+        except StorageError as error:  # no fault of the recording, and the next would meet it too
+            return {**result, "stopped": str(error)}
         except (ForebrainError, OSError) as error:
             failures.append(_named(recording, error, out))
             lines.append(f"{session.id} cannot be used")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import logging
 import mmap
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
 
-from forebrain.errors import ShardError
+from forebrain.errors import BadShardError, ShardError
 from forebrain.shards.fits import Fit
 from forebrain.shards.index import (
     INDEX_NAME,
@@ -28,9 +29,13 @@ from forebrain.shards.index import (
 )
 from forebrain.storage import Folder, readable
 
+OnBadShard = Literal["stop", "skip"]
+
 MAX_OPEN_SHARDS = 256  # memory maps at once; each holds a file descriptor
 CACHED_FITS = 4096
 CACHED_PAGE_BYTES = 256 << 20  # of a remote set
+
+_log = logging.getLogger(__name__)
 
 
 class ShardSet:
@@ -42,10 +47,24 @@ class ShardSet:
         max_window: longest window that can be read, frames.
         forecasts_components: whether principal components stand in place of the units.
         sessions: entries, sorted by id; each is parsed when it is first asked for.
+        skips_bad: whether bad shards are to be passed over; then finding one is a warning.
+        bad_shards: what was found wrong so far, by name of the shard.
     """
 
-    def __init__(self, uri: str, index: Index, entries: Sequence[bytes], storage: Folder) -> None:
+    def __init__(
+        self,
+        uri: str,
+        index: Index,
+        entries: Sequence[bytes],
+        storage: Folder,
+        skips_bad: bool = False,
+        bad_shards: dict[str, str] | None = None,
+    ) -> None:
         self.uri = uri
+        self.skips_bad = skips_bad
+        self.bad_shards = bad_shards or {}
+        self._unreadable = frozenset(self.bad_shards)
+        self._bad_pages: dict[tuple[str, int], str] = {}
         self.fingerprint = index.fingerprint
         self.max_window = index.max_window
         self.forecasts_components = index.options.get("pca") is not None
@@ -56,8 +75,13 @@ class ShardSet:
         self._arrays = lru_cache(CACHED_FITS)(self._read_arrays)
 
     @classmethod
-    def open(cls, uri: str) -> ShardSet:
+    def open(cls, uri: str, on_bad_shard: OnBadShard = "stop") -> ShardSet:
         """Opens a set and checks that it is whole: index, entries, and the size of every shard.
+
+        Args:
+            uri: its address.
+            on_bad_shard: whether shards that are missing or have another size are an error or, with `skip`,
+                a warning. All else is an error in any case.
 
         Raises:
             ShardError: there is no index, its format is unknown, an entry is not the one that was indexed,
@@ -75,18 +99,24 @@ class ShardSet:
                 "Check the address, or run prepare: it continues what was begun."
             ) from error
         index = Index.from_bytes(data, uri)
-        _check_shards(index, storage)
-        return cls(uri, index, _read_entries(index, storage), storage)
+        bad = _bad_shards(index, storage)
+        if bad and on_bad_shard == "stop":
+            raise ShardError(next(iter(bad.values())))
+        for problem in bad.values():
+            _log.warning("%s Its windows are skipped.", problem)
+        return cls(uri, index, _read_entries(index, storage), storage, on_bad_shard == "skip", bad)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.uri, self.fingerprint)
+        return _reopen, (self.uri, self.fingerprint, "skip" if self.skips_bad else "stop")
 
     def read(self, session: int, start: int, stop: int) -> np.ndarray:
         """Raw frames [start, stop) of a session, float32 [stop - start, N]. May be read-only.
 
         Raises:
+            BadShardError: the shard is missing, ends too early, or a page does not match its checksum (the
+                message names shard, key and byte).
             ShardError: the window crosses a segment, is longer than `max_window`, or lies outside the
-                session; or a page does not match its checksum (the message names shard, key and byte).
+                session.
         """
         entry = self.sessions[session]
         number = bisect.bisect_right(entry.stretches, start, key=lambda stretch: stretch.start) - 1
@@ -96,7 +126,22 @@ class ShardSet:
                 f"session {entry.id}: frames {start} to {stop} are no readable window; expected at most "
                 f"{self.max_window} frames within one of the segments {_shortened(entry.segments)}."
             )
-        return self._pages.read(entry, max(number, 0), start - stretch.start, stop - stretch.start)
+        start, stop = start - stretch.start, stop - stretch.start
+        shard, pages = entry.shards[stretch.shard].name, _pages_of(entry, start, stop)
+        known = self.bad_shards[shard] if shard in self._unreadable else None
+        for page in pages:
+            known = known or self._bad_pages.get((stretch.key, page))
+        if known:
+            raise BadShardError(known)
+        try:
+            return self._pages.read(entry, max(number, 0), start, stop)
+        except ShardError as error:
+            found = (error.pages if isinstance(error, BadShardError) else ()) or tuple(pages)
+            self._bad_pages.update({(stretch.key, page): str(error) for page in found})
+            self.bad_shards.setdefault(shard, str(error))
+            if self.skips_bad:
+                _log.warning("%s Windows that need it are skipped.", error)
+            raise BadShardError(str(error), found) from error
 
     def fit(self, session: int, protocol: str) -> Fit:
         """The normalisation of a session under a protocol.
@@ -130,14 +175,16 @@ class ShardSet:
         return safetensors.numpy.load(data)
 
 
-def _reopen(uri: str, fingerprint: str) -> ShardSet:
-    shards = ShardSet.open(uri)
+def _reopen(uri: str, fingerprint: str, on_bad_shard: OnBadShard) -> ShardSet:
+    shards = ShardSet.open(uri, on_bad_shard)
     if shards.fingerprint != fingerprint:
         raise ShardError(f"{uri}: the shards changed while they were in use; start again from the new set.")
     return shards
 
 
-def _check_shards(index: Index, storage: Folder) -> None:
+def _bad_shards(index: Index, storage: Folder) -> dict[str, str]:
+    """What is wrong with the shards that are missing or have another size, by name."""
+    bad = {}
     with readable(storage.uri, "shards/"):
         sizes = storage.sizes("shards")
     for row in index.sessions:
@@ -145,10 +192,11 @@ def _check_shards(index: Index, storage: Folder) -> None:
             name = shard_name(row.key, number)
             if sizes.get(name) != expected:
                 found = f"has {sizes[name]} bytes" if name in sizes else "is missing"
-                raise ShardError(
+                bad[name] = (
                     f"{storage.uri}: {name} {found}; expected {expected} bytes. "
                     "Run prepare again: it rewrites only what is missing or damaged."
                 )
+    return bad
 
 
 def _read_entries(index: Index, storage: Folder) -> list[bytes]:
@@ -284,10 +332,11 @@ def _pages_of(entry: SessionEntry, start: int, stop: int) -> range:
 def _check_page(entry: SessionEntry, stretch: Stretch, page: int, frames: np.ndarray, uri: str) -> None:
     if zlib.crc32(frames.data) != stretch.page_crc32[page]:
         offset = stretch.offset + page * entry.page_frames * 4 * entry.num_units
-        raise ShardError(
+        raise BadShardError(
             f"{uri}: {entry.shards[stretch.shard].name} is damaged: sample {stretch.key}, page {page} "
             f"at byte {offset} does not match its checksum. Remove the file and run prepare again: "
-            "it rewrites only that session."
+            "it rewrites only that session.",
+            pages=(page,),
         )
 
 

@@ -6,12 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 
 from forebrain.errors import ConfigError
 from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights
+from forebrain.shards.reader import OnBadShard
 from forebrain.shards.windows import ShardWindows
 
 
@@ -24,11 +26,14 @@ class MixtureConfig:
             None: 0.5, under protocol poco 1.
         largest_share: no data set gets more than this share. None: 0.5, under protocol poco 1.
         num_slots: sessions are packed into this many slots of about equal rows, which workers own.
+        on_bad_shard: what to do about a shard that is missing or damaged: `stop` with an error, or `skip` the
+            windows in it and count them. No part of a run's identity.
     """
 
     exponent: float | None = None
     largest_share: float | None = None
     num_slots: int = 64
+    on_bad_shard: OnBadShard = "stop"
 
     def __post_init__(self) -> None:
         if self.exponent is not None and not 0 <= self.exponent <= 1:
@@ -37,6 +42,8 @@ class MixtureConfig:
             raise ConfigError(f"mixture.largest_share is {self.largest_share}; expected above 0, at most 1.")
         if self.num_slots < 1:
             raise ConfigError(f"mixture.num_slots is {self.num_slots}; expected 1 or more.")
+        if self.on_bad_shard not in get_args(OnBadShard):
+            raise ConfigError(f"mixture.on_bad_shard is {self.on_bad_shard!r}; expected stop or skip.")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class SessionWindows:
         target: [B, H, M], of the units that are forecast.
         forecast_units: int64 [M], which of the N those are; None for all.
         is_split: other workers own further units of the session, and have the same windows of it.
+        present: bool [B], which windows are there: the others could not be read, are zeros and do not count.
+            None for all.
     """
 
     session: str
@@ -57,6 +66,11 @@ class SessionWindows:
     target: np.ndarray
     forecast_units: np.ndarray | None = None
     is_split: bool = False
+    present: np.ndarray | None = None
+
+    @property
+    def num_skipped(self) -> int:
+        return 0 if self.present is None else int(np.count_nonzero(~self.present))
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,9 @@ class Batch:
         step: the step it belongs to.
         groups: the windows, session by session.
         num_windows, num_rows: of the whole global batch, over all workers (rows are windows x units
-            forecast).
+            forecast), as planned.
+        windows_skipped, rows_skipped: of this worker's part, what could not be read; windows of a split
+            session are counted by the owner of its first unit.
         wait_s: how long the consumer waited for it.
     """
 
@@ -75,6 +91,8 @@ class Batch:
     groups: list[SessionWindows]
     num_windows: int
     num_rows: int
+    windows_skipped: int = 0
+    rows_skipped: int = 0
     wait_s: float = 0.0
 
 
@@ -114,14 +132,20 @@ class Stream:
     def batch(self, step: int) -> Batch:
         """This worker's part of the global batch of a step."""
         draws = self._order.batch(step, self._owned)
-        groups = []
+        groups, windows_skipped, rows_skipped = [], 0, 0
         for which in np.unique(draws.session):
+            session, own = int(self._position[which]), self._own[which]
             numbers = draws.window[draws.session == which]
-            context, target, _ = self._windows.read(
-                int(self._position[which]), "train", numbers, self._own[which].units
-            )
-            groups.append(self._group(step, which, context, target))
-        return Batch(step, groups, draws.batch_size, draws.rows)
+            context, target, starts = self._windows.read(session, "train", numbers, own.units)
+            present = None
+            if len(starts) < len(numbers):
+                present = np.isin(self._windows.starts(session, "train", numbers), starts)
+                context, target = _spread(context, present), _spread(target, present)
+            group = replace(self._group(step, which, context, target), present=present)
+            groups.append(group)
+            windows_skipped += group.num_skipped if own.start == 0 else 0
+            rows_skipped += group.num_skipped * group.target.shape[2]
+        return Batch(step, groups, draws.batch_size, draws.rows, windows_skipped, rows_skipped)
 
     def stand_in(self, step: int) -> Batch:
         """Zeros in place of a batch that cannot be read: the windows of split sessions, in whose reading
@@ -172,7 +196,7 @@ class Stream:
                 if isinstance(item, BaseException):
                     raise item
                 wait_s = time.perf_counter() - start
-                yield Batch(item.step, item.groups, item.num_windows, item.num_rows, wait_s)
+                yield replace(item, wait_s=wait_s)
         finally:
             stop.set()
             thread.join()
@@ -185,6 +209,13 @@ class Stream:
             chosen = chosen[(own.start <= chosen) & (chosen < own.stop)] - own.start
             target = target[..., chosen]
         return SessionWindows(own.session.id, own.session.dataset, context, target, chosen, own.is_split)
+
+
+def _spread(windows: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Windows that could be read [b, T, N] in their places among all [B, T, N], zeros in the others."""
+    spread = np.zeros((len(present), *windows.shape[1:]), dtype=windows.dtype)
+    spread[present] = windows
+    return spread
 
 
 def build_order(

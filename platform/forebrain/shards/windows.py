@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from forebrain.errors import ShardError
+from forebrain.errors import BadShardError, ShardError
 from forebrain.scoring.protocols import Part, Windows, fit_ranges, part_ranges, windows_of
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.reader import ShardSet
@@ -49,7 +49,7 @@ class ShardWindows:
     def read(
         self, session: int, part: Part, numbers: np.ndarray, units: slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reads windows.
+        """Reads windows; of a set that skips bad shards, those of them that can be read.
 
         Args:
             session: position in `sessions`.
@@ -58,17 +58,26 @@ class ShardWindows:
             units: a range of the session's N units.
 
         Returns:
-            context [B, C, N] and target [B, H, N], normalised float32, and start frames [B].
+            context [B, C, N] and target [B, H, N], normalised float32, and start frames [B]; B is smaller
+            by the windows that were skipped.
 
         Raises:
             ShardError: a page is damaged, or a window holds a value that is not finite.
         """
-        starts = self.starts(session, part, numbers)
         length = self.context + self.horizon
         fit = self.shards.fit(session, self.protocol)
-        windows = np.stack(
-            [fit.apply(self.shards.read(session, int(start), int(start) + length), units) for start in starts]
-        )
+        read, found = [], []
+        for start in self.starts(session, part, numbers):
+            raw = self._frames(session, int(start), int(start) + length)
+            if raw is not None:
+                read.append(fit.apply(raw, units))
+                found.append(start)
+        starts = np.array(found, dtype=np.int64)
+        if not read:
+            num_units = len(range(self._num_units(session))[units])
+            empty = np.zeros((0, length, num_units), dtype=np.float32)
+            return empty[:, : self.context], empty[:, self.context :], starts
+        windows = np.stack(read)
         if not np.isfinite(windows).all():
             bad = starts[~np.isfinite(windows).all(axis=(1, 2))][0]
             raise ShardError(
@@ -84,13 +93,23 @@ class ShardWindows:
         if training == fit_ranges(self.protocol, entry.num_frames, self._segments(session)):
             return np.zeros(self._num_units(session), dtype=np.float32)
         fit, step = self.shards.fit(session, self.protocol), self.shards.max_window
-        total = np.zeros(fit.num_outputs)
+        total, num_frames = np.zeros(fit.num_outputs), 0
         for start, stop in training:
             for first in range(start, stop, step):
-                total += fit.apply(self.shards.read(session, first, min(first + step, stop))).sum(
-                    0, dtype=float
-                )
-        return (total / max(1, sum(stop - start for start, stop in training))).astype(np.float32)
+                raw = self._frames(session, first, min(first + step, stop))
+                if raw is not None:
+                    total += fit.apply(raw).sum(0, dtype=float)
+                    num_frames += len(raw)
+        return (total / max(1, num_frames)).astype(np.float32)
+
+    def _frames(self, session: int, start: int, stop: int) -> np.ndarray | None:
+        """Raw frames [start, stop), or None where they cannot be read and the set skips what is bad."""
+        try:
+            return self.shards.read(session, start, stop)
+        except BadShardError:
+            if self.shards.skips_bad:
+                return None
+            raise
 
     def _num_units(self, session: int) -> int:
         """What is forecast of a session: its units, or the principal components in their place."""

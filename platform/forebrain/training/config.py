@@ -100,8 +100,8 @@ class TrainingConfig:
             )
         if self.deepspeed is not None and not self.strategy.startswith("zero"):
             raise ConfigError(
-                f"training.deepspeed is given and training.strategy is {self.strategy}; expected "
-                "zero1, zero2 or zero3, which run on DeepSpeed."
+                f"training.deepspeed is given and training.strategy is {self.strategy}; "
+                "expected zero1, zero2 or zero3, which run on DeepSpeed."
             )
 
     def resolved(self, protocol: str) -> ResolvedTraining:
@@ -209,14 +209,14 @@ class PretrainConfig:
         strategy = self.training.strategy
         if strategy != "ddp" and self.workers == 0:
             raise ConfigError(
-                f"training.strategy is {strategy} and workers is 0; expected 1 or more workers, or strategy "
-                "ddp, which needs no process group."
+                f"training.strategy is {strategy} and workers is 0; expected 1 or more workers, "
+                "or strategy ddp, which needs no process group."
             )
         if strategy.startswith("zero") and self.training.resolved(self.protocol).joint_clip:
             raise ConfigError(
                 f"training.strategy is {strategy}, which clips the backbone's gradients itself and cannot "
-                "clip them jointly with those of interfaces; expected ddp or fsdp, or --training.joint_clip "
-                "false."
+                "clip them jointly with those of interfaces; expected ddp or fsdp, or "
+                "--training.joint_clip false."
             )
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
@@ -244,4 +244,5 @@ class PretrainConfig:
             "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",
         ):  # fmt: skip
             del values["training"][name]
+        del values["mixture"]["on_bad_shard"]
         return values

@@ -8,7 +8,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,13 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from forebrain.errors import CheckpointError, DivergenceError, ForebrainError, StoppedByPeerError
+from forebrain.errors import (
+    CheckpointError,
+    DivergenceError,
+    ForebrainError,
+    ShardError,
+    StoppedByPeerError,
+)
 from forebrain.models.contract import Interface, SessionInput
 from forebrain.models.poco import Poco
 from forebrain.models.relative import relative_error, squared_error
@@ -66,12 +72,14 @@ class StepTotals:
         saving: workers that are still writing a checkpoint.
         stop: workers that were asked to stop.
         poll: workers that want to look together whether a machine is about to be taken away.
+        windows_skipped, rows_skipped: what could not be read.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.tensor = torch.zeros(6, device=device)
+        self.tensor = torch.zeros(8, device=device)
         (
             self.error, self.interface_square, self.failed, self.saving, self.stop, self.poll,
+            self.windows_skipped, self.rows_skipped,
         ) = self.tensor.unbind()  # fmt: skip
 
     def reduce(self, strategy: Strategy, shared: Sequence[Tensor]) -> None:
@@ -96,6 +104,8 @@ class Progress:
         validations_without_improvement: since then.
         seconds: wall time of the steps so far, validations and checkpoints included, over all attempts.
         units_x_frames: activity values read so far (rows x frames of a window).
+        windows_skipped: training windows that could not be read.
+        bad_shards: names of the shards they, or others, would have been in.
     """
 
     best_loss: float | None = None
@@ -103,6 +113,8 @@ class Progress:
     validations_without_improvement: int = 0
     seconds: float = 0.0
     units_x_frames: int = 0
+    windows_skipped: int = 0
+    bad_shards: list[str] = field(default_factory=list)
 
 
 class Trainer:
@@ -137,7 +149,7 @@ class Trainer:
         self.requests = requests or StopRequests()
         self.stopped: str | None = None
         self.report = report if group.is_first else (lambda event: None)
-        shards = ShardSet.open(RunFolder(config.out).shards(config.data))
+        shards = ShardSet.open(RunFolder(config.out).shards(config.data), config.mixture.on_bad_shard)
         self.data_fingerprint = shards.fingerprint
         self.windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
         self.order = build_order(
@@ -227,6 +239,9 @@ class Trainer:
         totals.saving += self.saver.busy
         totals.stop += self.requests.asked() is not None
         totals.poll += self.requests.is_poll_due()
+        if isinstance(batch, Batch):
+            totals.windows_skipped += batch.windows_skipped
+            totals.rows_skipped += batch.rows_skipped
         torch.manual_seed(derived_seed(self.config.seed, "dropout", self.steps_done, self.group.rank))
         readable = self.stream.stand_in(self.steps_done) if isinstance(batch, ForebrainError) else batch
         self._backward(readable, totals)
@@ -246,7 +261,15 @@ class Trainer:
         assert isinstance(batch, Batch)
         if totals.failed:
             raise StoppedByPeerError("another worker of this run could not go on; see its error.")
-        loss = totals.error.item() / (batch.num_rows * self.config.model.horizon)
+        rows_read = batch.num_rows - int(totals.rows_skipped)
+        if totals.windows_skipped:
+            self._count_skipped(int(totals.windows_skipped))
+        if not rows_read:
+            raise ShardError(
+                f"step {batch.step}: not one of its {batch.num_windows} windows can be read; bad shards are "
+                f"{', '.join(self.progress.bad_shards[:8])}. Prepare them again."
+            )
+        loss = totals.error.item() / (rows_read * self.config.model.horizon)
         interface_norm = totals.interface_square.sqrt()
         if not (np.isfinite(loss) and torch.isfinite(interface_norm)):
             raise DivergenceError(self._divergence(batch, loss))
@@ -262,6 +285,16 @@ class Trainer:
         self.steps_done += 1
         joint_norm = norm if config.joint_clip else (norm.square() + totals.interface_square).sqrt()
         return StepResult(loss, joint_norm.item(), communication_s)
+
+    def _count_skipped(self, num_windows: int) -> None:
+        """All workers meet here at the same steps, those in which any of them skipped windows."""
+        self.progress.windows_skipped += num_windows
+        self.progress.bad_shards = self._bad_shards()
+
+    def _bad_shards(self) -> list[str]:
+        """Names of the shards in which any worker, of any attempt, found damage."""
+        found = self.group.gather(sorted(self.windows.shards.bad_shards))
+        return sorted({*self.progress.bad_shards, *itertools.chain.from_iterable(found)})
 
     def _backward(self, batch: Batch, totals: StepTotals) -> None:
         """Adds the gradients of this worker's windows, and their errors to the totals."""
@@ -311,12 +344,13 @@ class Trainer:
         with self._autocast():
             forecasts = self.strategy.forward(inputs)
         error = relative_error if self.training.loss == "relative" else squared_error
-        return torch.stack(
-            [
-                error(forecast.float(), target, entry.of_forecast(entry.context, 2)).sum()
-                for forecast, target, entry in zip(forecasts, targets, inputs, strict=True)
-            ]
-        ).sum()
+        errors = []
+        for group, forecast, target, entry in zip(batch.groups, forecasts, targets, inputs, strict=True):
+            of_windows = error(forecast.float(), target, entry.of_forecast(entry.context, 2))
+            if group.present is not None:
+                of_windows = of_windows[self._to_device(group.present)]
+            errors.append(of_windows.sum())
+        return torch.stack(errors).sum()
 
     def _input(self, group: SessionWindows) -> SessionInput:
         return SessionInput(
@@ -491,7 +525,8 @@ class Trainer:
         self.clock.add("wait", batch.wait_s)
         self.clock.add("communication", result.communication_s)
         self.clock.add("step", seconds - result.communication_s)
-        units_x_frames = batch.num_rows * (self.config.model.context + self.config.model.horizon)
+        rows_read = batch.num_rows - int(self._totals.rows_skipped)
+        units_x_frames = rows_read * (self.config.model.context + self.config.model.horizon)
         self.progress.units_x_frames += units_x_frames
         self.report(
             {
@@ -527,6 +562,7 @@ class Trainer:
             "units_x_frames_per_s": self.progress.units_x_frames / max(self.progress.seconds, 1e-9),
             "peak_rss_bytes": max(self.group.gather(peak_rss_bytes())),
             "num_workers": self.group.size,
+            "skipped": {"windows": self.progress.windows_skipped, "shards": self._bad_shards()},
             "ledger": asdict(self._ledger()) if self.group.is_first else None,
         }
         self.report(event)
@@ -590,7 +626,12 @@ def _parts(batch: Batch, num_parts: int) -> list[Batch | None]:
     if num_parts == 1:
         return [batch if batch.groups else None]
     windows = [
-        replace(group, context=group.context[i : i + 1], target=group.target[i : i + 1])
+        replace(
+            group,
+            context=group.context[i : i + 1],
+            target=group.target[i : i + 1],
+            present=None if group.present is None else group.present[i : i + 1],
+        )
         for group in batch.groups
         for i in range(len(group.context))
     ]

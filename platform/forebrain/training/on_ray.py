@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+import uuid
 from typing import Any
 
 import ray
@@ -99,6 +100,10 @@ def train_on_ray(config: PretrainConfig, report: Report, launched: float | None 
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
+    # The name under which the run reserves its share of the cluster. With a new one each time, an elastic run
+    # whose driver was killed would wait 180 s for its own reservation to expire.
+    run_id = uuid.uuid5(uuid.NAMESPACE_URL, config.out).hex
+    object.__setattr__(trainer.train_run_context, "run_id", run_id)  # type: ignore[attr-defined]
     with StopSignals() as signals:
         step = _fit(trainer, desk, signals, report)
     if signals.received:

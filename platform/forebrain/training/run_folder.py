@@ -38,6 +38,10 @@ class RunFolder:
         values = dataclasses.asdict(config)
         self.folder.write("config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
 
+    def write_deepspeed(self, config: dict[str, Any]) -> None:
+        """Keeps what DeepSpeed is given, for people; nothing reads it."""
+        self.folder.write("deepspeed.json", json.dumps(config, indent=1).encode())
+
     def read_config(self) -> dict[str, Any] | None:
         """The run's config as plain values; None if no run was started here."""
         try:

@@ -148,7 +148,7 @@ def tensorboard_writer(run: RunFolder, purge_step: int | None = None) -> Any:
         purge_step: steps from here on, written by an attempt that was lost, are not shown.
     """
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from forebrain.training.board import Board
     except ImportError:
         return None
-    return SummaryWriter(run.folder.uri_of("tensorboard"), purge_step=purge_step)
+    return Board(run.folder, purge_step)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ class Zero(Strategy):
     def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._group = group
         self._stage = STAGES[config.strategy]
+        self._horizon = backbone.config.horizon
         # Stage 3 takes the weights away between steps, so forecasts of one worker need a copy of them.
         self._replica = copy.deepcopy(backbone) if self._stage == 3 else backbone
         self._parameters = dict(backbone.named_parameters())
@@ -48,7 +50,12 @@ class Zero(Strategy):
     def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         device = inputs[0].context.device.type
         enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        return self._engine(inputs, torch.autocast(device, dtype=dtype, enabled=enabled))
+        rows = self._engine(inputs, torch.autocast(device, dtype=dtype, enabled=enabled))
+        shapes = [(len(entry.context), self._horizon, entry.context.shape[2]) for entry in inputs]
+        return [
+            part.view(shape)
+            for part, shape in zip(rows.split([math.prod(shape) for shape in shapes]), shapes, strict=True)
+        ]
 
     def backward(self, error: Tensor, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)
@@ -104,9 +111,12 @@ class Zero(Strategy):
 
     def close(self) -> None:
         import deepspeed.comm
+        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
         from deepspeed.utils import groups
 
         self._engine.destroy()
+        # Stage 3 leaves the module here, and with it all of its own.
+        FWD_MODULE_STACK.clear()
         deepspeed.comm.destroy_process_group(groups._get_data_parallel_group())
         # Parameters and their hooks hold the group too.
         self.__dict__.clear()
@@ -183,13 +193,15 @@ class _Whole(nn.Module):
         for name, parameter in backbone.named_parameters():
             self.register_parameter(_flat(name), parameter)
 
-    def forward(self, inputs: Sequence[SessionInput], autocast: torch.autocast) -> list[Tensor]:
+    def forward(self, inputs: Sequence[SessionInput], autocast: torch.autocast) -> Tensor:
+        """All forecasts in one row: stage 3 counts outputs, and they must be as many on every worker."""
         weights = _Together.apply(*(getattr(self, _flat(name)) for name in self._names))
         # DeepSpeed's engine ends an autocast that is on around it.
         with autocast:
-            return functional_call(
+            forecasts = functional_call(
                 self._backbone[0].train(), dict(zip(self._names, weights, strict=True)), (inputs,)
             )
+        return torch.cat([forecast.flatten() for forecast in forecasts])
 
 
 class _Together(torch.autograd.Function):

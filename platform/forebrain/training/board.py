@@ -1,0 +1,50 @@
+"""TensorBoard's files in a run folder, also where that is in an object store."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from forebrain.storage import Folder
+
+
+class Board(SummaryWriter):
+    """Writes to tensorboard/ of a run; what was added is there after `flush` or `close`.
+
+    TensorBoard itself appends to an object by reading and writing all of it, for each row of an embedding,
+    and gives up at the first fault. So the files grow on a local disk and are brought over whole.
+
+    Args:
+        run: the run folder.
+        purge_step: steps from here on, written by an attempt that was lost, are not shown.
+    """
+
+    def __init__(self, run: Folder, purge_step: int | None = None) -> None:
+        self._remote = None if run.is_local else run.child("tensorboard")
+        self._sizes: dict[str, int] = {}
+        if self._remote is None:
+            super().__init__(run.uri_of("tensorboard"), purge_step=purge_step)
+        else:
+            self._scratch = tempfile.TemporaryDirectory(prefix="forebrain-")
+            super().__init__(self._scratch.name, purge_step=purge_step)
+
+    def flush(self) -> None:
+        super().flush()
+        self._bring_over()
+
+    def close(self) -> None:
+        super().close()
+        self._bring_over()
+
+    def _bring_over(self) -> None:
+        if self._remote is None:
+            return
+        root = Path(self._scratch.name)
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if path.is_file() and path.stat().st_size != self._sizes.get(name):
+                data = path.read_bytes()  # it only ever grows
+                self._remote.write(name, data)
+                self._sizes[name] = len(data)
