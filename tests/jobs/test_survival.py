@@ -69,7 +69,7 @@ class Job:
             self._command, env=self._environment, stdout=self._log, stderr=self._log, cwd=self._folder
         )
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"ended too early:\n{self.log}"
@@ -85,7 +85,7 @@ class Job:
         return self.store.newest_step()
 
     def end(self) -> int:
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=180)
 
     def stop(self) -> int:
         """Asks it to stop; the step it stopped after."""
