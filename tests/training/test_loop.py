@@ -143,7 +143,7 @@ def test_a_damaged_shard_stops_the_run_at_its_step(make_config: Make, train: Tra
 def test_when_every_checkpoint_is_damaged_nothing_starts_over(make_config: Make, train: Train) -> None:
     config = make_config()
     train(config)
-    for path in Path(config.out).glob("checkpoints/*/backbone.safetensors"):
+    for path in Path(config.out).glob("checkpoints/*/backbone-*"):
         path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
         train(config)
@@ -294,7 +294,7 @@ def test_two_workers_train_what_one_trains_and_one_goes_on_where_two_stopped(
     assert second["losses"] == []  # only the first worker reports
     (last,) = [c for c in CheckpointStore(Folder(config.out).child("checkpoints")).committed() if c.step == 6]
     assert sorted(stored.name for stored in last.files) == [
-        "backbone.safetensors", "interfaces-00000.safetensors", "interfaces-00001.safetensors",
+        "backbone-00000.safetensors", "interfaces-00000.safetensors", "interfaces-00001.safetensors",
     ]  # fmt: skip
     CheckpointStore(Folder(config.out).child("checkpoints")).folder.remove("00000006.json")
     assert losses(train(config)) == pytest.approx(alone[4:], rel=1e-5)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from forebrain.errors import (
@@ -39,7 +38,7 @@ from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder, check_same_run
 from forebrain.training.saving import Saved, Saver, Snapshot
-from forebrain.training.state import Interfaces, derived_seed, joined
+from forebrain.training.state import Interfaces, derived_seed, file_of, from_files
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies import Strategy, build_strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
@@ -403,11 +402,13 @@ class Trainer:
         self.saver.start(lambda: self._take_snapshot(validation_loss))
 
     def _take_snapshot(self, validation_loss: float | None) -> Snapshot:
-        backbone = self.strategy.export()
-        tensors = {f"interfaces-{self.group.rank:05d}.safetensors": self.interfaces.export()}
-        if self.group.is_first:
-            tensors["backbone.safetensors"] = backbone
-        return Snapshot(self.steps_done, validation_loss, self._record(), tensors)
+        rank = self.group.rank
+        tensors = {
+            file_of("backbone", rank): self.strategy.export(),
+            file_of("interfaces", rank): self.interfaces.export(),
+        }
+        own = {name: part for name, part in tensors.items() if part}
+        return Snapshot(self.steps_done, validation_loss, self._record(), own)
 
     def _before_commit(self, step: int) -> float:
         self.report({"kind": "committing", "step": step})
@@ -610,12 +611,8 @@ def check_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint:
 
 def load_checkpoint(strategy: Strategy, interfaces: Interfaces, contents: Mapping[str, bytes]) -> None:
     """Loads a checkpoint's files, written by any number of workers under any strategy."""
-    strategy.load(load_tensors(contents["backbone.safetensors"]))
-    of_sessions: dict[str, Tensor] = {}
-    for name, data in contents.items():
-        if name.startswith("interfaces-"):
-            of_sessions |= load_tensors(data)
-    interfaces.load(joined(of_sessions))
+    strategy.load(from_files("backbone", contents))
+    interfaces.load(from_files("interfaces", contents))
 
 
 def _parts(batch: Batch, num_parts: int) -> list[Batch | None]:

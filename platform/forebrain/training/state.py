@@ -6,17 +6,24 @@ workers can load it:
     <parameter>                        fp32 value
     <parameter>.exp_avg, .exp_avg_sq   moments of AdamW, and .max_exp_avg_sq with amsgrad
     <parameter>.step                   times the parameter was moved
-    <any of these>[a:b]                rows a to b of it, where the session's units are split over workers
+    <any of these>[a:b]                rows a to b of it, where workers share it out by rows
+    <any of these>(16,48)[a:b]         elements a to b of it, flattened, where they share it out otherwise;
+                                       (16,48) is the shape of the whole
+
+A worker writes what it has into files of its own, so nothing is sent to save a checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from forebrain.errors import CheckpointError
@@ -27,7 +34,7 @@ from forebrain.training.config import ResolvedTraining
 
 PortableTensors = dict[str, Tensor]
 
-_RANGE = re.compile(r"(?P<name>.*)\[(?P<start>\d+):(?P<stop>\d+)\]", re.DOTALL)
+_RANGE = re.compile(r"(?P<name>.*?)(\((?P<shape>[\d,]*)\))?\[(?P<start>\d+):(?P<stop>\d+)\]", re.DOTALL)
 
 # Keys of an optimiser's state that are carried from run to run.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -163,29 +170,58 @@ class Interfaces:
             load_parameters(self._optimiser, named, own, f"session {session}")
 
 
+def file_of(kind: Literal["backbone", "interfaces"], rank: int) -> str:
+    """The name of a worker's file in a checkpoint."""
+    return f"{kind}-{rank:05d}.safetensors"
+
+
+def from_files(kind: Literal["backbone", "interfaces"], contents: Mapping[str, bytes]) -> PortableTensors:
+    """What the files of a checkpoint hold of the backbone or of interfaces, joined.
+
+    Raises:
+        CheckpointError: a range is missing.
+    """
+    tensors: PortableTensors = {}
+    for name, data in contents.items():
+        if name.startswith(kind):
+            tensors |= load_tensors(data)
+    return joined(tensors)
+
+
+def name_of_range(name: str, shape: torch.Size, start: int, count: int) -> str:
+    """The portable form's name of elements [start, start + count) of a tensor of this shape, flattened."""
+    return f"{name}({','.join(map(str, shape))})[{start}:{start + count}]"
+
+
 def joined(tensors: Mapping[str, Tensor]) -> PortableTensors:
-    """Puts the ranges `<name>[a:b]` that several workers exported together.
+    """Puts the ranges that several workers exported together.
 
     Raises:
         CheckpointError: a range is missing.
     """
     whole: PortableTensors = {}
     ranges: dict[str, list[tuple[int, int, Tensor]]] = {}
+    shapes: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
         found = _RANGE.fullmatch(name)
         if found is None:
             whole[name] = tensor
-        else:
-            ranges.setdefault(found["name"], []).append((int(found["start"]), int(found["stop"]), tensor))
+            continue
+        ranges.setdefault(found["name"], []).append((int(found["start"]), int(found["stop"]), tensor))
+        if found["shape"] is not None:
+            shapes[found["name"]] = [int(size) for size in found["shape"].split(",") if size]
     for name, parts in ranges.items():
         parts.sort(key=lambda part: part[0])
         starts, stops, pieces = zip(*parts, strict=True)
-        if starts != (0, *stops[:-1]):
+        shape = shapes.get(name)
+        if starts != (0, *stops[:-1]) or (shape is not None and stops[-1] != math.prod(shape)):
             raise CheckpointError(
-                f"{name}: the checkpoint holds rows {', '.join(f'{a} to {b}' for a, b, _ in parts)}, with "
-                "others missing; not all workers' files are there."
+                f"{name}: the checkpoint holds {'rows' if shape is None else 'elements'} "
+                f"{', '.join(f'{a} to {b}' for a, b, _ in parts)}, with others missing; not all workers' "
+                "files are there."
             )
-        whole[name] = torch.cat(pieces) if pieces[0].ndim else pieces[0]
+        together = torch.cat(pieces) if pieces[0].ndim else pieces[0]
+        whole[name] = together if shape is None else together.view(shape)
     return whole
 
 
@@ -211,10 +247,15 @@ def export_parameters(
     """Parameters and their moments as the portable form, on the CPU and not aliased."""
     tensors: PortableTensors = {}
     for name, parameter in parameters.items():
-        tensors[name] = parameter.detach().float().cpu().clone()
+        tensors[name] = portable(parameter)
         for moment, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"{name}.{moment}"] = value.detach().float().cpu().clone()
+            tensors[f"{name}.{moment}"] = portable(value)
     return tensors
+
+
+def portable(value: Tensor) -> Tensor:
+    """A copy on the CPU, fp32."""
+    return value.detach().to("cpu", torch.float32, copy=True)
 
 
 @torch.no_grad()
