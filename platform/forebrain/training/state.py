@@ -123,6 +123,11 @@ class Interfaces:
         return whole
 
     @property
+    def units(self) -> dict[str, tuple[int, int]]:
+        """The units [start, stop) that this worker owns of each of its sessions."""
+        return {name: (owned.start, owned.stop) for name, owned in self.owned.items()}
+
+    @property
     def split_sessions(self) -> list[str]:
         return sorted(name for name, owned in self.owned.items() if owned.is_split)
 
@@ -133,37 +138,33 @@ class Interfaces:
             self._optimiser.step()
 
     def export(self) -> PortableTensors:
-        """Names are `<session id>:<parameter>`."""
+        """Names are `<session id>:<parameter>`. Every worker exports its copy of a split session's vector."""
         tensors: PortableTensors = {}
         for session, named in self._parameters.items():
             assert self._optimiser is not None
             own = self.owned[session]
             for name, tensor in export_parameters(self._optimiser, named).items():
-                if not own.is_split:
-                    tensors[f"{session}:{name}"] = tensor
-                elif name.startswith("unit"):
-                    tensors[f"{session}:{name}[{own.start}:{own.stop}]"] = tensor
-                elif own.start == 0:  # the copies are equal
-                    tensors[f"{session}:{name}"] = tensor
+                is_part = own.is_split and name.startswith("unit")
+                of_units = f"[{own.start}:{own.stop}]" if is_part else ""
+                tensors[f"{session}:{name}{of_units}"] = tensor
         return tensors
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Loads what any number of workers exported, joined; sessions of other workers are passed over.
+        """Loads what any number of workers exported, not yet joined; sessions of other workers, and units of
+        theirs, are passed over and may be missing.
 
         Raises:
-            CheckpointError: a session is missing, or has another number of units.
+            CheckpointError: a session is missing, or some of its units, or has another number of units.
         """
         for session, named in self._parameters.items():
             prefix, owned = f"{session}:", self.owned[session]
             own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+            own = joined(own, (owned.start, owned.stop))
             if owned.is_split:
-                if "unit" in own and len(own["unit"]) != owned.session.num_units:
-                    raise CheckpointError(
-                        f"session {session}: the checkpoint holds {len(own['unit'])} units; expected "
-                        f"{owned.session.num_units}. It belongs to another data set."
-                    )
                 own = {
-                    name: value[owned.units] if name.startswith("unit") and value.ndim else value
+                    name: value[owned.units]
+                    if value.ndim and len(value) == owned.session.num_units
+                    else value
                     for name, value in own.items()
                 }
             assert self._optimiser is not None
@@ -175,8 +176,15 @@ def file_of(kind: Literal["backbone", "interfaces"], rank: int) -> str:
     return f"{kind}-{rank:05d}.safetensors"
 
 
-def from_files(kind: Literal["backbone", "interfaces"], contents: Mapping[str, bytes]) -> PortableTensors:
-    """What the files of a checkpoint hold of the backbone or of interfaces, joined.
+def from_files(
+    kind: Literal["backbone", "interfaces"], contents: Mapping[str, bytes], joins: bool = True
+) -> PortableTensors:
+    """What the files of a checkpoint hold of the backbone or of interfaces.
+
+    Args:
+        kind: of the two.
+        contents: the files.
+        joins: whether to put ranges together.
 
     Raises:
         CheckpointError: a range is missing.
@@ -185,7 +193,7 @@ def from_files(kind: Literal["backbone", "interfaces"], contents: Mapping[str, b
     for name, data in contents.items():
         if name.startswith(kind):
             tensors |= load_tensors(data)
-    return joined(tensors)
+    return joined(tensors) if joins else tensors
 
 
 def name_of_range(name: str, shape: torch.Size, start: int, count: int) -> str:
@@ -193,8 +201,12 @@ def name_of_range(name: str, shape: torch.Size, start: int, count: int) -> str:
     return f"{name}({','.join(map(str, shape))})[{start}:{start + count}]"
 
 
-def joined(tensors: Mapping[str, Tensor]) -> PortableTensors:
+def joined(tensors: Mapping[str, Tensor], rows: tuple[int, int] | None = None) -> PortableTensors:
     """Puts the ranges that several workers exported together.
+
+    Args:
+        tensors: whole ones and ranges by name.
+        rows: of those that are there in ranges of rows, only these are wanted, [start, stop).
 
     Raises:
         CheckpointError: a range is missing.
@@ -212,14 +224,21 @@ def joined(tensors: Mapping[str, Tensor]) -> PortableTensors:
             shapes[found["name"]] = [int(size) for size in found["shape"].split(",") if size]
     for name, parts in ranges.items():
         parts.sort(key=lambda part: part[0])
-        starts, stops, pieces = zip(*parts, strict=True)
         shape = shapes.get(name)
-        if starts != (0, *stops[:-1]) or (shape is not None and stops[-1] != math.prod(shape)):
+        first, last = rows or (0, parts[-1][1] if shape is None else math.prod(shape))
+        wanted = [part for part in parts if part[0] < last and first < part[1]]
+        starts = [max(first, start) for start, _, _ in wanted]
+        stops = [min(last, stop) for _, stop, _ in wanted]
+        if [first, *stops] != [*starts, last]:
             raise CheckpointError(
                 f"{name}: the checkpoint holds {'rows' if shape is None else 'elements'} "
-                f"{', '.join(f'{a} to {b}' for a, b, _ in parts)}, with others missing; not all workers' "
-                "files are there."
+                f"{', '.join(f'{a} to {b}' for a, b, _ in parts)}; expected all of {first} to {last}. "
+                "Not all workers' files are there, or they belong to another model or data set."
             )
+        pieces = [
+            tensor[start - offset : stop - offset] if tensor.ndim else tensor
+            for start, stop, (offset, _, tensor) in zip(starts, stops, wanted, strict=True)
+        ]
         together = torch.cat(pieces) if pieces[0].ndim else pieces[0]
         whole[name] = together if shape is None else together.view(shape)
     return whole
