@@ -18,8 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from forebrain.models.contract import SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model, SessionInput
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import PortableTensors, adamw, check_parameters, moments_of, set_learning_rate
@@ -32,7 +31,7 @@ class FullyShared(Strategy):
 
     lockstep = True
 
-    def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._group = group
         self._replica = copy.deepcopy(backbone)
         device = next(backbone.parameters()).device.type
@@ -67,7 +66,7 @@ class FullyShared(Strategy):
         return norm
 
     @torch.no_grad()
-    def replica(self) -> Poco:
+    def replica(self) -> Model:
         for name, parameter in self._replica.named_parameters():
             parameter.copy_(self._parameters[name].full_tensor())
         return self._replica
