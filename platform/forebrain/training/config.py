@@ -7,8 +7,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from forebrain.config import slot
 from forebrain.errors import ConfigError
+from forebrain.models.contract import ModelConfig
 from forebrain.models.poco import PocoConfig
+from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
@@ -180,7 +183,7 @@ class PretrainConfig:
             between. Nodes that announce their end do not count.
         resize_check_s: seconds between looks for room for more workers, where there are fewer.
         seed: of weights, interfaces, data order, dropout.
-        model: the backbone.
+        model: the backbone; `name` chooses it, and with it the options that it has.
         training: the optimisation.
         mixture: how data sets are mixed.
         evaluation: which windows are scored.
@@ -195,7 +198,7 @@ class PretrainConfig:
     max_restarts: int = -1
     resize_check_s: float = 60.0
     seed: int = 0
-    model: PocoConfig = field(default_factory=PocoConfig)
+    model: ModelConfig = field(default_factory=PocoConfig, metadata=slot(SLOTS))
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -225,11 +228,9 @@ class PretrainConfig:
         if not self.resize_check_s > 0:
             raise ConfigError(f"resize_check_s is {self.resize_check_s}; expected a positive number.")
 
-    def resolved_model(self) -> PocoConfig:
+    def resolved_model(self) -> ModelConfig:
         """The model with the protocol's choices filled in."""
-        if self.model.relative is not None:
-            return self.model
-        return dataclasses.replace(self.model, relative=self.protocol != "poco")
+        return self.model.under(self.protocol)
 
     def identity(self) -> dict[str, Any]:
         """What makes it this run and no other: everything but where it is, what computes it and how, and how

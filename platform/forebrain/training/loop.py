@@ -22,8 +22,7 @@ from forebrain.errors import (
     ShardError,
     StoppedByPeerError,
 )
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import SessionInput
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
@@ -44,6 +43,8 @@ from forebrain.training.strategies import Strategy, build_strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 Report = Callable[[dict[str, Any]], None]
+# No session has more units: none is split over the workers.
+UNSPLIT = 2**62
 
 
 @dataclass(frozen=True)
@@ -158,14 +159,16 @@ class Trainer:
             config.mixture,
             self.training.units_per_window,
         )
-        self.stream = Stream(self.windows, self.order, group.rank, group.size, self.training.split_above)
         self.datasets = dataset_names(shards)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
-        backbone = Poco(config.resolved_model(), num_datasets=len(self.datasets)).to(device)
+        backbone = config.resolved_model().build(num_datasets=len(self.datasets)).to(device)
+        split_above = self.training.split_above if backbone.splits_units else UNSPLIT
+        self.stream = Stream(self.windows, self.order, group.rank, group.size, split_above)
+        self._new_interface = backbone.new_interface
         self.backbone_parameters = sum(p.numel() for p in backbone.parameters())
         self.strategy = build_strategy(backbone, self.training, group)
         self.interfaces = Interfaces(
-            self.stream.owned_sessions, config.model.width, self.training, config.seed, device
+            self.stream.owned_sessions, self._new_interface, self.training, config.seed, device
         )
         self.steps_done = 0
         self.store = CheckpointStore(Folder(config.out).child("checkpoints"), self.training.keep_checkpoints)
@@ -309,7 +312,7 @@ class Trainer:
     def _error_of_nothing(self) -> Tensor:
         """Zero, by way of the whole model: one unit at rest, for workers that must keep in step."""
         context = torch.zeros(1, self.config.model.context, 1, device=self.device)
-        interface = Interface(1, self.config.model.width).requires_grad_(False).to(self.device)
+        interface = self._new_interface(1).requires_grad_(False).to(self.device)
         with self._autocast():
             (forecast,) = self.strategy.forward([SessionInput(context, interface, 0)])
         return forecast.float().sum() * 0.0
