@@ -28,13 +28,13 @@ from forebrain.models.poco import Poco
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
-from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import Batch, SessionWindows, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
+from forebrain.training.data import open_windows
 from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder, check_same_run
@@ -149,9 +149,8 @@ class Trainer:
         self.requests = requests or StopRequests()
         self.stopped: str | None = None
         self.report = report if group.is_first else (lambda event: None)
-        shards = ShardSet.open(RunFolder(config.out).shards(config.data), config.mixture.on_bad_shard)
-        self.data_fingerprint = shards.fingerprint
-        self.windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
+        self.windows = open_windows(config, RunFolder(config.out).shards(config.data))
+        self.data_fingerprint = self.windows.shards.fingerprint
         self.order = build_order(
             self.windows,
             self.training.batch_size,
@@ -160,7 +159,7 @@ class Trainer:
             self.training.units_per_window,
         )
         self.stream = Stream(self.windows, self.order, group.rank, group.size, self.training.split_above)
-        self.datasets = dataset_names(shards)
+        self.datasets = dataset_names(self.windows)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
         backbone = Poco(config.resolved_model(), num_datasets=len(self.datasets)).to(device)
         self.backbone_parameters = sum(p.numel() for p in backbone.parameters())
@@ -334,6 +333,7 @@ class Trainer:
                 sessions=own,
                 windows_per_session=windows_per_session,
                 seed=self.config.seed,
+                as_scored=self.windows.as_scored,
             ).to_json()
         )
         return Evaluation.merge([Evaluation.from_json(part) for part in parts])
@@ -592,9 +592,9 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def dataset_names(shards: ShardSet) -> list[str]:
+def dataset_names(windows: ShardWindows) -> list[str]:
     """Names of the data sets, in the order of the backbone's embedding of them."""
-    return sorted({entry.dataset for entry in shards.sessions})
+    return sorted({info.dataset for info in windows.sessions})
 
 
 def check_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint: str) -> None:
