@@ -15,6 +15,7 @@ from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
+from forebrain.shards.subset import SubsetConfig
 
 StrategyName = Literal["ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -155,10 +156,16 @@ class EvaluationConfig:
         windows_per_session: at most this many windows of a session, evenly over its part; fewer where
             scoring would take more than a tenth of the training's time.
         full: score every window.
+        exact: score no fewer at the end, whatever it takes, so that runs that train on more or on less are
+            scored on the same windows.
+        longest_context: score windows with room for a context of so many frames, so that runs with shorter
+            contexts forecast the same frames. None: the model's own context.
     """
 
     windows_per_session: int = 256
     full: bool = False
+    exact: bool = False
+    longest_context: int | None = None
 
     def __post_init__(self) -> None:
         if self.windows_per_session < 1:
@@ -187,6 +194,7 @@ class PretrainConfig:
         training: the optimisation.
         mixture: how data sets are mixed.
         evaluation: which windows are scored.
+        subset: which part of the data it trains on.
         prepare: how recordings become shards, where `data` names recordings.
     """
 
@@ -202,6 +210,7 @@ class PretrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    subset: SubsetConfig = field(default_factory=SubsetConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
 
     def __post_init__(self) -> None:
@@ -225,6 +234,12 @@ class PretrainConfig:
             raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
         if self.max_restarts < -1:
             raise ConfigError(f"max_restarts is {self.max_restarts}; expected -1 (no limit) or more.")
+        longest = self.evaluation.longest_context
+        if longest is not None and longest < self.model.context:
+            raise ConfigError(
+                f"evaluation.longest_context is {longest}; expected at least model.context "
+                f"({self.model.context})."
+            )
         if not self.resize_check_s > 0:
             raise ConfigError(f"resize_check_s is {self.resize_check_s}; expected a positive number.")
 

@@ -26,13 +26,13 @@ from forebrain.models.contract import SessionInput
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
-from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import Batch, SessionWindows, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
+from forebrain.training.data import open_windows
 from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder, check_same_run
@@ -149,9 +149,8 @@ class Trainer:
         self.requests = requests or StopRequests()
         self.stopped: str | None = None
         self.report = report if group.is_first else (lambda event: None)
-        shards = ShardSet.open(RunFolder(config.out).shards(config.data), config.mixture.on_bad_shard)
-        self.data_fingerprint = shards.fingerprint
-        self.windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
+        self.windows = open_windows(config, RunFolder(config.out).shards(config.data))
+        self.data_fingerprint = self.windows.shards.fingerprint
         self.order = build_order(
             self.windows,
             self.training.batch_size,
@@ -159,7 +158,7 @@ class Trainer:
             config.mixture,
             self.training.units_per_window,
         )
-        self.datasets = dataset_names(shards)
+        self.datasets = dataset_names(self.windows)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
         backbone = config.resolved_model().build(num_datasets=len(self.datasets)).to(device)
         split_above = self.training.split_above if backbone.splits_units else UNSPLIT
@@ -336,6 +335,7 @@ class Trainer:
                 sessions=own,
                 windows_per_session=windows_per_session,
                 seed=self.config.seed,
+                as_scored=self.windows.as_scored,
             ).to_json()
         )
         return Evaluation.merge([Evaluation.from_json(part) for part in parts])
@@ -594,9 +594,9 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def dataset_names(shards: ShardSet) -> list[str]:
+def dataset_names(windows: ShardWindows) -> list[str]:
     """Names of the data sets, in the order of the backbone's embedding of them."""
-    return sorted({entry.dataset for entry in shards.sessions})
+    return sorted({info.dataset for info in windows.sessions})
 
 
 def check_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint: str) -> None:
