@@ -33,9 +33,10 @@ SCONTROL = """#!/usr/bin/env bash
 echo "scontrol $*" >> "$CALLS"
 if [ "$1" = show ]; then tr , '\\n' <<< "$3"; fi
 """
-# A job that sees its cluster, hears of a node that goes, and saves when it is asked to stop.
+# A job that sees its cluster, as the doctor does, hears of machines that go, and saves when asked to stop.
+# Ray's own logs must not hold the token.
 JOB = """
-import pathlib, signal, subprocess, sys, time
+import json, os, pathlib, signal, subprocess, sys, time
 import ray
 out, leave = map(pathlib.Path, sys.argv[1:])
 
@@ -48,8 +49,16 @@ ray.init(log_to_driver=False)
 while sum(node["Alive"] for node in ray.nodes()) < 2:
     time.sleep(0.1)
 assert ray.cluster_resources()["CPU"] == 2
-subprocess.run([sys.executable, leave, "--seconds", "3"], check=True, timeout=60)
-assert len(ray._private.state.state.get_draining_nodes()) == 2
+doctor = [sys.executable, "-m", "forebrain.cli", "doctor", "--json"]
+found = json.loads(subprocess.run(doctor, capture_output=True, check=True).stdout)
+assert "2 nodes, 2 cores" in found["cluster"][0]["text"], found
+leaving = subprocess.Popen([sys.executable, leave, "--seconds", "60"])
+while len(ray._private.state.state.get_draining_nodes()) < 2:
+    assert leaving.poll() in (None, 0)
+    time.sleep(0.1)
+leaving.kill()
+logs = [path for path in pathlib.Path(os.environ["TEMP_DIR"]).rglob("*") if path.is_file()]
+assert logs and not [path for path in logs if os.environ["RAY_AUTH_TOKEN"].encode() in path.read_bytes()]
 (out / "ready").touch()
 time.sleep(300)
 """
@@ -70,13 +79,14 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "CALLS": str(tmp_path / "calls"),
         "SLURM_JOB_ID": f"{os.getpid()}",
         "SLURM_CPUS_PER_TASK": "1",
+        "TEMP_DIR": f"/tmp/forebrain-{os.getpid()}",
         "OMP_NUM_THREADS": "1",
     }
 
 
 def left_behind(slurm: dict[str, str]) -> list[str]:
     """Processes and folders of the job's cluster."""
-    temp_dir = f"/tmp/forebrain-{slurm['SLURM_JOB_ID']}"
+    temp_dir = slurm["TEMP_DIR"]
     lines = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
     return [line for line in lines if temp_dir in line] + ([temp_dir] if Path(temp_dir).exists() else [])
 
