@@ -189,6 +189,8 @@ class PretrainConfig:
         max_restarts: times that lost workers are started again; -1: as long as checkpoints are made in
             between. Nodes that announce their end do not count.
         resize_check_s: seconds between looks for room for more workers, where there are fewer.
+        use_gpu: a GPU for each worker. None: if there are enough now. True waits for them, also on a cluster
+            that starts machines with GPUs only when they are asked for.
         seed: of weights, interfaces, data order, dropout.
         model: the backbone; `name` chooses it, and with it the options that it has.
         training: the optimisation.
@@ -205,6 +207,7 @@ class PretrainConfig:
     min_workers: int | None = None
     max_restarts: int = -1
     resize_check_s: float = 60.0
+    use_gpu: bool | None = None
     seed: int = 0
     model: ModelConfig = field(default_factory=PocoConfig, metadata=slot(SLOTS))
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -230,6 +233,11 @@ class PretrainConfig:
                 "clip them jointly with those of interfaces; expected ddp or fsdp, or "
                 "--training.joint_clip false."
             )
+        if self.use_gpu is not None and self.workers == 0:
+            raise ConfigError(
+                f"use_gpu is {self.use_gpu} and workers is 0, which takes this machine's GPU if it has one; "
+                "expected no use_gpu, or 1 or more workers."
+            )
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
         if self.max_restarts < -1:
@@ -254,7 +262,7 @@ class PretrainConfig:
         The address of the data is part of it, and their fingerprint is in the checkpoints besides.
         """
         values = dataclasses.asdict(self)
-        for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s"):
+        for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s", "use_gpu"):
             del values[name]
         for name in (
             "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",
