@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from forebrain.adaptation.artifact import Adapted, weights_of
-from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.artifact import Adapted
+from forebrain.adaptation.backbone import Backbone, weights_of
 from forebrain.adaptation.description import Description
 from forebrain.models.contract import Interface
 from forebrain.models.poco import Poco, PocoConfig

@@ -26,9 +26,9 @@ from typing import Any, Literal
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from forebrain.adaptation.backbone import Origin, pull_version, tensors_of
+from forebrain.adaptation.backbone import Origin, pull_version, tensors_of, weights_of
 from forebrain.adaptation.description import Description, fill
 from forebrain.errors import AdaptationError, StorageError
 from forebrain.models.contract import Interface, SessionInput
@@ -251,13 +251,6 @@ _PLAIN = (
     "num_recorded", "unit_names", "rate_hz", "recorded_rate_hz", "event_rate_hz", "resample_hz", "species",
     "subject", "session", "dataset", "fitted_on",
 )  # fmt: skip
-
-
-def weights_of(module: nn.Module) -> bytes:
-    """A module's parameters as one safetensors file; equal weights give equal bytes."""
-    return safetensors.torch.save(
-        {name: parameter.detach().float().cpu().contiguous() for name, parameter in module.named_parameters()}
-    )
 
 
 @contextlib.contextmanager

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from forebrain.adaptation.description import Description
+from forebrain.adaptation.run_backbone import describe, open_windows, seen_sessions
 from forebrain.errors import AdaptationError
 from forebrain.models.poco import Poco
+from forebrain.training.run_folder import RunFolder
+from forebrain.training.trained import TrainedModel
 from forebrain_registry import Pulled, Registry, RegistryError, SeenSession, pull
 from forebrain_registry.records import WEIGHTS
 
@@ -87,6 +90,28 @@ class Backbone:
         model = description.build(tensors_of(data, where), where).requires_grad_(False)
         return cls(model, description, origin, metadata.sessions)
 
+    @classmethod
+    def from_run(cls, run: str, data: str | None = None) -> Backbone:
+        """The best backbone of a run, as it would be published.
+
+        Args:
+            run: the run folder, the --out of jobs/pretrain.py.
+            data: shards the run was trained on; None for where its config says they are.
+
+        Raises:
+            ForebrainError: there is no run, or its data are not to be had.
+        """
+        folder = RunFolder(run)
+        trained = TrainedModel.load(folder)
+        windows = open_windows(folder, trained, data)
+        weights_sha256 = hashlib.sha256(weights_of(trained.backbone)).hexdigest()
+        return cls(
+            model=trained.backbone.requires_grad_(False),
+            description=describe(trained, windows),
+            origin=Origin(folder.uri, weights_sha256),
+            sessions=seen_sessions(trained, windows),
+        )
+
     @property
     def rates_hz(self) -> list[float]:
         """The rates that it was trained on, where they are known."""
@@ -111,6 +136,13 @@ def pull_version(reference: str, registry: str, cache: str | os.PathLike[str] | 
         return pull(Registry(registry), reference, cache=cache)
     except RegistryError as error:
         raise AdaptationError(str(error)) from error
+
+
+def weights_of(module: nn.Module) -> bytes:
+    """A module's parameters as one safetensors file; equal weights give equal bytes."""
+    return safetensors.torch.save(
+        {name: parameter.detach().float().cpu().contiguous() for name, parameter in module.named_parameters()}
+    )
 
 
 def tensors_of(data: bytes, where: str) -> Mapping[str, Tensor]:
