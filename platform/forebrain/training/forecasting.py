@@ -60,13 +60,15 @@ def affordable_windows(
 
     Args:
         share: of the time of `steps` training steps.
-        steps: None for those between two validations.
+        steps: None for those between two validations; else, at the end, evaluation.exact holds.
 
     Returns:
         At least 8 and at most evaluation.windows_per_session; None for every window.
     """
     if config.evaluation.full:
         return None
+    if config.evaluation.exact and steps is not None:
+        return config.evaluation.windows_per_session
     steps = config.training.validate_every if steps is None else steps
     rows_trained = steps * order.rows_each_epoch.sum() / order.steps_each_epoch
     rows_each_window = sum(entry.num_units for entry in windows.sessions)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from forebrain.config import from_values
@@ -19,7 +18,7 @@ from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster
 from forebrain.training.run_folder import RunFolder
-from forebrain.training.state import joined
+from forebrain.training.state import from_files
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +57,8 @@ class TrainedModel:
         checkpoint, contents = _best_whole(CheckpointStore(run.folder.child("checkpoints")), run.uri)
         datasets = checkpoint.record["datasets"]
         backbone = config.resolved_model().build(num_datasets=len(datasets)).eval()
-        _fill(backbone, load_tensors(contents.pop("backbone.safetensors")), "backbone")
-        tensors: dict[str, Tensor] = {}
-        for data in contents.values():
-            tensors |= load_tensors(data)
-        tensors = joined(tensors)
+        _fill(backbone, from_files("backbone", contents), "backbone")
+        tensors = from_files("interfaces", contents)
         suffix = ":unit"
         interfaces = {}
         for name, unit in tensors.items():

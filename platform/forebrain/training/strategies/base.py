@@ -58,7 +58,8 @@ class Strategy(ABC):
 
     @abstractmethod
     def export(self) -> PortableTensors:
-        """The portable form, whole on the first worker."""
+        """This worker's part of the portable form, a copy. All workers' parts together are the whole, of
+        which each has every tensor or range that no other has."""
 
     @abstractmethod
     def load(self, tensors: Mapping[str, Tensor]) -> None:

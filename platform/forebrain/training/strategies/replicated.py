@@ -57,7 +57,7 @@ class Replicated(Strategy):
         return self._backbone
 
     def export(self) -> PortableTensors:
-        return export_parameters(self._optimiser, self._parameters)
+        return export_parameters(self._optimiser, self._parameters) if self._group.is_first else {}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         load_parameters(self._optimiser, self._parameters, tensors, "backbone")
