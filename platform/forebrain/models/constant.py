@@ -17,6 +17,7 @@ from forebrain.models.contract import Interface, Model, ModelConfig, SessionInpu
 class CopyConfig(ModelConfig):
     """The last frame, repeated. Nothing is trained."""
 
+    title = "Copy (slot)"
     name: Literal["copy"] = "copy"
 
     def under(self, protocol: str) -> Self:
@@ -49,6 +50,7 @@ class Copy(Model):
 class MeanConfig(ModelConfig):
     """A level for each unit, learnt: its mean, where the squared error is the loss."""
 
+    title = "Mean (trained)"
     name: Literal["mean"] = "mean"
 
     def __post_init__(self) -> None:

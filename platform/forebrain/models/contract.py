@@ -128,6 +128,8 @@ class ModelConfig:
             None: in a run what the protocol does (yes, under protocol poco no), elsewhere no, as published.
     """
 
+    # What tables call the model.
+    title: ClassVar[str] = ""
     name: str = ""
     context: int = 48
     horizon: int = 16

@@ -28,6 +28,7 @@ class FilterNetConfig(ModelConfig):
         dropout: dropout behind the filter while training.
     """
 
+    title = "FilterNet"
     name: Literal["filternet"] = "filternet"
     width: int = 128
     hidden_width: int = 256

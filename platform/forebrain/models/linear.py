@@ -22,6 +22,7 @@ class LinearConfig(ModelConfig):
         individual: each unit has a map of its own; false: all share one.
     """
 
+    title = "Linear (trained)"
     name: Literal["linear"] = "linear"
     individual: bool = False
 
@@ -37,6 +38,7 @@ class NLinearConfig(ModelConfig):
         individual: each unit has a map of its own; false: all share one.
     """
 
+    title = "NLinear"
     name: Literal["nlinear"] = "nlinear"
     individual: bool = False
 
@@ -53,6 +55,7 @@ class DLinearConfig(ModelConfig):
         kernel: frames of the moving average that is the trend; an odd number.
     """
 
+    title = "DLinear"
     name: Literal["dlinear"] = "dlinear"
     individual: bool = False
     kernel: int = 25

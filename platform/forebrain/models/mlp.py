@@ -21,6 +21,7 @@ class MlpConfig(ModelConfig):
         num_layers: hidden layers.
     """
 
+    title = "MLP"
     name: Literal["mlp"] = "mlp"
     width: int = 1024
     num_layers: int = 1

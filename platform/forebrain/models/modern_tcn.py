@@ -32,6 +32,7 @@ class ModernTcnConfig(ModelConfig):
         dropout: dropout behind each perceptron and before the forecast while training.
     """
 
+    title = "ModernTCN"
     name: Literal["moderntcn"] = "moderntcn"
     patch: int = 8
     stride: int = 4

@@ -22,6 +22,7 @@ class NetFormerConfig(ModelConfig):
         width: of queries and keys.
     """
 
+    title = "NetFormer"
     name: Literal["netformer"] = "netformer"
     unit_width: int = 32
     width: int = 64

@@ -25,6 +25,7 @@ class PlrnnConfig(ModelConfig):
         forcing: over the context, the part of the state that each frame sets; the rest is the dynamics' own.
     """
 
+    title = "PLRNN"
     name: Literal["plrnn"] = "plrnn"
     width: int = 64
     hidden_width: int = 256

@@ -42,6 +42,7 @@ class PoyoConfig(_HalfConfig):
     """POCO without its forecaster of a unit's own past; options are POCO's."""
 
     UNUSED = ("film_width", "film_layers")
+    title = "POYO"
     name: Literal["poyo"] = "poyo"  # type: ignore[assignment]
 
     def build(self, num_datasets: int = 1) -> Poyo:
@@ -56,6 +57,7 @@ class UicoConfig(_HalfConfig):
         "token_length", "encoder_context", "num_latents", "num_layers", "num_heads", "head_width",
         "latent_session_embedding", "rotary_t_max", "branch_dropout",
     )  # fmt: skip
+    title = "UICO"
     name: Literal["uico"] = "uico"  # type: ignore[assignment]
 
     @property
@@ -74,6 +76,7 @@ class TacoConfig(_HalfConfig):
     """
 
     UNUSED = ("num_latents", "latent_session_embedding")
+    title = "TACO"
     name: Literal["taco"] = "taco"  # type: ignore[assignment]
 
     def build(self, num_datasets: int = 1) -> Taco:

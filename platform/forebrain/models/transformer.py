@@ -26,6 +26,7 @@ class TransformerConfig(ModelConfig):
         dropout: dropout on the residual branches while training.
     """
 
+    title = "Transformer"
     name: Literal["transformer"] = "transformer"
     width: int = 128
     num_layers: int = 2

@@ -24,6 +24,7 @@ class TsMixerConfig(ModelConfig):
         dropout: dropout in both mixers while training.
     """
 
+    title = "TSMixer"
     name: Literal["tsmixer"] = "tsmixer"
     num_blocks: int = 2
     unit_width: int = 64
