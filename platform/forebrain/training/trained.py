@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster
 from forebrain.training.run_folder import RunFolder
-from forebrain.training.state import from_files
+from forebrain.training.state import from_files, untrained_interface
 
 _log = logging.getLogger(__name__)
 
@@ -74,18 +74,32 @@ class TrainedModel:
                 _fill(interfaces[session], own, f"session {session}")
         return cls(config, checkpoint, backbone, interfaces, datasets)
 
-    def forecaster(self, sessions: Sequence[SessionInfo]) -> ModelForecaster:
-        """A forecaster for the scorer, of those sessions that have an interface."""
+    def forecaster(self, sessions: Sequence[SessionInfo], new: Collection[str] = ()) -> ModelForecaster:
+        """A forecaster for the scorer, of those sessions that have an interface, and of new ones.
+
+        Args:
+            sessions: what a session number means.
+            new: ids of sessions that were not trained on. They get the interface that training would have
+                begun with, and no embedding of a data set of which nothing was trained on.
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.backbone.to(device)
-        for interface in self.interfaces.values():
+        interfaces = dict(self.interfaces)
+        for info in sessions:
+            if info.id in new:
+                interfaces[info.id] = untrained_interface(
+                    self.config.seed, info.id, info.num_units, self.backbone.new_interface
+                )
+        for interface in interfaces.values():
             interface.to(device)
+        known = {info.dataset for info in sessions if info.id in self.interfaces}
+        datasets = [name if name in known else "" for name in self.datasets]
         bf16 = self.config.training.precision == "bf16"
 
         def autocast() -> contextlib.AbstractContextManager[None]:
             return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
-        return ModelForecaster(self.backbone, self.interfaces, self.datasets, sessions, autocast)
+        return ModelForecaster(self.backbone, interfaces, datasets, sessions, autocast)
 
 
 def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
