@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,10 @@ from forebrain.studies.laws import FittedLaw, Verdict
 
 INK, MUTED, FAINT = "#222222", "#767676", "#d9d9d9"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+# Okabe & Ito's palette and lighter and darker shades of it.
+_COLOURS = (
+    BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#b8a000", "#7f3c8d", "#a5aa99", "#7a1f2b", "#11a579",
+)  # fmt: skip
 _DPI = 150
 
 
@@ -124,3 +129,39 @@ def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor="white")
     return stream.getvalue()
+
+
+def scatter_figure(
+    places: np.ndarray,
+    labels: Sequence[str | None],
+    share: np.ndarray,
+    text: str,
+    names: Sequence[str | None] | None = None,
+) -> bytes:
+    """Points in the plane, the most frequent labels in colour.
+
+    Args:
+        places: [U, 2], two principal components.
+        labels: of each point; None is grey.
+        share: [2], of the variance that each component holds.
+        text: the title.
+        names: written beside points, and points of a name are joined; None for none.
+    """
+    figure, axes = canvas(8.2, 6.2)
+    counts = Counter(label for label in labels if label)
+    shown = [label for label, _ in counts.most_common(len(_COLOURS))]
+    colour_of = dict(zip(shown, _COLOURS, strict=False))
+    colours = [colour_of.get(label or "", FAINT) for label in labels]
+    axes.scatter(places[:, 0], places[:, 1], c=colours, s=14, linewidths=0, alpha=0.8)
+    for label in shown:
+        axes.scatter([], [], c=colour_of[label], s=24, label=f"{label} ({counts[label]})")
+    for name in sorted({name for name in names or () if name}):
+        own = places[[each == name for each in names or ()]]
+        axes.plot(own[:, 0], own[:, 1], color=MUTED, linewidth=0.5, alpha=0.5, zorder=0)
+        axes.annotate(name, own[0], fontsize=5.5, color=INK)
+    axes.set_xlabel(f"first component, {share[0]:.0%} of the variance")
+    axes.set_ylabel(f"second, {share[1]:.0%}")
+    rest = len(counts) - len(shown)
+    title(axes, text, f"{len(places)} units" + (f"; grey: {rest} rarer labels, or none" if rest else ""))
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7.5)
+    return png(figure)
