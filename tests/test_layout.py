@@ -29,6 +29,7 @@ ONLY_IN = {
         "training/ray_metrics.py",
         "cluster_runtime.py",
         "chaos.py",
+        "doctor.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
 }

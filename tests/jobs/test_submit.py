@@ -85,6 +85,14 @@ def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_the_doctor_finds_where_jobs_are_submitted(dashboard: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "forebrain.cli", "doctor", "--cluster", dashboard],
+        env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and f"{dashboard}: takes jobs" in done.stdout, done.stdout + done.stderr
+
+
 def test_a_submitted_job_trains_on_the_cluster_and_leaves_its_run(dashboard: str, tmp_path: Path) -> None:
     done = submit(dashboard, "--data", "sim://default", "--out", str(tmp_path / "run"), *TINY)
     assert done.returncode == 0, done.stdout + done.stderr

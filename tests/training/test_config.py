@@ -35,6 +35,7 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path:
         (["--training.learning_rate", "-1"], ["training.learning_rate is -1"]),
         (["--model.token_length", "7"], ["model.token_length is 7", "48"]),
         (["--workers", "-1"], ["workers is -1"]),
+        (["--workers", "0", "--use_gpu", "true"], ["use_gpu is True", "workers is 0"]),
     ],
 )
 def test_a_wrong_option_is_named_with_what_is_allowed(arguments: list[str], words: list[str]) -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from safetensors.torch import load as load_tensors
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
@@ -23,6 +22,7 @@ from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.loop import Trainer
+from forebrain.training.state import from_files, joined
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies.deepspeed_config import deepspeed_config
 
@@ -61,7 +61,7 @@ def steps(config: PretrainConfig, count: int) -> list[tuple[float, float]]:
 def saved_backbone(config: PretrainConfig) -> dict[str, torch.Tensor]:
     found = CheckpointStore(Folder(config.out).child("checkpoints")).newest()
     assert found is not None
-    return load_tensors(found[1]["backbone.safetensors"])
+    return from_files("backbone", found[1])
 
 
 def _worker(rank: int, configs: dict[str, dict[str, PretrainConfig]], results: str) -> None:
@@ -81,9 +81,11 @@ def _worker(rank: int, configs: dict[str, dict[str, PretrainConfig]], results: s
         trainer = Trainer(of_strategy["whole"], WorkerGroup(), torch.device("cpu"), lambda event: None)
         others = saved_backbone(configs["ddp"]["whole"])
         trainer.strategy.load(others)
-        exported = trainer.strategy.export()
+        parts = trainer.group.gather(trainer.strategy.export())
+        exported = joined(parts[0] | parts[1])
         replica = dict(trainer.strategy.replica().named_parameters())
         found[f"{strategy} loads"] = all(exported[name].equal(each) for name, each in others.items())
+        found[f"{strategy} shares out"] = not parts[0].keys() & parts[1].keys()
         found[f"{strategy} gathers"] = all(each.equal(others[name]) for name, each in replica.items())
         for last in (False, True):
             trainer.strategy.backward(trainer._error_of_nothing() * float("nan"), is_last=last)
@@ -145,7 +147,7 @@ def test_every_strategy_trains_the_same_and_goes_on_where_another_stopped(
             assert error < 1e-3, f"{strategy}: {name} differs by {error}"
         plain = Poco(configs[strategy]["whole"].resolved_model(), num_datasets=2)
         plain.load_state_dict({name: exported[name] for name in plain.state_dict()})
-        for claim in ("loads", "gathers", "notices"):
+        for claim in ("loads", "shares out", "gathers", "notices"):
             assert found[f"{strategy} {claim}"], f"{strategy}: {claim}"
     last = steps(configs["alone"]["chain"], LINK)
     chain = [*(each for strategy in STRATEGIES for each in found[f"{strategy} chain"]), *last]

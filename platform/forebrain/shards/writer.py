@@ -60,7 +60,7 @@ def write_session(
     frames = _Frames(session, max(1, config.page_bytes // (4 * session.num_units)), fitted_on)
     shards: list[Shard] = []
     stretches: list[Stretch] = []
-    for ranges in _plan(session.num_units, segments, config):
+    for ranges in plan_stretches(session.num_units, segments, config):
         name = shard_name(session.key, len(shards))
         with storage.file_to_fill(name) as path:
             size, sha256, written = _write_shard(path, frames, ranges, len(shards), len(stretches))
@@ -100,7 +100,7 @@ def write_session(
     return entry
 
 
-def _plan(num_units: int, segments: list[Range], config: PrepareConfig) -> Iterator[list[Range]]:
+def plan_stretches(num_units: int, segments: list[Range], config: PrepareConfig) -> Iterator[list[Range]]:
     """The stretches of each tar, as frame ranges.
 
     A stretch overlaps the next one of its segment by max_window - 1 frames, so that every window of at

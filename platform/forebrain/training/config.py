@@ -7,8 +7,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from forebrain.config import slot
 from forebrain.errors import ConfigError
+from forebrain.models.contract import ModelConfig
 from forebrain.models.poco import PocoConfig
+from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
@@ -186,8 +189,10 @@ class PretrainConfig:
         max_restarts: times that lost workers are started again; -1: as long as checkpoints are made in
             between. Nodes that announce their end do not count.
         resize_check_s: seconds between looks for room for more workers, where there are fewer.
+        use_gpu: a GPU for each worker. None: if there are enough now. True waits for them, also on a cluster
+            that starts machines with GPUs only when they are asked for.
         seed: of weights, interfaces, data order, dropout.
-        model: the backbone.
+        model: the backbone; `name` chooses it, and with it the options that it has.
         training: the optimisation.
         mixture: how data sets are mixed.
         evaluation: which windows are scored.
@@ -202,8 +207,9 @@ class PretrainConfig:
     min_workers: int | None = None
     max_restarts: int = -1
     resize_check_s: float = 60.0
+    use_gpu: bool | None = None
     seed: int = 0
-    model: PocoConfig = field(default_factory=PocoConfig)
+    model: ModelConfig = field(default_factory=PocoConfig, metadata=slot(SLOTS))
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -227,6 +233,11 @@ class PretrainConfig:
                 "clip them jointly with those of interfaces; expected ddp or fsdp, or "
                 "--training.joint_clip false."
             )
+        if self.use_gpu is not None and self.workers == 0:
+            raise ConfigError(
+                f"use_gpu is {self.use_gpu} and workers is 0, which takes this machine's GPU if it has one; "
+                "expected no use_gpu, or 1 or more workers."
+            )
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
         if self.max_restarts < -1:
@@ -240,11 +251,9 @@ class PretrainConfig:
         if not self.resize_check_s > 0:
             raise ConfigError(f"resize_check_s is {self.resize_check_s}; expected a positive number.")
 
-    def resolved_model(self) -> PocoConfig:
+    def resolved_model(self) -> ModelConfig:
         """The model with the protocol's choices filled in."""
-        if self.model.relative is not None:
-            return self.model
-        return dataclasses.replace(self.model, relative=self.protocol != "poco")
+        return self.model.under(self.protocol)
 
     def identity(self) -> dict[str, Any]:
         """What makes it this run and no other: everything but where it is, what computes it and how, and how
@@ -253,7 +262,7 @@ class PretrainConfig:
         The address of the data is part of it, and their fingerprint is in the checkpoints besides.
         """
         values = dataclasses.asdict(self)
-        for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s"):
+        for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s", "use_gpu"):
             del values[name]
         for name in (
             "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",
