@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "training": {"models", "shards", "scoring", "sessions"},
     "evaluation": {"training", "models", "shards", "scoring", "sessions"},
     "adaptation": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
+    "studies": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
 }
 # Heavy packages, and the only modules of these folders that may import them.
 ONLY_IN = {
@@ -30,6 +31,7 @@ ONLY_IN = {
         "training/ray_metrics.py",
         "cluster_runtime.py",
         "chaos.py",
+        "studies/tuning.py",
         "doctor.py",
     },
     "deepspeed": {"training/strategies/zero.py"},

@@ -178,7 +178,7 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
     entries = dict(enumerate(whole.sessions))
     if config.include is not None:
         for pattern in config.include:
-            if not any(fnmatchcase(entry.id, pattern) for entry in entries.values()):
+            if not any(_is_like(entry.id, pattern) for entry in entries.values()):
                 raise ConfigError(
                     f"subset.include: no session of {whole.uri} is like {pattern!r}; there are "
                     f"{', '.join(entry.id for entry in list(entries.values())[:8])} ..."
@@ -186,7 +186,7 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
         entries = {
             position: entry
             for position, entry in entries.items()
-            if any(fnmatchcase(entry.id, pattern) for pattern in config.include)
+            if any(_is_like(entry.id, pattern) for pattern in config.include)
         }
     if config.subjects is not None:
         subjects = _drawn(
@@ -197,6 +197,11 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
         ids = _drawn("sessions", sorted(entry.id for entry in entries.values()), config.sessions, seed)
         entries = {position: entry for position, entry in entries.items() if entry.id in ids}
     return list(entries)
+
+
+def _is_like(session_id: str, pattern: str) -> bool:
+    # An id may hold brackets, which are not meant as a pattern's.
+    return session_id == pattern or fnmatchcase(session_id, pattern)
 
 
 def subject_of(entry: SessionEntry) -> str:
