@@ -1,0 +1,26 @@
+"""Fixtures of the live forecaster's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from realtime_small import Small, build_small
+
+from forebrain import realtime
+from forebrain.realtime import LiveConfig, LiveForecaster
+
+
+@pytest.fixture
+def small() -> Small:
+    return build_small(6)
+
+
+@pytest.fixture
+def open_live(small: Small) -> Callable[..., LiveForecaster]:
+    """Opens the small model; keyword arguments are those of `LiveConfig`."""
+
+    def open_(**options) -> LiveForecaster:
+        return realtime.open(*small, config=LiveConfig(**options), unit_names=list("abcdef"), rate_hz=5.0)
+
+    return open_
