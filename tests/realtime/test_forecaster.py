@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,14 +16,6 @@ from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.shards.fits import Fit
 
 Open = Callable[..., LiveForecaster]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @torch.inference_mode()
@@ -167,16 +159,35 @@ def test_a_sender_may_name_its_units(small: Small, open_live: Open) -> None:
     expected = play(open_live(), frames)
     live = open_live()
     play(live, frames[:30])
-    live.name_incoming(["f", "new", "e", "d", "c", "b", "a"])
+    names = ["f", "new", "e", "d", "c", "b", "a"]
     for number in range(30, 50):
         mixed = np.insert(frames[number, ::-1], 1, -1)
-        np.testing.assert_array_equal(live.step(mixed), expected[number])
+        forecast = live.step(mixed, units=names if number == 30 else None)
+        np.testing.assert_array_equal(forecast, expected[number])
     assert live.counts["unknown_units"] == 1
-    live.name_incoming(["a", "b"])
-    live.step(frames[-1, :2])
+    live.step(frames[-1, :2], units=["a", "b"])
     assert live.status()["units_without_value"] == 4
-    with pytest.raises(FrameError, match="twice"):
-        live.name_incoming(["a", "a"])
+
+
+def test_names_that_do_not_fit_change_nothing(small: Small, open_live: Open) -> None:
+    frames = activity(CONTEXT + 1, small.fit)
+    live = open_live()
+    play(live, frames[:CONTEXT])
+    for names in (["a", "a"], ["a", "b"]):
+        with pytest.raises(FrameError, match="expected"):
+            live.step(frames[CONTEXT], units=names)
+    np.testing.assert_array_equal(live.step(frames[CONTEXT]), play(open_live(), frames)[-1])
+    with pytest.raises(FrameError, match="no names"):
+        realtime.open(*small).step(frames[0], units=list("abcdef"))
+
+
+def test_a_frame_may_hold_all_recorded_units(small: Small, open_live: Open) -> None:
+    frames = activity(30, small.fit)
+    recorded = np.insert(frames, [0, 3], np.nan, axis=1)
+    columns = np.array([1, 2, 3, 5, 6, 7])
+    live = realtime.open(*small, columns=columns, num_recorded=8)
+    np.testing.assert_array_equal(play(live, recorded), play(open_live(), frames))
+    assert live.counts["missing_values"] == 0
 
 
 def test_another_rate_is_flagged(small: Small, open_live: Open) -> None:

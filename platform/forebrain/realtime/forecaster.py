@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -109,9 +109,9 @@ class LiveForecaster:
         self._known = np.zeros(num_units, bool)
         self._absent = np.full(num_units, self.context)  # frames since the unit had a value
         self._empty_run = 0
-        self._recorded = (num_recorded, columns)
-        self._named: tuple[np.ndarray, np.ndarray] | None = None
-        self._num_incoming = num_units
+        self.num_recorded = num_units if num_recorded is None else num_recorded
+        self._recorded_columns = columns
+        self._named: _Named | None = None
         self._normalised = np.empty((1, self.context, num_units), np.float32)
         self._input = torch.from_numpy(self._normalised)
         self._forecast: np.ndarray | None = None  # of the newest frame, by the model
@@ -123,13 +123,22 @@ class LiveForecaster:
                 "units; expected a name of its own for each."
             )
 
-    def step(self, frame: np.ndarray, index: int | None = None, time_s: float | None = None) -> np.ndarray:
+    def step(
+        self,
+        frame: np.ndarray,
+        index: int | None = None,
+        time_s: float | None = None,
+        units: Sequence[str] | None = None,
+    ) -> np.ndarray:
         """Takes in a frame and forecasts the next H.
 
         Args:
             frame: [N] in the recording's units; what is not finite counts as missing.
             index: of the frame in the stream; lets missing, repeated and late frames be told.
             time_s: when it was taken; does the same where there is no index, and measures the rate.
+            units: names of the frame's values, from this frame on: units that vanish, appear or change
+                places. Units of the interface that are not named have no value; names it does not know are
+                counted and left out.
 
         Returns:
             float32 [H, N] in the recording's units, always finite. Until C frames have come in a row, and
@@ -138,15 +147,25 @@ class LiveForecaster:
         Raises:
             FrameError: the frame has the wrong shape or type, or no place. It changes nothing.
         """
-        if self.ingest(frame, index, time_s):
+        if self.ingest(frame, index, time_s, units):
             self.forecast()
             self.settle()
         return self.answer.copy()
 
-    def ingest(self, frame: np.ndarray, index: int | None = None, time_s: float | None = None) -> bool:
+    def ingest(
+        self,
+        frame: np.ndarray,
+        index: int | None = None,
+        time_s: float | None = None,
+        units: Sequence[str] | None = None,
+    ) -> bool:
         """Takes in a frame without a forecast. False for a frame that changes nothing: late or repeated."""
-        values = self._checked(frame)
+        named = self._named if units is None else _Named.of(units, self.unit_names)
+        values = self._checked(frame, named)
         arrival = self.arrivals.judge(index, time_s)
+        if units is not None and named is not None:
+            self._named = named
+            self.counts["unknown_units"] += named.num_values - len(named.sources)
         if arrival.kind in ("late", "repeated"):
             self.counts[arrival.kind] += 1
             return False
@@ -180,6 +199,11 @@ class LiveForecaster:
         self.counts["forecasts"] += 1
         return self.answer
 
+    @torch.inference_mode()
+    def rehearse(self) -> None:
+        """Forecasts from the window as it is and forgets it, so that no frame has to meet a first call."""
+        self._call_model()
+
     def settle(self) -> None:
         """The work that an answer need not wait for: scores the forecasts so far, looks for drift."""
         self.score.observe(self.frame, self._known, self._scale)
@@ -190,26 +214,6 @@ class LiveForecaster:
             self.drifted_units = self._count_drifted()
         if self.config.fallback and self.score.num_windows >= MIN_FALLBACK_WINDOWS:
             self._falls_back = self.score.score < 0
-
-    def name_incoming(self, names: Sequence[str]) -> None:
-        """Says which unit each value of the coming frames is: units that vanish, appear or change places.
-
-        Units of the interface that are not named have no value from now on; names it does not know are
-        counted and left out.
-
-        Raises:
-            FrameError: a name comes twice, or the interface's units have no names.
-        """
-        if self.unit_names is None:
-            raise FrameError("units were named, but the model's units have no names; send all N in order.")
-        if len(set(names)) != len(names):
-            raise FrameError("a unit is named twice; expected each name once.")
-        position = {name: column for column, name in enumerate(self.unit_names)}
-        sources = [source for source, name in enumerate(names) if name in position]
-        targets = [position[names[source]] for source in sources]
-        self._named = np.array(targets, np.intp), np.array(sources, np.intp)
-        self._num_incoming = len(names)
-        self.counts["unknown_units"] += len(names) - len(sources)
 
     def replace_interface(self, interface: Interface) -> None:
         """Goes on with another interface of the same units, from the next forecast on."""
@@ -286,26 +290,26 @@ class LiveForecaster:
         """Whether the stream has left what the interface was fitted on."""
         return self.drifted_units > DRIFT_UNITS * self.num_units
 
-    def _checked(self, frame: np.ndarray) -> np.ndarray:
+    def _checked(self, frame: np.ndarray, named: _Named | None) -> np.ndarray:
         """The frame as float32 [N], NaN where it has no value."""
         values = np.asarray(frame)
-        num_recorded, columns = self._recorded
-        if self._named is None and columns is not None and values.shape == (num_recorded,):
+        columns = self._recorded_columns if named is None else None
+        if columns is not None and values.shape == (self.num_recorded,):
             values = values[columns]
-        if values.shape != (self._num_incoming,):
+        expected = self.num_units if named is None else named.num_values
+        if values.shape != (expected,):
             raise FrameError(
-                f"the frame has shape {values.shape}; expected ({self._num_incoming},), a value for each "
-                "unit. Name the units where they have changed."
+                f"the frame has shape {values.shape}; expected ({expected},), a value for each unit. "
+                "Name the units where they have changed."
             )
         if values.dtype.kind not in "fiu":
             raise FrameError(f"the frame holds values of type {values.dtype}; expected real numbers.")
         with np.errstate(over="ignore"):  # too large for float32: found as not finite
             values = values.astype(np.float32, copy=False)
-        if self._named is None:
+        if named is None:
             return values
-        targets, sources = self._named
         spread = np.full(self.num_units, np.nan, np.float32)
-        spread[targets] = values[sources]
+        spread[named.targets] = values[named.sources]
         return spread
 
     def _pass_over(self, missing: int) -> None:
@@ -414,6 +418,31 @@ def open(
     if config is None:
         config = LiveConfig(normalise="fit" if fit is not None else "running")
     return LiveForecaster(model, interface, fit, rate_hz, unit_names, columns, num_recorded, dataset, config)
+
+
+class _Named(NamedTuple):
+    """Which value of a frame is which unit's.
+
+    Attributes:
+        targets, sources: positions among the N units, and in the frame.
+        num_values: of a frame.
+    """
+
+    targets: np.ndarray
+    sources: np.ndarray
+    num_values: int
+
+    @classmethod
+    def of(cls, names: Sequence[str], unit_names: Sequence[str] | None) -> _Named:
+        """Raises FrameError if a name comes twice, or the interface's units have no names."""
+        if unit_names is None:
+            raise FrameError("units were named, but the model's have no names; expected all N, in order.")
+        if len(set(names)) != len(names):
+            raise FrameError("a unit is named twice; expected each name once.")
+        position = {name: column for column, name in enumerate(unit_names)}
+        sources = [source for source, name in enumerate(names) if name in position]
+        targets = [position[names[source]] for source in sources]
+        return cls(np.array(targets, np.intp), np.array(sources, np.intp), len(names))
 
 
 def _checked_fit(fit: Fit | None, num_units: int, config: LiveConfig) -> Fit:

@@ -14,7 +14,7 @@ _INK, _MUTED, _BLUE, _VERMILION = "#222222", "#767676", "#0072b2", "#d55e00"  # 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from a frame's sending to its forecast's arrival, over the frames that got one.
+    """Milliseconds from the time a frame is due to its forecast's arrival, over the frames that got one.
 
     Attributes:
         frames: sent.
@@ -112,7 +112,7 @@ def latency_histogram(latencies_ms: np.ndarray, latency: Latency, title: str, pa
             f"{name} {value:.3g} ms", (value, top), xytext=(4, -10 - 12 * row), textcoords="offset points",
             fontsize=8.5, color=colour,
         )  # fmt: skip
-    axes.set_xlabel("from sending a frame to receiving its forecast (ms)", color=_INK)
+    axes.set_xlabel("from the time a frame is due to the arrival of its forecast (ms)", color=_INK)
     axes.set_ylabel("frames", color=_INK)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")

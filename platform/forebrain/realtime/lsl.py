@@ -117,6 +117,8 @@ class LslClient:
         rate_hz: of the frames; None where not known.
     """
 
+    awaits_answers = False
+
     def __init__(self, name: str, num_units: int, rate_hz: float | None) -> None:
         self.name, self._num_units = name, num_units
         self._outlet = _outlet(name, num_units, rate_hz)

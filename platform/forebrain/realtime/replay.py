@@ -20,7 +20,13 @@ REPLY_S = 5.0  # how long a forecast may take before it counts as lost
 
 
 class Client(Protocol):
-    """A rig's end of a transport."""
+    """A rig's end of a transport.
+
+    Attributes:
+        awaits_answers: whether a frame can be sent only once the last is answered.
+    """
+
+    awaits_answers: bool
 
     def send(self, frame: Frame) -> None: ...
 
@@ -32,15 +38,16 @@ class Played:
     """What came back.
 
     Attributes:
-        latencies_ms: [T], for each frame sent, NaN where no forecast came.
-        lateness_s: how much later than its time the last frame was sent, 0 where frames have none.
+        latencies_ms: [T], from the time each frame was due to the arrival of its forecast, NaN where none
+            came. A frame that had to wait for the one before it was due all the same.
+        late_s: how much later than its time the last frame was sent, 0 where frames have none.
         last: the newest forecast.
         sources: how many forecasts came from where.
     """
 
     latencies_ms: np.ndarray
-    lateness_s: float
-    last: Forecast | None
+    late_s: float
+    last: Forecast
     sources: Counter[str] = field(default_factory=Counter)
 
 
@@ -80,19 +87,19 @@ def play(client: Client, frames: Iterable[Frame], num_frames: int, period_s: flo
     """
     book = _Book(client, num_frames)
     pacer = Pacer(period_s)
-    lateness_s = 0.0
+    late_s = 0.0
     for moment, frame in enumerate(frames):
         if period_s:
             while (remaining_s := pacer.remaining_s(moment)) > 0:
                 book.receive(remaining_s)
-            lateness_s = -remaining_s
-        book.send(moment, frame)
-        if not period_s:
+            late_s = -remaining_s
+        book.send(moment, frame, late_s)
+        if client.awaits_answers or not period_s:
             book.wait_for(moment)
     book.wait_for(num_frames - 1)
     if book.last is None:
         raise FrameError(f"no forecast came back for {num_frames} frames; is the forecaster running?")
-    return Played(book.latencies_ms, lateness_s, book.last, book.sources)
+    return Played(book.latencies_ms, late_s, book.last, book.sources)
 
 
 class _Book:
@@ -103,13 +110,13 @@ class _Book:
         self.sources: Counter[str] = Counter()
         self.last: Forecast | None = None
         self._client = client
-        self._sent_at = np.zeros(num_frames)
+        self._due_at = np.zeros(num_frames)
         self._moment_of: dict[int, int] = {}  # of frames that are not answered, by index
 
-    def send(self, moment: int, frame: Frame) -> None:
+    def send(self, moment: int, frame: Frame, late_s: float) -> None:
         assert frame.index is not None
         self._moment_of[frame.index] = moment
-        self._sent_at[moment] = time.perf_counter()
+        self._due_at[moment] = time.perf_counter() - late_s
         self._client.send(frame)
 
     def receive(self, timeout_s: float) -> None:
@@ -118,7 +125,7 @@ class _Book:
             return
         moment = self._moment_of.pop(forecast.index, None)
         if moment is not None:
-            self.latencies_ms[moment] = 1e3 * (time.perf_counter() - self._sent_at[moment])
+            self.latencies_ms[moment] = 1e3 * (time.perf_counter() - self._due_at[moment])
             self.sources[forecast.source] += 1
             self.last = forecast
 

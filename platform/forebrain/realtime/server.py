@@ -80,9 +80,7 @@ def describe(live: LiveForecaster) -> dict[str, Any]:
 
 def _handle(live: LiveForecaster, port: Port, frame: Frame) -> None:
     began = time.perf_counter()
-    if frame.units is not None:
-        live.name_incoming(frame.units)
-    is_new = live.ingest(frame.values, frame.index, frame.time_s)
+    is_new = live.ingest(frame.values, frame.index, frame.time_s, frame.units)
     if is_new and port.is_behind():
         live.counts["skipped"] += 1
     else:

@@ -104,6 +104,8 @@ class StreamPort:
 class RequestClient:
     """Sends a frame and gets its forecast: REQ. A lost answer does not block the next request."""
 
+    awaits_answers = True
+
     def __init__(self, address: str) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.REQ)
@@ -147,6 +149,8 @@ class StreamClient:
 
     Streams find each other a moment after connecting; `ready` waits for it, so that no frame is lost.
     """
+
+    awaits_answers = False
 
     def __init__(self, frames: str, forecasts: str) -> None:
         self._context = zmq.Context()
