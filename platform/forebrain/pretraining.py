@@ -14,12 +14,11 @@ from forebrain.errors import ConfigError, ForebrainError
 from forebrain.evaluation.run import evaluate_run, show_evaluation
 from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
-from forebrain.shards.reader import ShardSet
 from forebrain.shards.recordings import find_all
 from forebrain.shards.stream import build_order
-from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig, TrainingConfig
+from forebrain.training.data import open_windows
 from forebrain.training.loop import Report, peak_rss_bytes
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
@@ -83,6 +82,7 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
     result = {
         **scores,
         "steps": end["step"],
+        "backbone_parameters": events["start"]["backbone_parameters"],
         "stopped_early": end["stopped_early"],
         "seconds": round(seconds_before + seconds, 3),
         "seconds_evaluation": round(seconds - trained_s, 3),
@@ -137,8 +137,7 @@ def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> No
 
 def check_data(shards: str, config: PretrainConfig) -> None:
     """Raises before any work if the shards cannot be read, or hold no window for this config."""
-    opened = ShardSet.open(shards, config.mixture.on_bad_shard)
-    windows = ShardWindows(opened, config.protocol, config.model.context, config.model.horizon)
+    windows = open_windows(config, shards)
     build_order(windows, config.training.batch_size, config.seed, config.mixture)
 
 

@@ -16,9 +16,9 @@ from forebrain.evaluation.examples import make_example, typical_session
 from forebrain.evaluation.report import write_report
 from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_baselines
 from forebrain.scoring.protocols import Part
-from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
+from forebrain.training.data import open_windows
 from forebrain.training.forecasting import affordable_windows
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.trained import TrainedModel
@@ -52,12 +52,12 @@ def evaluate_run(
     """
     trained = TrainedModel.load(run)
     config = trained.config
-    shards = ShardSet.open(data or run.shards(config.data), config.mixture.on_bad_shard)
+    windows = open_windows(config, data or run.shards(config.data))
+    shards = windows.shards
     if shards.fingerprint != trained.checkpoint.record["data_fingerprint"]:
         raise CheckpointError(
             f"{run.uri} was trained on other data than {shards.uri} holds; give its own --data."
         )
-    windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
     training = config.training
     order = build_order(windows, training.batch_size, config.seed, config.mixture, training.units_per_window)
     limit = (
@@ -78,7 +78,13 @@ def evaluate_run(
             f"scoring the {part} part, {'every window' if limit is None else f'{limit} windows'} a session"
         )
         parts[part] = evaluate(
-            forecasters, windows, part, sessions=trained_on, windows_per_session=limit, seed=config.seed
+            forecasters,
+            windows,
+            part,
+            sessions=trained_on,
+            windows_per_session=limit,
+            seed=config.seed,
+            as_scored=windows.as_scored,
         )
     pictures: dict[str, bytes] = {}
     for evaluation in parts.values():

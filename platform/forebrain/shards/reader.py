@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from forebrain.errors import BadShardError, ShardError
+from forebrain.sessions.session import Range
 from forebrain.shards.fits import Fit
 from forebrain.shards.index import (
     INDEX_NAME,
@@ -162,6 +163,14 @@ class ShardSet:
         return Fit(
             **{name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         )
+
+    def training_segments(self, session: int) -> list[Range]:
+        """Where training windows may lie: anywhere. `SubsetShards` differs."""
+        return list(self.sessions[session].segments)
+
+    def as_scored(self, session: int, protocol: str, values: np.ndarray) -> np.ndarray:
+        """Normalised values [..., N] as they are scored: as they are. `SubsetShards` differs."""
+        return values
 
     def unit_positions(self, session: int) -> np.ndarray | None:
         """Positions of the units, float32 [N, 2 or 3], or None where they are not known."""

@@ -7,11 +7,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from forebrain.config import slot
 from forebrain.errors import ConfigError
+from forebrain.models.contract import ModelConfig
 from forebrain.models.poco import PocoConfig
+from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
+from forebrain.shards.subset import SubsetConfig
 
 StrategyName = Literal["ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -152,10 +156,16 @@ class EvaluationConfig:
         windows_per_session: at most this many windows of a session, evenly over its part; fewer where
             scoring would take more than a tenth of the training's time.
         full: score every window.
+        exact: score no fewer at the end, whatever it takes, so that runs that train on more or on less are
+            scored on the same windows.
+        longest_context: score windows with room for a context of so many frames, so that runs with shorter
+            contexts forecast the same frames. None: the model's own context.
     """
 
     windows_per_session: int = 256
     full: bool = False
+    exact: bool = False
+    longest_context: int | None = None
 
     def __post_init__(self) -> None:
         if self.windows_per_session < 1:
@@ -182,10 +192,11 @@ class PretrainConfig:
         use_gpu: a GPU for each worker. None: if there are enough now. True waits for them, also on a cluster
             that starts machines with GPUs only when they are asked for.
         seed: of weights, interfaces, data order, dropout.
-        model: the backbone.
+        model: the backbone; `name` chooses it, and with it the options that it has.
         training: the optimisation.
         mixture: how data sets are mixed.
         evaluation: which windows are scored.
+        subset: which part of the data it trains on.
         prepare: how recordings become shards, where `data` names recordings.
     """
 
@@ -198,10 +209,11 @@ class PretrainConfig:
     resize_check_s: float = 60.0
     use_gpu: bool | None = None
     seed: int = 0
-    model: PocoConfig = field(default_factory=PocoConfig)
+    model: ModelConfig = field(default_factory=PocoConfig, metadata=slot(SLOTS))
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    subset: SubsetConfig = field(default_factory=SubsetConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
 
     def __post_init__(self) -> None:
@@ -230,14 +242,18 @@ class PretrainConfig:
             raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
         if self.max_restarts < -1:
             raise ConfigError(f"max_restarts is {self.max_restarts}; expected -1 (no limit) or more.")
+        longest = self.evaluation.longest_context
+        if longest is not None and longest < self.model.context:
+            raise ConfigError(
+                f"evaluation.longest_context is {longest}; expected at least model.context "
+                f"({self.model.context})."
+            )
         if not self.resize_check_s > 0:
             raise ConfigError(f"resize_check_s is {self.resize_check_s}; expected a positive number.")
 
-    def resolved_model(self) -> PocoConfig:
+    def resolved_model(self) -> ModelConfig:
         """The model with the protocol's choices filled in."""
-        if self.model.relative is not None:
-            return self.model
-        return dataclasses.replace(self.model, relative=self.protocol != "poco")
+        return self.model.under(self.protocol)
 
     def identity(self) -> dict[str, Any]:
         """What makes it this run and no other: everything but where it is, what computes it and how, and how

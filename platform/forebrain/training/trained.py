@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError
-from forebrain.models.contract import Interface
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Interface, Model
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.config import PretrainConfig
@@ -38,7 +37,7 @@ class TrainedModel:
 
     config: PretrainConfig
     checkpoint: Checkpoint
-    backbone: Poco
+    backbone: Model
     interfaces: dict[str, Interface]
     datasets: list[str]
 
@@ -57,7 +56,7 @@ class TrainedModel:
         config = from_values(PretrainConfig, values)
         checkpoint, contents = _best_whole(CheckpointStore(run.folder.child("checkpoints")), run.uri)
         datasets = checkpoint.record["datasets"]
-        backbone = Poco(config.resolved_model(), num_datasets=len(datasets)).eval()
+        backbone = config.resolved_model().build(num_datasets=len(datasets)).eval()
         _fill(backbone, from_files("backbone", contents), "backbone")
         tensors = from_files("interfaces", contents)
         suffix = ":unit"
@@ -65,8 +64,8 @@ class TrainedModel:
         for name, unit in tensors.items():
             if name.endswith(suffix):
                 session = name.removesuffix(suffix)
-                interfaces[session] = Interface(*unit.shape)
                 own = {"unit": unit, "session": tensors[f"{session}:session"]}
+                interfaces[session] = Interface(len(unit), unit.shape[1], None, len(own["session"]))
                 _fill(interfaces[session], own, f"session {session}")
         return cls(config, checkpoint, backbone, interfaces, datasets)
 
