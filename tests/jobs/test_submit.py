@@ -112,6 +112,14 @@ def submit(head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_the_doctor_finds_where_jobs_are_submitted(head: Head) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "forebrain.cli", "doctor", "--cluster", head.dashboard],
+        env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and f"{head.dashboard}: takes jobs" in done.stdout, done.stdout + done.stderr
+
+
 def test_a_submitted_job_trains_on_the_cluster_and_leaves_its_run(head: Head, tmp_path: Path) -> None:
     done = submit(head, "--data", "sim://default", "--out", str(tmp_path / "run"), *TINY)
     assert done.returncode == 0, done.stdout + done.stderr

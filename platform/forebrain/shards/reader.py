@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from forebrain.errors import BadShardError, ShardError
+from forebrain.sessions.session import Range
 from forebrain.shards.fits import Fit
 from forebrain.shards.index import (
     INDEX_NAME,
@@ -47,6 +48,7 @@ class ShardSet:
         uri: its address.
         fingerprint: sha256 over the index; equal for equal data, fits and options.
         max_window: longest window that can be read, frames.
+        options: what it was prepared with.
         forecasts_components: whether principal components stand in place of the units.
         sessions: entries, sorted by id; each is parsed when it is first asked for.
         skips_bad: whether bad shards are to be passed over; then finding one is a warning.
@@ -69,7 +71,8 @@ class ShardSet:
         self._bad_pages: dict[tuple[str, int], str] = {}
         self.fingerprint = index.fingerprint
         self.max_window = index.max_window
-        self.forecasts_components = index.options.get("pca") is not None
+        self.options = index.options
+        self.forecasts_components = self.options.get("pca") is not None
         self.sessions: Sequence[SessionEntry] = _Entries(entries)
         self._storage = storage
         pages = _LocalPages if storage.is_local else _RemotePages
@@ -162,6 +165,18 @@ class ShardSet:
         return Fit(
             **{name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         )
+
+    def fitted_on(self, session: int, protocol: str) -> tuple[Range, ...]:
+        """The frames that `fit` was fitted on."""
+        return self.sessions[session].fits[protocol]
+
+    def training_segments(self, session: int) -> list[Range]:
+        """Where training windows may lie: anywhere. `SubsetShards` differs."""
+        return list(self.sessions[session].segments)
+
+    def as_scored(self, session: int, protocol: str, values: np.ndarray) -> np.ndarray:
+        """Normalised values [..., N] as they are scored: as they are. `SubsetShards` differs."""
+        return values
 
     def unit_positions(self, session: int) -> np.ndarray | None:
         """Positions of the units, float32 [N, 2 or 3], or None where they are not known."""

@@ -22,18 +22,17 @@ from forebrain.errors import (
     ShardError,
     StoppedByPeerError,
 )
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import SessionInput
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
-from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import Batch, SessionWindows, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
+from forebrain.training.data import open_windows
 from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder, check_same_run
@@ -44,6 +43,8 @@ from forebrain.training.strategies import Strategy, build_strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 Report = Callable[[dict[str, Any]], None]
+# No session has more units: none is split over the workers.
+UNSPLIT = 2**62
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,8 @@ class Trainer:
         self.requests = requests or StopRequests()
         self.stopped: str | None = None
         self.report = report if group.is_first else (lambda event: None)
-        shards = ShardSet.open(RunFolder(config.out).shards(config.data), config.mixture.on_bad_shard)
-        self.data_fingerprint = shards.fingerprint
-        self.windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
+        self.windows = open_windows(config, RunFolder(config.out).shards(config.data))
+        self.data_fingerprint = self.windows.shards.fingerprint
         self.order = build_order(
             self.windows,
             self.training.batch_size,
@@ -160,14 +160,16 @@ class Trainer:
             config.mixture,
             self.training.units_per_window,
         )
-        self.stream = Stream(self.windows, self.order, group.rank, group.size, self.training.split_above)
-        self.datasets = dataset_names(shards)
+        self.datasets = dataset_names(self.windows)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
-        backbone = Poco(config.resolved_model(), num_datasets=len(self.datasets)).to(device)
+        backbone = config.resolved_model().build(num_datasets=len(self.datasets)).to(device)
+        split_above = self.training.split_above if backbone.splits_units else UNSPLIT
+        self.stream = Stream(self.windows, self.order, group.rank, group.size, split_above)
+        self._new_interface = backbone.new_interface
         self.backbone_parameters = sum(p.numel() for p in backbone.parameters())
         self.strategy = build_strategy(backbone, self.training, group)
         self.interfaces = Interfaces(
-            self.stream.owned_sessions, config.model.width, self.training, config.seed, device
+            self.stream.owned_sessions, self._new_interface, self.training, config.seed, device
         )
         self.steps_done = 0
         self.store = CheckpointStore(Folder(config.out).child("checkpoints"), self.training.keep_checkpoints)
@@ -313,7 +315,7 @@ class Trainer:
     def _error_of_nothing(self) -> Tensor:
         """Zero, by way of the whole model: one unit at rest, for workers that must keep in step."""
         context = torch.zeros(1, self.config.model.context, 1, device=self.device)
-        interface = Interface(1, self.config.model.width).requires_grad_(False).to(self.device)
+        interface = self._new_interface(1).requires_grad_(False).to(self.device)
         with self._autocast():
             (forecast,) = self.strategy.forward([SessionInput(context, interface, 0)])
         return forecast.float().sum() * 0.0
@@ -337,6 +339,7 @@ class Trainer:
                 sessions=own,
                 windows_per_session=windows_per_session,
                 seed=self.config.seed,
+                as_scored=self.windows.as_scored,
             ).to_json()
         )
         return Evaluation.merge([Evaluation.from_json(part) for part in parts])
@@ -596,9 +599,9 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def dataset_names(shards: ShardSet) -> list[str]:
+def dataset_names(windows: ShardWindows) -> list[str]:
     """Names of the data sets, in the order of the backbone's embedding of them."""
-    return sorted({entry.dataset for entry in shards.sessions})
+    return sorted({info.dataset for info in windows.sessions})
 
 
 def check_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint: str) -> None:

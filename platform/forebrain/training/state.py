@@ -19,7 +19,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -33,6 +33,8 @@ from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 
 PortableTensors = dict[str, Tensor]
+# A session's own part of the model before training, of so many units: `Model.new_interface`.
+NewInterface = Callable[[int, torch.Generator], Interface]
 
 _RANGE = re.compile(r"(?P<name>.*?)(\((?P<shape>[\d,]*)\))?\[(?P<start>\d+):(?P<stop>\d+)\]", re.DOTALL)
 
@@ -45,25 +47,29 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "big")
 
 
-def initial_interface(seed: int, owned: OwnedSession, width: int) -> Interface:
-    """A session's embeddings before training, those of the units owned; from (seed, session) alone."""
-    session = owned.session
-    generator = torch.Generator().manual_seed(derived_seed(seed, "interface", session.id))
-    whole = Interface(session.num_units, width, generator)
+def initial_interface(seed: int, owned: OwnedSession, new_interface: NewInterface) -> Interface:
+    """A session's interface before training, the rows of the units owned; from (seed, session) alone."""
+    whole = untrained_interface(seed, owned.session.id, owned.session.num_units, new_interface)
     if owned.is_split:
         whole.unit = nn.Parameter(whole.unit.detach()[owned.units].clone())
     return whole
 
 
-class Interfaces:
-    """The embeddings of the sessions this worker owns, and their optimiser; they never cross the network.
+def untrained_interface(seed: int, session: str, num_units: int, new_interface: NewInterface) -> Interface:
+    """A session's whole interface before training."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, "interface", session))
+    return new_interface(num_units, generator)
 
-    Of a session that is split over the workers each has its own units' embeddings and a copy of the session's
+
+class Interfaces:
+    """The interfaces of the sessions this worker owns, and their optimiser; they never cross the network.
+
+    Of a session that is split over the workers each has its own units' rows and a copy of the session's
     vector, whose gradient is summed over the workers.
 
     Args:
         sessions: what this worker owns.
-        width: of the embeddings.
+        new_interface: what the model makes of a number of units.
         config: the optimisation.
         seed: the run's seed.
         device: where they live.
@@ -72,14 +78,15 @@ class Interfaces:
     def __init__(
         self,
         sessions: Iterable[OwnedSession],
-        width: int,
+        new_interface: NewInterface,
         config: ResolvedTraining,
         seed: int,
         device: torch.device,
     ) -> None:
         self.owned = {owned.session.id: owned for owned in sessions}
         self.of_session = {
-            session: initial_interface(seed, owned, width).to(device) for session, owned in self.owned.items()
+            session: initial_interface(seed, owned, new_interface).to(device)
+            for session, owned in self.owned.items()
         }
         self._parameters = {
             session: dict(interface.named_parameters()) for session, interface in self.of_session.items()
@@ -247,7 +254,7 @@ def joined(tensors: Mapping[str, Tensor], rows: tuple[int, int] | None = None) -
 def adamw(parameters: Iterable[nn.Parameter], config: ResolvedTraining) -> torch.optim.AdamW:
     """The optimiser of backbones and interfaces."""
     return torch.optim.AdamW(
-        list(parameters),
+        [{"params": list(parameters)}],  # a group, because there may be none
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         amsgrad=config.amsgrad,

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from forebrain.models.contract import SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model, SessionInput
 from forebrain.training.state import PortableTensors
 
 
@@ -51,7 +50,7 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def replica(self) -> Poco:
+    def replica(self) -> Model:
         """The whole backbone on this worker, for forecasts that are not in step with other workers'.
 
         It has the weights of now; the next step may or may not change them.

@@ -19,8 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from forebrain.models.contract import SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model, SessionInput
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import (
@@ -40,7 +39,7 @@ class FullyShared(Strategy):
 
     lockstep = True
 
-    def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._group = group
         self._replica = copy.deepcopy(backbone)
         device = next(backbone.parameters()).device.type
@@ -75,7 +74,7 @@ class FullyShared(Strategy):
         return norm
 
     @torch.no_grad()
-    def replica(self) -> Poco:
+    def replica(self) -> Model:
         backbone: Any = self._backbone
         backbone.unshard()
         self._replica.load_state_dict(dict(backbone.named_parameters()))

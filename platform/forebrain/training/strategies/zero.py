@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.models.contract import SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model, SessionInput
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import (
@@ -42,7 +41,7 @@ class Zero(Strategy):
 
     lockstep = True
 
-    def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._group = group
         self._stage = STAGES[config.strategy]
         self._horizon = backbone.config.horizon
@@ -80,7 +79,7 @@ class Zero(Strategy):
         return torch.as_tensor(self._engine.get_global_grad_norm())
 
     @torch.no_grad()
-    def replica(self) -> Poco:
+    def replica(self) -> Model:
         if self._stage == 3:
             self._replica.load_state_dict(self._gathered(None))
         return self._replica
@@ -208,7 +207,7 @@ class Zero(Strategy):
 class _Whole(nn.Module):
     """A backbone as one module without submodules, whose gradients all arrive together."""
 
-    def __init__(self, backbone: Poco) -> None:
+    def __init__(self, backbone: Model) -> None:
         super().__init__()
         self._names = [name for name, _ in backbone.named_parameters()]
         self._backbone = [backbone]  # in a list, so that it is no submodule
