@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "evaluation": {"training", "models", "shards", "scoring", "sessions"},
     "realtime": {"models", "shards", "scoring", "sessions"},
     "adaptation": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
+    "studies": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
 }
 # Heavy packages, and the only modules of these folders that may import them.
 ONLY_IN = {
@@ -31,6 +32,8 @@ ONLY_IN = {
         "training/ray_metrics.py",
         "cluster_runtime.py",
         "chaos.py",
+        "studies/tuning.py",
+        "doctor.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
 }

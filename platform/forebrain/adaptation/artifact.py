@@ -11,15 +11,18 @@ record holds the hash of the backbone's weights, and what is loaded is compared 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,9 +34,10 @@ from torch import Tensor
 from forebrain.adaptation.backbone import Origin, pull_version, tensors_of, weights_of
 from forebrain.adaptation.description import Description, fill
 from forebrain.errors import AdaptationError, StorageError
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import Poco
-from forebrain.sessions.session import Range
+from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.sessions.frames import hold_last
+from forebrain.sessions.resample import bin_events, resample
+from forebrain.sessions.session import Range, Session
 from forebrain.storage import PARTIAL
 from forebrain_registry.records import WEIGHTS
 
@@ -41,6 +45,8 @@ FORMAT = "forebrain-adaptation-1"
 RECORD = "adaptation.json"
 INTERFACE = "interface.safetensors"
 BACKBONE = "backbone.safetensors"
+# Between the rates of two recordings that a model may see as one: those of one laboratory differ as much.
+RATE_TOLERANCE = 0.15
 Mode = Literal["embeddings", "forecaster", "full", "scratch", "none"]
 
 
@@ -66,7 +72,7 @@ class Adapted:
         description: what it expects.
     """
 
-    backbone: Poco
+    backbone: Model
     interface: Interface
     mean: np.ndarray
     scale: np.ndarray
@@ -152,6 +158,53 @@ class Adapted:
             )
         return frames
 
+    def latest_window(self, session: Session) -> np.ndarray:
+        """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].
+
+        Missing values hold the unit's last known one; events are binned and frames resampled as the
+        adaptation's were.
+
+        Args:
+            session: as it was recorded, with the same units in the same order.
+
+        Raises:
+            AdaptationError: it has other units or another rate, or ends with too few unbroken frames.
+        """
+        if session.num_units != self.num_recorded:
+            raise AdaptationError(
+                f"session {session.id}: has {session.num_units} units; the recording that was adapted to had "
+                f"{self.num_recorded}. Give one of the same units in the same order, or adapt to this one."
+            )
+        if self.resample_hz is None and not rates_agree(session.rate_hz, self.recorded_rate_hz):
+            raise AdaptationError(
+                f"session {session.id}: has {session.rate_hz:.4g} frames a second; the recording that was "
+                f"adapted to had {self.recorded_rate_hz:.4g}. Adapt to this one."
+            )
+        unknown = np.full(self.num_units, np.nan, np.float32)
+        frames = hold_last(session.frames(0, session.num_frames)[:, self.columns], unknown)
+        session = replace(session, traces=frames, unit_names=None, unit_positions=None, brain_regions=None)
+        if self.event_rate_hz is not None:
+            session, _ = bin_events(session, self.event_rate_hz)
+        if self.resample_hz is not None:
+            session, _ = resample(session, self.resample_hz)
+        start, stop = session.segments[-1]
+        if stop - start < self.context:
+            raise AdaptationError(
+                f"session {session.id}: its last unbroken stretch has {stop - start} frames; a forecast is "
+                f"made from {self.context}."
+            )
+        return session.frames(stop - self.context, stop)
+
+    def as_csv(self, forecast: np.ndarray) -> str:
+        """A forecast [H, N] as CSV: a row for each frame ahead with its time, a column for each unit."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["frames_ahead", "seconds_ahead", *self.unit_names])
+        for ahead, row in enumerate(forecast, 1):
+            seconds = "" if self.rate_hz is None else f"{ahead / self.rate_hz:.6g}"
+            writer.writerow([ahead, seconds, *(f"{value:.6g}" for value in row)])
+        return stream.getvalue()
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the folder, which must not exist yet; it appears whole or not at all.
 
@@ -174,7 +227,7 @@ class Adapted:
             "mode": self.mode,
             "model": dataclasses.asdict(self.origin),
             "config": self.description.config(),
-            "preprocessing": dataclasses.replace(self.description, fitted_on={}).preprocessing(),
+            "preprocessing": replace(self.description, fitted_on={}).preprocessing(),
             **{name: getattr(self, name) for name in _PLAIN},
             "context": self.context,
             "horizon": self.horizon,
@@ -237,8 +290,8 @@ class Adapted:
                     "backbone; adapt again."
                 )
         backbone = description.build(tensors_of(weights, str(origin)), str(origin)).requires_grad_(False)
-        _check_shapes(tensors, len(plain["unit_names"]), backbone.config.width, where)
-        interface = Interface(*tensors["unit"].shape).requires_grad_(False)
+        interface = backbone.new_interface(len(plain["unit_names"])).requires_grad_(False)
+        _check_shapes(tensors, interface, where)
         fill(interface, {name: tensors[name] for name in ("unit", "session")}, str(where))
         mean, scale, columns = (tensors[name].numpy() for name in ("mean", "scale", "columns"))
         return cls(
@@ -251,6 +304,13 @@ _PLAIN = (
     "num_recorded", "unit_names", "rate_hz", "recorded_rate_hz", "event_rate_hz", "resample_hz", "species",
     "subject", "session", "dataset", "fitted_on",
 )  # fmt: skip
+
+
+def rates_agree(rate_hz: float | None, other_hz: float | None) -> bool:
+    """Whether two rates are within `RATE_TOLERANCE`; one that is not known agrees with any."""
+    if rate_hz is None or other_hz is None:
+        return True
+    return abs(math.log(rate_hz / other_hz)) <= math.log(1 + RATE_TOLERANCE)
 
 
 @contextlib.contextmanager
@@ -278,8 +338,9 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_new(target: Path) -> None:
+def require_new(target: str | os.PathLike[str]) -> None:
     """Raises StorageError if there is something of a name that is no empty folder."""
+    target = Path(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{target}: exists already. Give a folder that does not.")
 
@@ -329,11 +390,12 @@ def _pulled_weights(
     return (pulled.folder / WEIGHTS).read_bytes()
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], num_units: int, width: int, where: Path) -> None:
+def _check_shapes(tensors: Mapping[str, Tensor], interface: Interface, where: Path) -> None:
     """Raises AdaptationError if an interface file does not hold what belongs there."""
+    num_units = len(interface.unit)
     expected = {
-        "unit": (num_units, width),
-        "session": (width,),
+        "unit": tuple(interface.unit.shape),
+        "session": tuple(interface.session.shape),
         "mean": (num_units,),
         "scale": (num_units,),
         "columns": (num_units,),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -15,11 +16,16 @@ from torch import Tensor, nn
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.run_backbone import describe, open_windows, seen_sessions
 from forebrain.errors import AdaptationError
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.trained import TrainedModel
 from forebrain_registry import Pulled, Registry, RegistryError, SeenSession, pull
 from forebrain_registry.records import WEIGHTS
+
+if TYPE_CHECKING:
+    from forebrain.adaptation.artifact import Adapted, Mode
+    from forebrain.adaptation.fit import FitConfig
+    from forebrain.sessions.session import Session
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,15 @@ class Backbone:
         sessions: every session it was trained on.
     """
 
-    model: Poco
+    model: Model
     description: Description
     origin: Origin
     sessions: tuple[SeenSession, ...]
+
+    @classmethod
+    def open(cls, reference: str, registry: str | os.PathLike[str] | None = None) -> Backbone:
+        """A published version, or a run's best backbone where the reference holds a `/`."""
+        return cls.from_run(reference) if "/" in reference else cls.from_registry(reference, registry)
 
     @classmethod
     def from_registry(
@@ -111,6 +122,19 @@ class Backbone:
             origin=Origin(folder.uri, weights_sha256),
             sessions=seen_sessions(trained, windows),
         )
+
+    def adapt(
+        self,
+        session: Session,
+        mode: Mode = "embeddings",
+        config: FitConfig | None = None,
+        to_rate: bool = False,
+    ) -> Adapted:
+        """Fits an interface for a session's units, or more: see `adapting.adapt`. This backbone stays."""
+        from forebrain.adaptation.adapting import adapt  # which is built on this module
+        from forebrain.adaptation.fit import FitConfig
+
+        return adapt(self, session, mode, config or FitConfig(), to_rate).adapted
 
     @property
     def rates_hz(self) -> list[float]:
