@@ -10,6 +10,7 @@ What happens to late, missing, repeated and damaged frames is in docs/live.md; a
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ import numpy as np
 import torch
 
 from forebrain.errors import ConfigError, FrameError
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
@@ -78,7 +78,7 @@ class LiveForecaster:
 
     def __init__(
         self,
-        model: Poco,
+        model: Model,
         interface: Interface,
         fit: Fit | None,
         rate_hz: float | None,
@@ -255,10 +255,9 @@ class LiveForecaster:
         self.score.restore(arrays["scored"], plain["num_scored"])
         self.arrivals.restore(plain["index"], plain["time_s"])
         self._empty_run, self._falls_back = plain["empty_run"], plain["falls_back"]
-        interface = Interface(*arrays["unit"].shape).requires_grad_(False)
-        interface.unit.copy_(torch.from_numpy(arrays["unit"]))
-        interface.session.copy_(torch.from_numpy(arrays["session"]))
-        self.interface = interface
+        self.interface = copy.deepcopy(self.interface).requires_grad_(False)
+        self.interface.unit.copy_(torch.from_numpy(arrays["unit"]))
+        self.interface.session.copy_(torch.from_numpy(arrays["session"]))
         if self.config.normalise == "running":
             self._mean[:], self._scale[:] = self.moments.mean, self.moments.scale()
         else:
@@ -392,7 +391,7 @@ class LiveForecaster:
 
 
 def open(
-    model: Poco,
+    model: Model,
     interface: Interface,
     fit: Fit | None = None,
     *,
