@@ -29,7 +29,7 @@ HELD_OUT = "lab-a/subject-two/two"
 
 @pytest.fixture
 def run(small_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Trains a small model and evaluates it: result, run folder and events. Pictures where they are asked for,
+    """Trains a small model and evaluates it: result, run folder, events. Pictures where they are asked for,
     because they take longer than all else."""
 
     def go(
