@@ -121,11 +121,13 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def title(axes: Axes, text: str, subtitle: str) -> None:
+    """Heads a figure of one panel."""
     axes.figure.suptitle(text, x=0.01, ha="left", fontsize=11, color=INK)
     axes.set_title(subtitle, loc="left", fontsize=8.5, color=MUTED)
 
 
 def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor="white")
     return stream.getvalue()
