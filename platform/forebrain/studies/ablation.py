@@ -169,9 +169,9 @@ def report_effects(
             "Score is 1 - MSE / MSE of copy, for each session: 0 is copy, 1 is perfect.",
             "Trials of one seed share initial weights, order of the data and scored windows; differences are "
             "of the same seed and session.",
-            "Intervals: bootstrap over seeds and sessions together. All low and all high hold for all "
-            "effects together (Bonferroni); clear means that they leave out zero. With two seeds the scatter "
-            "between seeds is known only roughly.",
+            "Intervals: bootstrap over seeds and sessions together, widened as Student's t for few. All low "
+            "and all high hold for all effects together (Bonferroni); clear means that they leave out zero. "
+            "With two seeds the scatter between seeds is known only roughly.",
         ),
         gaps_of(outcomes, part),
         command,

@@ -76,10 +76,11 @@ def _effect(variant: str, pairs: list[tuple[Cell, float, float]], num_effects: i
     before, after = (np.array([pair[position] for pair in pairs]) for position in (1, 2))
     differences = after - before
     mean = float(differences.mean())
-    bounds, together = (np.nan, np.nan), None
+    bounds: tuple[float, float] = (np.nan, np.nan)
+    together: tuple[float, float] | None = None
     if len(cells) > 1:
         resamples = means(draw_weights(cells, seed), differences)
-        bounds, together = interval(resamples), interval(resamples, num_effects)
+        bounds, together = (interval(mean, resamples, cells, number) for number in (1, num_effects))
     sessions = sorted({session for _, session in cells})
     ahead = [
         differences[[position for position, cell in enumerate(cells) if cell[1] == session]].mean() > 0
@@ -103,4 +104,5 @@ def mean_with_interval(scores: dict[Cell, float], seed: int = 0) -> tuple[float,
     values = np.array([scores[cell] for cell in cells])
     if len(cells) < 2:
         return (float(values.mean()) if len(cells) else np.nan, np.nan, np.nan)
-    return (float(values.mean()), *interval(means(draw_weights(cells, seed), values)))
+    mean = float(values.mean())
+    return (mean, *interval(mean, means(draw_weights(cells, seed), values), cells))
