@@ -112,3 +112,9 @@ def test_the_interval_covers_the_truth_where_sessions_are_few() -> None:
 def test_seeds_that_drew_other_sessions_are_resampled_without_empty_draws() -> None:
     cells = [(seed, f"session-{seed}") for seed in range(3)]
     assert draw_weights(cells, 0).sum(axis=1).min() > 0
+
+
+def test_one_seed_shows_nothing_clearly() -> None:
+    outcomes = [each for each in study(gain=0.2, noise=0.001) if each.trial.seed == 0]
+    (effect,) = measure_effects(outcomes, "reference", "test")
+    assert effect.difference[1] > 0 and not effect.is_clear

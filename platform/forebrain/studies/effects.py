@@ -35,8 +35,13 @@ class Effect:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the difference would be no chance even as the largest of all that were looked at."""
-        return self.together is not None and not self.together[0] <= 0 <= self.together[1]
+        """Whether the difference would be no chance even as the largest of all that were looked at.
+
+        Of a single seed that is not known.
+        """
+        if self.num_seeds < 2 or self.together is None:
+            return False
+        return not self.together[0] <= 0 <= self.together[1]
 
 
 def cells_of(
