@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "models": set(),
     "training": {"models", "shards", "scoring", "sessions"},
     "evaluation": {"training", "models", "shards", "scoring", "sessions"},
+    "realtime": {"models", "shards", "scoring", "sessions"},
+    "adaptation": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
     "studies": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
 }
 # Heavy packages, and the only modules of these folders that may import them.
@@ -78,7 +80,10 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
         ("forebrain.sessions.readers", ["torch", "ray"]),
         ("forebrain.scoring.evaluate", ["torch", "ray"]),
         ("forebrain.training.loop", ["ray", "deepspeed", "tensorboard", "matplotlib"]),
+        ("forebrain.adaptation.artifact", ["ray", "deepspeed", "tensorboard", "matplotlib"]),
         ("forebrain.cli", ["torch", "ray"]),
+        ("forebrain.realtime", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib", "forebrain.adaptation"]),
+        ("forebrain.live", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib"]),
         ("forebrain_registry", ["torch", "ray", "forebrain"]),
     ],
 )

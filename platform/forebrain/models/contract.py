@@ -52,6 +52,30 @@ class Interface(nn.Module):
         for embedding in (self.unit, self.session):
             nn.init.normal_(embedding, std=self.INITIAL_STD, generator=generator)
 
+    @classmethod
+    def of_maps(
+        cls,
+        num_units: int,
+        widths_and_stds: Sequence[tuple[int, float]],
+        generator: torch.Generator | None = None,
+        session_width: int = 0,
+    ) -> Self:
+        """An interface of weights: each unit has several maps side by side; the session's vector is zero.
+
+        Args:
+            num_units: N.
+            widths_and_stds: numbers of each map in a unit's row, and the deviation they start with.
+            generator: of the initial values.
+            session_width: e.
+        """
+        widths, stds = zip(*widths_and_stds, strict=True)
+        interface = cls(num_units, sum(widths), generator, session_width)
+        with torch.no_grad():
+            of_columns = torch.tensor(stds).repeat_interleave(torch.tensor(widths))
+            interface.unit.mul_(of_columns / cls.INITIAL_STD)
+            interface.session.zero_()
+        return interface
+
 
 class Peers(Protocol):
     """Workers that each hold some of a session's units, and read the same windows of it together."""
@@ -104,6 +128,8 @@ class ModelConfig:
             None: in a run what the protocol does (yes, under protocol poco no), elsewhere no, as published.
     """
 
+    # What tables call the model.
+    title: ClassVar[str] = ""
     name: str = ""
     context: int = 48
     horizon: int = 16
@@ -219,10 +245,19 @@ class RowModel(Model):
         raise NotImplementedError
 
     def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        contexts = [entry.of_forecast(entry.context, 2).transpose(1, 2) for entry in inputs]  # [B, M, C]
-        forecast = self.forecast_rows(torch.cat([context.flatten(0, 1) for context in contexts]))
-        sizes = [context.shape[0] * context.shape[1] for context in contexts]
-        return [
-            part.unflatten(0, context.shape[:2]).transpose(1, 2)
-            for part, context in zip(forecast.split(sizes), contexts, strict=True)
-        ]
+        rows = rows_of(inputs)
+        # No rows where a step forecasts some units, and all of those are other workers'.
+        forecast = self.forecast_rows(rows) if len(rows) else rows.new_zeros(0, self.config.horizon)
+        return windows_of(forecast, inputs)
+
+
+def rows_of(inputs: Sequence[SessionInput]) -> Tensor:
+    """Each forecast unit's own past in each window, [R, C], of all sessions one below the other."""
+    return torch.cat([entry.of_forecast(entry.context, 2).transpose(1, 2).flatten(0, 1) for entry in inputs])
+
+
+def windows_of(rows: Tensor, inputs: Sequence[SessionInput]) -> list[Tensor]:
+    """Forecasts [R, H], in the order of `rows_of`, as [B_i, H, M_i] for each session."""
+    shapes = [(len(entry.context), entry.num_forecast) for entry in inputs]
+    parts = rows.split([size * num_units for size, num_units in shapes])
+    return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]

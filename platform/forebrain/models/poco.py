@@ -51,6 +51,7 @@ class PocoConfig(ModelConfig):
         branch_dropout: dropout on the residual branches over the latents while training.
     """
 
+    title = "POCO"
     name: Literal["poco"] = "poco"
     token_length: int = 16
     encoder_context: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -94,12 +94,7 @@ class Evaluation:
         Raises:
             ConfigError: a baseline was not evaluated.
         """
-        missing = [name for name in BASELINES if name not in self.scores]
-        if missing:
-            raise ConfigError(
-                f"evaluation on {self.part}: baselines {', '.join(missing)} are missing. Evaluate them with "
-                "the model: evaluate({'model': model, **fit_baselines(source)}, ...)."
-            )
+        require_baselines(self.scores, f"evaluation on {self.part}")
 
     def require(self, model: str) -> None:
         """A report on a model needs the model, and the baselines.
@@ -212,6 +207,16 @@ class Evaluation:
                 }
                 for forecaster in first.scores
             },
+        )
+
+
+def require_baselines(scored: Collection[str], where: str) -> None:
+    """Raises ConfigError if one of the baselines is not among what was scored."""
+    missing = [name for name in BASELINES if name not in scored]
+    if missing:
+        raise ConfigError(
+            f"{where}: baselines {', '.join(missing)} are missing. Evaluate them with "
+            "the model: evaluate({'model': model, **fit_baselines(source)}, ...)."
         )
 
 

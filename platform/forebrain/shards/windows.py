@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from forebrain.errors import BadShardError, ShardError
-from forebrain.scoring.protocols import Part, Windows, fit_ranges, part_ranges, windows_of
+from forebrain.errors import BadShardError, ConfigError, ShardError
+from forebrain.scoring.protocols import NO_WINDOWS, Part, Windows, fit_ranges, part_ranges, windows_of
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
@@ -24,6 +24,8 @@ class ShardWindows:
         context, horizon: frames.
         longest_context: windows to validate and test on are those before which there is room for a context of
             so many frames, so that models of shorter contexts forecast the same frames. None: the context.
+        held_out: ids of sessions that have no windows to train, validate or test on: those of their test
+            part are the part `held_out`.
 
     Raises:
         ShardError: windows are longer than the shards were prepared for.
@@ -36,6 +38,7 @@ class ShardWindows:
         context: int,
         horizon: int,
         longest_context: int | None = None,
+        held_out: Collection[str] = (),
     ) -> None:
         if context + horizon > shards.max_window:
             raise ShardError(
@@ -45,6 +48,7 @@ class ShardWindows:
         self.shards, self.protocol = shards, protocol
         self.context, self.horizon = context, horizon
         self._longest_context = longest_context or context
+        self.held_out = frozenset(held_out)
         self.sessions: Sequence[SessionInfo] = [
             SessionInfo(entry.id, entry.species, entry.dataset, self._num_units(index), entry.rate_hz)
             for index, entry in enumerate(shards.sessions)
@@ -65,7 +69,7 @@ class ShardWindows:
 
         Args:
             session: position in `sessions`.
-            part: `train`, `validation` or `test`.
+            part: `train`, `validation`, `test` or `held_out`.
             numbers: int64 [B], each in [0, num_windows).
             units: a range of the session's N units.
 
@@ -97,6 +101,19 @@ class ShardWindows:
                 "finite; the shards were not written by `prepare` or its fits are damaged. Prepare again."
             )
         return windows[:, : self.context], windows[:, self.context :], starts
+
+    def in_own_units(self, session: int, values: np.ndarray) -> np.ndarray:
+        """Normalised values [..., N] in the recording's own units, up to an offset.
+
+        Raises:
+            ConfigError: principal components stand in place of the units.
+        """
+        if self.shards.forecasts_components:
+            raise ConfigError(
+                f"{self.shards.uri} forecasts principal components, which have no units of measure; "
+                "expected shards prepared without --prepare.pca."
+            )
+        return values * self.shards.fit(session, self.protocol).scale
 
     def as_scored(self, session: int, values: np.ndarray) -> np.ndarray:
         """Normalised values [..., N] as they are scored, see `SubsetShards.as_scored`."""
@@ -136,6 +153,10 @@ class ShardWindows:
 
     def _find_windows(self, session: int, part: Part) -> Windows:
         entry = self.shards.sessions[session]
+        if entry.id in self.held_out:
+            if part != "held_out":
+                return NO_WINDOWS
+            part = "test"
         if part == "train":
             segments = self.shards.training_segments(session)
             return windows_of(self.protocol, part, entry.num_frames, segments, self.context, self.horizon)

@@ -13,6 +13,7 @@ from forebrain.models.contract import ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
+from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
 from forebrain.shards.subset import SubsetConfig
@@ -197,6 +198,7 @@ class PretrainConfig:
         mixture: how data sets are mixed.
         evaluation: which windows are scored.
         subset: which part of the data it trains on.
+        holdout: which sessions it trains on nothing of; they are scored apart.
         prepare: how recordings become shards, where `data` names recordings.
     """
 
@@ -214,6 +216,7 @@ class PretrainConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     subset: SubsetConfig = field(default_factory=SubsetConfig)
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from forebrain.shards.holdout import held_out_sessions
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
 from forebrain.shards.windows import ShardWindows
@@ -16,7 +17,7 @@ def open_windows(config: PretrainConfig, shards: str) -> ShardWindows:
         shards: address of the set.
 
     Raises:
-        ConfigError: the set has not as much as `subset` is to keep.
+        ConfigError: the set has not as much as `subset` is to keep, or as `holdout` is to hold out.
         ShardError: the shards cannot be read, or windows are longer than they were prepared for.
     """
     whole = ShardSet.open(shards, config.mixture.on_bad_shard)
@@ -24,5 +25,10 @@ def open_windows(config: PretrainConfig, shards: str) -> ShardWindows:
         whole if config.subset.is_whole else SubsetShards(whole, config.subset, config.protocol, config.seed)
     )
     return ShardWindows(
-        kept, config.protocol, config.model.context, config.model.horizon, config.evaluation.longest_context
+        kept,
+        config.protocol,
+        config.model.context,
+        config.model.horizon,
+        config.evaluation.longest_context,
+        held_out_sessions(kept, config.holdout),
     )

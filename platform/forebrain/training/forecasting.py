@@ -44,7 +44,7 @@ class ModelForecaster:
         interface = self.interfaces[entry.id]
         frames = torch.from_numpy(np.ascontiguousarray(context)).to(interface.unit.device)
         self.backbone.eval()
-        position = self.datasets.index(entry.dataset)
+        position = self.datasets.index(entry.dataset) if entry.dataset in self.datasets else None
         with self.autocast():
             (forecast,) = self.backbone([SessionInput(frames, interface, position)])
         return forecast.float().cpu().numpy()

@@ -49,12 +49,16 @@ def derived_seed(*parts: object) -> int:
 
 def initial_interface(seed: int, owned: OwnedSession, new_interface: NewInterface) -> Interface:
     """A session's interface before training, the rows of the units owned; from (seed, session) alone."""
-    session = owned.session
-    generator = torch.Generator().manual_seed(derived_seed(seed, "interface", session.id))
-    whole = new_interface(session.num_units, generator)
+    whole = untrained_interface(seed, owned.session.id, owned.session.num_units, new_interface)
     if owned.is_split:
         whole.unit = nn.Parameter(whole.unit.detach()[owned.units].clone())
     return whole
+
+
+def untrained_interface(seed: int, session: str, num_units: int, new_interface: NewInterface) -> Interface:
+    """A session's whole interface before training."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, "interface", session))
+    return new_interface(num_units, generator)
 
 
 class Interfaces:
