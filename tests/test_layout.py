@@ -30,6 +30,7 @@ ONLY_IN = {
         "training/ray_metrics.py",
         "cluster_runtime.py",
         "chaos.py",
+        "many_adaptations.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
 }
