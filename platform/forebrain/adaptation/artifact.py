@@ -47,7 +47,7 @@ RECORD = "adaptation.json"
 INTERFACE = "interface.safetensors"
 BACKBONE = "backbone.safetensors"
 # Between the rates of two recordings that a model may see as one: those of one laboratory differ as much.
-RATE_TOLERANCE = 0.15
+RATE_TOLERANCE = 0.25
 Mode = Literal["embeddings", "forecaster", "full", "scratch", "none"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from forebrain.models.poco import PocoConfig
 from forebrain.pretraining import pretrain
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -22,12 +23,14 @@ class StudyConfig:
         recordings: one recording an animal, of one data set.
         out: folder for runs and results.
         seeds: times that everything is done, with other seeds.
-        pretraining: the optimisation of the backbones.
+        model: the backbones.
+        pretraining: their optimisation.
     """
 
     recordings: list[str]
     out: str
     seeds: int = 2
+    model: PocoConfig = field(default_factory=PocoConfig)
     pretraining: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=250, validate_every=50))
 
 
@@ -41,6 +44,7 @@ def pretrained(config: StudyConfig, left_out: str, seed: int, console: Console) 
         out=place.uri_of(f"run-{seed}"),
         workers=0,
         seed=seed,
+        model=config.model,
         training=config.pretraining,
         evaluation=EvaluationConfig(windows_per_session=128),
     )
