@@ -12,6 +12,8 @@ from forebrain.adaptation.artifact import Adapted, Mode
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig, WindowForecaster, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
+from forebrain.adaptation.start import random_interface
+from forebrain.adaptation.windows import SessionWindows
 from forebrain.models.contract import Interface
 from forebrain.models.poco import Poco
 from forebrain.scoring.evaluate import evaluate
@@ -103,9 +105,8 @@ def train(
         start: the interface to begin with, changed in place; None for the backbone's own choice.
     """
     model = _model(backbone, mode, config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    interface = start or Interface(prepared.session.num_units, model.config.width, generator)
     windows = prepared.windows
+    interface = start or _start(backbone, windows, mode, config)
     steps = 0 if mode == "none" else config.steps
     due = {*EARLY_STEPS, *range(0, steps, SCORE_EVERY), steps}
     curve: list[tuple[int, float]] = []
@@ -141,6 +142,13 @@ def train(
     model.load_state_dict(best[0], strict=False)
     interface.load_state_dict(best[1])
     return Trained(model, interface, tuple(curve), max(curve, key=lambda one: one[1])[0], seconds)
+
+
+def _start(backbone: Backbone, windows: SessionWindows, mode: Mode, config: FitConfig) -> Interface:
+    """Where the interface begins; random weights know nothing of trained interfaces."""
+    if backbone.start is None or mode == "scratch":
+        return random_interface(windows, backbone.model.config.width, config.seed)
+    return backbone.start.interface(config.start, windows, config.seed)
 
 
 def _model(backbone: Backbone, mode: Mode, seed: int) -> Poco:

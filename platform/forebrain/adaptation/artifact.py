@@ -31,8 +31,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from forebrain.adaptation.backbone import Origin, pull_version, tensors_of, weights_of
-from forebrain.adaptation.description import Description, fill
+from forebrain.adaptation.backbone import Origin, pull_version, weights_of
+from forebrain.adaptation.description import Description, fill, tensors_of
 from forebrain.errors import AdaptationError, StorageError
 from forebrain.models.contract import Interface, SessionInput
 from forebrain.models.poco import Poco

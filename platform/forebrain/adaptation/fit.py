@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, SessionInput
@@ -34,6 +35,8 @@ class FitConfig:
         backbone_learning_rate: that of whatever is trained of the backbone.
         precision: dtype of the matrix products; weights and optimiser state are always fp32.
         seed: of the order of windows, and of what is drawn at random.
+        start: where the interface begins: at random, at the mean of those that the backbone was trained with,
+            or where regression on the unit's own statistics points. At random where the backbone has none.
     """
 
     steps: int = 200
@@ -42,6 +45,7 @@ class FitConfig:
     backbone_learning_rate: float = 3e-4
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
+    start: StartName = "regression"
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("batch_size", 1)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from forebrain.adaptation.description import Description
+from forebrain.adaptation.start import Start
 from forebrain.errors import AdaptationError, CheckpointError
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.windows import ShardWindows
@@ -62,3 +63,8 @@ def seen_sessions(trained: TrainedModel, windows: ShardWindows) -> tuple[SeenSes
         for entry in windows.shards.sessions
         if entry.id in trained.interfaces
     )
+
+
+def fit_start(trained: TrainedModel, windows: ShardWindows) -> Start:
+    """What the interfaces of the run have in common."""
+    return Start.fit(trained.interfaces, trained.backbone.dataset.detach(), trained.datasets, windows)
