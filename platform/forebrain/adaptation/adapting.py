@@ -19,8 +19,9 @@ from forebrain.models.poco import Poco
 from forebrain.scoring.evaluate import evaluate
 from forebrain.sessions.session import Session
 
-# Windows that the validation part is scored on after some of the steps.
+# The validation part is scored after some of the steps, on so many windows; on fewer of very many units.
 VALIDATION_WINDOWS = 128
+VALIDATION_ROWS = 500_000
 EARLY_STEPS = (0, 1, 5, 20)
 SCORE_EVERY = 50
 
@@ -107,6 +108,7 @@ def train(
     model = _model(backbone, mode, config.seed)
     windows = prepared.windows
     interface = start or _start(backbone, windows, mode, config)
+    limit = windows_to_score(prepared, VALIDATION_WINDOWS, VALIDATION_ROWS)
     steps = 0 if mode == "none" else config.steps
     due = {*EARLY_STEPS, *range(0, steps, SCORE_EVERY), steps}
     curve: list[tuple[int, float]] = []
@@ -120,7 +122,7 @@ def train(
         began = time.perf_counter()
         score = evaluate(
             {"model": WindowForecaster(model, interface, config)},
-            windows, "validation", windows_per_session=VALIDATION_WINDOWS, seed=config.seed,
+            windows, "validation", windows_per_session=limit, seed=config.seed,
         ).summary("model").value("score")  # fmt: skip
         if not curve or score > max(known for _, known in curve):
             best = copy.deepcopy(_trainable(model)), copy.deepcopy(interface.state_dict())
@@ -133,7 +135,7 @@ def train(
     fit_interface(
         model,
         interface,
-        training_batches(windows, config.batch_size, config.seed),
+        training_batches(windows, config.windows_each_step(interface.unit.shape[0]), config.seed),
         replace(config, steps=steps),
         backbone.description.loss,
         score_if_due,
@@ -142,6 +144,11 @@ def train(
     model.load_state_dict(best[0], strict=False)
     interface.load_state_dict(best[1])
     return Trained(model, interface, tuple(curve), max(curve, key=lambda one: one[1])[0], seconds)
+
+
+def windows_to_score(prepared: Prepared, most: int, rows: int) -> int:
+    """How many windows to score: `most`, or as many as make so many rows (units x windows), at least 8."""
+    return max(8, min(most, rows // prepared.session.num_units))
 
 
 def _start(backbone: Backbone, windows: SessionWindows, mode: Mode, config: FitConfig) -> Interface:
