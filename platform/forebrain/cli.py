@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -142,6 +143,53 @@ def _parity(options: argparse.Namespace) -> int:
     return 0 if all_passed else 1
 
 
+def _register_doctor(subcommands: argparse._SubParsersAction) -> None:
+    parser = subcommands.add_parser(
+        "doctor",
+        help="say what is here, and what is missing for which job",
+        description="Looks at this machine, the packages, and the storage and cluster that are named. "
+        "The exit status is 1 if something that was asked about does not work.",
+    )
+    parser.add_argument(
+        "--storage",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="where runs, shards or models are to lie; a small file is written there, read and removed "
+        "(may be given several times)",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        default=os.environ.get("RAY_ADDRESS"),
+        help="host:port of a Ray cluster's head, or http://host:port, where jobs are submitted "
+        "(default: RAY_ADDRESS)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import json
+
+    from forebrain.doctor import as_json, examine, is_well
+
+    findings, area = [], ""
+    for finding in examine(options.storage, options.cluster):
+        findings.append(finding)
+        if options.json:
+            continue
+        if finding.area != area:
+            area = finding.area
+            print(area)
+        print(f"  {finding.verdict:8}{finding.text}", flush=True)
+        if finding.mend:
+            print(f"          -> {finding.mend}")
+    if options.json:
+        print(json.dumps(as_json(findings), indent=1))
+    return 0 if is_well(findings) else 1
+
+
 def _register_adapt(subcommands: argparse._SubParsersAction) -> None:
     parser = subcommands.add_parser(
         "adapt",
@@ -240,10 +288,41 @@ def _forecast(options: argparse.Namespace) -> int:
     return 0
 
 
+def _register_live(subcommands: argparse._SubParsersAction) -> None:
+    parser = subcommands.add_parser(
+        "live",
+        help="forecast while recording: serve a model, play a recording to it",
+        description="`forebrain live serve --help`, `replay --help` and `soak --help` show the options.",
+    )
+    parser.add_argument("action", choices=("serve", "replay", "soak"))
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="of the action")
+    parser.set_defaults(run=_live)
+
+
+def _live(options: argparse.Namespace) -> int:
+    from forebrain import live
+    from forebrain.config import parse
+    from forebrain.console import make_console
+
+    console = make_console()
+    if options.action == "serve":
+        live.run_server(parse(live.ServeConfig, options.options), console)
+        return 0
+    if options.action == "replay":
+        return 0 if live.run_replay(parse(live.ReplayConfig, options.options), console) else 1
+    return 0 if live.run_soak(parse(live.SoakJobConfig, options.options), console) else 1
+
+
 _COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     _register_inspect,
     _register_data,
     _register_adapt,
     _register_forecast,
     _register_parity,
+    _register_doctor,
+    _register_live,
 )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,10 +12,9 @@ from forebrain.adaptation.artifact import Adapted, Mode
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig, WindowForecaster, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
-from forebrain.adaptation.start import random_interface
 from forebrain.adaptation.windows import SessionWindows
-from forebrain.models.contract import Interface
-from forebrain.models.poco import Poco
+from forebrain.errors import AdaptationError
+from forebrain.models.contract import Interface, Model
 from forebrain.scoring.evaluate import evaluate
 from forebrain.sessions.session import Session
 
@@ -37,7 +36,7 @@ class Trained:
         seconds: of the steps alone, without scoring.
     """
 
-    model: Poco
+    model: Model
     interface: Interface
     score_by_step: tuple[tuple[int, float], ...]
     best_step: int
@@ -92,7 +91,9 @@ def adapt(
         fitted_on=tuple(prepared.windows.fitted_on),
         mode=mode,
         origin=backbone.origin,
-        description=replace(backbone.description, num_datasets=len(trained.model.dataset)),
+        description=replace(backbone.description, num_datasets=1)
+        if mode == "scratch"
+        else backbone.description,
     )
     return Adaptation(adapted, trained, prepared)
 
@@ -107,7 +108,12 @@ def train(
     """
     model = _model(backbone, mode, config.seed)
     windows = prepared.windows
-    interface = start or _start(backbone, windows, mode, config)
+    interface = start or _start(backbone, model, windows, mode, config)
+    if mode == "embeddings" and not interface.unit.numel():
+        raise AdaptationError(
+            f"{backbone.origin}: {model.config.title} knows nothing of single units, so there are no "
+            "embeddings to fit; choose mode none or full."
+        )
     limit = windows_to_score(prepared, VALIDATION_WINDOWS, VALIDATION_ROWS)
     steps = 0 if mode == "none" else config.steps
     due = {*EARLY_STEPS, *range(0, steps, SCORE_EVERY), steps}
@@ -151,26 +157,36 @@ def windows_to_score(prepared: Prepared, most: int, rows: int) -> int:
     return max(8, min(most, rows // prepared.session.num_units))
 
 
-def _start(backbone: Backbone, windows: SessionWindows, mode: Mode, config: FitConfig) -> Interface:
+def _start(
+    backbone: Backbone, model: Model, windows: SessionWindows, mode: Mode, config: FitConfig
+) -> Interface:
     """Where the interface begins; random weights know nothing of trained interfaces."""
-    if backbone.start is None or mode == "scratch":
-        return random_interface(windows, backbone.model.config.width, config.seed)
-    return backbone.start.interface(config.start, windows, config.seed)
+    num_units = windows.sessions[0].num_units
+    interface = model.new_interface(num_units, torch.Generator().manual_seed(config.seed))
+    if backbone.start is not None and mode != "scratch" and config.start != "random":
+        backbone.start.fill(interface, config.start, windows)
+    return interface
 
 
-def _model(backbone: Backbone, mode: Mode, seed: int) -> Poco:
+def _model(backbone: Backbone, mode: Mode, seed: int) -> Model:
     """The model that a mode begins with; parameters that it trains require a gradient."""
     if mode in ("embeddings", "none"):
         return backbone.model
     if mode == "scratch":
         torch.manual_seed(seed)
-        return Poco(backbone.description.model).train()
+        return backbone.description.model.build().train()
     model = copy.deepcopy(backbone.model).train()
-    (model if mode == "full" else model.forecaster).requires_grad_(True)
+    trained = model if mode == "full" else getattr(model, "forecaster", None)
+    if not isinstance(trained, torch.nn.Module):
+        raise AdaptationError(
+            f"{backbone.origin}: {model.config.title} has no forecaster apart from the rest; "
+            "choose another mode."
+        )
+    trained.requires_grad_(True)
     return model
 
 
-def _trainable(model: Poco) -> dict[str, torch.Tensor]:
+def _trainable(model: Model) -> dict[str, torch.Tensor]:
     return {
         name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad
     }

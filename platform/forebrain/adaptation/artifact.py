@@ -34,8 +34,7 @@ from torch import Tensor
 from forebrain.adaptation.backbone import Origin, pull_version, weights_of
 from forebrain.adaptation.description import Description, fill, tensors_of
 from forebrain.errors import AdaptationError, StorageError
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Interface, Model, SessionInput
 from forebrain.sessions.frames import hold_last
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
@@ -73,7 +72,7 @@ class Adapted:
         description: what it expects.
     """
 
-    backbone: Poco
+    backbone: Model
     interface: Interface
     mean: np.ndarray
     scale: np.ndarray
@@ -291,8 +290,8 @@ class Adapted:
                     "backbone; adapt again."
                 )
         backbone = description.build(tensors_of(weights, str(origin)), str(origin)).requires_grad_(False)
-        _check_shapes(tensors, len(plain["unit_names"]), backbone.config.width, where)
-        interface = Interface(*tensors["unit"].shape).requires_grad_(False)
+        interface = backbone.new_interface(len(plain["unit_names"])).requires_grad_(False)
+        _check_shapes(tensors, interface, where)
         fill(interface, {name: tensors[name] for name in ("unit", "session")}, str(where))
         mean, scale, columns = (tensors[name].numpy() for name in ("mean", "scale", "columns"))
         return cls(
@@ -391,11 +390,12 @@ def _pulled_weights(
     return (pulled.folder / WEIGHTS).read_bytes()
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], num_units: int, width: int, where: Path) -> None:
+def _check_shapes(tensors: Mapping[str, Tensor], interface: Interface, where: Path) -> None:
     """Raises AdaptationError if an interface file does not hold what belongs there."""
+    num_units = len(interface.unit)
     expected = {
-        "unit": (num_units, width),
-        "session": (width,),
+        "unit": tuple(interface.unit.shape),
+        "session": tuple(interface.session.shape),
         "mean": (num_units,),
         "scale": (num_units,),
         "columns": (num_units,),

@@ -15,7 +15,7 @@ from forebrain.adaptation.description import Description, tensors_of
 from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
 from forebrain.adaptation.start import START, Start
 from forebrain.errors import AdaptationError
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.trained import TrainedModel
 from forebrain_registry import Pulled, Registry, RegistryError, SeenSession, pull
@@ -59,7 +59,7 @@ class Backbone:
         start: what the interfaces that it was trained with have in common; None where that was not published.
     """
 
-    model: Poco
+    model: Model
     description: Description
     origin: Origin
     sessions: tuple[SeenSession, ...]
@@ -102,7 +102,7 @@ class Backbone:
         model = description.build(tensors_of(data, where), where).requires_grad_(False)
         start = None
         if (pulled.folder / START).exists():
-            start = Start.load((pulled.folder / START).read_bytes(), description.model.width, where)
+            start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(0), where)
         return cls(model, description, origin, metadata.sessions, start)
 
     @classmethod

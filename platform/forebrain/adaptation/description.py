@@ -17,11 +17,12 @@ from torch import Tensor
 
 from forebrain.config import from_values
 from forebrain.errors import AdaptationError, ConfigError
-from forebrain.models.poco import Poco, PocoConfig
+from forebrain.models.contract import Model, ModelConfig
+from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.sessions.session import Range
 
-CONFIG_FORMAT = "forebrain-poco-1"
+CONFIG_FORMAT = "forebrain-model-1"
 PREPROCESSING_FORMAT = "forebrain-preprocessing-1"
 Loss = Literal["squared", "relative"]
 
@@ -31,7 +32,7 @@ class Description:
     """A backbone in words.
 
     Attributes:
-        model: its size, with the protocol's choices filled in.
+        model: which it is and its size, with the protocol's choices filled in.
         num_datasets: rows of its data set embedding.
         loss: what it was trained with.
         protocol: how recordings are split and normalised.
@@ -40,7 +41,7 @@ class Description:
         fitted_on: session id -> the frames that its mean and scale were fitted on.
     """
 
-    model: PocoConfig
+    model: ModelConfig
     num_datasets: int
     loss: Loss
     protocol: ProtocolName
@@ -94,7 +95,7 @@ class Description:
                     "Update forebrain, or take a model that jobs/publish.py made."
                 )
         try:
-            model = from_values(PocoConfig, config["model"])
+            model = from_values(SLOTS[config["model"]["name"]], config["model"])
             described = cls(
                 model=model,
                 num_datasets=int(config["num_datasets"]),
@@ -120,13 +121,13 @@ class Description:
             raise AdaptationError(f"{where}: its preprocessing expects other windows than its model takes.")
         return described
 
-    def build(self, tensors: Mapping[str, Tensor], where: str) -> Poco:
+    def build(self, tensors: Mapping[str, Tensor], where: str) -> Model:
         """The backbone with these weights, in evaluation mode.
 
         Raises:
             AdaptationError: the weights are those of another model.
         """
-        model = Poco(self.model, self.num_datasets)
+        model = self.model.build(self.num_datasets)
         fill(model, tensors, where)
         return model.eval()
 

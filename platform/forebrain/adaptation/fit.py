@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Interface, Model, SessionInput
 from forebrain.models.relative import relative_error, squared_error
 
 WEIGHT_DECAY = 1e-4
@@ -67,7 +66,7 @@ class FitConfig:
 
 
 def fit_interface(
-    model: Poco,
+    model: Model,
     interface: Interface,
     batches: Batches,
     config: FitConfig,
@@ -132,7 +131,7 @@ def training_batches(windows: SessionWindows, batch_size: int, seed: int) -> Bat
 class WindowForecaster:
     """A model with one interface, for the scorer: (session 0, context [B, C, N]) -> [B, H, N]."""
 
-    def __init__(self, model: Poco, interface: Interface, config: FitConfig) -> None:
+    def __init__(self, model: Model, interface: Interface, config: FitConfig) -> None:
         self.model, self.interface, self.config = model, interface, config
 
     @torch.inference_mode()

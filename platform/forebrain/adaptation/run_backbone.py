@@ -5,8 +5,8 @@ from __future__ import annotations
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.start import Start
 from forebrain.errors import AdaptationError, CheckpointError
-from forebrain.shards.reader import ShardSet
 from forebrain.shards.windows import ShardWindows
+from forebrain.training.data import open_windows as open_run_windows
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.trained import TrainedModel
 from forebrain_registry import SeenSession
@@ -20,12 +20,12 @@ def open_windows(run: RunFolder, trained: TrainedModel, data: str | None) -> Sha
         ShardError: there are none.
     """
     config = trained.config
-    shards = ShardSet.open(data or run.shards(config.data), config.mixture.on_bad_shard)
-    if shards.fingerprint != trained.checkpoint.record["data_fingerprint"]:
+    windows = open_run_windows(config, data or run.shards(config.data))
+    if windows.shards.fingerprint != trained.checkpoint.record["data_fingerprint"]:
         raise CheckpointError(
-            f"{run.uri} was trained on other data than {shards.uri} holds; give its own --data."
+            f"{run.uri} was trained on other data than {windows.shards.uri} holds; give its own --data."
         )
-    return ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
+    return windows
 
 
 def describe(trained: TrainedModel, windows: ShardWindows) -> Description:
@@ -49,8 +49,8 @@ def describe(trained: TrainedModel, windows: ShardWindows) -> Description:
         event_rate_hz=options["event_rate_hz"],
         resample_hz=options["resample_hz"],
         fitted_on={
-            entry.id: entry.fits[config.protocol]
-            for entry in windows.shards.sessions
+            entry.id: windows.shards.fitted_on(position, config.protocol)
+            for position, entry in enumerate(windows.shards.sessions)
             if entry.id in trained.interfaces
         },
     )
@@ -67,4 +67,6 @@ def seen_sessions(trained: TrainedModel, windows: ShardWindows) -> tuple[SeenSes
 
 def fit_start(trained: TrainedModel, windows: ShardWindows) -> Start:
     """What the interfaces of the run have in common."""
-    return Start.fit(trained.interfaces, trained.backbone.dataset.detach(), trained.datasets, windows)
+    embedding = dict(trained.backbone.named_parameters()).get("dataset")
+    of_dataset = {} if embedding is None else dict(zip(trained.datasets, embedding.detach(), strict=True))
+    return Start.fit(trained.interfaces, of_dataset, windows)

@@ -7,7 +7,7 @@ regression over all units trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +37,7 @@ class Start:
 
     Attributes:
         unit: [d], mean of the units' embeddings.
-        session: [d], mean of the sessions' embeddings, each with its data set's added.
+        session: [e], mean of the sessions' embeddings, each with its data set's added.
         weights: [F, d], from standardised statistics of a unit to its embedding less the mean.
         centre, scale: [F], by which statistics are standardised.
     """
@@ -48,17 +48,13 @@ class Start:
     centre: Tensor
     scale: Tensor
 
-    def interface(self, name: StartName, source: WindowSource, seed: int) -> Interface:
-        """An interface for the only session of a source."""
-        made = random_interface(source, len(self.unit), seed)
-        if name == "random":
-            return made
+    def fill(self, interface: Interface, name: Literal["mean", "regression"], source: WindowSource) -> None:
+        """Begins the interface of the only session of a source here."""
         unit = self.unit.expand(source.sessions[0].num_units, -1)
         if name == "regression":
             statistics = (unit_statistics(source, 0) - self.centre) / self.scale
             unit = unit + statistics @ self.weights
-        fill(made, {"unit": unit, "session": self.session}, "start")
-        return made
+        fill(interface, {"unit": unit, "session": self.session}, "start")
 
     def save(self) -> bytes:
         """A safetensors file, which `load` reads."""
@@ -67,14 +63,23 @@ class Start:
         )
 
     @classmethod
-    def load(cls, data: bytes, width: int, where: str) -> Start:
-        """Reads what `save` gave. Raises AdaptationError where it is of another model or program."""
+    def load(cls, data: bytes, interface: Interface, where: str) -> Start:
+        """Reads what `save` gave.
+
+        Args:
+            data: the file's.
+            interface: any of the model's.
+            where: whose it is, for messages.
+
+        Raises:
+            AdaptationError: it is of another model or program.
+        """
         tensors = tensors_of(data, where)
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        vector, statistics = (width,), (NUM_STATISTICS,)
+        width, statistics = interface.unit.shape[1], (NUM_STATISTICS,)
         expected = {
-            "unit": vector, "session": vector, "weights": (NUM_STATISTICS, width), "centre": statistics,
-            "scale": statistics,
+            "unit": (width,), "session": tuple(interface.session.shape), "weights": (NUM_STATISTICS, width),
+            "centre": statistics, "scale": statistics,
         }  # fmt: skip
         if found != expected:
             raise AdaptationError(f"{where}: {START} holds {found}; expected {expected}. Update forebrain.")
@@ -84,16 +89,15 @@ class Start:
     def fit(
         cls,
         interfaces: Mapping[str, Interface],
-        dataset_embedding: Tensor,
-        datasets: Sequence[str],
+        of_dataset: Mapping[str, Tensor],
         source: WindowSource,
     ) -> Start:
         """Learns from the interfaces of a finished training.
 
         Args:
             interfaces: by session id.
-            dataset_embedding: [D, d], the backbone's.
-            datasets: its D names.
+            of_dataset: the backbone's embeddings of data sets, which it adds to a session's; empty if it
+                has none.
             source: the sessions trained on; their training parts are read.
         """
         known = [number for number, info in enumerate(source.sessions) if info.id in interfaces]
@@ -103,18 +107,14 @@ class Start:
             info = source.sessions[number]
             own = interfaces[info.id]
             units.append(own.unit.detach().cpu())
-            sessions.append((own.session + dataset_embedding[datasets.index(info.dataset)]).detach().cpu())
+            shared = of_dataset.get(info.dataset, torch.zeros(()))
+            sessions.append((own.session.cpu() + shared.cpu()).detach())
         unit = torch.cat(units)
         centre, scale = statistics.mean(dim=0), statistics.std(dim=0).clamp(min=1e-6)
         x = ((statistics - centre) / scale).double()
         y = (unit - unit.mean(dim=0)).double()
         weights = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=torch.float64), x.T @ y)
         return cls(unit.mean(dim=0), torch.stack(sessions).mean(dim=0), weights.float(), centre, scale)
-
-
-def random_interface(source: WindowSource, width: int, seed: int) -> Interface:
-    """An interface for the only session of a source, drawn at random."""
-    return Interface(source.sessions[0].num_units, width, torch.Generator().manual_seed(seed))
 
 
 def unit_statistics(source: WindowSource, session: int) -> Tensor:

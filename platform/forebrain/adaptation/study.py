@@ -26,10 +26,13 @@ from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.recording import Prepared, open_session, prepare_session
 from forebrain.adaptation.start import StartName
+from forebrain.config import slot
 from forebrain.errors import ConfigError
 from forebrain.evaluation import figures
 from forebrain.evaluation.tables import Table
+from forebrain.models.contract import ModelConfig
 from forebrain.models.poco import PocoConfig
+from forebrain.models.slots import SLOTS
 from forebrain.pretraining import pretrain
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_baselines
@@ -78,7 +81,7 @@ class StudyConfig:
     recordings: list[str]
     out: str
     seeds: int = 2
-    model: PocoConfig = field(default_factory=PocoConfig)
+    model: ModelConfig = field(default_factory=PocoConfig, metadata=slot(SLOTS))
     pretraining: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=250, validate_every=50))
     fit: FitConfig = field(default_factory=FitConfig)
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
-from forebrain.models.contract import SessionInput
+from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput
 from forebrain.models.perceiver import (
     DecoderAttention,
     EncoderAttention,
@@ -24,18 +25,15 @@ from forebrain.models.perceiver import (
     Population,
     ProcessorLayer,
 )
-from forebrain.models.relative import WindowFrame
 from forebrain.models.rotary import Rotation, inverse_frequencies, rotation_at
 from forebrain.models.row_head import RowHeadWeights, row_head
 
 
 @dataclass(frozen=True)
-class PocoConfig:
+class PocoConfig(ModelConfig):
     """Size of a POCO backbone; the defaults are the published ones.
 
     Attributes:
-        context: frames a forecast is made from.
-        horizon: frames forecast.
         token_length: frames in a token.
         encoder_context: last frames of the context that the population encoder reads; None for all.
         width: width of tokens, latents and embeddings.
@@ -48,15 +46,13 @@ class PocoConfig:
         film_layers: hidden layers of that forecaster.
         session_embedding: add session and data set embeddings to each unit's.
         latent_session_embedding: add session and data set embeddings to the latents.
-        relative: see and forecast each window relative to its last frame and spread (`models.relative`).
-            None: in a run what the protocol does (yes, under protocol poco no), elsewhere no, as published.
         rotary_t_max: longest period of the rotary time embedding, frames; the shortest is a thousandth.
         feed_forward_dropout: dropout in feed-forwards while training.
         branch_dropout: dropout on the residual branches over the latents while training.
     """
 
-    context: int = 48
-    horizon: int = 16
+    title = "POCO"
+    name: Literal["poco"] = "poco"
     token_length: int = 16
     encoder_context: int | None = None
     width: int = 128
@@ -69,20 +65,17 @@ class PocoConfig:
     film_layers: int = 1
     session_embedding: bool = True
     latent_session_embedding: bool = False
-    relative: bool | None = None
     rotary_t_max: float = 100.0
     feed_forward_dropout: float = 0.2
     branch_dropout: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in (
-            "context", "horizon", "token_length", "width", "num_latents", "num_heads", "head_width",
-            "feed_forward_multiple", "film_width", "film_layers",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected 1 or more.")
-        if self.num_layers < 0:
-            raise ConfigError(f"model.num_layers is {self.num_layers}; expected 0 or more.")
+        super().__post_init__()
+        self.require(
+            1, "token_length", "width", "num_latents", "num_heads", "head_width", "feed_forward_multiple",
+            "film_width", "film_layers",
+        )  # fmt: skip
+        self.require(0, "num_layers")
         if self.encoder_frames > self.context or self.encoder_frames % self.token_length:
             raise ConfigError(
                 f"model.token_length is {self.token_length} and the encoder reads {self.encoder_frames} of "
@@ -90,13 +83,14 @@ class PocoConfig:
             )
         if self.head_width % 4:
             raise ConfigError(f"model.head_width is {self.head_width}; expected a multiple of 4.")
-        for name in ("feed_forward_dropout", "branch_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected 0 or more and below 1.")
+        self.require_dropout("feed_forward_dropout", "branch_dropout")
 
     @property
     def encoder_frames(self) -> int:
         return self.context if self.encoder_context is None else self.encoder_context
+
+    def build(self, num_datasets: int = 1) -> Poco:
+        return Poco(self, num_datasets)
 
 
 class FilmForecaster(nn.Module):
@@ -113,13 +107,16 @@ class FilmForecaster(nn.Module):
             nn.init.zeros_(parameter)
 
 
-class Poco(nn.Module):
-    """The backbone: every parameter that does not belong to a session.
+class Poco(Model):
+    """The backbone of POCO.
 
     Args:
         config: sizes.
         num_datasets: rows of the data set embedding.
     """
+
+    config: PocoConfig
+    splits_units = True
 
     def __init__(self, config: PocoConfig, num_datasets: int = 1) -> None:
         super().__init__()
@@ -158,54 +155,13 @@ class Poco(nn.Module):
             self.register_buffer(f"{name}_cosine", cosine, persistent=False)
             self.register_buffer(f"{name}_sine", sine, persistent=False)
 
-    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        """Forecasts every window of a batch.
-
-        Args:
-            inputs: sessions with their windows, context [B_i, C, N_i]; a session may have none (B_i = 0).
-
-        Returns:
-            A forecast [B_i, H, M_i] for each session, in the order of `inputs`; M_i is N_i unless the input
-            names the units to forecast.
-
-        Raises:
-            ConfigError: a context's length is not the model's.
-        """
-        present = [entry for entry in inputs if entry.context.shape[0]]
-        forecasts = iter(self._forecast_present(present)) if present else iter(())
-        horizon = self.config.horizon
-        return [
-            next(forecasts) if len(entry.context) else entry.context.new_zeros(0, horizon, entry.num_forecast)
-            for entry in inputs
-        ]
+    def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
+        return Interface(num_units, self.config.width, generator)
 
     def processor_layers(self) -> list[ProcessorLayer]:
         return [layer for layer in self.processor if isinstance(layer, ProcessorLayer)]
 
-    def _forecast_present(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        config = self.config
-        for entry in inputs:
-            if entry.context.shape[1] != config.context:
-                raise ConfigError(
-                    f"a context of {entry.context.shape[1]} frames was given; "
-                    f"this model forecasts from {config.context}."
-                )
-        if config.relative:
-            frames = [WindowFrame.of(entry.context) for entry in inputs]
-            seen = [
-                replace(entry, context=frame.enter(entry.context))
-                for entry, frame in zip(inputs, frames, strict=True)
-            ]
-            forecasts = zip(inputs, frames, self._forecast_windows(seen), strict=True)
-            return [
-                WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)).leave(
-                    forecast
-                )
-                for entry, frame, forecast in forecasts
-            ]
-        return self._forecast_windows(inputs)
-
-    def _forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         units = [self._unit_vectors(entry) for entry in inputs]
         contexts = [entry.context.transpose(1, 2).contiguous() for entry in inputs]  # [B, N, C]
         latents = self._read_populations(inputs, contexts, units)
