@@ -81,7 +81,9 @@ class Zero(Strategy):
     @torch.no_grad()
     def replica(self) -> Model:
         if self._stage == 3:
-            self._replica.load_state_dict(self._gathered(None))
+            weights = self._gathered(None)
+            for name, parameter in self._replica.named_parameters():
+                parameter.copy_(weights[name])
         return self._replica
 
     def export(self) -> PortableTensors:
