@@ -83,6 +83,7 @@ class FullyShared(Strategy):
         backbone.reshard()
         return self._replica
 
+    @torch.no_grad()
     def export(self) -> PortableTensors:
         tensors: PortableTensors = {}
         for name, parameter in self._parameters.items():
