@@ -143,31 +143,6 @@ def _parity(options: argparse.Namespace) -> int:
     return 0 if all_passed else 1
 
 
-def _register_live(subcommands: argparse._SubParsersAction) -> None:
-    parser = subcommands.add_parser(
-        "live",
-        help="forecast while recording: serve a model, play a recording to it",
-        description="`forebrain live serve --help`, `replay --help` and `soak --help` show the options.",
-    )
-    parser.add_argument("action", choices=("serve", "replay", "soak"))
-    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="of the action")
-    parser.set_defaults(run=_live)
-
-
-def _live(options: argparse.Namespace) -> int:
-    from forebrain import live
-    from forebrain.config import parse
-    from forebrain.console import make_console
-
-    console = make_console()
-    if options.action == "serve":
-        live.run_server(parse(live.ServeConfig, options.options), console)
-        return 0
-    if options.action == "replay":
-        return 0 if live.run_replay(parse(live.ReplayConfig, options.options), console) else 1
-    return 0 if live.run_soak(parse(live.SoakJobConfig, options.options), console) else 1
-
-
 def _register_doctor(subcommands: argparse._SubParsersAction) -> None:
     parser = subcommands.add_parser(
         "doctor",
@@ -313,14 +288,39 @@ def _forecast(options: argparse.Namespace) -> int:
     return 0
 
 
+def _register_live(subcommands: argparse._SubParsersAction) -> None:
+    parser = subcommands.add_parser(
+        "live",
+        help="forecast while recording: serve a model, play a recording to it",
+        description="`forebrain live serve --help`, `replay --help` and `soak --help` show the options.",
+    )
+    parser.add_argument("action", choices=("serve", "replay", "soak"))
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="of the action")
+    parser.set_defaults(run=_live)
+
+
+def _live(options: argparse.Namespace) -> int:
+    from forebrain import live
+    from forebrain.config import parse
+    from forebrain.console import make_console
+
+    console = make_console()
+    if options.action == "serve":
+        live.run_server(parse(live.ServeConfig, options.options), console)
+        return 0
+    if options.action == "replay":
+        return 0 if live.run_replay(parse(live.ReplayConfig, options.options), console) else 1
+    return 0 if live.run_soak(parse(live.SoakJobConfig, options.options), console) else 1
+
+
 _COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     _register_inspect,
     _register_data,
     _register_adapt,
     _register_forecast,
     _register_parity,
-    _register_live,
     _register_doctor,
+    _register_live,
 )
 
 

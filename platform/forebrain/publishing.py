@@ -24,7 +24,7 @@ import forebrain
 from forebrain.adaptation.backbone import registry_address, weights_of
 from forebrain.adaptation.run_backbone import describe, open_windows, seen_sessions
 from forebrain.errors import PublishError
-from forebrain.evaluation.run import MODEL, SCORED_PARTS
+from forebrain.evaluation.run import SCORED_PARTS, sessions_to_score
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, evaluate, fit_baselines
 from forebrain.scoring.intervals import LEVEL
@@ -170,16 +170,26 @@ def _scores(run: RunFolder, trained: TrainedModel, windows: ShardWindows) -> dic
     """Blocks `validation` and `test` as in result.json: those of the run, or scored now."""
     result = run.read_result() or {}
     if result.get("best_step") == trained.checkpoint.step:
-        return {part: result[part] for part in SCORED_PARTS}
+        return {part: result[part] for part in SCORED_PARTS if part in result}
     config = trained.config
-    forecasters = {MODEL: trained.forecaster(windows.sessions), **fit_baselines(windows, seed=config.seed)}
-    trained_on = [number for number, info in enumerate(windows.sessions) if info.id in trained.interfaces]
+    model = config.model.title
+    forecasters = {
+        model: trained.forecaster(windows.sessions, windows.held_out),
+        **fit_baselines(windows, seed=config.seed),
+    }
     limit = None if config.evaluation.full else WINDOWS_PER_SESSION
     return {
         part: evaluate(
-            forecasters, windows, part, sessions=trained_on, windows_per_session=limit, seed=config.seed
-        ).result(MODEL)
+            forecasters,
+            windows,
+            part,
+            sessions=sessions,
+            windows_per_session=limit,
+            seed=config.seed,
+            as_scored=windows.as_scored,
+        ).result(model)
         for part in SCORED_PARTS
+        if (sessions := sessions_to_score(windows, part, trained.interfaces))
     }
 
 
