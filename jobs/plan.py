@@ -98,8 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def calculate(config: PlanConfig) -> dict[str, Any]:
     """The numbers; bytes, seconds and counts are in the names."""
     data = _data(config)
-    step = _step(config, data)
-    saved = _checkpoint(config)
+    order = _order(config, data)
+    step = _step(config, data, order)
+    saved = _checkpoint(config, order)
     lost = _failures(config, data, saved)
     plan = {**data, **step, **saved, **lost}
     plan["limits"] = sorted(_limits(config, plan), key=lambda row: -row["load"])
@@ -160,18 +161,20 @@ def _entry(
     )  # fmt: skip
 
 
-def _step(config: PlanConfig, data: dict[str, Any]) -> dict[str, Any]:
-    """One step, from the order and the placement that a run would have."""
-    backbone = sum(parameter.numel() for parameter in Poco(PocoConfig()).parameters())
+def _order(config: PlanConfig, data: dict[str, Any]) -> DataOrder:
+    """The order of the data that a run would have."""
     num_windows = data["training_windows"] // config.sessions
     sessions = [
         OrderedSession(f"{number:08d}", "all", num_windows, data["units_a_session"])
         for number in range(config.sessions)
     ]
-    mixture = MixtureConfig()
-    order = DataOrder(
-        sessions, config.batch_size, 0, {"all": 1.0}, mixture.num_slots, config.units_per_window
-    )
+    num_slots = MixtureConfig().num_slots
+    return DataOrder(sessions, config.batch_size, 0, {"all": 1.0}, num_slots, config.units_per_window)
+
+
+def _step(config: PlanConfig, data: dict[str, Any], order: DataOrder) -> dict[str, Any]:
+    """One step, as order and placement make it."""
+    backbone = sum(parameter.numel() for parameter in Poco(PocoConfig()).parameters())
     owner = order.ownership(config.workers)
     is_split = owner == SPLIT
     rows, windows = [], []
@@ -212,19 +215,33 @@ def _step(config: PlanConfig, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _checkpoint(config: PlanConfig) -> dict[str, Any]:
+def _checkpoint(config: PlanConfig, order: DataOrder) -> dict[str, Any]:
     width = PocoConfig().width
     backbone = sum(parameter.numel() for parameter in Poco(PocoConfig()).parameters())
     values = backbone + (config.units + config.sessions) * width
     whole = FLOAT_BYTES * (1 + MOMENTS) * values
+    own = whole / config.workers
     return {
         "checkpoint_bytes": whole,
-        "checkpoint_stall_s": whole / config.workers * STALL_S_A_BYTE,
-        "checkpoint_write_s": whole / config.workers / config.network_bytes_per_s,
-        # Every worker reads the whole of it, and keeps what its sessions need.
-        "checkpoint_read_s": whole / config.network_bytes_per_s,
+        "checkpoint_stall_s": own * STALL_S_A_BYTE,
+        "checkpoint_write_s": own / config.network_bytes_per_s,
+        "checkpoint_read_s": own / config.network_bytes_per_s,
+        "resized_read_bytes": whole * _files_wanted(order, config.workers),
         "interface_bytes_a_worker": FLOAT_BYTES * (2 + MOMENTS) * (values - backbone) / config.workers,
     }
+
+
+def _files_wanted(order: DataOrder, num_workers: int) -> float:
+    """Share of a checkpoint's files that a worker reads, at most, to go on with one worker less."""
+    if num_workers == 1:
+        return 1.0
+    before, after = order.ownership(num_workers), order.ownership(num_workers - 1)
+    if (before == SPLIT).any():
+        return 1.0
+    wanted = [
+        len(np.unique(before[(after == worker) | (after == SPLIT)])) for worker in range(num_workers - 1)
+    ]
+    return max(wanted) / num_workers
 
 
 def _failures(config: PlanConfig, data: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
@@ -274,9 +291,9 @@ def _limits(config: PlanConfig, plan: dict[str, Any]) -> list[dict[str, Any]]:
 
     return [
         row(
-            "memory while a run goes on from a checkpoint",
-            plan["checkpoint_bytes"] / config.memory_bytes,
-            "each worker reads the whole checkpoint",
+            "memory while a run goes on with a worker less",
+            plan["resized_read_bytes"] / config.memory_bytes,
+            "each reads every file that holds a session of its own",
         ),
         row(
             "reading ahead, one thread a worker",
@@ -312,6 +329,7 @@ def _limits(config: PlanConfig, plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def as_table(plan: dict[str, Any]) -> Table:
+    """The numbers that people ask for, a row each."""
     table = Table("what", "how much")
     table.columns[1].justify = "right"
     for name, value in (
@@ -341,6 +359,7 @@ def as_table(plan: dict[str, Any]) -> Table:
         ("a checkpoint: training stands still", f"{plan['checkpoint_stall_s']:.3g} s"),
         ("a checkpoint: written in the background in", f"{plan['checkpoint_write_s']:.3g} s"),
         ("a checkpoint: read by each worker in", f"{plan['checkpoint_read_s']:.3g} s"),
+        ("a checkpoint: read by a worker at most, with one worker less", _bytes(plan["resized_read_bytes"])),
         ("opening the data", f"{plan['open_s']:.3g} s"),
         ("a failure every", f"{plan['between_failures_s'] / 3600:.3g} h"),
         ("recovery from it", f"{plan['recovery_s']:.3g} s"),
@@ -355,6 +374,7 @@ def as_table(plan: dict[str, Any]) -> Table:
 
 
 def as_limits(plan: dict[str, Any]) -> Table:
+    """Loads, the largest first."""
     table = Table("what gives way first", "load", "")
     table.columns[1].justify = "right"
     for row in plan["limits"]:

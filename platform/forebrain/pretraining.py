@@ -27,13 +27,14 @@ from forebrain.training.telemetry import ConsoleLog, Event, MetricsLog
 _REPORTED_PACKAGES = ("forebrain", "torch", "ray", "deepspeed", "webdataset", "numpy", "safetensors")
 
 
-def pretrain(config: PretrainConfig, console: Console) -> str:
+def pretrain(config: PretrainConfig, console: Console, listen: Report = lambda event: None) -> str:
     """Runs, resumes, or finds finished the run at `config.out`.
 
     Args:
         config: what is asked. Where `data` is no set of shards it names recordings, which are prepared
             into the run folder first.
         console: where progress is shown.
+        listen: called in this process with each event of the training.
 
     Returns:
         The run folder's address; its result.json says what came out.
@@ -66,7 +67,7 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         raise
     if config.training.strategy in STAGES:
         run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))
-    events = _train(config, run, console, launched)
+    events = _train(config, run, console, launched, listen)
     trained_s = time.perf_counter() - started
     skipped = events["end"]["skipped"]
     if skipped["shards"]:
@@ -124,9 +125,13 @@ def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> No
             "model.context + model.horizon."
         )
     run.write_config(config)
+    prepare_into(run.shards(config.data), recordings, config, console)
+
+
+def prepare_into(out: str, recordings: list[str], config: PretrainConfig, console: Console) -> None:
+    """Prepares recordings, and says what is worth knowing of each."""
     console.print(f"Preparing {len(recordings)} recordings of {config.data} ...")
     run_each = map_with_ray if config.workers else map_here
-    out = run.shards(config.data)
     result = prepare(recordings, out, config.prepare, run_each=run_each, progress=console.print)
     for entry in result.sessions:
         for remark in remarks(entry):
@@ -152,7 +157,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _train(config: PretrainConfig, run: RunFolder, console: Console, launched: float) -> dict[str, Event]:
+def _train(
+    config: PretrainConfig, run: RunFolder, console: Console, launched: float, listen: Report
+) -> dict[str, Event]:
     """Trains; returns the last event of each kind."""
     last: dict[str, Event] = {}
     show = ConsoleLog(console)
@@ -160,6 +167,7 @@ def _train(config: PretrainConfig, run: RunFolder, console: Console, launched: f
     def report(event: Event) -> None:
         last[event["kind"]] = event
         show(event)
+        listen(event)
 
     if config.workers:
         from forebrain.training.on_ray import train_on_ray

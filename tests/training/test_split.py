@@ -226,15 +226,9 @@ def _bytes_each_step(given: tuple[dict[str, Any], int, int]) -> list[int]:
         mock.patch.object(loop.ShardSet, "open", lambda uri, on_bad_shard: made),
         mock.patch.object(loop, "ShardWindows", lambda *arguments: made),
     ):
-        group = WorkerGroup()
         config = from_values(PretrainConfig, values)
-        trainer = Trainer(config, group, torch.device("cpu"), lambda event: None)
-    counts = []
-    for step in range(2):
-        before = group.bytes_given
-        trainer.step(trainer.stream.batch(step))
-        counts.append(group.bytes_given - before)
-    return counts
+        trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
+    return [trainer.step(trainer.stream.batch(step)).bytes_given for step in range(2)]
 
 
 def test_bytes_sent_a_step_depend_neither_on_sessions_nor_on_units(tmp_path: Path) -> None:

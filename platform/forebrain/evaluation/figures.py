@@ -226,6 +226,46 @@ def score_by_session(evaluation: Evaluation, model: str, path: Path) -> Path:
     return _save(figure, path)
 
 
+def score_by_step(
+    curves: Mapping[str, Sequence[tuple[int, float]]], levels: Mapping[str, float], title: str, path: Path
+) -> Path:
+    """Score against optimiser steps, a line for each way of training; forecasts that need none as levels.
+
+    Args:
+        curves: name -> (steps, score) in order, the first the one that the picture is about.
+        levels: baselines' scores by name.
+        title: whose scores, on which part.
+        path: a PNG file.
+    """
+    figure, axes = _canvas(width=7.2, height=4.4)
+    values = [np.array([score for _, score in curve]) for curve in curves.values()]
+    shown = [np.array([level]) for name, level in levels.items() if name != "mean"]
+    # Scratch begins far below all else, and would press it into a line.
+    low, high = _range_to_show([values[0], *shown, *(column[-1:] for column in values[1:])])
+    ends = {}
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = _MODEL_COLOURS[number % len(_MODEL_COLOURS)]
+        steps, scores = zip(*curve, strict=True)
+        axes.plot(steps, scores, "o-", color=colour, linewidth=1.8 if number == 0 else 1.3, markersize=4)
+        ends[name] = (scores[-1], colour)
+    for name, level in levels.items():
+        axes.axhline(level, color=_BASELINE_COLOURS[name], linewidth=1.2, linestyle="--", zorder=1)
+        ends[name] = (level, _BASELINE_COLOURS[name])
+    last = max(step for curve in curves.values() for step, _ in curve)
+    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+    marks = [step for step in (0, 1, 5, 20, 50, 200, 1000, 5000) if step < 0.7 * last] + [last]
+    axes.set_xticks(marks, [f"{mark:,}" for mark in marks])
+    axes.minorticks_off()
+    axes.set_xlim(-0.15, max(1, last) * 1.15)
+    axes.set_ylim(low, high)
+    _label_line_ends(axes, ends)
+    axes.set_xlabel("optimiser steps")
+    axes.set_ylabel("score (0 = copy, 1 = perfect)")
+    axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+    _title(axes, title, "dashed: forecasts that need no steps")
+    return _save(figure, path)
+
+
 def models_by_dataset(evaluations: Mapping[str, Evaluation], labels: Sequence[str], path: Path) -> Path:
     """A row for each data set: scores of all forecasters with intervals, and their scores by horizon step.
 

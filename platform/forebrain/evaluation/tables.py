@@ -44,7 +44,7 @@ class Table:
     def to_rich(self) -> rich.table.Table:
         """For a terminal."""
         table = rich.table.Table(title=self.title, title_justify="left", title_style="bold")
-        for name, right in zip(self.columns, self._right_aligned(), strict=True):
+        for name, right in zip(self.columns, self.right_aligned(), strict=True):
             table.add_column(name, justify="right" if right else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*(Text(self._text(cell)) for cell in row))
@@ -57,7 +57,7 @@ class Table:
             *([self._text(cell).replace("|", "\\|") for cell in row] for row in self.rows),
         ]
         widths = [max(3, *map(len, column)) for column in zip(*texts, strict=True)]
-        right = self._right_aligned()
+        right = self.right_aligned()
 
         def line(cells: Sequence[str]) -> str:
             padded = (
@@ -80,12 +80,17 @@ class Table:
         writer.writerows(self.rows)
         return stream.getvalue()
 
+    def texts(self) -> list[list[str]]:
+        """The rows as people read them."""
+        return [[self._text(cell) for cell in row] for row in self.rows]
+
     def _text(self, cell: Cell) -> str:
         if cell is None:
             return "–"
         return f"{cell:.{self.digits}f}" if isinstance(cell, float) else str(cell)
 
-    def _right_aligned(self) -> list[bool]:
+    def right_aligned(self) -> list[bool]:
+        """Which columns hold numbers alone."""
         columns = range(len(self.columns))
         return [all(not isinstance(row[column], str) for row in self.rows) for column in columns]
 

@@ -48,6 +48,7 @@ class ShardSet:
         uri: its address.
         fingerprint: sha256 over the index; equal for equal data, fits and options.
         max_window: longest window that can be read, frames.
+        options: what it was prepared with.
         forecasts_components: whether principal components stand in place of the units.
         sessions: entries, sorted by id; each is parsed when it is first asked for.
         skips_bad: whether bad shards are to be passed over; then finding one is a warning.
@@ -70,7 +71,8 @@ class ShardSet:
         self._bad_pages: dict[tuple[str, int], str] = {}
         self.fingerprint = index.fingerprint
         self.max_window = index.max_window
-        self.forecasts_components = index.options.get("pca") is not None
+        self.options = index.options
+        self.forecasts_components = self.options.get("pca") is not None
         self.sessions: Sequence[SessionEntry] = _Entries(entries)
         self._storage = storage
         pages = _LocalPages if storage.is_local else _RemotePages
@@ -163,6 +165,10 @@ class ShardSet:
         return Fit(
             **{name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         )
+
+    def fitted_on(self, session: int, protocol: str) -> tuple[Range, ...]:
+        """The frames that `fit` was fitted on."""
+        return self.sessions[session].fits[protocol]
 
     def training_segments(self, session: int) -> list[Range]:
         """Where training windows may lie: anywhere. `SubsetShards` differs."""

@@ -84,7 +84,7 @@ class SubsetShards:
         seed: of what is drawn.
 
     Attributes:
-        uri, fingerprint, max_window, forecasts_components, skips_bad: those of the set.
+        uri, fingerprint, max_window, forecasts_components, skips_bad, options: those of the set.
         sessions: entries of the sessions that are kept; of the units, only what is kept of them.
 
     Raises:
@@ -105,6 +105,7 @@ class SubsetShards:
         self._whole, self._config, self._protocol = whole, config, protocol
         self.uri, self.fingerprint, self.max_window = whole.uri, whole.fingerprint, whole.max_window
         self.forecasts_components, self.skips_bad = whole.forecasts_components, whole.skips_bad
+        self.options = whole.options
         self._positions = _chosen_sessions(whole, config, seed)
         entries = [whole.sessions[position] for position in self._positions]
         self._training = [_latest_training(entry, config, protocol) for entry in entries]
@@ -125,6 +126,13 @@ class SubsetShards:
         """The normalisation that the subset's own training frames give."""
         assert protocol == self._protocol
         return self._own_fit(session) if self._config.has_own_fits else self._whole_fit(session)
+
+    def fitted_on(self, session: int, protocol: str) -> tuple[Range, ...]:
+        """The frames that `fit` was fitted on."""
+        if not self._config.has_own_fits:
+            return self._whole.fitted_on(self._positions[session], protocol)
+        num_frames = self.sessions[session].num_frames
+        return tuple(fit_ranges(protocol, num_frames, self._training[session]))
 
     def training_segments(self, session: int) -> list[Range]:
         """Where training windows may lie."""
@@ -155,7 +163,7 @@ class SubsetShards:
         """As `prepare` fits it, on what is kept."""
         entry = self.sessions[session]
         moments = Moments(entry.num_units)
-        for start, stop in fit_ranges(self._protocol, entry.num_frames, self._training[session]):
+        for start, stop in self.fitted_on(session, self._protocol):
             for first in range(start, stop, self.max_window):
                 try:
                     moments.add(self.read(session, first, min(first + self.max_window, stop)))
@@ -170,7 +178,7 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
     entries = dict(enumerate(whole.sessions))
     if config.include is not None:
         for pattern in config.include:
-            if not any(fnmatchcase(entry.id, pattern) for entry in entries.values()):
+            if not any(_is_like(entry.id, pattern) for entry in entries.values()):
                 raise ConfigError(
                     f"subset.include: no session of {whole.uri} is like {pattern!r}; there are "
                     f"{', '.join(entry.id for entry in list(entries.values())[:8])} ..."
@@ -178,7 +186,7 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
         entries = {
             position: entry
             for position, entry in entries.items()
-            if any(fnmatchcase(entry.id, pattern) for pattern in config.include)
+            if any(_is_like(entry.id, pattern) for pattern in config.include)
         }
     if config.subjects is not None:
         subjects = _drawn(
@@ -189,6 +197,11 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
         ids = _drawn("sessions", sorted(entry.id for entry in entries.values()), config.sessions, seed)
         entries = {position: entry for position, entry in entries.items() if entry.id in ids}
     return list(entries)
+
+
+def _is_like(session_id: str, pattern: str) -> bool:
+    # An id may hold brackets, which are not meant as a pattern's.
+    return session_id == pattern or fnmatchcase(session_id, pattern)
 
 
 def subject_of(entry: SessionEntry) -> str:

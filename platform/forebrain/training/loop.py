@@ -55,11 +55,13 @@ class StepResult:
         loss: errors of the global batch, summed, over its predicted values.
         gradient_norm: joint norm before clipping.
         communication_s: exchange of the gradients, waiting for the slowest worker included.
+        bytes_given: what this worker gave to collective calls, whoever made them.
     """
 
     loss: float
     gradient_norm: float
     communication_s: float
+    bytes_given: int
 
 
 class StepTotals:
@@ -233,6 +235,7 @@ class Trainer:
         carries the gradients, so all workers stop at the same step instead of waiting for it.
         """
         config, strategy, interfaces = self.training, self.strategy, self.interfaces
+        given_before = self.group.bytes_given
         interfaces.clear_gradients()
         totals = self._totals = StepTotals(self.device)
         problem = batch if isinstance(batch, ForebrainError) else self.saver.error
@@ -285,7 +288,8 @@ class Trainer:
         interfaces.step(learning_rate)
         self.steps_done += 1
         joint_norm = norm if config.joint_clip else (norm.square() + totals.interface_square).sqrt()
-        return StepResult(loss, joint_norm.item(), communication_s)
+        bytes_given = self.group.bytes_given - given_before
+        return StepResult(loss, joint_norm.item(), communication_s, bytes_given)
 
     def _count_skipped(self, num_windows: int) -> None:
         """All workers meet here at the same steps, those in which any of them skipped windows."""
@@ -540,6 +544,7 @@ class Trainer:
                 "step_s": seconds,
                 "wait_s": batch.wait_s,
                 "communication_s": result.communication_s,
+                "bytes_given": result.bytes_given,
                 "memory_bytes": peak_memory_bytes(self.device),
                 "units_x_frames_per_s": units_x_frames / (seconds + batch.wait_s),
             }

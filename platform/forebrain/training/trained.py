@@ -42,8 +42,12 @@ class TrainedModel:
     datasets: list[str]
 
     @classmethod
-    def load(cls, run: RunFolder) -> TrainedModel:
-        """Loads the checkpoint with the lowest validation loss, or the newest where none was validated.
+    def load(cls, run: RunFolder, step: int | None = None) -> TrainedModel:
+        """Loads a checkpoint: that with the lowest validation loss, or the newest where none was validated.
+
+        Args:
+            run: the run.
+            step: of another checkpoint to load.
 
         Raises:
             CheckpointError: there is no run, or no checkpoint that is whole.
@@ -54,7 +58,8 @@ class TrainedModel:
                 f"{run.uri} holds no run (no config.yaml); give the --out of a pretraining."
             )
         config = from_values(PretrainConfig, values)
-        checkpoint, contents = _best_whole(CheckpointStore(run.folder.child("checkpoints")), run.uri)
+        store = CheckpointStore(run.folder.child("checkpoints"))
+        checkpoint, contents = _best_whole(store, run.uri) if step is None else _of_step(store, step, run.uri)
         datasets = checkpoint.record["datasets"]
         backbone = config.resolved_model().build(num_datasets=len(datasets)).eval()
         _fill(backbone, from_files("backbone", contents), "backbone")
@@ -108,6 +113,15 @@ def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[st
     if newest is None:
         raise CheckpointError(f"{where}: no checkpoint that is whole; run the pretraining (again).")
     return newest
+
+
+def _of_step(store: CheckpointStore, step: int, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
+    committed = {checkpoint.step: checkpoint for checkpoint in store.committed()}
+    if step not in committed:
+        raise CheckpointError(
+            f"{where}: no checkpoint of step {step}; there are {', '.join(map(str, committed)) or 'none'}."
+        )
+    return committed[step], store.read(committed[step])
 
 
 @torch.no_grad()

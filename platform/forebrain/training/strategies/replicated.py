@@ -71,6 +71,7 @@ class Replicated(Strategy):
 
 
 def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Over all values of all tensors, a scalar."""
     if not tensors:  # of a model that belongs to sessions altogether
         return torch.zeros(())
     return torch.stack(torch._foreach_norm(list(tensors))).square().sum()
