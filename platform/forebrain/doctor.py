@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import socket
-import sys
 import tempfile
 import time
 import urllib.parse
@@ -86,14 +85,10 @@ def examine(storage: Sequence[str] = (), cluster: str | None = None) -> Iterator
 
 
 def _machine() -> Iterator[Finding]:
-    total, available = _memory_bytes()
-    python = platform.python_version()
-    yield Finding(
-        "machine",
-        "ok",
-        f"{_num_cores()} cores, {total / GIB:.1f} GiB of memory ({available / GIB:.1f} free), "
-        f"{platform.system()}, Python {python}",
-    )
+    total, free = _memory_bytes()
+    memory = f"{total / GIB:.1f} GiB of memory ({free / GIB:.1f} free)" if total else "memory not known"
+    python = f"{platform.system()}, Python {platform.python_version()}"
+    yield Finding("machine", "ok", f"{_num_cores()} cores, {memory}, {python}")
     yield from _gpus()
     scratch = tempfile.gettempdir()
     free = shutil.disk_usage(scratch).free
@@ -375,10 +370,12 @@ def _num_cores() -> int:
 
 
 def _memory_bytes() -> tuple[int, int]:
-    """Memory in all and free: the machine's, or the container's where that is less."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-    if sys.platform == "linux":
+    """Memory in all and free: the machine's, or the container's where that is less; 0 where nobody says."""
+    known = getattr(os, "sysconf_names", {})
+    page = os.sysconf("SC_PAGE_SIZE") if "SC_PAGE_SIZE" in known else 0
+    total = page * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in known else 0
+    free = total
+    with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
