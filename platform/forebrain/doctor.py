@@ -31,7 +31,6 @@ Area = Literal["machine", "packages", "cluster", "storage", "jobs"]
 # ok: as it should be. note: worth knowing. missing: some jobs cannot run. wrong: what was asked about fails.
 Verdict = Literal["ok", "note", "missing", "wrong"]
 
-EXTRAS = ("lab", "cluster", "sign")
 # Jobs, and the packages each needs besides the core's.
 JOBS = {
     "forebrain inspect, on every format": ("h5py", "scipy", "pandas", "zarr"),
@@ -39,6 +38,10 @@ JOBS = {
     "jobs/pretrain.py --workers 0": (),
     "jobs/pretrain.py": ("ray",),
     "jobs/pretrain.py --training.strategy zero1, zero2, zero3": ("ray", "deepspeed"),
+    "jobs/ablate.py, jobs/scale.py": ("ray",),
+    "forebrain adapt, forebrain forecast": (),
+    "forebrain live, over ZeroMQ": ("msgpack", "pyzmq"),
+    "forebrain live, over the Lab Streaming Layer": ("pylsl",),
     "pictures of a run": ("matplotlib",),
     "TensorBoard of a run": ("tensorboard",),
     "s3:// addresses": ("s3fs",),
@@ -154,7 +157,7 @@ def _limits() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     try:
-        declared = importlib.metadata.requires("forebrain") or []
+        project = importlib.metadata.metadata("forebrain")
     except importlib.metadata.PackageNotFoundError:
         yield Finding(
             "packages",
@@ -163,7 +166,10 @@ def _packages() -> Iterator[Finding]:
             "pip install --no-deps --no-build-isolation -e .",
         )
         return
-    for extra in ("", *EXTRAS):
+    declared = project.get_all("Requires-Dist") or []
+    # Only developers need what tests need.
+    extras = set(project.get_all("Provides-Extra") or []) - {"test"}
+    for extra in ("", *sorted(extras)):
         name = f"forebrain[{extra}]" if extra else "forebrain"
         lacking = [problem for text in declared if (problem := _unmet(Requirement(text), extra)) is not None]
         if not lacking:
