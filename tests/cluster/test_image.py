@@ -108,8 +108,7 @@ def test_this_environment_is_the_list() -> None:
 def test_the_two_lists_do_not_disagree_and_fit_together() -> None:
     locked, cloud = pins(LOCK), pins(CLOUD_LOCK)
     assert not set(locked) & set(cloud)
-    # boto3 takes exactly its own botocore.
-    assert cloud["boto3"] == locked["botocore"] and cloud["grpcio-status"] == locked["grpcio"]
+    assert cloud["grpcio-status"] == locked["grpcio"]
 
 
 def test_everything_that_starts_ray_names_the_version_of_the_list() -> None:
