@@ -9,6 +9,7 @@ Every file is a step that is not done again, so a study goes on where it was sto
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
