@@ -20,7 +20,6 @@ from torch import nn
 from forebrain import realtime
 from forebrain.adaptation.artifact import Adapted
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.realtime.latency import Latency, latency_histogram
@@ -264,11 +263,11 @@ def _open(config: ServeConfig) -> LiveForecaster:
 def _untrained(num_units: int, model: PocoConfig, config: LiveConfig) -> LiveForecaster:
     """A model that has learned nothing, for frames of about zero mean and unit spread."""
     torch.manual_seed(0)
-    poco, interface = Poco(model).requires_grad_(False), Interface(num_units, model.width)
+    poco = Poco(model).requires_grad_(False)
     for parameter in poco.forecaster.parameters():
         nn.init.normal_(parameter, std=0.02)
     fit = Fit(np.zeros(num_units, np.float32), np.ones(num_units, np.float32))
-    return realtime.open(poco, interface, fit, config=config)
+    return realtime.open(poco, poco.new_interface(num_units), fit, config=config)
 
 
 def _port(config: ServeConfig, live: LiveForecaster) -> tuple[Port, str]:

@@ -25,10 +25,10 @@ class Small(NamedTuple):
     fit: Fit
 
 
-def build_small(num_units: int, seed: int = 0) -> Small:
+def build_small(num_units: int, seed: int = 0, config: PocoConfig = SMALL) -> Small:
     """A model whose every parameter is drawn at random, so that its forecast is not copy's."""
     torch.manual_seed(seed)
-    model, interface = Poco(SMALL), Interface(num_units, SMALL.width)
+    model, interface = Poco(config), Interface(num_units, config.width)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     rng = np.random.default_rng(seed)

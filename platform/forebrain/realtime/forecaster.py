@@ -10,6 +10,7 @@ What happens to late, missing, repeated and damaged frames is in docs/live.md; a
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -254,13 +255,16 @@ class LiveForecaster:
         self.score.restore(arrays["scored"], plain["num_scored"])
         self.arrivals.restore(plain["index"], plain["time_s"])
         self._empty_run, self._falls_back = plain["empty_run"], plain["falls_back"]
-        self.counts = Counter(plain["counts"])
-        interface = Interface(*arrays["unit"].shape).requires_grad_(False)
-        interface.unit.copy_(torch.from_numpy(arrays["unit"]))
-        interface.session.copy_(torch.from_numpy(arrays["session"]))
-        self.interface = interface
+        self.interface = copy.deepcopy(self.interface).requires_grad_(False)
+        self.interface.unit.copy_(torch.from_numpy(arrays["unit"]))
+        self.interface.session.copy_(torch.from_numpy(arrays["session"]))
         if self.config.normalise == "running":
             self._mean[:], self._scale[:] = self.moments.mean, self.moments.scale()
+        else:
+            self.drifted_units = self._count_drifted()
+        self.forecast()  # for a sender that never got the newest frame's answer and asks again
+        self._forecast = None
+        self.counts = Counter(plain["counts"])
 
     def status(self) -> dict[str, Any]:
         """What happened so far, plain and JSON-able; undefined is None."""

@@ -9,6 +9,7 @@ the updates.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import multiprocessing
 import multiprocessing.connection
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput
+from forebrain.models.contract import Interface, Model, SessionInput
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.shards.fits import Fit
@@ -65,23 +66,28 @@ class _Shared:
     it holds an interface.
     """
 
-    def __init__(self, context: Any, num_frames: int, num_units: int, width: int) -> None:
+    def __init__(self, context: Any, num_frames: int, interface: Interface) -> None:
+        num_units, width = interface.unit.shape
         self.shape = (num_frames, num_units, width)
         self._frames = context.RawArray("f", num_frames * num_units)
         self._segments = context.RawArray("q", num_frames)
         self._count = context.RawValue("q", 0)
-        self._interface = context.RawArray("f", (num_units + 1) * width)
+        self._unit = context.RawArray("f", num_units * width)
+        self._session = context.RawArray("f", len(interface.session))
         self.wanted: multiprocessing.synchronize.Semaphore = context.Semaphore(1)
         self.ready: multiprocessing.synchronize.Semaphore = context.Semaphore(0)
 
-    def views(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Frames [T, N], their segments [T] and the interface [N + 1, d], the session last."""
-        num_frames, num_units, width = self.shape
-        return (
-            np.frombuffer(self._frames, np.float32).reshape(num_frames, num_units),
-            np.frombuffer(self._segments, np.int64),
-            np.frombuffer(self._interface, np.float32).reshape(num_units + 1, width),
-        )
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """The frames [T, N] and their segments [T]."""
+        num_frames, num_units, _ = self.shape
+        frames = np.frombuffer(self._frames, np.float32).reshape(num_frames, num_units)
+        return frames, np.frombuffer(self._segments, np.int64)
+
+    def interface(self) -> tuple[Tensor, Tensor]:
+        """The interface that is handed over: unit [N, d] and session [e]."""
+        _, num_units, width = self.shape
+        unit, session = (np.frombuffer(each, np.float32) for each in (self._unit, self._session))
+        return torch.from_numpy(unit.reshape(num_units, width)), torch.from_numpy(session)
 
     @property
     def count(self) -> int:
@@ -113,11 +119,9 @@ class InterfaceUpdater:
                 f"quarter must hold a window of {live.context} + {live.horizon} frames."
             )
         context = multiprocessing.get_context("spawn")
-        width = live.interface.unit.shape[1]
-        self._shared = _Shared(context, config.frames, live.num_units, width)
-        self._frames, self._segments, self._interface = self._shared.views()
-        weights = {name: value.numpy() for name, value in live.model.state_dict().items()}
-        given = live.model.config, weights, _packed(live.interface), live.fit, live.dataset, config
+        self._shared = _Shared(context, config.frames, live.interface)
+        self._frames, self._segments = self._shared.frames()
+        given = copy.deepcopy(live.model), copy.deepcopy(live.interface), live.fit, live.dataset, config
         self._process = context.Process(
             target=_update, args=(self._shared, *given), name="live-updates", daemon=True
         )
@@ -130,7 +134,7 @@ class InterfaceUpdater:
         self._segments[slot] = live.segment
         self._shared.count += 1
         if self._shared.ready.acquire(block=False):
-            live.replace_interface(_unpacked(self._interface))
+            live.replace_interface(_with(live.interface, self._shared.interface()))
             self._shared.wanted.release()
 
     @property
@@ -144,9 +148,8 @@ class InterfaceUpdater:
 
 def _update(
     shared: _Shared,
-    config_of_backbone: ModelConfig,
-    weights: dict[str, np.ndarray],
-    packed: np.ndarray,
+    model: Model,
+    interface: Interface,
     fit: Fit,
     dataset: int | None,
     config: UpdateConfig,
@@ -154,32 +157,27 @@ def _update(
     """The other process."""
     os.nice(NICENESS)
     torch.set_num_threads(1)
-    backbone = (
-        config_of_backbone.build(len(weights["dataset"]) if "dataset" in weights else 1)
-        .eval()
-        .requires_grad_(False)
-    )
-    backbone.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    interface, handed = _unpacked(packed), shared.views()[2]
+    model.eval().requires_grad_(False)
     parent = multiprocessing.parent_process()
     assert parent is not None
     for number in itertools.count():
         if multiprocessing.connection.wait([parent.sentinel], config.every_s):
             return  # it has ended
-        windows = _windows(shared, fit, config_of_backbone.context + config_of_backbone.horizon)
+        windows = _windows(shared, fit, model.config.context + model.config.horizon)
         if windows is None or not shared.wanted.acquire(block=False):
             continue
-        better = improved(backbone, interface, dataset, *windows, config, seed=number)
+        better = improved(model, interface, dataset, *windows, config, seed=number)
         if better is None:
             shared.wanted.release()
             continue
         interface = better
-        handed[:] = _packed(better)
+        for place, value in zip(shared.interface(), (better.unit, better.session), strict=True):
+            place.copy_(value)
         shared.ready.release()
 
 
 def improved(
-    backbone: Model,
+    model: Model,
     interface: Interface,
     dataset: int | None,
     older: Tensor,
@@ -190,36 +188,36 @@ def improved(
     """An interface fitted to older windows, or None where it is no better on the newest.
 
     Args:
-        backbone: the frozen backbone.
+        model: the frozen backbone.
         interface: the one in use; it is left as it is.
         dataset: see `SessionInput`.
         older, newest: normalised windows [B, C + H, N].
         config: of the update.
         seed: of the order of windows.
     """
-    fitted = _unpacked(_packed(interface))
+    fitted = copy.deepcopy(interface).requires_grad_(True)
     optimiser = torch.optim.AdamW(fitted.parameters(), lr=config.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(config.steps):
         chosen = torch.randint(len(older), (config.batch_size,), generator=generator)
         optimiser.zero_grad()
-        _error(backbone, fitted, dataset, older[chosen]).backward()
+        _error(model, fitted, dataset, older[chosen]).backward()
         optimiser.step()
     with torch.no_grad():
-        before, after = (_error(backbone, each, dataset, newest) for each in (interface, fitted))
+        before, after = (_error(model, each, dataset, newest) for each in (interface, fitted))
     return fitted.requires_grad_(False) if after < before else None
 
 
-def _error(backbone: Model, interface: Interface, dataset: int | None, windows: Tensor) -> Tensor:
-    context, target = windows.split([backbone.config.context, backbone.config.horizon], dim=1)
-    (forecast,) = backbone([SessionInput(context, interface, dataset)])
-    errors = relative_error if backbone.config.relative else squared_error
+def _error(model: Model, interface: Interface, dataset: int | None, windows: Tensor) -> Tensor:
+    context, target = windows.split([model.config.context, model.config.horizon], dim=1)
+    (forecast,) = model([SessionInput(context, interface, dataset)])
+    errors = relative_error if model.config.relative else squared_error
     return errors(forecast, target, context).mean()
 
 
 def _windows(shared: _Shared, fit: Fit, length: int) -> tuple[Tensor, Tensor] | None:
     """Normalised windows [B, length, N] of the older frames and of the newest; None before there are any."""
-    frames, segments, _ = shared.views()
+    frames, segments = shared.frames()
     count = shared.count
     order = np.arange(max(0, count - len(frames)), count)
     copied, segment = frames[order % len(frames)], segments[order % len(frames)]
@@ -237,14 +235,10 @@ def _cut(frames: np.ndarray, segments: np.ndarray, length: int, step: int) -> Te
     return torch.from_numpy(frames[starts[:, None] + np.arange(length)])
 
 
-def _packed(interface: Interface) -> np.ndarray:
-    """[N + 1, d], the session last."""
-    return torch.cat([interface.unit.detach(), interface.session.detach()[None]]).numpy()
-
-
-def _unpacked(packed: np.ndarray) -> Interface:
-    interface = Interface(len(packed) - 1, packed.shape[1])
-    with torch.no_grad():
-        interface.unit.copy_(torch.from_numpy(packed[:-1]))
-        interface.session.copy_(torch.from_numpy(packed[-1]))
-    return interface
+@torch.no_grad()
+def _with(interface: Interface, values: tuple[Tensor, Tensor]) -> Interface:
+    """An interface of the same shape with other values."""
+    other = copy.deepcopy(interface).requires_grad_(False)
+    for parameter, value in zip((other.unit, other.session), values, strict=True):
+        parameter.copy_(value)
+    return other
