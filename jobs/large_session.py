@@ -121,15 +121,14 @@ def _train(rank: int, num_workers: int, config: PretrainConfig, steps: int, resu
         dist.init_process_group("gloo", store=store, rank=rank, world_size=num_workers)
     before = _resident("VmRSS")
     config = dataclasses.replace(config, out=f"{results}/run")
-    group = WorkerGroup()
-    trainer = Trainer(config, group, torch.device("cpu"), lambda event: None)
+    trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
     for step in range(steps):
-        given, began = group.bytes_given, time.perf_counter()
+        began = time.perf_counter()
         result = trainer.step(trainer.stream.batch(step))
     row = {
         "ms": 1e3 * (time.perf_counter() - began),
         "peak_bytes": _resident("VmHWM") - before,
-        "bytes_given": group.bytes_given - given,
+        "bytes_given": result.bytes_given,
         "loss": result.loss,
     }
     Path(f"{results}/{rank}.json").write_text(json.dumps(row))

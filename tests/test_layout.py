@@ -20,6 +20,9 @@ MAY_IMPORT = {
     "models": set(),
     "training": {"models", "shards", "scoring", "sessions"},
     "evaluation": {"training", "models", "shards", "scoring", "sessions"},
+    "realtime": {"models", "shards", "scoring", "sessions"},
+    "adaptation": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
+    "studies": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
 }
 # Heavy packages, and the only modules of these folders that may import them.
 ONLY_IN = {
@@ -29,6 +32,9 @@ ONLY_IN = {
         "training/ray_metrics.py",
         "cluster_runtime.py",
         "chaos.py",
+        "studies/tuning.py",
+        "doctor.py",
+        "many_adaptations.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
 }
@@ -75,7 +81,10 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
         ("forebrain.sessions.readers", ["torch", "ray"]),
         ("forebrain.scoring.evaluate", ["torch", "ray"]),
         ("forebrain.training.loop", ["ray", "deepspeed", "tensorboard", "matplotlib"]),
+        ("forebrain.adaptation.artifact", ["ray", "deepspeed", "tensorboard", "matplotlib"]),
         ("forebrain.cli", ["torch", "ray"]),
+        ("forebrain.realtime", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib", "forebrain.adaptation"]),
+        ("forebrain.live", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib"]),
         ("forebrain_registry", ["torch", "ray", "forebrain"]),
     ],
 )

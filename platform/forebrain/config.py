@@ -1,19 +1,35 @@
-"""A dataclass from a YAML file and the command line: `--training.steps 500`."""
+"""A dataclass from a YAML file and the command line: `--training.steps 500`.
+
+A field may be a slot: `<field>.name` chooses one of several config classes, whose options then are the
+field's. So `--model.name mlp` has other options than `--model.name poco`, each with its help text.
+"""
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 
 Config = TypeVar("Config")
+# Key of a slot's config classes in its field's metadata.
+_SLOTS = "slots"
+
+
+def slot(configs: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """Metadata of a dataclass field that holds one of several configs, each of which has a field `name`;
+    the field's default factory makes the one that is meant where nothing is said."""
+    return {_SLOTS: configs}
 
 
 def parse(
@@ -37,11 +53,11 @@ def parse(
         ConfigError: an unknown key, a missing one, or an impossible value; the message names it.
         SystemExit: --help was asked for.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     parser = ArgumentParser(description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_class_arguments(config_class)
+    parser.add_class_arguments(_narrowed(config_class, lambda key: _given(given, key)))
     try:
-        given = sys.argv[1:] if arguments is None else list(arguments)
         values = parser.parse_args(_spelled_out(given, parser, short or {}))
         return _instantiate(parser, config_class, values)
     except ArgumentError as error:
@@ -55,7 +71,7 @@ def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config
         ConfigError: an unknown key, a missing one, or an impossible value; the message names it.
     """
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(config_class)
+    parser.add_class_arguments(_narrowed(config_class, lambda key: _at(values, key)))
     try:
         return _instantiate(parser, config_class, parser.parse_object(dict(values)))
     except ArgumentError as error:
@@ -65,7 +81,73 @@ def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config
 def _instantiate(parser: ArgumentParser, config_class: type[Config], values: Namespace) -> Config:
     objects: dict[str, Any] = parser.instantiate(values).as_dict()
     objects.pop("config", None)
-    return config_class(**objects)
+    return config_class(**{name: _widened(value) for name, value in objects.items()})
+
+
+def _narrowed(config_class: type[Any], chosen: Callable[[str], Any], prefix: str = "") -> type[Any]:
+    """The same dataclass, in which each slot has the type of the config that was chosen for it.
+
+    Args:
+        config_class: a dataclass; those among its fields are narrowed too.
+        chosen: what was given for a key such as `model.name`, None for nothing.
+        prefix: of the class's own keys.
+    """
+    types: dict[str, type[Any]] = {}
+    hints = get_type_hints(config_class)
+    for item in fields(config_class):
+        key = f"{prefix}{item.name}"
+        if _SLOTS in item.metadata:
+            slots: Mapping[str, type[Any]] = item.metadata[_SLOTS]
+            assert item.default_factory is not MISSING
+            name = chosen(f"{key}.name") or item.default_factory().name
+            if name not in slots:
+                raise ConfigError(f"{key}.name is {name!r}; expected one of {', '.join(slots)}.")
+            types[item.name] = slots[name]
+        elif is_dataclass(hints[item.name]):
+            narrowed = _narrowed(hints[item.name], chosen, f"{key}.")
+            if narrowed is not hints[item.name]:
+                types[item.name] = narrowed
+    if not types:
+        return config_class
+    defaults: dict[str, Any] = {
+        item.name: field(default_factory=types[item.name])
+        for item in fields(config_class)
+        if item.name in types and item.default_factory is not MISSING
+    }
+    members = {"__annotations__": types, "__doc__": config_class.__doc__, "_widened": config_class}
+    return dataclass(frozen=True)(type(config_class.__name__, (config_class,), {**members, **defaults}))
+
+
+def _widened(value: Any) -> Any:
+    """A value of a narrowed class as one of the class it was made from."""
+    original = vars(type(value)).get("_widened")
+    if original is None:
+        return value
+    return original(**{item.name: _widened(getattr(value, item.name)) for item in fields(value)})
+
+
+def _given(arguments: Sequence[str], key: str) -> Any:
+    """What the command line gives for a key, itself or in a file or text of YAML; None for nothing."""
+    found = None
+    words = [part for word in arguments for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+    for option, value in itertools.pairwise(words):
+        name = "" if option == "--config" else option.removeprefix("--")
+        if option == f"--{key}":
+            found = value
+        elif option.startswith("--") and key.startswith(f"{name}." if name else ""):
+            try:
+                text = Path(value).read_text() if Path(value).is_file() else value
+                found = _at(yaml.safe_load(text), key.removeprefix(f"{name}.")) or found
+            except (OSError, yaml.YAMLError):  # the parser says it better
+                continue
+    return found
+
+
+def _at(values: Any, key: str) -> Any:
+    """The value at a dotted key of nested mappings, None where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
 
 
 def _spelled_out(arguments: Sequence[str], parser: ArgumentParser, short: Mapping[str, str]) -> list[str]:

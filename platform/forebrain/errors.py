@@ -37,6 +37,18 @@ class CheckpointError(ForebrainError):
     """A checkpoint is missing, damaged, or belongs to another model, run or data set."""
 
 
+class FrameError(ForebrainError):
+    """A frame or message of a live stream cannot be used. Only that one is refused; the stream goes on."""
+
+
+class AdaptationError(ForebrainError):
+    """A backbone, a recording and what was adapted do not fit together, or one of them is not there."""
+
+
+class PublishError(ForebrainError):
+    """A run cannot become a version, or a registry does not take it."""
+
+
 class DivergenceError(ForebrainError):
     """Training met a loss or gradient, or evaluation a forecast, that is not finite."""
 

@@ -14,12 +14,11 @@ from forebrain.errors import ConfigError, ForebrainError
 from forebrain.evaluation.run import evaluate_run, show_evaluation
 from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
-from forebrain.shards.reader import ShardSet
 from forebrain.shards.recordings import find_all
 from forebrain.shards.stream import build_order
-from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig, TrainingConfig
+from forebrain.training.data import open_windows
 from forebrain.training.loop import Report, peak_rss_bytes
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
@@ -28,13 +27,14 @@ from forebrain.training.telemetry import ConsoleLog, Event, MetricsLog
 _REPORTED_PACKAGES = ("forebrain", "torch", "ray", "deepspeed", "webdataset", "numpy", "safetensors")
 
 
-def pretrain(config: PretrainConfig, console: Console) -> str:
+def pretrain(config: PretrainConfig, console: Console, listen: Report = lambda event: None) -> str:
     """Runs, resumes, or finds finished the run at `config.out`.
 
     Args:
         config: what is asked. Where `data` is no set of shards it names recordings, which are prepared
             into the run folder first.
         console: where progress is shown.
+        listen: called in this process with each event of the training.
 
     Returns:
         The run folder's address; its result.json says what came out.
@@ -67,7 +67,7 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
         raise
     if config.training.strategy in STAGES:
         run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))
-    events = _train(config, run, console, launched)
+    events = _train(config, run, console, launched, listen)
     trained_s = time.perf_counter() - started
     skipped = events["end"]["skipped"]
     if skipped["shards"]:
@@ -83,6 +83,7 @@ def pretrain(config: PretrainConfig, console: Console) -> str:
     result = {
         **scores,
         "steps": end["step"],
+        "backbone_parameters": events["start"]["backbone_parameters"],
         "stopped_early": end["stopped_early"],
         "seconds": round(seconds_before + seconds, 3),
         "seconds_evaluation": round(seconds - trained_s, 3),
@@ -124,9 +125,13 @@ def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> No
             "model.context + model.horizon."
         )
     run.write_config(config)
+    prepare_into(run.shards(config.data), recordings, config, console)
+
+
+def prepare_into(out: str, recordings: list[str], config: PretrainConfig, console: Console) -> None:
+    """Prepares recordings, and says what is worth knowing of each."""
     console.print(f"Preparing {len(recordings)} recordings of {config.data} ...")
     run_each = map_with_ray if config.workers else map_here
-    out = run.shards(config.data)
     result = prepare(recordings, out, config.prepare, run_each=run_each, progress=console.print)
     for entry in result.sessions:
         for remark in remarks(entry):
@@ -137,8 +142,7 @@ def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> No
 
 def check_data(shards: str, config: PretrainConfig) -> None:
     """Raises before any work if the shards cannot be read, or hold no window for this config."""
-    opened = ShardSet.open(shards, config.mixture.on_bad_shard)
-    windows = ShardWindows(opened, config.protocol, config.model.context, config.model.horizon)
+    windows = open_windows(config, shards)
     build_order(windows, config.training.batch_size, config.seed, config.mixture)
 
 
@@ -153,7 +157,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _train(config: PretrainConfig, run: RunFolder, console: Console, launched: float) -> dict[str, Event]:
+def _train(
+    config: PretrainConfig, run: RunFolder, console: Console, launched: float, listen: Report
+) -> dict[str, Event]:
     """Trains; returns the last event of each kind."""
     last: dict[str, Event] = {}
     show = ConsoleLog(console)
@@ -161,6 +167,7 @@ def _train(config: PretrainConfig, run: RunFolder, console: Console, launched: f
     def report(event: Event) -> None:
         last[event["kind"]] = event
         show(event)
+        listen(event)
 
     if config.workers:
         from forebrain.training.on_ray import train_on_ray

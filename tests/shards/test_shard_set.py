@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebrain.errors import ShardError
+from forebrain.errors import BadShardError, ShardError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -109,6 +110,21 @@ def test_a_flipped_bit_is_found_and_placed(shards, out):
     expected = f"{path.name}.*{stretch.key}, page 1 at byte {stretch.offset + page_bytes}"
     with pytest.raises(ShardError, match=expected):
         fresh.read(0, stretch.start + entry.page_frames, stretch.start + entry.page_frames + 5)
+
+
+def test_a_shard_that_is_cut_short_while_it_is_open_is_an_error_and_what_is_left_is_read(
+    shards, recordings, out
+):
+    entry, traces = shards.sessions[0], Session.load(recordings[0]).traces
+    stretch = entry.stretches[0]
+    path = out / entry.shards[stretch.shard].name
+    shards.read(0, 0, 20)
+    shards.read(0, 10, 30)  # checked, and read again below
+    left = stretch.offset + 25 * 4 * entry.num_units
+    os.truncate(path, left)
+    np.testing.assert_array_equal(shards.read(0, 5, 25), traces[5:25])
+    with pytest.raises(BadShardError, match=rf"{path.name} ends at byte {left}; expected \d+ bytes"):
+        shards.read(0, 6, 26)
 
 
 def test_a_set_without_an_index_was_not_finished(shards, out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -96,6 +97,29 @@ def test_who_commits_a_step_first_stands_and_the_other_is_removed(store: Checkpo
     found = store.newest()
     assert found is not None and found[1] == {"backbone.safetensors": b"first20"}
     assert store.folder.names() == ["00000020-a", "00000020.json"]
+
+
+def test_a_worker_reads_what_holds_its_units_and_of_older_records_everything(store: CheckpointStore) -> None:
+    folder = store.folder_of(10, "a")
+    held = {"b": None, "i0": {"one": (0, 5), "big": (0, 8)}, "i1": {"two": (0, 3), "big": (8, 16)}, "i2": {}}
+    files = [store.write_file(folder, name, name.encode(), units) for name, units in held.items()]
+    store.commit(10, folder, files, None, {})
+
+    def read(units: dict[str, tuple[int, int]] | None) -> list[str]:
+        found = store.newest(units)
+        assert found is not None
+        return list(found[1])
+
+    assert read(None) == ["b", "i0", "i1", "i2"]
+    assert read({"one": (0, 5), "big": (0, 8)}) == ["b", "i0"]
+    assert read({"big": (8, 16)}) == ["b", "i1"]
+    assert read({"big": (5, 10)}) == ["b", "i0", "i1"]
+    assert read({"none": (0, 5)}) == ["b"]
+    record = json.loads(store.folder.read("00000010.json"))
+    for stored in record["files"]:
+        del stored["units"]
+    store.folder.write("00000010.json", json.dumps({**record, "format": "forebrain-checkpoint-2"}).encode())
+    assert read({"one": (0, 5)}) == ["b", "i0", "i1", "i2"]
 
 
 def test_a_record_that_is_already_ours_is_a_commit(store: CheckpointStore, monkeypatch) -> None:

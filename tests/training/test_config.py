@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
 import pytest
+import yaml
 
 from forebrain.config import from_values, parse
-from forebrain.errors import ConfigError
+from forebrain.errors import CheckpointError, ConfigError
 from forebrain.training.config import PretrainConfig, TrainingConfig
+from forebrain.training.run_folder import RunFolder
 
 GIVEN = ["--data", "shards", "--out", "run"]
 
@@ -32,6 +35,7 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path:
         (["--training.learning_rate", "-1"], ["training.learning_rate is -1"]),
         (["--model.token_length", "7"], ["model.token_length is 7", "48"]),
         (["--workers", "-1"], ["workers is -1"]),
+        (["--workers", "0", "--use_gpu", "true"], ["use_gpu is True", "workers is 0"]),
     ],
 )
 def test_a_wrong_option_is_named_with_what_is_allowed(arguments: list[str], words: list[str]) -> None:
@@ -68,3 +72,18 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
     assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.1)
     assert all(after <= before for before, after in itertools.pairwise(rates[10:]))
+
+
+def test_the_subset_is_part_of_a_runs_identity_and_runs_from_before_it_go_on(make_config) -> None:
+    plain, part = make_config(), make_config(subset={"sessions": 2})
+    run = RunFolder(plain.out)
+    run.write_config(part)
+    with pytest.raises(CheckpointError, match=r"subset\.sessions was 2 and is now None"):
+        run.check_config(plain)
+    run.check_config(part)
+    older = dataclasses.asdict(plain)
+    del older["subset"], older["evaluation"]["exact"]
+    run.folder.write("config.yaml", yaml.safe_dump(older).encode())
+    run.check_config(plain)
+    with pytest.raises(CheckpointError, match=r"subset\.sessions was None and is now 2"):
+        run.check_config(part)

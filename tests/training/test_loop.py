@@ -143,7 +143,7 @@ def test_a_damaged_shard_stops_the_run_at_its_step(make_config: Make, train: Tra
 def test_when_every_checkpoint_is_damaged_nothing_starts_over(make_config: Make, train: Train) -> None:
     config = make_config()
     train(config)
-    for path in Path(config.out).glob("checkpoints/*/backbone.safetensors"):
+    for path in Path(config.out).glob("checkpoints/*/backbone-*"):
         path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
         train(config)
@@ -237,7 +237,14 @@ def _worker(
     store = dist.FileStore(f"{results}/store", size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     events: list[dict[str, Any]] = []
-    error = ""
+    error, read, loaded = "", CheckpointStore.read, list[str]()
+
+    def noted_read(*given: Any) -> dict[str, bytes]:
+        contents = read(*given)
+        loaded.extend(contents)
+        return contents
+
+    CheckpointStore.read = noted_read  # type: ignore[method-assign]
     try:
         Trainer(config, WorkerGroup(), torch.device("cpu"), events.append, requests(rank)).run()
     except Exception as caught:
@@ -247,7 +254,9 @@ def _worker(
     # Threads of the group that are left would race with the end of the interpreter and abort it.
     left = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     assert not [name for name in left if "gloo" in name], left
-    Path(f"{results}/{rank}.json").write_text(json.dumps({"losses": losses(events), "error": error}))
+    Path(f"{results}/{rank}.json").write_text(
+        json.dumps({"losses": losses(events), "error": error, "loaded": loaded})
+    )
 
 
 def _failing_worker(rank: int, size: int, results: str) -> None:
@@ -294,7 +303,7 @@ def test_two_workers_train_what_one_trains_and_one_goes_on_where_two_stopped(
     assert second["losses"] == []  # only the first worker reports
     (last,) = [c for c in CheckpointStore(Folder(config.out).child("checkpoints")).committed() if c.step == 6]
     assert sorted(stored.name for stored in last.files) == [
-        "backbone.safetensors", "interfaces-00000.safetensors", "interfaces-00001.safetensors",
+        "backbone-00000.safetensors", "interfaces-00000.safetensors", "interfaces-00001.safetensors",
     ]  # fmt: skip
     CheckpointStore(Folder(config.out).child("checkpoints")).folder.remove("00000006.json")
     assert losses(train(config)) == pytest.approx(alone[4:], rel=1e-5)
@@ -346,10 +355,19 @@ def test_workers_save_and_stop_at_the_same_step_whoever_is_asked(make_config: Ma
     config = make_config("stopped", training={"checkpoint_every": 100, "validate_every": 100})
     # The schedule and the data order are those of the same steps.
     first = run_workers(2, config, tmp_path / "1", Requests)[0]
-    assert first == {"losses": whole[:4], "error": ""}
+    assert first == {"losses": whole[:4], "error": "", "loaded": []}
     store = CheckpointStore(Folder(config.out).child("checkpoints"))
     assert [checkpoint.step for checkpoint in store.committed()] == [2, 4]
-    assert run_workers(2, config, tmp_path / "2")[0]["losses"] == whole[4:]
+    resumed = run_workers(2, config, tmp_path / "2")
+    assert resumed[0]["losses"] == whole[4:]
+    # Of the interfaces each reads its own; what one finds damaged, all pass over.
+    for rank, worker in enumerate(resumed):
+        assert worker["loaded"] == ["backbone-00000.safetensors", f"interfaces-0000{rank}.safetensors"]
+    (newest,) = Path(config.out).glob("checkpoints/00000006-*/interfaces-00001.safetensors")
+    newest.write_bytes(b"damaged")
+    again = run_workers(2, config, tmp_path / "3")
+    assert again[0]["losses"] == whole[4:]
+    assert [len(worker["loaded"]) for worker in again] == [4, 2]
 
 
 def test_when_a_worker_cannot_write_its_checkpoint_all_stop_and_the_one_before_stands(

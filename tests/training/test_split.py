@@ -143,7 +143,8 @@ def test_interfaces_load_whole_what_was_split_and_split_what_was_whole() -> None
         tensors: dict[str, Tensor] = {}
         for worker in workers:
             part = worker.export()
-            assert not part.keys() & tensors.keys()
+            shared = part.keys() & tensors.keys()
+            assert all(":session" in name and part[name].equal(tensors[name]) for name in shared)
             tensors |= part
         return tensors
 
@@ -156,7 +157,7 @@ def test_interfaces_load_whole_what_was_split_and_split_what_was_whole() -> None
             interface.session.grad = torch.ones_like(interface.session)
         worker.step(0.1)
     first = exported(three)
-    one[0].load(joined(first))
+    one[0].load(first)
     whole = exported(one)
     assert not any(name.endswith("]") for name in whole) and any(name.endswith("]") for name in first)
     for worker in two:
@@ -167,11 +168,17 @@ def test_interfaces_load_whole_what_was_split_and_split_what_was_whole() -> None
     for name, tensor in whole.items():
         assert tensor.equal(back[name]) and tensor.equal(joined(first)[name]), name
     lost = {name: tensor for name, tensor in first.items() if not name.endswith("[4:8]")}
-    with pytest.raises(CheckpointError, match="0 to 4, 8 to 13"):
+    with pytest.raises(CheckpointError, match="0 to 4, 8 to 13; expected all of 0 to 13"):
         joined(lost)
+    # Each of two owns one end, and needs no more than what holds it.
     short = {name: tensor for name, tensor in first.items() if not name.endswith("[8:13]")}
-    with pytest.raises(CheckpointError, match="8 units; expected 13"):
-        two[0].load(joined(short))
+    two[0].load(short)
+    with pytest.raises(CheckpointError, match="0 to 4, 4 to 8; expected all of 6 to 13"):
+        two[1].load(short)
+    other = interfaces_of([OrderedSession("lab/a/[0:3]", "lab", 9, 14), sessions[1]], 2)
+    for worker, stored in ((other[1], first), (other[0], whole)):
+        with pytest.raises(CheckpointError, match="another model or data set"):
+            worker.load(stored)
 
 
 def test_the_embeddings_of_a_worker_shrink_as_workers_are_added() -> None:
@@ -219,15 +226,9 @@ def _bytes_each_step(given: tuple[dict[str, Any], int, int]) -> list[int]:
         mock.patch.object(loop.ShardSet, "open", lambda uri, on_bad_shard: made),
         mock.patch.object(loop, "ShardWindows", lambda *arguments: made),
     ):
-        group = WorkerGroup()
         config = from_values(PretrainConfig, values)
-        trainer = Trainer(config, group, torch.device("cpu"), lambda event: None)
-    counts = []
-    for step in range(2):
-        before = group.bytes_given
-        trainer.step(trainer.stream.batch(step))
-        counts.append(group.bytes_given - before)
-    return counts
+        trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
+    return [trainer.step(trainer.stream.batch(step)).bytes_given for step in range(2)]
 
 
 def test_bytes_sent_a_step_depend_neither_on_sessions_nor_on_units(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from safetensors.torch import load as load_tensors
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
@@ -23,6 +24,7 @@ from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.loop import Trainer
+from forebrain.training.state import from_files, joined
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies.deepspeed_config import deepspeed_config
 
@@ -58,10 +60,30 @@ def steps(config: PretrainConfig, count: int) -> list[tuple[float, float]]:
     return [(event["loss"], event["gradient_norm"]) for event in events if event["kind"] == "step"]
 
 
+class MessageCounter(TorchDispatchMode):
+    """Adds up what is given to every collective below Python, whoever calls it."""
+
+    # Where an operator's arguments hold what a worker gives; the first is the output of most.
+    GIVEN: ClassVar = {
+        "allreduce_": 0, "reduce_": 0, "broadcast_": 0, "gather_": 1, "allgather_": 1, "_allgather_base_": 1,
+        "reduce_scatter_": 1, "_reduce_scatter_base_": 1,
+    }  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if func.namespace == "c10d":
+            name = func.overloadpacket.__name__
+            self.sent += sum(tensor.nbytes for tensor in tree_leaves(given[self.GIVEN[name]]))
+        return func(*given, **(named or {}))
+
+
 def saved_backbone(config: PretrainConfig) -> dict[str, torch.Tensor]:
     found = CheckpointStore(Folder(config.out).child("checkpoints")).newest()
     assert found is not None
-    return load_tensors(found[1]["backbone.safetensors"])
+    return from_files("backbone", found[1])
 
 
 def _worker(rank: int, configs: dict[str, dict[str, PretrainConfig]], results: str) -> None:
@@ -81,10 +103,19 @@ def _worker(rank: int, configs: dict[str, dict[str, PretrainConfig]], results: s
         trainer = Trainer(of_strategy["whole"], WorkerGroup(), torch.device("cpu"), lambda event: None)
         others = saved_backbone(configs["ddp"]["whole"])
         trainer.strategy.load(others)
-        exported = trainer.strategy.export()
+        parts = trainer.group.gather(trainer.strategy.export())
+        exported = joined(parts[0] | parts[1])
         replica = dict(trainer.strategy.replica().named_parameters())
         found[f"{strategy} loads"] = all(exported[name].equal(each) for name, each in others.items())
+        found[f"{strategy} shares out"] = not parts[0].keys() & parts[1].keys()
         found[f"{strategy} gathers"] = all(each.equal(others[name]) for name, each in replica.items())
+        with MessageCounter() as counter:
+            counted = trainer.step(trainer.stream.batch(0)).bytes_given
+            found[f"{strategy} counts"] = (
+                counter.sent == counted > sum(each.nbytes for each in replica.values())
+            )
+            trainer.strategy.export()
+            found[f"{strategy} exports in silence"] = counter.sent == counted
         for last in (False, True):
             trainer.strategy.backward(trainer._error_of_nothing() * float("nan"), is_last=last)
         trainer.strategy.reduce(torch.zeros(3))
@@ -145,7 +176,7 @@ def test_every_strategy_trains_the_same_and_goes_on_where_another_stopped(
             assert error < 1e-3, f"{strategy}: {name} differs by {error}"
         plain = Poco(configs[strategy]["whole"].resolved_model(), num_datasets=2)
         plain.load_state_dict({name: exported[name] for name in plain.state_dict()})
-        for claim in ("loads", "gathers", "notices"):
+        for claim in ("loads", "shares out", "gathers", "counts", "exports in silence", "notices"):
             assert found[f"{strategy} {claim}"], f"{strategy}: {claim}"
     last = steps(configs["alone"]["chain"], LINK)
     chain = [*(each for strategy in STRATEGIES for each in found[f"{strategy} chain"]), *last]

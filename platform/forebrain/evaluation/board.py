@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from forebrain.shards.reader import ShardSet
+from forebrain.shards.subset import SubsetShards
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.telemetry import tensorboard_writer
 from forebrain.training.trained import TrainedModel
@@ -17,7 +18,7 @@ _MAX_UNITS = 10_000
 
 
 def log_to_tensorboard(
-    run: RunFolder, trained: TrainedModel, shards: ShardSet, pictures: dict[str, bytes]
+    run: RunFolder, trained: TrainedModel, shards: ShardSet | SubsetShards, pictures: dict[str, bytes]
 ) -> None:
     """Adds figures as images, and unit embeddings with their labels for the projector.
 
@@ -39,7 +40,9 @@ def log_to_tensorboard(
     writer.close()
 
 
-def _labelled_units(trained: TrainedModel, shards: ShardSet) -> tuple[torch.Tensor, list[list[str]]]:
+def _labelled_units(
+    trained: TrainedModel, shards: ShardSet | SubsetShards
+) -> tuple[torch.Tensor, list[list[str]]]:
     """Unit embeddings [U, d] with unit, region, session and species of each, evenly thinned where many."""
     vectors: list[torch.Tensor] = []
     labels: list[list[str]] = []

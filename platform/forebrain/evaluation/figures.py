@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from forebrain.scoring.metrics import Scores
 
 # Okabe & Ito's palette, which stays distinct under every colour blindness.
 _INK, _MUTED, _FAINT = "#222222", "#767676", "#d9d9d9"
-_MODEL_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#f0e442")
+_MODEL_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5e3c99", "#8c510a", "#35978f")
 _BASELINE_COLOURS = {"copy": _MUTED, "mean": "#b8a000", "linear": "#d55e00"}
 _MODEL_LINE: dict[str, Any] = {"color": _MODEL_COLOURS[0], "linewidth": 1.8}
 _COPY_LINE: dict[str, Any] = {"color": _MUTED, "linewidth": 1.1, "linestyle": (0, (2, 1.5))}
@@ -224,6 +224,102 @@ def score_by_session(evaluation: Evaluation, model: str, path: Path) -> Path:
         ],
     )
     return _save(figure, path)
+
+
+def score_by_step(
+    curves: Mapping[str, Sequence[tuple[int, float]]], levels: Mapping[str, float], title: str, path: Path
+) -> Path:
+    """Score against optimiser steps, a line for each way of training; forecasts that need none as levels.
+
+    Args:
+        curves: name -> (steps, score) in order, the first the one that the picture is about.
+        levels: baselines' scores by name.
+        title: whose scores, on which part.
+        path: a PNG file.
+    """
+    figure, axes = _canvas(width=7.2, height=4.4)
+    values = [np.array([score for _, score in curve]) for curve in curves.values()]
+    shown = [np.array([level]) for name, level in levels.items() if name != "mean"]
+    # Scratch begins far below all else, and would press it into a line.
+    low, high = _range_to_show([values[0], *shown, *(column[-1:] for column in values[1:])])
+    ends = {}
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = _MODEL_COLOURS[number % len(_MODEL_COLOURS)]
+        steps, scores = zip(*curve, strict=True)
+        axes.plot(steps, scores, "o-", color=colour, linewidth=1.8 if number == 0 else 1.3, markersize=4)
+        ends[name] = (scores[-1], colour)
+    for name, level in levels.items():
+        axes.axhline(level, color=_BASELINE_COLOURS[name], linewidth=1.2, linestyle="--", zorder=1)
+        ends[name] = (level, _BASELINE_COLOURS[name])
+    last = max(step for curve in curves.values() for step, _ in curve)
+    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+    marks = [step for step in (0, 1, 5, 20, 50, 200, 1000, 5000) if step < 0.7 * last] + [last]
+    axes.set_xticks(marks, [f"{mark:,}" for mark in marks])
+    axes.minorticks_off()
+    axes.set_xlim(-0.15, max(1, last) * 1.15)
+    axes.set_ylim(low, high)
+    _label_line_ends(axes, ends)
+    axes.set_xlabel("optimiser steps")
+    axes.set_ylabel("score (0 = copy, 1 = perfect)")
+    axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+    _title(axes, title, "dashed: forecasts that need no steps")
+    return _save(figure, path)
+
+
+def models_by_dataset(evaluations: Mapping[str, Evaluation], labels: Sequence[str], path: Path) -> Path:
+    """A row for each data set: scores of all forecasters with intervals, and their scores by horizon step.
+
+    Args:
+        evaluations: by data set.
+        labels: forecasters, the models before the baselines; each keeps its colour throughout.
+        path: a PNG file.
+    """
+    colours = {
+        name: _BASELINE_COLOURS.get(name) or _MODEL_COLOURS[number % len(_MODEL_COLOURS)]
+        for number, name in enumerate(labels)
+    }
+    height = 0.22 * len(labels) + 1.0
+    figure = Figure(figsize=(10, 0.7 + height * len(evaluations)), layout="constrained", dpi=_DPI)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(evaluations), 2, squeeze=False, width_ratios=(3, 2))
+    for (overall, by_step), (dataset, evaluation) in zip(panels, evaluations.items(), strict=True):
+        evaluation.require_baselines()
+        scores = {name: evaluation.summary(name) for name in labels if name in evaluation.scores}
+        _dots(overall, scores, colours)
+        overall.set_title(f"{dataset}: {_interval_text(scores['copy'])}", loc="left", fontsize=9, color=_INK)
+        steps = np.arange(1, evaluation.horizon + 1)
+        lines = {name: one.by_step("score")[0] for name, one in scores.items() if name != "mean"}
+        for name, line in lines.items():
+            style = "--" if name in BASELINES else "-"
+            by_step.plot(steps, line, style, color=colours[name], linewidth=1.5)
+        by_step.set_ylim(*_range_to_show(list(lines.values())))
+        by_step.set_title("score by frames ahead", loc="left", fontsize=9, color=_INK)
+        by_step.grid(axis="y", color=_FAINT, linewidth=0.6)
+        for axes in (overall, by_step):
+            _plain(axes)
+    panels[-1][0].set_xlabel("score (0 = copy, 1 = perfect)")
+    panels[-1][1].set_xlabel("frames ahead")
+    return _save(figure, path)
+
+
+def _dots(axes: Axes, scores: Mapping[str, Scores], colours: Mapping[str, str]) -> None:
+    """A row of score and interval for each forecaster, best on top."""
+    ranked = sorted(scores, key=lambda name: scores[name].value("score"))
+    columns = [[one.value("score"), *one.bounds("score")] for name, one in scores.items() if name != "mean"]
+    low, high = _range_to_show([np.array(column) for column in columns])
+    for row, name in enumerate(ranked):
+        value, colour = scores[name].value("score"), colours[name]
+        if value < low:
+            axes.scatter([low], [row], s=18, marker="<", color=colour, clip_on=False)
+            axes.annotate(f"   {value:.2f}", (low, row), fontsize=8, color=_MUTED, va="center")
+        else:
+            axes.hlines(row, *scores[name].bounds("score"), color=colour, linewidth=1.8, alpha=0.5)
+            axes.scatter([value], [row], s=26, color=colour, zorder=3)
+    axes.axvline(0, zorder=1, **_COPY_LINE)
+    axes.set_yticks(range(len(ranked)), ranked)
+    axes.set_xlim(low, high)
+    axes.set_ylim(-0.6, len(ranked) - 0.4)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.6)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

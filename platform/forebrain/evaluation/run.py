@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
@@ -16,21 +16,21 @@ from forebrain.evaluation.examples import make_example, typical_session
 from forebrain.evaluation.report import write_report
 from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_baselines
 from forebrain.scoring.protocols import Part
-from forebrain.shards.reader import ShardSet
+from forebrain.scoring.zapbench import score_zapbench
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
+from forebrain.training.data import open_windows
 from forebrain.training.forecasting import affordable_windows
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.trained import TrainedModel
 
-MODEL = "POCO"
-SCORED_PARTS: tuple[Part, ...] = tuple(part for part in get_args(Part) if part != "train")
+SCORED_PARTS: tuple[Part, ...] = ("validation", "test", "held_out")
 
 
 def evaluate_run(
     run: RunFolder, data: str | None, full: bool, console: Console, shown: str | None = None
 ) -> tuple[dict[str, Any], dict[Part, Evaluation]]:
-    """Scores a run's best checkpoint on the validation and test parts.
+    """Scores a run's best checkpoint on the validation and test parts, and on what was held out.
 
     Writes tables and pictures to evaluation/ in the run folder, and pictures and embeddings for TensorBoard.
 
@@ -42,8 +42,8 @@ def evaluate_run(
         shown: id of the session in the pictures; None for the one with the median score.
 
     Returns:
-        Blocks `validation` and `test` of result.json, with `best_step` and `data_fingerprint`; and the
-        evaluations they are made from.
+        Blocks of result.json: `validation` and `test`, `held_out` and `zapbench` where there are such,
+        `best_step` and `data_fingerprint`; and the evaluations they are made from.
 
     Raises:
         CheckpointError: there is no run, or its checkpoints are damaged or of other data.
@@ -52,12 +52,12 @@ def evaluate_run(
     """
     trained = TrainedModel.load(run)
     config = trained.config
-    shards = ShardSet.open(data or run.shards(config.data), config.mixture.on_bad_shard)
+    windows = open_windows(config, data or run.shards(config.data))
+    shards = windows.shards
     if shards.fingerprint != trained.checkpoint.record["data_fingerprint"]:
         raise CheckpointError(
             f"{run.uri} was trained on other data than {shards.uri} holds; give its own --data."
         )
-    windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
     training = config.training
     order = build_order(windows, training.batch_size, config.seed, config.mixture, training.units_per_window)
     limit = (
@@ -65,27 +65,37 @@ def evaluate_run(
         if full or config.evaluation.full
         else affordable_windows(windows, order, config, share=0.05, steps=training.steps)
     )
+    model = config.model.title
     forecasters: dict[str, Forecaster] = {
-        MODEL: trained.forecaster(windows.sessions),
+        model: trained.forecaster(windows.sessions, windows.held_out),
         **fit_baselines(windows, seed=config.seed),
     }
     if shown is not None and shown not in trained.interfaces:
         raise ConfigError(f"session is {shown!r}; expected one of {', '.join(sorted(trained.interfaces))}.")
-    trained_on = [i for i, info in enumerate(windows.sessions) if info.id in trained.interfaces]
     parts: dict[Part, Evaluation] = {}
     for part in SCORED_PARTS:
+        sessions = sessions_to_score(windows, part, trained.interfaces)
+        if part == "held_out" and not sessions:
+            continue
         console.print(
             f"scoring the {part} part, {'every window' if limit is None else f'{limit} windows'} a session"
         )
         parts[part] = evaluate(
-            forecasters, windows, part, sessions=trained_on, windows_per_session=limit, seed=config.seed
+            forecasters,
+            windows,
+            part,
+            sessions=sessions,
+            windows_per_session=limit,
+            seed=config.seed,
+            as_scored=windows.as_scored,
         )
     pictures: dict[str, bytes] = {}
     for evaluation in parts.values():
-        pictures |= _write_report(run, evaluation, forecasters, windows, shown)
+        pictures |= _write_report(run, evaluation, model, forecasters, windows, shown)
     log_to_tensorboard(run, trained, shards, pictures)
     return {
-        **{part: evaluation.result(MODEL) for part, evaluation in parts.items()},
+        **{part: evaluation.result(model) for part, evaluation in parts.items()},
+        **_zapbench(run, forecasters, windows, limit, console),
         "best_step": trained.checkpoint.step,
         "data_fingerprint": shards.fingerprint,
         "bad_shards_in_evaluation": sorted(shards.bad_shards),
@@ -93,22 +103,50 @@ def evaluate_run(
     }, parts
 
 
+def sessions_to_score(windows: ShardWindows, part: Part, trained_on: Collection[str]) -> list[int]:
+    """Numbers of the sessions that are scored on a part: those that were trained on; of the part `held_out`
+    those that were not, and those with held-out frames."""
+    if part != "held_out":
+        return [number for number, info in enumerate(windows.sessions) if info.id in trained_on]
+    return [number for number in range(len(windows.sessions)) if windows.num_windows(number, part)]
+
+
+def _zapbench(
+    run: RunFolder,
+    forecasters: Mapping[str, Forecaster],
+    windows: ShardWindows,
+    limit: int | None,
+    console: Console,
+) -> dict[str, Any]:
+    """The benchmark's own scores, where its protocol is the run's: block `zapbench` of result.json."""
+    if windows.protocol != "zapbench":
+        return {}
+    scores = score_zapbench(forecasters, windows, windows.in_own_units, limit)
+    table = tables.zapbench(scores)
+    console.print(table.to_rich())
+    run.folder.write("evaluation/zapbench.csv", table.to_csv().encode())
+    run.folder.write("evaluation/zapbench.md", table.to_markdown().encode())
+    return {"zapbench": {name: one.to_json() for name, one in scores.items()}}
+
+
 def _write_report(
     run: RunFolder,
     evaluation: Evaluation,
+    model: str,
     forecasters: Mapping[str, Forecaster],
     windows: ShardWindows,
     shown: str | None,
 ) -> dict[str, bytes]:
     """Tables and pictures of one part, in the run folder; the pictures' bytes by name."""
-    if not evaluation.summary(MODEL).num_sessions:
+    if not evaluation.summary(model).num_sessions:
         return {}
     ids = [info.id for info in windows.sessions]
-    session = ids.index(shown or typical_session(evaluation, MODEL))
+    scored = evaluation.scores[model]
+    session = ids.index(shown if shown and shown in scored else typical_session(evaluation, model))
     example = make_example(forecasters, windows, session, evaluation.part)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_report(folder, evaluation, example, MODEL)
+        write_report(folder, evaluation, example, model)
         for path in sorted(folder.iterdir()):
             run.folder.write(f"evaluation/{evaluation.part}/{path.name}", path.read_bytes())
         return {f"{evaluation.part}/{path.stem}": path.read_bytes() for path in folder.glob("*.png")}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,10 @@ import rich.table
 from rich.text import Text
 
 from forebrain.scoring.baselines import BASELINES
-from forebrain.scoring.evaluate import Evaluation
+from forebrain.scoring.evaluate import Evaluation, require_baselines
 from forebrain.scoring.metrics import UNIT_QUANTILES, Scores
+from forebrain.scoring.zapbench import SHOWN_STEPS, ZapbenchScores
+from forebrain.scoring.zapbench_frames import HELD_OUT
 
 Cell = str | int | float | None
 
@@ -30,30 +32,32 @@ class Table:
         title: what the table shows.
         columns: the column names.
         rows: cells; None stands for what is undefined.
+        digits: behind the point, where people read them.
     """
 
     name: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    digits: int = 3
 
     def to_rich(self) -> rich.table.Table:
         """For a terminal."""
         table = rich.table.Table(title=self.title, title_justify="left", title_style="bold")
-        for name, right in zip(self.columns, self._right_aligned(), strict=True):
+        for name, right in zip(self.columns, self.right_aligned(), strict=True):
             table.add_column(name, justify="right" if right else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(*(Text(_text(cell)) for cell in row))
+            table.add_row(*(Text(self._text(cell)) for cell in row))
         return table
 
     def to_markdown(self) -> str:
         """A Markdown table, its columns aligned in the source too."""
         texts = [
             list(self.columns),
-            *([_text(cell).replace("|", "\\|") for cell in row] for row in self.rows),
+            *([self._text(cell).replace("|", "\\|") for cell in row] for row in self.rows),
         ]
         widths = [max(3, *map(len, column)) for column in zip(*texts, strict=True)]
-        right = self._right_aligned()
+        right = self.right_aligned()
 
         def line(cells: Sequence[str]) -> str:
             padded = (
@@ -76,7 +80,17 @@ class Table:
         writer.writerows(self.rows)
         return stream.getvalue()
 
-    def _right_aligned(self) -> list[bool]:
+    def texts(self) -> list[list[str]]:
+        """The rows as people read them."""
+        return [[self._text(cell) for cell in row] for row in self.rows]
+
+    def _text(self, cell: Cell) -> str:
+        if cell is None:
+            return "–"
+        return f"{cell:.{self.digits}f}" if isinstance(cell, float) else str(cell)
+
+    def right_aligned(self) -> list[bool]:
+        """Which columns hold numbers alone."""
         columns = range(len(self.columns))
         return [all(not isinstance(row[column], str) for row in self.rows) for column in columns]
 
@@ -107,7 +121,7 @@ def by_session(evaluation: Evaluation) -> Table:
         available = evaluation.windows_available[info.id]
         scores = [evaluation.scores[name].get(info.id) for name in names]
         scored = scores[0].num_windows if scores[0] else 0
-        values = [_value(one.value("score")) if one else None for one in scores]
+        values = [or_none(one.value("score")) if one else None for one in scores]
         rows.append((info.id, info.species, info.num_units, f"{scored} of {available}", *values))
     return Table(
         name="by_session",
@@ -135,7 +149,7 @@ def by_horizon(evaluation: Evaluation) -> Table:
         name="by_horizon",
         title=f"{evaluation.part}: score by horizon step (frames ahead)",
         columns=("step", *names),
-        rows=tuple((step + 1, *map(_value, row)) for step, row in enumerate(zip(*columns, strict=True))),
+        rows=tuple((step + 1, *map(or_none, row)) for step, row in enumerate(zip(*columns, strict=True))),
     )
 
 
@@ -146,7 +160,29 @@ def by_unit_quantile(evaluation: Evaluation) -> Table:
         title=f"{evaluation.part}: quantiles of the scores of single units (mean over sessions)",
         columns=("forecaster", *(f"{quantile:.0%}" for quantile in UNIT_QUANTILES)),
         rows=tuple(
-            (name, *map(_value, evaluation.summary(name).unit_quantiles)) for name in _forecasters(evaluation)
+            (name, *map(or_none, evaluation.summary(name).unit_quantiles))
+            for name in _forecasters(evaluation)
+        ),
+    )
+
+
+def zapbench(scores: Mapping[str, ZapbenchScores]) -> Table:
+    """A row for each forecaster: ZAPBench's mean absolute errors at the steps its own tables show.
+
+    Raises:
+        ConfigError: a baseline is missing.
+    """
+    require_baselines(scores, "zapbench")
+    any_scores = next(iter(scores.values()))
+    return Table(
+        name="zapbench",
+        title=f"ZAPBench: mean absolute error by step ahead, {any_scores.num_windows:,} windows; mean of the "
+        "eight trained conditions, and the held-out one apart",
+        columns=("forecaster", *map(str, SHOWN_STEPS), *(f"{HELD_OUT} {step}" for step in SHOWN_STEPS)),
+        digits=4,
+        rows=tuple(
+            (name, *(float(errors[step - 1]) for errors in (one.mean, one.held_out) for step in SHOWN_STEPS))
+            for name, one in scores.items()
         ),
     )
 
@@ -185,14 +221,9 @@ def _forecasters(evaluation: Evaluation) -> list[str]:
 def _headline(scores: Scores) -> tuple[Cell, ...]:
     low, high = scores.bounds("score")
     cells = (scores.value("score"), low, high, *map(scores.value, ("mse", "mae", "correlation")))
-    return tuple(map(_value, cells))
+    return tuple(map(or_none, cells))
 
 
-def _value(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """A number as a cell: None where it is undefined."""
     return float(value) if np.isfinite(value) else None
-
-
-def _text(cell: Cell) -> str:
-    if cell is None:
-        return "–"
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

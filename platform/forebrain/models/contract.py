@@ -1,34 +1,80 @@
-"""What a model is given and what belongs to a session.
+"""What a model is given, what it gives, and what belongs to a session.
 
-A model is a slot: one config, one module whose `forward` takes a list of `SessionInput` and returns one
-forecast for each. Everything that belongs to a session is in its `Interface`; the rest is the backbone.
+A model is a slot: one config and one module whose `forward` takes a list of `SessionInput` and returns one
+forecast for each. Everything that belongs to a session is in its `Interface`, which the model makes; the rest
+is the backbone. `models.slots` lists them all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from forebrain.errors import ConfigError
+from forebrain.models.relative import WindowFrame
+
 
 class Interface(nn.Module):
-    """The embeddings of one session: what adapting to a new animal fits, 4 (N + 1) d bytes in fp32.
+    """What belongs to one session: a row for each unit, and one vector for the session.
+
+    What they mean is the model's affair: embeddings of POCO, maps of single units into and out of a latent
+    space, nothing at all (widths of 0). That a unit's numbers are a row is what lets sessions be split over
+    workers, stored and adapted to alike, whatever the model.
 
     Attributes:
-        unit: [N, d], one vector for each unit.
-        session: [d], one vector for the session.
+        unit: [N, d].
+        session: [e].
     """
 
     INITIAL_STD = 0.02
 
-    def __init__(self, num_units: int, width: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        num_units: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        session_width: int | None = None,
+    ) -> None:
+        """Args:
+        num_units: N.
+        width: d.
+        generator: of the initial values, which are normal with a deviation of INITIAL_STD.
+        session_width: e; None for d.
+        """
         super().__init__()
         self.unit = nn.Parameter(torch.empty(num_units, width))
-        self.session = nn.Parameter(torch.empty(width))
+        self.session = nn.Parameter(torch.empty(width if session_width is None else session_width))
         for embedding in (self.unit, self.session):
             nn.init.normal_(embedding, std=self.INITIAL_STD, generator=generator)
+
+    @classmethod
+    def of_maps(
+        cls,
+        num_units: int,
+        widths_and_stds: Sequence[tuple[int, float]],
+        generator: torch.Generator | None = None,
+        session_width: int = 0,
+    ) -> Self:
+        """An interface of weights: each unit has several maps side by side; the session's vector is zero.
+
+        Args:
+            num_units: N.
+            widths_and_stds: numbers of each map in a unit's row, and the deviation they start with.
+            generator: of the initial values.
+            session_width: e.
+        """
+        widths, stds = zip(*widths_and_stds, strict=True)
+        interface = cls(num_units, sum(widths), generator, session_width)
+        with torch.no_grad():
+            of_columns = torch.tensor(stds).repeat_interleave(torch.tensor(widths))
+            interface.unit.mul_(of_columns / cls.INITIAL_STD)
+            interface.session.zero_()
+        return interface
 
 
 class Peers(Protocol):
@@ -47,7 +93,7 @@ class SessionInput:
 
     Attributes:
         context: [B, C, N] normalised activity, the frames before the forecast; B may be 0.
-        interface: the session's embeddings.
+        interface: the session's own part, as the model's `new_interface` made it.
         dataset: position in the backbone's list of datasets, None for a data set it was not trained on.
         forecast_units: int64 [M], the units to forecast; all are read as the population. None for all.
         peers: where the session's other units are: N are those that this worker holds, and each worker
@@ -68,3 +114,150 @@ class SessionInput:
     def of_forecast(self, tensor: Tensor, dim: int) -> Tensor:
         """A tensor with N units along `dim`, for the units to forecast."""
         return tensor if self.forecast_units is None else tensor.index_select(dim, self.forecast_units)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What every model's config says; a model's own adds its name and sizes.
+
+    Attributes:
+        name: the model's name among the slots.
+        context: frames a forecast is made from.
+        horizon: frames forecast.
+        relative: see and forecast each window relative to its last frame and spread (`models.relative`).
+            None: in a run what the protocol does (yes, under protocol poco no), elsewhere no, as published.
+    """
+
+    # What tables call the model.
+    title: ClassVar[str] = ""
+    name: str = ""
+    context: int = 48
+    horizon: int = 16
+    relative: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.require(1, "context", "horizon")
+
+    def require(self, least: int, *names: str) -> None:
+        """Raises ConfigError if a size is less than the least that is allowed."""
+        for name in names:
+            if getattr(self, name) < least:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected {least} or more.")
+
+    def require_dropout(self, *names: str) -> None:
+        """Raises ConfigError if a dropout is no probability below 1."""
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected 0 or more and below 1.")
+
+    def under(self, protocol: str) -> Self:
+        """The same with the protocol's choices filled in."""
+        if self.relative is not None:
+            return self
+        return dataclasses.replace(self, relative=protocol != "poco")
+
+    def build(self, num_datasets: int = 1) -> Model:
+        """The model, initialised from torch's global generator.
+
+        Args:
+            num_datasets: data sets that it is trained on.
+        """
+        raise NotImplementedError
+
+
+class Model(nn.Module):
+    """The backbone: every parameter that does not belong to a session.
+
+    Attributes:
+        config: sizes.
+        splits_units: it forecasts sessions whose units are split over workers (`SessionInput.peers`).
+    """
+
+    config: ModelConfig
+    splits_units: ClassVar[bool] = False
+
+    def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
+        """What belongs to a session of so many units before training; it reads no weight of the backbone."""
+        raise NotImplementedError
+
+    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        """Forecasts [B_i, H, M_i] of sessions that have windows (at least one of them, each B_i > 0)."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        """Forecasts every window of a batch.
+
+        Args:
+            inputs: sessions with their windows, context [B_i, C, N_i]; a session may have none (B_i = 0).
+
+        Returns:
+            A forecast [B_i, H, M_i] for each session, in the order of `inputs`; M_i is N_i unless the input
+            names the units to forecast.
+
+        Raises:
+            ConfigError: a context's length is not the model's.
+        """
+        present = [entry for entry in inputs if entry.context.shape[0]]
+        forecasts = iter(self._forecast_present(present)) if present else iter(())
+        horizon = self.config.horizon
+        return [
+            next(forecasts) if len(entry.context) else entry.context.new_zeros(0, horizon, entry.num_forecast)
+            for entry in inputs
+        ]
+
+    def _forecast_present(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        config = self.config
+        for entry in inputs:
+            if entry.context.shape[1] != config.context:
+                raise ConfigError(
+                    f"a context of {entry.context.shape[1]} frames was given; "
+                    f"this model forecasts from {config.context}."
+                )
+        if config.relative:
+            frames = [WindowFrame.of(entry.context) for entry in inputs]
+            seen = [
+                replace(entry, context=frame.enter(entry.context))
+                for entry, frame in zip(inputs, frames, strict=True)
+            ]
+            forecasts = zip(inputs, frames, self.forecast_windows(seen), strict=True)
+            return [
+                WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)).leave(
+                    forecast
+                )
+                for entry, frame, forecast in forecasts
+            ]
+        return self.forecast_windows(inputs)
+
+
+class RowModel(Model):
+    """A model that forecasts each row (one unit of one sample) from its own past, all with the same weights.
+
+    It reads neither who the unit is nor what its neighbours do, so a session's own part is empty.
+    """
+
+    splits_units = True
+
+    def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
+        return Interface(num_units, 0)
+
+    def forecast_rows(self, rows: Tensor) -> Tensor:
+        """Contexts [R, C] to forecasts [R, H]."""
+        raise NotImplementedError
+
+    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        rows = rows_of(inputs)
+        # No rows where a step forecasts some units, and all of those are other workers'.
+        forecast = self.forecast_rows(rows) if len(rows) else rows.new_zeros(0, self.config.horizon)
+        return windows_of(forecast, inputs)
+
+
+def rows_of(inputs: Sequence[SessionInput]) -> Tensor:
+    """Each forecast unit's own past in each window, [R, C], of all sessions one below the other."""
+    return torch.cat([entry.of_forecast(entry.context, 2).transpose(1, 2).flatten(0, 1) for entry in inputs])
+
+
+def windows_of(rows: Tensor, inputs: Sequence[SessionInput]) -> list[Tensor]:
+    """Forecasts [R, H], in the order of `rows_of`, as [B_i, H, M_i] for each session."""
+    shapes = [(len(entry.context), entry.num_forecast) for entry in inputs]
+    parts = rows.split([size * num_units for size, num_units in shapes])
+    return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]

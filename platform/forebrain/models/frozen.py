@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import FoldedWeights, Poco, PocoConfig, SessionTerms
+from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.poco import Poco, SessionTerms
 
 
-class FrozenPoco(nn.Module):
+class FrozenPoco(Model):
     """Called like the model it is a copy of.
 
     Weights are folded, and cast to the dtype of the products of rows, once instead of in each call. The
@@ -28,22 +28,23 @@ class FrozenPoco(nn.Module):
         compute_dtype: of the products of rows; None for that of the weights.
     """
 
+    splits_units = True
+
     def __init__(self, model: Poco, compute_dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        self.config = model.config
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.train(model.training)
-        folded = self.model.fold(compute_dtype or model.latent.dtype)
-        self._folded = replace(folded, row_head=folded.row_head.to(folded.compute_dtype))
+        folded = self.model.fold(compute_dtype or model.dataset.dtype)
+        self.folded = replace(folded, row_head=folded.row_head.to(folded.compute_dtype))
 
-    @property
-    def config(self) -> PocoConfig:
-        return self.model.config
+    def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
+        return self.model.new_interface(num_units, generator)
 
-    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        """As `Poco.forward`; gradients reach the interfaces."""
-        with torch.autocast(self.model.latent.device.type, enabled=False):
-            terms = [self.model.session_terms(entry, self._folded) for entry in inputs]
-            return self.model.forecast(list(zip(inputs, terms, strict=True)), self._folded)
+    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        with torch.autocast(inputs[0].context.device.type, enabled=False):
+            terms = [self.model.session_terms(entry, self.folded.probes) for entry in inputs]
+            return self.model.forecast_known(list(zip(inputs, terms, strict=True)), self.folded)
 
     @torch.no_grad()
     def session(self, interface: Interface, dataset: int | None = None) -> FrozenSession:
@@ -51,25 +52,32 @@ class FrozenPoco(nn.Module):
 
         It holds 5 kB a unit in fp32, 3 kB in bf16, at the default sizes.
         """
-        folded = self._folded
         frameless = interface.unit.new_zeros(0, self.config.context, len(interface.unit))
         entry = SessionInput(frameless, interface, dataset)
-        terms = self.model.session_terms(entry, folded)
-        expand_weight = folded.row_head.expand_weight
-        projected = terms.units.to(expand_weight.dtype) @ expand_weight.T
-        return FrozenSession(self.model, folded, entry, replace(terms, projected=projected))
+        terms = self.model.session_terms(entry, self.folded.probes)
+        weight = self.folded.row_head.expand_weight
+        projected = terms.units.to(weight.dtype) @ weight.T
+        return FrozenSession(self, entry, replace(terms, projected=projected))
 
 
-class FrozenSession:
-    """Forecasts one session with backbone and interface both fixed; made by `FrozenPoco.session`."""
+class FrozenSession(Model):
+    """Forecasts one session with backbone and interface both fixed; made by `FrozenPoco.session`.
 
-    def __init__(self, model: Poco, folded: FoldedWeights, entry: SessionInput, terms: SessionTerms) -> None:
-        self._model, self._folded, self._entry, self._terms = model, folded, entry, terms
+    Called like a model it forecasts windows of that session, whatever interface they come with.
+    """
+
+    def __init__(self, frozen: FrozenPoco, entry: SessionInput, terms: SessionTerms) -> None:
+        super().__init__()
+        self.config = frozen.config
+        self.frozen, self._entry, self._terms = frozen, entry, terms
 
     @torch.inference_mode()
-    def __call__(self, context: Tensor) -> Tensor:
-        """Contexts [B, C, N] to forecasts [B, H, N], without gradients."""
-        (forecast,) = self._model.forecast(
-            [(replace(self._entry, context=context), self._terms)], self._folded
-        )
+    def forecast(self, context: Tensor) -> Tensor:
+        """Contexts [B, C, N] to forecasts [B, H, N]."""
+        (forecast,) = self([replace(self._entry, context=context)])
         return forecast
+
+    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        (entry,) = inputs
+        with torch.autocast(entry.context.device.type, enabled=False):
+            return self.frozen.model.forecast_known([(entry, self._terms)], self.frozen.folded)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
-from forebrain.models.contract import SessionInput
+from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput
 from forebrain.models.perceiver import (
     DecoderAttention,
     EncoderAttention,
@@ -26,18 +27,15 @@ from forebrain.models.perceiver import (
     ProcessorLayer,
     Tokens,
 )
-from forebrain.models.relative import WindowFrame
 from forebrain.models.rotary import Rotation, inverse_frequencies, rotation_at
 from forebrain.models.row_head import RowHeadWeights, SessionRows, row_head
 
 
 @dataclass(frozen=True)
-class PocoConfig:
+class PocoConfig(ModelConfig):
     """Size of a POCO backbone; the defaults are the published ones.
 
     Attributes:
-        context: frames a forecast is made from.
-        horizon: frames forecast.
         token_length: frames in a token.
         encoder_context: last frames of the context that the population encoder reads; None for all.
         width: width of tokens, latents and embeddings.
@@ -50,15 +48,13 @@ class PocoConfig:
         film_layers: hidden layers of that forecaster.
         session_embedding: add session and data set embeddings to each unit's.
         latent_session_embedding: add session and data set embeddings to the latents.
-        relative: see and forecast each window relative to its last frame and spread (`models.relative`).
-            None: in a run what the protocol does (yes, under protocol poco no), elsewhere no, as published.
         rotary_t_max: longest period of the rotary time embedding, frames; the shortest is a thousandth.
         feed_forward_dropout: dropout in feed-forwards while training.
         branch_dropout: dropout on the residual branches over the latents while training.
     """
 
-    context: int = 48
-    horizon: int = 16
+    title = "POCO"
+    name: Literal["poco"] = "poco"
     token_length: int = 16
     encoder_context: int | None = None
     width: int = 128
@@ -71,20 +67,17 @@ class PocoConfig:
     film_layers: int = 1
     session_embedding: bool = True
     latent_session_embedding: bool = False
-    relative: bool | None = None
     rotary_t_max: float = 100.0
     feed_forward_dropout: float = 0.2
     branch_dropout: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in (
-            "context", "horizon", "token_length", "width", "num_latents", "num_heads", "head_width",
-            "feed_forward_multiple", "film_width", "film_layers",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected 1 or more.")
-        if self.num_layers < 0:
-            raise ConfigError(f"model.num_layers is {self.num_layers}; expected 0 or more.")
+        super().__post_init__()
+        self.require(
+            1, "token_length", "width", "num_latents", "num_heads", "head_width", "feed_forward_multiple",
+            "film_width", "film_layers",
+        )  # fmt: skip
+        self.require(0, "num_layers")
         if self.encoder_frames > self.context or self.encoder_frames % self.token_length:
             raise ConfigError(
                 f"model.token_length is {self.token_length} and the encoder reads {self.encoder_frames} of "
@@ -92,13 +85,14 @@ class PocoConfig:
             )
         if self.head_width % 4:
             raise ConfigError(f"model.head_width is {self.head_width}; expected a multiple of 4.")
-        for name in ("feed_forward_dropout", "branch_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected 0 or more and below 1.")
+        self.require_dropout("feed_forward_dropout", "branch_dropout")
 
     @property
     def encoder_frames(self) -> int:
         return self.context if self.encoder_context is None else self.encoder_context
+
+    def build(self, num_datasets: int = 1) -> Poco:
+        return Poco(self, num_datasets)
 
 
 class FilmForecaster(nn.Module):
@@ -149,13 +143,16 @@ class SessionTerms:
     projected: Tensor | None = None
 
 
-class Poco(nn.Module):
-    """The backbone: every parameter that does not belong to a session.
+class Poco(Model):
+    """The backbone of POCO.
 
     Args:
         config: sizes.
         num_datasets: rows of the data set embedding.
     """
+
+    config: PocoConfig
+    splits_units = True
 
     def __init__(self, config: PocoConfig, num_datasets: int = 1) -> None:
         super().__init__()
@@ -194,97 +191,59 @@ class Poco(nn.Module):
             self.register_buffer(f"{name}_cosine", cosine, persistent=False)
             self.register_buffer(f"{name}_sine", sine, persistent=False)
 
-    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        """Forecasts every window of a batch.
+    def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
+        return Interface(num_units, self.config.width, generator)
 
-        Args:
-            inputs: sessions with their windows, context [B_i, C, N_i]; a session may have none (B_i = 0).
+    def processor_layers(self) -> list[ProcessorLayer]:
+        return [layer for layer in self.processor if isinstance(layer, ProcessorLayer)]
 
-        Returns:
-            A forecast [B_i, H, M_i] for each session, in the order of `inputs`; M_i is N_i unless the input
-            names the units to forecast.
-
-        Raises:
-            ConfigError: a context's length is not the model's.
-        """
-        device = self.latent.device.type
-        autocasts = torch.is_autocast_enabled(device)
-        folded = self.fold(torch.get_autocast_dtype(device) if autocasts else self.latent.dtype)
-        return self.forecast([(entry, self.session_terms(entry, folded)) for entry in inputs], folded)
+    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        folded = self.fold(self._compute_dtype)
+        known = [(entry, self.session_terms(entry, folded.probes)) for entry in inputs]
+        return self.forecast_known(known, folded)
 
     def fold(self, compute_dtype: torch.dtype) -> FoldedWeights:
         """What follows from the weights alone; products of rows will be in `compute_dtype`."""
-        with self._exactly():
-            return FoldedWeights(self._row_head_weights(), compute_dtype, self._probes(self.latent))
+        return FoldedWeights(self._row_head_weights(), compute_dtype, self._probes(self.latent))
 
-    def session_terms(self, entry: SessionInput, folded: FoldedWeights) -> SessionTerms:
+    def session_terms(self, entry: SessionInput, probes: Probes) -> SessionTerms:
         """What follows from the weights and a session's embeddings, whatever its windows are."""
-        session: Tensor = entry.interface.session
-        if entry.dataset is not None:
-            session = session + self.dataset[entry.dataset]
-        units: Tensor = entry.interface.unit
-        if self.config.session_embedding:
-            units = units + session
-        latents: Tensor = self.latent
-        probes = folded.probes
+        units, latents = self._unit_vectors(entry), self._latents(entry)
         with self._exactly():
             if self.config.latent_session_embedding:
-                latents = latents + session
                 probes = self._probes(latents)
             tokens = self.encoder_attention.tokens(probes, units + self.token.bias)
             units = entry.of_forecast(units, 0)
             queries = self.decoder_attention.queries(units, self.rotation("query"))
             return SessionTerms(latents, tokens, queries, units + self.decoder_attention.to_out.bias)
 
-    def forecast(
+    def forecast_known(
         self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
     ) -> list[Tensor]:
-        """What `forward` returns, from sessions and their terms."""
-        for entry, _ in inputs:
-            if entry.context.shape[1] != self.config.context:
-                raise ConfigError(
-                    f"a context of {entry.context.shape[1]} frames was given; "
-                    f"this model forecasts from {self.config.context}."
-                )
-        present = [(entry, terms) for entry, terms in inputs if len(entry.context)]
-        forecasts = iter(self._forecast_present(present, folded) if present else ())
-        horizon = self.config.horizon
-        return [
-            next(forecasts) if len(entry.context) else entry.context.new_zeros(0, horizon, entry.num_forecast)
-            for entry, _ in inputs
-        ]
+        """What `forecast_windows` returns, of sessions whose terms are known."""
+        return self._forecast_rows(self._read(inputs), folded.row_head, folded.compute_dtype)
 
-    def processor_layers(self) -> list[ProcessorLayer]:
-        return [layer for layer in self.processor if isinstance(layer, ProcessorLayer)]
-
-    def _forecast_present(
-        self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
+    def _forecast_rows(
+        self, rows: Sequence[SessionRows], weights: RowHeadWeights, compute_dtype: torch.dtype
     ) -> list[Tensor]:
-        if not self.config.relative:
-            return self._forecast_windows(inputs, folded)
-        frames = [WindowFrame.of(entry.context) for entry, _ in inputs]
-        seen = [
-            (replace(entry, context=frame.enter(entry.context)), terms)
-            for (entry, terms), frame in zip(inputs, frames, strict=True)
-        ]
-        forecasts = self._forecast_windows(seen, folded)
-        return [
-            WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)).leave(forecast)
-            for (entry, _), frame, forecast in zip(inputs, frames, forecasts, strict=True)
-        ]
+        dropout = self.decoder_feed_forward.dropout if self.training else 0.0
+        with self._exactly():
+            return row_head(rows, weights, dropout, compute_dtype)
 
-    def _forecast_windows(
-        self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
-    ) -> list[Tensor]:
+    def _read(self, inputs: Sequence[tuple[SessionInput, SessionTerms]]) -> list[SessionRows]:
+        """Reads each population into the latents, and asks for each unit what these say."""
         latents = self._read_populations(inputs)
         latents = latents + self.encoder_feed_forward(latents)
         for layer in self.processor_layers():
             latents = layer(latents, self.rotation("latent"))
         keys, values = self.decoder_attention.project_latents(latents, self.rotation("latent"))
+        batch_sizes = [len(entry.context) for entry, _ in inputs]
         with self._exactly():
-            dtype = self.latent.dtype
-            batch_sizes = [len(entry.context) for entry, _ in inputs]
-            rows = [
+            dtype = self.dataset.dtype
+            of_sessions = zip(
+                inputs, keys.to(dtype).split(batch_sizes), values.to(dtype).split(batch_sizes), strict=True
+            )
+            return [
                 SessionRows(
                     terms.units,
                     (key @ terms.queries.T).softmax(dim=1),
@@ -292,15 +251,8 @@ class Poco(nn.Module):
                     entry.of_forecast(entry.context, 2),
                     terms.projected,
                 )
-                for (entry, terms), key, value in zip(
-                    inputs,
-                    keys.to(dtype).split(batch_sizes),
-                    values.to(dtype).split(batch_sizes),
-                    strict=True,
-                )
+                for (entry, terms), key, value in of_sessions
             ]
-            dropout = self.decoder_feed_forward.dropout if self.training else 0.0
-            return row_head(rows, folded.row_head, dropout, folded.compute_dtype)
 
     def _read_populations(self, inputs: Sequence[tuple[SessionInput, SessionTerms]]) -> Tensor:
         """Latents [sum B_i, K, d] that have read their sessions."""
@@ -314,32 +266,61 @@ class Poco(nn.Module):
             read = self.encoder_attention(populations, self.rotation("latent"), self.rotation("token"))
         return torch.cat([terms.latents + seen for (_, terms), seen in zip(inputs, read, strict=True)])
 
+    def _unit_vectors(self, entry: SessionInput) -> Tensor:
+        """[N, d]: who each unit is."""
+        if not self.config.session_embedding:
+            return entry.interface.unit
+        return entry.interface.unit + self._session_vector(entry)
+
+    def _latents(self, entry: SessionInput) -> Tensor:
+        """[K, d], before they read the population."""
+        if not self.config.latent_session_embedding:
+            return self.latent
+        return self.latent + self._session_vector(entry)
+
+    def _session_vector(self, entry: SessionInput) -> Tensor:
+        """[d]: session embedding, and the data set's where the backbone knows it."""
+        if entry.dataset is None:
+            return entry.interface.session
+        return entry.interface.session + self.dataset[entry.dataset]
+
     def _probes(self, latents: Tensor) -> Probes:
-        return self.encoder_attention.probes(
-            latents, self.token.weight, self.rotation("latent"), self.rotation("token")
-        )
+        with self._exactly():
+            return self.encoder_attention.probes(
+                latents, self.token.weight, self.rotation("latent"), self.rotation("token")
+            )
 
     def _row_head_weights(self) -> RowHeadWeights:
         feed_forward, forecaster = self.decoder_feed_forward, self.forecaster
         out, norm, expand = forecaster.out, feed_forward.norm, feed_forward.expand
-        expand_weight = expand.weight * norm.weight
-        shift_weight = out.weight @ forecaster.shift.weight
-        added = feed_forward.contract.bias
-        return RowHeadWeights(
-            expand_weight=expand_weight - expand_weight.mean(dim=1, keepdim=True),
-            expand_bias=F.linear(norm.bias, expand.weight, expand.bias),
-            contract_weight=feed_forward.contract.weight,
-            scale_weight=forecaster.scale.weight,
-            scale_bias=F.linear(added, forecaster.scale.weight, forecaster.scale.bias),
-            shift_weight=shift_weight,
-            shift_bias=F.linear(forecaster.shift.bias, out.weight, out.bias) + shift_weight @ added,
-            out_weight=out.weight,
-            hidden=tuple(parameter for layer in forecaster.hidden for parameter in layer.parameters()),
-        )
+        with self._exactly():
+            expand_weight = expand.weight * norm.weight
+            shift_weight = out.weight @ forecaster.shift.weight
+            shift_bias = F.linear(forecaster.shift.bias, out.weight, out.bias)
+            added = feed_forward.contract.bias
+            return RowHeadWeights(
+                expand_weight=expand_weight - expand_weight.mean(dim=1, keepdim=True),
+                expand_bias=F.linear(norm.bias, expand.weight, expand.bias),
+                contract_weight=feed_forward.contract.weight,
+                scale_weight=forecaster.scale.weight,
+                scale_bias=F.linear(added, forecaster.scale.weight, forecaster.scale.bias),
+                shift_weight=shift_weight,
+                shift_bias=shift_bias + shift_weight @ added,
+                out_weight=out.weight,
+                hidden=tuple(parameter for layer in forecaster.hidden for parameter in layer.parameters()),
+            )
+
+    @property
+    def _compute_dtype(self) -> torch.dtype:
+        """Of products of rows: autocast's where it is on."""
+        device = self.dataset.device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        return self.dataset.dtype
 
     def _exactly(self) -> AbstractContextManager[object]:
         """Where products stay in the weights' dtype under autocast."""
-        return torch.autocast(self.latent.device.type, enabled=False)
+        return torch.autocast(self.dataset.device.type, enabled=False)
 
     def rotation(self, name: str) -> Rotation:
         return self.get_buffer(f"{name}_cosine"), self.get_buffer(f"{name}_sine")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -94,12 +94,7 @@ class Evaluation:
         Raises:
             ConfigError: a baseline was not evaluated.
         """
-        missing = [name for name in BASELINES if name not in self.scores]
-        if missing:
-            raise ConfigError(
-                f"evaluation on {self.part}: baselines {', '.join(missing)} are missing. Evaluate them with "
-                "the model: evaluate({'model': model, **fit_baselines(source)}, ...)."
-            )
+        require_baselines(self.scores, f"evaluation on {self.part}")
 
     def require(self, model: str) -> None:
         """A report on a model needs the model, and the baselines.
@@ -215,6 +210,16 @@ class Evaluation:
         )
 
 
+def require_baselines(scored: Collection[str], where: str) -> None:
+    """Raises ConfigError if one of the baselines is not among what was scored."""
+    missing = [name for name in BASELINES if name not in scored]
+    if missing:
+        raise ConfigError(
+            f"{where}: baselines {', '.join(missing)} are missing. Evaluate them with "
+            "the model: evaluate({'model': model, **fit_baselines(source)}, ...)."
+        )
+
+
 def evaluate(
     forecasters: Mapping[str, Forecaster],
     source: WindowSource,
@@ -224,6 +229,7 @@ def evaluate(
     windows_per_session: int | None = WINDOWS_PER_SESSION,
     seed: int = 0,
     max_rows: int = MAX_ROWS,
+    as_scored: Callable[[int, np.ndarray], np.ndarray] = lambda session, values: values,
     progress: Callable[[SessionInfo], None] = lambda _: None,
 ) -> Evaluation:
     """Scores forecasters side by side, each on the same windows.
@@ -236,6 +242,8 @@ def evaluate(
         windows_per_session: at most this many windows a session, spread evenly; None scores all.
         seed: of the choice of windows and of the bootstraps.
         max_rows: units x windows of one batch.
+        as_scored: (session, values [..., N]) -> the values that count, in the units of measure in which
+            errors are formed [..., K]; for a source whose normalisation or units are not those of the score.
         progress: called after each session.
 
     Raises:
@@ -251,17 +259,17 @@ def evaluate(
         available[info.id] = source.num_windows(number, part)
         chosen = choose_windows(info.id, available[info.id], windows_per_session, seed)
         if len(chosen):
-            collected = {
-                name: ScoreAccumulator(info.id, name, source.horizon, info.num_units) for name in forecasters
-            }
-            read = 0
+            collected: dict[str, ScoreAccumulator] = {}
             for context, target, starts in _batches(source, number, part, chosen, max_rows):
-                read += len(starts)
+                truth, last_frame = as_scored(number, target), as_scored(number, context[:, -1])
                 for name, forecaster in forecasters.items():
-                    collected[name].update(forecaster(number, context), target, context[:, -1], starts)
-            if read:
-                for name, accumulator in collected.items():
-                    scores[name][info.id] = accumulator.scores(source.context + source.horizon, seed)
+                    if name not in collected:
+                        num_units = truth.shape[-1]
+                        collected[name] = ScoreAccumulator(info.id, name, source.horizon, num_units)
+                    forecast = as_scored(number, forecaster(number, context))
+                    collected[name].update(forecast, truth, last_frame, starts)
+            for name, accumulator in collected.items():
+                scores[name][info.id] = accumulator.scores(source.context + source.horizon, seed)
         progress(info)
     return Evaluation(part, source.horizon, windows_per_session, seed, tuple(infos), available, scores)
 

@@ -13,27 +13,47 @@ from typing import Literal
 import numpy as np
 
 from forebrain.errors import ConfigError
+from forebrain.scoring import zapbench_frames
 from forebrain.sessions.session import Range
 
-PROTOCOLS = ("chronological", "poco")
-ProtocolName = Literal["chronological", "poco"]
-Part = Literal["train", "validation", "test"]
+PROTOCOLS = ("chronological", "poco", "zapbench")
+ProtocolName = Literal["chronological", "poco", "zapbench"]
+# `held_out`: of sessions or conditions that training saw nothing of.
+Part = Literal["train", "validation", "test", "held_out"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+def applies(protocol: str, num_frames: int) -> bool:
+    """Whether a session of this length can be read under a protocol."""
+    return protocol != "zapbench" or num_frames == zapbench_frames.NUM_FRAMES
 
 
 def part_ranges(protocol: str, part: Part, num_frames: int, segments: list[Range]) -> list[Range]:
     """Frame ranges [start, stop) of one part, none of which crosses a segment.
 
     `chronological`: the first 60 % of the frames train, the next 20 % validate, the last 20 % test.
+    `zapbench`: that benchmark's own, for its one recording (`scoring.zapbench`).
     `poco` (Duan et al. 2025, for comparison): the recording is cut into patches of 1,000 frames, the
     last takes the rest, and each patch is split 60/20/20, so training frames lie later than test frames.
 
     Args:
         protocol: a name in `PROTOCOLS`.
-        part: `train`, `validation` or `test`.
+        part: `train`, `validation`, `test`, or `held_out`, which only `zapbench` has within a session.
         num_frames: length of the session, frames.
         segments: the session's unbroken stretches [start, stop), in order.
+
+    Raises:
+        ConfigError: the protocol is unknown, or is not for a session of this length.
     """
+    if not applies(protocol, num_frames):
+        raise ConfigError(
+            f"protocol {protocol} is for one recording of {zapbench_frames.NUM_FRAMES:,} frames; a session "
+            f"has {num_frames:,}. Expected another protocol, or that recording alone."
+        )
+    if protocol == "zapbench":
+        return intersect(list(zapbench_frames.forecast_frames(part).values()), segments)
+    if part == "held_out":
+        return []
     if protocol == "chronological":
         patches = [(0, num_frames)]
     elif protocol == "poco":
@@ -54,7 +74,8 @@ def part_ranges(protocol: str, part: Part, num_frames: int, segments: list[Range
 def fit_ranges(protocol: str, num_frames: int, segments: list[Range]) -> list[Range]:
     """The frames that statistics (mean, scale, PCA) are fitted on.
 
-    `chronological`: the training part. `poco`: the whole recording, as published, test part included.
+    `chronological`, `zapbench`: the training part. `poco`: the whole recording, as published, test part
+    included.
     """
     if protocol == "poco":
         return list(segments)
@@ -86,21 +107,26 @@ class Windows:
         return self.first[position] + (windows - self.offset[position])
 
 
+NO_WINDOWS = Windows(0, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
+
+
 def windows_of(
     protocol: str, part: Part, num_frames: int, segments: list[Range], context: int, horizon: int
 ) -> Windows:
     """All windows of context + horizon frames, stride 1, in one part of a session.
 
     A range of n frames holds n - (context + horizon) + 1 windows; protocol `poco` gives one fewer, as
-    its published code does.
+    its published code does. Under `zapbench` a range is of frames that are forecast, but for training, so it
+    holds n - horizon + 1 windows.
     """
     length = context + horizon
     spare = 1 if protocol == "poco" else 0
+    reach = context if protocol == "zapbench" and part != "train" else 0
     first, counts = [], []
     for start, stop in part_ranges(protocol, part, num_frames, segments):
-        count = stop - start - length + 1 - spare
+        count = stop - (start - reach) - length + 1 - spare
         if count > 0:
-            first.append(start)
+            first.append(start - reach)
             counts.append(count)
     cumulative = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
     return Windows(length, np.asarray(first, dtype=np.int64), cumulative[:-1], int(cumulative[-1]))

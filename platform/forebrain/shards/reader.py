@@ -5,23 +5,26 @@ from __future__ import annotations
 import bisect
 import hashlib
 import logging
-import mmap
+import os
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
 
 from forebrain.errors import BadShardError, ShardError
+from forebrain.sessions.session import Range
 from forebrain.shards.fits import Fit
 from forebrain.shards.index import (
     INDEX_NAME,
     Index,
     SessionEntry,
+    Shard,
     Stretch,
     arrays_name,
     entry_name,
@@ -31,7 +34,7 @@ from forebrain.storage import Folder, readable
 
 OnBadShard = Literal["stop", "skip"]
 
-MAX_OPEN_SHARDS = 256  # memory maps at once; each holds a file descriptor
+MAX_OPEN_SHARDS = 256
 CACHED_FITS = 4096
 CACHED_PAGE_BYTES = 256 << 20  # of a remote set
 
@@ -45,6 +48,7 @@ class ShardSet:
         uri: its address.
         fingerprint: sha256 over the index; equal for equal data, fits and options.
         max_window: longest window that can be read, frames.
+        options: what it was prepared with.
         forecasts_components: whether principal components stand in place of the units.
         sessions: entries, sorted by id; each is parsed when it is first asked for.
         skips_bad: whether bad shards are to be passed over; then finding one is a warning.
@@ -67,7 +71,8 @@ class ShardSet:
         self._bad_pages: dict[tuple[str, int], str] = {}
         self.fingerprint = index.fingerprint
         self.max_window = index.max_window
-        self.forecasts_components = index.options.get("pca") is not None
+        self.options = index.options
+        self.forecasts_components = self.options.get("pca") is not None
         self.sessions: Sequence[SessionEntry] = _Entries(entries)
         self._storage = storage
         pages = _LocalPages if storage.is_local else _RemotePages
@@ -161,6 +166,18 @@ class ShardSet:
             **{name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         )
 
+    def fitted_on(self, session: int, protocol: str) -> tuple[Range, ...]:
+        """The frames that `fit` was fitted on."""
+        return self.sessions[session].fits[protocol]
+
+    def training_segments(self, session: int) -> list[Range]:
+        """Where training windows may lie: anywhere. `SubsetShards` differs."""
+        return list(self.sessions[session].segments)
+
+    def as_scored(self, session: int, protocol: str, values: np.ndarray) -> np.ndarray:
+        """Normalised values [..., N] as they are scored: as they are. `SubsetShards` differs."""
+        return values
+
     def unit_positions(self, session: int) -> np.ndarray | None:
         """Positions of the units, float32 [N, 2 or 3], or None where they are not known."""
         return self._arrays(session).get("unit_positions")
@@ -231,38 +248,56 @@ class _Entries(Sequence[SessionEntry]):
 
 
 class _LocalPages:
-    """Pages of local tars through memory maps; each page is checked when it is first read."""
+    """Pages of local tars; each page is checked when it is first read.
+
+    Read, not mapped: a file that is cut short while it is mapped ends the process by SIGBUS.
+    """
 
     def __init__(self, storage: Folder) -> None:
         self._storage = storage
-        self._map = lru_cache(MAX_OPEN_SHARDS)(self._open)
+        self._open = lru_cache(MAX_OPEN_SHARDS)(self._open_shard)
         self._checked: set[tuple[str, int]] = set()
 
     def read(self, entry: SessionEntry, number: int, start: int, stop: int) -> np.ndarray:
         stretch = entry.stretches[number]
-        traces = self._traces(entry, stretch)
-        for page in _pages_of(entry, start, stop):
-            if (stretch.key, page) not in self._checked:
-                low = page * entry.page_frames
-                _check_page(entry, stretch, page, traces[low : low + entry.page_frames], self._storage.uri)
-                self._checked.add((stretch.key, page))
-        return traces[start:stop]
+        pages = _pages_of(entry, start, stop)
+        unchecked = [page for page in pages if (stretch.key, page) not in self._checked]
+        if not unchecked:
+            return self._frames(entry, stretch, start, stop)
+        offset = pages.start * entry.page_frames
+        frames = self._frames(entry, stretch, offset, min(pages.stop * entry.page_frames, stretch.num_frames))
+        for page in unchecked:
+            low = page * entry.page_frames - offset
+            _check_page(entry, stretch, page, frames[low : low + entry.page_frames], self._storage.uri)
+            self._checked.add((stretch.key, page))
+        return frames[start - offset : stop - offset]
 
-    def _traces(self, entry: SessionEntry, stretch: Stretch) -> np.ndarray:
+    def _frames(self, entry: SessionEntry, stretch: Stretch, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop) of a stretch, not checked."""
         shard = entry.shards[stretch.shard]
-        count = stretch.num_frames * entry.num_units
+        frames = np.empty((stop - start, entry.num_units), "<f4")
+        into, position, done = frames.data.cast("B"), stretch.offset + start * frames.strides[0], 0
         with readable(self._storage.uri, shard.name):
-            data = self._map(shard.name)
-        if len(data) != shard.size:
-            raise ShardError(
-                f"{self._storage.uri}: {shard.name} has {len(data)} bytes; expected {shard.size}. "
-                "Run prepare again."
-            )
-        return np.frombuffer(data, "<f4", count, stretch.offset).reshape(stretch.num_frames, entry.num_units)
+            descriptor = self._open(shard.name).number
+            while done < len(into) and (count := os.preadv(descriptor, [into[done:]], position + done)):
+                done += count
+        if done < len(into):
+            raise _ends_early(self._storage.uri, shard, position + done)
+        return frames
 
-    def _open(self, name: str) -> mmap.mmap:
-        with self._storage.local_path(name).open("rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    def _open_shard(self, name: str) -> _Descriptor:
+        return _Descriptor(self._storage.local_path(name))
+
+
+class _Descriptor:
+    """An open file, closed when nobody uses it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
 
 
 class _RemotePages:
@@ -295,10 +330,7 @@ class _RemotePages:
         with readable(self._storage.uri, shard.name):
             data = self._storage.read_range(shard.name, begin, end)
         if len(data) != end - begin:
-            raise ShardError(
-                f"{self._storage.uri}: {shard.name} ends at byte {begin + len(data)}; expected {shard.size} "
-                "bytes. Run prepare again."
-            )
+            raise _ends_early(self._storage.uri, shard, begin + len(data))
         frames = np.frombuffer(data, "<f4").reshape(high - low, entry.num_units)
         pages = {}
         for page in range(first, stop):
@@ -338,6 +370,12 @@ def _check_page(entry: SessionEntry, stretch: Stretch, page: int, frames: np.nda
             "it rewrites only that session.",
             pages=(page,),
         )
+
+
+def _ends_early(uri: str, shard: Shard, at: int) -> ShardError:
+    return ShardError(
+        f"{uri}: {shard.name} ends at byte {at}; expected {shard.size} bytes. Run prepare again."
+    )
 
 
 def _shortened(segments: Sequence[tuple[int, int]]) -> str:

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from forebrain.errors import BadShardError, ShardError
-from forebrain.scoring.protocols import Part, Windows, fit_ranges, part_ranges, windows_of
+from forebrain.errors import BadShardError, ConfigError, ShardError
+from forebrain.scoring.protocols import NO_WINDOWS, Part, Windows, fit_ranges, part_ranges, windows_of
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.reader import ShardSet
+from forebrain.shards.subset import SubsetShards
 
 
 class ShardWindows:
     """All windows of a prepared data set under one protocol, context and horizon.
 
     Args:
-        shards: an open shard set.
+        shards: an open shard set, or a part of one.
         protocol: splits and fits, see `forebrain.scoring.protocols`.
         context, horizon: frames.
+        longest_context: windows to validate and test on are those before which there is room for a context of
+            so many frames, so that models of shorter contexts forecast the same frames. None: the context.
+        held_out: ids of sessions that have no windows to train, validate or test on: those of their test
+            part are the part `held_out`.
 
     Raises:
         ShardError: windows are longer than the shards were prepared for.
     """
 
-    def __init__(self, shards: ShardSet, protocol: str, context: int, horizon: int) -> None:
+    def __init__(
+        self,
+        shards: ShardSet | SubsetShards,
+        protocol: str,
+        context: int,
+        horizon: int,
+        longest_context: int | None = None,
+        held_out: Collection[str] = (),
+    ) -> None:
         if context + horizon > shards.max_window:
             raise ShardError(
                 f"a window of {context} + {horizon} frames is longer than the {shards.max_window} that "
@@ -33,6 +47,8 @@ class ShardWindows:
             )
         self.shards, self.protocol = shards, protocol
         self.context, self.horizon = context, horizon
+        self._longest_context = longest_context or context
+        self.held_out = frozenset(held_out)
         self.sessions: Sequence[SessionInfo] = [
             SessionInfo(entry.id, entry.species, entry.dataset, self._num_units(index), entry.rate_hz)
             for index, entry in enumerate(shards.sessions)
@@ -53,7 +69,7 @@ class ShardWindows:
 
         Args:
             session: position in `sessions`.
-            part: `train`, `validation` or `test`.
+            part: `train`, `validation`, `test` or `held_out`.
             numbers: int64 [B], each in [0, num_windows).
             units: a range of the session's N units.
 
@@ -86,11 +102,29 @@ class ShardWindows:
             )
         return windows[:, : self.context], windows[:, self.context :], starts
 
+    def in_own_units(self, session: int, values: np.ndarray) -> np.ndarray:
+        """Normalised values [..., N] in the recording's own units, up to an offset.
+
+        Raises:
+            ConfigError: principal components stand in place of the units.
+        """
+        if self.shards.forecasts_components:
+            raise ConfigError(
+                f"{self.shards.uri} forecasts principal components, which have no units of measure; "
+                "expected shards prepared without --prepare.pca."
+            )
+        return values * self.shards.fit(session, self.protocol).scale
+
+    def as_scored(self, session: int, values: np.ndarray) -> np.ndarray:
+        """Normalised values [..., N] as they are scored, see `SubsetShards.as_scored`."""
+        return self.shards.as_scored(session, self.protocol, values)
+
     def training_mean(self, session: int) -> np.ndarray:
         """float32 [N], each unit's mean over the training part, in normalised units."""
         entry = self.shards.sessions[session]
-        training = part_ranges(self.protocol, "train", entry.num_frames, self._segments(session))
-        if training == fit_ranges(self.protocol, entry.num_frames, self._segments(session)):
+        segments = self.shards.training_segments(session)
+        training = part_ranges(self.protocol, "train", entry.num_frames, segments)
+        if training == fit_ranges(self.protocol, entry.num_frames, segments):
             return np.zeros(self._num_units(session), dtype=np.float32)
         fit, step = self.shards.fit(session, self.protocol), self.shards.max_window
         total, num_frames = np.zeros(fit.num_outputs), 0
@@ -117,11 +151,17 @@ class ShardWindows:
             return self.shards.fit(session, self.protocol).num_outputs
         return self.shards.sessions[session].num_units
 
-    def _segments(self, session: int) -> list[tuple[int, int]]:
-        return [(int(start), int(stop)) for start, stop in self.shards.sessions[session].segments]
-
     def _find_windows(self, session: int, part: Part) -> Windows:
-        num_frames = self.shards.sessions[session].num_frames
-        return windows_of(
-            self.protocol, part, num_frames, self._segments(session), self.context, self.horizon
+        entry = self.shards.sessions[session]
+        if entry.id in self.held_out:
+            if part != "held_out":
+                return NO_WINDOWS
+            part = "test"
+        if part == "train":
+            segments = self.shards.training_segments(session)
+            return windows_of(self.protocol, part, entry.num_frames, segments, self.context, self.horizon)
+        longest = self._longest_context
+        windows = windows_of(
+            self.protocol, part, entry.num_frames, list(entry.segments), longest, self.horizon
         )
+        return replace(windows, first=windows.first + longest - self.context)

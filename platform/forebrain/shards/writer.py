@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from forebrain.errors import RecordingError
-from forebrain.scoring.protocols import PROTOCOLS, fit_ranges, intersect
+from forebrain.scoring.protocols import PROTOCOLS, applies, fit_ranges, intersect
 from forebrain.sessions.frames import PIECE_BYTES
 from forebrain.sessions.report import Finding, Report
 from forebrain.sessions.session import Range, Session
@@ -56,11 +56,15 @@ def write_session(
     storage.remove(entry_name(session.key))
 
     segments = session.segments
-    fitted_on = {protocol: fit_ranges(protocol, session.num_frames, segments) for protocol in PROTOCOLS}
+    fitted_on = {
+        protocol: fit_ranges(protocol, session.num_frames, segments)
+        for protocol in PROTOCOLS
+        if applies(protocol, session.num_frames)
+    }
     frames = _Frames(session, max(1, config.page_bytes // (4 * session.num_units)), fitted_on)
     shards: list[Shard] = []
     stretches: list[Stretch] = []
-    for ranges in _plan(session.num_units, segments, config):
+    for ranges in plan_stretches(session.num_units, segments, config):
         name = shard_name(session.key, len(shards))
         with storage.file_to_fill(name) as path:
             size, sha256, written = _write_shard(path, frames, ranges, len(shards), len(stretches))
@@ -100,7 +104,7 @@ def write_session(
     return entry
 
 
-def _plan(num_units: int, segments: list[Range], config: PrepareConfig) -> Iterator[list[Range]]:
+def plan_stretches(num_units: int, segments: list[Range], config: PrepareConfig) -> Iterator[list[Range]]:
     """The stretches of each tar, as frame ranges.
 
     A stretch overlaps the next one of its segment by max_window - 1 frames, so that every window of at

@@ -3,7 +3,8 @@
     checkpoints/00000600-<attempt>/<file>   written first, by any number of workers
     checkpoints/00000600.json               the commit record, created last, only if absent: it is the truth
 
-The record names the folder and lists every file with its size and sha256. Each start of the training loop is
+The record names the folder and lists every file with its size, its sha256 and whose interfaces it holds, so
+that a worker reads what it needs. Each start of the training loop is
 an attempt and writes into folders of its own, so two that save the same step never touch each other's files;
 who creates the record first wins. A folder that no record names is what a killed attempt left, and is removed
 when a checkpoint of its step or a later one is committed.
@@ -16,14 +17,18 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forebrain.errors import CheckpointError
 from forebrain.storage import PARTIAL, Folder
 
-_FORMAT = "forebrain-checkpoint-2"
+if TYPE_CHECKING:
+    from forebrain.training.collectives import WorkerGroup
+
+_FORMAT = "forebrain-checkpoint-3"
+_READ_TOO = "forebrain-checkpoint-2"  # does not say whose interfaces a file holds
 # A folder, or a record that was killed before it had its name.
 _LEFT_OVER = re.compile(rf"(\d+)(-.*|\.json\..*{re.escape(PARTIAL)})$")
 _log = logging.getLogger(__name__)
@@ -31,11 +36,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a checkpoint, as the commit record lists it."""
+    """A file of a checkpoint, as the commit record lists it.
+
+    Attributes:
+        units: of which units [start, stop) it holds the embeddings, by session; None where every worker needs
+            it.
+    """
 
     name: str
     size_bytes: int
     sha256: str
+    units: dict[str, tuple[int, int]] | None = None
+
+    def is_wanted(self, units: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether a worker needs it that owns these units of sessions."""
+        return self.units is None or any(
+            session in units and max(start, units[session][0]) < min(stop, units[session][1])
+            for session, (start, stop) in self.units.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -71,8 +89,10 @@ class CheckpointStore:
         """The folder that an attempt writes the files of a checkpoint into; `attempt` from `new_attempt`."""
         return f"{step:08d}-{attempt}"
 
-    def write_file(self, folder: str, name: str, data: bytes) -> StoredFile:
-        """Writes one file of a checkpoint that is not yet committed.
+    def write_file(
+        self, folder: str, name: str, data: bytes, units: dict[str, tuple[int, int]] | None = None
+    ) -> StoredFile:
+        """Writes one file of a checkpoint that is not yet committed; `units` as in `StoredFile`.
 
         Raises:
             CheckpointError: it could not be written, for example because the disk is full.
@@ -81,7 +101,7 @@ class CheckpointStore:
             self.folder.write(f"{folder}/{name}", data)
         except OSError as error:
             raise self._not_written(f"{folder}/{name}", error) from error
-        return StoredFile(name, len(data), hashlib.sha256(data).hexdigest())
+        return StoredFile(name, len(data), hashlib.sha256(data).hexdigest(), units)
 
     def commit(
         self,
@@ -132,14 +152,23 @@ class CheckpointStore:
         """The step of the newest commit record, whole or not; 0 where there is none."""
         return max((int(name.removesuffix(".json")) for name in self._record_names()), default=0)
 
-    def read(self, checkpoint: Checkpoint) -> dict[str, bytes]:
-        """All files of a checkpoint, each checked against its record.
+    def read(
+        self, checkpoint: Checkpoint, units: Mapping[str, tuple[int, int]] | None = None
+    ) -> dict[str, bytes]:
+        """Files of a checkpoint, each checked against its record.
+
+        Args:
+            checkpoint: which.
+            units: those whose embeddings are wanted, [start, stop) of each session; files that hold only
+                others are not read. None: all.
 
         Raises:
             CheckpointError: a file is missing or is not what was written.
         """
         contents = {}
         for stored in checkpoint.files:
+            if units is not None and not stored.is_wanted(units):
+                continue
             name = f"{checkpoint.folder}/{stored.name}"
             where = self.folder.uri_of(name)
             try:
@@ -154,30 +183,58 @@ class CheckpointStore:
             contents[stored.name] = data
         return contents
 
-    def newest(self) -> tuple[Checkpoint, dict[str, bytes]] | None:
+    def newest(
+        self, units: Mapping[str, tuple[int, int]] | None = None, group: WorkerGroup | None = None
+    ) -> tuple[Checkpoint, dict[str, bytes]] | None:
         """The newest checkpoint that is whole, with its files; damaged ones are reported and passed over.
+
+        Args:
+            units: see `read`.
+            group: workers that look for it together: the first one says which is the newest, each reads what
+                it needs, and it is whole if each found its part to be. All get the same checkpoint.
 
         Raises:
             CheckpointError: there are checkpoints, but none is whole.
         """
+        gather = _alone if group is None else group.gather_from
+        decides = group is None or group.is_first
         damaged: list[str] = []
-        while True:
-            left = [checkpoint for checkpoint in self.committed() if checkpoint.folder not in damaged]
-            if not left:
-                break
-            try:
-                return left[-1], self.read(left[-1])
-            except CheckpointError as error:
-                # Not damaged where a writer removed it while it was read; the list then has newer ones.
-                if self.folder.exists(_record_name(left[-1].step)):
-                    _log.warning("%s Trying the one before.", error)
-                    damaged.append(left[-1].folder)
-        if damaged:
+        while checkpoint := gather(lambda: self._newest_besides(damaged) if decides else None)[0]:
+            contents, problems = self._read_together(checkpoint, units, gather)
+            if not problems:
+                return checkpoint, contents
+            damaged.append(checkpoint.folder)
+            for problem in filter(None, problems if decides else ()):
+                _log.warning("%s Trying the one before.", problem)
+        return None
+
+    def _newest_besides(self, damaged: Collection[str]) -> Checkpoint | None:
+        left = [checkpoint for checkpoint in self.committed() if checkpoint.folder not in damaged]
+        if damaged and not left:
             raise CheckpointError(
-                f"{self.folder.uri}: every checkpoint is damaged, the newest in {damaged[0]}. "
+                f"{self.folder.uri}: every checkpoint is damaged, the newest in {next(iter(damaged))}. "
                 "Restore one from a copy, or give another --out to start over."
             )
-        return None
+        return left[-1] if left else None
+
+    def _read_together(
+        self,
+        checkpoint: Checkpoint,
+        units: Mapping[str, tuple[int, int]] | None,
+        gather: Callable[..., list[Any]],
+    ) -> tuple[dict[str, bytes], list[str]]:
+        """What this worker needs of a checkpoint, and what any worker found wrong with it."""
+        contents: dict[str, bytes] = {}
+
+        def read() -> str | None:
+            try:
+                contents.update(self.read(checkpoint, units))
+            except CheckpointError as error:
+                # Not damaged where a writer removed it while it was read; the list then has newer ones.
+                return str(error) if self.folder.exists(_record_name(checkpoint.step)) else ""
+            return None
+
+        return contents, [problem for problem in gather(read) if problem is not None]
 
     def remove_after(self, step: int) -> None:
         """Removes the records after a step, which were found damaged, so that their steps can be saved again.
@@ -240,7 +297,7 @@ class CheckpointStore:
 
     def _parse(self, content: bytes) -> Checkpoint:
         values = json.loads(content)
-        if values.pop("format") != _FORMAT:
+        if values.pop("format") not in (_FORMAT, _READ_TOO):
             raise ValueError(f"another format than {_FORMAT}")
         values["files"] = tuple(StoredFile(**stored) for stored in values["files"])
         return Checkpoint(**values)
@@ -250,6 +307,10 @@ class CheckpointStore:
             f"{self.folder.uri_of(name)}: could not be written ({error}). The checkpoints before it are "
             "intact; once there is room again, the same command goes on from the newest."
         )
+
+
+def _alone(work: Callable[[], Any]) -> list[Any]:
+    return [work()]
 
 
 def new_attempt() -> str:

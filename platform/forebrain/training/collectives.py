@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -18,19 +20,40 @@ from forebrain.errors import StoppedByPeerError
 
 T = TypeVar("T")
 
+# Collectives of torch.distributed, and the argument that holds what a worker gives to one.
+_GIVEN = {
+    "all_reduce": "tensor",
+    "reduce": "tensor",
+    "broadcast": "tensor",
+    "gather": "tensor",
+    "all_gather": "tensor",
+    "all_gather_into_tensor": "input_tensor",
+    "all_gather_single": "input_tensor",
+    "reduce_scatter_tensor": "input",
+    "reduce_scatter_single": "input",
+}
+_given_bytes = 0
+
 
 class WorkerGroup:
     """The workers of a run: torch.distributed's process group where there is one, else this process.
 
-    Attributes:
-        bytes_given: bytes that this worker has given to collective calls so far.
+    Once there is one, every call of a collective in this process is counted, also those that DeepSpeed and
+    FSDP make.
     """
 
     def __init__(self) -> None:
         self._distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank = dist.get_rank() if self._distributed else 0
         self.size = dist.get_world_size() if self._distributed else 1
-        self.bytes_given = 0
+        if self._distributed:
+            _count_collectives()
+
+    @property
+    def bytes_given(self) -> int:
+        """Bytes of the tensors that this worker has given to collective calls so far, which is not what a
+        backend makes of them on the wire."""
+        return _given_bytes
 
     @property
     def is_first(self) -> bool:
@@ -41,7 +64,6 @@ class WorkerGroup:
         if not self._distributed or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        self.bytes_given += flat.nbytes
         dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
@@ -57,7 +79,6 @@ class WorkerGroup:
     def _all_reduced(self, tensor: Tensor, operation: Any) -> Tensor:
         tensor = tensor.clone(memory_format=torch.contiguous_format)
         if self._distributed:
-            self.bytes_given += tensor.nbytes
             dist.all_reduce(tensor, operation)
         return tensor
 
@@ -68,7 +89,6 @@ class WorkerGroup:
         # Of equal sizes, which is all that the collective takes.
         padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
         padded[: len(rows)] = rows
-        self.bytes_given += padded.nbytes
         pieces = [torch.empty_like(padded) for _ in sizes] if self.rank == to else None
         dist.gather(padded, pieces, dst=to)
         if pieces is None:
@@ -100,6 +120,28 @@ class WorkerGroup:
         if any(failed for _, failed in results):
             raise StoppedByPeerError("another worker of this run could not go on; see its error.")
         return [given for given, _ in results]
+
+
+@functools.cache
+def _count_collectives() -> None:
+    """Puts counting functions in the place of torch.distributed's, once a process.
+
+    Whoever calls them looks them up there at the call, or, as DeepSpeed, when it makes its engine.
+    """
+    for name, argument in _GIVEN.items():
+        setattr(dist, name, _counted(getattr(dist, name), argument))
+
+
+def _counted(collective: Callable[..., T], argument: str) -> Callable[..., T]:
+    place = list(inspect.signature(collective).parameters).index(argument)
+
+    @functools.wraps(collective)
+    def counted(*given: Any, **named: Any) -> T:
+        global _given_bytes
+        _given_bytes += (given[place] if place < len(given) else named[argument]).nbytes
+        return collective(*given, **named)
+
+    return counted
 
 
 class _Total(torch.autograd.Function):

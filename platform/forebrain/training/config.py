@@ -7,11 +7,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from forebrain.config import slot
 from forebrain.errors import ConfigError
+from forebrain.models.contract import ModelConfig
 from forebrain.models.poco import PocoConfig
+from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
+from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
+from forebrain.shards.subset import SubsetConfig
 
 StrategyName = Literal["ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -152,10 +157,16 @@ class EvaluationConfig:
         windows_per_session: at most this many windows of a session, evenly over its part; fewer where
             scoring would take more than a tenth of the training's time.
         full: score every window.
+        exact: score no fewer at the end, whatever it takes, so that runs that train on more or on less are
+            scored on the same windows.
+        longest_context: score windows with room for a context of so many frames, so that runs with shorter
+            contexts forecast the same frames. None: the model's own context.
     """
 
     windows_per_session: int = 256
     full: bool = False
+    exact: bool = False
+    longest_context: int | None = None
 
     def __post_init__(self) -> None:
         if self.windows_per_session < 1:
@@ -179,11 +190,15 @@ class PretrainConfig:
         max_restarts: times that lost workers are started again; -1: as long as checkpoints are made in
             between. Nodes that announce their end do not count.
         resize_check_s: seconds between looks for room for more workers, where there are fewer.
+        use_gpu: a GPU for each worker. None: if there are enough now. True waits for them, also on a cluster
+            that starts machines with GPUs only when they are asked for.
         seed: of weights, interfaces, data order, dropout.
-        model: the backbone.
+        model: the backbone; `name` chooses it, and with it the options that it has.
         training: the optimisation.
         mixture: how data sets are mixed.
         evaluation: which windows are scored.
+        subset: which part of the data it trains on.
+        holdout: which sessions it trains on nothing of; they are scored apart.
         prepare: how recordings become shards, where `data` names recordings.
     """
 
@@ -194,11 +209,14 @@ class PretrainConfig:
     min_workers: int | None = None
     max_restarts: int = -1
     resize_check_s: float = 60.0
+    use_gpu: bool | None = None
     seed: int = 0
-    model: PocoConfig = field(default_factory=PocoConfig)
+    model: ModelConfig = field(default_factory=PocoConfig, metadata=slot(SLOTS))
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    subset: SubsetConfig = field(default_factory=SubsetConfig)
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
 
     def __post_init__(self) -> None:
@@ -218,18 +236,27 @@ class PretrainConfig:
                 "clip them jointly with those of interfaces; expected ddp or fsdp, or "
                 "--training.joint_clip false."
             )
+        if self.use_gpu is not None and self.workers == 0:
+            raise ConfigError(
+                f"use_gpu is {self.use_gpu} and workers is 0, which takes this machine's GPU if it has one; "
+                "expected no use_gpu, or 1 or more workers."
+            )
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(f"min_workers is {self.min_workers}; expected 1 to workers ({self.workers}).")
         if self.max_restarts < -1:
             raise ConfigError(f"max_restarts is {self.max_restarts}; expected -1 (no limit) or more.")
+        longest = self.evaluation.longest_context
+        if longest is not None and longest < self.model.context:
+            raise ConfigError(
+                f"evaluation.longest_context is {longest}; expected at least model.context "
+                f"({self.model.context})."
+            )
         if not self.resize_check_s > 0:
             raise ConfigError(f"resize_check_s is {self.resize_check_s}; expected a positive number.")
 
-    def resolved_model(self) -> PocoConfig:
+    def resolved_model(self) -> ModelConfig:
         """The model with the protocol's choices filled in."""
-        if self.model.relative is not None:
-            return self.model
-        return dataclasses.replace(self.model, relative=self.protocol != "poco")
+        return self.model.under(self.protocol)
 
     def identity(self) -> dict[str, Any]:
         """What makes it this run and no other: everything but where it is, what computes it and how, and how
@@ -238,7 +265,7 @@ class PretrainConfig:
         The address of the data is part of it, and their fingerprint is in the checkpoints besides.
         """
         values = dataclasses.asdict(self)
-        for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s"):
+        for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s", "use_gpu"):
             del values[name]
         for name in (
             "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",

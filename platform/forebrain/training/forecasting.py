@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Interface, Model, SessionInput
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.order import DataOrder
 from forebrain.shards.windows import ShardWindows
@@ -30,7 +29,7 @@ class ModelForecaster:
 
     def __init__(
         self,
-        backbone: Poco,
+        backbone: Model,
         interfaces: Mapping[str, Interface],
         datasets: Sequence[str],
         sessions: Sequence[SessionInfo],
@@ -42,12 +41,12 @@ class ModelForecaster:
     @torch.inference_mode()
     def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
         entry = self.sessions[session]
-        device = next(self.backbone.parameters()).device
-        frames = torch.from_numpy(np.ascontiguousarray(context)).to(device)
+        interface = self.interfaces[entry.id]
+        frames = torch.from_numpy(np.ascontiguousarray(context)).to(interface.unit.device)
         self.backbone.eval()
-        position = self.datasets.index(entry.dataset)
+        position = self.datasets.index(entry.dataset) if entry.dataset in self.datasets else None
         with self.autocast():
-            (forecast,) = self.backbone([SessionInput(frames, self.interfaces[entry.id], position)])
+            (forecast,) = self.backbone([SessionInput(frames, interface, position)])
         return forecast.float().cpu().numpy()
 
 
@@ -61,13 +60,15 @@ def affordable_windows(
 
     Args:
         share: of the time of `steps` training steps.
-        steps: None for those between two validations.
+        steps: None for those between two validations; else, at the end, evaluation.exact holds.
 
     Returns:
         At least 8 and at most evaluation.windows_per_session; None for every window.
     """
     if config.evaluation.full:
         return None
+    if config.evaluation.exact and steps is not None:
+        return config.evaluation.windows_per_session
     steps = config.training.validate_every if steps is None else steps
     rows_trained = steps * order.rows_each_epoch.sum() / order.steps_each_epoch
     rows_each_window = sum(entry.num_units for entry in windows.sessions)

@@ -7,13 +7,12 @@ import itertools
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from forebrain.errors import (
@@ -23,28 +22,29 @@ from forebrain.errors import (
     ShardError,
     StoppedByPeerError,
 )
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import SessionInput
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
-from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import Batch, SessionWindows, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
+from forebrain.training.data import open_windows
 from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder, check_same_run
 from forebrain.training.saving import Saved, Saver, Snapshot
-from forebrain.training.state import Interfaces, derived_seed, joined
+from forebrain.training.state import Interfaces, derived_seed, file_of, from_files
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies import Strategy, build_strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 Report = Callable[[dict[str, Any]], None]
+# No session has more units: none is split over the workers.
+UNSPLIT = 2**62
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,13 @@ class StepResult:
         loss: errors of the global batch, summed, over its predicted values.
         gradient_norm: joint norm before clipping.
         communication_s: exchange of the gradients, waiting for the slowest worker included.
+        bytes_given: what this worker gave to collective calls, whoever made them.
     """
 
     loss: float
     gradient_norm: float
     communication_s: float
+    bytes_given: int
 
 
 class StepTotals:
@@ -149,9 +151,8 @@ class Trainer:
         self.requests = requests or StopRequests()
         self.stopped: str | None = None
         self.report = report if group.is_first else (lambda event: None)
-        shards = ShardSet.open(RunFolder(config.out).shards(config.data), config.mixture.on_bad_shard)
-        self.data_fingerprint = shards.fingerprint
-        self.windows = ShardWindows(shards, config.protocol, config.model.context, config.model.horizon)
+        self.windows = open_windows(config, RunFolder(config.out).shards(config.data))
+        self.data_fingerprint = self.windows.shards.fingerprint
         self.order = build_order(
             self.windows,
             self.training.batch_size,
@@ -159,14 +160,16 @@ class Trainer:
             config.mixture,
             self.training.units_per_window,
         )
-        self.stream = Stream(self.windows, self.order, group.rank, group.size, self.training.split_above)
-        self.datasets = dataset_names(shards)
+        self.datasets = dataset_names(self.windows)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
-        backbone = Poco(config.resolved_model(), num_datasets=len(self.datasets)).to(device)
+        backbone = config.resolved_model().build(num_datasets=len(self.datasets)).to(device)
+        split_above = self.training.split_above if backbone.splits_units else UNSPLIT
+        self.stream = Stream(self.windows, self.order, group.rank, group.size, split_above)
+        self._new_interface = backbone.new_interface
         self.backbone_parameters = sum(p.numel() for p in backbone.parameters())
         self.strategy = build_strategy(backbone, self.training, group)
         self.interfaces = Interfaces(
-            self.stream.owned_sessions, config.model.width, self.training, config.seed, device
+            self.stream.owned_sessions, self._new_interface, self.training, config.seed, device
         )
         self.steps_done = 0
         self.store = CheckpointStore(Folder(config.out).child("checkpoints"), self.training.keep_checkpoints)
@@ -232,6 +235,7 @@ class Trainer:
         carries the gradients, so all workers stop at the same step instead of waiting for it.
         """
         config, strategy, interfaces = self.training, self.strategy, self.interfaces
+        given_before = self.group.bytes_given
         interfaces.clear_gradients()
         totals = self._totals = StepTotals(self.device)
         problem = batch if isinstance(batch, ForebrainError) else self.saver.error
@@ -284,7 +288,8 @@ class Trainer:
         interfaces.step(learning_rate)
         self.steps_done += 1
         joint_norm = norm if config.joint_clip else (norm.square() + totals.interface_square).sqrt()
-        return StepResult(loss, joint_norm.item(), communication_s)
+        bytes_given = self.group.bytes_given - given_before
+        return StepResult(loss, joint_norm.item(), communication_s, bytes_given)
 
     def _count_skipped(self, num_windows: int) -> None:
         """All workers meet here at the same steps, those in which any of them skipped windows."""
@@ -310,7 +315,7 @@ class Trainer:
     def _error_of_nothing(self) -> Tensor:
         """Zero, by way of the whole model: one unit at rest, for workers that must keep in step."""
         context = torch.zeros(1, self.config.model.context, 1, device=self.device)
-        interface = Interface(1, self.config.model.width).requires_grad_(False).to(self.device)
+        interface = self._new_interface(1).requires_grad_(False).to(self.device)
         with self._autocast():
             (forecast,) = self.strategy.forward([SessionInput(context, interface, 0)])
         return forecast.float().sum() * 0.0
@@ -334,6 +339,7 @@ class Trainer:
                 sessions=own,
                 windows_per_session=windows_per_session,
                 seed=self.config.seed,
+                as_scored=self.windows.as_scored,
             ).to_json()
         )
         return Evaluation.merge([Evaluation.from_json(part) for part in parts])
@@ -403,11 +409,15 @@ class Trainer:
         self.saver.start(lambda: self._take_snapshot(validation_loss))
 
     def _take_snapshot(self, validation_loss: float | None) -> Snapshot:
-        backbone = self.strategy.export()
-        tensors = {f"interfaces-{self.group.rank:05d}.safetensors": self.interfaces.export()}
-        if self.group.is_first:
-            tensors["backbone.safetensors"] = backbone
-        return Snapshot(self.steps_done, validation_loss, self._record(), tensors)
+        backbone, interfaces = (file_of(kind, self.group.rank) for kind in ("backbone", "interfaces"))
+        tensors = {backbone: self.strategy.export(), interfaces: self.interfaces.export()}
+        return Snapshot(
+            self.steps_done,
+            validation_loss,
+            self._record(),
+            {name: part for name, part in tensors.items() if part},
+            {interfaces: self.interfaces.units},
+        )
 
     def _before_commit(self, step: int) -> float:
         self.report({"kind": "committing", "step": step})
@@ -460,25 +470,21 @@ class Trainer:
             yield error
 
     def _resume(self) -> None:
-        """Goes on from the newest whole checkpoint; the first worker says which, so that all agree."""
-        found = None
-
-        def choose() -> Checkpoint | None:
-            nonlocal found
-            found = self.store.newest() if self.group.is_first else None
-            return found[0] if found else None
-
-        checkpoint = self.group.gather_from(choose)[0]
-        if checkpoint is None:
+        """Goes on from the newest whole checkpoint, of which each worker reads the backbone and what holds
+        the units that it owns."""
+        found = self.store.newest(self.interfaces.units, self.group)
+        if found is None:
             return
-        self.group.gather_from(lambda: self._load(checkpoint, found[1] if found else None))
+        checkpoint, contents = found
+        self.group.gather_from(lambda: self._load(checkpoint, contents))
         if self.group.is_first:
             self.store.remove_after(checkpoint.step)
 
-    def _load(self, checkpoint: Checkpoint, contents: dict[str, bytes] | None) -> None:
+    def _load(self, checkpoint: Checkpoint, contents: dict[str, bytes]) -> None:
         check_same_run(checkpoint.record["identity"], self._identity(), self.config.out)
         check_data(checkpoint, self.config, self.data_fingerprint)
-        load_checkpoint(self.strategy, self.interfaces, contents or self.store.read(checkpoint))
+        self.strategy.load(from_files("backbone", contents))
+        self.interfaces.load(from_files("interfaces", contents, joins=False))
         self.steps_done = self._snapshot_step = checkpoint.step
         self.progress = Progress(**checkpoint.record["progress"])
 
@@ -538,6 +544,7 @@ class Trainer:
                 "step_s": seconds,
                 "wait_s": batch.wait_s,
                 "communication_s": result.communication_s,
+                "bytes_given": result.bytes_given,
                 "memory_bytes": peak_memory_bytes(self.device),
                 "units_x_frames_per_s": units_x_frames / (seconds + batch.wait_s),
             }
@@ -592,9 +599,9 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def dataset_names(shards: ShardSet) -> list[str]:
+def dataset_names(windows: ShardWindows) -> list[str]:
     """Names of the data sets, in the order of the backbone's embedding of them."""
-    return sorted({entry.dataset for entry in shards.sessions})
+    return sorted({info.dataset for info in windows.sessions})
 
 
 def check_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint: str) -> None:
@@ -606,16 +613,6 @@ def check_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint:
             f"(fingerprint {stored[:12]}, now {data_fingerprint[:12]}). "
             "Give the data it was started with, or another --out."
         )
-
-
-def load_checkpoint(strategy: Strategy, interfaces: Interfaces, contents: Mapping[str, bytes]) -> None:
-    """Loads a checkpoint's files, written by any number of workers under any strategy."""
-    strategy.load(load_tensors(contents["backbone.safetensors"]))
-    of_sessions: dict[str, Tensor] = {}
-    for name, data in contents.items():
-        if name.startswith("interfaces-"):
-            of_sessions |= load_tensors(data)
-    interfaces.load(joined(of_sessions))
 
 
 def _parts(batch: Batch, num_parts: int) -> list[Batch | None]:

@@ -29,10 +29,7 @@ from forebrain.training.stopping import StopRequests, StopSignals
 from forebrain.training.telemetry import MetricsLog
 
 # Environment of every worker: no usage statistics, no compiling at start, nothing printed twice.
-WORKER_ENVIRONMENT = {
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu",
-}
+WORKER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
 # What Ray Train reads in the driver; set by hand, these stand.
 TRAIN_ENVIRONMENT = {
     # How soon a lost worker is noticed.
@@ -75,6 +72,11 @@ def train_on_ray(config: PretrainConfig, report: Report, launched: float | None 
             f"workers is {config.workers} and this machine has {cores} cores; "
             "expected at most one worker a core."
         )
+    use_gpu = config.use_gpu
+    if use_gpu is None:
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= fewest
+    # The driver's own machine may have no GPU.
+    environment = {**WORKER_ENVIRONMENT, "DS_ACCELERATOR": "cuda" if use_gpu else "cpu"}
     # On the driver's node, whose loss ends the run in any case; anywhere else it could be lost alone.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     desk = ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here).remote(config.max_restarts)
@@ -88,7 +90,7 @@ def train_on_ray(config: PretrainConfig, report: Report, launched: float | None 
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=config.workers if fewest == config.workers else (fewest, config.workers),  # type: ignore[arg-type]
-            use_gpu=ray.cluster_resources().get("GPU", 0) >= fewest,
+            use_gpu=use_gpu,
             elastic_resize_monitor_interval_s=config.resize_check_s,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
@@ -97,7 +99,7 @@ def train_on_ray(config: PretrainConfig, report: Report, launched: float | None 
             # Ray starts workers again without end; `_Desk.begin` counts, because it knows of progress.
             failure_config=FailureConfig(max_failures=-1),
             # The stub that type checkers see is of Ray Train's first version.
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]
+            worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]
         ),
     )
     # The name under which the run reserves its share of the cluster. With a new one each time, an elastic run

@@ -102,10 +102,12 @@ def check_same_run(stored: dict[str, Any], identity: dict[str, Any], where: str)
 
 
 def _differences(stored: Any, asked: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(stored, dict) and isinstance(asked, dict):
+    # A key that is missing is of a run from before there was such an option: as if it were left out.
+    if isinstance(asked, dict) and (stored is None or isinstance(stored, dict)):
         return [
             difference
             for key in asked
-            for difference in _differences(stored.get(key), asked[key], f"{name}.{key}".lstrip("."))
+            for difference in _differences((stored or {}).get(key), asked[key], f"{name}.{key}".lstrip("."))
         ]
-    return [] if stored == asked else [(name, stored, asked)]
+    is_same = stored == asked or (stored is None and asked is False)
+    return [] if is_same else [(name, stored, asked)]

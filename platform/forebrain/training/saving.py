@@ -25,12 +25,14 @@ class Snapshot:
         validation_loss: what the best is chosen by, measured there; or None.
         record: what is stored beside the tensors; the first worker's counts.
         tensors: this worker's files by name.
+        units: whose embeddings a file holds, by its name; see `StoredFile`.
     """
 
     step: int
     validation_loss: float | None
     record: dict[str, Any]
     tensors: dict[str, PortableTensors]
+    units: dict[str, dict[str, tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Saver:
     def _write(self, snapshot: Snapshot) -> list[StoredFile]:
         folder = self._store.folder_of(snapshot.step, self._attempt)
         return [
-            self._store.write_file(folder, name, save_tensors(tensors))
+            self._store.write_file(folder, name, save_tensors(tensors), snapshot.units.get(name))
             for name, tensors in snapshot.tensors.items()
         ]
 

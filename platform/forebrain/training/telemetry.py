@@ -13,6 +13,10 @@ from forebrain.training.run_folder import RunFolder
 
 Event = dict[str, Any]
 
+_OF_SYSTEM = (
+    "units_x_frames_per_s", "step_s", "wait_s", "communication_s", "bytes_given", "memory_bytes",
+)  # fmt: skip
+
 
 class MetricsLog:
     """Keeps step and validation events in the run folder, and as scalars for TensorBoard.
@@ -47,7 +51,7 @@ class MetricsLog:
         if event["kind"] == "step":
             for name in ("loss", "gradient_norm", "learning_rate"):
                 self._board.add_scalar(f"train/{name}", event[name], step)
-            for name in ("units_x_frames_per_s", "step_s", "wait_s", "communication_s", "memory_bytes"):
+            for name in _OF_SYSTEM:
                 self._board.add_scalar(f"system/{name}", event[name], step)
             return
         if event["kind"] == "checkpoint":

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError
-from forebrain.models.contract import Interface
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Interface, Model
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster
 from forebrain.training.run_folder import RunFolder
-from forebrain.training.state import joined
+from forebrain.training.state import from_files, untrained_interface
 
 _log = logging.getLogger(__name__)
 
@@ -39,13 +37,17 @@ class TrainedModel:
 
     config: PretrainConfig
     checkpoint: Checkpoint
-    backbone: Poco
+    backbone: Model
     interfaces: dict[str, Interface]
     datasets: list[str]
 
     @classmethod
-    def load(cls, run: RunFolder) -> TrainedModel:
-        """Loads the checkpoint with the lowest validation loss, or the newest where none was validated.
+    def load(cls, run: RunFolder, step: int | None = None) -> TrainedModel:
+        """Loads a checkpoint: that with the lowest validation loss, or the newest where none was validated.
+
+        Args:
+            run: the run.
+            step: of another checkpoint to load.
 
         Raises:
             CheckpointError: there is no run, or no checkpoint that is whole.
@@ -56,36 +58,48 @@ class TrainedModel:
                 f"{run.uri} holds no run (no config.yaml); give the --out of a pretraining."
             )
         config = from_values(PretrainConfig, values)
-        checkpoint, contents = _best_whole(CheckpointStore(run.folder.child("checkpoints")), run.uri)
+        store = CheckpointStore(run.folder.child("checkpoints"))
+        checkpoint, contents = _best_whole(store, run.uri) if step is None else _of_step(store, step, run.uri)
         datasets = checkpoint.record["datasets"]
-        backbone = Poco(config.resolved_model(), num_datasets=len(datasets)).eval()
-        _fill(backbone, load_tensors(contents.pop("backbone.safetensors")), "backbone")
-        tensors: dict[str, Tensor] = {}
-        for data in contents.values():
-            tensors |= load_tensors(data)
-        tensors = joined(tensors)
+        backbone = config.resolved_model().build(num_datasets=len(datasets)).eval()
+        _fill(backbone, from_files("backbone", contents), "backbone")
+        tensors = from_files("interfaces", contents)
         suffix = ":unit"
         interfaces = {}
         for name, unit in tensors.items():
             if name.endswith(suffix):
                 session = name.removesuffix(suffix)
-                interfaces[session] = Interface(*unit.shape)
                 own = {"unit": unit, "session": tensors[f"{session}:session"]}
+                interfaces[session] = Interface(len(unit), unit.shape[1], None, len(own["session"]))
                 _fill(interfaces[session], own, f"session {session}")
         return cls(config, checkpoint, backbone, interfaces, datasets)
 
-    def forecaster(self, sessions: Sequence[SessionInfo]) -> ModelForecaster:
-        """A forecaster for the scorer, of those sessions that have an interface."""
+    def forecaster(self, sessions: Sequence[SessionInfo], new: Collection[str] = ()) -> ModelForecaster:
+        """A forecaster for the scorer, of those sessions that have an interface, and of new ones.
+
+        Args:
+            sessions: what a session number means.
+            new: ids of sessions that were not trained on. They get the interface that training would have
+                begun with, and no embedding of a data set of which nothing was trained on.
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.backbone.to(device)
-        for interface in self.interfaces.values():
+        interfaces = dict(self.interfaces)
+        for info in sessions:
+            if info.id in new:
+                interfaces[info.id] = untrained_interface(
+                    self.config.seed, info.id, info.num_units, self.backbone.new_interface
+                )
+        for interface in interfaces.values():
             interface.to(device)
+        known = {info.dataset for info in sessions if info.id in self.interfaces}
+        datasets = [name if name in known else "" for name in self.datasets]
         bf16 = self.config.training.precision == "bf16"
 
         def autocast() -> contextlib.AbstractContextManager[None]:
             return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
-        return ModelForecaster(self.backbone, self.interfaces, self.datasets, sessions, autocast)
+        return ModelForecaster(self.backbone, interfaces, datasets, sessions, autocast)
 
 
 def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
@@ -99,6 +113,15 @@ def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[st
     if newest is None:
         raise CheckpointError(f"{where}: no checkpoint that is whole; run the pretraining (again).")
     return newest
+
+
+def _of_step(store: CheckpointStore, step: int, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
+    committed = {checkpoint.step: checkpoint for checkpoint in store.committed()}
+    if step not in committed:
+        raise CheckpointError(
+            f"{where}: no checkpoint of step {step}; there are {', '.join(map(str, committed)) or 'none'}."
+        )
+    return committed[step], store.read(committed[step])
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from forebrain.models.poco import Poco
+from forebrain.errors import ConfigError
+from forebrain.models.contract import Model
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.strategies.base import Strategy
@@ -11,7 +12,7 @@ from forebrain.training.strategies.replicated import Replicated
 __all__ = ["Strategy", "build_strategy"]
 
 
-def build_strategy(backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> Strategy:
+def build_strategy(backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> Strategy:
     """The strategy that the config asks for.
 
     Args:
@@ -20,8 +21,14 @@ def build_strategy(backbone: Poco, config: ResolvedTraining, group: WorkerGroup)
         group: the workers of the run.
 
     Raises:
-        ConfigError: DeepSpeed is not installed, or refuses `training.deepspeed`.
+        ConfigError: DeepSpeed is not installed, or refuses `training.deepspeed`; or all weights belong to
+            sessions, which nothing shares.
     """
+    if config.strategy != "ddp" and not any(True for _ in backbone.parameters()):
+        raise ConfigError(
+            f"training.strategy is {config.strategy} and model {backbone.config.name} has no weights besides "
+            "those of sessions; expected ddp."
+        )
     # Imported where they are used: DeepSpeed takes seconds, and a laptop need not have it.
     if config.strategy.startswith("zero"):
         from forebrain.training.strategies.zero import Zero

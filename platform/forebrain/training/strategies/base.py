@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from forebrain.models.contract import SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model, SessionInput
 from forebrain.training.state import PortableTensors
 
 
@@ -51,7 +50,7 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def replica(self) -> Poco:
+    def replica(self) -> Model:
         """The whole backbone on this worker, for forecasts that are not in step with other workers'.
 
         It has the weights of now; the next step may or may not change them.
@@ -59,7 +58,8 @@ class Strategy(ABC):
 
     @abstractmethod
     def export(self) -> PortableTensors:
-        """The portable form, whole on the first worker."""
+        """This worker's part of the portable form, a copy. All workers' parts together are the whole, of
+        which each has every tensor or range that no other has."""
 
     @abstractmethod
     def load(self, tensors: Mapping[str, Tensor]) -> None:

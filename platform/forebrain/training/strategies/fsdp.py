@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from forebrain.models.contract import SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model, SessionInput
+from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
-from forebrain.training.state import PortableTensors, adamw, check_parameters, moments_of, set_learning_rate
+from forebrain.training.state import (
+    PortableTensors,
+    check_parameters,
+    moments_of,
+    portable,
+)
 from forebrain.training.strategies.base import Strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
@@ -32,7 +38,7 @@ class FullyShared(Strategy):
 
     lockstep = True
 
-    def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._group = group
         self._replica = copy.deepcopy(backbone)
         device = next(backbone.parameters()).device.type
@@ -42,7 +48,7 @@ class FullyShared(Strategy):
         self._backbone.set_gradient_divide_factor(1.0)
         self._backbone.set_force_sum_reduction_for_comms(True)
         self._parameters = {name: _shared(each) for name, each in backbone.named_parameters()}
-        self._optimiser = adamw(backbone.parameters(), config)
+        self._optimiser = AdamW(backbone.parameters(), config.weight_decay, config.amsgrad)
 
     def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         backbone: Any = self._backbone
@@ -61,24 +67,32 @@ class FullyShared(Strategy):
         self._group.sum_tensors([square])
         norm = (square if besides is None else square + besides).sqrt()
         torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
-        set_learning_rate(self._optimiser, learning_rate)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.step(learning_rate)
+        self._optimiser.clear_gradients()
         return norm
 
     @torch.no_grad()
-    def replica(self) -> Poco:
-        for name, parameter in self._replica.named_parameters():
-            parameter.copy_(self._parameters[name].full_tensor())
+    def replica(self) -> Model:
+        backbone: Any = self._backbone
+        backbone.unshard()
+        self._replica.load_state_dict(dict(backbone.named_parameters()))
+        backbone.reshard()
         return self._replica
 
-    @torch.no_grad()
     def export(self) -> PortableTensors:
         tensors: PortableTensors = {}
         for name, parameter in self._parameters.items():
-            tensors[name] = _whole(parameter)
-            for moment, value in self._optimiser.state.get(parameter, {}).items():
-                tensors[f"{name}.{moment}"] = _whole(value)
+            rows, size = len(parameter), self._group.size
+            # As torch.chunk shares them out.
+            start = min(self._group.rank * math.ceil(rows / size), rows)
+            own = f"[{start}:{start + len(parameter.to_local())}]"
+            for moment, value in {"": parameter, **self._optimiser.state.get(parameter, {})}.items():
+                key = f"{name}.{moment}" if moment else name
+                if not isinstance(value, DTensor):
+                    if self._group.is_first:
+                        tensors[key] = portable(value)
+                elif value.to_local().numel():
+                    tensors[key + own] = portable(value.to_local())
         return tensors
 
     @torch.no_grad()
@@ -114,9 +128,7 @@ def _shared(tensor: Tensor | None) -> DTensor:
 
 
 def _shared_like(parameter: DTensor, value: Tensor) -> DTensor:
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-
-
-def _whole(value: Tensor) -> Tensor:
-    whole = value.full_tensor() if isinstance(value, DTensor) else value
-    return whole.detach().float().cpu().clone()
+    """This worker's part of a value that every worker has."""
+    return distribute_tensor(
+        value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )

@@ -11,16 +11,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from forebrain.models.contract import SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model, SessionInput
+from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import (
     PortableTensors,
-    adamw,
     export_parameters,
     load_parameters,
-    set_learning_rate,
 )
 from forebrain.training.strategies.base import Strategy
 
@@ -28,16 +26,17 @@ from forebrain.training.strategies.base import Strategy
 class Replicated(Strategy):
     """See the module; arguments as in `build_strategy`."""
 
-    def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._backbone, self._group = backbone, group
         self._parameters = dict(backbone.named_parameters())
-        self._optimiser = adamw(self._parameters.values(), config)
+        self._optimiser = AdamW(self._parameters.values(), config.weight_decay, config.amsgrad)
 
     def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         return self._backbone.train()(inputs)
 
     def backward(self, error: Tensor, is_last: bool) -> None:
-        error.backward()
+        if error.requires_grad:  # else there is nothing to train, as in copy
+            error.backward()
 
     def reduce(self, totals: Tensor) -> None:
         self._group.sum_tensors([*self._gradients(), totals])
@@ -46,17 +45,17 @@ class Replicated(Strategy):
         gradients = self._gradients()
         square = sum_of_squares(gradients)
         norm = (square if besides is None else square + besides).sqrt()
-        torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
-        set_learning_rate(self._optimiser, learning_rate)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        if gradients:
+            torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
+        self._optimiser.step(learning_rate)
+        self._optimiser.clear_gradients()
         return norm
 
-    def replica(self) -> Poco:
+    def replica(self) -> Model:
         return self._backbone
 
     def export(self) -> PortableTensors:
-        return export_parameters(self._optimiser, self._parameters)
+        return export_parameters(self._optimiser, self._parameters) if self._group.is_first else {}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         load_parameters(self._optimiser, self._parameters, tensors, "backbone")
@@ -70,6 +69,9 @@ class Replicated(Strategy):
 
 
 def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Over all values of all tensors, a scalar."""
+    if not tensors:  # of a model that belongs to sessions altogether
+        return torch.zeros(())
     return torch.stack(torch._foreach_norm(list(tensors))).square().sum()
 
 

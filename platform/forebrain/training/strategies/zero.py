@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.models.contract import SessionInput
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Model, SessionInput
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
-from forebrain.training.state import PortableTensors, adamw, check_parameters, set_learning_rate
+from forebrain.training.state import (
+    PortableTensors,
+    check_parameters,
+    name_of_range,
+    portable,
+)
 from forebrain.training.strategies.base import Strategy
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config
 
@@ -35,17 +39,21 @@ class Zero(Strategy):
 
     lockstep = True
 
-    def __init__(self, backbone: Poco, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._group = group
         self._stage = STAGES[config.strategy]
         self._horizon = backbone.config.horizon
         # Stage 3 takes the weights away between steps, so forecasts of one worker need a copy of them.
         self._replica = copy.deepcopy(backbone) if self._stage == 3 else backbone
         self._parameters = dict(backbone.named_parameters())
-        self._adamw = adamw(self._parameters.values(), config)
+        # DeepSpeed shares out the state of one of PyTorch's own.
+        self._adamw = torch.optim.AdamW(
+            self._parameters.values(), weight_decay=config.weight_decay, amsgrad=config.amsgrad, fused=True
+        )
         device = next(backbone.parameters()).device
         self._engine = _engine(_Whole(backbone), self._adamw, deepspeed_config(config), device)
         self._names_of_moments = ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if config.amsgrad else []))
+        self._check(None, dict(self._replica.named_parameters()))
 
     def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         device = inputs[0].context.device.type
@@ -66,28 +74,28 @@ class Zero(Strategy):
 
     def step(self, learning_rate: float, clip_norm: float, besides: Tensor | None = None) -> Tensor:
         assert besides is None, "the config refuses joint clipping"
-        set_learning_rate(self._adamw, learning_rate)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
         self._engine.step()
         # Infinite where it was not finite; DeepSpeed has left the step out then.
         return torch.as_tensor(self._engine.get_global_grad_norm())
 
-    def replica(self) -> Poco:
+    @torch.no_grad()
+    def replica(self) -> Model:
         if self._stage == 3:
-            weights = self._gathered(None)
-            with torch.no_grad():
-                for name, parameter in self._replica.named_parameters():
-                    parameter.copy_(weights[name])
+            self._replica.load_state_dict(self._gathered(None))
         return self._replica
 
     def export(self) -> PortableTensors:
-        tensors = {name: value.cpu() for name, value in self._gathered(None).items()}
+        tensors: PortableTensors = {}
         states = list(self._adamw.state.values())
-        if states:
-            step = states[0]["step"].float().cpu()
-            for moment in self._names_of_moments:
-                gathered = self._gathered(moment)
-                tensors |= {f"{name}.{moment}": value.cpu() for name, value in gathered.items()}
-            tensors |= {f"{name}.step": step.clone() for name in self._parameters}
+        for moment in (None, *(self._names_of_moments if states else ())):
+            for name, (start, values) in self._own(moment).items():
+                key = name if moment is None else f"{name}.{moment}"
+                shape = _full_shape(self._parameters[name])
+                tensors[name_of_range(key, shape, start, len(values))] = portable(values)
+        if states and self._group.is_first:
+            tensors |= {f"{name}.step": portable(states[0]["step"]) for name in self._parameters}
         return tensors
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -96,7 +104,7 @@ class Zero(Strategy):
             tensors,
             "backbone",
         )
-        self._scatter(None, tensors)
+        self._take_over(None, tensors)
         steps = {float(value) for name, value in tensors.items() if name.endswith(".step")}
         if len(steps) > 1:
             raise CheckpointError(
@@ -106,8 +114,7 @@ class Zero(Strategy):
         if steps:
             self._start_moments(steps.pop())
             for moment in self._names_of_moments:
-                self._scatter(moment, {name: tensors[f"{name}.{moment}"] for name in self._parameters})
-        self._check_loaded(tensors)
+                self._take_over(moment, {name: tensors[f"{name}.{moment}"] for name in self._parameters})
 
     def close(self) -> None:
         import deepspeed.comm
@@ -137,48 +144,64 @@ class Zero(Strategy):
         if self._stage < 3:
             optimiser._lazy_init_hp_params_optimizer_state()
 
-    def _gathered(self, moment: str | None) -> dict[str, Tensor]:
-        """Weights, or a moment, whole on every worker."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def _own(self, moment: str | None) -> dict[str, tuple[int, Tensor]]:
+        """This worker's ranges of the weights, or of a moment, by parameter.
 
-        if moment is None:
-            found = {name: safe_get_full_fp32_param(each) for name, each in self._parameters.items()}
-        else:
-            found = {
-                name: safe_get_full_optimizer_state(each, moment) for name, each in self._parameters.items()
-            }
-        return {
-            name: value.detach().clone().view(_full_shape(self._parameters[name]))
-            for name, value in found.items()
+        Returns:
+            Where each begins in the flattened tensor, and its fp32 values [n], which are DeepSpeed's own.
+        """
+        found = {}
+        for name, parameter in self._parameters.items():
+            if self._stage == 3:
+                part = parameter._z3_optimizer.get_local_fp32_param(parameter, moment)  # type: ignore[attr-defined]
+                # Workers have as many elements each, and the last ones what fills them up.
+                num_elements = _full_shape(parameter).numel()
+                start = min(self._group.rank * len(part), num_elements)
+                part = part[: num_elements - start]
+            else:
+                own = parameter._hp_mapping  # type: ignore[attr-defined]
+                if own is None:
+                    continue
+                start, part = own.lp_fragment_address.start, own.get_hp_fragment(moment)
+            if len(part):
+                found[name] = start, part
+        return found
+
+    def _gathered(self, moment: str | None) -> dict[str, Tensor]:
+        """The weights, or a moment, whole on every worker."""
+        whole = {
+            name: torch.zeros(_full_shape(each), device=each.device)
+            for name, each in self._parameters.items()
         }
+        for name, (start, values) in self._own(moment).items():
+            whole[name].view(-1)[start : start + len(values)] = values.detach()
+        # Every element is one worker's, so the sum is its value.
+        self._group.sum_tensors(list(whole.values()))
+        return whole
 
     @torch.no_grad()
-    def _scatter(self, moment: str | None, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over this worker's part of weights, or of a moment."""
-        import deepspeed.utils as api
+    def _take_over(self, moment: str | None, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over this worker's ranges of the weights, or of a moment, from whole ones.
 
-        for name, parameter in self._parameters.items():
-            value = tensors[name].to(parameter.device)
-            if self._stage == 3:
-                # The function for whole tensors reads past the end of one that workers cannot share evenly.
-                value = _own_part(value, parameter.ds_tensor.numel())  # type: ignore[attr-defined]
-                if moment is None:
-                    api.safe_set_local_fp32_param(parameter, value)
-                    parameter.ds_tensor.copy_(value)  # type: ignore[attr-defined]
-                else:
-                    api.safe_set_local_optimizer_state(parameter, value, moment)
-            elif moment is None:
-                parameter.copy_(value)
-                api.safe_set_full_fp32_param(parameter, value)
-            else:
-                api.safe_set_full_optimizer_state(parameter, value, moment)
+        Raises:
+            CheckpointError: DeepSpeed keeps its state in another way than is expected here.
+        """
+        for name, (start, values) in self._own(moment).items():
+            values.copy_(tensors[name].flatten()[start : start + len(values)])
+            if self._stage == 3 and moment is None:
+                self._parameters[name].ds_tensor[: len(values)].copy_(values)  # type: ignore[attr-defined]
+        if self._stage < 3 and moment is None:
+            for name, parameter in self._parameters.items():
+                parameter.copy_(tensors[name])
+        self._check(moment, tensors)
 
-    def _check_loaded(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, value in self.export().items():
-            if not torch.equal(value, tensors[name].float()):
+    def _check(self, moment: str | None, expected: Mapping[str, Tensor]) -> None:
+        """Raises CheckpointError if the workers' ranges together are not what they should be."""
+        for name, value in self._gathered(moment).items():
+            if not torch.equal(value, expected[name].to(value.device)):
                 raise CheckpointError(
-                    f"backbone: {name} is not what the checkpoint holds after loading it into DeepSpeed; "
-                    "this release of DeepSpeed keeps its state in another way. "
+                    f"backbone: {moment or 'the value'} of {name}, put together from the workers' parts, is "
+                    "not what was given to DeepSpeed; this release of it keeps its state in another way. "
                     "Use training.strategy ddp or fsdp."
                 )
 
@@ -186,7 +209,7 @@ class Zero(Strategy):
 class _Whole(nn.Module):
     """A backbone as one module without submodules, whose gradients all arrive together."""
 
-    def __init__(self, backbone: Poco) -> None:
+    def __init__(self, backbone: Model) -> None:
         super().__init__()
         self._names = [name for name, _ in backbone.named_parameters()]
         self._backbone = [backbone]  # in a list, so that it is no submodule
@@ -268,11 +291,3 @@ def _flat(name: str) -> str:
 
 def _full_shape(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
-
-
-def _own_part(value: Tensor, size: int) -> Tensor:
-    """This worker's part of `size` of a tensor that is shared out evenly, filled up with zeros."""
-    flat = value.flatten()
-    start = min(dist.get_rank() * size, flat.numel())
-    own = flat[start : start + size]
-    return torch.cat([own, own.new_zeros(size - own.numel())])

@@ -1,0 +1,21 @@
+"""Publishes a run's best checkpoint: python jobs/publish.py --run URI --name NAME [--registry URI]"""
+
+import sys
+
+from forebrain.config import exit_status, parse
+from forebrain.console import make_console
+from forebrain.errors import ForebrainError
+from forebrain.publishing import PublishConfig, publish_run, say_published
+
+
+def main() -> int:
+    try:
+        config = parse(PublishConfig, description=__doc__)
+        say_published(*publish_run(config), make_console())
+    except (ForebrainError, OSError) as error:
+        return exit_status(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A new animal on a published backbone: its interface is fitted, the backbone stays. Never imports Ray."""

@@ -1,0 +1,192 @@
+"""Adapting a backbone to one animal: prepare the recording, train what the mode says, keep the best step."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from forebrain.adaptation.artifact import Adapted, Mode
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.fit import FitConfig, WindowForecaster, fit_interface, training_batches
+from forebrain.adaptation.recording import Prepared, prepare_session
+from forebrain.adaptation.windows import SessionWindows
+from forebrain.errors import AdaptationError
+from forebrain.models.contract import Interface, Model
+from forebrain.scoring.evaluate import evaluate
+from forebrain.sessions.session import Session
+
+# The validation part is scored after some of the steps, on so many windows; on fewer of very many units.
+VALIDATION_WINDOWS = 128
+VALIDATION_ROWS = 500_000
+EARLY_STEPS = (0, 1, 5, 20)
+SCORE_EVERY = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model fitted to one animal.
+
+    Attributes:
+        model, interface: as they were at the best step.
+        score_by_step: (steps done, score on the validation part), in order.
+        best_step: the step with the best of these scores.
+        seconds: of the steps alone, without scoring.
+    """
+
+    model: Model
+    interface: Interface
+    score_by_step: tuple[tuple[int, float], ...]
+    best_step: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """An adaptation and how it came about."""
+
+    adapted: Adapted
+    trained: Trained
+    prepared: Prepared
+
+
+def adapt(
+    backbone: Backbone, session: Session, mode: Mode, config: FitConfig, to_rate: bool = False
+) -> Adaptation:
+    """Adapts a backbone to a recording.
+
+    Args:
+        backbone: stays as it is, whatever the mode.
+        session: as it was recorded.
+        mode: what is trained. `embeddings`: the interface alone. `forecaster`: also the forecaster that FiLM
+            modulates. `full`: everything. `scratch`: everything, from random weights. `none`: nothing.
+        config: the optimisation.
+        to_rate: resample where the recording has another rate than the backbone was trained on.
+
+    Raises:
+        RecordingError: nothing usable is in the recording.
+        AdaptationError: it does not fit the backbone.
+    """
+    prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate)
+    trained = train(backbone, prepared, mode, config)
+    session, fit = prepared.session, prepared.windows.fit
+    adapted = Adapted(
+        backbone=trained.model.eval().requires_grad_(False),
+        interface=trained.interface.requires_grad_(False),
+        mean=fit.mean,
+        scale=fit.scale,
+        columns=prepared.columns,
+        num_recorded=prepared.num_recorded,
+        unit_names=session.unit_names or (),
+        rate_hz=session.rate_hz,
+        recorded_rate_hz=prepared.recorded_rate_hz,
+        event_rate_hz=prepared.event_rate_hz,
+        resample_hz=prepared.resample_hz,
+        species=session.species,
+        subject=session.subject,
+        session=session.session,
+        dataset=session.dataset,
+        fitted_on=tuple(prepared.windows.fitted_on),
+        mode=mode,
+        origin=backbone.origin,
+        description=replace(backbone.description, num_datasets=1)
+        if mode == "scratch"
+        else backbone.description,
+    )
+    return Adaptation(adapted, trained, prepared)
+
+
+def train(
+    backbone: Backbone, prepared: Prepared, mode: Mode, config: FitConfig, start: Interface | None = None
+) -> Trained:
+    """Trains what a mode trains on a prepared recording, and keeps the step that validation likes best.
+
+    Args:
+        start: the interface to begin with, changed in place; None for the backbone's own choice.
+    """
+    model = _model(backbone, mode, config.seed)
+    windows = prepared.windows
+    interface = start or _start(backbone, model, windows, mode, config)
+    if mode == "embeddings" and not interface.unit.numel():
+        raise AdaptationError(
+            f"{backbone.origin}: {model.config.title} knows nothing of single units, so there are no "
+            "embeddings to fit; choose mode none or full."
+        )
+    limit = windows_to_score(prepared, VALIDATION_WINDOWS, VALIDATION_ROWS)
+    steps = 0 if mode == "none" else config.steps
+    due = {*EARLY_STEPS, *range(0, steps, SCORE_EVERY), steps}
+    curve: list[tuple[int, float]] = []
+    best: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
+    scoring_s = 0.0
+
+    def score_if_due(step: int) -> None:
+        nonlocal best, scoring_s
+        if step not in due:
+            return
+        began = time.perf_counter()
+        score = evaluate(
+            {"model": WindowForecaster(model, interface, config)},
+            windows, "validation", windows_per_session=limit, seed=config.seed,
+        ).summary("model").value("score")  # fmt: skip
+        if not curve or score > max(known for _, known in curve):
+            best = copy.deepcopy(_trainable(model)), copy.deepcopy(interface.state_dict())
+        curve.append((step, score))
+        scoring_s += time.perf_counter() - began
+
+    score_if_due(0)
+    scoring_s, began = 0.0, time.perf_counter()
+    torch.manual_seed(config.seed)  # dropout
+    fit_interface(
+        model,
+        interface,
+        training_batches(windows, config.windows_each_step(interface.unit.shape[0]), config.seed),
+        replace(config, steps=steps),
+        backbone.description.loss,
+        score_if_due,
+    )
+    seconds = time.perf_counter() - began - scoring_s
+    model.load_state_dict(best[0], strict=False)
+    interface.load_state_dict(best[1])
+    return Trained(model, interface, tuple(curve), max(curve, key=lambda one: one[1])[0], seconds)
+
+
+def windows_to_score(prepared: Prepared, most: int, rows: int) -> int:
+    """How many windows to score: `most`, or as many as make so many rows (units x windows), at least 8."""
+    return max(8, min(most, rows // prepared.session.num_units))
+
+
+def _start(
+    backbone: Backbone, model: Model, windows: SessionWindows, mode: Mode, config: FitConfig
+) -> Interface:
+    """Where the interface begins; random weights know nothing of trained interfaces."""
+    num_units = windows.sessions[0].num_units
+    interface = model.new_interface(num_units, torch.Generator().manual_seed(config.seed))
+    if backbone.start is not None and mode != "scratch" and config.start != "random":
+        backbone.start.fill(interface, config.start, windows)
+    return interface
+
+
+def _model(backbone: Backbone, mode: Mode, seed: int) -> Model:
+    """The model that a mode begins with; parameters that it trains require a gradient."""
+    if mode in ("embeddings", "none"):
+        return backbone.model
+    if mode == "scratch":
+        torch.manual_seed(seed)
+        return backbone.description.model.build().train()
+    model = copy.deepcopy(backbone.model).train()
+    trained = model if mode == "full" else getattr(model, "forecaster", None)
+    if not isinstance(trained, torch.nn.Module):
+        raise AdaptationError(
+            f"{backbone.origin}: {model.config.title} has no forecaster apart from the rest; "
+            "choose another mode."
+        )
+    trained.requires_grad_(True)
+    return model
+
+
+def _trainable(model: Model) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad
+    }

@@ -1,0 +1,174 @@
+"""A frozen backbone, from a registry or from a run, ready to be adapted to a new animal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors.torch
+from torch import nn
+
+from forebrain.adaptation.description import Description, tensors_of
+from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
+from forebrain.adaptation.start import START, Start
+from forebrain.errors import AdaptationError
+from forebrain.models.contract import Model
+from forebrain.training.run_folder import RunFolder
+from forebrain.training.trained import TrainedModel
+from forebrain_registry import Pulled, Registry, RegistryError, SeenSession, pull
+from forebrain_registry.records import WEIGHTS
+
+if TYPE_CHECKING:
+    from forebrain.adaptation.artifact import Adapted, Mode
+    from forebrain.adaptation.fit import FitConfig
+    from forebrain.sessions.session import Session
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a backbone is from.
+
+    Attributes:
+        reference: `name@number` of a published version, or the address of a run folder.
+        weights_sha256: of its weights as one safetensors file.
+        digest: of the published version; None of a run's.
+        registry: address of the registry it was pulled from; None of a run's.
+    """
+
+    reference: str
+    weights_sha256: str
+    digest: str | None = None
+    registry: str | None = None
+
+    def __str__(self) -> str:
+        return self.reference
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A trained backbone and what is known of it.
+
+    Attributes:
+        model: on the CPU, in evaluation mode, frozen.
+        description: what it expects of a recording.
+        origin: where it is from.
+        sessions: every session it was trained on.
+        start: what the interfaces that it was trained with have in common; None where that was not published.
+    """
+
+    model: Model
+    description: Description
+    origin: Origin
+    sessions: tuple[SeenSession, ...]
+    start: Start | None = None
+
+    @classmethod
+    def open(cls, reference: str, registry: str | os.PathLike[str] | None = None) -> Backbone:
+        """A published version, or a run's best backbone where the reference holds a `/`."""
+        return cls.from_run(reference) if "/" in reference else cls.from_registry(reference, registry)
+
+    @classmethod
+    def from_registry(
+        cls,
+        reference: str,
+        registry: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Backbone:
+        """Pulls a published version, or finds it in the cache.
+
+        Args:
+            reference: `name`, `name@3`, `name@alias` or `name@sha256:...`.
+            registry: its address; None for FOREBRAIN_REGISTRY.
+            cache: the folder that pulled versions are kept in; None for the user's.
+
+        Raises:
+            AdaptationError: there is no such version (the nearest is suggested), it is damaged, or it is no
+                backbone that this program can use.
+        """
+        pulled = pull_version(reference, registry_address(registry), cache)
+        version, metadata = pulled.version, pulled.version.metadata
+        where = f"{version}"
+        description = Description.from_metadata(metadata.config, metadata.preprocessing, where)
+        data = (pulled.folder / WEIGHTS).read_bytes()
+        origin = Origin(
+            reference=str(version),
+            weights_sha256=hashlib.sha256(data).hexdigest(),
+            digest=version.digest,
+            registry=registry_address(registry),
+        )
+        model = description.build(tensors_of(data, where), where).requires_grad_(False)
+        start = None
+        if (pulled.folder / START).exists():
+            start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(0), where)
+        return cls(model, description, origin, metadata.sessions, start)
+
+    @classmethod
+    def from_run(cls, run: str, data: str | None = None) -> Backbone:
+        """The best backbone of a run, as it would be published.
+
+        Args:
+            run: the run folder, the --out of jobs/pretrain.py.
+            data: shards the run was trained on; None for where its config says they are.
+
+        Raises:
+            ForebrainError: there is no run, or its data are not to be had.
+        """
+        folder = RunFolder(run)
+        trained = TrainedModel.load(folder)
+        windows = open_windows(folder, trained, data)
+        weights_sha256 = hashlib.sha256(weights_of(trained.backbone)).hexdigest()
+        return cls(
+            model=trained.backbone.requires_grad_(False),
+            description=describe(trained, windows),
+            origin=Origin(folder.uri, weights_sha256),
+            sessions=seen_sessions(trained, windows),
+            start=fit_start(trained, windows),
+        )
+
+    def adapt(
+        self,
+        session: Session,
+        mode: Mode = "embeddings",
+        config: FitConfig | None = None,
+        to_rate: bool = False,
+    ) -> Adapted:
+        """Fits an interface for a session's units, or more: see `adapting.adapt`. This backbone stays."""
+        from forebrain.adaptation.adapting import adapt  # which is built on this module
+        from forebrain.adaptation.fit import FitConfig
+
+        return adapt(self, session, mode, config or FitConfig(), to_rate).adapted
+
+    @property
+    def rates_hz(self) -> list[float]:
+        """The rates that it was trained on, where they are known."""
+        return sorted({seen.rate_hz for seen in self.sessions if seen.rate_hz is not None})
+
+
+def registry_address(registry: str | os.PathLike[str] | None) -> str:
+    """The registry that is meant: the one given, else FOREBRAIN_REGISTRY.
+
+    Raises:
+        AdaptationError: none is given.
+    """
+    address = os.fspath(registry) if registry is not None else os.environ.get("FOREBRAIN_REGISTRY")
+    if not address:
+        raise AdaptationError("which registry? Give --registry URI, or set FOREBRAIN_REGISTRY.")
+    return address if "://" in address else str(Path(address).expanduser().absolute())
+
+
+def pull_version(reference: str, registry: str, cache: str | os.PathLike[str] | None) -> Pulled:
+    """Pulls a version; a registry's error becomes one of ours."""
+    try:
+        return pull(Registry(registry), reference, cache=cache)
+    except RegistryError as error:
+        raise AdaptationError(str(error)) from error
+
+
+def weights_of(module: nn.Module) -> bytes:
+    """A module's parameters as one safetensors file; equal weights give equal bytes."""
+    return safetensors.torch.save(
+        {name: parameter.detach().float().cpu().contiguous() for name, parameter in module.named_parameters()}
+    )

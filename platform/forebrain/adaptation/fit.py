@@ -1,0 +1,145 @@
+"""Fitting an interface to a frozen backbone, or more of the model to one animal: the loop that matters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from forebrain.adaptation.start import StartName
+from forebrain.adaptation.windows import SessionWindows
+from forebrain.errors import ConfigError, DivergenceError
+from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.relative import relative_error, squared_error
+
+WEIGHT_DECAY = 1e-4
+CLIP_NORM = 5.0
+ROWS = 1024
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The optimisation.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: windows a step. None: as many as make about 1,024 rows (units x windows), 1 to 64.
+        learning_rate: peak learning rate of the interface.
+        backbone_learning_rate: that of whatever is trained of the backbone.
+        precision: dtype of the matrix products; weights and optimiser state are always fp32.
+        seed: of the order of windows, and of what is drawn at random.
+        start: where the interface begins: at random, at the mean of those that the backbone was trained with,
+            or where regression on the unit's own statistics points. At random where the backbone has none.
+    """
+
+    steps: int = 200
+    batch_size: int | None = None
+    learning_rate: float = 3e-3
+    backbone_learning_rate: float = 1e-3
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    start: StartName = "regression"
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}; expected {least} or more.")
+        for name in ("learning_rate", "backbone_learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} is {value}; expected a positive number.")
+
+    def windows_each_step(self, num_units: int) -> int:
+        """The batch size for a recording of so many units."""
+        return self.batch_size or min(64, max(1, ROWS // num_units))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def fit_interface(
+    model: Model,
+    interface: Interface,
+    batches: Batches,
+    config: FitConfig,
+    loss: Literal["squared", "relative"] = "relative",
+    after_step: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Trains the interface, and those parameters of the backbone that require a gradient.
+
+    Args:
+        model: the backbone; its mode, which decides about dropout, is left as it is.
+        interface: changed in place.
+        batches: context [B, C, N] and target [B, H, N], normalised, one a step.
+        config: the optimisation.
+        loss: what the backbone was trained with.
+        after_step: is told the number of steps done, 1 to `config.steps`.
+
+    Raises:
+        DivergenceError: the loss is not finite.
+    """
+    error = relative_error if loss == "relative" else squared_error
+    own = list(interface.parameters())
+    of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [{"params": own, "lr": config.learning_rate}]
+    if of_backbone:
+        groups.append({"params": of_backbone, "lr": config.backbone_learning_rate})
+    optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
+    peaks = [group["lr"] for group in optimiser.param_groups]
+    for step in range(config.steps):
+        context, target = next(batches)
+        with config.autocast():
+            (forecast,) = model([SessionInput(context, interface)])
+        mean_error = error(forecast.float(), target, context).mean()
+        if not math.isfinite(mean_error.item()):
+            raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
+        optimiser.zero_grad()
+        mean_error.backward()
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = peak * falling(step / config.steps)
+            nn.utils.clip_grad_norm_(group["params"], CLIP_NORM, foreach=True)
+        optimiser.step()
+        after_step(step + 1)
+
+
+def falling(progress: float) -> float:
+    """What is left of the peak learning rate: cosine to a tenth."""
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def training_batches(windows: SessionWindows, batch_size: int, seed: int) -> Batches:
+    """Training windows without end, in a random order, each once before any is used again."""
+    rng = np.random.default_rng(seed)
+    count = windows.num_windows(0, "train")
+    waiting = np.zeros(0, np.int64)
+    while True:
+        while len(waiting) < batch_size:
+            waiting = np.concatenate([waiting, rng.permutation(count)])
+        chosen, waiting = waiting[:batch_size], waiting[batch_size:]
+        context, target, _ = windows.read(0, "train", np.sort(chosen))
+        yield torch.from_numpy(np.ascontiguousarray(context)), torch.from_numpy(target)
+
+
+class WindowForecaster:
+    """A model with one interface, for the scorer: (session 0, context [B, C, N]) -> [B, H, N]."""
+
+    def __init__(self, model: Model, interface: Interface, config: FitConfig) -> None:
+        self.model, self.interface, self.config = model, interface, config
+
+    @torch.inference_mode()
+    def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
+        frames = torch.from_numpy(np.ascontiguousarray(context))
+        was_training = self.model.training
+        self.model.eval()
+        with self.config.autocast():
+            (forecast,) = self.model([SessionInput(frames, self.interface)])
+        self.model.train(was_training)
+        return forecast.float().numpy()

@@ -1,0 +1,155 @@
+"""A recording made ready for a backbone: repaired as the backbone's own were, and checked that it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from forebrain.adaptation.artifact import RATE_TOLERANCE, rates_agree
+from forebrain.adaptation.description import Description
+from forebrain.adaptation.windows import SessionWindows
+from forebrain.errors import AdaptationError
+from forebrain.scoring.protocols import PARTS
+from forebrain.sessions.repair import repair
+from forebrain.sessions.report import Finding, Report
+from forebrain.sessions.resample import bin_events, resample
+from forebrain.sessions.session import Session
+from forebrain.shards.recordings import find_all, open_any
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A recording as the backbone will see it.
+
+    Attributes:
+        session: repaired, binned and resampled as the backbone expects; every unit has a name.
+        windows: its normalised windows.
+        report: what was found and done.
+        columns: int64 [N], which of the recorded units remain.
+        num_recorded: units before repair.
+        recorded_rate_hz: the recording's own rate.
+        event_rate_hz, resample_hz: see `Adapted`.
+    """
+
+    session: Session
+    windows: SessionWindows
+    report: Report
+    columns: np.ndarray
+    num_recorded: int
+    recorded_rate_hz: float | None
+    event_rate_hz: float | None
+    resample_hz: float | None
+
+
+def open_session(recording: str, session_id: str | None = None) -> Session:
+    """The session of a recording.
+
+    Args:
+        recording: a file or folder that is one recording.
+        session_id: which one, where it holds several.
+
+    Raises:
+        RecordingError: it cannot be read.
+        AdaptationError: it holds several sessions and none, or an unknown one, was asked for.
+    """
+    found = [session for address in find_all([recording]) for session in open_any(address)]
+    wanted = [session for session in found if session_id in (None, session.id)]
+    if len(wanted) != 1:
+        raise AdaptationError(
+            f"{recording}: {_which(session_id, found)}; give one of them with --session: "
+            f"{', '.join(session.id for session in found[:8])}{' and more' * (len(found) > 8)}."
+        )
+    return wanted[0]
+
+
+def prepare_session(
+    session: Session, description: Description, rates_hz: Sequence[float], to_rate: bool = False
+) -> Prepared:
+    """Repairs a session and checks that a backbone can be adapted to it.
+
+    Args:
+        session: as it was recorded.
+        description: what the backbone expects.
+        rates_hz: what it was trained on.
+        to_rate: resample to the nearest of these rates where the recording has another.
+
+    Raises:
+        RecordingError: nothing usable remains.
+        AdaptationError: its rate is another, or it is too short.
+    """
+    recorded = session
+    # So that what remains of the units can be told from those that repair drops.
+    numbered = replace(session, unit_names=tuple(map(str, range(session.num_units))))
+    session, report = repair(numbered)
+    columns = np.array([int(name) for name in session.unit_names or ()])
+    names = recorded.unit_names or tuple(f"unit {column}" for column in range(recorded.num_units))
+    session = replace(session, unit_names=tuple(names[column] for column in columns))
+
+    event_rate_hz = resample_hz = None
+    if description.event_rate_hz is not None and "event_matrix" in report.kinds():
+        event_rate_hz = description.event_rate_hz
+        session, finding = bin_events(session, event_rate_hz)
+        report = report.and_also([finding])
+    resample_hz = description.resample_hz
+    if resample_hz is None:
+        resample_hz, findings = _rate_to_use(session, rates_hz, to_rate)
+        report = report.and_also(findings)
+    if resample_hz is not None:
+        session, finding = resample(session, resample_hz)
+        report = report.and_also([finding])
+    model = description.model
+    _require_length(session, description)
+    windows = SessionWindows(session, description.protocol, model.context, model.horizon)
+    return Prepared(
+        session, windows, report, columns, recorded.num_units, recorded.rate_hz, event_rate_hz, resample_hz
+    )
+
+
+def _which(session_id: str | None, found: Sequence[Session]) -> str:
+    if session_id is None:
+        return f"holds {len(found)} sessions, and an interface is fitted to one"
+    return f"holds no session {session_id!r}"
+
+
+def _rate_to_use(
+    session: Session, rates_hz: Sequence[float], to_rate: bool
+) -> tuple[float | None, list[Finding]]:
+    """The rate to resample to, None for none, and what to report. Raises AdaptationError."""
+    if not rates_hz:
+        return None, []
+    known = ", ".join(f"{rate:.4g}" for rate in rates_hz[:8])
+    if session.rate_hz is None:
+        words = (
+            f"the rate is not known; the backbone was trained at {known} Hz, and a recording of another rate "
+            "looks faster or slower to it than it was"
+        )
+        return None, [Finding("rate_not_checked", "kept", words, 1)]
+    rate = session.rate_hz
+    nearest = min(rates_hz, key=lambda trained: abs(math.log(trained / rate)))
+    if rates_agree(nearest, rate):
+        return None, []
+    if to_rate:
+        return nearest, []
+    raise AdaptationError(
+        f"session {session.id}: has {rate:.4g} frames a second; the backbone was trained at {known} Hz and "
+        f"takes rates within {RATE_TOLERANCE:.0%} of these. Give --resample to bring the recording to "
+        f"{nearest:.4g} Hz."
+    )
+
+
+def _require_length(session: Session, description: Description) -> None:
+    """Raises AdaptationError if a part of the recording holds no window."""
+    model = description.model
+    length = model.context + model.horizon
+    windows = SessionWindows.counts(session, description.protocol, model.context, model.horizon)
+    for part in PARTS:
+        if not windows[part]:
+            longest = max(stop - start for start, stop in session.segments)
+            raise AdaptationError(
+                f"session {session.id}: too short. It has {session.num_frames} frames, the longest unbroken "
+                f"stretch {longest}; its {part} part holds no window of {model.context} + {model.horizon} "
+                f"frames. Unbroken recordings need {5 * length} frames."
+            )

@@ -1,0 +1,130 @@
+"""Where a frame belongs: told from its index, else from its time, else from the order of arrival."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from forebrain.errors import FrameError
+from forebrain.sessions.repair import MAX_RATE_ERROR, MAX_TIME_GAP, MIN_GAP_FRAMES
+
+RATE_INTERVALS = 64  # the rate is the median of this many frame intervals
+MIN_RATE_INTERVALS = 16
+MAX_INDEX = 2**62
+
+
+class Arrival(NamedTuple):
+    """What a frame is.
+
+    Attributes:
+        kind: `next` (it is new), `repeated` (the newest again), `late` (older than the newest), or `restart`
+            (the sender counts anew).
+        missing: frames that should have come before it and did not.
+    """
+
+    kind: Literal["next", "repeated", "late", "restart"]
+    missing: int = 0
+
+
+class Arrivals:
+    """Follows the indices and times of a stream.
+
+    A sender that starts again counts from an earlier index, or its clock was set back: all its frames look
+    late. After `MIN_GAP_FRAMES` late frames in a row, each after the one before, they are taken as a new
+    count.
+
+    Args:
+        rate_hz: that the model expects, or None where it is not known.
+    """
+
+    def __init__(self, rate_hz: float | None) -> None:
+        self.rate_hz = rate_hz
+        self.index: int | None = None
+        self.time_s: float | None = None
+        self._intervals: deque[float] = deque(maxlen=RATE_INTERVALS)
+        self._late_at: float | None = None
+        self._late_run = 0
+
+    def judge(self, index: int | None, time_s: float | None) -> Arrival:
+        """Places a frame, and remembers it unless it is late or repeated.
+
+        Args:
+            index: counts the frames of the stream; None where the sender does not count.
+            time_s: when the frame was taken, seconds on any clock that runs forward; None where not known.
+
+        Raises:
+            FrameError: an index that is no whole number from 0 on, or a time that is not finite.
+        """
+        if index is not None and (isinstance(index, bool) or not isinstance(index, int | np.integer)):
+            raise FrameError(f"the frame's index is {index!r}; expected a whole number.")
+        if index is not None and not 0 <= index < MAX_INDEX:
+            raise FrameError(f"the frame's index is {index}; expected 0 or more and below 2^62.")
+        if time_s is not None and not math.isfinite(time_s):
+            raise FrameError(f"the frame's time is {time_s}; expected seconds, or none.")
+        arrival = self._place(index, time_s)
+        if arrival.kind == "next":
+            self._measure(arrival.missing, time_s)
+        if arrival.kind in ("next", "restart"):
+            self.index = self._next_index(arrival) if index is None else int(index)
+            self.time_s = time_s
+        return arrival
+
+    @property
+    def measured_hz(self) -> float | None:
+        """Frames a second by the frames' times: of the last ones, and None until enough have come."""
+        if len(self._intervals) < MIN_RATE_INTERVALS:
+            return None
+        return 1 / median(self._intervals)
+
+    @property
+    def rate_differs(self) -> bool:
+        """Whether frames come at another rate than the model expects."""
+        measured = self.measured_hz
+        if measured is None or self.rate_hz is None:
+            return False
+        return abs(measured / self.rate_hz - 1) > MAX_RATE_ERROR
+
+    def restore(self, index: int | None, time_s: float | None) -> None:
+        """Goes on where another left off."""
+        self.index, self.time_s = index, time_s
+
+    def _place(self, index: int | None, time_s: float | None) -> Arrival:
+        if index is not None and self.index is not None:
+            return self._by_position(index, self.index, index - self.index - 1)
+        if index is None and time_s is not None and self.time_s is not None:
+            return self._by_position(time_s, self.time_s, self._frames_between(time_s - self.time_s))
+        return Arrival("next")
+
+    def _by_position(self, at: float, newest: float, missing: int) -> Arrival:
+        if at > newest:
+            self._late_run = 0
+            return Arrival("next", missing)
+        if at == newest:
+            return Arrival("repeated")
+        follows = self._late_at is not None and at > self._late_at
+        self._late_run = self._late_run + 1 if follows and self._late_run else 1
+        self._late_at = at
+        if self._late_run < MIN_GAP_FRAMES:
+            return Arrival("late")
+        self._late_run = 0
+        self._intervals.clear()
+        return Arrival("restart")
+
+    def _frames_between(self, interval_s: float) -> int:
+        """Frames that are missing in an interval, by what intervals usually are."""
+        measured = self.measured_hz
+        if measured is None or interval_s * measured <= MAX_TIME_GAP:
+            return 0
+        return round(interval_s * measured) - 1
+
+    def _measure(self, missing: int, time_s: float | None) -> None:
+        if time_s is None or self.time_s is None or time_s <= self.time_s:
+            return
+        self._intervals.append((time_s - self.time_s) / (missing + 1))
+
+    def _next_index(self, arrival: Arrival) -> int:
+        return 0 if self.index is None else self.index + arrival.missing + 1

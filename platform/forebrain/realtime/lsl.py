@@ -1,0 +1,176 @@
+"""Frames and forecasts over the Lab Streaming Layer, where streams find each other by name.
+
+Frames are one numeric stream of N channels, in order or labelled with the names of the units; a frame's place
+is told from its time stamp. Forecasts go out as the float32 stream NAME-forecast of 1 + H N channels, stamped
+with the time of the frame they were made from: the first is 1 where the model forecast and 0 where it is copy
+or still warming up, then come the N units of the first step ahead, of the second, and so on.
+
+Needs the extra `live`, and the library liblsl, which pylsl's wheels carry.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from forebrain.errors import ConfigError, FrameError
+from forebrain.realtime.messages import Forecast, Frame, Question
+
+try:
+    import pylsl
+except (ImportError, RuntimeError, OSError) as error:  # pylsl raises RuntimeError where it finds no liblsl
+    raise ConfigError(
+        f"the Lab Streaming Layer is not there ({str(error).strip().splitlines()[0]}). Install the extra "
+        "`live`; where pylsl brings no liblsl, install that too and name its file in PYLSL_LIB."
+    ) from error
+
+NUMERIC = (pylsl.cf_float32, pylsl.cf_double64, pylsl.cf_int8, pylsl.cf_int16, pylsl.cf_int32)
+BUFFER_S = 10
+UNANSWERED = 1000  # frames whose index is remembered, which the stream does not carry
+_log = logging.getLogger(__name__)
+
+
+def forecast_name(name: str) -> str:
+    return f"{name}-forecast"
+
+
+class LslPort:
+    """Reads the stream `name` and publishes its forecasts.
+
+    Args:
+        name: of the stream of frames; it is waited for, and found again after it was away.
+        horizon, num_units: H and N.
+        rate_hz: of the forecasts; None where not known.
+        unit_names: of the N units; a stream whose channels bear such labels is taken by them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        horizon: int,
+        num_units: int,
+        rate_hz: float | None,
+        unit_names: tuple[str, ...] | None,
+    ) -> None:
+        self.name, self._unit_names = name, frozenset(unit_names or ())
+        self._outlet = _outlet(forecast_name(name), 1 + horizon * num_units, rate_hz)
+        self._sample = np.empty((1, 1 + horizon * num_units), np.float32)
+        self._inlet: pylsl.StreamInlet | None = None
+        self._new_names: tuple[str, ...] | None = None
+
+    def receive(self, timeout_s: float) -> Frame | Question | None:
+        if self._inlet is None:
+            self._connect(timeout_s)
+        if self._inlet is None:
+            return None
+        try:
+            values, time_s = self._inlet.pull_sample(timeout=timeout_s)
+        except pylsl.LostError:
+            self._inlet = None
+            return None
+        if values is None:
+            return None
+        names, self._new_names = self._new_names, None
+        return Frame(values, time_s=time_s, units=names)
+
+    def is_behind(self) -> bool:
+        return self._inlet is not None and self._inlet.samples_available() > 0
+
+    def send(self, forecast: Forecast) -> None:
+        """Gives a forecast to who listens, under the time of its frame."""
+        self._sample[0, 0] = forecast.source == "model"
+        self._sample[0, 1:] = forecast.values.reshape(-1)
+        _push(self._outlet, self._sample, forecast.time_s)
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        """Nobody can ask over this transport."""
+
+    def refuse(self, reason: str) -> None:
+        """Nobody waits for an answer; the refusal is in the log."""
+
+    def close(self) -> None:
+        self._inlet = None
+        del self._outlet
+
+    def _connect(self, timeout_s: float) -> None:
+        found = pylsl.resolve_byprop("name", self.name, minimum=1, timeout=timeout_s)
+        if not found:
+            return
+        if found[0].channel_format() not in NUMERIC:
+            raise FrameError(f"the stream {self.name} holds no numbers; expected one channel for each unit.")
+        inlet = pylsl.StreamInlet(found[0], max_buflen=BUFFER_S, as_numpy=True)
+        labels = inlet.info(timeout=5).get_channel_labels() or []
+        if self._unit_names.intersection(labels):
+            self._new_names = tuple(labels)
+        inlet.open_stream(timeout=5)
+        self._inlet = inlet
+        _log.info("reading the stream %s", self.name)
+
+
+class LslClient:
+    """Publishes frames under a name and reads the forecasts that come back.
+
+    Args:
+        name: of the stream of frames.
+        num_units: N.
+        rate_hz: of the frames; None where not known.
+    """
+
+    awaits_answers = False
+
+    def __init__(self, name: str, num_units: int, rate_hz: float | None) -> None:
+        self.name, self._num_units = name, num_units
+        self._outlet = _outlet(name, num_units, rate_hz)
+        self._inlet: pylsl.StreamInlet | None = None
+        self._began = pylsl.local_clock()
+        self._index_at: dict[float, int] = {}  # of frames that are not answered yet
+
+    def ready(self, timeout_s: float = 10.0) -> None:
+        """Waits until the forecaster reads the frames.
+
+        Raises:
+            FrameError: there is none.
+        """
+        found = pylsl.resolve_byprop("name", forecast_name(self.name), minimum=1, timeout=timeout_s)
+        if not found or not self._outlet.wait_for_consumers(timeout_s):
+            raise FrameError(
+                f"nobody reads the stream {self.name} after {timeout_s:g} s; is the forecaster running?"
+            )
+        self._inlet = pylsl.StreamInlet(found[0], max_buflen=BUFFER_S, as_numpy=True)
+        self._inlet.open_stream(timeout=timeout_s)
+
+    def send(self, frame: Frame) -> None:
+        """Gives a frame to the forecaster, under its own time or, where it has none, the clock's."""
+        time_s = pylsl.local_clock() if frame.time_s is None else self._began + frame.time_s
+        if frame.index is not None:
+            self._index_at[time_s] = frame.index
+            if len(self._index_at) > UNANSWERED:
+                del self._index_at[next(iter(self._index_at))]
+        _push(self._outlet, np.ascontiguousarray(frame.values, np.float32)[None], time_s)
+
+    def receive(self, timeout_s: float) -> Forecast | None:
+        """The next forecast, None if none comes in time."""
+        assert self._inlet is not None, "ready() was not called"
+        sample, time_s = self._inlet.pull_sample(timeout=timeout_s)
+        if sample is None:
+            return None
+        values = sample[1:].reshape(-1, self._num_units)
+        source = "model" if sample[0] else "copy"
+        return Forecast(values, self._index_at.pop(time_s, None), time_s, source, None, False, float("nan"))
+
+    def close(self) -> None:
+        self._inlet = None
+        del self._outlet
+
+
+def _push(outlet: pylsl.StreamOutlet, sample: np.ndarray, time_s: float | None) -> None:
+    """Sends a sample [1, channels]. As a chunk, since `push_sample` makes a Python number of each value."""
+    outlet.push_chunk(sample, pylsl.local_clock() if time_s is None else time_s)
+
+
+def _outlet(name: str, num_channels: int, rate_hz: float | None) -> pylsl.StreamOutlet:
+    rate = pylsl.IRREGULAR_RATE if rate_hz is None else rate_hz
+    info = pylsl.StreamInfo(name, "Activity", num_channels, rate, pylsl.cf_float32, f"forebrain-{name}")
+    return pylsl.StreamOutlet(info, max_buffered=BUFFER_S)

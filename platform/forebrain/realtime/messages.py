@@ -1,0 +1,198 @@
+"""What travels between a recording rig and a forecaster: msgpack maps of plain values, checked on arrival.
+
+    frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?}
+    question    {"v": 1, "ask": "status" | "describe"}
+    forecast    {"v": 1, "forecast": bytes, "shape": [H, N], "index": int?, "time_s": float?, "source": name,
+                 "score": float?, "drift": bool, "step_ms": float}
+    answer      {"v": 1, "answer": {name: value}}
+    error       {"v": 1, "error": text}
+
+Arrays are little-endian float32 (a frame may be float64, "<f8"). A message comes from anybody who reaches
+the address: it is data, of a bounded size, and nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from forebrain.errors import FrameError
+
+VERSION = 1
+QUESTIONS = ("status", "describe")
+MAX_NAME_BYTES = 256
+OVERHEAD_BYTES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame on its way to the forecaster.
+
+    Attributes:
+        values: [N].
+        index: of the frame in the stream, None where the sender does not count.
+        time_s: when it was taken, None where not known.
+        units: names of the values, only where they have changed.
+    """
+
+    values: np.ndarray
+    index: int | None = None
+    time_s: float | None = None
+    units: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a client wants to know: one of `QUESTIONS`."""
+
+    ask: str
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """A forecast on its way back.
+
+    Attributes:
+        values: float32 [H, N] in the frame's units.
+        index, time_s: those of the frame it was made from.
+        source: `model`, `warm-up` or `copy`; see `LiveForecaster.step`.
+        score: rolling score against copy, None where not defined yet.
+        drift: whether the stream has left what the interface was fitted on.
+        step_ms: from the frame's arrival to the forecast, without the way.
+    """
+
+    values: np.ndarray
+    index: int | None
+    time_s: float | None
+    source: str
+    score: float | None
+    drift: bool
+    step_ms: float
+
+
+def max_frame_bytes(num_values: int) -> int:
+    """No honest frame of so many values is larger, with a name for each."""
+    return num_values * (8 + MAX_NAME_BYTES + 5) + OVERHEAD_BYTES
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """A frame as it travels; what it does not say is left out."""
+    message: dict[str, Any] = {"v": VERSION, "frame": _little(frame.values), "dtype": "<f4"}
+    if frame.index is not None:
+        message["index"] = frame.index
+    if frame.time_s is not None:
+        message["time_s"] = frame.time_s
+    if frame.units is not None:
+        message["units"] = list(frame.units)
+    return msgpack.packb(message)
+
+
+def decode_request(data: bytes | memoryview) -> Frame | Question:
+    """What came over the network.
+
+    Raises:
+        FrameError: it is neither a frame nor a question.
+    """
+    message = _unpacked(data)
+    if "ask" in message:
+        ask = message["ask"]
+        if ask not in QUESTIONS:
+            raise FrameError(f"the question is {ask!r:.60}; expected one of {', '.join(QUESTIONS)}.")
+        return Question(ask)
+    values, dtype = message.get("frame"), message.get("dtype", "<f4")
+    if not isinstance(values, bytes) or dtype not in ("<f4", "<f8"):
+        raise FrameError("the message holds no frame: expected bytes under 'frame', of dtype <f4 or <f8.")
+    if len(values) % int(dtype[-1]):
+        raise FrameError(f"the frame has {len(values)} bytes; expected {dtype[-1]} for each value.")
+    return Frame(
+        np.frombuffer(values, dtype),
+        _optional(message, "index", int),
+        _optional(message, "time_s", float),
+        _names(message.get("units")),
+    )
+
+
+def encode_question(question: Question) -> bytes:
+    return msgpack.packb({"v": VERSION, "ask": question.ask})
+
+
+def encode_forecast(forecast: Forecast) -> bytes:
+    return msgpack.packb(
+        {
+            "v": VERSION,
+            "forecast": _little(forecast.values),
+            "shape": list(forecast.values.shape),
+            "index": forecast.index,
+            "time_s": forecast.time_s,
+            "source": forecast.source,
+            "score": forecast.score,
+            "drift": forecast.drift,
+            "step_ms": forecast.step_ms,
+        }
+    )
+
+
+def encode_answer(answer: dict[str, Any]) -> bytes:
+    return msgpack.packb({"v": VERSION, "answer": answer})
+
+
+def encode_error(text: str) -> bytes:
+    return msgpack.packb({"v": VERSION, "error": text})
+
+
+def decode_reply(data: bytes | memoryview) -> Forecast | dict[str, Any]:
+    """A forecast, or the answer to a question.
+
+    Raises:
+        FrameError: the forecaster refused the frame, or the message is none of its.
+    """
+    message = _unpacked(data)
+    if "error" in message:
+        raise FrameError(str(message["error"]))
+    if isinstance(message.get("answer"), dict):
+        return message["answer"]
+    try:
+        shape = tuple(message["shape"])
+        values = np.frombuffer(message["forecast"], "<f4").reshape(shape)
+        return Forecast(values, *(message[name] for name in _FORECAST_FIELDS))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FrameError(f"the message is no forecast ({error}); is the address a forecaster's?") from error
+
+
+_FORECAST_FIELDS = ("index", "time_s", "source", "score", "drift", "step_ms")
+
+
+def _unpacked(data: bytes | memoryview) -> dict[str, Any]:
+    try:
+        message = msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0)
+    except (ValueError, RecursionError) as error:  # msgpack's own errors are ValueErrors
+        raise FrameError(f"the message is not msgpack ({error!r:.80}); expected a map.") from error
+    if not isinstance(message, dict) or message.get("v") != VERSION:
+        raise FrameError(f"the message is no map with 'v': {VERSION}; see docs/live.md for the format.")
+    return message
+
+
+def _optional(message: dict[str, Any], name: str, kind: type) -> Any:
+    value = message.get(name)
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise FrameError(f"the frame's {name} is {value!r:.60}; expected a number.")
+    return kind(value)
+
+
+def _names(names: Any) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FrameError("the frame's units are not a list of names.")
+    return tuple(names)
+
+
+def _little(values: np.ndarray) -> bytes:
+    return np.ascontiguousarray(values, "<f4").tobytes()

@@ -1,0 +1,79 @@
+"""The score of the last forecasts against copy, as `forebrain.scoring` defines it, in fixed memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class RollingScore:
+    """1 - MSE / MSE of copy over the newest windows whose every target has come.
+
+    A window is a forecast that was made; copy repeats the frame it was made from. Values that did not come
+    (NaN, missing frames) are targets of nobody: model and copy are compared on what was seen.
+
+    Args:
+        horizon: H, frames.
+        num_units: N.
+        num_windows: windows the score is over.
+    """
+
+    def __init__(self, horizon: int, num_units: int, num_windows: int) -> None:
+        self._steps = np.arange(horizon)
+        self._forecasts = np.zeros((horizon, horizon, num_units), np.float32)  # [origin % H, step, unit]
+        self._origins = np.zeros((horizon, num_units), np.float32)
+        self._is_made = np.zeros(horizon, bool)
+        self._errors = np.zeros((horizon, 2))  # of each origin: the model's and copy's, summed so far
+        self.windows = np.zeros((num_windows, 2))
+        self.num_scored = 0
+        self._now = 0
+
+    @property
+    def num_windows(self) -> int:
+        """Windows the score is over."""
+        return min(self.num_scored, len(self.windows))
+
+    @property
+    def score(self) -> float:
+        """0 is as good as copy, 1 is perfect; NaN where there is no window yet, or nothing moved."""
+        model, copy = self.windows.sum(axis=0)
+        return 1 - model / copy if copy > 0 else float("nan")
+
+    def observe(self, frame: np.ndarray, known: np.ndarray, scale: np.ndarray) -> None:
+        """Compares what came with what had been forecast for it.
+
+        Args:
+            frame: [N], in the recording's units.
+            known: bool [N], the values that were measured.
+            scale: [N], what makes units comparable.
+        """
+        horizon = len(self._steps)
+        self._now += 1
+        slots = (self._now - 1 - self._steps) % horizon  # of the origins that forecast it 1, 2, ... H ahead
+        if known.any():
+            errors = np.stack([self._forecasts[slots, self._steps], self._origins[slots]])  # [2, H, N]
+            errors -= frame
+            errors /= scale
+            if not known.all():
+                errors = errors[..., known]
+            squares = np.einsum("ehn,ehn->he", errors, errors, dtype=np.float64)
+            self._errors[slots] += squares * self._is_made[slots, None]
+        complete = slots[-1]
+        if self._is_made[complete]:
+            self.windows[self.num_scored % len(self.windows)] = self._errors[complete]
+            self.num_scored += 1
+            self._is_made[complete] = False
+
+    def add(self, forecast: np.ndarray, frame: np.ndarray) -> None:
+        """A forecast [H, N] that was made from the frame [N] observed last."""
+        slot = self._now % len(self._steps)
+        self._forecasts[slot], self._origins[slot] = forecast, frame
+        self._errors[slot] = 0
+        self._is_made[slot] = True
+
+    def restart(self) -> None:
+        """Drops forecasts whose targets will not come; windows already scored stay."""
+        self._is_made[:] = False
+
+    def restore(self, windows: np.ndarray, num_scored: int) -> None:
+        """Goes on with the windows of another."""
+        self.windows[:], self.num_scored = windows, num_scored

@@ -1,0 +1,92 @@
+"""The loop between a transport and a forecaster: a frame comes, its forecast goes, the books are kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from forebrain.errors import FrameError
+from forebrain.realtime.forecaster import LiveForecaster
+from forebrain.realtime.messages import Forecast, Frame, Question
+
+POLL_S = 0.1  # how long a stop request, or a state to be saved, may wait on a silent stream
+_log = logging.getLogger(__name__)
+
+
+class Port(Protocol):
+    """One end of a transport: where frames come from and forecasts go to."""
+
+    def receive(self, timeout_s: float) -> Frame | Question | None:
+        """The next message, None if none comes in time.
+
+        Raises:
+            FrameError: something came that is no message.
+        """
+
+    def is_behind(self) -> bool:
+        """Whether a newer frame waits already, so that a forecast from this one helps nobody."""
+
+    def send(self, forecast: Forecast) -> None: ...
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        """Answers a question."""
+
+    def refuse(self, reason: str) -> None:
+        """Answers a message that cannot be used."""
+
+    def close(self) -> None: ...
+
+
+def serve(
+    live: LiveForecaster,
+    port: Port,
+    should_stop: Callable[[], bool],
+    after_frame: Callable[[LiveForecaster], None],
+) -> None:
+    """Forecasts what comes until asked to stop.
+
+    A message that cannot be used is refused and counted, and the stream goes on. A frame behind which
+    another waits already is taken in without a forecast of its own, so the forecaster never falls behind.
+
+    Args:
+        after_frame: called once the frame is answered and settled: between frames, not in their path.
+    """
+    while not should_stop():
+        try:
+            message = port.receive(POLL_S)
+            if isinstance(message, Question):
+                port.answer(live.status() if message.ask == "status" else describe(live))
+            elif message is not None:
+                _handle(live, port, message)
+                after_frame(live)
+        except FrameError as error:
+            live.counts["refused"] += 1
+            _log.warning("refused: %s", error)
+            port.refuse(str(error))
+
+
+def describe(live: LiveForecaster) -> dict[str, Any]:
+    """What a sender must know: units, context, horizon, rate."""
+    return {
+        "num_units": live.num_units,
+        "unit_names": live.unit_names,
+        "context": live.context,
+        "horizon": live.horizon,
+        "rate_hz": live.arrivals.rate_hz,
+    }
+
+
+def _handle(live: LiveForecaster, port: Port, frame: Frame) -> None:
+    began = time.perf_counter()
+    is_new = live.ingest(frame.values, frame.index, frame.time_s, frame.units)
+    if is_new and port.is_behind():
+        live.counts["skipped"] += 1
+    else:
+        score = live.rolling_score
+        values = live.forecast() if is_new else live.answer
+        step_ms = 1e3 * (time.perf_counter() - began)
+        port.send(Forecast(values, frame.index, frame.time_s, live.source, score, live.drifts, step_ms))
+    if is_new:
+        live.settle()

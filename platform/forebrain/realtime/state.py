@@ -1,0 +1,121 @@
+"""What a live forecaster knows, in a small file: killed and started again, it goes on from the next frame.
+
+The file holds the window, the statistics, the counts, the rolling score and the interface. It is written
+whole or not at all, by a thread of its own; the frame's path only copies what is to be written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from forebrain.errors import CheckpointError, StorageError
+from forebrain.realtime.forecaster import LiveForecaster, State
+from forebrain.storage import Folder
+
+FORMAT = "forebrain-live-1"
+_log = logging.getLogger(__name__)
+
+
+class StateFile:
+    """The state file of one forecaster.
+
+    Args:
+        path: of the file; its folder is made.
+        live: the forecaster, as it was opened: its model and units decide which states fit.
+        every_s: at most one write in this time.
+        clock: seconds that only run forward.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        live: LiveForecaster,
+        every_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = Path(path)
+        self._identity = _identity(live)
+        self._every_s, self._clock = every_s, clock
+        self._due = clock()
+        self._waiting: queue.Queue[State | None] = queue.Queue(maxsize=1)
+        self._writer = threading.Thread(target=self._write_all, name="live-state", daemon=True)
+        self._writer.start()
+
+    def restore(self, live: LiveForecaster) -> bool:
+        """Puts a forecaster where the file's was. False if there is no file.
+
+        Raises:
+            CheckpointError: the file is damaged, or belongs to another model, other units or other settings.
+        """
+        if not self.path.exists():
+            return False
+        try:
+            with safe_open(self.path, framework="np") as file:
+                plain = json.loads((file.metadata() or {})["state"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            identity = plain.pop("identity")
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path}: this state cannot be read ({error}). Delete it to start anew."
+            ) from error
+        if identity != self._identity:
+            raise CheckpointError(
+                f"{self.path}: this state belongs to another model, other units or other settings. "
+                "Name another file, or delete it to start anew."
+            )
+        live.restore((arrays, plain))
+        return True
+
+    def offer(self, live: LiveForecaster) -> None:
+        """Has the state written if it is time and the last one is on its way. Costs a copy of the window."""
+        now = self._clock()
+        if now >= self._due and not self._waiting.full():
+            self._due = now + self._every_s
+            self._waiting.put_nowait(live.state())
+
+    def close(self, live: LiveForecaster) -> None:
+        """Writes the last state, and waits for it."""
+        self._waiting.put(live.state())
+        self._waiting.put(None)
+        self._writer.join()
+
+    def _write_all(self) -> None:
+        folder = Folder(self.path.absolute().parent)
+        while (state := self._waiting.get()) is not None:
+            arrays, plain = state
+            metadata = {"state": json.dumps({**plain, "identity": self._identity})}
+            try:
+                folder.write(self.path.name, save(arrays, metadata))
+            except (StorageError, OSError) as error:  # forecasts matter more than their state
+                _log.warning("the state was not saved, forecasting goes on: %s", error)
+
+
+def _identity(live: LiveForecaster) -> str:
+    """A hash of what a state belongs to: the format, the backbone, the units, and how they are judged."""
+    config = live.config
+    settings = [
+        FORMAT,
+        live.num_units,
+        live.unit_names,
+        config.normalise,
+        config.memory,
+        config.score_windows,
+    ]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name, parameter in sorted(live.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    for array in (live.fit.mean, live.fit.scale):
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,244 @@
+"""Goes on fitting the interface to the stream, in a process of its own.
+
+The forecaster's process does two things for it, both between frames and neither ever waiting: it copies each
+frame into shared memory, and it takes over an interface that lies there ready. The other process fits a
+copy to the older part of the frames it sees, and hands it over only if it forecasts the newest part, which
+it was not fitted to, better than the interface in use. A process that is stuck or killed costs nothing but
+the updates.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.synchronize
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forebrain.errors import ConfigError
+from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.relative import relative_error, squared_error
+from forebrain.realtime.forecaster import LiveForecaster
+from forebrain.shards.fits import Fit
+
+NICENESS = 10
+NEWEST_PART = 0.25  # of the frames seen: what decides whether an update is used
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """How the interface is updated while it is in use.
+
+    Attributes:
+        every_s: pause between two updates, seconds.
+        frames: newest frames that an update is fitted to and judged by.
+        steps: optimiser steps of an update.
+        batch_size: windows of a step.
+        learning_rate: of AdamW.
+    """
+
+    every_s: float = 10.0
+    frames: int = 2000
+    steps: int = 50
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"update.{name} is {getattr(self, name)}; expected 1 or more.")
+        for name in ("every_s", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"update.{name} is {getattr(self, name)}; expected more than 0.")
+
+
+class _Shared:
+    """Memory that both processes see: the newest frames, and one interface that is handed over.
+
+    The two semaphores make the handing over a relay: `wanted` is free while the place is empty, `ready` while
+    it holds an interface.
+    """
+
+    def __init__(self, context: Any, num_frames: int, interface: Interface) -> None:
+        num_units, width = interface.unit.shape
+        self.shape = (num_frames, num_units, width)
+        self._frames = context.RawArray("f", num_frames * num_units)
+        self._segments = context.RawArray("q", num_frames)
+        self._count = context.RawValue("q", 0)
+        self._unit = context.RawArray("f", num_units * width)
+        self._session = context.RawArray("f", len(interface.session))
+        self.wanted: multiprocessing.synchronize.Semaphore = context.Semaphore(1)
+        self.ready: multiprocessing.synchronize.Semaphore = context.Semaphore(0)
+
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """The frames [T, N] and their segments [T]."""
+        num_frames, num_units, _ = self.shape
+        frames = np.frombuffer(self._frames, np.float32).reshape(num_frames, num_units)
+        return frames, np.frombuffer(self._segments, np.int64)
+
+    def interface(self) -> tuple[Tensor, Tensor]:
+        """The interface that is handed over: unit [N, d] and session [e]."""
+        _, num_units, width = self.shape
+        unit, session = (np.frombuffer(each, np.float32) for each in (self._unit, self._session))
+        return torch.from_numpy(unit.reshape(num_units, width)), torch.from_numpy(session)
+
+    @property
+    def count(self) -> int:
+        return self._count.value
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self._count.value = count
+
+
+class InterfaceUpdater:
+    """Keeps a forecaster's interface fitted to what the units do now.
+
+    Args:
+        live: the forecaster; it must be normalised by a fit, which both processes then share.
+        config: how.
+
+    Raises:
+        ConfigError: the forecaster normalises by running statistics, or the frames hold no window.
+    """
+
+    def __init__(self, live: LiveForecaster, config: UpdateConfig) -> None:
+        if live.config.normalise != "fit":
+            raise ConfigError("an interface is updated only where the stream is normalised by a fit.")
+        window = live.context + live.horizon
+        if config.frames * NEWEST_PART < window:
+            raise ConfigError(
+                f"update.frames is {config.frames}; expected {int(window / NEWEST_PART)} or more: the newest "
+                f"quarter must hold a window of {live.context} + {live.horizon} frames."
+            )
+        context = multiprocessing.get_context("spawn")
+        self._shared = _Shared(context, config.frames, live.interface)
+        self._frames, self._segments = self._shared.frames()
+        given = copy.deepcopy(live.model), copy.deepcopy(live.interface), live.fit, live.dataset, config
+        self._process = context.Process(
+            target=_update, args=(self._shared, *given), name="live-updates", daemon=True
+        )
+        self._process.start()
+
+    def follow(self, live: LiveForecaster) -> None:
+        """Shows the newest frame to the other process, and takes over an interface that is ready."""
+        slot = self._shared.count % len(self._frames)
+        self._frames[slot] = live.frame
+        self._segments[slot] = live.segment
+        self._shared.count += 1
+        if self._shared.ready.acquire(block=False):
+            live.replace_interface(_with(live.interface, self._shared.interface()))
+            self._shared.wanted.release()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _update(
+    shared: _Shared,
+    model: Model,
+    interface: Interface,
+    fit: Fit,
+    dataset: int | None,
+    config: UpdateConfig,
+) -> None:
+    """The other process."""
+    os.nice(NICENESS)
+    torch.set_num_threads(1)
+    model.eval().requires_grad_(False)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    for number in itertools.count():
+        if multiprocessing.connection.wait([parent.sentinel], config.every_s):
+            return  # it has ended
+        windows = _windows(shared, fit, model.config.context + model.config.horizon)
+        if windows is None or not shared.wanted.acquire(block=False):
+            continue
+        better = improved(model, interface, dataset, *windows, config, seed=number)
+        if better is None:
+            shared.wanted.release()
+            continue
+        interface = better
+        for place, value in zip(shared.interface(), (better.unit, better.session), strict=True):
+            place.copy_(value)
+        shared.ready.release()
+
+
+def improved(
+    model: Model,
+    interface: Interface,
+    dataset: int | None,
+    older: Tensor,
+    newest: Tensor,
+    config: UpdateConfig,
+    seed: int,
+) -> Interface | None:
+    """An interface fitted to older windows, or None where it is no better on the newest.
+
+    Args:
+        model: the frozen backbone.
+        interface: the one in use; it is left as it is.
+        dataset: see `SessionInput`.
+        older, newest: normalised windows [B, C + H, N].
+        config: of the update.
+        seed: of the order of windows.
+    """
+    fitted = copy.deepcopy(interface).requires_grad_(True)
+    optimiser = torch.optim.AdamW(fitted.parameters(), lr=config.learning_rate, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(config.steps):
+        chosen = torch.randint(len(older), (config.batch_size,), generator=generator)
+        optimiser.zero_grad()
+        _error(model, fitted, dataset, older[chosen]).backward()
+        optimiser.step()
+    with torch.no_grad():
+        before, after = (_error(model, each, dataset, newest) for each in (interface, fitted))
+    return fitted.requires_grad_(False) if after < before else None
+
+
+def _error(model: Model, interface: Interface, dataset: int | None, windows: Tensor) -> Tensor:
+    context, target = windows.split([model.config.context, model.config.horizon], dim=1)
+    (forecast,) = model([SessionInput(context, interface, dataset)])
+    errors = relative_error if model.config.relative else squared_error
+    return errors(forecast, target, context).mean()
+
+
+def _windows(shared: _Shared, fit: Fit, length: int) -> tuple[Tensor, Tensor] | None:
+    """Normalised windows [B, length, N] of the older frames and of the newest; None before there are any."""
+    frames, segments = shared.frames()
+    count = shared.count
+    order = np.arange(max(0, count - len(frames)), count)
+    copied, segment = frames[order % len(frames)], segments[order % len(frames)]
+    is_whole = order >= shared.count - len(frames)  # the rest was overwritten while it was copied
+    copied, segment = fit.apply(copied[is_whole]), segment[is_whole]
+    cut = len(copied) - int(len(copied) * NEWEST_PART)
+    older = _cut(copied[:cut], segment[:cut], length, step=1)
+    newest = _cut(copied[cut:], segment[cut:], length, step=max(1, length // 4))
+    return (older, newest) if len(older) and len(newest) else None
+
+
+def _cut(frames: np.ndarray, segments: np.ndarray, length: int, step: int) -> Tensor:
+    starts = np.arange(0, len(frames) - length + 1, step)
+    starts = starts[segments[starts] == segments[starts + length - 1]]
+    return torch.from_numpy(frames[starts[:, None] + np.arange(length)])
+
+
+@torch.no_grad()
+def _with(interface: Interface, values: tuple[Tensor, Tensor]) -> Interface:
+    """An interface of the same shape with other values."""
+    other = copy.deepcopy(interface).requires_grad_(False)
+    for parameter, value in zip((other.unit, other.session), values, strict=True):
+        parameter.copy_(value)
+    return other

@@ -1,0 +1,231 @@
+"""Frames and forecasts over ZeroMQ: request and reply, or two streams (PUB/SUB). Needs the extra `live`.
+
+The forecaster binds, rigs connect. There is no encryption and no password: bind to 127.0.0.1 or to a network
+of your own.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import zmq
+
+from forebrain.errors import ConfigError, FrameError
+from forebrain.realtime.messages import (
+    Forecast,
+    Frame,
+    Question,
+    decode_reply,
+    decode_request,
+    encode_answer,
+    encode_error,
+    encode_forecast,
+    encode_frame,
+    encode_question,
+)
+
+QUEUED_FRAMES = 1000  # of a stream; what comes beyond is dropped, and shows as missing frames
+
+
+class RequestPort:
+    """Answers each request: REP.
+
+    Args:
+        address: to bind, such as tcp://127.0.0.1:5600.
+        max_bytes: of a message; a sender of larger ones is cut off.
+    """
+
+    def __init__(self, address: str, max_bytes: int) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.REP)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+        self.address = _bind(self._socket, address)
+
+    def receive(self, timeout_s: float) -> Frame | Question | None:
+        if not self._socket.poll(round(1e3 * timeout_s)):
+            return None
+        return decode_request(_only_part(self._socket))
+
+    def is_behind(self) -> bool:
+        return False  # whoever asks waits for the answer
+
+    def send(self, forecast: Forecast) -> None:
+        self._socket.send(encode_forecast(forecast))
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        self._socket.send(encode_answer(answer))
+
+    def refuse(self, reason: str) -> None:
+        self._socket.send(encode_error(reason))
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+class StreamPort:
+    """Listens to frames and publishes forecasts: SUB and PUB.
+
+    Args:
+        frames, forecasts: addresses to bind.
+        max_bytes: of a message; a sender of larger ones is cut off.
+    """
+
+    def __init__(self, frames: str, forecasts: str, max_bytes: int) -> None:
+        self._context = zmq.Context()
+        self._frames = self._context.socket(zmq.SUB)
+        self._frames.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+        self._frames.setsockopt(zmq.RCVHWM, QUEUED_FRAMES)
+        self._frames.setsockopt(zmq.SUBSCRIBE, b"")
+        self._forecasts = self._context.socket(zmq.PUB)
+        self.address = _bind(self._frames, frames), _bind(self._forecasts, forecasts)
+
+    def receive(self, timeout_s: float) -> Frame | Question | None:
+        if not self._frames.poll(round(1e3 * timeout_s)):
+            return None
+        return decode_request(_only_part(self._frames))
+
+    def is_behind(self) -> bool:
+        return bool(self._frames.poll(0))
+
+    def send(self, forecast: Forecast) -> None:
+        self._forecasts.send(encode_forecast(forecast))
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        self._forecasts.send(encode_answer(answer))
+
+    def refuse(self, reason: str) -> None:
+        self._forecasts.send(encode_error(reason))
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+class RequestClient:
+    """Sends a frame and gets its forecast: REQ. A lost answer does not block the next request."""
+
+    awaits_answers = True
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.REQ)
+        self._socket.setsockopt(zmq.REQ_RELAXED, 1)
+        self._socket.setsockopt(zmq.REQ_CORRELATE, 1)
+        _connect(self._socket, address)
+
+    def send(self, frame: Frame) -> None:
+        self._socket.send(encode_frame(frame))
+
+    def receive(self, timeout_s: float) -> Forecast | None:
+        """The forecast of the frame sent last, None if it does not come in time.
+
+        Raises:
+            FrameError: the frame was refused.
+        """
+        reply = self._reply(timeout_s)
+        return reply if isinstance(reply, Forecast) else None
+
+    def ask(self, ask: str, timeout_s: float = 10.0) -> dict[str, Any]:
+        """`status` or `describe`.
+
+        Raises:
+            FrameError: no answer in time.
+        """
+        self._socket.send(encode_question(Question(ask)))
+        reply = self._reply(timeout_s)
+        if not isinstance(reply, dict):
+            raise FrameError(f"no answer within {timeout_s:g} s; is the forecaster running at that address?")
+        return reply
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    def _reply(self, timeout_s: float) -> Forecast | dict[str, Any] | None:
+        return decode_reply(self._socket.recv()) if _poll(self._socket, timeout_s) else None
+
+
+class StreamClient:
+    """Publishes frames and listens to forecasts: PUB and SUB.
+
+    Streams find each other a moment after connecting; `ready` waits for it, so that no frame is lost.
+    """
+
+    awaits_answers = False
+
+    def __init__(self, frames: str, forecasts: str) -> None:
+        self._context = zmq.Context()
+        self._frames = self._context.socket(zmq.PUB)
+        self._forecasts = self._context.socket(zmq.SUB)
+        self._forecasts.setsockopt(zmq.SUBSCRIBE, b"")
+        _connect(self._frames, frames)
+        _connect(self._forecasts, forecasts)
+
+    def ready(self, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Asks until an answer comes, and returns what the forecaster says of itself.
+
+        Raises:
+            FrameError: no answer in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self._frames.send(encode_question(Question("describe")))
+            while self._forecasts.poll(50):
+                reply = decode_reply(self._forecasts.recv())
+                if isinstance(reply, dict):
+                    return reply
+        raise FrameError(f"no answer within {timeout_s:g} s; is the forecaster running at these addresses?")
+
+    def send(self, frame: Frame) -> None:
+        self._frames.send(encode_frame(frame))
+
+    def receive(self, timeout_s: float) -> Forecast | None:
+        """The next forecast, None if none comes in time.
+
+        Raises:
+            FrameError: a frame was refused.
+        """
+        if not _poll(self._forecasts, timeout_s):
+            return None
+        reply = decode_reply(self._forecasts.recv())
+        return reply if isinstance(reply, Forecast) else None
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+def _only_part(socket: zmq.Socket) -> bytes:
+    parts = socket.recv_multipart()
+    if len(parts) != 1:
+        raise FrameError(f"the message has {len(parts)} parts; expected one.")
+    return parts[0]
+
+
+def _poll(socket: zmq.Socket, timeout_s: float) -> bool:
+    """Whether a message is there before the timeout; as exact as the clock, where ZeroMQ counts whole ms."""
+    deadline = time.perf_counter() + timeout_s
+    while True:
+        remaining_ms = 1e3 * (deadline - time.perf_counter())
+        if socket.poll(max(0, int(remaining_ms))):
+            return True
+        if remaining_ms < 1:
+            time.sleep(max(0.0, deadline - time.perf_counter()))
+            return bool(socket.poll(0))
+
+
+def _bind(socket: zmq.Socket, address: str) -> str:
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"{address} cannot be bound ({error}); expected a free address such as tcp://127.0.0.1:5600."
+        ) from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _connect(socket: zmq.Socket, address: str) -> None:
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"{address} is no address ({error}); expected one such as tcp://127.0.0.1:5600."
+        ) from error

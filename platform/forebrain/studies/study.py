@@ -1,0 +1,154 @@
+"""A study from end to end: check everything, prepare the data, run what is missing, read what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+
+from forebrain.errors import ConfigError
+from forebrain.pretraining import check_data, prepare_into
+from forebrain.shards.index import INDEX_NAME
+from forebrain.shards.recordings import find_all
+from forebrain.storage import Folder
+from forebrain.studies.trials import Trial
+from forebrain.studies.tuning import read_note, read_result, run_trials, unfinished
+from forebrain.training.config import PretrainConfig
+from forebrain.training.run_folder import RunFolder, check_same_run
+
+# Of result.json: the forecaster that was trained, and those beside it.
+MODEL = "model"
+Status = Literal["finished", "failed", "stopped", "missing"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        trial: which.
+        status: finished, or why there is no result.
+        text: more about that, where there is more to say.
+        result: result.json of a finished trial.
+    """
+
+    trial: Trial
+    status: Status
+    text: str
+    result: dict[str, Any] | None
+
+    def by_session(self, part: str, forecaster: str = MODEL, metric: str = "score") -> dict[str, float]:
+        """A metric by session, of the sessions that count and in which it is defined.
+
+        Args:
+            part: validation or test.
+            forecaster: the model, or a baseline.
+            metric: a name of `scoring.metrics.METRICS`.
+        """
+        block = (self.result or {}).get(part) or {}
+        if forecaster != MODEL:
+            block = block.get("baselines", {}).get(forecaster, {})
+        target = self.trial.target
+        return {
+            session: scores[metric]
+            for session, scores in block.get("by_session", {}).items()
+            if scores[metric] is not None and target in (None, session)
+        }
+
+
+def conduct(
+    study: Any,
+    make_trials: Callable[[PretrainConfig], Sequence[Trial]],
+    console: Console,
+    early_stopping: bool = False,
+) -> list[Outcome]:
+    """Runs a study, or goes on with it.
+
+    Args:
+        study: its config, with `pretrain` (what all trials share; `out` is the study's folder) and
+            `parallel`.
+        make_trials: base config, with the address of prepared shards -> all trials.
+        console: where progress is shown.
+        early_stopping: see `run_trials`.
+
+    Raises:
+        ConfigError: a trial is impossible, or the cluster has not the room; nothing was started.
+        CheckpointError: the folder holds another study.
+        StudyStoppedError: SIGTERM or SIGINT came.
+    """
+    base: PretrainConfig = study.pretrain
+    folder = Folder(base.out)
+    base = dataclasses.replace(base, out=folder.uri, data=_absolute(base.data))
+    _check_same_study(folder, base)
+    trials = make_trials(base)
+    base = _with_shards(base, trials, console)
+    trials = make_trials(base)
+    for trial in trials:
+        RunFolder(trial.config.out).check_config(trial.config)
+    for trial in unfinished(trials):
+        try:
+            check_data(trial.config.data, trial.config)
+        except ConfigError as error:
+            raise ConfigError(f"{trial.label}: {error}") from error
+    folder.write("study.yaml", yaml.safe_dump(_values(study, base.out), sort_keys=False).encode())
+    todo = unfinished(trials)
+    console.print(f"{len(trials)} trials in {folder.uri}, {len(trials) - len(todo)} of them done already.")
+    run_trials(trials, folder.uri, console, study.parallel, early_stopping)
+    return read_outcomes(trials)
+
+
+def read_outcomes(trials: Sequence[Trial]) -> list[Outcome]:
+    """What the trials' folders say; a trial whose folder is not there is missing."""
+    outcomes = []
+    for trial in trials:
+        result, note = read_result(trial), read_note(trial)
+        if result is not None:
+            outcomes.append(Outcome(trial, "finished", "", result))
+        elif note is not None:
+            outcomes.append(Outcome(trial, note.status, note.text, None))
+        else:
+            outcomes.append(Outcome(trial, "missing", "it has not run, or its folder was removed", None))
+    return outcomes
+
+
+def _absolute(data: str) -> str:
+    return data if data.startswith("sim://") else Folder(data).uri
+
+
+def _check_same_study(folder: Folder, base: PretrainConfig) -> None:
+    """Variants, seeds and sizes may be added to a study; what all its trials share may not change."""
+    try:
+        stored = yaml.safe_load(folder.read("study.yaml"))
+    except FileNotFoundError:
+        return
+    check_same_run(stored["pretrain"], json.loads(json.dumps(base.identity())), folder.uri)
+
+
+def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console) -> PretrainConfig:
+    """The base with its recordings prepared, where `data` names some: once, for all trials."""
+    shards = RunFolder(base.out).shards(base.data)
+    if shards != base.data and not Folder(shards).exists(INDEX_NAME):
+        recordings = find_all([base.data])
+        longest = max(
+            (trial.config.evaluation.longest_context or trial.config.model.context)
+            + trial.config.model.horizon
+            for trial in trials
+        )
+        if longest > base.prepare.max_window:
+            raise ConfigError(
+                f"prepare.max_window is {base.prepare.max_window}; expected at least the {longest} frames of "
+                "context and horizon of the longest trial."
+            )
+        prepare_into(shards, recordings, base, console)
+    return dataclasses.replace(base, data=shards)
+
+
+def _values(study: Any, out: str) -> dict[str, Any]:
+    values = dataclasses.asdict(study)
+    values["pretrain"] |= {"out": out, "data": _absolute(study.pretrain.data)}
+    return values

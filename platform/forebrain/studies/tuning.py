@@ -1,0 +1,284 @@
+"""Runs the trials of a study in parallel with Ray Tune.
+
+Tune is the executor and no more: each trial is a normal run folder, and what is there says what is done. So a
+study that was killed goes on by looking into its run folders; Tune's own snapshots are never read. A trial
+that fails leaves a note in its folder, and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import traceback
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.util.state import list_placement_groups
+from rich.console import Console
+
+from forebrain.cluster_runtime import quiet_ray, start_ray
+from forebrain.errors import ConfigError, ForebrainError, StoppedError
+from forebrain.pretraining import pretrain
+from forebrain.storage import Folder
+from forebrain.studies.trials import Trial
+from forebrain.training.stopping import StopSignals
+
+# In a trial's folder, beside what a run has: why there is no result.
+NOTE = "trial.json"
+# A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
+RESTARTS = 2
+_QUIET_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # StopSignals takes signals: Tune's own handler knows only SIGINT.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # The newer output prints a banner however quiet it is to be.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """Why a trial has no result.
+
+    Attributes:
+        status: `failed` is tried again by the same command, `stopped` (early, for it was behind) is not.
+        text: what happened, a line or more.
+    """
+
+    status: Literal["failed", "stopped"]
+    text: str
+
+
+def read_note(trial: Trial) -> Note | None:
+    try:
+        return Note(**json.loads(Folder(trial.config.out).read(NOTE)))
+    except FileNotFoundError:
+        return None
+
+
+def read_result(trial: Trial) -> dict[str, Any] | None:
+    """A finished trial's result.json; None where it has not finished, or is not there."""
+    try:
+        result = json.loads(Folder(trial.config.out).read("result.json"))
+    except (FileNotFoundError, ValueError):  # damaged: pretrain says so when it is asked to go on
+        return None
+    return result if "steps" in result else None
+
+
+def unfinished(trials: Iterable[Trial]) -> list[Trial]:
+    """Trials that have neither a result nor were stopped early."""
+
+    def is_stopped(trial: Trial) -> bool:
+        note = read_note(trial)
+        return note is not None and note.status == "stopped"
+
+    return [trial for trial in trials if read_result(trial) is None and not is_stopped(trial)]
+
+
+class StudyStoppedError(StoppedError):
+    """A study was asked to stop; its finished trials are kept."""
+
+    def __init__(self, signal_name: str, num_left: int) -> None:
+        ForebrainError.__init__(
+            self,
+            f"stopped by {signal_name} with {num_left} trials left; the same command goes on with them.",
+        )
+        self.signal_name = signal_name
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    out: str,
+    console: Console,
+    parallel: int | None = None,
+    early_stopping: bool = False,
+) -> None:
+    """Runs the trials that are not finished.
+
+    Args:
+        trials: all of the study; they train with the same number of workers.
+        out: the study's folder.
+        console: where progress is shown.
+        parallel: trials at once; None for as many as fit.
+        early_stopping: stop trials that are behind the others after the same number of steps (ASHA).
+
+    Raises:
+        ConfigError: the cluster has no room for one trial, or for as many as asked.
+        StudyStoppedError: SIGTERM or SIGINT came.
+    """
+    todo = unfinished(trials)
+    if not todo:
+        return
+    for name, value in _QUIET_TUNE.items():
+        os.environ.setdefault(name, value)
+    quiet_ray()
+    start_ray()
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    resources = _resources(todo[0])
+    room = _room(todo[0])
+    if room < (parallel or 1):
+        raise ConfigError(
+            f"parallel is {parallel or 1} and the cluster has room for {room} trials at once, which need "
+            f"{_needs(todo[0])} each; expected at most {room}, or a larger cluster."
+        )
+    folder = Folder(out)
+    folder.remove("ray")  # of a study that was killed
+    steps = todo[0].config.training.steps
+    with StopSignals() as signals:
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(_run_trial, trials=todo), resources),
+            param_space={"number": tune.grid_search(list(range(len(todo))))},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=min(parallel or room, room),
+                # Stops at max_t too, where the run would still be evaluated.
+                scheduler=ASHAScheduler(
+                    time_attr="step", metric="score", mode="max", max_t=steps + 1, grace_period=-(-steps // 8)
+                )
+                if early_stopping
+                else None,
+            ),
+            run_config=tune.RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=folder.uri_of("ray"),
+                failure_config=tune.FailureConfig(max_failures=RESTARTS),
+                callbacks=[_Progress(todo, len(trials), console, signals)],
+                stop=_WhenAsked(signals),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            _remove_placement_groups()
+            folder.remove("ray")
+    if signals.received:
+        raise StudyStoppedError(signals.received, len(unfinished(trials)))
+
+
+def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
+    """In a process of its own: trains and evaluates, and tells Tune of each validation."""
+    trial = trials[parameters["number"]]
+    steps = trial.config.training.steps
+    last = {"step": 0, "score": 0.0}
+
+    def tell(event: dict[str, Any]) -> None:
+        # An undefined score can be compared with nothing, so such a trial is never stopped early.
+        if event["kind"] == "validation" and event["step"] < steps and event["score"] is not None:
+            last.update(step=event["step"], score=event["score"])
+            tune.report(dict(last))
+
+    Folder(trial.config.out).remove(NOTE)
+    try:
+        pretrain(trial.config, Console(quiet=True), tell)
+    except Exception as error:
+        text = str(error) if isinstance(error, ForebrainError) else traceback.format_exc()
+        _write_note(trial, Note("failed", text))
+    tune.report({**last, "step": steps})
+
+
+def _write_note(trial: Trial, note: Note) -> None:
+    Folder(trial.config.out).write(NOTE, json.dumps(vars(note)).encode())
+
+
+class _WhenAsked(tune.Stopper):
+    """Ends the study when a signal came; running trials resume from their checkpoints the next time."""
+
+    def __init__(self, signals: StopSignals) -> None:
+        self._signals = signals
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._signals.received is not None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _WhenAsked, (StopSignals(),)  # of a snapshot, which nobody reads
+
+
+class _Progress(tune.Callback):
+    """A line for each trial that ends, and a note for one whose process was lost or that was stopped."""
+
+    def __init__(
+        self, todo: Sequence[Trial], num_trials: int, console: Console, signals: StopSignals
+    ) -> None:
+        self._todo, self._console, self._signals = todo, console, signals
+        self._num_trials = num_trials
+        self._num_done = num_trials - len(todo)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self._signals.received:
+            return
+        ended = self._of(trial)
+        note = read_note(ended)
+        if read_result(ended) is None and note is None:
+            step = trial.last_result.get("step")
+            note = Note("stopped", f"stopped early after step {step}: it was behind the others.")
+            _write_note(ended, note)
+        self._tell(ended, note)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if trial.status != "ERROR":  # it is started again
+            return
+        ended = self._of(trial)
+        lines = str(trial.get_error() or "no reason was given").strip().splitlines()
+        note = Note("failed", f"its process was lost {RESTARTS + 1} times; the last time: {lines[-1]}")
+        _write_note(ended, note)
+        self._tell(ended, note)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tune.Callback, ()  # as above
+
+    def _of(self, trial: Any) -> Trial:
+        return self._todo[trial.config["number"]]
+
+    def _tell(self, trial: Trial, note: Note | None) -> None:
+        self._num_done += 1
+        result = read_result(trial) or {}
+        score = (result.get("test") or {}).get("score")
+        what = f"test score {score:.4f}" if score is not None else "test score undefined"
+        if note is not None:
+            what = f"{note.status}: {note.text.strip().splitlines()[-1]}"
+        self._console.print(f"[{self._num_done}/{self._num_trials}] {trial.label}: {what}")
+
+
+def _needs(trial: Trial) -> dict[str, float]:
+    """What a trial takes of the cluster, its training workers included."""
+    config = trial.config
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if config.workers:
+        return {"CPU": config.workers, **({"GPU": config.workers} if gpus >= config.workers else {})}
+    return {"CPU": config.training.threads or 1, **({"GPU": 1} if gpus else {})}
+
+
+def _resources(trial: Trial) -> dict[str, float]:
+    """What Tune reserves for a trial's own process; training workers reserve theirs by themselves."""
+    return {"CPU": 0.01} if trial.config.workers else _needs(trial)
+
+
+def _room(trial: Trial) -> int:
+    """Trials that the cluster has room for at once."""
+    has = ray.cluster_resources()
+    needs = _needs(trial)
+    return min(int(has.get(name, 0) // amount) for name, amount in needs.items())
+
+
+def _remove_placement_groups() -> None:
+    """Removes what this driver's trials have reserved and did not give back, as those do that are stopped."""
+    context = ray.get_runtime_context()
+    job = context.get_job_id()
+    groups = list_placement_groups(
+        address=context.gcs_address, filters=[("creator_job_id", "=", job), ("state", "!=", "REMOVED")]
+    )
+    for group in groups:
+        with suppress(ValueError):  # it has gone meanwhile
+            name = ray.PlacementGroupID.from_hex(group.placement_group_id)
+            ray.util.remove_placement_group(ray.util.placement_group.PlacementGroup(name))

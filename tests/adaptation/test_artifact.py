@@ -1,0 +1,143 @@
+"""An adaptation's folder: comes back as it was, whole or not at all, and only with its own backbone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, Adapted, new_folder
+from forebrain.adaptation.backbone import Backbone
+from forebrain.errors import AdaptationError, StorageError
+from forebrain_registry import Registry
+
+
+def window(num_units: int = 5, num_frames: int = 12) -> np.ndarray:
+    return np.random.default_rng(2).normal(size=(num_frames, num_units)).astype(np.float32)
+
+
+@pytest.fixture
+def backbone(registry: Registry, publish_backbone: Callable[..., str]) -> Backbone:
+    return Backbone.from_registry(publish_backbone(), registry.uri)
+
+
+@pytest.fixture
+def saved(backbone: Backbone, make_adapted: Callable[..., Adapted], tmp_path: Path) -> Path:
+    return make_adapted(backbone).save(tmp_path / "worm9")
+
+
+def test_a_later_load_forecasts_the_same_and_knows_the_same(
+    backbone: Backbone, make_adapted: Callable[..., Adapted], saved: Path
+) -> None:
+    before, after = make_adapted(backbone), Adapted.load(saved)
+    np.testing.assert_array_equal(after.forecast(window()), before.forecast(window()))
+    for name in ("unit_names", "rate_hz", "fitted_on", "mode", "origin", "subject", "num_recorded", "model"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.description.protocol == "chronological"
+    assert sorted(path.name for path in saved.iterdir()) == [RECORD, INTERFACE]
+
+
+def test_a_forecast_is_in_the_recordings_own_units(
+    backbone: Backbone, make_adapted: Callable[..., Adapted]
+) -> None:
+    adapted = make_adapted(backbone)
+    frames = window()
+    shifted = adapted.forecast(frames + 3 * adapted.scale)  # a relative model moves with its window
+    np.testing.assert_allclose(shifted, adapted.forecast(frames) + 3 * adapted.scale, atol=1e-4)
+    assert shifted.shape == (4, 5)
+
+
+def test_a_window_may_be_longer_and_may_hold_all_recorded_units(
+    backbone: Backbone, make_adapted: Callable[..., Adapted]
+) -> None:
+    adapted = make_adapted(backbone)
+    recorded = window(num_units=6, num_frames=30)
+    expected = adapted.forecast(recorded[-12:][:, [0, 1, 2, 4, 5]])
+    np.testing.assert_array_equal(adapted.forecast(recorded), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (window(num_frames=11), "11 frames"),
+        (window(num_units=4), r"5 \(or all 6 recorded\) units"),
+        (np.zeros(12), "shape"),
+        (np.where(np.arange(5) == 2, np.nan, window()), "RIM"),
+    ],
+)
+def test_a_window_that_does_not_fit_is_one_clear_error(
+    given: np.ndarray, words: str, backbone: Backbone, make_adapted: Callable[..., Adapted]
+) -> None:
+    with pytest.raises(AdaptationError, match=words):
+        make_adapted(backbone).forecast(given)
+
+
+def test_it_loads_offline_once_the_backbone_is_in_the_cache(saved: Path, registry: Registry) -> None:
+    expected = Adapted.load(saved).forecast(window())
+    shutil.rmtree(registry.uri)
+    np.testing.assert_array_equal(Adapted.load(saved).forecast(window()), expected)
+
+
+def test_it_loads_from_a_copy_of_its_registry(saved: Path, registry: Registry, tmp_path: Path) -> None:
+    moved = shutil.move(registry.uri, tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(AdaptationError, match="no model 'worms'"):
+        Adapted.load(saved)
+    Adapted.load(saved, registry=moved)
+
+
+def test_another_backbone_of_the_same_name_is_refused(
+    saved: Path, registry: Registry, publish_backbone: Callable[..., str]
+) -> None:
+    shutil.rmtree(registry.uri)
+    shutil.rmtree(Path(registry.uri).with_name("cache"))
+    assert publish_backbone(seed=5) == "worms@1"
+    with pytest.raises(AdaptationError, match="no version with the digest"):
+        Adapted.load(saved)
+
+    other = Backbone.from_registry("worms@1", registry.uri)
+    record = json.loads((saved / RECORD).read_text())
+    record["model"]["digest"] = other.origin.digest
+    (saved / RECORD).write_text(json.dumps(record))
+    with pytest.raises(AdaptationError, match="means nothing to another backbone"):
+        Adapted.load(saved)
+
+
+def test_a_changed_backbone_lies_in_the_folder(
+    backbone: Backbone, make_adapted: Callable[..., Adapted], tmp_path: Path, registry: Registry
+) -> None:
+    changed = make_adapted(backbone, mode="full")
+    folder = changed.save(tmp_path / "own")
+    shutil.rmtree(registry.uri)
+    shutil.rmtree(tmp_path / "cache")
+    np.testing.assert_array_equal(Adapted.load(folder).forecast(window()), changed.forecast(window()))
+    (folder / BACKBONE).unlink()
+    with pytest.raises(AdaptationError, match=BACKBONE):
+        Adapted.load(folder)
+
+
+@pytest.mark.parametrize("name", [INTERFACE, RECORD])
+def test_a_damaged_or_missing_file_is_one_clear_error(saved: Path, name: str) -> None:
+    data = (saved / name).read_bytes()
+    (saved / name).write_bytes(data[:-7])
+    with pytest.raises(AdaptationError, match=name):
+        Adapted.load(saved)
+    (saved / name).unlink()
+    with pytest.raises(AdaptationError, match=name):
+        Adapted.load(saved)
+
+
+def test_a_folder_is_there_whole_or_not_at_all(saved: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "new") as partial:
+        (partial / "file").write_text("half")
+        raise RuntimeError
+    with pytest.raises(StorageError, match="No space left on device"), new_folder(tmp_path / "new"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(StorageError, match="exists already"), new_folder(saved):
+        raise AssertionError("never entered")
+    assert sorted(tmp_path.iterdir()) == before

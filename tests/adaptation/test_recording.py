@@ -1,0 +1,97 @@
+"""A recording is made ready as the backbone expects, or refused with one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.adaptation.description import Description
+from forebrain.adaptation.recording import open_session, prepare_session
+from forebrain.errors import AdaptationError, ForebrainError, RecordingError
+from forebrain.sessions.session import Session
+
+RATES = [1.5, 2.5]
+
+
+def test_it_is_repaired_and_every_remaining_unit_can_be_found_again(
+    walk: Callable[..., Session], description: Description
+) -> None:
+    traces = walk(1).frames(0, 400)
+    traces[:, 1] = 3.0
+    traces[50:60, 2] = np.nan
+    session = replace(walk(1), traces=traces, unit_names=("A", "B", "C", "D", "E"))
+    prepared = prepare_session(session, description, RATES)
+    assert prepared.columns.tolist() == [0, 2, 3, 4] and prepared.num_recorded == 5
+    assert prepared.session.unit_names == ("A", "C", "D", "E")
+    assert {"constant_units", "missing_values"} <= set(prepared.report.kinds())
+    assert np.isfinite(prepared.session.frames(0, 400)).all()
+    assert prepare_session(walk(1), description, RATES).session.unit_names[2] == "unit 2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"rate_hz": 20.0},
+            r"20 frames a second; the backbone was trained at 1.5, 2.5 Hz.*--resample.*2.5 Hz",
+        ),
+        ({"traces": np.random.default_rng(0).normal(size=(75, 5))}, "too short.*need 80 frames"),
+        ({"segment_ids": np.arange(400, dtype=np.int32) // 15}, "longest unbroken stretch 15"),
+        ({"traces": np.full((400, 5), np.nan)}, "nothing usable"),
+    ],
+)
+def test_a_recording_that_does_not_fit_is_one_clear_error(
+    changes: dict, words: str, walk: Callable[..., Session], description: Description
+) -> None:
+    with pytest.raises(ForebrainError, match=words):
+        prepare_session(replace(walk(1), **changes), description, RATES)
+
+
+def test_it_is_resampled_when_asked_and_when_the_backbone_always_was(
+    walk: Callable[..., Session], description: Description
+) -> None:
+    fast = replace(walk(1, num_frames=1600), rate_hz=10.0)
+    prepared = prepare_session(fast, description, RATES, to_rate=True)
+    assert (prepared.session.rate_hz, prepared.session.num_frames) == (2.5, 400)
+    assert (prepared.resample_hz, prepared.recorded_rate_hz) == (2.5, 10.0)
+    assert "resampled" in prepared.report.kinds()
+
+    always = prepare_session(fast, replace(description, resample_hz=5.0), [5.0])
+    assert (always.session.rate_hz, always.resample_hz) == (5.0, 5.0)
+    with pytest.raises(RecordingError, match="rate is not known"):
+        prepare_session(replace(fast, rate_hz=None), replace(description, resample_hz=5.0), [5.0])
+
+
+def test_a_rate_near_to_a_trained_one_or_unknown_is_taken(
+    walk: Callable[..., Session], description: Description
+) -> None:
+    near = prepare_session(replace(walk(1), rate_hz=2.8), description, RATES)
+    assert near.session.rate_hz == 2.8 and near.resample_hz is None
+    unknown = prepare_session(replace(walk(1), rate_hz=None), description, RATES)
+    assert "rate_not_checked" in unknown.report.kinds()
+    assert prepare_session(replace(walk(1), rate_hz=77.0), description, []).session.rate_hz == 77.0
+
+
+def test_events_are_binned_as_the_backbones_were(description: Description) -> None:
+    rng = np.random.default_rng(0)
+    events = (rng.random((4000, 6)) < 0.01).astype(np.float32)
+    session = Session(events, 20.0, "mouse", "m1", "day1", "lab", signal="calcium_events")
+    prepared = prepare_session(session, description, [2.0])
+    assert (prepared.session.rate_hz, prepared.event_rate_hz) == (2.0, 2.0)
+    kept = prepare_session(session, replace(description, event_rate_hz=None), [20.0])
+    assert kept.session.num_frames == 4000 and kept.event_rate_hz is None
+
+
+def test_one_session_of_several_must_be_named(walk: Callable[..., Session], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        np.save(tmp_path / f"{name}.npy", walk(1).frames(0, 100))
+    with pytest.raises(AdaptationError, match=r"holds 2 sessions.*--session: .*one.*two"):
+        open_session(str(tmp_path))
+    (name,) = (session.id for session in [open_session(str(tmp_path / "two.npy"))])
+    assert open_session(str(tmp_path), name).id == name
+    with pytest.raises(AdaptationError, match="holds no session 'nothing'"):
+        open_session(str(tmp_path), "nothing")

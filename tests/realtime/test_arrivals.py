@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from forebrain.realtime.arrivals import Arrival, Arrivals
+
+
+def test_without_index_and_time_the_order_of_arrival_counts() -> None:
+    arrivals = Arrivals(rate_hz=None)
+    assert [arrivals.judge(None, None) for _ in range(3)] == [Arrival("next")] * 3
+    assert arrivals.index == 2
+
+
+def test_a_stream_may_begin_anywhere() -> None:
+    arrivals = Arrivals(rate_hz=None)
+    assert arrivals.judge(500, None) == Arrival("next")
+    assert arrivals.judge(503, None) == Arrival("next", missing=2)
+
+
+def test_the_index_counts_more_than_the_time() -> None:
+    arrivals = Arrivals(rate_hz=10)
+    arrivals.judge(0, 5.0)
+    assert arrivals.judge(1, 4.0) == Arrival("next")
+    assert arrivals.judge(1, 9.0) == Arrival("repeated")
+
+
+def test_times_tell_missing_frames_once_the_interval_is_known() -> None:
+    arrivals = Arrivals(rate_hz=10)
+    for number in range(20):
+        assert arrivals.judge(None, number / 10) == Arrival("next")
+    assert arrivals.judge(None, 2.04) == Arrival("next")  # a little jitter
+    assert arrivals.judge(None, 2.34) == Arrival("next", missing=2)
+    assert arrivals.judge(None, 2.34) == Arrival("repeated")
+    assert arrivals.judge(None, 2.2) == Arrival("late")
+    assert arrivals.index == 23
+
+
+def test_a_rate_that_differs_makes_no_frame_missing() -> None:
+    arrivals = Arrivals(rate_hz=10)
+    assert all(arrivals.judge(None, number / 2).missing == 0 for number in range(40))
+    assert arrivals.rate_differs and arrivals.measured_hz == pytest.approx(2)
+
+
+def test_missing_frames_do_not_change_the_measured_rate() -> None:
+    arrivals = Arrivals(rate_hz=10)
+    for index in range(0, 200, 4):
+        arrivals.judge(index, index / 10)
+    assert arrivals.measured_hz == pytest.approx(10) and not arrivals.rate_differs
+
+
+def test_single_late_frames_never_make_a_restart() -> None:
+    arrivals = Arrivals(rate_hz=None)
+    for index in range(100, 140, 2):
+        arrivals.judge(index, None)
+        assert arrivals.judge(index - 1, None).kind == "late"
+        assert arrivals.judge(3, None).kind == "late"
+
+
+@pytest.mark.parametrize("by", ["index", "time"])
+def test_a_sender_that_starts_again_is_followed_after_five_frames(by: str) -> None:
+    arrivals = Arrivals(rate_hz=None)
+
+    def judge(position: int) -> str:
+        at = {"index": (position, None), "time": (None, float(position))}[by]
+        return arrivals.judge(*at).kind
+
+    for position in range(100, 130):
+        judge(position)
+    assert [judge(position) for position in range(8)] == ["late"] * 4 + ["restart"] + ["next"] * 3

@@ -1,0 +1,304 @@
+"""The live forecaster: equal to the offline path, and defined whatever the stream does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from realtime_small import CONTEXT, HORIZON, Small, activity, build_small
+
+from forebrain import realtime
+from forebrain.errors import ConfigError, FrameError
+from forebrain.models.contract import SessionInput
+from forebrain.realtime import LiveConfig, LiveForecaster
+from forebrain.shards.fits import Fit
+
+Open = Callable[..., LiveForecaster]
+
+
+@torch.inference_mode()
+def offline(small: Small, windows: np.ndarray) -> np.ndarray:
+    """The model on normalised windows [B, C, N], as evaluation calls it."""
+    return small.model([SessionInput(torch.from_numpy(windows), small.interface)])[0].numpy()
+
+
+def play(live: LiveForecaster, frames: np.ndarray) -> np.ndarray:
+    return np.stack([live.step(frame) for frame in frames])
+
+
+@pytest.mark.parametrize("num_units", [1, 6, 300])
+def test_forecasts_are_the_offline_ones_bit_for_bit(num_units: int) -> None:
+    small = build_small(num_units)
+    frames = activity(60, small.fit)
+    forecasts = play(realtime.open(*small), frames)
+    normalised = small.fit.apply(frames)
+    starts = np.arange(len(frames) - CONTEXT + 1)
+    windows = np.ascontiguousarray(normalised[starts[:, None] + np.arange(CONTEXT)])
+    alone = np.concatenate([offline(small, window[None]) for window in windows])
+    np.testing.assert_array_equal(forecasts[CONTEXT - 1 :], alone * small.fit.scale + small.fit.mean)
+    live = (forecasts[CONTEXT - 1 :] - small.fit.mean) / small.fit.scale
+    assert np.abs(live - offline(small, windows)).max() < 1e-5
+
+
+def test_until_the_window_is_full_the_last_frame_is_repeated(small: Small, open_live: Open) -> None:
+    live = open_live()
+    for number, frame in enumerate(activity(CONTEXT + 2, small.fit), start=1):
+        forecast = live.step(frame)
+        is_copy = bool((forecast == frame).all())
+        assert is_copy == (number < CONTEXT) == (live.source == "warm-up")
+        assert forecast.shape == (HORIZON, 6) and forecast.dtype == np.float32
+
+
+def test_no_frame_changes_a_forecast_made_before_it(small: Small, open_live: Open) -> None:
+    frames = activity(50, small.fit)
+    changed = frames.copy()
+    changed[40:] += 30
+    np.testing.assert_array_equal(play(open_live(), frames)[:40], play(open_live(), changed)[:40])
+    running = [play(open_live(normalise="running"), each)[:40] for each in (frames, changed)]
+    np.testing.assert_array_equal(*running)
+
+
+def test_a_returned_forecast_is_the_callers_own(small: Small, open_live: Open) -> None:
+    live, frames = open_live(), activity(30, small.fit)
+    first = play(live, frames[:20])[-1]
+    kept = first.copy()
+    first[:] = 0
+    np.testing.assert_array_equal(live.step(frames[19], index=live.arrivals.index), kept)
+
+
+def test_missing_values_hold_the_last_one(small: Small, open_live: Open) -> None:
+    frames = activity(40, small.fit)
+    frames[30:33, 2] = frames[29, 2]
+    held = frames.copy()
+    held = held.astype(np.float64)
+    held[30, 2], held[31, 2], held[32, 2] = np.nan, np.inf, 1e300
+    live = open_live()
+    np.testing.assert_array_equal(play(live, held), play(open_live(), frames))
+    assert live.counts["missing_values"] == 3 and live.counts["vanished"] == 0
+
+
+@pytest.mark.parametrize("by", ["index", "time", "nan"])
+def test_a_few_missing_frames_are_held(small: Small, open_live: Open, by: str) -> None:
+    frames = activity(60, small.fit)
+    frames[40:43] = frames[39]
+    expected = play(open_live(), frames)
+    live = open_live()
+    for number, frame in enumerate(frames):
+        if 40 <= number < 43:
+            if by == "nan":
+                live.step(np.full(6, np.nan))
+            continue
+        where = {"index": number} if by == "index" else {"time_s": number / 5} if by == "time" else {}
+        forecast = live.step(frame, **where)
+        np.testing.assert_array_equal(forecast, expected[number])
+    assert live.counts["empty_frames" if by == "nan" else "missing_frames"] == 3
+    assert live.counts["gaps"] == 0 and live.arrivals.index == 59
+
+
+@pytest.mark.parametrize("by", ["index", "time", "nan"])
+def test_after_a_gap_the_window_starts_anew(small: Small, open_live: Open, by: str) -> None:
+    frames = activity(100, small.fit)
+    live = open_live()
+    play_from = [*range(40), *range(60, 100)]
+    for number in play_from:
+        if by == "nan" and number == 60:
+            for _ in range(20):
+                live.step(np.full(6, np.nan))
+        where = {"index": number} if by == "index" else {"time_s": number / 5} if by == "time" else {}
+        forecast = live.step(frames[number], **where)
+        assert (live.source == "warm-up") == (number < CONTEXT - 1 or 60 <= number < 60 + CONTEXT - 1)
+    np.testing.assert_array_equal(forecast, play(open_live(), frames)[-1])
+    assert live.counts["gaps"] == 1 and live.arrivals.index == 99
+
+
+def test_late_and_repeated_frames_change_nothing(small: Small, open_live: Open) -> None:
+    frames = activity(40, small.fit)
+    expected = play(open_live(), frames)
+    live = open_live()
+    for number, frame in enumerate(frames):
+        forecast = live.step(frame, index=number)
+        np.testing.assert_array_equal(live.step(frame + 1, index=number), forecast)
+        if number > 3:
+            np.testing.assert_array_equal(live.step(frame + 1, index=number - 2), forecast)
+        np.testing.assert_array_equal(forecast, expected[number])
+    assert (live.counts["repeated"], live.counts["late"], live.counts["frames"]) == (40, 36, 40)
+
+
+def test_a_sender_that_counts_anew_is_followed(small: Small, open_live: Open) -> None:
+    frames = activity(80, small.fit)
+    live = open_live()
+    for number in range(40):
+        live.step(frames[number], index=1000 + number)
+    for number in range(40, 80):
+        forecast = live.step(frames[number], index=number - 40)
+    assert live.counts["restarts"] == 1 and live.source == "model" and live.arrivals.index == 39
+    np.testing.assert_array_equal(forecast, play(open_live(), frames)[-1])
+
+
+def test_a_unit_that_vanishes_is_held_and_one_that_appears_starts_as_a_constant(
+    small: Small, open_live: Open
+) -> None:
+    frames = activity(70, small.fit)
+    frames[:20, 1] = np.nan  # appears at 20
+    frames[30:, 4] = np.nan  # vanishes
+    live = open_live()
+    forecasts = play(live, frames)
+    constant = activity(70, small.fit)
+    constant[:20, 1] = constant[20, 1]
+    constant[30:, 4] = constant[29, 4]
+    np.testing.assert_array_equal(forecasts[20:], play(open_live(), constant)[20:])
+    assert np.isfinite(forecasts).all()
+    assert (live.counts["appeared"], live.counts["vanished"]) == (1, 1)
+    assert live.status()["units_without_value"] == 1
+
+
+def test_a_sender_may_name_its_units(small: Small, open_live: Open) -> None:
+    frames = activity(50, small.fit)
+    expected = play(open_live(), frames)
+    live = open_live()
+    play(live, frames[:30])
+    names = ["f", "new", "e", "d", "c", "b", "a"]
+    for number in range(30, 50):
+        mixed = np.insert(frames[number, ::-1], 1, -1)
+        forecast = live.step(mixed, units=names if number == 30 else None)
+        np.testing.assert_array_equal(forecast, expected[number])
+    assert live.counts["unknown_units"] == 1
+    live.step(frames[-1, :2], units=["a", "b"])
+    assert live.status()["units_without_value"] == 4
+
+
+def test_names_that_do_not_fit_change_nothing(small: Small, open_live: Open) -> None:
+    frames = activity(CONTEXT + 1, small.fit)
+    live = open_live()
+    play(live, frames[:CONTEXT])
+    for names in (["a", "a"], ["a", "b"]):
+        with pytest.raises(FrameError, match="expected"):
+            live.step(frames[CONTEXT], units=names)
+    np.testing.assert_array_equal(live.step(frames[CONTEXT]), play(open_live(), frames)[-1])
+    with pytest.raises(FrameError, match="no names"):
+        realtime.open(*small).step(frames[0], units=list("abcdef"))
+
+
+def test_a_frame_may_hold_all_recorded_units(small: Small, open_live: Open) -> None:
+    frames = activity(30, small.fit)
+    recorded = np.insert(frames, [0, 3], np.nan, axis=1)
+    columns = np.array([1, 2, 3, 5, 6, 7])
+    live = realtime.open(*small, columns=columns, num_recorded=8)
+    np.testing.assert_array_equal(play(live, recorded), play(open_live(), frames))
+    assert live.counts["missing_values"] == 0
+
+
+def test_another_rate_is_flagged(small: Small, open_live: Open) -> None:
+    live = open_live()
+    for number, frame in enumerate(activity(30, small.fit)):
+        live.step(frame, index=number, time_s=number / 5.1)
+    assert not live.status()["rate_differs"]
+    for number, frame in enumerate(activity(80, small.fit), start=30):
+        live.step(frame, index=number, time_s=6 + number / 7.5)
+    status = live.status()
+    assert status["rate_differs"] and status["measured_hz"] == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize(
+    ("frame", "where"),
+    [
+        (np.zeros(5), {}),
+        (np.zeros((1, 6)), {}),
+        (np.zeros(6, complex), {}),
+        (np.array(list("abcdef")), {}),
+        (np.zeros(6), {"index": -1}),
+        (np.zeros(6), {"index": 2**62}),
+        (np.zeros(6), {"index": 1.5}),
+        (np.zeros(6), {"time_s": float("nan")}),
+    ],
+)
+def test_a_frame_that_makes_no_sense_is_refused_and_changes_nothing(
+    small: Small, open_live: Open, frame: np.ndarray, where: dict
+) -> None:
+    live, frames = open_live(), activity(30, small.fit)
+    play(live, frames[:25])
+    before = live.status()
+    with pytest.raises(FrameError, match="expected"):
+        live.step(frame, **where)
+    assert live.status() == before
+    np.testing.assert_array_equal(live.step(frames[25]), play(open_live(), frames[:26])[-1])
+
+
+def test_running_statistics_follow_the_stream_and_need_no_fit(small: Small) -> None:
+    frames = activity(100, small.fit)
+    live = realtime.open(small.model, small.interface)
+    assert live.config.normalise == "running"
+    play(live, frames)
+    np.testing.assert_allclose(live.moments.mean, frames.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(live.moments.scale(), frames.std(axis=0), rtol=1e-5)
+    window = (frames[-CONTEXT:] - live.moments.mean) / live.moments.scale()
+    np.testing.assert_allclose(live._normalised[0], window, atol=1e-4)
+
+
+def test_a_forecast_that_is_not_finite_becomes_copy(small: Small, open_live: Open) -> None:
+    frames = activity(30, small.fit)
+    live = open_live()
+    play(live, frames[:29])
+    with torch.no_grad():
+        small.interface.unit[2] = float("nan")
+    np.testing.assert_array_equal(live.step(frames[29]), np.repeat(frames[29:], HORIZON, axis=0))
+    assert live.source == "copy" and live.counts["not_finite"] == 1
+
+
+def test_a_model_worse_than_copy_falls_back_only_where_asked(small: Small, open_live: Open) -> None:
+    frames = activity(180, small.fit)
+    plain, careful = open_live(), open_live(fallback=True)
+    play(plain, frames)
+    assert plain.score.score < 0 and plain.source == "model" and plain.counts["fallbacks"] == 0
+    forecasts = play(careful, frames)
+    assert careful.source == "copy" and careful.counts["fallbacks"] > 50
+    np.testing.assert_array_equal(forecasts[-1], np.repeat(frames[-1:], HORIZON, axis=0))
+    assert careful.score.score == plain.score.score  # the model is still tried, so it can come back
+
+
+def test_the_model_comes_back_once_it_is_better_than_copy(small: Small) -> None:
+    frames = activity(400, small.fit)
+    live = realtime.open(*small, config=LiveConfig(fallback=True, score_windows=70))
+    play(live, frames[:150])
+    assert live.source == "copy"
+    for number in range(150, 400):  # a model that knows what comes
+        coming = small.fit.apply(frames[number + 1 : number + 1 + HORIZON])
+        live.model = lambda inputs, coming=coming: [torch.from_numpy(coming)[None]]
+        if len(coming) == HORIZON:
+            live.step(frames[number])
+    assert live.source == "model" and live.score.score > 0.99
+
+
+def test_drift_is_flagged_when_the_level_moves_and_not_before(small: Small, open_live: Open) -> None:
+    live = open_live(memory=50)
+    frames = (
+        np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32) * small.fit.scale + small.fit.mean
+    )
+    play(live, frames[:150])
+    assert live.drifted_units == 0
+    moved = frames[150:].copy()
+    moved[:, :3] += 5 * small.fit.scale[:3]
+    play(live, moved)
+    assert live.drifts and live.drifted_units == 3 and live.status()["drift"]
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        Fit(np.zeros(5), np.ones(5)),
+        Fit(np.zeros(6), np.zeros(6)),
+        Fit(np.full(6, np.nan), np.ones(6)),
+    ],
+)
+def test_a_fit_of_other_units_is_refused(small: Small, fit: Fit) -> None:
+    with pytest.raises(ConfigError):
+        realtime.open(small.model, small.interface, fit)
+
+
+def test_normalising_by_a_fit_needs_one(small: Small) -> None:
+    with pytest.raises(ConfigError, match="running"):
+        realtime.open(small.model, small.interface, None, config=LiveConfig())
+    with pytest.raises(ConfigError, match="names"):
+        realtime.open(*small, unit_names=["a"])

@@ -1,0 +1,90 @@
+"""The replayer: frames as a rig would send them, and honest times."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from forebrain.errors import FrameError
+from forebrain.realtime.messages import Forecast, Frame
+from forebrain.realtime.replay import frames_of, play
+from forebrain.sessions.repair import MIN_GAP_FRAMES
+from forebrain.sessions.session import Session
+
+
+class Echo:
+    """A forecaster that takes its time over some frames and loses others."""
+
+    awaits_answers = True
+
+    def __init__(self, slow: set[int], lost: set[int]) -> None:
+        self.slow, self.lost = slow, lost
+        self.sent: list[float] = []
+        self.waiting: list[int] = []
+
+    def send(self, frame: Frame) -> None:
+        self.sent.append(time.perf_counter())
+        self.waiting.append(frame.index)
+
+    def receive(self, timeout_s: float) -> Forecast | None:
+        if not self.waiting:
+            time.sleep(timeout_s)
+            return None
+        index = self.waiting.pop(0)
+        if index in self.slow:
+            time.sleep(0.2)
+        if index in self.lost:
+            return None
+        return Forecast(np.zeros((2, 3), np.float32), index, None, "model", None, False, 0.0)
+
+
+def frames(count: int) -> list[Frame]:
+    return [Frame(np.zeros(3, np.float32), index) for index in range(count)]
+
+
+def session(segments: list[int]) -> Session:
+    traces = np.arange(20, dtype=np.float32)[:, None]
+    return Session(traces, 4.0, "worm", "one", "day", "lab", segment_ids=np.repeat([0, 1], segments))
+
+
+def test_waiting_for_the_answer_before_is_part_of_a_frames_latency() -> None:
+    client = Echo(slow={1}, lost=set())
+    played = play(client, frames(5), 5, period_s=0.05)
+    assert played.latencies_ms[1] >= 200
+    assert 100 < played.latencies_ms[2] < played.latencies_ms[1]  # was due 50 ms after frame 1
+    assert played.sources == {"model": 5}
+
+
+def test_a_delay_does_not_move_later_frames() -> None:
+    client = Echo(slow={1}, lost=set())
+    play(client, frames(8), 8, period_s=0.05)
+    assert client.sent[-1] - client.sent[0] == pytest.approx(7 * 0.05, abs=0.04)
+
+
+def test_a_lost_forecast_has_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebrain.realtime.replay.REPLY_S", 0.05)
+    played = play(Echo(slow=set(), lost={2}), frames(4), 4, period_s=0)
+    assert np.isnan(played.latencies_ms).tolist() == [False, False, True, False]
+
+
+def test_no_forecast_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebrain.realtime.replay.REPLY_S", 0.02)
+    with pytest.raises(FrameError, match="running"):
+        play(Echo(slow=set(), lost={0, 1}), frames(2), 2, period_s=0)
+
+
+def test_frames_carry_index_and_time_and_jump_between_segments() -> None:
+    one = session([12, 8])
+    played = list(frames_of(one, one.segments, None))
+    assert [int(frame.values[0]) for frame in played] == list(range(20))
+    assert [frame.index for frame in played] == [*range(12), *range(12 + MIN_GAP_FRAMES, 20 + MIN_GAP_FRAMES)]
+    assert all(frame.time_s == frame.index / 4 for frame in played)
+
+
+def test_a_recording_is_played_again_until_there_are_enough_frames() -> None:
+    one = session([12, 8])
+    played = list(frames_of(one, [(5, 10)], 12))
+    assert [int(frame.values[0]) for frame in played] == [*range(5, 10), *range(5, 10), 5, 6]
+    assert [frame.index for frame in played] == [*range(5), *range(10, 15), 20, 21]

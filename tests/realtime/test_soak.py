@@ -1,0 +1,39 @@
+"""A long run: memory stays flat, and every fault is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from realtime_small import SMALL, build_small
+
+from forebrain import realtime
+from forebrain.errors import ConfigError
+from forebrain.realtime.soak import SoakConfig, soak
+from forebrain.realtime.state import StateFile
+
+NUM_FRAMES = 20_000
+SMALLEST = replace(SMALL, num_layers=0, num_latents=1, token_length=16)
+
+
+def test_after_twenty_thousand_frames_memory_is_what_it_was(
+    tmp_path: Path,
+) -> None:
+    live = realtime.open(*build_small(6, config=SMALLEST))
+    state = StateFile(tmp_path / "state", live, every_s=0.5)
+    soaked = soak(live, SoakConfig(frames=NUM_FRAMES), state)
+    state.close(live)
+    # 18,000 frames later: 8 MiB would be 466 bytes a frame, four times what a frame and its forecast take.
+    assert soaked.growth_bytes < 8 << 20
+    status = soaked.status
+    assert status["frames"] + status["late"] + status["repeated"] == soaked.frames == NUM_FRAMES
+    for fault in ("missing_values", "missing_frames", "late", "repeated", "gaps"):
+        assert status[fault] > 0, fault
+    assert status["refused"] == status["not_finite"] == status["restarts"] == 0
+    assert status["score_windows"] == 256
+
+
+def test_a_soak_is_long_enough_to_tell() -> None:
+    with pytest.raises(ConfigError, match="1,000"):
+        SoakConfig(frames=999)

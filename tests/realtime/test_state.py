@@ -1,0 +1,138 @@
+"""Killed and opened again, a forecaster goes on from the next frame as if nothing had been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from realtime_small import HORIZON, Small, activity, build_small
+
+from forebrain import realtime
+from forebrain.errors import CheckpointError, StorageError
+from forebrain.models.contract import Interface
+from forebrain.realtime import LiveConfig, LiveForecaster
+from forebrain.realtime.state import StateFile
+from forebrain.storage import Folder
+
+Open = Callable[..., LiveForecaster]
+
+
+@pytest.mark.parametrize("normalise", ["fit", "running"])
+@pytest.mark.parametrize("killed_after", [5, 40])
+def test_a_restored_forecaster_goes_on_bit_for_bit(
+    small: Small, open_live: Open, tmp_path: Path, normalise: str, killed_after: int
+) -> None:
+    frames = activity(80, small.fit)
+    frames[30:, 2] = np.nan
+    undisturbed, killed = open_live(normalise=normalise), open_live(normalise=normalise)
+    other = Interface(6, 8)
+    for index, frame in enumerate(frames[:killed_after]):
+        if index == 3:
+            undisturbed.replace_interface(other)
+            killed.replace_interface(other)
+        undisturbed.step(frame, index)
+        killed.step(frame, index)
+    state = StateFile(tmp_path / "state", killed, every_s=0)
+    state.close(killed)
+
+    again = open_live(normalise=normalise)
+    assert StateFile(tmp_path / "state", again, every_s=0).restore(again)
+    assert again.status() == killed.status() and again.counts["updates"] == 1
+    np.testing.assert_array_equal(again.step(frames[0], killed_after - 1), killed.answer)  # asked once more
+    again.counts["repeated"] = 0
+    for index, frame in enumerate(frames[killed_after:], start=killed_after):
+        np.testing.assert_array_equal(again.step(frame, index), undisturbed.step(frame, index))
+    # Forecasts made in the last H frames before the kill are not scored, all else is.
+    assert undisturbed.score.num_windows - again.score.num_windows in (0, HORIZON)
+    assert {**again.counts} == {**undisturbed.counts}
+
+
+def test_a_restored_score_is_kept(small: Small, open_live: Open, tmp_path: Path) -> None:
+    live, again = open_live(), open_live()
+    for frame in activity(60, small.fit):
+        live.step(frame)
+    StateFile(tmp_path / "state", live, every_s=0).close(live)
+    StateFile(tmp_path / "state", again, every_s=0).restore(again)
+    assert again.rolling_score == live.rolling_score is not None
+
+
+def test_there_is_nothing_to_restore_at_first(open_live: Open, tmp_path: Path) -> None:
+    live = open_live()
+    assert not StateFile(tmp_path / "new" / "state", live, every_s=0).restore(live)
+
+
+def test_the_state_of_another_model_unit_or_setting_is_refused(
+    small: Small, open_live: Open, tmp_path: Path
+) -> None:
+    live = open_live()
+    StateFile(tmp_path / "state", live, every_s=0).close(live)
+    others = [
+        realtime.open(*build_small(6, seed=1), unit_names=list("abcdef")),
+        realtime.open(*build_small(5)),
+        realtime.open(*small, unit_names=list("abcdeg")),
+        open_live(score_windows=10),
+        open_live(normalise="running"),
+    ]
+    for other in others:
+        before = other.status()
+        with pytest.raises(CheckpointError, match="belongs to another"):
+            StateFile(tmp_path / "state", other, every_s=0).restore(other)
+        assert other.status() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_a_damaged_state_is_a_clear_error(open_live: Open, tmp_path: Path, damage: str) -> None:
+    live, path = open_live(), tmp_path / "state"
+    StateFile(path, live, every_s=0).close(live)
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "text": b"no state at all"}[damage])
+    with pytest.raises(CheckpointError, match="Delete it"):
+        StateFile(path, live, every_s=0).restore(live)
+
+
+def test_the_state_is_written_at_most_once_in_an_interval(
+    small: Small, open_live: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, now = [], [0.0]
+    monkeypatch.setattr(Folder, "write", lambda self, name, data: written.append(data))
+    live = open_live()
+    state = StateFile(tmp_path / "state", live, every_s=10, clock=lambda: now[0])
+    for number, frame in enumerate(activity(50, small.fit)):
+        live.step(frame)
+        now[0] = float(number)
+        state.offer(live)
+    state.close(live)
+    assert 1 < len(written) <= 6  # at 0, 10, ... 40 and at the end; fewer where a write was still on its way
+
+
+def test_a_full_disk_does_not_stop_forecasts(
+    small: Small, open_live: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    def full(self: Folder, name: str, data: bytes) -> None:
+        raise StorageError("the disk is full")
+
+    live = open_live()
+    path = tmp_path / "state"
+    StateFile(path, live, every_s=0).close(live)
+    before = path.read_bytes()
+    monkeypatch.setattr(Folder, "write", full)
+    state = StateFile(path, live, every_s=0)
+    for frame in activity(20, small.fit):
+        live.step(frame)
+        state.offer(live)
+    state.close(live)
+    assert live.source == "model" and "the disk is full" in caplog.text and path.read_bytes() == before
+
+
+def test_running_statistics_and_config_of_the_restored_forecaster_are_its_own(small: Small) -> None:
+    live = realtime.open(*small, config=LiveConfig(normalise="running"))
+    for frame in activity(40, small.fit):
+        live.step(frame)
+    again = realtime.open(*small, config=LiveConfig(normalise="running"))
+    again.restore(live.state())
+    with torch.no_grad():
+        live.interface.unit.zero_()
+    assert again.interface.unit.abs().sum() > 0  # nothing is shared

@@ -1,0 +1,230 @@
+"""The same frames over every transport give the same forecasts, and nothing that is sent stops the server."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+
+import msgpack
+import numpy as np
+import pytest
+from realtime_small import CONTEXT, HORIZON, Small, activity
+
+from forebrain.errors import ConfigError, FrameError
+from forebrain.realtime import LiveForecaster
+from forebrain.realtime.lsl import LslClient, LslPort
+from forebrain.realtime.messages import Forecast, Frame, Question, max_frame_bytes
+from forebrain.realtime.replay import Client
+from forebrain.realtime.server import Port, serve
+from forebrain.realtime.zeromq import RequestClient, RequestPort, StreamClient, StreamPort
+
+Open = Callable[..., LiveForecaster]
+MAX_BYTES = max_frame_bytes(6)
+
+
+@contextlib.contextmanager
+def served(live: LiveForecaster, port: Port) -> Iterator[None]:
+    ends = threading.Event()
+    thread = threading.Thread(target=serve, args=(live, port, ends.is_set, lambda live: None))
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+        port.close()
+
+
+@contextlib.contextmanager
+def connected(transport: str, live: LiveForecaster) -> Iterator[Client]:
+    """A client of a forecaster that is served by a thread."""
+    if transport == "requests":
+        port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+        client = RequestClient(port.address)
+    elif transport == "streams":
+        port = StreamPort("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", MAX_BYTES)
+        client = StreamClient(*port.address)
+    else:
+        name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
+        port = LslPort(name, HORIZON, 6, 5.0, live.unit_names)
+        client = LslClient(name, 6, 5.0)
+    with served(live, port):
+        if transport != "requests":
+            client.ready()
+        yield client
+        client.close()
+
+
+@pytest.mark.parametrize("transport", ["requests", "streams", "lsl"])
+def test_every_transport_brings_the_forecasts_of_step(small: Small, open_live: Open, transport: str) -> None:
+    frames = activity(CONTEXT + 10, small.fit)
+    frames[3, 2] = np.nan
+    in_process = open_live()
+    expected = np.stack([in_process.step(frame) for frame in frames])
+    live = open_live()
+    with connected(transport, live) as client:
+        for index, frame in enumerate(frames):
+            client.send(Frame(frame, index, index / 5))
+            forecast = client.receive(10)
+            assert forecast is not None and forecast.index == index
+            np.testing.assert_array_equal(forecast.values, expected[index])
+            assert (forecast.source == "model") == (index >= CONTEXT - 1)
+    assert live.counts["frames"] == live.counts["forecasts"] == len(frames)
+    assert live.counts["missing_values"] == 1
+
+
+def test_questions_are_answered(open_live: Open) -> None:
+    with connected("requests", open_live()) as client:
+        described = client.ask("describe")
+        assert (described["num_units"], described["context"], described["horizon"]) == (6, CONTEXT, HORIZON)
+        assert described["unit_names"] == list("abcdef") and described["rate_hz"] == 5
+        client.send(Frame(np.zeros(6), 0))
+        assert client.receive(10) is not None
+        assert client.ask("status")["frames"] == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"\xc1",
+        b"not msgpack",
+        msgpack.packb({"v": 1, "frame": np.zeros(5, "<f4").tobytes()}),
+        msgpack.packb({"v": 1, "frame": np.zeros(6, "<f4").tobytes(), "index": -5}),
+        msgpack.packb({"v": 1, "frame": np.zeros(6, "<f4").tobytes(), "units": ["a", "a"]}),
+        msgpack.packb({"v": 1, "ask": "shutdown"}),
+    ],
+    ids=["empty", "no msgpack", "text", "few units", "index", "units", "question"],
+)
+def test_a_bad_message_is_refused_with_a_reason_and_the_next_frame_is_forecast(
+    small: Small, open_live: Open, bad: bytes
+) -> None:
+    frames, live = activity(CONTEXT + 2, small.fit), open_live()
+    for frame in frames[:-1]:
+        live.step(frame)
+    in_process = open_live()
+    expected = [in_process.step(frame) for frame in frames][-1]
+    with connected("requests", live) as client:
+        client._socket.send(bad)
+        with pytest.raises(FrameError, match=r"expected|no map|not msgpack"):
+            client.receive(10)
+        client.send(Frame(frames[-1]))
+        np.testing.assert_array_equal(client.receive(10).values, expected)
+    assert live.counts["refused"] == 1 and live.counts["frames"] == len(frames)
+
+
+def test_a_message_in_parts_is_refused(open_live: Open) -> None:
+    with connected("requests", open_live()) as client:
+        client._socket.send_multipart([b"a", b"b"])
+        with pytest.raises(FrameError, match="2 parts"):
+            client.receive(10)
+        assert client.ask("status")["refused"] == 1
+
+
+def test_a_message_that_is_too_large_is_cut_off_and_others_are_served(open_live: Open) -> None:
+    live = open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with served(live, port):
+        large, honest = RequestClient(port.address), RequestClient(port.address)
+        large._socket.send(bytes(MAX_BYTES + 1))
+        assert large.receive(0.2) is None
+        honest.send(Frame(np.zeros(6)))
+        assert honest.receive(10) is not None
+        large.close()
+        honest.close()
+    assert live.counts["frames"] == 1
+
+
+def test_a_client_that_goes_away_does_not_stop_the_server(open_live: Open) -> None:
+    live = open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with served(live, port):
+        for _ in range(3):
+            leaving = RequestClient(port.address)
+            leaving.send(Frame(np.zeros(6)))
+            leaving.close()
+        staying = RequestClient(port.address)
+        assert staying.ask("describe")["num_units"] == 6
+        staying.close()
+
+
+def test_a_sender_that_reorders_its_units_names_them(small: Small, open_live: Open) -> None:
+    frames = activity(CONTEXT + 3, small.fit)
+    in_process = open_live()
+    expected = [in_process.step(frame) for frame in frames]
+    with connected("requests", open_live()) as client:
+        for index, frame in enumerate(frames):
+            units = tuple("fedcba") if index == 10 else None
+            client.send(Frame(frame[::-1] if index >= 10 else frame, index, units=units))
+            np.testing.assert_array_equal(client.receive(10).values, expected[index])
+
+
+class Queue:
+    """A port whose frames have all come already."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self.frames = [Frame(frame, index) for index, frame in enumerate(frames)]
+        self.sent: list[Forecast] = []
+
+    def receive(self, timeout_s: float) -> Frame | Question | None:
+        return self.frames.pop(0)
+
+    def is_behind(self) -> bool:
+        return bool(self.frames)
+
+    def send(self, forecast: Forecast) -> None:
+        self.sent.append(forecast)
+
+
+def test_a_server_that_is_behind_forecasts_from_the_newest_frame_only(small: Small, open_live: Open) -> None:
+    frames = activity(50, small.fit)
+    port, live = Queue(frames), open_live()
+    serve(live, port, lambda: not port.frames, lambda live: None)
+    in_process = open_live()
+    expected = [in_process.step(frame) for frame in frames][-1]
+    assert [forecast.index for forecast in port.sent] == [49] and live.counts["skipped"] == 49
+    np.testing.assert_array_equal(port.sent[0].values, expected)
+
+
+def test_an_address_that_is_taken_or_none_is_a_clear_error() -> None:
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with pytest.raises(ConfigError, match="cannot be bound"):
+        RequestPort(port.address, MAX_BYTES)
+    port.close()
+    with pytest.raises(ConfigError, match="no address"):
+        RequestClient("127.0.0.1")
+
+
+def test_nobody_at_the_address_is_a_clear_error() -> None:
+    client = RequestClient("tcp://127.0.0.1:9")
+    with pytest.raises(FrameError, match="running"):
+        client.ask("status", timeout_s=0.05)
+    client.close()
+    streams = StreamClient("tcp://127.0.0.1:9", "tcp://127.0.0.1:9")
+    with pytest.raises(FrameError, match="running"):
+        streams.ready(timeout_s=0.05)
+    streams.close()
+
+
+def test_lsl_channels_that_bear_the_names_of_units_are_taken_by_name(open_live: Open) -> None:
+    import pylsl
+
+    name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
+    live = open_live()
+    info = pylsl.StreamInfo(name, "Activity", 3, 5.0, pylsl.cf_float32, name)
+    info.set_channel_labels(["c", "z", "a"])
+    outlet = pylsl.StreamOutlet(info)
+    with served(live, LslPort(name, HORIZON, 6, 5.0, live.unit_names)):
+        assert outlet.wait_for_consumers(10)
+        (found,) = pylsl.resolve_byprop("name", f"{name}-forecast", 1, 10)
+        inlet = pylsl.StreamInlet(found, as_numpy=True)
+        inlet.open_stream(10)
+        outlet.push_sample([1.0, 2.0, 3.0], 50.0)
+        sample, time_s = inlet.pull_sample(timeout=10)
+    assert time_s == 50.0 and sample[0] == 0  # still warming up
+    first_step = sample[1:].reshape(HORIZON, 6)[0]
+    assert (first_step[2], first_step[0]) == (1.0, 3.0)
+    np.testing.assert_array_equal(first_step[[1, 3, 4, 5]], live.fit.mean[[1, 3, 4, 5]])
+    assert live.counts["unknown_units"] == 1

@@ -1,0 +1,98 @@
+"""Updates of the interface: better or not at all, and never in the way of a frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from realtime_small import CONTEXT, HORIZON, Small, activity
+
+from forebrain.errors import ConfigError
+from forebrain.models.contract import SessionInput
+from forebrain.models.relative import relative_error
+from forebrain.realtime import LiveForecaster
+from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig, _cut, _windows, improved
+
+Open = Callable[..., LiveForecaster]
+LENGTH = CONTEXT + HORIZON
+
+
+def windows(small: Small, num_frames: int, seed: int) -> torch.Tensor:
+    frames = small.fit.apply(activity(num_frames, small.fit, seed))
+    return _cut(frames, np.zeros(num_frames, np.int64), LENGTH, step=1)
+
+
+def error(small: Small, interface, given: torch.Tensor) -> float:
+    context, target = given.split([CONTEXT, HORIZON], dim=1)
+    with torch.no_grad():
+        (forecast,) = small.model([SessionInput(context, interface)])
+    return float(relative_error(forecast, target, context).mean())
+
+
+def test_an_update_is_better_on_frames_that_it_was_not_fitted_to(small: Small) -> None:
+    older, newest = windows(small, 150, 1), windows(small, 60, 2)
+    small.model.requires_grad_(False)
+    before = small.interface.unit.detach().clone()
+    better = improved(
+        small.model, small.interface, None, older, newest, UpdateConfig(steps=20, learning_rate=1e-2), 0
+    )
+    assert better is not None
+    assert error(small, better, newest) < error(small, small.interface, newest)
+    assert torch.equal(small.interface.unit, before)  # the one in use is left as it is
+
+
+def test_an_update_that_is_no_better_is_none(small: Small) -> None:
+    older, newest = windows(small, 100, 1), windows(small, 60, 2)
+    small.model.requires_grad_(False)
+    # Steps as long as these only do harm.
+    spoilt = UpdateConfig(steps=3, learning_rate=1e3)
+    assert improved(small.model, small.interface, None, older, newest, spoilt, 0) is None
+
+
+def test_no_window_crosses_a_gap() -> None:
+    frames = np.arange(40, dtype=np.float32)[:, None]
+    segments = np.repeat([0, 1], [15, 25])
+    starts = _cut(frames, segments, 10, step=1)[:, 0, 0]
+    assert starts.tolist() == [*range(6), *range(15, 31)]
+
+
+def test_updates_need_a_fit_and_enough_frames(open_live: Open) -> None:
+    with pytest.raises(ConfigError, match="fit"):
+        InterfaceUpdater(open_live(normalise="running"), UpdateConfig())
+    with pytest.raises(ConfigError, match="expected 80 or more"):
+        InterfaceUpdater(open_live(), UpdateConfig(frames=79))
+
+
+def test_a_process_updates_the_interface_and_its_death_costs_nothing_else(
+    small: Small, open_live: Open
+) -> None:
+    live = open_live()
+    updater = InterfaceUpdater(
+        live, UpdateConfig(every_s=0.02, frames=100, steps=3, batch_size=4, learning_rate=1e-2)
+    )
+    frames = activity(300, small.fit)
+    deadline = time.monotonic() + 120
+    number = 0
+    while not live.counts["updates"] and time.monotonic() < deadline:
+        live.step(frames[number % 300])
+        updater.follow(live)
+        number += 1
+    assert live.counts["updates"] >= 1
+    assert not torch.equal(live.interface.unit, small.interface.unit)
+
+    older, newest = _windows(updater._shared, small.fit, LENGTH)
+    held = small.fit.apply(np.stack([frames[k % 300] for k in range(number - 100, number)]))
+    if number >= 100:
+        np.testing.assert_array_equal(older[0].numpy(), held[:LENGTH])
+        np.testing.assert_array_equal(newest[0].numpy(), held[75 : 75 + LENGTH])
+
+    updater._process.kill()
+    updater._process.join()
+    for frame in frames[:30]:
+        live.step(frame)
+        updater.follow(live)
+    assert live.source == "model" and not updater.is_alive
+    updater.close()
