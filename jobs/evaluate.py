@@ -68,6 +68,7 @@ def main() -> int:
 
 
 def compare_runs(config: EvaluateConfig, out: str, console: Console) -> None:
+    """Writes the comparison of several runs into a folder, and shows it."""
     from forebrain.evaluation.compare import compare, open_runs, write_comparison
 
     folder = Folder(out)
