@@ -13,7 +13,7 @@ RUN ?= runs/$(if $(filter sim://%,$(DATA)),simulated,$(notdir $(abspath $(DATA))
 STEPS ?= $(if $(filter sim://%,$(DATA)),300)
 ARGS ?=
 
-.PHONY: pretrain test lint setup clean
+.PHONY: pretrain test lint audit setup clean
 
 pretrain: $(READY)
 	@$(BIN)/python jobs/pretrain.py --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(ARGS)
@@ -25,6 +25,14 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# Known vulnerabilities of the packages in both lists. Needs the network, so it is no part of `make test`.
+audit:
+	@echo "Looking packages up in the databases of vulnerabilities; this needs the network ..."
+	@$(PYTHON) -m venv $(VENV)-audit
+	@$(VENV)-audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit==2.10.1
+	@$(VENV)-audit/bin/pip-audit --no-deps --disable-pip --requirement requirements.lock \
+		--requirement cluster/requirements-cloud.lock
 
 setup: $(READY)
 
@@ -40,4 +48,4 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit .pytest_cache .mypy_cache .ruff_cache

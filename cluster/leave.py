@@ -48,11 +48,12 @@ def main() -> None:
 
 
 def announce(address: str, deadline: float) -> None:
-    """Tells the cluster at `address` that every node of it on this machine goes at a time (Unix, seconds)."""
+    """Tells a cluster that each of its worker nodes on this machine goes at a time (Unix clock, seconds)."""
     here = {item.address for items in psutil.net_if_addrs().values() for item in items}
     head = GcsClient(address=address)
     for node in head.get_all_node_info().values():
-        if node.state == node.ALIVE and node.node_manager_address in here:
+        # Without its head there is no cluster to tell.
+        if node.state == node.ALIVE and not node.is_head_node and node.node_manager_address in here:
             left_s = deadline - time.time()
             accepted, why_not = head.drain_node(
                 node.node_id.hex(),

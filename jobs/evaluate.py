@@ -1,12 +1,20 @@
-"""Scores a run's best checkpoint: python jobs/evaluate.py --run URI [--data URI] [--full]"""
+"""Scores the best checkpoints of runs: python jobs/evaluate.py --run URI [--data URI] [--full]
+
+With several runs, `--run A B C --out URI`, it makes one table of models x data sets.
+"""
 
 import sys
 from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
 
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
-from forebrain.errors import ForebrainError
+from forebrain.errors import ConfigError, ForebrainError
 from forebrain.evaluation.run import evaluate_run, show_evaluation
+from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
+from forebrain.storage import Folder
 from forebrain.training.run_folder import RunFolder
 
 
@@ -15,29 +23,66 @@ class EvaluateConfig:
     """What to evaluate.
 
     Attributes:
-        run: the run folder, the --out of jobs/pretrain.py.
-        data: shards to score it on; the run's own where not given.
+        run: run folders, each the --out of jobs/pretrain.py. Of one, what is found is written into it.
+        data: of one run: shards to score it on; the run's own where not given.
         full: score every window instead of the stated subset.
-        session: id of the session in the pictures; the one with the median score where not given.
+        session: of one run: id of the session in the pictures; the one with the median score where not given.
+        out: of several runs: a new folder for tables and pictures.
+        part: of several runs: the part of the data that they are compared on.
     """
 
-    run: str
+    run: list[str]
     data: str | None = None
     full: bool = False
     session: str | None = None
+    out: str | None = None
+    part: Literal["validation", "test", "held_out"] = "test"
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise ConfigError("run is empty; expected run folders.")
+        for name in ("data", "session"):
+            if len(self.run) > 1 and getattr(self, name) is not None:
+                raise ConfigError(f"{name} is given with {len(self.run)} runs; expected one run with it.")
+        if (len(self.run) > 1) != (self.out is not None):
+            raise ConfigError(
+                f"{len(self.run)} run folders and out = {self.out} are given; expected --out with several "
+                "runs, and none with one, which keeps its own scores."
+            )
 
 
 def main() -> int:
     console = make_console()
     try:
         config = parse(EvaluateConfig, description=__doc__)
-        run = RunFolder(config.run)
+        if config.out is not None:
+            compare_runs(config, config.out, console)
+            return 0
+        run = RunFolder(config.run[0])
         scores, evaluations = evaluate_run(run, config.data, config.full, console, config.session)
         run.write_result({**(run.read_result() or {}), **scores})
     except (ForebrainError, OSError) as error:
         return exit_status(error)
     show_evaluation(run, evaluations, console)
     return 0
+
+
+def compare_runs(config: EvaluateConfig, out: str, console: Console) -> None:
+    from forebrain.evaluation.compare import compare, open_runs, write_comparison
+
+    folder = Folder(out)
+    if folder.exists("config.yaml"):
+        raise ConfigError(f"out is {folder.uri}, which is a run folder; expected another folder.")
+    comparison = compare(
+        open_runs([RunFolder(uri) for uri in config.run]),
+        config.part,
+        None if config.full else WINDOWS_PER_SESSION,
+        progress=console.print,
+    )
+    for table in write_comparison(comparison, folder):
+        if table.name in ("scores", "differences"):
+            console.print(table.to_rich())
+    console.print(f"Tables and pictures: {folder.uri}/report.md")
 
 
 if __name__ == "__main__":

@@ -329,6 +329,7 @@ def _limits(config: PlanConfig, plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def as_table(plan: dict[str, Any]) -> Table:
+    """The numbers that people ask for, a row each."""
     table = Table("what", "how much")
     table.columns[1].justify = "right"
     for name, value in (
@@ -373,6 +374,7 @@ def as_table(plan: dict[str, Any]) -> Table:
 
 
 def as_limits(plan: dict[str, Any]) -> Table:
+    """Loads, the largest first."""
     table = Table("what gives way first", "load", "")
     table.columns[1].justify = "right"
     for row in plan["limits"]:

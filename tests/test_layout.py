@@ -34,6 +34,7 @@ ONLY_IN = {
         "chaos.py",
         "studies/tuning.py",
         "doctor.py",
+        "many_adaptations.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
 }

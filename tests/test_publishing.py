@@ -115,6 +115,7 @@ def test_its_backbone_is_the_runs(asked: PublishConfig) -> None:
     same = Backbone.from_run(asked.run)
     assert same.description == backbone.description and same.sessions == backbone.sessions
     assert same.origin.weights_sha256 == backbone.origin.weights_sha256
+    assert same.start and backbone.start and same.start.save() == backbone.start.save()
 
 
 def test_interfaces_are_an_artifact_of_their_own(asked: PublishConfig) -> None:

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["worker", "node", "driver", "stop"]
 NODE_BACK_AFTER_S = 5.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def chaos(config: ChaosConfig, console: Console) -> dict[str, Any]:
 
     Raises:
         ForebrainError: a run failed by itself.
+        SystemExit: SIGTERM or SIGINT came; nothing that was started is left.
     """
     disturbed, undisturbed = _run_config(config, "disturbed"), _run_config(config, "undisturbed")
     for run in (disturbed, undisturbed):
@@ -92,6 +95,7 @@ def chaos(config: ChaosConfig, console: Console) -> dict[str, Any]:
             )
     kills: list[dict[str, Any]] = []
     with cluster_of(config.nodes) as cluster:
+        _end_on_signals()
         console.print(f"Disturbed, for {config.minutes:g} minutes ...")
         until = time.monotonic() + 60 * config.minutes
         _drive(cluster, disturbed, console, lambda: time.monotonic() > until, config, kills)
@@ -169,6 +173,24 @@ def cluster_of(nodes: int) -> Iterator[Cluster]:
                 del os.environ["RAY_TMPDIR"]
             else:
                 os.environ["RAY_TMPDIR"] = before
+
+
+def _end_on_signals() -> None:
+    """Makes SIGTERM and SIGINT leave by way of all `finally`, which they cannot interrupt any more."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for each in SIGNALS:
+        signal.signal(each, end)
+
+
+def _add_node(cluster: Cluster) -> None:
+    cluster.add_node(num_cpus=1)
+    # Ray has put a handler of its own in place, which ends the new node and leaves the others.
+    _end_on_signals()
 
 
 def _free_port() -> int:
@@ -268,7 +290,7 @@ def _drive(
                 now = time.monotonic()
                 if node_back and now >= node_back[0]:
                     node_back.pop(0)
-                    cluster.add_node(num_cpus=1)
+                    _add_node(cluster)
                 if config and kills is not None and now >= next_kill:
                     kind = rng.choice(config.kinds)
                     if _kill(kind, cluster, driver, rng):
@@ -281,7 +303,7 @@ def _drive(
                     last_line = now
                     console.print(f"  {now - began:6.0f} s  step {_step_of(run):>7,}")
             for _ in node_back:
-                cluster.add_node(num_cpus=1)
+                _add_node(cluster)
             driver.stop()
         finally:
             if driver.process.poll() is None:

@@ -22,7 +22,8 @@ from rich.console import Console
 
 import forebrain
 from forebrain.adaptation.backbone import registry_address, weights_of
-from forebrain.adaptation.run_backbone import describe, open_windows, seen_sessions
+from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
+from forebrain.adaptation.start import START
 from forebrain.errors import PublishError
 from forebrain.evaluation.run import SCORED_PARTS, sessions_to_score
 from forebrain.scoring.baselines import BASELINES
@@ -94,7 +95,11 @@ def publish_run(config: PublishConfig) -> tuple[Version, bool]:
     metadata = dataclasses.replace(metadata, summary=config.summary or _summary(metadata))
     with _registry_errors():
         version = publish(
-            registry, config.name, {WEIGHTS: weights}, metadata, {INTERFACES: _interfaces(trained, windows)}
+            registry,
+            config.name,
+            {WEIGHTS: weights, START: fit_start(trained, windows).save()},
+            metadata,
+            {INTERFACES: _interfaces(trained, windows)},
         )
     return version, False
 

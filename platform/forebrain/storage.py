@@ -95,6 +95,7 @@ class Folder:
         return Folder(self.uri_of(name))
 
     def exists(self, name: str) -> bool:
+        """Whether there is a file or folder of that name now, never from a cache."""
         self._fs.invalidate_cache()
         return self._try(name, lambda: self._fs.exists(self._path(name)))
 

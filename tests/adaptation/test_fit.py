@@ -15,8 +15,9 @@ from forebrain.adaptation.adapting import adapt, train
 from forebrain.adaptation.backbone import Backbone, weights_of
 from forebrain.adaptation.fit import FitConfig, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
-from forebrain.errors import ConfigError, DivergenceError
+from forebrain.errors import AdaptationError, ConfigError, DivergenceError
 from forebrain.models.contract import Interface
+from forebrain.models.linear import NLinearConfig
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -147,3 +148,15 @@ def test_impossible_settings_and_diverging_losses_are_errors(backbone: Backbone,
         broken.forecaster.out.bias.fill_(float("nan"))
     with pytest.raises(DivergenceError, match="step 0"):
         fit_interface(broken, Interface(5, 16), training_batches(prepared.windows, 1, 0), QUICK)
+
+
+def test_a_model_without_embeddings_or_forecaster_says_what_it_cannot(
+    backbone: Backbone, prepared: Prepared
+) -> None:
+    config = NLinearConfig(context=12, horizon=4, relative=True)
+    rows = replace(backbone, model=config.build().eval(), start=None)
+    rows = replace(rows, description=replace(backbone.description, model=config))
+    for mode, words in (("embeddings", "knows nothing of single units"), ("forecaster", "no forecaster")):
+        with pytest.raises(AdaptationError, match=words):
+            train(rows, prepared, mode, QUICK)
+    assert train(rows, prepared, "full", QUICK).score_by_step

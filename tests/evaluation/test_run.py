@@ -29,8 +29,8 @@ HELD_OUT = "lab-a/subject-two/two"
 
 @pytest.fixture
 def run(small_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Trains a small model and evaluates it: result, run folder and events. Pictures are made where they are
-    asked for, because they take longer than all else."""
+    """Trains a small model and evaluates it: result, run folder, events. Pictures where they are asked for,
+    because they take longer than all else."""
 
     def go(
         name: str = "run", pictures: bool = False, **changes: Any

@@ -93,10 +93,28 @@ def test_resampling_draws_seeds_and_sessions_together() -> None:
     # The share of session a in four sessions drawn with replacement: binomial, whatever the seeds.
     assert resamples.mean() == pytest.approx(0.25, abs=0.02)
     assert resamples.std() == pytest.approx(np.sqrt(0.25 * 0.75 / 4), abs=0.02)
-    low, high = interval(resamples)
-    assert (low, high) == (0.0, 0.75)
+
+
+def test_the_interval_covers_the_truth_where_sessions_are_few() -> None:
+    """Differences that vary between sessions around 0: about one interval in twenty misses it."""
+    rng = np.random.default_rng(1)
+    for num_sessions in (3, 8):
+        cells = [(seed, f"s{number}") for seed in range(2) for number in range(num_sessions)]
+        weights = draw_weights(cells, 0, 1000)
+        missed = 0
+        for _ in range(200):
+            values = np.tile(rng.normal(size=num_sessions), 2) + 0.3 * rng.normal(size=len(cells))
+            low, high = interval(values.mean(), means(weights, values), cells)
+            missed += not low <= 0 <= high
+        assert missed <= 20, num_sessions
 
 
 def test_seeds_that_drew_other_sessions_are_resampled_without_empty_draws() -> None:
     cells = [(seed, f"session-{seed}") for seed in range(3)]
     assert draw_weights(cells, 0).sum(axis=1).min() > 0
+
+
+def test_one_seed_shows_nothing_clearly() -> None:
+    outcomes = [each for each in study(gain=0.2, noise=0.001) if each.trial.seed == 0]
+    (effect,) = measure_effects(outcomes, "reference", "test")
+    assert effect.difference[1] > 0 and not effect.is_clear

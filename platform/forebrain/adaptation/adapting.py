@@ -12,12 +12,15 @@ from forebrain.adaptation.artifact import Adapted, Mode
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig, WindowForecaster, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
+from forebrain.adaptation.windows import SessionWindows
+from forebrain.errors import AdaptationError
 from forebrain.models.contract import Interface, Model
 from forebrain.scoring.evaluate import evaluate
 from forebrain.sessions.session import Session
 
-# Windows that the validation part is scored on after some of the steps.
+# The validation part is scored after some of the steps, on so many windows; on fewer of very many units.
 VALIDATION_WINDOWS = 128
+VALIDATION_ROWS = 500_000
 EARLY_STEPS = (0, 1, 5, 20)
 SCORE_EVERY = 50
 
@@ -104,9 +107,14 @@ def train(
         start: the interface to begin with, changed in place; None for the backbone's own choice.
     """
     model = _model(backbone, mode, config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    interface = start or model.new_interface(prepared.session.num_units, generator)
     windows = prepared.windows
+    interface = start or _start(backbone, model, windows, mode, config)
+    if mode == "embeddings" and not interface.unit.numel():
+        raise AdaptationError(
+            f"{backbone.origin}: {model.config.title} knows nothing of single units, so there are no "
+            "embeddings to fit; choose mode none or full."
+        )
+    limit = windows_to_score(prepared, VALIDATION_WINDOWS, VALIDATION_ROWS)
     steps = 0 if mode == "none" else config.steps
     due = {*EARLY_STEPS, *range(0, steps, SCORE_EVERY), steps}
     curve: list[tuple[int, float]] = []
@@ -120,7 +128,7 @@ def train(
         began = time.perf_counter()
         score = evaluate(
             {"model": WindowForecaster(model, interface, config)},
-            windows, "validation", windows_per_session=VALIDATION_WINDOWS, seed=config.seed,
+            windows, "validation", windows_per_session=limit, seed=config.seed,
         ).summary("model").value("score")  # fmt: skip
         if not curve or score > max(known for _, known in curve):
             best = copy.deepcopy(_trainable(model)), copy.deepcopy(interface.state_dict())
@@ -133,7 +141,7 @@ def train(
     fit_interface(
         model,
         interface,
-        training_batches(windows, config.batch_size, config.seed),
+        training_batches(windows, config.windows_each_step(interface.unit.shape[0]), config.seed),
         replace(config, steps=steps),
         backbone.description.loss,
         score_if_due,
@@ -144,6 +152,22 @@ def train(
     return Trained(model, interface, tuple(curve), max(curve, key=lambda one: one[1])[0], seconds)
 
 
+def windows_to_score(prepared: Prepared, most: int, rows: int) -> int:
+    """How many windows to score: `most`, or as many as make so many rows (units x windows), at least 8."""
+    return max(8, min(most, rows // prepared.session.num_units))
+
+
+def _start(
+    backbone: Backbone, model: Model, windows: SessionWindows, mode: Mode, config: FitConfig
+) -> Interface:
+    """Where the interface begins; random weights know nothing of trained interfaces."""
+    num_units = windows.sessions[0].num_units
+    interface = model.new_interface(num_units, torch.Generator().manual_seed(config.seed))
+    if backbone.start is not None and mode != "scratch" and config.start != "random":
+        backbone.start.fill(interface, config.start, windows)
+    return interface
+
+
 def _model(backbone: Backbone, mode: Mode, seed: int) -> Model:
     """The model that a mode begins with; parameters that it trains require a gradient."""
     if mode in ("embeddings", "none"):
@@ -152,7 +176,13 @@ def _model(backbone: Backbone, mode: Mode, seed: int) -> Model:
         torch.manual_seed(seed)
         return backbone.description.model.build().train()
     model = copy.deepcopy(backbone.model).train()
-    (model if mode == "full" else model.forecaster).requires_grad_(True)
+    trained = model if mode == "full" else getattr(model, "forecaster", None)
+    if not isinstance(trained, torch.nn.Module):
+        raise AdaptationError(
+            f"{backbone.origin}: {model.config.title} has no forecaster apart from the rest; "
+            "choose another mode."
+        )
+    trained.requires_grad_(True)
     return model
 
 

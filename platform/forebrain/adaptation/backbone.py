@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from forebrain.adaptation.description import Description
-from forebrain.adaptation.run_backbone import describe, open_windows, seen_sessions
+from forebrain.adaptation.description import Description, tensors_of
+from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
+from forebrain.adaptation.start import START, Start
 from forebrain.errors import AdaptationError
 from forebrain.models.contract import Model
 from forebrain.training.run_folder import RunFolder
@@ -57,12 +56,14 @@ class Backbone:
         description: what it expects of a recording.
         origin: where it is from.
         sessions: every session it was trained on.
+        start: what the interfaces that it was trained with have in common; None where that was not published.
     """
 
     model: Model
     description: Description
     origin: Origin
     sessions: tuple[SeenSession, ...]
+    start: Start | None = None
 
     @classmethod
     def open(cls, reference: str, registry: str | os.PathLike[str] | None = None) -> Backbone:
@@ -99,7 +100,10 @@ class Backbone:
             registry=registry_address(registry),
         )
         model = description.build(tensors_of(data, where), where).requires_grad_(False)
-        return cls(model, description, origin, metadata.sessions)
+        start = None
+        if (pulled.folder / START).exists():
+            start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(0), where)
+        return cls(model, description, origin, metadata.sessions, start)
 
     @classmethod
     def from_run(cls, run: str, data: str | None = None) -> Backbone:
@@ -121,6 +125,7 @@ class Backbone:
             description=describe(trained, windows),
             origin=Origin(folder.uri, weights_sha256),
             sessions=seen_sessions(trained, windows),
+            start=fit_start(trained, windows),
         )
 
     def adapt(
@@ -167,11 +172,3 @@ def weights_of(module: nn.Module) -> bytes:
     return safetensors.torch.save(
         {name: parameter.detach().float().cpu().contiguous() for name, parameter in module.named_parameters()}
     )
-
-
-def tensors_of(data: bytes, where: str) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file. Raises AdaptationError where it is none."""
-    try:
-        return safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise AdaptationError(f"{where}: its tensors cannot be read ({error}).") from error

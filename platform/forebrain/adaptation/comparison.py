@@ -8,17 +8,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from forebrain.adaptation.adapting import Adaptation, Trained, adapt, train
+from forebrain.adaptation.adapting import Adaptation, Trained, adapt, train, windows_to_score
 from forebrain.adaptation.artifact import Mode
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.errors import AdaptationError
 from forebrain.scoring.baselines import BASELINES
-from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_baselines
+from forebrain.scoring.evaluate import (
+    WINDOWS_PER_SESSION,
+    Evaluation,
+    Forecaster,
+    evaluate,
+    fit_baselines,
+)
+from forebrain.scoring.protocols import Part
 from forebrain.sessions.session import Session
 
 SCRATCH = "from scratch"
 NOT_ADAPTED = "not adapted"
+TEST_ROWS = 2_000_000
+SCORED_PARTS: tuple[Part, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +121,11 @@ def compare(
         each: WindowForecaster(trained.model, trained.interface, config) for each, trained in models.items()
     }
     forecasters |= fit_baselines(windows, seed=config.seed)
-    validation = evaluate(forecasters, windows, "validation", seed=config.seed)
-    test = evaluate(forecasters, windows, "test", seed=config.seed)
+    limit = windows_to_score(prepared, WINDOWS_PER_SESSION, TEST_ROWS)
+    validation, test = (
+        evaluate(forecasters, windows, part, windows_per_session=limit, seed=config.seed)
+        for part in SCORED_PARTS
+    )
     if not test.summary(name).num_sessions:
         raise AdaptationError(f"session {prepared.session.id}: nothing moves in its test part.")
     leak = leak_of(backbone, session)

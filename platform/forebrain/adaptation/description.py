@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from forebrain.config import from_values
@@ -149,3 +151,11 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
                 "It belongs to another model."
             )
         parameter.copy_(stored)
+
+
+def tensors_of(data: bytes, where: str) -> Mapping[str, Tensor]:
+    """The tensors of a safetensors file. Raises AdaptationError where it is none."""
+    try:
+        return safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise AdaptationError(f"{where}: its tensors cannot be read ({error}).") from error

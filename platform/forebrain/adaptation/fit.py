@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, Model, SessionInput
@@ -19,6 +20,7 @@ from forebrain.models.relative import relative_error, squared_error
 
 WEIGHT_DECAY = 1e-4
 CLIP_NORM = 5.0
+ROWS = 1024
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -28,28 +30,36 @@ class FitConfig:
 
     Attributes:
         steps: optimiser steps.
-        batch_size: windows a step.
+        batch_size: windows a step. None: as many as make about 1,024 rows (units x windows), 1 to 64.
         learning_rate: peak learning rate of the interface.
         backbone_learning_rate: that of whatever is trained of the backbone.
         precision: dtype of the matrix products; weights and optimiser state are always fp32.
         seed: of the order of windows, and of what is drawn at random.
+        start: where the interface begins: at random, at the mean of those that the backbone was trained with,
+            or where regression on the unit's own statistics points. At random where the backbone has none.
     """
 
     steps: int = 200
-    batch_size: int = 8
+    batch_size: int | None = None
     learning_rate: float = 3e-3
-    backbone_learning_rate: float = 3e-4
+    backbone_learning_rate: float = 1e-3
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
+    start: StartName = "regression"
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more.")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}; expected {least} or more.")
         for name in ("learning_rate", "backbone_learning_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} is {value}; expected a positive number.")
+
+    def windows_each_step(self, num_units: int) -> int:
+        """The batch size for a recording of so many units."""
+        return self.batch_size or min(64, max(1, ROWS // num_units))
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")

@@ -12,6 +12,9 @@ from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import make_example
 from forebrain.scoring.baselines import BASELINES
 
+RESULT = "result.json"
+EVALUATION = "evaluation.json"
+
 
 def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path:
     """Writes adaptation, result.json, report.md and pictures; the folder appears whole or not at all.
@@ -21,7 +24,8 @@ def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path
     """
     with new_folder(out) as folder:
         comparison.adaptation.adapted.write_into(folder)
-        (folder / "result.json").write_text(json.dumps(comparison.result(), indent=1, allow_nan=False))
+        (folder / RESULT).write_text(json.dumps(comparison.result(), indent=1, allow_nan=False))
+        (folder / EVALUATION).write_text(json.dumps(comparison.test.to_json(), allow_nan=False))
         _draw(comparison, folder)
         (folder / "report.md").write_text(_report(comparison))
     return Path(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from forebrain.adaptation.description import Description
+from forebrain.adaptation.start import Start
 from forebrain.errors import AdaptationError, CheckpointError
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.data import open_windows as open_run_windows
@@ -62,3 +63,10 @@ def seen_sessions(trained: TrainedModel, windows: ShardWindows) -> tuple[SeenSes
         for entry in windows.shards.sessions
         if entry.id in trained.interfaces
     )
+
+
+def fit_start(trained: TrainedModel, windows: ShardWindows) -> Start:
+    """What the interfaces of the run have in common."""
+    embedding = dict(trained.backbone.named_parameters()).get("dataset")
+    of_dataset = {} if embedding is None else dict(zip(trained.datasets, embedding.detach(), strict=True))
+    return Start.fit(trained.interfaces, of_dataset, windows)

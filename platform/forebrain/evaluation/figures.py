@@ -20,7 +20,7 @@ from forebrain.scoring.metrics import Scores
 
 # Okabe & Ito's palette, which stays distinct under every colour blindness.
 _INK, _MUTED, _FAINT = "#222222", "#767676", "#d9d9d9"
-_MODEL_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#f0e442")
+_MODEL_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5e3c99", "#8c510a", "#35978f")
 _BASELINE_COLOURS = {"copy": _MUTED, "mean": "#b8a000", "linear": "#d55e00"}
 _MODEL_LINE: dict[str, Any] = {"color": _MODEL_COLOURS[0], "linewidth": 1.8}
 _COPY_LINE: dict[str, Any] = {"color": _MUTED, "linewidth": 1.1, "linestyle": (0, (2, 1.5))}
@@ -264,6 +264,62 @@ def score_by_step(
     axes.grid(axis="y", color=_FAINT, linewidth=0.6)
     _title(axes, title, "dashed: forecasts that need no steps")
     return _save(figure, path)
+
+
+def models_by_dataset(evaluations: Mapping[str, Evaluation], labels: Sequence[str], path: Path) -> Path:
+    """A row for each data set: scores of all forecasters with intervals, and their scores by horizon step.
+
+    Args:
+        evaluations: by data set.
+        labels: forecasters, the models before the baselines; each keeps its colour throughout.
+        path: a PNG file.
+    """
+    colours = {
+        name: _BASELINE_COLOURS.get(name) or _MODEL_COLOURS[number % len(_MODEL_COLOURS)]
+        for number, name in enumerate(labels)
+    }
+    height = 0.22 * len(labels) + 1.0
+    figure = Figure(figsize=(10, 0.7 + height * len(evaluations)), layout="constrained", dpi=_DPI)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(evaluations), 2, squeeze=False, width_ratios=(3, 2))
+    for (overall, by_step), (dataset, evaluation) in zip(panels, evaluations.items(), strict=True):
+        evaluation.require_baselines()
+        scores = {name: evaluation.summary(name) for name in labels if name in evaluation.scores}
+        _dots(overall, scores, colours)
+        overall.set_title(f"{dataset}: {_interval_text(scores['copy'])}", loc="left", fontsize=9, color=_INK)
+        steps = np.arange(1, evaluation.horizon + 1)
+        lines = {name: one.by_step("score")[0] for name, one in scores.items() if name != "mean"}
+        for name, line in lines.items():
+            style = "--" if name in BASELINES else "-"
+            by_step.plot(steps, line, style, color=colours[name], linewidth=1.5)
+        by_step.set_ylim(*_range_to_show(list(lines.values())))
+        by_step.set_title("score by frames ahead", loc="left", fontsize=9, color=_INK)
+        by_step.grid(axis="y", color=_FAINT, linewidth=0.6)
+        for axes in (overall, by_step):
+            _plain(axes)
+    panels[-1][0].set_xlabel("score (0 = copy, 1 = perfect)")
+    panels[-1][1].set_xlabel("frames ahead")
+    return _save(figure, path)
+
+
+def _dots(axes: Axes, scores: Mapping[str, Scores], colours: Mapping[str, str]) -> None:
+    """A row of score and interval for each forecaster, best on top."""
+    ranked = sorted(scores, key=lambda name: scores[name].value("score"))
+    columns = [[one.value("score"), *one.bounds("score")] for name, one in scores.items() if name != "mean"]
+    low, high = _range_to_show([np.array(column) for column in columns])
+    for row, name in enumerate(ranked):
+        value, colour = scores[name].value("score"), colours[name]
+        if value < low:
+            axes.scatter([low], [row], s=18, marker="<", color=colour, clip_on=False)
+            axes.annotate(f"   {value:.2f}", (low, row), fontsize=8, color=_MUTED, va="center")
+        else:
+            axes.hlines(row, *scores[name].bounds("score"), color=colour, linewidth=1.8, alpha=0.5)
+            axes.scatter([value], [row], s=26, color=colour, zorder=3)
+    axes.axvline(0, zorder=1, **_COPY_LINE)
+    axes.set_yticks(range(len(ranked)), ranked)
+    axes.set_xlim(low, high)
+    axes.set_ylim(-0.6, len(ranked) - 0.4)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.6)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -121,7 +121,7 @@ def by_session(evaluation: Evaluation) -> Table:
         available = evaluation.windows_available[info.id]
         scores = [evaluation.scores[name].get(info.id) for name in names]
         scored = scores[0].num_windows if scores[0] else 0
-        values = [_value(one.value("score")) if one else None for one in scores]
+        values = [or_none(one.value("score")) if one else None for one in scores]
         rows.append((info.id, info.species, info.num_units, f"{scored} of {available}", *values))
     return Table(
         name="by_session",
@@ -149,7 +149,7 @@ def by_horizon(evaluation: Evaluation) -> Table:
         name="by_horizon",
         title=f"{evaluation.part}: score by horizon step (frames ahead)",
         columns=("step", *names),
-        rows=tuple((step + 1, *map(_value, row)) for step, row in enumerate(zip(*columns, strict=True))),
+        rows=tuple((step + 1, *map(or_none, row)) for step, row in enumerate(zip(*columns, strict=True))),
     )
 
 
@@ -160,7 +160,8 @@ def by_unit_quantile(evaluation: Evaluation) -> Table:
         title=f"{evaluation.part}: quantiles of the scores of single units (mean over sessions)",
         columns=("forecaster", *(f"{quantile:.0%}" for quantile in UNIT_QUANTILES)),
         rows=tuple(
-            (name, *map(_value, evaluation.summary(name).unit_quantiles)) for name in _forecasters(evaluation)
+            (name, *map(or_none, evaluation.summary(name).unit_quantiles))
+            for name in _forecasters(evaluation)
         ),
     )
 
@@ -220,8 +221,9 @@ def _forecasters(evaluation: Evaluation) -> list[str]:
 def _headline(scores: Scores) -> tuple[Cell, ...]:
     low, high = scores.bounds("score")
     cells = (scores.value("score"), low, high, *map(scores.value, ("mse", "mae", "correlation")))
-    return tuple(map(_value, cells))
+    return tuple(map(or_none, cells))
 
 
-def _value(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """A number as a cell: None where it is undefined."""
     return float(value) if np.isfinite(value) else None

@@ -62,6 +62,7 @@ class Latency:
         return {name: value if np.isfinite(value) else None for name, value in plain.items()}
 
     def as_table(self, title: str) -> Table:
+        """One row, in milliseconds."""
         table = Table(title=title, title_justify="left")
         for name in (
             "frames", "forecasts", "p50 ms", "p95 ms", "p99 ms", "max ms", "jitter ms", "budget ms", "misses",

@@ -79,6 +79,7 @@ class LslPort:
         return self._inlet is not None and self._inlet.samples_available() > 0
 
     def send(self, forecast: Forecast) -> None:
+        """Gives a forecast to who listens, under the time of its frame."""
         self._sample[0, 0] = forecast.source == "model"
         self._sample[0, 1:] = forecast.values.reshape(-1)
         _push(self._outlet, self._sample, forecast.time_s)
@@ -141,6 +142,7 @@ class LslClient:
         self._inlet.open_stream(timeout=timeout_s)
 
     def send(self, frame: Frame) -> None:
+        """Gives a frame to the forecaster, under its own time or, where it has none, the clock's."""
         time_s = pylsl.local_clock() if frame.time_s is None else self._began + frame.time_s
         if frame.index is not None:
             self._index_at[time_s] = frame.index

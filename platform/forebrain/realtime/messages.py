@@ -80,6 +80,7 @@ def max_frame_bytes(num_values: int) -> int:
 
 
 def encode_frame(frame: Frame) -> bytes:
+    """A frame as it travels; what it does not say is left out."""
     message: dict[str, Any] = {"v": VERSION, "frame": _little(frame.values), "dtype": "<f4"}
     if frame.index is not None:
         message["index"] = frame.index

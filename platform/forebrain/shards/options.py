@@ -40,5 +40,6 @@ class PrepareConfig:
 
     @property
     def sha256(self) -> str:
+        """Tells sets apart that were prepared with other options, or by other code."""
         versioned = {"format": FORMAT, "version": PREPARE_VERSION, **asdict(self)}
         return hashlib.sha256(to_json(versioned)).hexdigest()

@@ -169,9 +169,9 @@ def report_effects(
             "Score is 1 - MSE / MSE of copy, for each session: 0 is copy, 1 is perfect.",
             "Trials of one seed share initial weights, order of the data and scored windows; differences are "
             "of the same seed and session.",
-            "Intervals: bootstrap over seeds and sessions together. All low and all high hold for all "
-            "effects together (Bonferroni); clear means that they leave out zero. With two seeds the scatter "
-            "between seeds is known only roughly.",
+            "Intervals: bootstrap over seeds and sessions together, widened as Student's t for few. All low "
+            "and all high hold for all effects together (Bonferroni); clear means that they leave out zero. "
+            "With two seeds the scatter between seeds is known only roughly.",
         ),
         gaps_of(outcomes, part),
         command,
@@ -185,6 +185,8 @@ def _verdict(effects: Sequence[Effect], reference: str) -> str:
         return f"Nothing to say: no variant has a seed and session in common with the {reference}."
     clear = sorted((e for e in effects if e.is_clear), key=lambda effect: -abs(effect.difference[0]))
     if not clear:
-        return f"No clear difference: none of {len(effects)} variants can be told from the {reference}."
+        one_seed = " One seed cannot show it." if all(e.num_seeds < 2 for e in effects) else ""
+        told = f"none of {len(effects)} variants can be told from the {reference}."
+        return f"No clear difference: {told}{one_seed}"
     named = "; ".join(f"{e.variant} {e.difference[0]:+.3f}" for e in clear)
     return f"Clearly different from the {reference}, {len(clear)} of {len(effects)} variants: {named}."

@@ -35,8 +35,13 @@ class Effect:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the difference would be no chance even as the largest of all that were looked at."""
-        return self.together is not None and not self.together[0] <= 0 <= self.together[1]
+        """Whether the difference would be no chance even as the largest of all that were looked at.
+
+        Of a single seed that is not known.
+        """
+        if self.num_seeds < 2 or self.together is None:
+            return False
+        return not self.together[0] <= 0 <= self.together[1]
 
 
 def cells_of(
@@ -76,10 +81,11 @@ def _effect(variant: str, pairs: list[tuple[Cell, float, float]], num_effects: i
     before, after = (np.array([pair[position] for pair in pairs]) for position in (1, 2))
     differences = after - before
     mean = float(differences.mean())
-    bounds, together = (np.nan, np.nan), None
+    bounds: tuple[float, float] = (np.nan, np.nan)
+    together: tuple[float, float] | None = None
     if len(cells) > 1:
         resamples = means(draw_weights(cells, seed), differences)
-        bounds, together = interval(resamples), interval(resamples, num_effects)
+        bounds, together = (interval(mean, resamples, cells, number) for number in (1, num_effects))
     sessions = sorted({session for _, session in cells})
     ahead = [
         differences[[position for position, cell in enumerate(cells) if cell[1] == session]].mean() > 0
@@ -103,4 +109,5 @@ def mean_with_interval(scores: dict[Cell, float], seed: int = 0) -> tuple[float,
     values = np.array([scores[cell] for cell in cells])
     if len(cells) < 2:
         return (float(values.mean()) if len(cells) else np.nan, np.nan, np.nan)
-    return (float(values.mean()), *interval(means(draw_weights(cells, seed), values)))
+    mean = float(values.mean())
+    return (mean, *interval(mean, means(draw_weights(cells, seed), values), cells))

@@ -19,7 +19,7 @@ INK, MUTED, FAINT = "#222222", "#767676", "#d9d9d9"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 # Okabe & Ito's palette and lighter and darker shades of it.
 _COLOURS = (
-    BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#b8a000", "#7f3c8d", "#a5aa99", "#7a1f2b", "#11a579",
+    BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#b8a000", "#7f3c8d", "#a5aa99", "#7a1f2b", "#3b3b3b",
 )  # fmt: skip
 _DPI = 150
 
@@ -93,7 +93,7 @@ def curve_figure(
     title(
         axes,
         f"Score over {axis}",
-        f"thin: {len(by_session)} sessions, mean over seeds; the same test frames at every size",
+        f"thin: {len(by_session)} sessions, mean over seeds; the same {part} frames at every size",
     )
     figure.legend(loc="outside lower right", ncols=4, frameon=False, fontsize=8.5)
     return png(figure)
@@ -121,11 +121,13 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def title(axes: Axes, text: str, subtitle: str) -> None:
+    """Heads a figure of one panel."""
     axes.figure.suptitle(text, x=0.01, ha="left", fontsize=11, color=INK)
     axes.set_title(subtitle, loc="left", fontsize=8.5, color=MUTED)
 
 
 def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor="white")
     return stream.getvalue()

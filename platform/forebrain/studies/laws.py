@@ -76,7 +76,7 @@ class FittedLaw:
 
     Attributes:
         law: which.
-        parameters, low, high: its parameters for sizes in their own unit, and their 95 % intervals.
+        parameters, low, high: its parameters for sizes in their own unit, and their central 95 %.
         prediction: of the largest size's score from the smaller ones, with its interval.
         miss: predicted less observed score of the largest size, with its interval.
         beats_constant: part of the resamples in which it predicts the largest size better than the constant.
@@ -139,7 +139,7 @@ def judge(
     weights = draw_weights(cells, seed, num_resamples)
     curves = means(weights, scores)
     observed = scores.mean(axis=0)
-    change = _with_interval(observed[-1] - observed[0], curves[:, -1] - curves[:, 0])
+    change = _with_interval(observed[-1] - observed[0], curves[:, -1] - curves[:, 0], cells)
     if len(sizes) < FEWEST_SIZES:
         return Verdict(
             None,
@@ -165,16 +165,16 @@ def judge(
         main = fitter.fit(everything, None)
         rows = np.array([fitter.fit(row, main) for row in weights])
         own = np.array([fitter.in_own_unit(row) for row in rows])
-        bounds = [interval(column) for column in own.T]
+        bounds = np.quantile(own, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         beats = float(np.mean(np.abs(misses[position]) < np.abs(misses[0])))
         fits.append(
             FittedLaw(
                 law,
                 tuple(map(float, fitter.in_own_unit(main))),
-                tuple(low for low, _ in bounds),
-                tuple(high for _, high in bounds),
-                _with_interval(predicted[position], resampled[position]),
-                _with_interval(predicted[position] - observed[-1], misses[position]),
+                tuple(map(float, bounds[0])),
+                tuple(map(float, bounds[1])),
+                _with_interval(predicted[position], resampled[position], cells),
+                _with_interval(predicted[position] - observed[-1], misses[position], cells),
                 beats,
                 _curve(fitter, main, rows, x),
             )
@@ -283,8 +283,8 @@ def _choose(
     )
 
 
-def _with_interval(value: float, resamples: np.ndarray) -> tuple[float, float, float]:
-    return (float(value), *interval(resamples))
+def _with_interval(value: float, resamples: np.ndarray, cells: Sequence[Cell]) -> tuple[float, float, float]:
+    return (float(value), *interval(float(value), resamples, cells))
 
 
 def _text(value: tuple[float, float, float]) -> str:

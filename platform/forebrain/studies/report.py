@@ -91,6 +91,7 @@ def publish(out: str, report: StudyReport, outcomes: Sequence[Outcome], console:
 
 
 def to_html(report: StudyReport) -> str:
+    """One page that needs no other file; its pictures are in it."""
     parts = [
         f"<h1>{html.escape(report.title)}</h1>",
         *(f'<p class="verdict">{html.escape(sentence)}</p>' for sentence in report.verdict),
@@ -115,6 +116,7 @@ def to_html(report: StudyReport) -> str:
 
 
 def to_markdown(report: StudyReport) -> str:
+    """The same for a repository; its pictures lie beside it."""
     lines = [f"# {report.title}", ""]
     for sentence in report.verdict:
         lines += [f"**{sentence}**", ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from forebrain.scoring.intervals import LEVEL, rng_for
 
@@ -47,8 +48,25 @@ def means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.tensordot(weights, values, axes=1) / total
 
 
-def interval(resamples: np.ndarray, num_comparisons: int = 1) -> tuple[float, float]:
-    """The central 95 % of resamples [R]; wider where so many intervals are to hold together (Bonferroni)."""
+def interval(
+    value: float, resamples: np.ndarray, cells: Sequence[Cell], num_comparisons: int = 1
+) -> tuple[float, float]:
+    """The 95 % interval of a mean over cells.
+
+    Few sessions, drawn anew, scatter too little: with three the plain percentiles would miss the truth in a
+    fifth of all studies. So they are moved away from the value as Student's t is wider than a normal one.
+
+    Args:
+        value: the mean itself.
+        resamples: [R], of it.
+        cells: what it is the mean of.
+        num_comparisons: so many intervals are to hold together (Bonferroni).
+    """
     tail = (1 - LEVEL) / 2 / num_comparisons
+    sessions, seeds = ({cell[position] for cell in cells} for position in (1, 0))
+    count = len(sessions) if len(sessions) > 1 else len(seeds)
+    if count < 2:
+        return (np.nan, np.nan)
+    wider = stats.t.isf(tail, count - 1) / stats.norm.isf(tail) * np.sqrt(count / (count - 1))
     low, high = np.quantile(resamples, [tail, 1 - tail])
-    return float(low), float(high)
+    return float(value + wider * (low - value)), float(value + wider * (high - value))

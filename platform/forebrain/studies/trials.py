@@ -90,10 +90,10 @@ def make_trials(
         # Trials share the machine; a neighbour's threads cost more than they gain.
         base = dataclasses.replace(base, training=dataclasses.replace(base.training, threads=1))
     folder = "trials" if target is None else f"trials/{slug(target)}"
+    configs = [with_overrides(base, variant.overrides, f"variant {variant.name!r}") for variant in variants]
     trials = []
     for seed in range(base.seed, base.seed + num_seeds):
-        for variant in variants:
-            config = with_overrides(base, variant.overrides, f"variant {variant.name!r}")
+        for variant, config in zip(variants, configs, strict=True):
             out = Folder(base.out).uri_of(f"{folder}/{slug(variant.name)}/seed-{seed}")
             trials.append(Trial(variant.name, dataclasses.replace(config, out=out, seed=seed), target))
     return trials

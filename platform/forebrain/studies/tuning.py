@@ -39,6 +39,8 @@ _QUIET_TUNE = {
     # StopSignals takes signals: Tune's own handler knows only SIGINT.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # The newer output prints a banner however quiet it is to be.
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 

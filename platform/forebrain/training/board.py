@@ -31,6 +31,7 @@ class Board(SummaryWriter):
             super().__init__(self._scratch.name, purge_step=purge_step)
 
     def flush(self) -> None:
+        """Writes what was added, and brings it to where the run lies."""
         super().flush()
         self._bring_over()
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from forebrain.errors import CheckpointError
 from forebrain.models.contract import Interface
 from forebrain.shards.order import OwnedSession, split_edge
+from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 
@@ -92,7 +93,7 @@ class Interfaces:
             session: dict(interface.named_parameters()) for session, interface in self.of_session.items()
         }
         self._all = [p for named in self._parameters.values() for p in named.values()]
-        self._optimiser = adamw(self._all, config) if self._all else None
+        self._optimiser = AdamW(self._all, config.weight_decay, config.amsgrad)
 
     def clear_gradients(self) -> None:
         for parameter in self._all:
@@ -140,15 +141,12 @@ class Interfaces:
 
     def step(self, learning_rate: float) -> None:
         """One optimiser step; interfaces without a gradient stay as they are."""
-        if self._optimiser is not None:
-            set_learning_rate(self._optimiser, learning_rate)
-            self._optimiser.step()
+        self._optimiser.step(learning_rate)
 
     def export(self) -> PortableTensors:
         """Names are `<session id>:<parameter>`. Every worker exports its copy of a split session's vector."""
         tensors: PortableTensors = {}
         for session, named in self._parameters.items():
-            assert self._optimiser is not None
             own = self.owned[session]
             for name, tensor in export_parameters(self._optimiser, named).items():
                 is_part = own.is_split and name.startswith("unit")
@@ -174,7 +172,6 @@ class Interfaces:
                     else value
                     for name, value in own.items()
                 }
-            assert self._optimiser is not None
             load_parameters(self._optimiser, named, own, f"session {session}")
 
 
@@ -251,25 +248,7 @@ def joined(tensors: Mapping[str, Tensor], rows: tuple[int, int] | None = None) -
     return whole
 
 
-def adamw(parameters: Iterable[nn.Parameter], config: ResolvedTraining) -> torch.optim.AdamW:
-    """The optimiser of backbones and interfaces."""
-    return torch.optim.AdamW(
-        [{"params": list(parameters)}],  # a group, because there may be none
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        amsgrad=config.amsgrad,
-        fused=True,
-    )
-
-
-def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate
-
-
-def export_parameters(
-    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> PortableTensors:
+def export_parameters(optimiser: AdamW, parameters: Mapping[str, nn.Parameter]) -> PortableTensors:
     """Parameters and their moments as the portable form, on the CPU and not aliased."""
     tensors: PortableTensors = {}
     for name, parameter in parameters.items():
@@ -286,7 +265,7 @@ def portable(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def load_parameters(
-    optimiser: torch.optim.Optimizer,
+    optimiser: AdamW,
     parameters: Mapping[str, nn.Parameter],
     tensors: Mapping[str, Tensor],
     where: str,

@@ -94,6 +94,7 @@ def look_at(path: Path) -> TextTable | None:
 
 
 def is_number(field: str) -> bool:
+    """Whether Python takes a field for a number, `nan` among them."""
     try:
         float(field)
     except ValueError:

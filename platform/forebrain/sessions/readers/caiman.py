@@ -67,6 +67,7 @@ class SparseFrames:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(frames, units)."""
         num_units, num_frames = self.by_unit.shape
         return num_frames, num_units
 

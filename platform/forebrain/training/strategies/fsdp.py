@@ -20,15 +20,14 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from forebrain.models.contract import Model, SessionInput
+from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import (
     PortableTensors,
-    adamw,
     check_parameters,
     moments_of,
     portable,
-    set_learning_rate,
 )
 from forebrain.training.strategies.base import Strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
@@ -49,7 +48,7 @@ class FullyShared(Strategy):
         self._backbone.set_gradient_divide_factor(1.0)
         self._backbone.set_force_sum_reduction_for_comms(True)
         self._parameters = {name: _shared(each) for name, each in backbone.named_parameters()}
-        self._optimiser = adamw(backbone.parameters(), config)
+        self._optimiser = AdamW(backbone.parameters(), config.weight_decay, config.amsgrad)
 
     def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         backbone: Any = self._backbone
@@ -68,9 +67,8 @@ class FullyShared(Strategy):
         self._group.sum_tensors([square])
         norm = (square if besides is None else square + besides).sqrt()
         torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
-        set_learning_rate(self._optimiser, learning_rate)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.step(learning_rate)
+        self._optimiser.clear_gradients()
         return norm
 
     @torch.no_grad()

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from forebrain.models.contract import Model, SessionInput
+from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import (
     PortableTensors,
-    adamw,
     export_parameters,
     load_parameters,
-    set_learning_rate,
 )
 from forebrain.training.strategies.base import Strategy
 
@@ -30,7 +29,7 @@ class Replicated(Strategy):
     def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._backbone, self._group = backbone, group
         self._parameters = dict(backbone.named_parameters())
-        self._optimiser = adamw(self._parameters.values(), config)
+        self._optimiser = AdamW(self._parameters.values(), config.weight_decay, config.amsgrad)
 
     def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         return self._backbone.train()(inputs)
@@ -48,9 +47,8 @@ class Replicated(Strategy):
         norm = (square if besides is None else square + besides).sqrt()
         if gradients:
             torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
-        set_learning_rate(self._optimiser, learning_rate)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.step(learning_rate)
+        self._optimiser.clear_gradients()
         return norm
 
     def replica(self) -> Model:
@@ -71,6 +69,7 @@ class Replicated(Strategy):
 
 
 def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Over all values of all tensors, a scalar."""
     if not tensors:  # of a model that belongs to sessions altogether
         return torch.zeros(())
     return torch.stack(torch._foreach_norm(list(tensors))).square().sum()

@@ -26,11 +26,9 @@ from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import (
     PortableTensors,
-    adamw,
     check_parameters,
     name_of_range,
     portable,
-    set_learning_rate,
 )
 from forebrain.training.strategies.base import Strategy
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config
@@ -48,7 +46,10 @@ class Zero(Strategy):
         # Stage 3 takes the weights away between steps, so forecasts of one worker need a copy of them.
         self._replica = copy.deepcopy(backbone) if self._stage == 3 else backbone
         self._parameters = dict(backbone.named_parameters())
-        self._adamw = adamw(self._parameters.values(), config)
+        # DeepSpeed shares out the state of one of PyTorch's own.
+        self._adamw = torch.optim.AdamW(
+            self._parameters.values(), weight_decay=config.weight_decay, amsgrad=config.amsgrad, fused=True
+        )
         device = next(backbone.parameters()).device
         self._engine = _engine(_Whole(backbone), self._adamw, deepspeed_config(config), device)
         self._names_of_moments = ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if config.amsgrad else []))
@@ -73,7 +74,8 @@ class Zero(Strategy):
 
     def step(self, learning_rate: float, clip_norm: float, besides: Tensor | None = None) -> Tensor:
         assert besides is None, "the config refuses joint clipping"
-        set_learning_rate(self._adamw, learning_rate)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
         self._engine.step()
         # Infinite where it was not finite; DeepSpeed has left the step out then.
         return torch.as_tensor(self._engine.get_global_grad_norm())

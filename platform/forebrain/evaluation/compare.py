@@ -1,0 +1,354 @@
+"""Several runs beside one another: models x data sets, on the same windows, with the baselines among them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forebrain.errors import CheckpointError, ConfigError
+from forebrain.evaluation import figures
+from forebrain.evaluation.run import sessions_to_score
+from forebrain.evaluation.tables import Cell, Table, or_none
+from forebrain.scoring.baselines import BASELINES
+from forebrain.scoring.evaluate import (
+    WINDOWS_PER_SESSION,
+    Evaluation,
+    Forecaster,
+    baselines,
+    evaluate,
+    fit_linear,
+)
+from forebrain.scoring.pairs import Difference, paired_difference
+from forebrain.scoring.protocols import Part
+from forebrain.shards.windows import ShardWindows
+from forebrain.storage import Folder
+from forebrain.training.data import open_windows
+from forebrain.training.run_folder import RunFolder
+from forebrain.training.trained import TrainedModel
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run to compare.
+
+    Attributes:
+        label: what tables call it.
+        trained: its best checkpoint.
+        windows: its data.
+    """
+
+    label: str
+    trained: TrainedModel
+    windows: ShardWindows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations of the same models on several data sets.
+
+    Attributes:
+        part: the part that was scored.
+        by_dataset: what was scored, by data set. Not every run need be in each.
+        runs: label -> the run's config.
+    """
+
+    part: Part
+    by_dataset: dict[str, Evaluation]
+    runs: dict[str, dict[str, Any]]
+
+    @property
+    def labels(self) -> list[str]:
+        """Runs in the order given, then the baselines."""
+        return [*self.runs, *BASELINES]
+
+    def differences(self) -> list[tuple[str, str, str, Difference]]:
+        """(data set, one, other, difference) for every two runs, and every run and baseline."""
+        return [
+            (dataset, one, other, paired_difference(scores[one], scores[other], evaluation.seed))
+            for dataset, evaluation in self.by_dataset.items()
+            for scores in (evaluation.scores,)
+            for one, other in itertools.combinations([name for name in self.labels if name in scores], 2)
+            if one not in BASELINES
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "runs": self.runs,
+            "by_dataset": {
+                dataset: {
+                    "sessions": [info.id for info in evaluation.sessions],
+                    "windows_per_session": evaluation.windows_per_session,
+                    "seed": evaluation.seed,
+                    "forecasters": {name: evaluation.summary(name).to_json() for name in evaluation.scores},
+                }
+                for dataset, evaluation in self.by_dataset.items()
+            },
+            "differences": [
+                {
+                    "dataset": dataset,
+                    "one": one,
+                    "other": other,
+                    "difference": or_none(difference.value),
+                    "interval": [or_none(difference.low), or_none(difference.high)],
+                    "num_sessions": difference.num_sessions,
+                    "num_better": difference.num_better,
+                }
+                for dataset, one, other, difference in self.differences()
+            ],
+        }
+
+
+def open_runs(runs: Sequence[RunFolder]) -> list[ComparedRun]:
+    """Loads runs and names them: by their model, and by their folder too where several have the same.
+
+    Raises:
+        CheckpointError: there is no run, or its checkpoints are damaged or of other data.
+        ConfigError: two runs have the same name.
+    """
+    trained = [TrainedModel.load(run) for run in runs]
+    titles = [one.config.model.title for one in trained]
+    labels = [
+        title if titles.count(title) == 1 else f"{title} ({run.uri.rstrip('/').rpartition('/')[2]})"
+        for title, run in zip(titles, runs, strict=True)
+    ]
+    if twice := {label for label in labels if labels.count(label) > 1}:
+        raise ConfigError(
+            f"several runs are called {', '.join(sorted(twice))}; expected run folders of different names."
+        )
+    opened = []
+    for label, run, one in zip(labels, runs, trained, strict=True):
+        windows = open_windows(one.config, run.shards(one.config.data))
+        if windows.shards.fingerprint != one.checkpoint.record["data_fingerprint"]:
+            raise CheckpointError(f"{run.uri} was trained on other data than {windows.shards.uri} holds now.")
+        opened.append(ComparedRun(label, one, windows))
+    return opened
+
+
+def compare(
+    runs: Sequence[ComparedRun],
+    part: Part = "test",
+    windows_per_session: int | None = WINDOWS_PER_SESSION,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Comparison:
+    """Scores runs on every data set that they were trained on.
+
+    Runs that read the same sessions of a data set under the same protocol are compared with one another, from
+    whatever set of shards; a model of a shorter context forecasts the same frames. The linear baseline is
+    fitted on the data set alone, with the longest context.
+
+    Args:
+        runs: from `open_runs`.
+        part: the part to score.
+        windows_per_session: at most this many windows a session, spread evenly; None for all.
+        seed: of the choice of windows and of the bootstraps.
+        progress: is told a line for each data set.
+
+    Raises:
+        ConfigError: nothing can be scored.
+    """
+    groups: dict[str, dict[str, list[ComparedRun]]] = {}
+    for run in runs:
+        scored = sessions_to_score(run.windows, part, run.trained.interfaces)
+        for dataset in sorted({run.windows.sessions[number].dataset for number in scored}):
+            groups.setdefault(dataset, {}).setdefault(_sameness(run, dataset, scored), []).append(run)
+    by_dataset = {}
+    for dataset in sorted(groups):
+        for number, together in enumerate(groups[dataset].values(), 1):
+            name = dataset if len(groups[dataset]) == 1 else f"{dataset}, setting {number}"
+            progress(f"{name}: {', '.join(run.label for run in together)}")
+            by_dataset[name] = _evaluate(together, dataset, part, windows_per_session, seed)
+    if not by_dataset:
+        raise ConfigError(f"no session of these runs has a part {part} that could be scored.")
+    configs = {run.label: json.loads(json.dumps(run.trained.config.identity())) for run in runs}
+    return Comparison(part, by_dataset, configs)
+
+
+def _sameness(run: ComparedRun, dataset: str, scored: Sequence[int]) -> str:
+    """Equal for runs whose scores on a data set are of the same things."""
+    config, entries = run.trained.config, run.windows.shards.sessions
+    of_dataset = (entries[number] for number in scored if entries[number].dataset == dataset)
+    sessions = sorted(hashlib.sha256(entry.to_bytes()).hexdigest() for entry in of_dataset)
+    setting = [config.protocol, config.model.horizon, config.evaluation.longest_context]
+    subset = asdict(config.subset) if config.subset.has_own_fits else None
+    return json.dumps([*setting, subset, config.seed if subset else None, sessions])
+
+
+def _evaluate(
+    runs: Sequence[ComparedRun], dataset: str, part: Part, windows_per_session: int | None, seed: int
+) -> Evaluation:
+    widest = max(runs, key=lambda run: run.windows.context)
+    source = widest.windows
+    sessions = [
+        number
+        for number in sessions_to_score(source, part, widest.trained.interfaces)
+        if source.sessions[number].dataset == dataset
+    ]
+    forecasters: dict[str, Forecaster] = {
+        run.label: _FromTheLast(run.windows.context, run.trained.forecaster(source.sessions, source.held_out))
+        for run in runs
+    }
+    fitted_on = [
+        number
+        for number, info in enumerate(source.sessions)
+        if info.dataset == dataset and source.num_windows(number, "train")
+    ]
+    # Of a data set that is held out altogether nothing may be fitted on.
+    linear = fit_linear(source, fitted_on or None, seed=seed).solve()
+    return evaluate(
+        {**forecasters, **baselines(source, linear)},
+        source,
+        part,
+        sessions=sessions,
+        windows_per_session=windows_per_session,
+        seed=seed,
+        as_scored=source.as_scored,
+    )
+
+
+@dataclass(frozen=True)
+class _FromTheLast:
+    """A forecaster that sees the last frames of a longer context."""
+
+    context: int
+    forecaster: Forecaster
+
+    def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
+        return self.forecaster(session, context[:, -self.context :])
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Scores of models x data sets as people read them, the same with all numbers, differences, and scores by
+    horizon step.
+
+    Raises:
+        ConfigError: a baseline was not evaluated.
+    """
+    for evaluation in comparison.by_dataset.values():
+        evaluation.require_baselines()
+    return [_scores(comparison), _numbers(comparison), _differences(comparison), _by_horizon(comparison)]
+
+
+def _scores(comparison: Comparison) -> Table:
+    def cell(evaluation: Evaluation, label: str) -> Cell:
+        if label not in evaluation.scores:
+            return None
+        scores = evaluation.summary(label)
+        value, (low, high) = scores.value("score"), scores.bounds("score")
+        if not np.isfinite(value):
+            return None
+        return f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else "")
+
+    columns = [
+        f"{dataset} ({evaluation.summary('copy').num_sessions} sessions)"
+        for dataset, evaluation in comparison.by_dataset.items()
+    ]
+    return Table(
+        name="scores",
+        title=f"{comparison.part}: score, mean over sessions [95 % interval by bootstrap over sessions; of "
+        "one session over blocks of time]",
+        columns=("forecaster", *columns),
+        rows=tuple(
+            (label, *(cell(evaluation, label) for evaluation in comparison.by_dataset.values()))
+            for label in comparison.labels
+        ),
+    )
+
+
+def _numbers(comparison: Comparison) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for dataset, evaluation in comparison.by_dataset.items():
+        for label in comparison.labels:
+            if label in evaluation.scores:
+                scores = evaluation.summary(label)
+                numbers = [
+                    or_none(number)
+                    for metric in ("score", "mae")
+                    for number in (scores.value(metric), *scores.bounds(metric))
+                ]
+                rows.append((dataset, scores.num_sessions, scores.num_windows, label, *numbers))
+    return Table(
+        name="comparison",
+        title=f"{comparison.part}: score and mean absolute error, with 95 % intervals",
+        columns=(
+            "dataset", "sessions", "windows", "forecaster", "score", "score low", "score high", "MAE",
+            "MAE low", "MAE high",
+        ),
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def _differences(comparison: Comparison) -> Table:
+    return Table(
+        name="differences",
+        title=f"{comparison.part}: differences in score, paired by session, with 95 % intervals by bootstrap "
+        "over sessions",
+        columns=("dataset", "forecaster", "less", "difference", "low", "high", "better in", "of sessions"),
+        rows=tuple(
+            (
+                dataset,
+                one,
+                other,
+                *(or_none(number) for number in (found.value, found.low, found.high)),
+                found.num_better,
+                found.num_sessions,
+            )
+            for dataset, one, other, found in comparison.differences()
+        ),
+    )
+
+
+def _by_horizon(comparison: Comparison) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for dataset, evaluation in comparison.by_dataset.items():
+        present = [label for label in comparison.labels if label in evaluation.scores]
+        steps = {label: evaluation.summary(label).by_step("score")[0] for label in present}
+        for step in range(evaluation.horizon):
+            of_step = (or_none(steps[label][step]) if label in steps else None for label in comparison.labels)
+            rows.append((dataset, step + 1, *of_step))
+    return Table(
+        name="by_horizon",
+        title=f"{comparison.part}: score by horizon step (frames ahead)",
+        columns=("dataset", "step", *comparison.labels),
+        rows=tuple(rows),
+    )
+
+
+def write_comparison(comparison: Comparison, out: Folder) -> list[Table]:
+    """Writes report.md, comparison.json, a CSV file for each table and comparison.png.
+
+    Returns:
+        The tables.
+
+    Raises:
+        ConfigError: a baseline was not evaluated; nothing is written.
+    """
+    made = comparison_tables(comparison)
+    with tempfile.TemporaryDirectory() as folder:
+        picture = figures.models_by_dataset(
+            comparison.by_dataset, comparison.labels, Path(folder) / "comparison.png"
+        )
+        out.write("comparison.png", picture.read_bytes())
+    for table in made:
+        out.write(f"{table.name}.csv", table.to_csv().encode())
+    out.write("comparison.json", json.dumps(comparison.to_json(), indent=1, allow_nan=False).encode())
+    lines = [
+        f"# {len(comparison.runs)} runs on {comparison.part}",
+        "",
+        "Score = mean over sessions of 1 - MSE / MSE of copy on the same windows: 0 is copy, 1 is perfect.",
+        "",
+        "![scores by data set and by horizon](comparison.png)",
+        "",
+        *(table.to_markdown() for table in made if table.name != "comparison"),
+    ]
+    out.write("report.md", "\n".join(lines).encode())
+    return made

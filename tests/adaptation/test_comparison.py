@@ -1,0 +1,93 @@
+"""A comparison scores all modes alike, and its verdict follows from the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from forebrain.adaptation.artifact import Adapted
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.comparison import Comparison, compare, leak_of
+from forebrain.adaptation.fit import FitConfig
+from forebrain.errors import AdaptationError
+from forebrain.sessions.session import Session
+from forebrain_registry import Registry
+
+QUICK = FitConfig(steps=6, batch_size=4)
+
+
+@pytest.fixture
+def backbone(registry: Registry, publish_backbone: Callable[..., str]) -> Backbone:
+    return Backbone.from_registry(publish_backbone(), registry.uri)
+
+
+@pytest.mark.parametrize("mode", ["embeddings", "forecaster", "full", "scratch", "none"])
+def test_every_mode_scores_beside_the_others_and_loads(
+    mode: str, backbone: Backbone, walk: Callable[..., Session], tmp_path: Path
+) -> None:
+    session = walk(9, num_frames=300)
+    comparison = compare(backbone, session, mode, QUICK)
+    result = comparison.result()
+    others = {"from scratch", "not adapted"} - {comparison.name}
+    assert set(result["others"]) == (others if mode != "none" else set())
+    assert len(result["score_by_step"]) == (1 if mode == "none" else 4)
+    assert result["score"] == comparison.test.scores[comparison.name][session.id].value("score")
+    adapted = comparison.adaptation.adapted
+    adapted.save(tmp_path / "out")
+    loaded = Adapted.load(tmp_path / "out")
+    raw = session.frames(0, 20)
+    assert (loaded.forecast(raw) == adapted.forecast(raw)).all()
+    assert (tmp_path / "out" / "backbone.safetensors").exists() == (mode in ("forecaster", "full", "scratch"))
+
+
+def test_a_recording_in_which_nothing_moves_at_the_end_has_no_score(
+    backbone: Backbone, walk: Callable[..., Session]
+) -> None:
+    traces = walk(9, num_frames=300).frames(0, 300)
+    traces[235:] = traces[235]
+    with pytest.raises(AdaptationError, match="nothing moves in its test part"):
+        compare(backbone, replace(walk(9), traces=traces), "none", QUICK)
+
+
+@pytest.mark.parametrize(
+    ("own", "interval", "others", "words"),
+    [
+        (0.20, (0.15, 0.25), {"linear": 0.10}, "was worth it: .*0.200 .*linear 0.100"),
+        (
+            0.20,
+            (0.15, 0.25),
+            {"linear": 0.10, "from scratch": 0.18},
+            "by less than its interval .*scratch 0.180",
+        ),
+        (0.20, (0.15, 0.25), {"linear": 0.30}, "not worth it: .*Use linear"),
+        (0.20, (float("nan"), float("nan")), {"linear": 0.10}, "too few windows"),
+    ],
+)
+def test_the_verdict_follows_from_the_scores(
+    own: float, interval: tuple[float, float], others: dict[str, float], words: str
+) -> None:
+    scores = {"adapted (embeddings)": own, **others}
+
+    def summary(name: str) -> SimpleNamespace:
+        return SimpleNamespace(value=lambda metric: scores[name], bounds=lambda metric: interval)
+
+    made = SimpleNamespace(
+        name="adapted (embeddings)",
+        forecasters=dict.fromkeys(scores),
+        test=SimpleNamespace(summary=summary),
+        adaptation=SimpleNamespace(adapted=SimpleNamespace(mode="embeddings")),
+    )
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(Comparison.verdict(made))
+
+
+def test_a_leak_is_told_by_session_animal_and_name(backbone: Backbone, walk: Callable[..., Session]) -> None:
+    seen = walk(1)
+    assert "this very session, lab/animal1/one" in (leak_of(backbone, seen) or "")
+    assert "other sessions of this animal" in (leak_of(backbone, replace(seen, session="two")) or "")
+    assert "is called animal1 too, in lab" in (leak_of(backbone, replace(seen, dataset="elsewhere")) or "")
+    assert leak_of(backbone, walk(2)) is None

@@ -1,0 +1,34 @@
+"""The committed studies: whole, possible, and small enough to be run on two cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forebrain.config import parse
+from forebrain.studies.ablation import AblateConfig
+from forebrain.studies.scaling import ScaleConfig
+
+DEFINITIONS = sorted((Path(__file__).parents[2] / "jobs" / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", DEFINITIONS, ids=lambda path: path.stem)
+def test_a_definition_says_how_it_is_run_and_how_much_that_is(path: Path) -> None:
+    text = path.read_text()
+    job = "ablate" if path.stem == "ablation" else "scale"
+    assert f"python jobs/{job}.py --config jobs/studies/{path.name} --pretrain.data URI" in text
+    given = ["--config", str(path), "--pretrain.data", "shards", "--pretrain.out", "study"]
+    if path.stem == "relatives":
+        scale = parse(ScaleConfig, given)
+        num_runs = scale.num_targets * (1 + 2 * len(scale.sizes)) * scale.num_seeds
+    else:
+        config = parse(AblateConfig if job == "ablate" else ScaleConfig, given)
+        trials = config.trials(config.pretrain)
+        num_runs = len(trials)
+        assert (
+            max(getattr(trial.config.model, "width", 0) for trial in trials if "alone" not in trial.variant)
+            <= 256
+        )
+    assert f"{num_runs} runs." in text
+    assert num_runs <= 40

@@ -1,0 +1,144 @@
+"""A study as people run it: trials that fail, a kill, the same command again; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from forebrain.config import from_values
+from forebrain.console import make_console
+from forebrain.errors import CheckpointError, ConfigError
+from forebrain.studies.ablation import AblateConfig
+from forebrain.studies.study import conduct
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_job(config: Path, **options: Any) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT / 'registry'}",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "jobs" / "ablate.py"), "--config", str(config)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+def test_a_killed_study_goes_on_where_it_was_and_a_trial_that_fails_stops_no_other(
+    tmp_path: Path, small_run: dict[str, Any]
+) -> None:
+    config, out = tmp_path / "study.yaml", tmp_path / "study"
+    values = {
+        "pretrain": small_run,
+        "variants": {
+            "diverges": {"training.learning_rate": 1e30, "training.clip_norm": 1e30},
+            "long": {"training.steps": 100_000, "training.checkpoint_every": 100_000},
+        },
+        "num_seeds": 1,
+        "parallel": 1,
+    }
+    config.write_text(yaml.safe_dump(values))
+    first = run_job(config, start_new_session=True)
+    trials = out / "trials"
+    while not list(trials.glob("long/*/attempts/*.json")):  # written as its loop begins
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    reference = trials / "reference" / "seed-0" / "result.json"
+    before = reference.stat().st_mtime_ns
+    assert json.loads((trials / "diverges" / "seed-0" / "trial.json").read_text())["status"] == "failed"
+
+    # The long one would never end, so the study goes on without it, and with another.
+    values["variants"]["wide"] = {"model.width": 32}
+    del values["variants"]["long"]
+    config.write_text(yaml.safe_dump(values))
+    second = run_job(config)
+    printed, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
+    assert "3 trials" in printed and "1 of them done already" in printed
+    assert reference.stat().st_mtime_ns == before
+    assert "diverges, seed 0: failed: step" in printed and "Traceback" not in printed + errors
+    assert "wide, seed 0: test score" in printed
+    page = (out / "report.html").read_text()
+    assert "diverges, seed 0: failed: step" in page and "width" in (out / "study.yaml").read_text()
+    assert json.loads((out / "results.json").read_text())["effects"][0]["variant"] == "wide"
+    assert not (out / "ray").exists()
+    assert list((out / "tensorboard").rglob("events*"))
+
+
+@pytest.fixture
+def ablation(small_run: dict[str, Any]) -> AblateConfig:
+    values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
+    return from_values(AblateConfig, values)
+
+
+def finish(trial: Any, score: float | None) -> None:
+    """A run folder as if the trial had finished."""
+    from forebrain.training.run_folder import RunFolder
+
+    run = RunFolder(trial.config.out)
+    run.write_config(trial.config)
+    by_session = {"lab-a/subject-one/one": {"score": score}}
+    part = {"score": score, "by_session": by_session, "baselines": {}}
+    run.write_result({"steps": 4, "validation": part, "test": part})
+
+
+def test_a_finished_study_starts_nothing_and_reads_what_is_there(ablation: AblateConfig, base) -> None:
+    for trial, score in zip(ablation.trials(base), (0.1, 0.3), strict=True):
+        finish(trial, score)
+    outcomes = conduct(ablation, ablation.trials, make_console())
+    assert [outcome.by_session("test") for outcome in outcomes] == [
+        {"lab-a/subject-one/one": 0.1}, {"lab-a/subject-one/one": 0.3},
+    ]  # fmt: skip
+
+
+def test_another_base_in_the_same_folder_is_refused(ablation: AblateConfig, base, small_run) -> None:
+    for trial in ablation.trials(base):
+        finish(trial, 0.1)
+    conduct(ablation, ablation.trials, make_console())
+    small_run["training"]["steps"] = 5
+    values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
+    other = from_values(AblateConfig, values)
+    with pytest.raises(CheckpointError, match=r"training\.steps was 4 and is now 5"):
+        conduct(other, other.trials, make_console())
+
+
+def test_an_impossible_trial_is_refused_before_any_starts(small_run, tmp_path: Path) -> None:
+    values = {"pretrain": small_run, "variants": {"too much": {"subset.frames": 10_000}}, "num_seeds": 1}
+    config = from_values(AblateConfig, values)
+    with pytest.raises(ConfigError, match=r"too much, seed 0: subset\.frames is 10000"):
+        conduct(config, config.trials, make_console())
+    assert not (tmp_path / "study" / "trials").exists()
+
+
+def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: Path, monkeypatch) -> None:
+    walk(1, num_frames=200).save(tmp_path / "recording.npz")
+    small_run["data"] = str(tmp_path / "recording.npz")
+    values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
+    config = from_values(AblateConfig, values)
+    from forebrain.studies import study
+
+    started = []
+    monkeypatch.setattr(study, "run_trials", lambda trials, *rest: started.append(trials))
+    for _ in range(2):
+        outcomes = conduct(config, config.trials, make_console())
+    shards = str(tmp_path / "study" / "shards")
+    assert {trial.config.data for trials in started for trial in trials} == {shards}
+    assert {outcome.status for outcome in outcomes} == {"missing"}
+    index = (tmp_path / "study" / "shards" / "index.json").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "study" / "trials", ignore_errors=True)
+    conduct(config, config.trials, make_console())
+    assert (tmp_path / "study" / "shards" / "index.json").stat().st_mtime_ns == index

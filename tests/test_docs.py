@@ -1,0 +1,334 @@
+"""What the documentation shows is there: commands and options, files, links and anchors, numbers of the plan.
+
+A command in a block is given to the parser that would read it, which stops before any work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import itertools
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+import forebrain.config
+from forebrain.config import from_values
+from forebrain.sessions.sidecar import Sidecar
+from forebrain.training.config import PretrainConfig
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "cluster" / "README.md",
+    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "LOG.md"),
+]
+IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
+# Options of other programs that the pages name by themselves.
+FOREIGN = {
+    "--help", "--no-wait", "--build-arg", "--runtime-env-json", "--dashboard-host", "--config",
+}  # fmt: skip
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Parsed(Exception):  # noqa: N818
+    """A command line was read to its end."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in FENCE.findall(page.read_text()) if found == language]
+
+
+def spans(page: Path) -> list[str]:
+    """Code within the text."""
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The simple commands of a piece of shell, as words."""
+    lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars=";&|\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+    words: list[str] = []
+    for token in [*lexer, ";"]:
+        if set(token) <= set(";&|\n") or token in ("do", "done", "then"):
+            if words:
+                yield words
+            words = []
+        elif token.startswith("#"):
+            words.append("#")
+        else:
+            words.append(token)
+
+
+def shown(page: Path) -> Iterator[list[str]]:
+    """The commands in a page's blocks; what follows a # on a line is a comment."""
+    for text in blocks(page, ""):
+        for name, first in re.findall(r"\bfor (\w+) in ([^\s;]+)", text):
+            text = text.replace(f"${name}", first).replace(f"${{{name}}}", first)
+        with contextlib.suppress(ValueError):  # a table or a tree of folders, not shell
+            for words in commands(text):
+                yield words[: words.index("#")] if "#" in words else words
+
+
+def program(words: list[str]) -> str:
+    return words[0].removeprefix(".venv/bin/") if words else ""
+
+
+def check(words: list[str]) -> bool:
+    """Raises unless a command can be given like this; returns whether it is one that is known here."""
+    name, rest = program(words), words[1:]
+    if name == "python" and rest and rest[0].startswith("jobs/"):
+        give_to_job(rest[0], rest[1:])
+    elif name == "forebrain":
+        give_to(importlib.import_module("forebrain.cli").main, rest)
+    elif name == "forebrain-registry":
+        give_to(importlib.import_module("forebrain_registry.cli").main, ["--registry", "r", *rest], move=True)
+    elif name == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert all(word in targets or "=" in word for word in rest), words
+    elif name == "ray":
+        give_to_ray(rest)
+    elif name == "sbatch":
+        position = next(place for place, word in enumerate(rest) if word.endswith(".sbatch"))
+        assert (ROOT / rest[position]).is_file(), words
+        assert check(rest[position + 1 :])
+    elif name in ("docker", "kubectl"):
+        files = [value for option, value in itertools.pairwise(rest) if option in ("--file", "-f")]
+        assert all((ROOT / value).is_file() for value in files), words
+        if "--target" in rest:
+            target = rest[rest.index("--target") + 1]
+            assert f" AS {target}\n" in (ROOT / "cluster" / "Dockerfile").read_text()
+    else:
+        return False
+    return True
+
+
+def load_job(script: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"job_{Path(script).stem}", ROOT / script)
+    assert spec is not None and spec.loader is not None, f"there is no {script}"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def give_to_job(script: str, arguments: list[str]) -> None:
+    job = load_job(script)
+
+    def parse(*given: Any, **more: Any) -> Any:
+        forebrain.config.parse(*given, **more)
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "parse", parse)
+        patch.setattr(sys, "argv", [script, *arguments])
+        takes_arguments = bool(inspect.signature(job.main).parameters)
+        with pytest.raises(Parsed):
+            status = job.main(arguments) if takes_arguments else job.main()
+            pytest.fail(f"{script} {shlex.join(arguments)}: status {status}")
+
+
+def give_to(main: Callable[[list[str]], int], arguments: list[str], move: bool = False) -> None:
+    """To a command of subcommands; `move`: the first two words go behind the subcommand."""
+    if move:
+        arguments = [*arguments[2:3], *arguments[:2], *arguments[3:]]
+
+    def parse_args(self: argparse.ArgumentParser, given: Any = None, namespace: Any = None) -> Any:
+        unknown = self.parse_known_args(given, namespace)[1]
+        assert not unknown, f"unknown: {unknown}"
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        main(arguments)
+
+
+def give_to_ray(arguments: list[str]) -> None:
+    from ray.scripts.scripts import cli
+
+    command: Any = cli
+    while hasattr(command, "commands"):
+        assert arguments and arguments[0] in command.commands, f"ray {arguments}"
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    assert {word.split("=")[0] for word in own if word.startswith("--")} <= options, f"ray {own}"
+    command.make_context("ray", list(own), resilient_parsing=True)
+    assert all((ROOT / word).is_file() for word in own if word.startswith("cluster/"))
+    if own != arguments:
+        assert check(arguments[len(own) + 1 :]), arguments
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                found |= options_of(each)
+    return found
+
+
+@pytest.fixture(scope="module")
+def known_options() -> set[str]:
+    """Every option of every command of the project."""
+    from jsonargparse import ArgumentParser
+
+    found: set[str] = set()
+
+    def collect(self: argparse.ArgumentParser, *given: Any, **more: Any) -> Any:
+        found.update(options_of(self))
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", collect)
+        patch.setattr(ArgumentParser, "parse_args", collect)
+        for name in ("forebrain.cli", "forebrain_registry.cli"):
+            with contextlib.suppress(Parsed):
+                importlib.import_module(name).main([])
+        for script in sorted((ROOT / "jobs").glob("*.py")):
+            job = load_job(f"jobs/{script.name}")
+            patch.setattr(sys, "argv", [script.name])
+            with contextlib.suppress(Parsed):
+                job.main([]) if inspect.signature(job.main).parameters else job.main()
+            found |= set(re.findall(r'short=\{"(--\w+)"', script.read_text()))
+    assert {"--training.steps", "--storage", "--alias", "--recordings"} <= found
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_in_blocks_are_taken_by_what_they_are_given_to(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in blocks(page, "yaml"):
+        (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    known = [words for words in shown(page) if check(words)]
+    expects_some = {"README.md", "operating.md", "pretraining.md", "registry.md", "guarantees.md", "scale.md"}
+    assert known or page.name not in expects_some or page.parent.name == "cluster"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_options_named_in_the_text_exist(page: Path, known_options: set[str]) -> None:
+    named = {option for span in spans(page) for option in re.findall(r"(?<!\S)\[?(--[a-z][\w.-]*)", span)}
+    assert named - known_options - FOREIGN == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_files_named_in_the_text_exist(page: Path) -> None:
+    places = ("platform", "registry", "jobs", "cluster", "tests", "docs")
+    for span in spans(page):
+        word = span.split()[0].removesuffix(":")
+        if word.split("/")[0] in places and "/" in word and not re.search("[A-Z*<{]", word):
+            assert (ROOT / word).exists(), f"{page.name}: {word}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "LOG.md"], ids=[*IDS, "docs/LOG.md"])
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists() and there.is_relative_to(ROOT), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", FENCE.sub("", there.read_text()), re.MULTILINE)
+            assert anchor in [slug(heading) for heading in headings], f"{page.name}: {target}"
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_yaml_in_the_pages_is_a_sidecar_or_the_config_of_a_run(page: Path) -> None:
+    for text in blocks(page, "yaml"):
+        values = yaml.safe_load(text)
+        if "data" in values:
+            assert from_values(PretrainConfig, values).out == values["out"]
+        else:
+            Sidecar(**values)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_python_in_the_pages_is_python_and_imports_what_exists(page: Path) -> None:
+    for text in blocks(page, "python"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), text
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    seen, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        found = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+        waiting += [(page.parent / target).resolve() for target in found if ":" not in target]
+    assert set((ROOT / "docs").glob("*.md")) <= seen
+
+
+def test_every_job_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for script in (ROOT / "jobs").glob("*.py"):
+        assert f"jobs/{script.name}" in text, f"{script.name} is not in the README's table of jobs"
+
+
+def test_the_plan_on_the_page_is_what_the_code_calculates(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "scale.md").read_text()
+    assert load_job("jobs/plan.py").main([]) == 0
+    found = re.search(r"<!-- plan -->\n```\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    assert found[1].splitlines() == capsys.readouterr().out.splitlines(), (
+        "put the output of jobs/plan.py there"
+    )
+
+
+def test_what_a_terabyte_costs_follows_from_the_readme() -> None:
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/operating.md"))
+    rows, ms = re.search(r"\| ([\d,]+) \| ([\d,]+) \| [\d,]+ \| [\d,]+ \|\n\n", readme).groups()  # type: ignore[union-attr]
+    rows_per_s = int(rows.replace(",", "")) / int(ms.replace(",", "")) * 1000
+    assert f"{rows_per_s:,.0f}"[:4] == "27,8" and "27,900" in page
+    hours = 2.5e11 * 0.6 / 16 / rows_per_s / 3600
+    assert f"{hours:.0f} core hours" in page
+    plan = load_job("jobs/plan.py")
+    given = plan.PlanConfig(
+        sessions=1000, units=10**6, data_bytes=1e12, workers=64, batch_size=512, rows_per_s=27900.0
+    )
+    found = plan.calculate(given)
+    assert f"({found['worker_hours_a_pass']:.1f})" in page
+    assert f"({found['steps_a_pass'] * 512 / 1e6:.1f} million in a pass)" in page
+
+
+def test_the_command_of_the_manifest_is_taken() -> None:
+    document = yaml.safe_load((ROOT / "cluster" / "kuberay" / "rayjob.yaml").read_text())
+    assert check(shlex.split(document["spec"]["entrypoint"]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "python jobs/nothing.py", "python jobs/pretrain.py --data a --out b --training.stepz 1",
+        ".venv/bin/forebrain forecats", "forebrain-registry publish --wrong", "make prertain",
+        "ray job submitt", "ray job submit --workingdir . -- python jobs/prepare.py --recordings a --out b",
+        "ray up cluster/azure.yaml", "sbatch cluster/slurm/run.sbatch python jobs/prepare.py --out b",
+    ],
+)  # fmt: skip
+def test_a_command_that_does_not_exist_is_found(wrong: str) -> None:
+    refusals = (AssertionError, pytest.fail.Exception, SystemExit, FileNotFoundError, click.ClickException)
+    with pytest.raises(refusals):
+        check(shlex.split(wrong))

@@ -1,0 +1,114 @@
+"""Many recordings: one table, failures in it, nothing done twice, the same with Ray as without."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from forebrain.adaptation.artifact import Adapted
+from forebrain.adaptation.backbone import weights_of
+from forebrain.adaptation.description import Description
+from forebrain.adaptation.fit import FitConfig
+from forebrain.errors import ConfigError, ForebrainError
+from forebrain.many_adaptations import ManyConfig, adapt_many, show
+from forebrain.models.poco import Poco, PocoConfig
+from forebrain.sessions.session import Session
+from forebrain_registry import Metadata, Registry, SeenSession, publish
+
+MODEL = PocoConfig(
+    context=12, horizon=4, token_length=4, width=16, num_latents=2, num_heads=2, head_width=8, film_width=32,
+    relative=True,
+)  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path, walk: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> ManyConfig:
+    """A published backbone, two good recordings, one of another rate and one that is damaged."""
+    monkeypatch.setenv("FOREBRAIN_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    described = Description(MODEL, 1, "relative", "chronological", None, None)
+    metadata = Metadata(
+        "MIT", described.config(), described.preprocessing(),
+        sessions=(SeenSession("lab", "animal1", "one", "celegans", 2.5),),
+    )  # fmt: skip
+    publish(
+        Registry(tmp_path / "registry"), "worms", {"model.safetensors": weights_of(Poco(MODEL))}, metadata
+    )
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for name, rate_hz in (("a", 2.5), ("b", 2.5), ("fast", 40)):
+        np.save(folder / f"{name}.npy", walk(ord(name[0]), num_frames=250).frames(0, 250))
+        (folder / f"{name}.npy.session.yaml").write_text(f"{{rate_hz: {rate_hz}, subject: {name}}}")
+    (folder / "torn.npy").write_bytes((folder / "a.npy").read_bytes()[:300])
+    return ManyConfig(
+        "worms", [str(folder)], str(tmp_path / "out"), str(tmp_path / "registry"), serial=True,
+        fit=FitConfig(steps=2, batch_size=4),
+    )  # fmt: skip
+
+
+def status(rows: list[dict]) -> dict[str, str]:
+    return {Path(row["recording"]).stem: row["status"] for row in rows}
+
+
+def test_failures_are_rows_and_what_is_finished_is_not_done_again(config: ManyConfig, tmp_path: Path) -> None:
+    quiet = Console(quiet=True)
+    rows = adapt_many(config, quiet)
+    assert status(rows) == {"a": "adapted", "b": "adapted", "fast": "failed", "torn": "failed"}
+    errors = {Path(row["recording"]).stem: row["error"] for row in rows}
+    assert "--resample" in errors["fast"] and "torn.npy" in errors["torn"]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*")}
+    assert {path.name for path in kept} >= {"result.json", "report.md", "interface.safetensors"}
+
+    # Better luck the second time: the torn file was copied again.
+    (tmp_path / "recordings" / "torn.npy").write_bytes((tmp_path / "recordings" / "b.npy").read_bytes())
+    again = adapt_many(config, quiet)
+    assert status(again) == {"a": "finished", "b": "finished", "fast": "failed", "torn": "adapted"}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert [row["score"] for row in again[:2]] == [row["score"] for row in rows[:2]]
+
+    table = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines()))
+    assert [row["status"] for row in table] == ["finished", "finished", "failed", "adapted"]
+    assert json.loads((tmp_path / "out" / "table.json").read_text()) == again
+    (folder,) = {path.parent for path in kept if "-a-a-" in path.parent.name}
+    assert Adapted.load(folder).num_units == 5
+
+    shown = Console(width=200, record=True, quiet=False, file=(tmp_path / "shown").open("w"))
+    show(config, again, shown)
+    text = shown.export_text()
+    assert "mean over 3 sessions" in text and "3 adapted, 1 failed" in text and "linear" in text
+
+
+def test_a_folder_takes_no_other_settings(config: ManyConfig) -> None:
+    quiet = Console(quiet=True)
+    adapt_many(replace(config, mode="none"), quiet)
+    with pytest.raises(ConfigError, match="another mode, steps"):
+        adapt_many(replace(config, fit=FitConfig(steps=3, batch_size=4)), quiet)
+    with pytest.raises(ForebrainError, match="Did you mean 'worms'"):
+        adapt_many(replace(config, model="wurms"), quiet)
+
+
+class TestWithRay:
+    @pytest.fixture(autouse=True)
+    def cluster(self) -> Iterator[None]:
+        ray = pytest.importorskip("ray")
+        from forebrain.cluster_runtime import start_ray
+
+        start_ray(num_cpus=2)
+        yield
+        ray.shutdown()
+
+    def test_tasks_give_what_one_process_gives(self, config: ManyConfig, tmp_path: Path) -> None:
+        quiet = Console(quiet=True)
+        alone = adapt_many(replace(config, out=str(tmp_path / "alone")), quiet)
+        together = adapt_many(replace(config, serial=False), quiet)
+        for one, other in zip(alone, together, strict=True):
+            del one["seconds"], other["seconds"]
+            assert one == other
