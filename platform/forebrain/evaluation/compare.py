@@ -15,7 +15,7 @@ import numpy as np
 
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.evaluation import figures
-from forebrain.evaluation.run import sessions_to_score
+from forebrain.evaluation.run import held_out_ids, sessions_to_score
 from forebrain.evaluation.tables import Cell, Table, or_none
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import (
@@ -178,7 +178,8 @@ def _sameness(run: ComparedRun, dataset: str, scored: Sequence[int]) -> str:
     config, entries = run.trained.config, run.windows.shards.sessions
     of_dataset = (entries[number] for number in scored if entries[number].dataset == dataset)
     sessions = sorted(hashlib.sha256(entry.to_bytes()).hexdigest() for entry in of_dataset)
-    setting = [config.protocol, config.model.horizon, config.evaluation.longest_context]
+    held_out = config.holdout.conditions  # sessions are
+    setting = [config.protocol, config.model.horizon, config.evaluation.longest_context, held_out]
     subset = asdict(config.subset) if config.subset.has_own_fits else None
     return json.dumps([*setting, subset, config.seed if subset else None, sessions])
 
@@ -193,8 +194,9 @@ def _evaluate(
         for number in sessions_to_score(source, part, widest.trained.interfaces)
         if source.sessions[number].dataset == dataset
     ]
+    held_out = held_out_ids(source)
     forecasters: dict[str, Forecaster] = {
-        run.label: _FromTheLast(run.windows.context, run.trained.forecaster(source.sessions, source.held_out))
+        run.label: _FromTheLast(run.windows.context, run.trained.forecaster(source.sessions, held_out))
         for run in runs
     }
     fitted_on = [
