@@ -31,7 +31,7 @@ from forebrain.shards.writer import plan_stretches
 FLOAT_BYTES = 4
 MOMENTS = 2  # of AdamW, beside each value
 LISTED_AT_ONCE = 1000  # names in one answer of S3
-STEPS_LOOKED_AT = 20
+STEPS_LOOKED_AT = 5
 # Training stood still 12.6 ms for a checkpoint of 20.3 MB (docs/LOG.md, 2026-11-24).
 STALL_S_A_BYTE = 12.6e-3 / 20.3e6
 

