@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def compare_runs(config: EvaluateConfig, out: str, console: Console) -> None:
-    """Makes one table of models x data sets of several runs, at the address `out`."""
+    """Writes the comparison of several runs into a folder, and shows it."""
     from forebrain.evaluation.compare import compare, open_runs, write_comparison
 
     folder = Folder(out)

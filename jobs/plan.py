@@ -20,7 +20,7 @@ from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.scoring.protocols import PROTOCOLS, applies, fit_ranges, windows_of
+from forebrain.scoring.protocols import fit_ranges, protocols_for, windows_of
 from forebrain.sessions.report import Report
 from forebrain.shards.index import SessionEntry, Shard, Source, Stretch, arrays_name, shard_name
 from forebrain.shards.options import PrepareConfig
@@ -155,8 +155,7 @@ def _entry(
         behaviour_names=None, metadata={}, report=Report(),
         fits={
             name: tuple(fit_ranges(name, num_frames, [(0, num_frames)]))
-            for name in PROTOCOLS
-            if applies(name, num_frames)
+            for name in protocols_for(num_frames)
         },
         page_frames=page_frames,
         shards=tuple(Shard(shard_name(key, number), 2**28, sha256) for number in range(len(tars))),

@@ -23,9 +23,10 @@ Part = Literal["train", "validation", "test", "held_out"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
-def applies(protocol: str, num_frames: int) -> bool:
-    """Whether a session of this length can be read under a protocol."""
-    return protocol != "zapbench" or num_frames == zapbench_frames.NUM_FRAMES
+def protocols_for(num_frames: int) -> tuple[str, ...]:
+    """Those that a session of this length can be read under."""
+    is_zapbench = num_frames == zapbench_frames.NUM_FRAMES
+    return tuple(name for name in PROTOCOLS if name != "zapbench" or is_zapbench)
 
 
 def part_ranges(protocol: str, part: Part, num_frames: int, segments: list[Range]) -> list[Range]:
@@ -45,7 +46,7 @@ def part_ranges(protocol: str, part: Part, num_frames: int, segments: list[Range
     Raises:
         ConfigError: the protocol is unknown, or is not for a session of this length.
     """
-    if not applies(protocol, num_frames):
+    if protocol in PROTOCOLS and protocol not in protocols_for(num_frames):
         raise ConfigError(
             f"protocol {protocol} is for one recording of {zapbench_frames.NUM_FRAMES:,} frames; a session "
             f"has {num_frames:,}. Expected another protocol, or that recording alone."
