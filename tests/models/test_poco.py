@@ -63,13 +63,16 @@ def gradients(model: Poco, inputs: list[SessionInput], forecasts: list[Tensor]) 
     ],
     ids=lambda changes: ",".join(changes) or "default",
 )
+@pytest.mark.parametrize("kept_rows", [0, 1000])
 def test_output_and_gradients_equal_the_plain_formulation(
-    changes: dict, monkeypatch: pytest.MonkeyPatch
+    changes: dict, kept_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 7)  # several blocks, the last one short
+    # Sessions cut by samples, cut by units, and several in a block; wide results formed again, and kept.
+    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 7)
+    monkeypatch.setattr(row_head, "KEPT_ROWS", kept_rows)
     config = PocoConfig(**{**SMALL.__dict__, **changes})
     model = build(config).double()
-    inputs = batch(config, [(3, 5), (0, 4), (1, 11)])
+    inputs = batch(config, [(3, 5), (0, 4), (2, 11), (1, 2), (3, 1), (1, 2)])
     for entry in inputs:
         entry.interface.double()
     inputs = [SessionInput(e.context.double(), e.interface, e.dataset) for e in inputs]

@@ -2,7 +2,8 @@
 
 The arithmetic is the published one, reordered where the order is free: with K latents against thousands
 of tokens, keys and values are never formed. Wk is pushed through the K queries and Wv through the K
-weighted sums.
+weighted sums. What depends on weights alone, and what depends on the units alone, stands apart from what
+depends on the frames, so that whoever keeps the former fixed does it once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forebrain.models.contract import Peers
+from forebrain.models.dropout import drop
 from forebrain.models.rotary import Rotation, inverse, rotate
 
 
@@ -30,7 +32,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.expand(self.norm(x)).chunk(2, dim=-1)
-        return self.contract(F.dropout(value * F.gelu(gate), self.dropout, self.training))
+        return self.contract(drop(value * F.gelu(gate), self.dropout, self.training))
 
 
 class CrossAttention(nn.Module):
@@ -48,60 +50,101 @@ class CrossAttention(nn.Module):
 
 
 @dataclass(frozen=True)
-class Population:
-    """What the encoder reads of one session.
+class Probes:
+    """What the latents ask of a token, whoever its unit is: made from weights and latents alone.
+
+    A token W x + e (x its frames, e who the unit is) is wide but made from few numbers, and a normalised
+    token is (Wc x + ec) / sigma with Wc and ec centred over the width. q . R_t Wk y = (Wk^T R_-t q) . y, so
+    each token time needs K vectors of width d, and no keys.
 
     Attributes:
-        latents: [K, d], the same for every sample of the session.
-        frames: [B, N, S, L], S tokens of L frames for each of N units.
-        units: [N, d], e, who each unit is.
-        peers: workers that hold other units of the session, which are read with these; None for none.
+        frame_weight: [d, L], Wc.
+        on_frames: [S, L + K, L], above Wc^T Wc / d, which gives sigma, below what each latent asks of frames.
+        on_units: [S K, d], what each latent asks of ec.
+        on_all: [S, K, 1], what it asks of the LayerNorm's bias.
     """
 
-    latents: Tensor
-    frames: Tensor
+    frame_weight: Tensor
+    on_frames: Tensor
+    on_units: Tensor
+    on_all: Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the scores of a session's tokens need of its units, whatever their frames are.
+
+    Attributes:
+        probes: what they are asked.
+        units: [N, d], ec.
+        frame_terms: [S, L + K, N], what ec adds to products of `on_frames` with frames.
+        square: [N], |ec|^2 / d.
+    """
+
+    probes: Probes
     units: Tensor
-    peers: Peers | None
+    frame_terms: Tensor
+    square: Tensor
 
 
 class EncoderAttention(CrossAttention):
     """Latents read tokens; values are rotated too, and the sum is turned back to the latent's time.
 
-    A token W x + e[n] (x its frames, e[n] who the unit is) is wide but made from few numbers, and a
-    normalised token is (Wc x + ec[n]) / sigma with Wc and ec centred over the width. So scores, sigma and
-    weighted sums follow from x, from ec once a session, and from small products of Wc: no [rows, d] tensor
-    of tokens is formed.
+    Scores, the deviations of tokens and weighted sums follow from their frames, from the unit vectors once a
+    session, and from small products of the weights, in three steps: `probes` of the weights, `tokens` of the
+    units, and `forward` of the frames. No tensor of tokens is formed, and units stay the last dimension.
 
     The softmax is over all tokens of a sample, wherever their units are: the largest score first, then sums
     of weighted values and of weights, [B, K, h + 1]. Only these cross between workers, in one message each
     for all sessions that are spread.
     """
 
+    def probes(
+        self, latents: Tensor, frame_weight: Tensor, latent_rotation: Rotation, token_rotation: Rotation
+    ) -> Probes:
+        """Latents [K, d] and the weight of frames W [d, L]; tables [K, h] and [S, h]."""
+        weight = frame_weight - frame_weight.mean(dim=0)
+        query = rotate(self.to_query(self.norm(latents)), latent_rotation)  # [K, h]
+        cosine, sine = inverse(token_rotation)
+        turned = rotate(query, (cosine[:, None], sine[:, None]))  # [S, K, h]
+        probes = turned @ self.to_key.weight * self.head_width**-0.5  # [S, K, d]
+        scaled = probes * self.norm_context.weight
+        gram = weight.T @ weight / len(weight)
+        on_frames = torch.cat([gram.expand(len(scaled), -1, -1), scaled @ weight], dim=1)
+        on_all = (probes @ self.norm_context.bias).unsqueeze(-1)
+        return Probes(weight, on_frames, scaled.flatten(0, 1), on_all)
+
+    def tokens(self, probes: Probes, units: Tensor) -> Tokens:
+        """Unit vectors [N, d], the tokens' bias included."""
+        num_tokens, num_latents, width = *probes.on_all.shape[:2], units.shape[1]
+        units = units - units.mean(dim=1, keepdim=True)
+        # Twice, since it is the cross term of a square.
+        cross = probes.frame_weight.T @ units.T * (2 / width)  # [L, N]
+        asked = (probes.on_units @ units.T).unflatten(0, (num_tokens, num_latents))
+        frame_terms = torch.cat([cross.expand(num_tokens, -1, -1), asked], dim=1)
+        return Tokens(probes, units, frame_terms, units.square().mean(dim=1))
+
     def forward(
         self,
-        populations: Sequence[Population],
-        frame_weight: Tensor,
+        populations: Sequence[tuple[Tokens, Tensor, Peers | None]],
         latent_rotation: Rotation,
         token_rotation: Rotation,
     ) -> list[Tensor]:
         """Reads the population of each session.
 
         Args:
-            populations: at least one unit in each.
-            frame_weight: [d, L], W.
+            populations: at least one unit in each: its tokens; their frames [B, S, L, N]; and the workers
+                that hold other units of the session, which are read with these, or None.
             latent_rotation, token_rotation: tables [K, h] and [S, h].
 
         Returns:
             [B, K, d] for each, to be added to the latents.
         """
-        peers = [population.peers for population in populations]
-        scored = [
-            _Scored(self, population, frame_weight, latent_rotation, token_rotation)
-            for population in populations
-        ]
+        peers = [over for _, _, over in populations]
+        scored = [_Scored(tokens, frames, self.norm_context.eps) for tokens, frames, _ in populations]
         largest = _over_peers([each.largest() for each in scored], peers, lambda over: over.largest)
         sums = _over_peers(
-            [each.sums(shift) for each, shift in zip(scored, largest, strict=True)],
+            [each.sums(shift, self, token_rotation) for each, shift in zip(scored, largest, strict=True)],
             peers,
             lambda over: over.total,
         )
@@ -112,63 +155,34 @@ class EncoderAttention(CrossAttention):
 
 
 class _Scored:
-    """The tokens of one population and their scores."""
+    """Tokens [B, S, L, N] and their scores."""
 
-    def __init__(
-        self,
-        attention: EncoderAttention,
-        population: Population,
-        frame_weight: Tensor,
-        latent_rotation: Rotation,
-        token_rotation: Rotation,
-    ) -> None:
-        frames = population.frames
-        num_tokens, width, num_latents = frames.shape[2], len(frame_weight), len(population.latents)
-        weight = frame_weight - frame_weight.mean(dim=0)  # [d, L]
-        units = population.units - population.units.mean(dim=1, keepdim=True)  # [N, d]
-        norm = attention.norm_context
-
+    def __init__(self, tokens: Tokens, frames: Tensor, eps: float) -> None:
+        probes, length = tokens.probes, frames.shape[2]
+        products = probes.on_frames @ frames + tokens.frame_terms  # [B, S, L + K, N]
         # Variance of a token: |Wc x + ec|^2 / d, multiplied out.
-        cross = units @ weight * (2 / width)  # [N, L]
-        variance = ((frames @ (weight.T @ weight / width) + cross[:, None]) * frames).sum(-1)
-        variance = variance + units.square().mean(dim=1)[:, None]
-        inverse_deviation = (variance + norm.eps).rsqrt().unsqueeze(-1)  # [B, N, S, 1]
-
-        # q . R_t Wk y = (Wk^T R_-t q) . y, so each token time needs K vectors of width d and no keys.
-        query = rotate(attention.to_query(attention.norm(population.latents)), latent_rotation)  # [K, h]
-        turned = torch.stack([rotate(query, inverse(at)) for at in _each(token_rotation)])  # [S, K, h]
-        probes = turned @ attention.to_key.weight * attention.head_width**-0.5  # [S, K, d]
-        scaled = probes * norm.weight
-        on_frames = torch.block_diag(*(scaled @ weight).transpose(1, 2))  # [S L, S K]
-        scores = (frames.flatten(2) @ on_frames).unflatten(2, (num_tokens, num_latents))
-        scores = scores + (units @ scaled.flatten(0, 1).T).unflatten(1, (num_tokens, num_latents))
-        self.scores = scores * inverse_deviation + probes @ norm.bias  # [B, N, S, K]
-
-        self.attention, self.frames, self.units, self.weight = attention, frames, units, weight
-        self.inverse_deviation, self.token_rotation = inverse_deviation, token_rotation
+        variance = (products[:, :, :length] * frames).sum(dim=2) + tokens.square
+        self.inverse_deviation = (variance + eps).rsqrt().unsqueeze(2)  # [B, S, 1, N]
+        self.scores = products[:, :, length:] * self.inverse_deviation + probes.on_all  # [B, S, K, N]
+        self.tokens, self.frames = tokens, frames
 
     def largest(self) -> Tensor:
         """[B, K], the largest score of a sample; it cancels, so no gradient need pass."""
-        return self.scores.detach().amax(dim=(1, 2))
+        return self.scores.detach().amax(dim=(1, 3))
 
-    def sums(self, shift: Tensor) -> Tensor:
+    def sums(self, shift: Tensor, attention: EncoderAttention, token_rotation: Rotation) -> Tensor:
         """[B, K, h + 1]: values weighted by exp(score - shift) and summed, and the sum of the weights."""
-        attention, norm = self.attention, self.attention.norm_context
-        num_tokens, num_latents = self.scores.shape[2:]
-        weights = (self.scores - shift[:, None, None]).exp()
-        token_weights = weights.sum(dim=1).unsqueeze(-1)  # [B, S, K, 1]
-
-        weighted = (weights * self.inverse_deviation).flatten(2).transpose(1, 2)  # [B, S K, N]
-        of_frames = (weighted @ self.frames.flatten(2)).unflatten(2, (num_tokens, -1))
-        of_frames = of_frames.unflatten(1, (num_tokens, num_latents)).diagonal(dim1=1, dim2=3)  # [B, K, L, S]
-        of_units = (weighted.flatten(0, 1) @ self.units).view(len(weights), num_tokens, num_latents, -1)
-        gathered = of_frames.permute(0, 3, 1, 2) @ self.weight.T + of_units
-        gathered = gathered * norm.weight + token_weights * norm.bias  # [B, S, K, d]
-
-        values = attention.to_value(gathered)  # [B, S, K, h]
-        times = enumerate(_each(self.token_rotation))
-        summed = torch.stack([rotate(values[:, t], at) for t, at in times]).sum(0)
-        return torch.cat([summed, token_weights.sum(dim=1)], dim=-1)
+        norm = attention.norm_context
+        weights = (self.scores - shift[:, None, :, None]).exp()
+        token_weights = weights.sum(dim=3, keepdim=True)  # [B, S, K, 1]
+        weighted = weights * self.inverse_deviation
+        of_frames = weighted @ self.frames.transpose(2, 3)  # [B, S, K, L]
+        of_units = weighted @ self.tokens.units  # [B, S, K, d]
+        gathered = of_frames @ self.tokens.probes.frame_weight.T + of_units
+        gathered = gathered * norm.weight + token_weights * norm.bias
+        cosine, sine = token_rotation
+        values = rotate(attention.to_value(gathered), (cosine[:, None], sine[:, None]))  # [B, S, K, h]
+        return torch.cat([values.sum(dim=1), token_weights.sum(dim=1)], dim=-1)
 
 
 def _over_peers(
@@ -213,7 +227,7 @@ class SelfAttention(nn.Module):
 class DecoderAttention(CrossAttention):
     """Units read the latents; the values are not rotated."""
 
-    def project_queries(self, units: Tensor, rotation: Rotation) -> Tensor:
+    def queries(self, units: Tensor, rotation: Rotation) -> Tensor:
         """Unit vectors [N, d] to queries [N, h]: once a session, since every sample asks the same."""
         return rotate(self.to_query(self.norm(units)), rotation) * self.head_width**-0.5
 
@@ -222,11 +236,6 @@ class DecoderAttention(CrossAttention):
         context = self.norm_context(latents)
         values = self.to_value(context) @ self.to_out.weight.T
         return rotate(self.to_key(context), rotation), values
-
-    def read(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Queries [N, h] over keys [B, K, h] and values [B, K, d] to [B, N, d]."""
-        attention = (queries @ keys.transpose(-1, -2)).softmax(dim=-1)
-        return attention @ values + self.to_out.bias
 
 
 class ProcessorLayer(nn.Module):
@@ -247,9 +256,5 @@ class ProcessorLayer(nn.Module):
         self.branch_dropout = branch_dropout
 
     def forward(self, latents: Tensor, rotation: Rotation) -> Tensor:
-        latents = latents + F.dropout(self.attention(latents, rotation), self.branch_dropout, self.training)
-        return latents + F.dropout(self.feed_forward(latents), self.branch_dropout, self.training)
-
-
-def _each(rotation: Rotation) -> Sequence[Rotation]:
-    return list(zip(*rotation, strict=True))
+        latents = latents + drop(self.attention(latents, rotation), self.branch_dropout, self.training)
+        return latents + drop(self.feed_forward(latents), self.branch_dropout, self.training)

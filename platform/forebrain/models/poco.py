@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,11 +23,12 @@ from forebrain.models.perceiver import (
     DecoderAttention,
     EncoderAttention,
     FeedForward,
-    Population,
+    Probes,
     ProcessorLayer,
+    Tokens,
 )
 from forebrain.models.rotary import Rotation, inverse_frequencies, rotation_at
-from forebrain.models.row_head import RowHeadWeights, row_head
+from forebrain.models.row_head import RowHeadWeights, SessionRows, row_head
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,40 @@ class FilmForecaster(nn.Module):
             nn.init.zeros_(parameter)
 
 
+@dataclass(frozen=True)
+class FoldedWeights:
+    """What follows from a backbone's weights alone.
+
+    Attributes:
+        row_head: folded, see `row_head.RowHeadWeights`.
+        compute_dtype: of the products of rows.
+        probes: what its latents ask of tokens.
+    """
+
+    row_head: RowHeadWeights
+    compute_dtype: torch.dtype
+    probes: Probes
+
+
+@dataclass(frozen=True)
+class SessionTerms:
+    """What follows from a session's embeddings and a backbone's weights, whatever the windows are.
+
+    Attributes:
+        latents: [K, d], before they read the population.
+        tokens: of its N units.
+        queries: [M, h], what each unit to forecast asks of the latents.
+        units: [M, d], who they are, with the bias of what they read.
+        projected: see `row_head.SessionRows`.
+    """
+
+    latents: Tensor
+    tokens: Tokens
+    queries: Tensor
+    units: Tensor
+    projected: Tensor | None = None
+
+
 class Poco(Model):
     """The backbone of POCO.
 
@@ -162,30 +198,73 @@ class Poco(Model):
         return [layer for layer in self.processor if isinstance(layer, ProcessorLayer)]
 
     def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        units = [self._unit_vectors(entry) for entry in inputs]
-        contexts = [entry.context.transpose(1, 2).contiguous() for entry in inputs]  # [B, N, C]
-        latents = self._read_populations(inputs, contexts, units)
+        folded = self.fold(self._compute_dtype)
+        known = [(entry, self.session_terms(entry, folded.probes)) for entry in inputs]
+        return self.forecast_known(known, folded)
+
+    def fold(self, compute_dtype: torch.dtype) -> FoldedWeights:
+        """What follows from the weights alone; products of rows will be in `compute_dtype`."""
+        return FoldedWeights(self._row_head_weights(), compute_dtype, self._probes(self.latent))
+
+    def session_terms(self, entry: SessionInput, probes: Probes) -> SessionTerms:
+        """What follows from the weights and a session's embeddings, whatever its windows are."""
+        units, latents = self._unit_vectors(entry), self._latents(entry)
+        with self._exactly():
+            if self.config.latent_session_embedding:
+                probes = self._probes(latents)
+            tokens = self.encoder_attention.tokens(probes, units + self.token.bias)
+            units = entry.of_forecast(units, 0)
+            queries = self.decoder_attention.queries(units, self.rotation("query"))
+            return SessionTerms(latents, tokens, queries, units + self.decoder_attention.to_out.bias)
+
+    def forecast_known(
+        self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
+    ) -> list[Tensor]:
+        """What `forecast_windows` returns, of sessions whose terms are known."""
+        return self._forecast_rows(self._read(inputs), folded.row_head, folded.compute_dtype)
+
+    def _forecast_rows(
+        self, rows: Sequence[SessionRows], weights: RowHeadWeights, compute_dtype: torch.dtype
+    ) -> list[Tensor]:
+        dropout = self.decoder_feed_forward.dropout if self.training else 0.0
+        with self._exactly():
+            return row_head(rows, weights, dropout, compute_dtype)
+
+    def _read(self, inputs: Sequence[tuple[SessionInput, SessionTerms]]) -> list[SessionRows]:
+        """Reads each population into the latents, and asks for each unit what these say."""
+        latents = self._read_populations(inputs)
         latents = latents + self.encoder_feed_forward(latents)
         for layer in self.processor_layers():
             latents = layer(latents, self.rotation("latent"))
         keys, values = self.decoder_attention.project_latents(latents, self.rotation("latent"))
-        batch_sizes = [context.shape[0] for context in contexts]
-        units = [entry.of_forecast(unit, 0) for entry, unit in zip(inputs, units, strict=True)]
-        contexts = [entry.of_forecast(context, 1) for entry, context in zip(inputs, contexts, strict=True)]
-        rows = torch.cat(
-            [
-                (unit + self._read_latents(unit, key, value)).flatten(0, 1)
-                for unit, key, value in zip(
-                    units, keys.split(batch_sizes), values.split(batch_sizes), strict=True
+        batch_sizes = [len(entry.context) for entry, _ in inputs]
+        with self._exactly():
+            dtype = self.dataset.dtype
+            of_sessions = zip(
+                inputs, keys.to(dtype).split(batch_sizes), values.to(dtype).split(batch_sizes), strict=True
+            )
+            return [
+                SessionRows(
+                    terms.units,
+                    (key @ terms.queries.T).softmax(dim=1),
+                    value,
+                    entry.of_forecast(entry.context, 2),
+                    terms.projected,
                 )
+                for (entry, terms), key, value in of_sessions
             ]
-        )
-        forecast = self._forecast_rows(rows, torch.cat([context.flatten(0, 1) for context in contexts]))
-        sizes = [context.shape[0] * context.shape[1] for context in contexts]
-        return [
-            part.unflatten(0, context.shape[:2]).transpose(1, 2)
-            for part, context in zip(forecast.split(sizes), contexts, strict=True)
-        ]
+
+    def _read_populations(self, inputs: Sequence[tuple[SessionInput, SessionTerms]]) -> Tensor:
+        """Latents [sum B_i, K, d] that have read their sessions."""
+        populations = []
+        for entry, terms in inputs:
+            frames = entry.context[:, self.config.context - self.config.encoder_frames :]
+            frames = frames.unflatten(1, (-1, self.config.token_length))
+            populations.append((terms.tokens, frames, entry.peers))
+        # A hundredth of the arithmetic, and its variances would cancel in bf16.
+        with self._exactly():
+            read = self.encoder_attention(populations, self.rotation("latent"), self.rotation("token"))
+        return torch.cat([terms.latents + seen for (_, terms), seen in zip(inputs, read, strict=True)])
 
     def _unit_vectors(self, entry: SessionInput) -> Tensor:
         """[N, d]: who each unit is."""
@@ -193,61 +272,55 @@ class Poco(Model):
             return entry.interface.unit
         return entry.interface.unit + self._session_vector(entry)
 
+    def _latents(self, entry: SessionInput) -> Tensor:
+        """[K, d], before they read the population."""
+        if not self.config.latent_session_embedding:
+            return self.latent
+        return self.latent + self._session_vector(entry)
+
     def _session_vector(self, entry: SessionInput) -> Tensor:
         """[d]: session embedding, and the data set's where the backbone knows it."""
         if entry.dataset is None:
             return entry.interface.session
         return entry.interface.session + self.dataset[entry.dataset]
 
-    def _read_populations(
-        self, inputs: Sequence[SessionInput], contexts: Sequence[Tensor], units: Sequence[Tensor]
-    ) -> Tensor:
-        """Contexts [B_i, N_i, C] and unit vectors [N_i, d] to latents [sum B_i, K, d]."""
-        populations = []
-        for entry, context, unit in zip(inputs, contexts, units, strict=True):
-            frames = context[..., context.shape[-1] - self.config.encoder_frames :]
-            latents: Tensor = self.latent
-            if self.config.latent_session_embedding:
-                latents = latents + self._session_vector(entry)
-            tokens = frames.unflatten(-1, (-1, self.config.token_length))
-            populations.append(Population(latents, tokens, self.token.bias + unit, entry.peers))
-        # A hundredth of the arithmetic, and its variances would cancel in bf16.
-        with torch.autocast(contexts[0].device.type, enabled=False):
-            read = self.encoder_attention(
-                populations, self.token.weight, self.rotation("latent"), self.rotation("token")
+    def _probes(self, latents: Tensor) -> Probes:
+        with self._exactly():
+            return self.encoder_attention.probes(
+                latents, self.token.weight, self.rotation("latent"), self.rotation("token")
             )
-        return torch.cat([each.latents + seen for each, seen in zip(populations, read, strict=True)])
-
-    def _read_latents(self, units: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        queries = self.decoder_attention.project_queries(units, self.rotation("query"))
-        return self.decoder_attention.read(queries, keys, values)
-
-    def _forecast_rows(self, rows: Tensor, context: Tensor) -> Tensor:
-        """Unit vectors [R, d] and their own past [R, C] to forecasts [R, H]."""
-        device = rows.device.type
-        compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
-        dropout = self.decoder_feed_forward.dropout if self.training else 0.0
-        with torch.autocast(device, enabled=False):
-            dtype = self.forecaster.out.weight.dtype
-            return row_head(rows.to(dtype), context, self._row_head_weights(), dropout, compute_dtype)
 
     def _row_head_weights(self) -> RowHeadWeights:
         feed_forward, forecaster = self.decoder_feed_forward, self.forecaster
-        out = forecaster.out
-        return RowHeadWeights(
-            norm_weight=feed_forward.norm.weight,
-            norm_bias=feed_forward.norm.bias,
-            expand_weight=feed_forward.expand.weight,
-            expand_bias=feed_forward.expand.bias,
-            contract_weight=feed_forward.contract.weight,
-            contract_bias=feed_forward.contract.bias,
-            scale_weight=forecaster.scale.weight,
-            scale_bias=forecaster.scale.bias,
-            shift_weight=out.weight @ forecaster.shift.weight,
-            shift_bias=F.linear(forecaster.shift.bias, out.weight, out.bias),
-            out_weight=out.weight,
-            hidden=tuple(parameter for layer in forecaster.hidden for parameter in layer.parameters()),
-        )
+        out, norm, expand = forecaster.out, feed_forward.norm, feed_forward.expand
+        with self._exactly():
+            expand_weight = expand.weight * norm.weight
+            shift_weight = out.weight @ forecaster.shift.weight
+            shift_bias = F.linear(forecaster.shift.bias, out.weight, out.bias)
+            added = feed_forward.contract.bias
+            return RowHeadWeights(
+                expand_weight=expand_weight - expand_weight.mean(dim=1, keepdim=True),
+                expand_bias=F.linear(norm.bias, expand.weight, expand.bias),
+                contract_weight=feed_forward.contract.weight,
+                scale_weight=forecaster.scale.weight,
+                scale_bias=F.linear(added, forecaster.scale.weight, forecaster.scale.bias),
+                shift_weight=shift_weight,
+                shift_bias=shift_bias + shift_weight @ added,
+                out_weight=out.weight,
+                hidden=tuple(parameter for layer in forecaster.hidden for parameter in layer.parameters()),
+            )
+
+    @property
+    def _compute_dtype(self) -> torch.dtype:
+        """Of products of rows: autocast's where it is on."""
+        device = self.dataset.device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        return self.dataset.dtype
+
+    def _exactly(self) -> AbstractContextManager[object]:
+        """Where products stay in the weights' dtype under autocast."""
+        return torch.autocast(self.dataset.device.type, enabled=False)
 
     def rotation(self, name: str) -> Rotation:
         return self.get_buffer(f"{name}_cosine"), self.get_buffer(f"{name}_sine")

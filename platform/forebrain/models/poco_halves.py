@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from forebrain.errors import ConfigError
 from forebrain.models.contract import SessionInput, rows_of, windows_of
 from forebrain.models.poco import Poco, PocoConfig
+from forebrain.models.row_head import SessionRows
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,11 @@ class Poyo(Poco):
         del self.forecaster
         self.out = nn.Linear(config.width, config.horizon)
 
-    def _forecast_rows(self, rows: Tensor, context: Tensor) -> Tensor:
-        return self.out(rows + self.decoder_feed_forward(rows))
+    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        probes = self._probes(self.latent)
+        known = [(entry, self.session_terms(entry, probes)) for entry in inputs]
+        embeddings = [rows.units + rows.attention.mT @ rows.values for rows in self._read(known)]
+        return [self.out(each + self.decoder_feed_forward(each)).mT for each in embeddings]
 
 
 class Uico(Poco):
@@ -104,12 +108,13 @@ class Uico(Poco):
         del self.decoder_attention
 
     def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        units = [
-            entry.of_forecast(self._unit_vectors(entry), 0).expand(len(entry.context), -1, -1)
-            for entry in inputs
-        ]
-        rows = torch.cat([each.flatten(0, 1) for each in units])
-        return windows_of(self._forecast_rows(rows, rows_of(inputs)), inputs)
+        rows = []
+        for entry in inputs:
+            units = entry.of_forecast(self._unit_vectors(entry), 0)
+            nothing = units.new_zeros(len(entry.context), 0, len(units))
+            values = units.new_zeros(len(entry.context), 0, units.shape[1])
+            rows.append(SessionRows(units, nothing, values, entry.of_forecast(entry.context, 2)))
+        return self._forecast_rows(rows, self._row_head_weights(), self._compute_dtype)
 
 
 class Taco(Poco):
@@ -122,10 +127,18 @@ class Taco(Poco):
         del self.latent, self.encoder_attention, self.encoder_feed_forward, self.decoder_attention
 
     def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        rows = torch.cat([entry.of_forecast(self._read(entry), 1).flatten(0, 1) for entry in inputs])
-        return windows_of(self._forecast_rows(rows, rows_of(inputs)), inputs)
+        rows = torch.cat([entry.of_forecast(self._mix(entry), 1).flatten(0, 1) for entry in inputs])
+        # To the row head each row is a unit of its own.
+        nothing = rows.new_zeros(1, 0, len(rows))
+        values = rows.new_zeros(1, 0, rows.shape[1])
+        (forecast,) = self._forecast_rows(
+            [SessionRows(rows, nothing, values, rows_of(inputs).T[None])],
+            self._row_head_weights(),
+            self._compute_dtype,
+        )
+        return windows_of(forecast[0].T, inputs)
 
-    def _read(self, entry: SessionInput) -> Tensor:
+    def _mix(self, entry: SessionInput) -> Tensor:
         """[B, N, d]: the mean of a unit's tokens, after they have attended to all others."""
         frames = entry.context.mT[..., self.config.context - self.config.encoder_frames :]
         tokens = self.token(frames.unflatten(-1, (-1, self.config.token_length)))  # [B, N, S, d]

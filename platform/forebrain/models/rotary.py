@@ -30,11 +30,14 @@ def rotation_at(times: Tensor, frequencies: Tensor) -> Rotation:
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turns each pair (2k, 2k+1) of x [..., head_width]: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    """Turns each pair (2k, 2k+1) of x [..., head_width]: (a, b) -> (a cos - b sin, b cos + a sin).
+
+    That is a product of complex numbers, and as such one pass instead of five.
+    """
     cosine, sine = rotation
-    pairs = x.unflatten(-1, (-1, 2))
-    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
-    return x * cosine + turned * sine
+    turn = torch.complex(cosine[..., ::2], sine[..., ::2])
+    pairs = torch.view_as_complex(x.to(cosine.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 def inverse(rotation: Rotation) -> Rotation:
