@@ -6,6 +6,7 @@ whole or not at all, by a thread of its own; the frame's path only copies what i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -78,11 +79,14 @@ class StateFile:
         return True
 
     def offer(self, live: LiveForecaster) -> None:
-        """Has the state written if it is time and the last one is on its way. Costs a copy of the window."""
+        """Has the state written if it is time, in place of one that waits. Costs a copy of the window."""
         now = self._clock()
-        if now >= self._due and not self._waiting.full():
-            self._due = now + self._every_s
-            self._waiting.put_nowait(live.state())
+        if now < self._due:
+            return
+        self._due = now + self._every_s
+        with contextlib.suppress(queue.Empty):
+            self._waiting.get_nowait()
+        self._waiting.put_nowait(live.state())
 
     def close(self, live: LiveForecaster) -> None:
         """Writes the last state, and waits for it."""

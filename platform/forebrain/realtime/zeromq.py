@@ -37,7 +37,7 @@ class RequestPort:
     """
 
     def __init__(self, address: str, max_bytes: int) -> None:
-        self._context = zmq.Context()
+        self._context = _context()
         self._socket = self._context.socket(zmq.REP)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self.address = _bind(self._socket, address)
@@ -60,7 +60,7 @@ class RequestPort:
         self._socket.send(encode_error(reason))
 
     def close(self) -> None:
-        self._context.destroy(linger=0)
+        self._context.destroy()
 
 
 class StreamPort:
@@ -72,7 +72,7 @@ class StreamPort:
     """
 
     def __init__(self, frames: str, forecasts: str, max_bytes: int) -> None:
-        self._context = zmq.Context()
+        self._context = _context()
         self._frames = self._context.socket(zmq.SUB)
         self._frames.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self._frames.setsockopt(zmq.RCVHWM, QUEUED_FRAMES)
@@ -98,7 +98,7 @@ class StreamPort:
         self._forecasts.send(encode_error(reason))
 
     def close(self) -> None:
-        self._context.destroy(linger=0)
+        self._context.destroy()
 
 
 class RequestClient:
@@ -107,7 +107,7 @@ class RequestClient:
     awaits_answers = True
 
     def __init__(self, address: str) -> None:
-        self._context = zmq.Context()
+        self._context = _context()
         self._socket = self._context.socket(zmq.REQ)
         self._socket.setsockopt(zmq.REQ_RELAXED, 1)
         self._socket.setsockopt(zmq.REQ_CORRELATE, 1)
@@ -138,7 +138,7 @@ class RequestClient:
         return reply
 
     def close(self) -> None:
-        self._context.destroy(linger=0)
+        self._context.destroy()
 
     def _reply(self, timeout_s: float) -> Forecast | dict[str, Any] | None:
         return decode_reply(self._socket.recv()) if _poll(self._socket, timeout_s) else None
@@ -153,7 +153,7 @@ class StreamClient:
     awaits_answers = False
 
     def __init__(self, frames: str, forecasts: str) -> None:
-        self._context = zmq.Context()
+        self._context = _context()
         self._frames = self._context.socket(zmq.PUB)
         self._forecasts = self._context.socket(zmq.SUB)
         self._forecasts.setsockopt(zmq.SUBSCRIBE, b"")
@@ -190,7 +190,14 @@ class StreamClient:
         return reply if isinstance(reply, Forecast) else None
 
     def close(self) -> None:
-        self._context.destroy(linger=0)
+        self._context.destroy()
+
+
+def _context() -> zmq.Context:
+    """A context whose sockets, when closed, do not wait for a peer that is gone to take what was sent."""
+    context = zmq.Context()
+    context.linger = 0
+    return context
 
 
 def _only_part(socket: zmq.Socket) -> bytes:
