@@ -1,7 +1,8 @@
 """Peak memory and time of training on one very large session: python jobs/large_session.py [--json FILE]
 
 Makes a session of noise, prepares it, and takes training steps on all its units, on a random part of them,
-and on either with the session split over two workers. Each runs in processes of its own.
+and on either with the session split over two workers; then steps that fit an interface for all its units to a
+frozen backbone. Each runs in processes of its own.
 """
 
 import dataclasses
@@ -20,9 +21,12 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from rich.table import Table
 
+from forebrain.adaptation.fit import FitConfig, fit_interface, training_batches
+from forebrain.adaptation.windows import SessionWindows
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ForebrainError
+from forebrain.models.poco import PocoConfig
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -69,6 +73,12 @@ def main() -> int:
         f"one session of {config.units:,} units, {config.batch_size} windows a step, one core a worker"
     )
     console.print(table)
+    fitting = measure_fitting(config)
+    console.print(
+        f"fitting an interface for all of them to a frozen backbone: {fitting['ms']:,.0f} ms a step, "
+        f"peak {fitting['peak_bytes'] / 1e6:,.0f} MB"
+    )
+    rows.append(fitting)
     if config.json:
         Path(config.json).write_text(json.dumps(rows, indent=1))
     return 0
@@ -99,12 +109,23 @@ def measure(config: LargeSessionConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def make_shards(num_units: int, folder: Path) -> None:
-    """Prepares a session of slow noise into folder/shards."""
+def measure_fitting(config: LargeSessionConfig) -> dict[str, Any]:
+    """A row for steps of adaptation: the embeddings of all units, the backbone frozen."""
+    with tempfile.TemporaryDirectory() as name:
+        multiprocessing.spawn(_fit, (config, name), nprocs=1)
+        return json.loads((Path(name) / "0.json").read_text())
+
+
+def make_session(num_units: int) -> Session:
+    """A session of slow noise."""
     rng = np.random.default_rng(0)
     steps = rng.standard_normal((FRAMES, num_units), dtype=np.float32)
-    session = Session(steps.cumsum(axis=0), 1.0, "zebrafish", "one", "large", "noise")
-    session.save(folder / "large.npz")
+    return Session(steps.cumsum(axis=0), 1.0, "zebrafish", "one", "large", "noise")
+
+
+def make_shards(num_units: int, folder: Path) -> None:
+    """Prepares the session into folder/shards."""
+    make_session(num_units).save(folder / "large.npz")
     prepare(
         [str(folder / "large.npz")],
         str(folder / "shards"),
@@ -135,6 +156,30 @@ def _train(rank: int, num_workers: int, config: PretrainConfig, steps: int, resu
     if num_workers > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _fit(rank: int, config: LargeSessionConfig, results: str) -> None:
+    torch.set_num_threads(1)
+    session = make_session(config.units)
+    before = _resident("VmRSS")
+    size = PocoConfig(relative=True)
+    windows = SessionWindows(session, "chronological", size.context, size.horizon)
+    backbone = size.build().eval().requires_grad_(False)
+    interface = backbone.new_interface(config.units)
+    batches = training_batches(windows, config.batch_size, seed=0)
+    times = [time.perf_counter()]
+    asked = FitConfig(steps=1 + config.steps)
+    fit_interface(
+        backbone, interface, batches, asked, after_step=lambda step: times.append(time.perf_counter())
+    )
+    row = {
+        "workers": 1,
+        "what": "fit",
+        "units_forecast": config.units,
+        "ms": 1e3 * (times[-1] - times[1]) / config.steps,
+        "peak_bytes": _resident("VmHWM") - before,
+    }
+    Path(f"{results}/{rank}.json").write_text(json.dumps(row))
 
 
 def _resident(name: str) -> int:

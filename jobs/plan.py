@@ -20,7 +20,7 @@ from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.scoring.protocols import PROTOCOLS, fit_ranges, windows_of
+from forebrain.scoring.protocols import fit_ranges, protocols_for, windows_of
 from forebrain.sessions.report import Report
 from forebrain.shards.index import SessionEntry, Shard, Source, Stretch, arrays_name, shard_name
 from forebrain.shards.options import PrepareConfig
@@ -31,7 +31,7 @@ from forebrain.shards.writer import plan_stretches
 FLOAT_BYTES = 4
 MOMENTS = 2  # of AdamW, beside each value
 LISTED_AT_ONCE = 1000  # names in one answer of S3
-STEPS_LOOKED_AT = 20
+STEPS_LOOKED_AT = 5
 # Training stood still 12.6 ms for a checkpoint of 20.3 MB (docs/LOG.md, 2026-11-24).
 STALL_S_A_BYTE = 12.6e-3 / 20.3e6
 
@@ -153,7 +153,10 @@ def _entry(
         species="species", signal="dff", rate_hz=10.0, num_frames=num_frames, num_units=num_units,
         segments=((0, num_frames),), unit_names=None, brain_regions=None, stimulus_names=None,
         behaviour_names=None, metadata={}, report=Report(),
-        fits={name: tuple(fit_ranges(name, num_frames, [(0, num_frames)])) for name in PROTOCOLS},
+        fits={
+            name: tuple(fit_ranges(name, num_frames, [(0, num_frames)]))
+            for name in protocols_for(num_frames)
+        },
         page_frames=page_frames,
         shards=tuple(Shard(shard_name(key, number), 2**28, sha256) for number in range(len(tars))),
         stretches=tuple(stretches), arrays_sha256=sha256,

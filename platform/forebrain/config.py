@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -102,20 +102,33 @@ def _narrowed(config_class: type[Any], chosen: Callable[[str], Any], prefix: str
             name = chosen(f"{key}.name") or item.default_factory().name
             if name not in slots:
                 raise ConfigError(f"{key}.name is {name!r}; expected one of {', '.join(slots)}.")
-            types[item.name] = slots[name]
+            # Any name is allowed in it, because a file may give one and the command line another.
+            types[item.name] = _with_fields(slots[name], {"name": (Literal[tuple(slots)], name)})
         elif is_dataclass(hints[item.name]):
             narrowed = _narrowed(hints[item.name], chosen, f"{key}.")
             if narrowed is not hints[item.name]:
                 types[item.name] = narrowed
-    if not types:
+    factories = {item.name: item.default_factory for item in fields(config_class)}
+    return _with_fields(
+        config_class,
+        {
+            name: (kind, MISSING if factories[name] is MISSING else field(default_factory=kind))
+            for name, kind in types.items()
+        },
+    )
+
+
+def _with_fields(config_class: type[Any], changed: Mapping[str, tuple[Any, Any]]) -> type[Any]:
+    """The same dataclass with other types and defaults of some fields; MISSING is no default."""
+    if not changed:
         return config_class
-    defaults: dict[str, Any] = {
-        item.name: field(default_factory=types[item.name])
-        for item in fields(config_class)
-        if item.name in types and item.default_factory is not MISSING
+    members = {
+        "__annotations__": {name: kind for name, (kind, _) in changed.items()},
+        "__doc__": config_class.__doc__,
+        "_widened": config_class,
+        **{name: default for name, (_, default) in changed.items() if default is not MISSING},
     }
-    members = {"__annotations__": types, "__doc__": config_class.__doc__, "_widened": config_class}
-    return dataclass(frozen=True)(type(config_class.__name__, (config_class,), {**members, **defaults}))
+    return dataclass(frozen=True)(type(config_class.__name__, (config_class,), members))
 
 
 def _widened(value: Any) -> Any:
@@ -167,10 +180,15 @@ def _spelled_out(arguments: Sequence[str], parser: ArgumentParser, short: Mappin
         num_values = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
         if type_of.get(option) is bool and num_values == 0:
             spelled.append("true")
-        elif get_origin(type_of.get(option)) is list and num_values:
+        elif _is_list(type_of.get(option)) and num_values and not words[0].startswith(("[", "null")):
             spelled.append(json.dumps(words[:num_values]))
             del words[:num_values]
     return spelled
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether a type is a list, or a list or None."""
+    return get_origin(hint) is list or any(get_origin(each) is list for each in get_args(hint))
 
 
 def _with_suggestion(message: str, parser: ArgumentParser) -> str:

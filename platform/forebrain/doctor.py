@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import socket
-import sys
 import tempfile
 import time
 import urllib.parse
@@ -32,7 +31,6 @@ Area = Literal["machine", "packages", "cluster", "storage", "jobs"]
 # ok: as it should be. note: worth knowing. missing: some jobs cannot run. wrong: what was asked about fails.
 Verdict = Literal["ok", "note", "missing", "wrong"]
 
-EXTRAS = ("lab", "cluster", "sign")
 # Jobs, and the packages each needs besides the core's.
 JOBS = {
     "forebrain inspect, on every format": ("h5py", "scipy", "pandas", "zarr"),
@@ -40,6 +38,10 @@ JOBS = {
     "jobs/pretrain.py --workers 0": (),
     "jobs/pretrain.py": ("ray",),
     "jobs/pretrain.py --training.strategy zero1, zero2, zero3": ("ray", "deepspeed"),
+    "jobs/ablate.py, jobs/scale.py": ("ray",),
+    "forebrain adapt, forebrain forecast": (),
+    "forebrain live, over ZeroMQ": ("msgpack", "pyzmq"),
+    "forebrain live, over the Lab Streaming Layer": ("pylsl",),
     "pictures of a run": ("matplotlib",),
     "TensorBoard of a run": ("tensorboard",),
     "s3:// addresses": ("s3fs",),
@@ -86,14 +88,10 @@ def examine(storage: Sequence[str] = (), cluster: str | None = None) -> Iterator
 
 
 def _machine() -> Iterator[Finding]:
-    total, available = _memory_bytes()
-    python = platform.python_version()
-    yield Finding(
-        "machine",
-        "ok",
-        f"{_num_cores()} cores, {total / GIB:.1f} GiB of memory ({available / GIB:.1f} free), "
-        f"{platform.system()}, Python {python}",
-    )
+    total, free = _memory_bytes()
+    memory = f"{total / GIB:.1f} GiB of memory ({free / GIB:.1f} free)" if total else "memory not known"
+    python = f"{platform.system()}, Python {platform.python_version()}"
+    yield Finding("machine", "ok", f"{_num_cores()} cores, {memory}, {python}")
     yield from _gpus()
     scratch = tempfile.gettempdir()
     free = shutil.disk_usage(scratch).free
@@ -159,7 +157,7 @@ def _limits() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     try:
-        declared = importlib.metadata.requires("forebrain") or []
+        project = importlib.metadata.metadata("forebrain")
     except importlib.metadata.PackageNotFoundError:
         yield Finding(
             "packages",
@@ -168,7 +166,10 @@ def _packages() -> Iterator[Finding]:
             "pip install --no-deps --no-build-isolation -e .",
         )
         return
-    for extra in ("", *EXTRAS):
+    declared = project.get_all("Requires-Dist") or []
+    # Only developers need what tests need.
+    extras = set(project.get_all("Provides-Extra") or []) - {"test"}
+    for extra in ("", *sorted(extras)):
         name = f"forebrain[{extra}]" if extra else "forebrain"
         lacking = [problem for text in declared if (problem := _unmet(Requirement(text), extra)) is not None]
         if not lacking:
@@ -375,10 +376,12 @@ def _num_cores() -> int:
 
 
 def _memory_bytes() -> tuple[int, int]:
-    """Memory in all and free: the machine's, or the container's where that is less."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-    if sys.platform == "linux":
+    """Memory in all and free: the machine's, or the container's where that is less; 0 where nobody says."""
+    known = getattr(os, "sysconf_names", {})
+    page = os.sysconf("SC_PAGE_SIZE") if "SC_PAGE_SIZE" in known else 0
+    total = page * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in known else 0
+    free = total
+    with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
+from forebrain.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -61,7 +62,7 @@ for number, address in enumerate(registries):
     ahead = ["--adapted", out, "--recording", recording, "--out", f"{folder}/ahead-{number}.csv"]
     assert forebrain(["forecast", *ahead]) == 0
 job("adapt", "--model", "worms@1", "--registry", registries[0], "--recordings", recording, "--serial",
-    "--out", f"{folder}/many", "--steps", "2")
+    "--out", f"{registries[1]}-many", "--steps", "2")
 print("done without", "ray" in sys.modules)
 """
 
@@ -132,4 +133,6 @@ def test_a_lab_publishes_adapts_and_forecasts_without_ray(
     for number in (0, 1):
         assert (tmp_path / f"adapted-{number}" / "report.md").exists()
         assert len((tmp_path / f"ahead-{number}.csv").read_text().splitlines()) == 17
-    assert (tmp_path / "many" / "table.csv").exists()
+    many = Folder(f"{s3_bucket}/lab-many")
+    assert "mine" in many.read("table.csv").decode()
+    assert [name for name in many.names() if "mine" in name and many.exists(f"{name}/result.json")]

@@ -103,9 +103,24 @@ def test_machines_on_aws_are_known_by_their_role_and_workers_are_spot() -> None:
         assert machine["IamInstanceProfile"] == {"Name": role}
         assert machine["MetadataOptions"]["HttpTokens"] == "required"
         assert (machine.get("InstanceMarketOptions") == {"MarketType": "spot"}) == (name != "head")
-    (rule,) = config["provider"]["security_group"]["IpPermissions"]
-    assert rule["FromPort"] == rule["ToPort"] == 22
-    assert "0.0.0.0/0" not in [each["CidrIp"] for each in rule["IpRanges"]]
+
+
+def test_ray_leaves_the_security_group_alone_that_was_made_beforehand() -> None:
+    """Else it would let SSH from everywhere, which this shows too."""
+    from types import SimpleNamespace
+
+    from ray.autoscaler._private.aws.config import _upsert_security_group_rules
+
+    opened: list[Any] = []
+    for rules in ([{"FromPort": 22}], []):
+        group = SimpleNamespace(
+            id="sg-1", ip_permissions=rules, authorize_ingress=lambda **given: opened.append(given)
+        )
+        config = load("aws")
+        assert config["provider"]["security_group"] == {"GroupName": "forebrain"}
+        _upsert_security_group_rules(config, {"head": group})
+        assert bool(opened) == (not rules)
+    assert "0.0.0.0/0" in str(opened)
 
 
 def test_machines_on_gcp_are_known_by_their_service_account_and_workers_are_spot() -> None:

@@ -18,8 +18,11 @@ import yaml
 from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError
+from forebrain.studies import study
 from forebrain.studies.ablation import AblateConfig
 from forebrain.studies.study import conduct
+from forebrain.studies.trials import Trial
+from forebrain.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,10 +88,8 @@ def ablation(small_run: dict[str, Any]) -> AblateConfig:
     return from_values(AblateConfig, values)
 
 
-def finish(trial: Any, score: float | None) -> None:
+def finish(trial: Trial, score: float | None) -> None:
     """A run folder as if the trial had finished."""
-    from forebrain.training.run_folder import RunFolder
-
     run = RunFolder(trial.config.out)
     run.write_config(trial.config)
     by_session = {"lab-a/subject-one/one": {"score": score}}
@@ -99,7 +100,7 @@ def finish(trial: Any, score: float | None) -> None:
 def test_a_finished_study_starts_nothing_and_reads_what_is_there(ablation: AblateConfig, base) -> None:
     for trial, score in zip(ablation.trials(base), (0.1, 0.3), strict=True):
         finish(trial, score)
-    outcomes = conduct(ablation, ablation.trials, make_console())
+    outcomes = conduct(ablation, make_console())
     assert [outcome.by_session("test") for outcome in outcomes] == [
         {"lab-a/subject-one/one": 0.1}, {"lab-a/subject-one/one": 0.3},
     ]  # fmt: skip
@@ -108,19 +109,19 @@ def test_a_finished_study_starts_nothing_and_reads_what_is_there(ablation: Ablat
 def test_another_base_in_the_same_folder_is_refused(ablation: AblateConfig, base, small_run) -> None:
     for trial in ablation.trials(base):
         finish(trial, 0.1)
-    conduct(ablation, ablation.trials, make_console())
+    conduct(ablation, make_console())
     small_run["training"]["steps"] = 5
     values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
     other = from_values(AblateConfig, values)
     with pytest.raises(CheckpointError, match=r"training\.steps was 4 and is now 5"):
-        conduct(other, other.trials, make_console())
+        conduct(other, make_console())
 
 
 def test_an_impossible_trial_is_refused_before_any_starts(small_run, tmp_path: Path) -> None:
     values = {"pretrain": small_run, "variants": {"too much": {"subset.frames": 10_000}}, "num_seeds": 1}
     config = from_values(AblateConfig, values)
     with pytest.raises(ConfigError, match=r"too much, seed 0: subset\.frames is 10000"):
-        conduct(config, config.trials, make_console())
+        conduct(config, make_console())
     assert not (tmp_path / "study" / "trials").exists()
 
 
@@ -129,16 +130,14 @@ def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: 
     small_run["data"] = str(tmp_path / "recording.npz")
     values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
     config = from_values(AblateConfig, values)
-    from forebrain.studies import study
-
     started = []
     monkeypatch.setattr(study, "run_trials", lambda trials, *rest: started.append(trials))
     for _ in range(2):
-        outcomes = conduct(config, config.trials, make_console())
+        outcomes = conduct(config, make_console())
     shards = str(tmp_path / "study" / "shards")
     assert {trial.config.data for trials in started for trial in trials} == {shards}
     assert {outcome.status for outcome in outcomes} == {"missing"}
     index = (tmp_path / "study" / "shards" / "index.json").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "study" / "trials", ignore_errors=True)
-    conduct(config, config.trials, make_console())
+    conduct(config, make_console())
     assert (tmp_path / "study" / "shards" / "index.json").stat().st_mtime_ns == index

@@ -8,6 +8,9 @@ import pytest
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
+from forebrain.sessions.session import Session
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.studies.ablation import REFERENCE, AblateConfig
 from forebrain.studies.relatives import ALONE, relative_trials
@@ -151,10 +154,6 @@ def test_impossible_sizes_are_refused(small_run: dict, given: dict, words: str) 
 @pytest.fixture
 def two_animals(tmp_path, walk) -> str:
     """Three sessions each of two animals."""
-    from forebrain.sessions.session import Session
-    from forebrain.shards.options import PrepareConfig
-    from forebrain.shards.prepare import map_here, prepare
-
     files = []
     for number in range(6):
         session = dataclasses.replace(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+import pickle
 from pathlib import Path
 
 import pytest
 import yaml
 
+from forebrain.chaos import ChaosConfig
 from forebrain.config import from_values, parse
 from forebrain.errors import CheckpointError, ConfigError
+from forebrain.models.linear import DLinearConfig, NLinearConfig
+from forebrain.models.mlp import MlpConfig
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.run_folder import RunFolder
 
@@ -25,6 +30,34 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path:
     assert config.model.width == 128
 
 
+def test_a_list_takes_the_words_up_to_the_next_option() -> None:
+    config = parse(PretrainConfig, [*GIVEN, "--holdout.subjects", "lab/a", "lab/b", "--seed", "3"])
+    assert (config.holdout.subjects, config.seed) == (["lab/a", "lab/b"], 3)
+    for given in ("x/*", '["x/*"]'):
+        assert parse(PretrainConfig, [*GIVEN, "--holdout.sessions", given]).holdout.sessions == ["x/*"]
+
+
+def test_the_models_name_chooses_its_options(tmp_path: Path) -> None:
+    chosen = parse(PretrainConfig, [*GIVEN, "--model.name", "mlp", "--model.width", "8"])
+    assert chosen.model == MlpConfig(width=8)
+    assert type(chosen) is PretrainConfig and type(chosen.model) is MlpConfig
+    assert pickle.loads(pickle.dumps(chosen)) == chosen
+    assert from_values(PretrainConfig, json.loads(json.dumps(dataclasses.asdict(chosen)))) == chosen
+
+    file = tmp_path / "config.yaml"
+    file.write_text("model:\n  name: dlinear\n  kernel: 7\n")
+    assert parse(PretrainConfig, [*GIVEN, f"--config={file}"]).model == DLinearConfig(kernel=7)
+    with pytest.raises(ConfigError, match="kernel"):  # an option of the file's model, not of the one chosen
+        parse(PretrainConfig, [*GIVEN, "--config", str(file), "--model.name", "mlp"])
+
+
+def test_a_slot_within_a_config_within_a_config_is_chosen_too() -> None:
+    arguments = ["--pretrain.data", "a", "--pretrain.out", "b", "--pretrain.model.name", "nlinear"]
+    config = parse(ChaosConfig, arguments)
+    assert config.pretrain == PretrainConfig("a", "b", model=NLinearConfig())
+    assert type(config.pretrain) is PretrainConfig
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -35,6 +68,8 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path:
         (["--training.learning_rate", "-1"], ["training.learning_rate is -1"]),
         (["--model.token_length", "7"], ["model.token_length is 7", "48"]),
         (["--workers", "-1"], ["workers is -1"]),
+        (["--model.name", "pocoo"], ["model.name is 'pocoo'", "poco", "mlp"]),
+        (["--model.name", "mlp", "--model.num_latents", "4"], ["--model.num_latents"]),
         (["--workers", "0", "--use_gpu", "true"], ["use_gpu is True", "workers is 0"]),
     ],
 )

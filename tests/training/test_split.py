@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError
+from forebrain.models.contract import Interface
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights
 from forebrain.storage import Folder
@@ -127,17 +130,32 @@ def test_split_sessions_train_what_whole_ones_train(make_config: Make, train: Tr
     assert of_kind(again, "step", "loss") == pytest.approx(expected_losses, rel=1e-5)
 
 
-def interfaces_of(sessions: list[OrderedSession], num_workers: int, width: int = 4) -> list[Interfaces]:
+def new_interface(width: int, num_units: int, generator: torch.Generator) -> Interface:
+    return Interface(num_units, width, generator)
+
+
+def interfaces_of(sessions: list[OrderedSession], num_workers: int, width: int = 12) -> list[Interfaces]:
     order = DataOrder(sessions, 4, 0, dataset_weights(sessions))
     config = TrainingConfig(amsgrad=True).resolved("chronological")
     return [
-        Interfaces(order.owned(worker, num_workers, 10), width, config, 0, torch.device("cpu"))
+        Interfaces(
+            order.owned(worker, num_workers, 10),
+            partial(new_interface, width),
+            config,
+            0,
+            torch.device("cpu"),
+        )
         for worker in range(num_workers)
     ]
 
 
 def test_interfaces_load_whole_what_was_split_and_split_what_was_whole() -> None:
-    sessions = [OrderedSession("lab/a/[0:3]", "lab", 9, 13), OrderedSession("lab/b/1", "lab", 9, 5)]
+    # One with as many units as an embedding is wide, so that its vector could be taken for its units.
+    sessions = [
+        OrderedSession("lab/a/[0:3]", "lab", 9, 13),
+        OrderedSession("lab/b/1", "lab", 9, 5),
+        OrderedSession("lab/c/1", "lab", 9, 12),
+    ]
 
     def exported(workers: list[Interfaces]) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
@@ -190,7 +208,8 @@ def test_the_embeddings_of_a_worker_shrink_as_workers_are_added() -> None:
     for num_workers in (1, 2, 4, 8):
         largest = 0
         for worker in range(num_workers):
-            own = Interfaces(order.owned(worker, num_workers), 2, config, 0, torch.device("cpu"))
+            owned = order.owned(worker, num_workers)
+            own = Interfaces(owned, partial(new_interface, 2), config, 0, torch.device("cpu"))
             own.fill_gradients()
             vectors = sum(gradient.numel() for gradient in own.gradients()) // 2
             largest = max(largest, vectors)
@@ -205,7 +224,8 @@ class Made:
             SessionInfo(f"lab/{i:05d}/1", "fish", "lab", num_units // num_sessions)
             for i in range(num_sessions)
         ]
-        self.context, self.horizon, self.protocol, self.fingerprint = 4, 2, "chronological", ""
+        self.context, self.horizon, self.protocol = 4, 2, "chronological"
+        self.shards = SimpleNamespace(fingerprint="")
 
     def num_windows(self, session: int, part: str) -> int:
         return 4
@@ -222,10 +242,7 @@ class Made:
 def _bytes_each_step(given: tuple[dict[str, Any], int, int]) -> list[int]:
     values, num_sessions, num_units = given
     made = Made(num_sessions, num_units)
-    with (
-        mock.patch.object(loop.ShardSet, "open", lambda uri, on_bad_shard: made),
-        mock.patch.object(loop, "ShardWindows", lambda *arguments: made),
-    ):
+    with mock.patch.object(loop, "open_windows", lambda config, shards: made):
         config = from_values(PretrainConfig, values)
         trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
     return [trainer.step(trainer.stream.batch(step)).bytes_given for step in range(2)]

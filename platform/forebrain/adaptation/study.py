@@ -9,6 +9,7 @@ Every file is a step that is not done again, so a study goes on where it was sto
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,13 +140,15 @@ def adapted(
         prepared = prepare_session(open_session(left_out), backbone.description, backbone.rates_hz)
         for way in waiting:
             row = _adapt(backbone, prepared, way, replace(config.fit, seed=seed, start=way.start))
-            row |= {"left_out": prepared.session.id, "seed": seed}
+            row |= {"left_out": prepared.session.id, "seed": seed, "fit": dataclasses.asdict(config.fit)}
             place.write(f"{way.name}-{seed}.json", json.dumps(row, allow_nan=False).encode())
-            console.print(
-                f"{prepared.session.id}, seed {seed}, {way.name}: test score {row['test'][way.name]:.3f}"
-            )
+            score = row["test"][way.name]
+            console.print(f"{prepared.session.id}, seed {seed}, {way.name}: test score {score:.3f}")
     for way in WAYS:
-        yield json.loads(place.read(f"{way.name}-{seed}.json"))
+        row = json.loads(place.read(f"{way.name}-{seed}.json"))
+        if row["fit"] != dataclasses.asdict(config.fit):
+            raise ConfigError(f"{place.uri} holds results with another --fit; give another --out.")
+        yield row
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -294,6 +294,7 @@ def models_by_dataset(evaluations: Mapping[str, Evaluation], labels: Sequence[st
             by_step.plot(steps, line, style, color=colours[name], linewidth=1.5)
         by_step.set_ylim(*_range_to_show(list(lines.values())))
         by_step.set_title("score by frames ahead", loc="left", fontsize=9, color=_INK)
+        by_step.xaxis.get_major_locator().set_params(integer=True)
         by_step.grid(axis="y", color=_FAINT, linewidth=0.6)
         for axes in (overall, by_step):
             _plain(axes)

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from forebrain.errors import RecordingError
-from forebrain.scoring.protocols import PROTOCOLS, applies, fit_ranges, intersect
+from forebrain.scoring.protocols import fit_ranges, intersect, protocols_for
 from forebrain.sessions.frames import PIECE_BYTES
 from forebrain.sessions.report import Finding, Report
 from forebrain.sessions.session import Range, Session
@@ -58,8 +58,7 @@ def write_session(
     segments = session.segments
     fitted_on = {
         protocol: fit_ranges(protocol, session.num_frames, segments)
-        for protocol in PROTOCOLS
-        if applies(protocol, session.num_frames)
+        for protocol in protocols_for(session.num_frames)
     }
     frames = _Frames(session, max(1, config.page_bytes // (4 * session.num_units)), fitted_on)
     shards: list[Shard] = []
@@ -99,6 +98,7 @@ def write_session(
         arrays_sha256=hashlib.sha256(arrays_bytes).hexdigest(),
         source=source,
         options_sha256=config.sha256,
+        conditions={name: tuple(ranges) for name, ranges in session.condition_ranges.items()},
     )
     storage.write(entry.name, entry.to_bytes())
     return entry

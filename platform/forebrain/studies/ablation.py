@@ -115,7 +115,7 @@ def ablate(config: AblateConfig, console: Console, command: str) -> list[Outcome
     Raises:
         ForebrainError: something the user can mend; finished trials are kept.
     """
-    outcomes = conduct(config, config.trials, console, config.early_stopping)
+    outcomes = conduct(config, console, config.early_stopping)
     publish(config.pretrain.out, report_effects(outcomes, REFERENCE, config.part, command), outcomes, console)
     return outcomes
 

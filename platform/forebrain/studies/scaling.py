@@ -130,7 +130,7 @@ def scale(config: ScaleConfig, console: Console, command: str) -> list[Outcome]:
     Raises:
         ForebrainError: something the user can mend; finished trials are kept.
     """
-    outcomes = conduct(config, config.trials, console)
+    outcomes = conduct(config, console)
     if config.axis == "relatives":
         title = "Data of the same subject or of others"
         report = report_effects(outcomes, ALONE, config.part, command, title)

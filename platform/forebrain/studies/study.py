@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import yaml
 from rich.console import Console
@@ -42,37 +42,44 @@ class Outcome:
     text: str
     result: dict[str, Any] | None
 
-    def by_session(self, part: str, forecaster: str = MODEL, metric: str = "score") -> dict[str, float]:
-        """A metric by session, of the sessions that count and in which it is defined.
+    def by_session(self, part: str, forecaster: str = MODEL) -> dict[str, float]:
+        """Scores by session, of the sessions that count and in which they are defined.
 
         Args:
             part: validation or test.
             forecaster: the model, or a baseline.
-            metric: a name of `scoring.metrics.METRICS`.
         """
         block = (self.result or {}).get(part) or {}
         if forecaster != MODEL:
             block = block.get("baselines", {}).get(forecaster, {})
         target = self.trial.target
         return {
-            session: scores[metric]
+            session: scores["score"]
             for session, scores in block.get("by_session", {}).items()
-            if scores[metric] is not None and target in (None, session)
+            if scores["score"] is not None and target in (None, session)
         }
 
 
-def conduct(
-    study: Any,
-    make_trials: Callable[[PretrainConfig], Sequence[Trial]],
-    console: Console,
-    early_stopping: bool = False,
-) -> list[Outcome]:
+class Study(Protocol):
+    """A study's config."""
+
+    @property
+    def pretrain(self) -> PretrainConfig:
+        """What all trials share; `out` is the study's folder."""
+
+    @property
+    def parallel(self) -> int | None:
+        """Trials at once; None for as many as fit."""
+
+    def trials(self, base: PretrainConfig) -> list[Trial]:
+        """All trials, of `pretrain` with the address of prepared shards."""
+
+
+def conduct(study: Study, console: Console, early_stopping: bool = False) -> list[Outcome]:
     """Runs a study, or goes on with it.
 
     Args:
-        study: its config, with `pretrain` (what all trials share; `out` is the study's folder) and
-            `parallel`.
-        make_trials: base config, with the address of prepared shards -> all trials.
+        study: its config.
         console: where progress is shown.
         early_stopping: see `run_trials`.
 
@@ -81,13 +88,11 @@ def conduct(
         CheckpointError: the folder holds another study.
         StudyStoppedError: SIGTERM or SIGINT came.
     """
-    base: PretrainConfig = study.pretrain
+    base = study.pretrain
     folder = Folder(base.out)
     base = dataclasses.replace(base, out=folder.uri, data=_absolute(base.data))
     _check_same_study(folder, base)
-    trials = make_trials(base)
-    base = _with_shards(base, trials, console)
-    trials = make_trials(base)
+    trials = study.trials(_with_shards(base, study.trials(base), console))
     for trial in trials:
         RunFolder(trial.config.out).check_config(trial.config)
     for trial in unfinished(trials):
@@ -149,6 +154,6 @@ def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console
 
 
 def _values(study: Any, out: str) -> dict[str, Any]:
-    values = dataclasses.asdict(study)
+    values: dict[str, Any] = dataclasses.asdict(study)
     values["pretrain"] |= {"out": out, "data": _absolute(study.pretrain.data)}
     return values

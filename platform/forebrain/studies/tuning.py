@@ -226,8 +226,6 @@ class _Progress(tune.Callback):
         self._tell(ended, note)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if trial.status != "ERROR":  # it is started again
-            return
         ended = self._of(trial)
         lines = str(trial.get_error() or "no reason was given").strip().splitlines()
         note = Note("failed", f"its process was lost {RESTARTS + 1} times; the last time: {lines[-1]}")

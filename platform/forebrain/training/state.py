@@ -166,9 +166,10 @@ class Interfaces:
             own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
             own = joined(own, (owned.start, owned.stop))
             if owned.is_split:
+                num_units = owned.session.num_units
                 own = {
                     name: value[owned.units]
-                    if value.ndim and len(value) == owned.session.num_units
+                    if name.startswith("unit") and value.ndim and len(value) == num_units
                     else value
                     for name, value in own.items()
                 }

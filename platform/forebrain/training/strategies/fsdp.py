@@ -42,8 +42,8 @@ class FullyShared(Strategy):
         self._group = group
         self._replica = copy.deepcopy(backbone)
         device = next(backbone.parameters()).device.type
-        mesh = init_device_mesh(device, (dist.get_world_size(),))
-        self._backbone: FSDPModule = fully_shard(backbone, mesh=mesh)
+        self._mesh = init_device_mesh(device, (dist.get_world_size(),))
+        self._backbone: FSDPModule = fully_shard(backbone, mesh=self._mesh)
         # Errors are summed over workers, not averaged.
         self._backbone.set_gradient_divide_factor(1.0)
         self._backbone.set_force_sum_reduction_for_comms(True)
@@ -75,10 +75,13 @@ class FullyShared(Strategy):
     def replica(self) -> Model:
         backbone: Any = self._backbone
         backbone.unshard()
-        self._replica.load_state_dict(dict(backbone.named_parameters()))
+        weights = dict(backbone.named_parameters())
+        for name, parameter in self._replica.named_parameters():
+            parameter.copy_(weights[name])
         backbone.reshard()
         return self._replica
 
+    @torch.no_grad()
     def export(self) -> PortableTensors:
         tensors: PortableTensors = {}
         for name, parameter in self._parameters.items():
@@ -110,7 +113,9 @@ class FullyShared(Strategy):
                 }
 
     def close(self) -> None:
-        # Parameters and their hooks hold the group.
+        # DTensor's caches, which nothing empties, keep the mesh, and it would keep the group.
+        getattr(self._mesh, "_pg_registry", {}).clear()
+        # Parameters and their hooks hold the group too.
         self.__dict__.clear()
         gc.collect()
 

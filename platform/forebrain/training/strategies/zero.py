@@ -83,7 +83,9 @@ class Zero(Strategy):
     @torch.no_grad()
     def replica(self) -> Model:
         if self._stage == 3:
-            self._replica.load_state_dict(self._gathered(None))
+            weights = self._gathered(None)
+            for name, parameter in self._replica.named_parameters():
+                parameter.copy_(weights[name])
         return self._replica
 
     def export(self) -> PortableTensors:
@@ -124,6 +126,7 @@ class Zero(Strategy):
         self._engine.destroy()
         # Stage 3 leaves the module here, and with it all of its own.
         FWD_MODULE_STACK.clear()
+        _forget_traces()
         deepspeed.comm.destroy_process_group(groups._get_data_parallel_group())
         # Parameters and their hooks hold the group too.
         self.__dict__.clear()
@@ -273,6 +276,16 @@ def _engine(
         model=module, optimizer=optimiser, config=config, dist_init_required=False
     )
     return engine
+
+
+def _forget_traces() -> None:
+    """Empties the cache of a method of DeepSpeed's, which keeps every engine of stage 3, and its group."""
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Traced
+
+    cached = vars(Traced).get("_PartitionedParameterCoordinator__params_to_release")
+    for cell in getattr(cached, "__closure__", None) or ():
+        if hasattr(cell.cell_contents, "cache_clear"):
+            cell.cell_contents.cache_clear()
 
 
 def check_config(config: dict[str, Any]) -> None:

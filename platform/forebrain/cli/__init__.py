@@ -1,0 +1,38 @@
+"""The command `forebrain`: a module for each subcommand; what that needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from forebrain.cli import adapt, data, doctor, inspect, live, parity
+from forebrain.errors import ForebrainError
+
+_COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
+    inspect.register,
+    data.register,
+    adapt.register,
+    adapt.register_forecast,
+    live.register,
+    doctor.register,
+    parity.register,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Returns:
+        The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense.
+    """
+    parser = argparse.ArgumentParser(prog="forebrain", description="Forecast brain activity.")
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for register in _COMMANDS:
+        register(subcommands)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except ForebrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1

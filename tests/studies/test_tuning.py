@@ -1,0 +1,134 @@
+"""What a trial leaves behind, and what the cluster has room for; without a cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from forebrain.console import make_console
+from forebrain.errors import ConfigError, DivergenceError
+from forebrain.storage import Folder
+from forebrain.studies import tuning
+from forebrain.studies.trials import Trial, Variant, make_trials
+from forebrain.studies.tuning import NOTE, read_note, run_trials, unfinished
+from forebrain.training.config import PretrainConfig
+from forebrain.training.stopping import StopSignals
+
+
+@pytest.fixture
+def trials(base: PretrainConfig) -> list[Trial]:
+    return make_trials(base, [Variant("a", {}), Variant("b", {})], 1)
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What Tune is told."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(tuning.tune, "report", told.append)
+    return told
+
+
+def finish(trial: Trial) -> None:
+    Folder(trial.config.out).write("result.json", b'{"steps": 4, "test": {"score": 0.25}}')
+
+
+def on_trial(number: int, **given: Any) -> Any:
+    return SimpleNamespace(config={"number": number}, last_result={"step": 2}, **given)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (DivergenceError("step 3: loss nan"), "step 3: loss nan"),
+        (ZeroDivisionError("no such luck"), "ZeroDivisionError: no such luck"),
+    ],
+)
+def test_a_trial_that_fails_says_why_and_is_tried_again(
+    trials, reports, monkeypatch, error: Exception, words: str
+) -> None:
+    def fail(*given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(tuning, "pretrain", fail)
+    tuning._run_trial({"number": 0}, trials)
+    note = read_note(trials[0])
+    assert note is not None and note.status == "failed" and note.text.strip().endswith(words)
+    assert unfinished(trials) == trials and len(reports) == 1
+    monkeypatch.setattr(tuning, "pretrain", lambda config, *rest: finish(trials[0]))
+    tuning._run_trial({"number": 0}, trials)
+    assert read_note(trials[0]) is None and unfinished(trials) == trials[1:]
+
+
+def test_validations_are_told_but_not_the_last_nor_undefined_ones(trials, reports, monkeypatch) -> None:
+    def train(config: PretrainConfig, console: Any, tell: Any) -> None:
+        for step, score in ((1, 0.1), (2, None), (3, 0.3), (4, 0.4)):
+            tell({"kind": "step", "step": step})
+            tell({"kind": "validation", "step": step, "score": score})
+
+    monkeypatch.setattr(tuning, "pretrain", train)
+    tuning._run_trial({"number": 0}, trials)
+    assert reports == [{"step": 1, "score": 0.1}, {"step": 3, "score": 0.3}, {"step": 4, "score": 0.3}]
+
+
+def test_a_trial_that_tune_stopped_is_not_run_again(trials) -> None:
+    progress = tuning._Progress(trials, 2, make_console(), StopSignals())
+    progress.on_trial_complete(1, [], on_trial(0))
+    note = read_note(trials[0])
+    assert note is not None and note.status == "stopped" and "after step 2" in note.text
+    assert unfinished(trials) == trials[1:]
+
+
+def test_a_trial_whose_process_was_lost_is_noted(trials) -> None:
+    progress = tuning._Progress(trials, 2, make_console(), StopSignals())
+    progress.on_trial_error(1, [], on_trial(1, get_error=lambda: "trace\nThe actor died."))
+    note = read_note(trials[1])
+    assert note is not None and note.status == "failed" and note.text.endswith("The actor died.")
+
+
+def test_trials_that_a_signal_ended_are_left_to_go_on(trials) -> None:
+    signals = StopSignals()
+    signals.received = "SIGTERM"
+    tuning._Progress(trials, 2, make_console(), signals).on_trial_complete(1, [], on_trial(0))
+    assert tuning._WhenAsked(signals).stop_all() and unfinished(trials) == trials
+
+
+def test_the_lines_of_progress_count_what_is_done(trials, capsys) -> None:
+    progress = tuning._Progress(trials, 5, make_console(), StopSignals())
+    finish(trials[0])
+    progress.on_trial_complete(1, [], on_trial(0))
+    Folder(trials[1].config.out).write(NOTE, b'{"status": "failed", "text": "a\\nb"}')
+    progress.on_trial_complete(1, [], on_trial(1))
+    assert capsys.readouterr().out.splitlines() == [
+        "[4/5] a, seed 0: test score 0.2500", "[5/5] b, seed 0: failed: b",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "resources", "parallel", "words"),
+    [
+        (0, 1, {"CPU": 2.0}, 3, "parallel is 3 and the cluster has room for 2"),
+        (0, 4, {"CPU": 2.0}, None, "room for 0"),
+        (2, 1, {"CPU": 3.0}, 2, "room for 1"),
+        (0, 1, {"CPU": 8.0, "GPU": 1.0}, 2, "room for 1"),
+    ],
+)
+def test_more_trials_at_once_than_fit_are_refused(
+    trials, monkeypatch, workers: int, threads: int, resources: dict, parallel: int | None, words: str
+) -> None:
+    monkeypatch.setattr(tuning, "start_ray", lambda: None)
+    monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: resources)
+    config = trials[0].config
+    training = dataclasses.replace(config.training, threads=threads)
+    trial = dataclasses.replace(
+        trials[0], config=dataclasses.replace(config, workers=workers, training=training)
+    )
+    with pytest.raises(ConfigError, match=words):
+        run_trials([trial], trial.config.out, make_console(), parallel)
+
+
+def test_a_damaged_result_is_no_result(trials) -> None:
+    Folder(trials[0].config.out).write("result.json", b'{"steps"')
+    assert unfinished(trials) == trials
