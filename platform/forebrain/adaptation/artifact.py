@@ -156,7 +156,8 @@ class Adapted:
                 f"the window holds values of {self.unit_names[unit]} that are not finite; hold the last "
                 "known value in their place."
             )
-        return frames
+        # One layout, so that the same numbers give the same bits wherever a window is from.
+        return np.ascontiguousarray(frames)
 
     def latest_window(self, session: Session) -> np.ndarray:
         """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].
