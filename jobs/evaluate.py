@@ -69,7 +69,8 @@ def main() -> int:
 
 def compare_runs(config: EvaluateConfig, out: str, console: Console) -> None:
     """Writes the comparison of several runs into a folder, and shows it."""
-    from forebrain.evaluation.compare import compare, open_runs, write_comparison
+    from forebrain.evaluation.compare import compare, open_runs
+    from forebrain.evaluation.compare_report import write_comparison
 
     folder = Folder(out)
     if folder.exists("config.yaml"):

@@ -20,9 +20,10 @@ MAY_IMPORT = {
     "models": set(),
     "training": {"models", "shards", "scoring", "sessions"},
     "evaluation": {"training", "models", "shards", "scoring", "sessions"},
-    "realtime": {"models", "shards", "scoring", "sessions"},
+    "realtime": {"training", "models", "shards", "scoring", "sessions"},
     "adaptation": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
     "studies": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
+    "benchmarking": {"adaptation", "training", "models", "shards", "scoring", "sessions"},
 }
 # Heavy packages, and the only modules of these folders that may import them.
 ONLY_IN = {

@@ -39,6 +39,11 @@ from forebrain.shards.recordings import find_all, open_any
 REHEARSALS = 20  # first calls are slow; after these a forecast takes as long as it will
 MAX_LATE_S = 1.0  # at the end of a soak: a clock that drifts is late by more, a busy machine by less
 Transport = Literal["requests", "streams", "lsl"]
+TITLES = {
+    "requests": "ZeroMQ request and reply",
+    "streams": "two ZeroMQ streams",
+    "lsl": "the Lab Streaming Layer",
+}
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ def run_replay(config: ReplayConfig, console: Console) -> bool:
         client.close()
     latency = Latency.of(played.latencies_ms, budget_ms)
     console.print(
-        latency.as_table(f"{config.transport}, from the time a frame is due to its forecast's arrival")
+        latency.as_table(f"{TITLES[config.transport]}: from when a frame is due to its forecast's arrival")
     )
     last, sources = played.last, ", ".join(f"{name} {n:,}" for name, n in played.sources.most_common())
     score = "none" if last.score is None else f"{last.score:.3f}"
@@ -216,7 +221,7 @@ def run_replay(config: ReplayConfig, console: Console) -> bool:
         out.mkdir(parents=True, exist_ok=True)
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
         (out / "latency.json").write_text(json.dumps({"config": asdict(config), **summary}, indent=1))
-        title = f"{session.num_units} units over {config.transport}"
+        title = f"{session.num_units:,} units over {TITLES[config.transport]}"
         latency_histogram(played.latencies_ms, latency, title, out / "latency.png")
         console.print(f"{out}/latency.json, {out}/latency.png")
     return latency.miss_rate <= config.max_miss_rate

@@ -33,6 +33,10 @@ SCONTROL = """#!/usr/bin/env bash
 echo "scontrol $*" >> "$CALLS"
 if [ "$1" = show ]; then tr , '\\n' <<< "$3"; fi
 """
+# Where Ray itself is of no matter.
+RAY = """#!/usr/bin/env bash
+if [ "$1" = start ]; then exec sleep 300; fi
+"""
 # A job that sees its cluster, as the doctor does, hears of machines that go, and saves when asked to stop.
 # Ray's own logs must not hold the token.
 JOB = """
@@ -123,8 +127,10 @@ def test_when_the_time_is_up_the_command_saves_the_cluster_ends_and_the_job_is_q
 
 
 def test_a_command_that_fails_gives_the_job_its_status_and_is_not_queued_again(
-    slurm: dict[str, str],
+    slurm: dict[str, str], tmp_path: Path
 ) -> None:
+    (tmp_path / "ray").write_text(RAY)
+    (tmp_path / "ray").chmod(0o755)
     done = subprocess.run(
         ["bash", str(SCRIPT), "python", "-c", "raise SystemExit(7)"],
         env={**slurm, "SLURM_JOB_NODELIST": "n1"},

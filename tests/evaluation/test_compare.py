@@ -14,7 +14,8 @@ import pytest
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
-from forebrain.evaluation.compare import Comparison, compare, open_runs, write_comparison
+from forebrain.evaluation.compare import Comparison, compare, open_runs
+from forebrain.evaluation.compare_report import write_comparison
 from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder

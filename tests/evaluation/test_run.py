@@ -92,6 +92,7 @@ def test_a_held_out_data_set_leaves_no_embedding_to_use(run: Run) -> None:
         ({"sessions": ["*/seven"]}, ["holdout.sessions", "*/seven", HELD_OUT]),
         ({"subjects": ["nobody"]}, ["holdout.subjects", "nobody", "lab-a/subject-two"]),
         ({"sessions": ["*"]}, ["all 3 sessions", "some to train on"]),
+        ({"conditions": ["dots"]}, ["holdout.conditions", "'dots'", "sidecar"]),
     ],
 )
 def test_a_holdout_that_cannot_be_is_named(
@@ -102,6 +103,41 @@ def test_a_holdout_that_cannot_be_is_named(
         open_windows(config, small_shards)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_held_out_condition_is_in_no_window_and_no_statistic_of_training(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = np.sin(np.arange(600)[:, None] * rng.uniform(0.1, 0.4, 5)) + 0.1 * rng.normal(size=(600, 5))
+    frames[100:200] += 50.0  # what the statistics would notice
+    conditions = np.repeat([-1, 0, 1, 0], [100, 100, 300, 100]).astype(np.int32)
+    session = Session(
+        frames.astype(np.float32), 5.0, "fish", "a", "one", "lab",
+        conditions=conditions, condition_names=("dots", "dark"),
+    )  # fmt: skip
+    session.save(tmp_path / "one.npz")
+    shards = str(tmp_path / "shards")
+    prepare(
+        [str(tmp_path / "one.npz")],
+        shards,
+        PrepareConfig(),
+        open_recording=lambda path: [Session.load(path)],
+        run_each=map_here,
+    )
+    result, folder, _ = run(data=shards, holdout={"conditions": ["dots"]})
+    config = from_values(PretrainConfig, folder.read_config() or {})
+    windows = open_windows(config, shards)
+    trained_on = np.r_[0:100, 200:360]
+    expected = frames[trained_on].astype(np.float32)
+    np.testing.assert_allclose(windows.shards.fit(0, "chronological").mean, expected.mean(0), rtol=1e-4)
+    for part, allowed in (
+        ("train", trained_on), ("validation", np.r_[360:480]), ("test", np.r_[480:500]),
+        ("held_out", np.r_[100:200, 500:600]),
+    ):  # fmt: skip
+        starts = windows.read(0, part, np.arange(windows.num_windows(0, part)))[2]
+        assert len(starts) and np.isin(starts[:, None] + np.arange(16), allowed).all()
+    assert windows.num_windows(0, "held_out") == 2 * (100 - 16 + 1)
+    assert result["held_out"]["windows"]["scored"] == 2 * (100 - 16 + 1)
+    assert result["test"]["windows"]["available"] == 20 - 16 + 1
 
 
 def test_zapbench_is_trained_and_scored_by_its_own_protocol(run: Run, tmp_path: Path) -> None:

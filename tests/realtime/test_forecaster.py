@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -237,12 +238,27 @@ def test_running_statistics_follow_the_stream_and_need_no_fit(small: Small) -> N
     np.testing.assert_allclose(live._normalised[0], window, atol=1e-4)
 
 
+@pytest.mark.parametrize("normalise", ["fit", "running"])
+def test_bf16_forecasts_nearly_the_same(small: Small, open_live: Open, normalise: str) -> None:
+    frames = activity(40, small.fit)
+    exact, rounded = open_live(normalise=normalise), open_live(normalise=normalise, precision="bf16")
+    for number, frame in enumerate(frames):
+        difference = (rounded.step(frame) - exact.step(frame)) / small.fit.scale
+        assert np.abs(difference).max() < 0.05
+        assert (difference == 0).all() == (exact.source == "warm-up")
+        if number == 30:  # and an interface that is replaced is used at once
+            other = small.model.new_interface(6)
+            for live in (exact, rounded):
+                live.replace_interface(other)
+
+
 def test_a_forecast_that_is_not_finite_becomes_copy(small: Small, open_live: Open) -> None:
     frames = activity(30, small.fit)
     live = open_live()
     play(live, frames[:29])
-    with torch.no_grad():
-        small.interface.unit[2] = float("nan")
+    spoilt = copy.deepcopy(small.interface).requires_grad_(False)
+    spoilt.unit[2] = float("nan")
+    live.replace_interface(spoilt)
     np.testing.assert_array_equal(live.step(frames[29]), np.repeat(frames[29:], HORIZON, axis=0))
     assert live.source == "copy" and live.counts["not_finite"] == 1
 
@@ -265,7 +281,7 @@ def test_the_model_comes_back_once_it_is_better_than_copy(small: Small) -> None:
     assert live.source == "copy"
     for number in range(150, 400):  # a model that knows what comes
         coming = small.fit.apply(frames[number + 1 : number + 1 + HORIZON])
-        live.model = lambda inputs, coming=coming: [torch.from_numpy(coming)[None]]
+        live._in_use = lambda inputs, coming=coming: [torch.from_numpy(coming)[None]]
         if len(coming) == HORIZON:
             live.step(frames[number])
     assert live.source == "model" and live.score.score > 0.99

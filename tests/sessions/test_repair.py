@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from forebrain.sessions import frames
 from forebrain.sessions import repair as repair_module
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import Report
+from forebrain.sessions.resample import resample
 from forebrain.sessions.session import Session
 
 NAN = np.float32(np.nan)
@@ -261,3 +263,16 @@ def test_the_real_duplicated_unit_is_found(data_dir):
     repaired, report = repair(Session(traces, 2.9, "celegans", "worm2", "s", "kato2015"))
     assert repaired.num_units == 134
     assert finding(report, "duplicate_units").names == ("unit 134",)
+
+
+def test_conditions_follow_their_frames_and_begin_segments(walk) -> None:
+    session = walk(0, num_frames=200)
+    conditions = np.repeat([0, 1, -1], [80, 70, 50]).astype(np.int32)
+    session = replace(session, conditions=conditions, condition_names=("dots", "dark"))
+    assert session.segments == [(0, 80), (80, 150), (150, 200)]
+    session.traces[:4] = np.nan  # cut off
+    repaired, _ = repair(session)
+    assert repaired.condition_ranges == {"dots": [(0, 76)], "dark": [(76, 146)]}
+    assert repaired.segments == [(0, 76), (76, 146), (146, 196)]
+    slower, _ = resample(repaired, 1.25)
+    assert slower.condition_ranges == {"dots": [(0, 38)], "dark": [(38, 73)]}

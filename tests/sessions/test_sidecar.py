@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.readers import open_recording
 from forebrain.sessions.sidecar import Sidecar, parse_sidecar, sidecar_files, sidecar_of
 
 
@@ -74,3 +76,21 @@ def test_a_sidecar_is_found_with_and_without_the_recordings_own_suffix(tmp_path:
         f"x.session.{suffix}",
         f"session.{suffix}",
     ]
+
+
+def test_conditions_name_their_frames(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(100, 3)))
+    sidecar = tmp_path / "a.session.yaml"
+    sidecar.write_text("rate_hz: 2\nconditions:\n  dots: [[0, 40], [60, 70]]\n  dark: [[40, 60]]\n")
+    (session,) = open_recording(str(tmp_path / "a.npy"))
+    assert session.condition_ranges == {"dots": [(0, 40), (60, 70)], "dark": [(40, 60)]}
+    for wrong, words in (
+        ("{dots: [[0, 40]], dark: [[30, 60]]}", "dark .* frames 30 to 60"),
+        ("{dots: [[90, 101]]}", "100"),
+        ("{dots: [[40, 0]]}", "pairs of frames"),
+        ("[dots]", "pairs of frames"),
+        ("{dots: 7}", "pairs of frames"),
+    ):
+        sidecar.write_text(f"conditions: {wrong}\n")
+        with pytest.raises(RecordingError, match=words):
+            open_recording(str(tmp_path / "a.npy"))

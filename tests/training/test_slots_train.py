@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.models.slots import SLOTS
 from forebrain.shards.reader import ShardSet
@@ -22,6 +23,7 @@ from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.strategies import build_strategy
 from forebrain.training.trained import TrainedModel
 
 Make = Callable[..., PretrainConfig]
@@ -51,8 +53,6 @@ def make_slot(make_config: Make) -> Make:
     """A small run of a model; `make_config` has options of POCO's."""
 
     def make(case: str, out: str, **changes: Any) -> PretrainConfig:
-        from forebrain.config import from_values
-
         values = dataclasses.asdict(make_config(out, **changes))
         values["model"] = {"context": 12, "horizon": 4, **CASES[case]}
         return from_values(PretrainConfig, values)
@@ -64,8 +64,10 @@ def losses(events: list[dict[str, Any]]) -> list[float]:
     return [event["loss"] for event in events if event["kind"] == "step"]
 
 
-@pytest.mark.parametrize("protocol", ["chronological", "poco"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "protocol"),
+    [*((case, "chronological") for case in CASES), *((case, "poco") for case in ("mlp", "plrnn", "mean"))],
+)
 def test_every_model_trains_goes_on_and_is_loaded(
     make_slot: Make, train: Train, case: str, protocol: str
 ) -> None:
@@ -112,7 +114,7 @@ def test_models_of_each_kind_train_the_same_under_every_strategy(
 ) -> None:
     """Among them one with Fourier transforms, one with maps of the session's own, some split by units."""
     training = {"steps": 3, "validate_every": 100, "checkpoint_every": 100, "split_above": 10}
-    cases = ("plrnn", "filternet", "moderntcn", "uico", "mean")
+    cases = ("filternet", "moderntcn", "uico", "mean")
     configs = {
         case: {
             strategy: make_slot(
@@ -132,8 +134,6 @@ def test_models_of_each_kind_train_the_same_under_every_strategy(
 
 @pytest.mark.parametrize("case", ["copy", "linear, a map for each unit"])
 def test_a_backbone_without_weights_has_nothing_to_share(make_slot: Make, case: str) -> None:
-    from forebrain.training.strategies import build_strategy
-
     config = make_slot(case, "run", workers=2, training={"strategy": "fsdp"})
     training = config.training.resolved(config.protocol)
     with pytest.raises(ConfigError, match="fsdp"):

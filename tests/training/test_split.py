@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -223,7 +224,8 @@ class Made:
             SessionInfo(f"lab/{i:05d}/1", "fish", "lab", num_units // num_sessions)
             for i in range(num_sessions)
         ]
-        self.context, self.horizon, self.protocol, self.fingerprint = 4, 2, "chronological", ""
+        self.context, self.horizon, self.protocol = 4, 2, "chronological"
+        self.shards = SimpleNamespace(fingerprint="")
 
     def num_windows(self, session: int, part: str) -> int:
         return 4
@@ -240,10 +242,7 @@ class Made:
 def _bytes_each_step(given: tuple[dict[str, Any], int, int]) -> list[int]:
     values, num_sessions, num_units = given
     made = Made(num_sessions, num_units)
-    with (
-        mock.patch.object(loop.ShardSet, "open", lambda uri, on_bad_shard: made),
-        mock.patch.object(loop, "ShardWindows", lambda *arguments: made),
-    ):
+    with mock.patch.object(loop, "open_windows", lambda config, shards: made):
         config = from_values(PretrainConfig, values)
         trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
     return [trainer.step(trainer.stream.batch(step)).bytes_given for step in range(2)]

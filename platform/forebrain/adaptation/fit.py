@@ -16,7 +16,9 @@ from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.frozen import freeze
 from forebrain.models.relative import relative_error, squared_error
+from forebrain.training.adamw import AdamW
 
 WEIGHT_DECAY = 1e-4
 CLIP_NORM = 5.0
@@ -87,13 +89,17 @@ def fit_interface(
         DivergenceError: the loss is not finite.
     """
     error = relative_error if loss == "relative" else squared_error
-    own = list(interface.parameters())
     of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [{"params": own, "lr": config.learning_rate}]
-    if of_backbone:
-        groups.append({"params": of_backbone, "lr": config.backbone_learning_rate})
-    optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    peaks = [group["lr"] for group in optimiser.param_groups]
+    if not of_backbone:
+        model = freeze(model, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    groups = [
+        (parameters, peak, AdamW(parameters, WEIGHT_DECAY))
+        for parameters, peak in (
+            (list(interface.parameters()), config.learning_rate),
+            (of_backbone, config.backbone_learning_rate),
+        )
+        if parameters
+    ]
     for step in range(config.steps):
         context, target = next(batches)
         with config.autocast():
@@ -101,12 +107,12 @@ def fit_interface(
         mean_error = error(forecast.float(), target, context).mean()
         if not math.isfinite(mean_error.item()):
             raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
-        optimiser.zero_grad()
+        for _, _, optimiser in groups:
+            optimiser.clear_gradients()
         mean_error.backward()
-        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-            group["lr"] = peak * falling(step / config.steps)
-            nn.utils.clip_grad_norm_(group["params"], CLIP_NORM, foreach=True)
-        optimiser.step()
+        for parameters, peak, optimiser in groups:
+            nn.utils.clip_grad_norm_(parameters, CLIP_NORM, foreach=True)
+            optimiser.step(peak * falling(step / config.steps))
         after_step(step + 1)
 
 

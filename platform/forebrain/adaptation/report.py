@@ -75,7 +75,7 @@ def _report(comparison: Comparison) -> str:
         "### Forecasting with it",
         "",
         "```python",
-        "from forebrain.adaptation.artifact import Adapted",
+        "from forebrain.adaptation import Adapted",
         "",
         'adapted = Adapted.load("this/folder")',
         f"forecast = adapted.forecast(frames)  # the last {adapted.context} frames [{adapted.context}, "

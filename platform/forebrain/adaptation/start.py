@@ -26,7 +26,9 @@ StartName = Literal["random", "mean", "regression"]
 LAGS = (1, 2, 4, 8)
 LONGEST_LAG = 16
 NUM_STATISTICS = len(LAGS) + 5
+# Of each session, so many windows are looked at; fewer of very many units.
 WINDOWS = 256
+ROWS = 2_000_000
 # Of the squared weights, in units: so many units' worth of evidence for "as the mean".
 RIDGE = 100.0
 
@@ -124,7 +126,8 @@ def unit_statistics(source: WindowSource, session: int) -> Tensor:
     and how much it moves with the population.
     """
     info = source.sessions[session]
-    chosen = choose_windows(info.id, source.num_windows(session, "train"), WINDOWS, seed=0)
+    limit = max(16, min(WINDOWS, ROWS // info.num_units))
+    chosen = choose_windows(info.id, source.num_windows(session, "train"), limit, seed=0)
     lags = [min(lag, source.context - 1) for lag in (*LAGS, LONGEST_LAG)]
     squares = {lag: np.zeros(info.num_units) for lag in lags}
     cubes, fourths, values, shared = (np.zeros(info.num_units) for _ in range(4))

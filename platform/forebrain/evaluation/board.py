@@ -34,16 +34,21 @@ def log_to_tensorboard(
         image = matplotlib.image.imread(io.BytesIO(data), format="png")
         writer.add_image(name.removesuffix(".png"), image[..., :3], step, dataformats="HWC")
     vectors, labels = _labelled_units(trained, shards)
-    writer.add_embedding(
-        vectors, metadata=labels, metadata_header=["unit", "region", "session", "species"], global_step=step
-    )
+    if vectors.shape[1]:  # else the model keeps nothing of a unit
+        writer.add_embedding(
+            vectors,
+            metadata=labels,
+            metadata_header=["unit", "region", "session", "species"],
+            global_step=step,
+        )
     writer.close()
 
 
 def _labelled_units(
     trained: TrainedModel, shards: ShardSet | SubsetShards
 ) -> tuple[torch.Tensor, list[list[str]]]:
-    """Unit embeddings [U, d] with unit, region, session and species of each, evenly thinned where many."""
+    """Units' rows [U, d], in most models embeddings, with unit, region, session and species of each; evenly
+    thinned where many."""
     vectors: list[torch.Tensor] = []
     labels: list[list[str]] = []
     for entry in shards.sessions:

@@ -67,7 +67,7 @@ def evaluate_run(
     )
     model = config.model.title
     forecasters: dict[str, Forecaster] = {
-        model: trained.forecaster(windows.sessions, windows.held_out),
+        model: trained.forecaster(windows.sessions, held_out_ids(windows)),
         **fit_baselines(windows, seed=config.seed),
     }
     if shown is not None and shown not in trained.interfaces:
@@ -101,6 +101,11 @@ def evaluate_run(
         "bad_shards_in_evaluation": sorted(shards.bad_shards),
         "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
     }, parts
+
+
+def held_out_ids(windows: ShardWindows) -> set[str]:
+    """Ids of the sessions that have windows in the part `held_out`."""
+    return {windows.sessions[number].id for number in sessions_to_score(windows, "held_out", ())}
 
 
 def sessions_to_score(windows: ShardWindows, part: Part, trained_on: Collection[str]) -> list[int]:

@@ -26,6 +26,12 @@ class Interface(nn.Module):
     space, nothing at all (widths of 0). That a unit's numbers are a row is what lets sessions be split over
     workers, stored and adapted to alike, whatever the model.
 
+    Args:
+        num_units: N.
+        width: d.
+        generator: of the initial values, which are normal with a deviation of INITIAL_STD.
+        session_width: e; None for d.
+
     Attributes:
         unit: [N, d].
         session: [e].
@@ -40,12 +46,6 @@ class Interface(nn.Module):
         generator: torch.Generator | None = None,
         session_width: int | None = None,
     ) -> None:
-        """Args:
-        num_units: N.
-        width: d.
-        generator: of the initial values, which are normal with a deviation of INITIAL_STD.
-        session_width: e; None for d.
-        """
         super().__init__()
         self.unit = nn.Parameter(torch.empty(num_units, width))
         self.session = nn.Parameter(torch.empty(width if session_width is None else session_width))

@@ -21,6 +21,8 @@ import torch
 
 from forebrain.errors import ConfigError, FrameError
 from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.frozen import FrozenPoco
+from forebrain.models.poco import Poco
 from forebrain.realtime.arrivals import Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
@@ -55,7 +57,7 @@ class LiveConfig:
         memory: time constant of running statistics, frames.
         score_windows: newest forecasts that the rolling score is over.
         fallback: give copy's forecast while the model's rolling score is below it.
-        precision: of the matrix products: `fp32` or `bf16`.
+        precision: of the matrix products: `fp32`, bit for bit what the model gives offline, or `bf16`.
     """
 
     normalise: Literal["fit", "running"] = "fit"
@@ -117,6 +119,10 @@ class LiveForecaster:
         self._forecast: np.ndarray | None = None  # of the newest frame, by the model
         self.answer = np.repeat(self._last[None], self.horizon, axis=0)
         self._falls_back = False
+        self._frozen = None
+        if isinstance(model, Poco):
+            self._frozen = FrozenPoco(model, torch.bfloat16 if config.precision == "bf16" else None)
+        self._in_use = self._bound()
         if unit_names is not None and (len(unit_names), len(set(unit_names))) != (num_units, num_units):
             raise ConfigError(
                 f"{len(unit_names)} unit names, {len(set(unit_names))} of them different, for {num_units} "
@@ -218,6 +224,7 @@ class LiveForecaster:
     def replace_interface(self, interface: Interface) -> None:
         """Goes on with another interface of the same units, from the next forecast on."""
         self.interface = interface
+        self._in_use = self._bound()
         self.counts["updates"] += 1
 
     def state(self) -> State:
@@ -258,6 +265,7 @@ class LiveForecaster:
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
         self.interface.unit.copy_(torch.from_numpy(arrays["unit"]))
         self.interface.session.copy_(torch.from_numpy(arrays["session"]))
+        self._in_use = self._bound()
         if self.config.normalise == "running":
             self._mean[:], self._scale[:] = self.moments.mean, self.moments.scale()
         else:
@@ -374,12 +382,16 @@ class LiveForecaster:
         self.ring.clear()
         self.score.restart()
 
+    def _bound(self) -> Model:
+        """What forecasts: the model, where possible with all done that the interface alone decides."""
+        return self.model if self._frozen is None else self._frozen.session(self.interface, self.dataset)
+
     def _call_model(self) -> np.ndarray:
         window = self._normalised[0]
         np.subtract(self.ring.window, self._mean, out=window)
         np.divide(window, self._scale, out=window)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
-            (forecast,) = self.model([SessionInput(self._input, self.interface, self.dataset)])
+            (forecast,) = self._in_use([SessionInput(self._input, self.interface, self.dataset)])
         return forecast[0].float().numpy() * self._scale + self._mean
 
     def _count_drifted(self) -> int:

@@ -108,10 +108,11 @@ def latency_histogram(latencies_ms: np.ndarray, latency: Latency, title: str, pa
     marks = [("median", latency.p50_ms), ("p99", latency.p99_ms), ("budget", latency.budget_ms)]
     for row, (name, value) in enumerate(marks):
         colour = _VERMILION if name == "budget" else _INK
+        side = "right" if name == "p99" else "left"
         axes.axvline(value, color=colour, linewidth=1, linestyle="-" if name == "budget" else (0, (2, 1.5)))
         axes.annotate(
-            f"{name} {value:.3g} ms", (value, top), xytext=(4, -10 - 12 * row), textcoords="offset points",
-            fontsize=8.5, color=colour,
+            f"{name} {value:.3g} ms", (value, top), xytext=(4 if side == "left" else -4, -10 - 12 * row),
+            textcoords="offset points", ha=side, fontsize=8.5, color=colour,
         )  # fmt: skip
     axes.set_xlabel("from the time a frame is due to the arrival of its forecast (ms)", color=_INK)
     axes.set_ylabel("frames", color=_INK)

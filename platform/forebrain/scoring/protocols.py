@@ -83,6 +83,12 @@ def fit_ranges(protocol: str, num_frames: int, segments: list[Range]) -> list[Ra
     return part_ranges(protocol, "train", num_frames, segments)
 
 
+def without(ranges: list[Range], excluded: list[Range]) -> list[Range]:
+    """What ordered ranges hold besides other ordered ranges."""
+    edges = [0, *(edge for each in excluded for edge in each), 2**62]
+    return intersect(ranges, list(zip(edges[::2], edges[1::2], strict=True)))
+
+
 def intersect(ranges: list[Range], segments: list[Range]) -> list[Range]:
     """The non-empty overlaps of two ordered lists of ranges."""
     overlaps = ((max(a, c), min(b, d)) for a, b in ranges for c, d in segments)
@@ -120,14 +126,19 @@ def windows_of(
     its published code does. Under `zapbench` a range is of frames that are forecast, but for training, so it
     holds n - horizon + 1 windows.
     """
-    length = context + horizon
     spare = 1 if protocol == "poco" else 0
     reach = context if protocol == "zapbench" and part != "train" else 0
+    ranges = part_ranges(protocol, part, num_frames, segments)
+    return windows_within([(start - reach, stop - spare) for start, stop in ranges], context + horizon)
+
+
+def windows_within(ranges: list[Range], length: int) -> Windows:
+    """All windows of `length` frames, stride 1, each of which lies within one of ordered ranges."""
     first, counts = [], []
-    for start, stop in part_ranges(protocol, part, num_frames, segments):
-        count = stop - (start - reach) - length + 1 - spare
+    for start, stop in ranges:
+        count = stop - start - length + 1
         if count > 0:
-            first.append(start - reach)
+            first.append(start)
             counts.append(count)
     cumulative = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
     return Windows(length, np.asarray(first, dtype=np.int64), cumulative[:-1], int(cumulative[-1]))

@@ -285,8 +285,9 @@ def _segments(session: Session, breaks: np.ndarray, kept_frames: tuple[Range, ..
     """int32 [T'] segment numbers from 0: a new one at each stated change, time jump and cut."""
     is_edge = np.zeros(session.num_frames, bool)
     is_edge[breaks] = True
-    if session.segment_ids is not None:
-        is_edge[1:] |= np.diff(session.segment_ids) != 0
+    for labels in (session.segment_ids, session.conditions):
+        if labels is not None:
+            is_edge[1:] |= np.diff(labels) != 0
     for start, _ in kept_frames:
         is_edge[start] = True
     kept = np.concatenate([is_edge[start:stop] for start, stop in kept_frames])
@@ -323,6 +324,7 @@ def _select(
         session,
         traces=RepairedFrames(session.traces, kept_frames, kept_units, held, session.id),
         segment_ids=segment_ids,
+        conditions=frames_of(session.conditions),
         time_s=frames_of(session.time_s),
         unit_names=names_of(session.unit_names),
         unit_positions=None if positions is None else np.asarray(positions, np.float32)[kept_units],

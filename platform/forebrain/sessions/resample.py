@@ -100,6 +100,7 @@ def _in_blocks(
         traces=BlockFrames(session.traces, first, stop, combine),
         rate_hz=rate_hz,
         segment_ids=None if session.segment_ids is None else session.segment_ids[first],
+        conditions=None if session.conditions is None else session.conditions[first],
         time_s=None if session.time_s is None else session.time_s[stop - 1],
         stimulus=combined(session.stimulus),
         behaviour=combined(session.behaviour),

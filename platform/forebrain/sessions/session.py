@@ -50,6 +50,9 @@ class Session:
         dataset: sessions of one lab and protocol share this name.
         signal: what the numbers are, for example `dff`, `denoised_dff`, `calcium_events`.
         segment_ids: int32 [T]; a window never crosses a change of value (trials, gaps). None: one segment.
+        conditions: int32 [T], the experimental condition of each frame, a position in `condition_names` or -1
+            for none; a window never crosses a change of it either.
+        condition_names: what the conditions are called.
         time_s: float64 [T], seconds, where the recording states a time for each frame.
         unit_names: N names.
         unit_positions: float32 [N, 2 or 3].
@@ -70,6 +73,8 @@ class Session:
     dataset: str
     signal: str = "unknown"
     segment_ids: np.ndarray | None = None
+    conditions: np.ndarray | None = None
+    condition_names: tuple[str, ...] | None = None
     time_s: np.ndarray | None = None
     unit_names: tuple[str, ...] | None = None
     unit_positions: np.ndarray | None = None
@@ -97,6 +102,7 @@ class Session:
             raise RecordingError(f"{where}: rate_hz is {self.rate_hz}; expected a positive number or none.")
         for name, length in {
             "segment_ids": num_frames,
+            "conditions": num_frames,
             "time_s": num_frames,
             "unit_names": num_units,
             "unit_positions": num_units,
@@ -136,10 +142,22 @@ class Session:
     @property
     def segments(self) -> list[Range]:
         """The unbroken stretches [start, stop), in order; no window crosses from one to the next."""
-        if self.segment_ids is None:
-            return [(0, self.num_frames)]
-        edges = np.flatnonzero(np.diff(self.segment_ids)) + 1
+        is_edge = np.zeros(self.num_frames - 1, bool)
+        for labels in (self.segment_ids, self.conditions):
+            if labels is not None:
+                is_edge |= np.diff(labels) != 0
+        edges = np.flatnonzero(is_edge) + 1
         return list(itertools.pairwise([0, *edges.tolist(), self.num_frames]))
+
+    @property
+    def condition_ranges(self) -> dict[str, list[Range]]:
+        """The frames [start, stop) of each condition, in order, cut as the segments are."""
+        ranges: dict[str, list[Range]] = {name: [] for name in self.condition_names or ()}
+        if self.conditions is not None and self.condition_names is not None:
+            for start, stop in self.segments:
+                if self.conditions[start] >= 0:
+                    ranges[self.condition_names[self.conditions[start]]].append((start, stop))
+        return ranges
 
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop) as float32 [stop - start, N]."""

@@ -34,6 +34,7 @@ class Sidecar:
         time_column: name of the column that holds frame times in seconds.
         segment_column: name of the column that numbers trials or segments.
         segment_frames: frames in each segment, where trials are joined end to end: one number, or a list.
+        conditions: frames of each experimental condition by its name, as pairs [first, first one after].
         bin_s: width of the bins that spike times are counted in, seconds.
         licence, citation, note: kept in the session's metadata.
     """
@@ -50,6 +51,7 @@ class Sidecar:
     time_column: str | None = None
     segment_column: str | None = None
     segment_frames: int | tuple[int, ...] | None = None
+    conditions: Mapping[str, tuple[tuple[int, int], ...]] | None = None
     bin_s: float | None = None
     licence: str | None = None
     citation: str | None = None
@@ -153,6 +155,8 @@ def _checked(where: str, key: str, value: Any) -> Any:
                 f"{where}: segment_frames is {value!r}; expected a number of frames, or a list."
             )
         return tuple(lengths) if isinstance(value, list) else value
+    if key == "conditions":
+        return _checked_conditions(where, value)
     if key == "columns":
         if not isinstance(value, list) or not value:
             raise RecordingError(f"{where}: columns is {value!r}; expected a list of column names.")
@@ -160,3 +164,20 @@ def _checked(where: str, key: str, value: Any) -> Any:
     if isinstance(value, dict | list):
         raise RecordingError(f"{where}: {key} is {value!r}; expected text.")
     return str(value)
+
+
+def _checked_conditions(where: str, value: Any) -> Mapping[str, tuple[tuple[int, int], ...]]:
+    wrong = RecordingError(
+        f"{where}: conditions is {value!r}; expected names, each with pairs of frames [first, first one "
+        "after], for example {dots: [[0, 600], [900, 1500]]}."
+    )
+    if not isinstance(value, Mapping) or not value:
+        raise wrong
+    for pairs in value.values():
+        if not isinstance(pairs, list) or not pairs:
+            raise wrong
+        for pair in pairs:
+            is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(frame) is int for frame in pair)
+            if not is_pair or not 0 <= pair[0] < pair[1]:
+                raise wrong
+    return {str(name): tuple((first, stop) for first, stop in pairs) for name, pairs in value.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from forebrain.errors import ShardError
@@ -71,6 +71,7 @@ class SessionEntry:
         rate_hz: frames a second after binning and resampling, None where unknown.
         num_frames, num_units: after repair.
         segments: unbroken frame ranges [start, stop); a window lies within one.
+        conditions: frame ranges of each experimental condition by its name; none where they are not known.
         report: what was found in the recording and what was done.
         fits: protocol -> the frame ranges its statistics were fitted on.
         page_frames: frames a page.
@@ -102,6 +103,7 @@ class SessionEntry:
     arrays_sha256: str
     source: Source
     options_sha256: str
+    conditions: dict[str, tuple[Range, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -132,6 +134,7 @@ class SessionEntry:
             row[name] = None if row[name] is None else tuple(row[name])
         row["segments"] = _ranges(row["segments"])
         row["fits"] = {protocol: _ranges(ranges) for protocol, ranges in row["fits"].items()}
+        row["conditions"] = {name: _ranges(ranges) for name, ranges in row.get("conditions", {}).items()}
         row["report"] = Report.from_json(row["report"])
         row["shards"] = tuple(Shard(**shard) for shard in row["shards"])
         row["stretches"] = tuple(

@@ -170,6 +170,10 @@ class ShardSet:
         """The frames that `fit` was fitted on."""
         return self.sessions[session].fits[protocol]
 
+    def held_out_ranges(self, session: int) -> list[Range]:
+        """Frames of conditions that are held out: none. `SubsetShards` differs."""
+        return []
+
     def training_segments(self, session: int) -> list[Range]:
         """Where training windows may lie: anywhere. `SubsetShards` differs."""
         return list(self.sessions[session].segments)

@@ -8,6 +8,7 @@ model sees is normalised by the subset alone: a shorter recording does not know 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -16,7 +17,7 @@ import numpy as np
 
 from forebrain.errors import BadShardError, ConfigError
 from forebrain.scoring.intervals import rng_for
-from forebrain.scoring.protocols import Range, fit_ranges, part_ranges
+from forebrain.scoring.protocols import Range, fit_ranges, part_ranges, without
 from forebrain.shards.fits import Fit, Moments, scale_of
 from forebrain.shards.index import SessionEntry
 from forebrain.shards.reader import ShardSet
@@ -82,6 +83,7 @@ class SubsetShards:
         config: what is kept of it.
         protocol: under which it is read.
         seed: of what is drawn.
+        held_out_conditions: experimental conditions whose frames are in no segment, and in no statistic.
 
     Attributes:
         uri, fingerprint, max_window, forecasts_components, skips_bad, options: those of the set.
@@ -91,10 +93,18 @@ class SubsetShards:
         ConfigError: there is not as much as is to be kept, or the protocol or the set has no such subset.
     """
 
-    def __init__(self, whole: ShardSet, config: SubsetConfig, protocol: str, seed: int) -> None:
-        if config.has_own_fits and whole.forecasts_components:
+    def __init__(
+        self,
+        whole: ShardSet,
+        config: SubsetConfig,
+        protocol: str,
+        seed: int,
+        held_out_conditions: Collection[str] = (),
+    ) -> None:
+        self._has_own_fits = config.has_own_fits or bool(held_out_conditions)
+        if self._has_own_fits and whole.forecasts_components:
             raise ConfigError(
-                f"subset keeps some frames or units of {whole.uri}, whose principal components were fitted "
+                f"some frames or units of {whole.uri} are left out, whose principal components were fitted "
                 "on all of them; expected shards prepared without --prepare.pca."
             )
         if (config.frames or config.fraction) and protocol == "poco":
@@ -108,6 +118,11 @@ class SubsetShards:
         self.options = whole.options
         self._positions = _chosen_sessions(whole, config, seed)
         entries = [whole.sessions[position] for position in self._positions]
+        self._held_out = [_ranges_of(entry, held_out_conditions) for entry in entries]
+        entries = [
+            replace(entry, segments=tuple(without(list(entry.segments), held_out)))
+            for entry, held_out in zip(entries, self._held_out, strict=True)
+        ]
         self._training = [_latest_training(entry, config, protocol) for entry in entries]
         self._units = [_chosen_units(entry, config, seed) for entry in entries]
         self.sessions = [_with_units(*pair) for pair in zip(entries, self._units, strict=True)]
@@ -125,14 +140,18 @@ class SubsetShards:
     def fit(self, session: int, protocol: str) -> Fit:
         """The normalisation that the subset's own training frames give."""
         assert protocol == self._protocol
-        return self._own_fit(session) if self._config.has_own_fits else self._whole_fit(session)
+        return self._own_fit(session) if self._has_own_fits else self._whole_fit(session)
 
     def fitted_on(self, session: int, protocol: str) -> tuple[Range, ...]:
         """The frames that `fit` was fitted on."""
-        if not self._config.has_own_fits:
+        if not self._has_own_fits:
             return self._whole.fitted_on(self._positions[session], protocol)
         num_frames = self.sessions[session].num_frames
         return tuple(fit_ranges(protocol, num_frames, self._training[session]))
+
+    def held_out_ranges(self, session: int) -> list[Range]:
+        """Frames of the conditions that are held out."""
+        return self._held_out[session]
 
     def training_segments(self, session: int) -> list[Range]:
         """Where training windows may lie."""
@@ -141,7 +160,7 @@ class SubsetShards:
     def as_scored(self, session: int, protocol: str, values: np.ndarray) -> np.ndarray:
         """Values [..., N] in the units of measure of the whole training part, of the K units that are
         scored: [..., K]. Offsets are left out, because all metrics are of differences."""
-        if not self._config.has_own_fits:
+        if not self._has_own_fits:
             return values
         ratio = self.fit(session, protocol).scale / self._whole_fit(session).scale[self._kept(session)]
         scored = slice(self._config.scored_units)
@@ -202,6 +221,10 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
 def _is_like(session_id: str, pattern: str) -> bool:
     # An id may hold brackets, which are not meant as a pattern's.
     return session_id == pattern or fnmatchcase(session_id, pattern)
+
+
+def _ranges_of(entry: SessionEntry, conditions: Collection[str]) -> list[Range]:
+    return sorted(each for name in conditions for each in entry.conditions.get(name, ()))
 
 
 def subject_of(entry: SessionEntry) -> str:

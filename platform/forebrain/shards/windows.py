@@ -9,7 +9,15 @@ from functools import lru_cache
 import numpy as np
 
 from forebrain.errors import BadShardError, ConfigError, ShardError
-from forebrain.scoring.protocols import NO_WINDOWS, Part, Windows, fit_ranges, part_ranges, windows_of
+from forebrain.scoring.protocols import (
+    NO_WINDOWS,
+    Part,
+    Windows,
+    fit_ranges,
+    part_ranges,
+    windows_of,
+    windows_within,
+)
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
@@ -161,7 +169,11 @@ class ShardWindows:
             segments = self.shards.training_segments(session)
             return windows_of(self.protocol, part, entry.num_frames, segments, self.context, self.horizon)
         longest = self._longest_context
-        windows = windows_of(
-            self.protocol, part, entry.num_frames, list(entry.segments), longest, self.horizon
-        )
+        held_out = self.shards.held_out_ranges(session)
+        if part == "held_out" and held_out:
+            windows = windows_within(held_out, longest + self.horizon)
+        else:
+            windows = windows_of(
+                self.protocol, part, entry.num_frames, list(entry.segments), longest, self.horizon
+            )
         return replace(windows, first=windows.first + longest - self.context)

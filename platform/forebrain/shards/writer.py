@@ -98,6 +98,7 @@ def write_session(
         arrays_sha256=hashlib.sha256(arrays_bytes).hexdigest(),
         source=source,
         options_sha256=config.sha256,
+        conditions={name: tuple(ranges) for name, ranges in session.condition_ranges.items()},
     )
     storage.write(entry.name, entry.to_bytes())
     return entry

@@ -21,9 +21,10 @@ def open_windows(config: PretrainConfig, shards: str) -> ShardWindows:
         ShardError: the shards cannot be read, or windows are longer than they were prepared for.
     """
     whole = ShardSet.open(shards, config.mixture.on_bad_shard)
-    kept = (
-        whole if config.subset.is_whole else SubsetShards(whole, config.subset, config.protocol, config.seed)
-    )
+    kept: ShardSet | SubsetShards = whole
+    if not config.subset.is_whole or config.holdout.conditions:
+        conditions = config.holdout.conditions or ()
+        kept = SubsetShards(whole, config.subset, config.protocol, config.seed, conditions)
     return ShardWindows(
         kept,
         config.protocol,

@@ -165,11 +165,12 @@ class Trainer:
         backbone = config.resolved_model().build(num_datasets=len(self.datasets)).to(device)
         split_above = self.training.split_above if backbone.splits_units else UNSPLIT
         self.stream = Stream(self.windows, self.order, group.rank, group.size, split_above)
-        self._new_interface = backbone.new_interface
+        # No reference to the backbone is kept here: what holds it after the end holds the process group too.
+        self._idle_interface = backbone.new_interface(1).requires_grad_(False).to(device)
         self.backbone_parameters = sum(p.numel() for p in backbone.parameters())
         self.strategy = build_strategy(backbone, self.training, group)
         self.interfaces = Interfaces(
-            self.stream.owned_sessions, self._new_interface, self.training, config.seed, device
+            self.stream.owned_sessions, backbone.new_interface, self.training, config.seed, device
         )
         self.steps_done = 0
         self.store = CheckpointStore(Folder(config.out).child("checkpoints"), self.training.keep_checkpoints)
@@ -315,9 +316,8 @@ class Trainer:
     def _error_of_nothing(self) -> Tensor:
         """Zero, by way of the whole model: one unit at rest, for workers that must keep in step."""
         context = torch.zeros(1, self.config.model.context, 1, device=self.device)
-        interface = self._new_interface(1).requires_grad_(False).to(self.device)
         with self._autocast():
-            (forecast,) = self.strategy.forward([SessionInput(context, interface, 0)])
+            (forecast,) = self.strategy.forward([SessionInput(context, self._idle_interface, 0)])
         return forecast.float().sum() * 0.0
 
     def evaluate(self, part: Part, windows_per_session: int | None) -> Evaluation:

@@ -79,14 +79,14 @@ class TrainedModel:
 
         Args:
             sessions: what a session number means.
-            new: ids of sessions that were not trained on. They get the interface that training would have
-                begun with, and no embedding of a data set of which nothing was trained on.
+            new: ids of sessions to forecast too if they were not trained on. They get the interface that
+                training would have begun with, and no embedding of a data set that was not trained on.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.backbone.to(device)
         interfaces = dict(self.interfaces)
         for info in sessions:
-            if info.id in new:
+            if info.id in new and info.id not in interfaces:
                 interfaces[info.id] = untrained_interface(
                     self.config.seed, info.id, info.num_units, self.backbone.new_interface
                 )

@@ -79,6 +79,9 @@ def make_session(
         rate_hz = rate_of(time_s)
     if sidecar.segment_frames is not None:
         fields["segment_ids"] = _segments(traces.shape[0], sidecar.segment_frames, path)
+    if sidecar.conditions is not None:
+        fields["condition_names"] = tuple(sidecar.conditions)
+        fields["conditions"] = _conditions(traces.shape[0], sidecar.conditions, path)
     return Session(
         traces=traces,
         rate_hz=sidecar.rate_hz or rate_hz,
@@ -222,6 +225,22 @@ def check_size(size_bytes: int, path: Path) -> None:
             f"{path}: unpacks to {size_bytes / 2**30:.1f} GiB; this format is read whole, up to "
             f"{MAX_WHOLE_BYTES >> 30} GiB. Save the traces as .npy or HDF5, which are read piece by piece."
         )
+
+
+def _conditions(
+    num_frames: int, conditions: Mapping[str, tuple[tuple[int, int], ...]], path: Path
+) -> np.ndarray:
+    """int32 [T], the position of each frame's condition, -1 for none."""
+    labels = np.full(num_frames, -1, dtype=np.int32)
+    for number, (name, pairs) in enumerate(conditions.items()):
+        for first, stop in pairs:
+            if stop > num_frames or (labels[first:stop] >= 0).any():
+                raise RecordingError(
+                    f"{path}: condition {name} (the sidecar's conditions) has frames {first} to {stop}; "
+                    f"expected some of the recording's {num_frames} that no other condition has."
+                )
+            labels[first:stop] = number
+    return labels
 
 
 def _segments(num_frames: int, segment_frames: int | tuple[int, ...], path: Path) -> np.ndarray:
