@@ -188,7 +188,8 @@ def _spelled_out(arguments: Sequence[str], parser: ArgumentParser, short: Mappin
 
 def _is_list(hint: Any) -> bool:
     """Whether a type is a list, or a list or None."""
-    return get_origin(hint) is list or any(get_origin(each) is list for each in get_args(hint))
+    of_any = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(get_origin(each) is list for each in of_any)
 
 
 def _with_suggestion(message: str, parser: ArgumentParser) -> str:

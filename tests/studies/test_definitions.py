@@ -32,3 +32,8 @@ def test_a_definition_says_how_it_is_run_and_how_much_that_is(path: Path) -> Non
         )
     assert f"{num_runs} runs." in text
     assert num_runs <= 40
+
+
+def test_axes_can_be_given_on_the_command_line() -> None:
+    given = ["--pretrain.data", "shards", "--pretrain.out", "study", "--axes", '{"model.width": [32, 64]}']
+    assert parse(AblateConfig, given).axes == {"model.width": [32, 64]}
