@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "models": set(),
     "training": {"models", "shards", "scoring", "sessions"},
     "evaluation": {"training", "models", "shards", "scoring", "sessions"},
-    "realtime": {"models", "shards", "scoring", "sessions"},
+    "realtime": {"training", "models", "shards", "scoring", "sessions"},
     "adaptation": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
     "studies": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
     "benchmarking": {"adaptation", "training", "models", "shards", "scoring", "sessions"},

@@ -139,6 +139,21 @@ def test_killed_at_any_time_a_server_goes_on_from_the_next_frame(
     assert _saved_index(state) == 59
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_live_forecast_is_the_adaptations_bit_for_bit(adapted: Path, recording: Path, order: str) -> None:
+    loaded = Adapted.load(adapted)
+    frames = np.asarray(Session.load(recording).frames(0, 40), order=order)
+    frames = frames[:, COLUMNS]
+    live = realtime.open(loaded.backbone, loaded.interface, Fit(loaded.mean, loaded.scale))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for stop, frame in enumerate(frames, start=1):
+        forecast = live.step(frame)
+        if stop >= loaded.context:
+            np.testing.assert_array_equal(forecast, loaded.forecast(frames[stop - loaded.context : stop]))
+    torch.set_num_threads(threads)
+
+
 def test_a_recording_is_replayed_and_its_latency_reported(
     adapted: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -255,8 +256,9 @@ def test_a_forecast_that_is_not_finite_becomes_copy(small: Small, open_live: Ope
     frames = activity(30, small.fit)
     live = open_live()
     play(live, frames[:29])
-    with torch.no_grad():
-        small.interface.unit[2] = float("nan")
+    spoilt = copy.deepcopy(small.interface).requires_grad_(False)
+    spoilt.unit[2] = float("nan")
+    live.replace_interface(spoilt)
     np.testing.assert_array_equal(live.step(frames[29]), np.repeat(frames[29:], HORIZON, axis=0))
     assert live.source == "copy" and live.counts["not_finite"] == 1
 

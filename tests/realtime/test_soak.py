@@ -10,6 +10,7 @@ from realtime_small import SMALL, build_small
 
 from forebrain import realtime
 from forebrain.errors import ConfigError
+from forebrain.realtime import LiveConfig
 from forebrain.realtime.soak import SoakConfig, soak
 from forebrain.realtime.state import StateFile
 
@@ -20,7 +21,7 @@ SMALLEST = replace(SMALL, num_layers=0, num_latents=1, token_length=16)
 def test_after_twenty_thousand_frames_memory_is_what_it_was(
     tmp_path: Path,
 ) -> None:
-    live = realtime.open(*build_small(6, config=SMALLEST))
+    live = realtime.open(*build_small(6, config=SMALLEST), config=LiveConfig(precision="bf16"))
     state = StateFile(tmp_path / "state", live, every_s=0.5)
     soaked = soak(live, SoakConfig(frames=NUM_FRAMES), state)
     state.close(live)
@@ -32,6 +33,7 @@ def test_after_twenty_thousand_frames_memory_is_what_it_was(
         assert status[fault] > 0, fault
     assert status["refused"] == status["not_finite"] == status["restarts"] == 0
     assert status["score_windows"] == 256
+    assert status["forecasts"] > NUM_FRAMES * 0.45 and status["skipped"] > NUM_FRAMES * 0.45
 
 
 def test_a_soak_is_long_enough_to_tell() -> None:

@@ -156,7 +156,8 @@ class Adapted:
                 f"the window holds values of {self.unit_names[unit]} that are not finite; hold the last "
                 "known value in their place."
             )
-        return frames
+        # One layout, so that the same numbers give the same bits wherever a window is from.
+        return np.ascontiguousarray(frames)
 
     def latest_window(self, session: Session) -> np.ndarray:
         """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].
@@ -381,12 +382,10 @@ def _read_file(folder: Path, name: str, files: Mapping[str, str]) -> bytes:
 def _pulled_weights(
     origin: Origin, registry: str | os.PathLike[str] | None, cache: str | os.PathLike[str] | None
 ) -> bytes:
-    name = origin.reference.partition("@")[0]
     address = os.fspath(registry) if registry is not None else origin.registry
     if origin.digest is None or address is None:
         raise AdaptationError(f"{origin}: was never published, and its weights are not in the folder.")
-    # By its digest, so that nobody's later version of that name is taken; and then the cache is enough.
-    pulled = pull_version(f"{name}@sha256:{origin.digest}", address, cache)
+    pulled = pull_version(origin.pinned, address, cache)
     return (pulled.folder / WEIGHTS).read_bytes()
 
 

@@ -120,8 +120,8 @@ class LiveForecaster:
         self.answer = np.repeat(self._last[None], self.horizon, axis=0)
         self._falls_back = False
         self._frozen = None
-        if config.precision == "bf16" and isinstance(model, Poco):
-            self._frozen = FrozenPoco(model, torch.bfloat16)
+        if isinstance(model, Poco):
+            self._frozen = FrozenPoco(model, torch.bfloat16 if config.precision == "bf16" else None)
         self._in_use = self._bound()
         if unit_names is not None and (len(unit_names), len(set(unit_names))) != (num_units, num_units):
             raise ConfigError(
@@ -383,7 +383,7 @@ class LiveForecaster:
         self.score.restart()
 
     def _bound(self) -> Model:
-        """What forecasts: the model; in bf16 a copy, with all done that the interface alone decides."""
+        """What forecasts: the model, where possible with all done that the interface alone decides."""
         return self.model if self._frozen is None else self._frozen.session(self.interface, self.dataset)
 
     def _call_model(self) -> np.ndarray:

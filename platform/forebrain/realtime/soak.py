@@ -27,6 +27,7 @@ from forebrain.realtime.state import StateFile
 
 SETTLED_PART = 0.1  # of the frames; what memory has grown to by then is what the program needs
 NUM_CHECKS = 100
+BURST = 50  # frames that come faster than they can be forecast, after as many that do not
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def soak(live: LiveForecaster, config: SoakConfig, state: StateFile | None = Non
 
 
 class _Rig:
-    """A port that makes its frames up: mostly good ones, and one fault in twenty."""
+    """A port that makes its frames up: mostly good ones, one fault in twenty, half of them in bursts."""
 
     def __init__(self, num_units: int, config: SoakConfig) -> None:
         self.sent = 0
@@ -114,7 +115,7 @@ class _Rig:
         return decode_request(encode_frame(next(self._frames)))
 
     def is_behind(self) -> bool:
-        return False
+        return self.sent % (2 * BURST) < BURST and not self.is_done
 
     def send(self, forecast: Forecast) -> None:
         decode_reply(encode_forecast(forecast))

@@ -27,8 +27,10 @@ from forebrain.models.contract import Interface, Model, SessionInput
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.shards.fits import Fit
+from forebrain.training.adamw import AdamW
 
 NICENESS = 10
+WEIGHT_DECAY = 1e-2
 NEWEST_PART = 0.25  # of the frames seen: what decides whether an update is used
 
 
@@ -196,13 +198,13 @@ def improved(
         seed: of the order of windows.
     """
     fitted = copy.deepcopy(interface).requires_grad_(True)
-    optimiser = torch.optim.AdamW(fitted.parameters(), lr=config.learning_rate, fused=True)
+    optimiser = AdamW(fitted.parameters(), WEIGHT_DECAY)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(config.steps):
         chosen = torch.randint(len(older), (config.batch_size,), generator=generator)
-        optimiser.zero_grad()
+        fitted.zero_grad()
         _error(model, fitted, dataset, older[chosen]).backward()
-        optimiser.step()
+        optimiser.step(config.learning_rate)
     with torch.no_grad():
         before, after = (_error(model, each, dataset, newest) for each in (interface, fitted))
     return fitted.requires_grad_(False) if after < before else None
