@@ -26,6 +26,7 @@ import yaml
 
 import forebrain.config
 from forebrain.config import from_values
+from forebrain.live import ReplayConfig, ServeConfig, SoakJobConfig
 from forebrain.sessions.sidecar import Sidecar
 from forebrain.training.config import PretrainConfig
 
@@ -82,6 +83,10 @@ def shown(page: Path) -> Iterator[list[str]]:
                 yield words[: words.index("#")] if "#" in words else words
 
 
+# What the actions of `forebrain live` are given.
+LIVE: dict[str, type] = {"serve": ServeConfig, "replay": ReplayConfig, "soak": SoakJobConfig}
+
+
 def program(words: list[str]) -> str:
     return words[0].removeprefix(".venv/bin/") if words else ""
 
@@ -91,6 +96,8 @@ def check(words: list[str]) -> bool:
     name, rest = program(words), words[1:]
     if name == "python" and rest and rest[0].startswith("jobs/"):
         give_to_job(rest[0], rest[1:])
+    elif name == "forebrain" and rest[:1] == ["live"]:
+        forebrain.config.parse(LIVE[rest[1]], rest[2:])
     elif name == "forebrain":
         give_to(importlib.import_module("forebrain.cli").main, rest)
     elif name == "forebrain-registry":
@@ -197,6 +204,9 @@ def known_options() -> set[str]:
         for name in ("forebrain.cli", "forebrain_registry.cli"):
             with contextlib.suppress(Parsed):
                 importlib.import_module(name).main([])
+        for config in LIVE.values():
+            with contextlib.suppress(Parsed):
+                forebrain.config.parse(config, [])
         for script in sorted((ROOT / "jobs").glob("*.py")):
             job = load_job(f"jobs/{script.name}")
             patch.setattr(sys, "argv", [script.name])
