@@ -1,31 +1,32 @@
-"""Times a training step against the plain formulation: python jobs/benchmark.py [--json FILE]
+"""Times forecasts, training, adaptation and the way of the data: python jobs/benchmark.py [--json FILE]
 
-Both run in this process on the same rows, alternating, so that their ratio holds on a noisy machine.
+Ours and the plain formulation run in this process in turn, so that their ratio holds on a noisy machine, and
+beside what the machine can do: a matrix product and a copy, in the same run.
 """
 
 import json
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from rich.table import Table
-from torch import Tensor, nn
+from rich.console import Console
 
+from forebrain.benchmarking import report
+from forebrain.benchmarking.cases import BATCHES, DTYPES, cases, time_case
+from forebrain.benchmarking.ceilings import Ceilings
+from forebrain.benchmarking.fitting import time_fits
+from forebrain.benchmarking.loading import time_loading
+from forebrain.benchmarking.scaling import time_scaling
+from forebrain.benchmarking.timing import Patience
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
-from forebrain.errors import ForebrainError
-from forebrain.models.contract import Interface, SessionInput
-from forebrain.models.plain import plain_forecast
-from forebrain.models.poco import Poco, PocoConfig
+from forebrain.errors import ConfigError, ForebrainError
 
-# Rows (units x windows) and the published implementation's milliseconds for them, on one core.
-PUBLISHED_MS = {(120, 20): 212, (125, 64): 720, (300, 64): 2063}
-Forecast = Callable[[list[SessionInput]], list[Tensor]]
+What = Literal["forecast", "train", "adapt", "fit", "load", "scale"]
+UNITS = (300, 1000, 5000, 20_000, 71_721)
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,31 @@ class BenchmarkConfig:
     """What to time.
 
     Attributes:
-        threads: CPU threads.
-        repetitions: timed steps of each, after one to warm up.
+        what: forecast, train and adapt are steps of the model; fit is 200 steps of adaptation as a lab would
+            wait for them; load is the way from shards to batches; scale is training over one and two workers.
+        units: sizes of the session.
+        threads: CPU threads; several numbers are timed one after another.
+        device: cpu or cuda; fit, load and scale are of the CPU.
+        quick: few repetitions, to see that it works.
         json: file for the rows, as a JSON list.
+        picture: PNG file.
     """
 
-    threads: int = 1
-    repetitions: int = 5
+    what: list[What] = field(default_factory=lambda: ["forecast", "train", "adapt", "fit", "load", "scale"])
+    units: list[int] = field(default_factory=lambda: list(UNITS))
+    threads: list[int] = field(default_factory=lambda: [1])
+    device: Literal["cpu", "cuda"] = "cpu"
+    quick: bool = False
     json: str | None = None
+    picture: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("units", "threads"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise ConfigError(f"{name} is {values}; expected numbers of 1 or more.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device is cuda; expected cpu, since PyTorch sees no CUDA device here.")
 
 
 def main() -> int:
@@ -48,60 +66,52 @@ def main() -> int:
         config = parse(BenchmarkConfig, description=__doc__)
     except ForebrainError as error:
         return exit_status(error)
-    torch.set_num_threads(config.threads)
     console = make_console()
-    columns = ("units", "windows", "rows", "ms a step", "plain ms", "plain / ours", "published ms")
-    table = Table(*columns, "published / ours")
-    rows = []
-    for (num_units, num_windows), published_ms in PUBLISHED_MS.items():
-        console.print(f"{num_units} units x {num_windows} windows ...")
-        row = time_step(num_units, num_windows, config) | {"published_ms": published_ms}
-        rows.append(row)
-        table.add_row(
-            f"{num_units}", f"{num_windows}", f"{num_units * num_windows:,}", f"{row['median_ms']:.0f}",
-            f"{row['plain_median_ms']:.0f}", f"{row['plain_median_ms'] / row['median_ms']:.2f}",
-            f"{published_ms}", f"{published_ms / row['median_ms']:.2f}",
-        )  # fmt: skip
-    console.print(table)
-    if config.json:
-        Path(config.json).write_text(json.dumps(rows, indent=1))
+    rows = measure(config, console)
+    for table in report.tables(rows):
+        console.print(table)
+    if config.picture and any(row["what"] in BATCHES for row in rows):
+        report.picture(rows, Path(config.picture))
     return 0
 
 
-def time_step(num_units: int, num_windows: int, config: BenchmarkConfig) -> dict[str, Any]:
-    """Median milliseconds of a training step of ours and of the plain formulation."""
-    torch.manual_seed(0)
-    model = Poco(PocoConfig()).train()
-    for parameter in model.forecaster.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    interface = Interface(num_units, model.config.width)
-    inputs = [SessionInput(torch.randn(num_windows, model.config.context, num_units), interface, 0)]
-    target = torch.randn(num_windows, model.config.horizon, num_units)
-    parameters = [*model.parameters(), *interface.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=1e-4, amsgrad=True, fused=True)
+def measure(config: BenchmarkConfig, console: Console) -> list[dict[str, Any]]:
+    """All rows; the file of rows is there after each kind, for whoever loses patience."""
+    patience = Patience(2, 1, 2.0, 0.0) if config.quick else Patience()
+    device = torch.device(config.device)
+    rows: list[dict[str, Any]] = []
+    for threads in config.threads:
+        torch.set_num_threads(threads)
+        ceilings = Ceilings.measure(device, DTYPES)
+        told = ", ".join(f"{name} {flops / 1e9:,.0f}" for name, flops in ceilings.flops_per_s.items())
+        console.print(
+            f"{threads} threads on {config.device}: a product of matrices {told} GFLOP/s, "
+            f"a copy {ceilings.bytes_per_s / 1e9:.1f} GB/s"
+        )
+        for what in config.what:
+            for found in _rows_of(what, config, device, patience, ceilings):
+                console.print(f"  {what}: {found[0]['units']:,} units x {found[0]['batch']} windows")
+                rows += found
+            if config.json:
+                Path(config.json).write_text(json.dumps(rows, indent=1))
+    return rows
 
-    def step_ms(forecast: Forecast) -> float:
-        began = time.perf_counter()
-        optimiser.zero_grad()
-        (forecast(inputs)[0] - target).square().mean().backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimiser.step()
-        return 1e3 * (time.perf_counter() - began)
 
-    def plain(given: list[SessionInput]) -> list[Tensor]:
-        return plain_forecast(model, given)
-
-    pairs = [(step_ms(model), step_ms(plain)) for _ in range(1 + config.repetitions)][1:]
-    return {
-        "what": "train",
-        "units": num_units,
-        "batch": num_windows,
-        "threads": config.threads,
-        "device": "cpu",
-        "dtype": "float32",
-        "median_ms": median(ours for ours, _ in pairs),
-        "plain_median_ms": median(plain_ms for _, plain_ms in pairs),
-    }
+def _rows_of(
+    what: What, config: BenchmarkConfig, device: torch.device, patience: Patience, ceilings: Ceilings
+) -> Iterator[list[dict[str, Any]]]:
+    if what in BATCHES:
+        for case in cases(what, config.units, device):
+            yield time_case(case, device, patience, ceilings)
+    elif what == "fit":
+        yield time_fits(*((5, 32) if config.quick else ()))
+    elif torch.get_num_threads() != config.threads[0]:
+        return  # these have threads of their own
+    elif what == "load":
+        for units in (120,) if config.quick else (120, 1000):
+            yield [time_loading(units, 3 if config.quick else 100)]
+    else:
+        yield time_scaling(1 if config.quick else 15)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import click
+import jsonargparse
 import pytest
 import yaml
 
@@ -80,7 +81,9 @@ def shown(page: Path) -> Iterator[list[str]]:
             text = text.replace(f"${name}", first).replace(f"${{{name}}}", first)
         with contextlib.suppress(ValueError):  # a table or a tree of folders, not shell
             for words in commands(text):
-                yield words[: words.index("#")] if "#" in words else words
+                words = words[: words.index("#")] if "#" in words else words
+                # [--option VALUE] may be left out, and N is any number.
+                yield ["1" if word.strip("[]") == "N" else word.strip("[]") for word in words]
 
 
 # What the actions of `forebrain live` are given.
@@ -95,7 +98,10 @@ def check(words: list[str]) -> bool:
     """Raises unless a command can be given like this; returns whether it is one that is known here."""
     name, rest = program(words), words[1:]
     if name == "python" and rest and rest[0].startswith("jobs/"):
-        give_to_job(rest[0], rest[1:])
+        if "..." in rest:  # stands for what else must be given
+            assert {word for word in rest if word.startswith("--")} <= options_of_job(rest[0]), words
+        else:
+            give_to_job(rest[0], rest[1:])
     elif name == "forebrain" and rest[:1] == ["live"]:
         forebrain.config.parse(LIVE[rest[1]], rest[2:])
     elif name == "forebrain":
@@ -187,33 +193,40 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def known_options() -> set[str]:
-    """Every option of every command of the project."""
-    from jsonargparse import ArgumentParser
-
+def options_of_main(module: Any) -> set[str]:
+    """Every option that a program's parser knows, its subcommands' too."""
     found: set[str] = set()
 
     def collect(self: argparse.ArgumentParser, *given: Any, **more: Any) -> Any:
         found.update(options_of(self))
         raise Parsed
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Parsed):
         patch.setattr(argparse.ArgumentParser, "parse_args", collect)
-        patch.setattr(ArgumentParser, "parse_args", collect)
-        for name in ("forebrain.cli", "forebrain_registry.cli"):
-            with contextlib.suppress(Parsed):
-                importlib.import_module(name).main([])
-        for config in LIVE.values():
-            with contextlib.suppress(Parsed):
-                forebrain.config.parse(config, [])
-        for script in sorted((ROOT / "jobs").glob("*.py")):
-            job = load_job(f"jobs/{script.name}")
-            patch.setattr(sys, "argv", [script.name])
-            with contextlib.suppress(Parsed):
-                job.main([]) if inspect.signature(job.main).parameters else job.main()
-            found |= set(re.findall(r'short=\{"(--\w+)"', script.read_text()))
-    assert {"--training.steps", "--storage", "--alias", "--recordings"} <= found
+        patch.setattr(jsonargparse.ArgumentParser, "parse_args", collect)
+        patch.setattr(sys, "argv", ["program"])
+        module.main([]) if inspect.signature(module.main).parameters else module.main()
+    return found
+
+
+def options_of_job(script: str) -> set[str]:
+    short = re.findall(r'"(--\w+)": "--', (ROOT / script).read_text())
+    return options_of_main(load_job(script)) | set(short)
+
+
+@pytest.fixture(scope="module")
+def known_options() -> set[str]:
+    """Every option of every command of the project."""
+    found: set[str] = set()
+    for name in ("forebrain.cli", "forebrain_registry.cli"):
+        found |= options_of_main(importlib.import_module(name))
+    for config in LIVE.values():
+        parser = jsonargparse.ArgumentParser()
+        parser.add_class_arguments(config)
+        found |= options_of(parser)
+    for script in (ROOT / "jobs").glob("*.py"):
+        found |= options_of_job(f"jobs/{script.name}")
+    assert {"--training.steps", "--storage", "--alias", "--recordings", "--full"} <= found
     return found
 
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "realtime": {"training", "models", "shards", "scoring", "sessions"},
     "adaptation": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
     "studies": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
+    "benchmarking": {"adaptation", "training", "models", "shards", "scoring", "sessions"},
 }
 # Heavy packages, and the only modules of these folders that may import them.
 ONLY_IN = {

@@ -81,20 +81,16 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
     out = Folder(config.out)
     backbone = Backbone.open(config.model, config.registry)
     _claim(out, config, backbone)
-    origin = backbone.origin
     item = {
-        # By its digest, so that all tasks take one version whatever is published meanwhile.
-        "model": f"{origin.reference.partition('@')[0]}@sha256:{origin.digest}"
-        if origin.digest
-        else config.model,
-        "registry": origin.registry,
+        "model": backbone.origin.pinned,
+        "registry": backbone.origin.registry,
         "out": out.uri,
         "mode": config.mode,
         "resample": config.resample,
         "fit": dataclasses.asdict(config.fit),
     }
     items = [{**item, "recording": recording} for recording in find_all(config.recordings)]
-    console.print(f"Adapting {origin} to {len(items)} recordings ...")
+    console.print(f"Adapting {backbone.origin} to {len(items)} recordings ...")
     rows: list[Row] = []
     run_each: RunEach = _here if config.serial else _on_ray
     for number, made in enumerate(run_each(_adapt_recording, items), 1):

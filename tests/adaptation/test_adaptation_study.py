@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from forebrain.adaptation import study as module
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig
-from forebrain.adaptation.study import WAYS, StudyConfig, adapted, as_table, draw, summarise
+from forebrain.adaptation.study import WAYS, StudyConfig, adapted, as_table, draw, study, summarise
 from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import BASELINES
 from forebrain.sessions.session import Session
@@ -44,12 +43,12 @@ def test_each_way_is_done_once_and_other_settings_are_refused(
     # The start is the backbone's, which has none; scratch begins with other weights.
     assert len({row["test"][row["way"]] for row in rows}) > 2
 
-    monkeypatch.setattr(module, "train", None)  # would fail if anything were done again
+    monkeypatch.setattr("forebrain.adaptation.study.train", None)  # would fail if anything were done again
     assert list(adapted(config, config.recordings[0], 0, "run", QUIET)) == rows
     with pytest.raises(ConfigError, match="another --fit"):
         list(adapted(replace(config, fit=FitConfig(steps=3)), config.recordings[0], 0, "run", QUIET))
     with pytest.raises(ConfigError, match="expected 3 or more"):
-        replace(config, recordings=config.recordings[:2])
+        study(replace(config, recordings=config.recordings[:2]), QUIET)
 
 
 def made_row(way: str, animal: str, seed: int, score: float) -> dict[str, Any]:

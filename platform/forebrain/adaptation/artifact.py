@@ -382,12 +382,10 @@ def _read_file(folder: Path, name: str, files: Mapping[str, str]) -> bytes:
 def _pulled_weights(
     origin: Origin, registry: str | os.PathLike[str] | None, cache: str | os.PathLike[str] | None
 ) -> bytes:
-    name = origin.reference.partition("@")[0]
     address = os.fspath(registry) if registry is not None else origin.registry
     if origin.digest is None or address is None:
         raise AdaptationError(f"{origin}: was never published, and its weights are not in the folder.")
-    # By its digest, so that nobody's later version of that name is taken; and then the cache is enough.
-    pulled = pull_version(f"{name}@sha256:{origin.digest}", address, cache)
+    pulled = pull_version(origin.pinned, address, cache)
     return (pulled.folder / WEIGHTS).read_bytes()
 
 

@@ -43,6 +43,13 @@ class Origin:
     digest: str | None = None
     registry: str | None = None
 
+    @property
+    def pinned(self) -> str:
+        """A reference that means the same wherever it is used and whatever is published meanwhile."""
+        if self.digest is None:
+            return self.reference
+        return f"{self.reference.partition('@')[0]}@sha256:{self.digest}"
+
     def __str__(self) -> str:
         return self.reference
 

@@ -16,6 +16,7 @@ from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.frozen import freeze
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.training.adamw import AdamW
 
@@ -89,6 +90,8 @@ def fit_interface(
     """
     error = relative_error if loss == "relative" else squared_error
     of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not of_backbone:
+        model = freeze(model, torch.bfloat16 if config.precision == "bf16" else torch.float32)
     groups = [
         (parameters, peak, AdamW(parameters, WEIGHT_DECAY))
         for parameters, peak in (

@@ -86,15 +86,20 @@ class StudyConfig:
     pretraining: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=250, validate_every=50))
     fit: FitConfig = field(default_factory=FitConfig)
 
-    def __post_init__(self) -> None:
-        if len(self.recordings) < 3:
-            raise ConfigError(
-                f"{len(self.recordings)} recordings; expected 3 or more, so that two are left to train on."
-            )
-
 
 def study(config: StudyConfig, console: Console) -> dict[str, Any]:
-    """Runs what is not done yet, and sums up. Returns what result.json holds."""
+    """Runs what is not done yet, and sums up.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        ConfigError: there are too few recordings, or results of other settings in the folder.
+    """
+    if len(config.recordings) < 3:
+        raise ConfigError(
+            f"{len(config.recordings)} recordings; expected 3 or more, so that two are left to train on."
+        )
     out = Folder(config.out)
     rows: list[dict[str, Any]] = []
     for seed in range(config.seeds):

@@ -383,11 +383,17 @@ def _label_line_ends(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
     """
     low, high = axes.get_ylim()
     gap = 0.055 * (high - low)
-    height = low - gap
-    for name, (value, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
-        if not np.isfinite(value):
-            continue
-        height = max(height + gap, min(value, high), low)
+    named = sorted(
+        ((name, *end) for name, end in ends.items() if np.isfinite(end[0])), key=lambda item: item[1]
+    )
+    heights: list[float] = []
+    for _, value, _ in named:
+        heights.append(max(heights[-1] + gap if heights else low, min(value, high)))
+    top = high
+    for position in reversed(range(len(heights))):  # what was pushed out of the picture comes down again
+        heights[position] = min(heights[position], top)
+        top = heights[position] - gap
+    for (name, value, colour), height in zip(named, heights, strict=True):
         below = f" ({value:.2f}, below)" if value < low else ""
         axes.annotate(
             name + below,

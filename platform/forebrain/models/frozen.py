@@ -17,6 +17,16 @@ from forebrain.models.contract import Interface, Model, SessionInput
 from forebrain.models.poco import Poco, SessionTerms
 
 
+def freeze(model: Model, compute_dtype: torch.dtype) -> Model:
+    """What forecasts as the model does and is faster while its weights stay; the model where there is none.
+
+    Args:
+        model: no parameter of it may be in training.
+        compute_dtype: of the products of rows, as autocast would choose it.
+    """
+    return FrozenPoco(model, compute_dtype) if type(model) is Poco else model
+
+
 class FrozenPoco(Model):
     """Called like the model it is a copy of.
 

@@ -259,7 +259,8 @@ def _needs(trial: Trial) -> dict[str, float]:
 
 def _resources(trial: Trial) -> dict[str, float]:
     """What Tune reserves for a trial's own process; training workers reserve theirs by themselves."""
-    return {"CPU": 0.01} if trial.config.workers else _needs(trial)
+    # Nothing is refused, and a part of a core would be missing where the workers need all: so a byte.
+    return {"memory": 1} if trial.config.workers else _needs(trial)
 
 
 def _room(trial: Trial) -> int:

@@ -1,0 +1,1 @@
+"""How fast model, training, adaptation and the way of the data are, beside what the machine can do."""

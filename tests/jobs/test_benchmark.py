@@ -1,0 +1,62 @@
+"""The benchmark writes a row for each case, with what readers of its JSON rely on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "jobs"))
+import benchmark
+
+PROMISED = {
+    "what", "units", "batch", "threads", "device", "dtype", "median_ms", "p99_ms", "plain_median_ms",
+    "peak_bytes", "flops_per_s", "of_flops_ceiling", "bytes_per_s", "of_bytes_ceiling", "rows_per_s",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs the job in this process and returns its rows."""
+
+    def job(*arguments: str) -> list[dict]:
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, "--json", str(tmp_path / "rows.json")])
+        threads = torch.get_num_threads()
+        try:
+            assert benchmark.main() == 0
+        finally:
+            torch.set_num_threads(threads)
+        return json.loads((tmp_path / "rows.json").read_text())
+
+    return job
+
+
+def test_a_quick_run_has_every_kind_of_row_and_a_picture(run, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    kinds = ["forecast", "train", "adapt", "fit", "load"]
+    rows = run("--quick", "--units", "40", "--what", *kinds, "--picture", str(picture))
+    assert [(row["what"], row["dtype"]) for row in rows if row["what"] in kinds[:3]] == [
+        (what, dtype) for what in kinds[:3] for dtype in ("fp32", "bf16")
+    ]
+    for row in rows:
+        if row["what"] in kinds[:3]:
+            assert row.keys() >= PROMISED
+            assert row["units"] == 40 and row["batch"] == 1 and row["threads"] == 1
+            assert row["device"] == "cpu" and row["p99_ms"] is None
+            assert row["median_ms"] > 0 and row["plain_median_ms"] > 0
+            assert row["flops_per_s"] > 0
+    assert {"fit", "load"} <= {row["what"] for row in rows}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(["--units", "0"], "units"), (["--what", "speed"], "what"), (["--threads", "0"], "threads")],
+)
+def test_impossible_options_are_named(arguments: list[str], word: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert benchmark.main() == 2
+    assert word in capsys.readouterr().err
