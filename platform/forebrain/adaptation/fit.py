@@ -16,7 +16,8 @@ from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, Model, SessionInput
-from forebrain.models.frozen import freeze
+from forebrain.models.frozen import FrozenPoco, freeze
+from forebrain.models.poco import Poco
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.training.adamw import AdamW
 
@@ -63,6 +64,10 @@ class FitConfig:
         """The batch size for a recording of so many units."""
         return self.batch_size or min(64, max(1, ROWS // num_units))
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
@@ -100,6 +105,8 @@ def fit_interface(
         )
         if parameters
     ]
+    if isinstance(model, Poco) and not of_backbone:
+        model = FrozenPoco(model, config.compute_dtype)
     for step in range(config.steps):
         context, target = next(batches)
         with config.autocast():
