@@ -149,7 +149,7 @@ def scatter_figure(
         text: the title.
         names: written beside points, and points of a name are joined; None for none.
     """
-    figure, axes = canvas(8.2, 6.2)
+    figure, axes = canvas(8.2, 7.2)
     counts = Counter(label for label in labels if label)
     shown = [label for label, _ in counts.most_common(len(_COLOURS))]
     colour_of = dict(zip(shown, _COLOURS, strict=False))
@@ -159,11 +159,11 @@ def scatter_figure(
         axes.scatter([], [], c=colour_of[label], s=24, label=f"{label} ({counts[label]})")
     for name in sorted({name for name in names or () if name}):
         own = places[[each == name for each in names or ()]]
-        axes.plot(own[:, 0], own[:, 1], color=MUTED, linewidth=0.5, alpha=0.5, zorder=0)
+        axes.plot(own[:, 0], own[:, 1], color=MUTED, linewidth=0.4, alpha=0.25, zorder=0)
         axes.annotate(name, own[0], fontsize=5.5, color=INK)
     axes.set_xlabel(f"first component, {share[0]:.0%} of the variance")
     axes.set_ylabel(f"second, {share[1]:.0%}")
     rest = len(counts) - len(shown)
     title(axes, text, f"{len(places)} units" + (f"; grey: {rest} rarer labels, or none" if rest else ""))
-    figure.legend(loc="outside right upper", frameon=False, fontsize=7.5)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7.5)
     return png(figure)
