@@ -27,7 +27,7 @@ def results(
 
 
 def test_a_power_law_is_found_with_its_exponent_and_floor() -> None:
-    verdict = judge(SIZES, results(POWER, 0.005), CELLS, num_resamples=20)
+    verdict = judge(SIZES, results(POWER, 0.005), CELLS, num_resamples=12)
     assert verdict.law == "power law with floor"
     (fit,) = [fit for fit in verdict.fits if fit.law.name == verdict.law]
     floor, factor, exponent = fit.parameters
@@ -40,7 +40,7 @@ def test_a_power_law_is_found_with_its_exponent_and_floor() -> None:
 
 
 def test_a_log_linear_law_is_found_with_its_slope() -> None:
-    verdict = judge(SIZES, results(LOG, 0.005), CELLS, num_resamples=20)
+    verdict = judge(SIZES, results(LOG, 0.005), CELLS, num_resamples=12)
     assert verdict.law == "log-linear law"
     (fit,) = [fit for fit in verdict.fits if fit.law.name == "log-linear law"]
     assert fit.parameters[1] == pytest.approx(0.05, abs=0.005)
@@ -48,7 +48,7 @@ def test_a_log_linear_law_is_found_with_its_slope() -> None:
 
 
 def test_noise_supports_no_law() -> None:
-    verdicts = [judge(SIZES, results(FLAT, 0.05, seed), CELLS, num_resamples=20).law for seed in range(3)]
+    verdicts = [judge(SIZES, results(FLAT, 0.05, seed), CELLS, num_resamples=12).law for seed in range(3)]
     assert verdicts == [None] * 3
 
 
@@ -56,14 +56,14 @@ def test_a_trend_that_breaks_off_is_no_law_of_the_whole() -> None:
     def error(x: np.ndarray) -> np.ndarray:
         return np.where(x < 2048, 0.9 - 0.03 * np.log2(x / 64), 1.2)
 
-    verdict = judge(SIZES, results(error, 0.005), CELLS, num_resamples=20)
+    verdict = judge(SIZES, results(error, 0.005), CELLS, num_resamples=12)
     assert verdict.law is None and "no law" in verdict.text
 
 
 def test_one_result_gone_wrong_does_not_bend_the_curve() -> None:
     scores = results(LOG, 0.005)
     scores[3, 2] -= 3.0
-    verdict = judge(SIZES, scores, CELLS, num_resamples=20)
+    verdict = judge(SIZES, scores, CELLS, num_resamples=12)
     (fit,) = [fit for fit in verdict.fits if fit.law.name == "log-linear law"]
     assert fit.parameters[1] == pytest.approx(0.05, abs=0.01)
 
