@@ -16,8 +16,7 @@ from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, Model, SessionInput
-from forebrain.models.frozen import FrozenPoco, freeze
-from forebrain.models.poco import Poco
+from forebrain.models.frozen import freeze
 from forebrain.models.relative import relative_error, squared_error
 from forebrain.training.adamw import AdamW
 
@@ -96,7 +95,7 @@ def fit_interface(
     error = relative_error if loss == "relative" else squared_error
     of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not of_backbone:
-        model = freeze(model, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+        model = freeze(model, config.compute_dtype)
     groups = [
         (parameters, peak, AdamW(parameters, WEIGHT_DECAY))
         for parameters, peak in (
@@ -105,8 +104,6 @@ def fit_interface(
         )
         if parameters
     ]
-    if isinstance(model, Poco) and not of_backbone:
-        model = FrozenPoco(model, config.compute_dtype)
     for step in range(config.steps):
         context, target = next(batches)
         with config.autocast():
