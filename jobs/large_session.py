@@ -103,7 +103,11 @@ def measure(config: LargeSessionConfig) -> list[dict[str, Any]]:
                 )
                 found = [json.loads((results / f"{rank}.json").read_text()) for rank in range(num_workers)]
                 rows.append(
-                    {"workers": num_workers, "units_forecast": min(config.units, limit or config.units)}
+                    {
+                        "what": "train",
+                        "workers": num_workers,
+                        "units_forecast": min(config.units, limit or config.units),
+                    }
                     | {key: max(each[key] for each in found) for key in found[0]}
                 )
     return rows
@@ -173,8 +177,8 @@ def _fit(rank: int, config: LargeSessionConfig, results: str) -> None:
         backbone, interface, batches, asked, after_step=lambda step: times.append(time.perf_counter())
     )
     row = {
-        "workers": 1,
         "what": "fit",
+        "workers": 1,
         "units_forecast": config.units,
         "ms": 1e3 * (times[-1] - times[1]) / config.steps,
         "peak_bytes": _resident("VmHWM") - before,

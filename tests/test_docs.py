@@ -27,6 +27,7 @@ import yaml
 
 import forebrain.config
 from forebrain.config import from_values
+from forebrain.live import ReplayConfig, ServeConfig, SoakJobConfig
 from forebrain.sessions.sidecar import Sidecar
 from forebrain.training.config import PretrainConfig
 
@@ -85,6 +86,10 @@ def shown(page: Path) -> Iterator[list[str]]:
                 yield ["1" if word.strip("[]") == "N" else word.strip("[]") for word in words]
 
 
+# What the actions of `forebrain live` are given.
+LIVE: dict[str, type] = {"serve": ServeConfig, "replay": ReplayConfig, "soak": SoakJobConfig}
+
+
 def program(words: list[str]) -> str:
     return words[0].removeprefix(".venv/bin/") if words else ""
 
@@ -97,6 +102,8 @@ def check(words: list[str]) -> bool:
             assert {word for word in rest if word.startswith("--")} <= options_of_job(rest[0]), words
         else:
             give_to_job(rest[0], rest[1:])
+    elif name == "forebrain" and rest[:1] == ["live"]:
+        forebrain.config.parse(LIVE[rest[1]], rest[2:])
     elif name == "forebrain":
         give_to(importlib.import_module("forebrain.cli").main, rest)
     elif name == "forebrain-registry":
@@ -213,6 +220,10 @@ def known_options() -> set[str]:
     found: set[str] = set()
     for name in ("forebrain.cli", "forebrain_registry.cli"):
         found |= options_of_main(importlib.import_module(name))
+    for config in LIVE.values():
+        parser = jsonargparse.ArgumentParser()
+        parser.add_class_arguments(config)
+        found |= options_of(parser)
     for script in (ROOT / "jobs").glob("*.py"):
         found |= options_of_job(f"jobs/{script.name}")
     assert {"--training.steps", "--storage", "--alias", "--recordings", "--full"} <= found

@@ -169,7 +169,7 @@ def test_a_recording_is_replayed_and_its_latency_reported(
         assert (tmp_path / "out" / "latency.png").stat().st_size > 10_000
 
         # Nobody is that fast: too many misses are an exit status.
-        assert main([*play, "--speed", "0", "--frames", "20", "--budget_ms", "0.0001"]) == 1
+        assert main([*play, "--speed", "0", "--frames", "20", "--budget-ms", "0.0001"]) == 1
         assert "20 (100.00%)" in capsys.readouterr().out
 
 

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forebrain import parity
 from forebrain.cli import main
+from forebrain.models import row_head
+from forebrain.models.frozen import FrozenPoco
+from forebrain.models.poco import Poco
 from forebrain.parity import ParityError, check_folder
 
 FIXTURE = "b_multi_n80_n130"
@@ -66,3 +70,17 @@ def test_an_empty_folder_and_a_broken_fixture_are_errors(tmp_path: Path) -> None
     np.savez(tmp_path / "x.npz", a=np.zeros(1))
     with pytest.raises(ParityError, match=r"x\.json.*hyper"):
         list(check_folder(tmp_path))
+
+
+def test_paths_that_small_fixtures_do_not_take_are_exact_too(
+    parity_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows in several blocks that are formed again for the backward pass, and a frozen backbone."""
+    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 100)
+    monkeypatch.setattr(row_head, "KEPT_ROWS", 0)
+    result = parity.check_fixture(parity_dir / f"{FIXTURE}.json")
+    assert result["passed"] and result["gradient_error"] <= 2e-5
+
+    monkeypatch.setattr(Poco, "forward", lambda model, inputs: FrozenPoco(model)(inputs))
+    result = parity.check_fixture(parity_dir / "a_single_n60.json")  # which has no gradients
+    assert result["passed"] and "gradient_error" not in result

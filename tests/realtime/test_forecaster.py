@@ -13,6 +13,7 @@ from realtime_small import CONTEXT, HORIZON, Small, activity, build_small
 from forebrain import realtime
 from forebrain.errors import ConfigError, FrameError
 from forebrain.models.contract import SessionInput
+from forebrain.models.linear import LinearConfig
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.shards.fits import Fit
 
@@ -41,6 +42,19 @@ def test_forecasts_are_the_offline_ones_bit_for_bit(num_units: int) -> None:
     np.testing.assert_array_equal(forecasts[CONTEXT - 1 :], alone * small.fit.scale + small.fit.mean)
     live = (forecasts[CONTEXT - 1 :] - small.fit.mean) / small.fit.scale
     assert np.abs(live - offline(small, windows)).max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_any_model_of_the_slots_forecasts_live(small: Small, precision: str) -> None:
+    torch.manual_seed(0)
+    model = LinearConfig(context=CONTEXT, horizon=HORIZON).build().requires_grad_(False)
+    linear = Small(model, model.new_interface(6), small.fit)
+    frames = activity(CONTEXT + 5, small.fit)
+    forecast = play(realtime.open(*linear, config=LiveConfig(precision=precision)), frames)[-1]
+    (expected,) = offline(linear, small.fit.apply(frames)[None, -CONTEXT:])
+    np.testing.assert_allclose(
+        (forecast - small.fit.mean) / small.fit.scale, expected, atol=1e-5 if precision == "fp32" else 0.05
+    )
 
 
 def test_until_the_window_is_full_the_last_frame_is_repeated(small: Small, open_live: Open) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from realtime_small import CONTEXT, HORIZON, Small, activity
 
+from forebrain import realtime
 from forebrain.errors import ConfigError
 from forebrain.models.contract import SessionInput
+from forebrain.models.linear import LinearConfig
 from forebrain.models.relative import relative_error
 from forebrain.realtime import LiveForecaster
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig, _cut, _windows, improved
@@ -59,9 +61,13 @@ def test_no_window_crosses_a_gap() -> None:
     assert starts.tolist() == [*range(6), *range(15, 31)]
 
 
-def test_updates_need_a_fit_and_enough_frames(open_live: Open) -> None:
+def test_updates_need_a_fit_an_interface_and_enough_frames(small: Small, open_live: Open) -> None:
     with pytest.raises(ConfigError, match="fit"):
         InterfaceUpdater(open_live(normalise="running"), UpdateConfig())
+    linear = LinearConfig(context=CONTEXT, horizon=HORIZON).build()
+    without = realtime.open(linear, linear.new_interface(6), small.fit)
+    with pytest.raises(ConfigError, match="nothing to update"):
+        InterfaceUpdater(without, UpdateConfig())
     with pytest.raises(ConfigError, match="expected 80 or more"):
         InterfaceUpdater(open_live(), UpdateConfig(frames=79))
 

@@ -282,7 +282,9 @@ def test_a_step_on_71721_units_stays_within_the_stated_memory(tmp_path: Path) ->
         check=True,
         capture_output=True,
     )
-    rows = {(row["workers"], row["units_forecast"]): row for row in json.loads(out.read_text())}
+    *trained, fitted = json.loads(out.read_text())
+    assert fitted["what"] == "fit" and fitted["peak_bytes"] < 950e6
+    rows = {(row["workers"], row["units_forecast"]): row for row in trained}
     peak = {key: row["peak_bytes"] for key, row in rows.items()}
     assert peak[1, 2048] < 850e6 and peak[1, 71_721] < 950e6
     assert peak[2, 2048] < 0.8 * peak[1, 2048] and peak[2, 71_721] < 0.85 * peak[1, 71_721]

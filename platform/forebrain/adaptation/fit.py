@@ -63,6 +63,10 @@ class FitConfig:
         """The batch size for a recording of so many units."""
         return self.batch_size or min(64, max(1, ROWS // num_units))
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
@@ -91,7 +95,7 @@ def fit_interface(
     error = relative_error if loss == "relative" else squared_error
     of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not of_backbone:
-        model = freeze(model, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+        model = freeze(model, config.compute_dtype)
     groups = [
         (parameters, peak, AdamW(parameters, WEIGHT_DECAY))
         for parameters, peak in (

@@ -61,7 +61,17 @@ def _product_flops(total: Sequence[int], left: Sequence[int], right: Sequence[in
     return 2 * math.prod(left) * right[-1]
 
 
-_IN_PLACE = dict.fromkeys((torch.ops.aten.addmm_, torch.ops.aten.baddbmm_), _product_flops)
+def _fused_flops(rows: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    """Of a linear layer and what follows it in one, which it leaves out too."""
+    return 2 * math.prod(rows) * out_shape[-1]
+
+
+_LEFT_OUT: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.addmm_: _product_flops,
+    torch.ops.aten.baddbmm_: _product_flops,
+}
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    _LEFT_OUT[torch.ops.mkldnn._linear_pointwise] = _fused_flops
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ def time_case(
 def _row(
     case: Case, dtype: str, step: Step, own: Times, plain: Times, device: torch.device, ceilings: Ceilings
 ) -> dict[str, Any]:
-    with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_LEFT_OUT) as counter:
         step()
     flops, seconds = counter.get_total_flops(), own.median_ms / 1e3
     least_bytes = _least_bytes(case, DTYPES[dtype].itemsize)

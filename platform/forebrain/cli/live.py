@@ -27,5 +27,7 @@ def _live(options: argparse.Namespace) -> int:
         live.run_server(parse(live.ServeConfig, options.options), console)
         return 0
     if options.action == "replay":
-        return 0 if live.run_replay(parse(live.ReplayConfig, options.options), console) else 1
+        other_names = {"--budget-ms": "--budget_ms"}
+        config = parse(live.ReplayConfig, options.options, short=other_names)
+        return 0 if live.run_replay(config, console) else 1
     return 0 if live.run_soak(parse(live.SoakJobConfig, options.options), console) else 1

@@ -29,10 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forebrain.models.dropout import random_drops
+from forebrain.models.fused import linear_relu, linear_times
 
 # Rows in a block: [rows, 1024] temporaries of a block fit in a CPU core's cache; on a GPU one launch
 # should fill the device.
-CPU_BLOCK_ROWS = 384
+CPU_BLOCK_ROWS = 512
 GPU_BLOCK_ROWS = 65_536
 # Up to so many rows keep their wide results, 10 kB a row in fp32, for the backward pass.
 KEPT_ROWS = 2048
@@ -59,6 +60,9 @@ class RowHeadWeights(NamedTuple):
     hidden: tuple[Tensor, ...]
 
     def to(self, dtype: torch.dtype) -> RowHeadWeights:
+        """The same in another dtype."""
+        if self.out_weight.dtype == dtype:
+            return self
         return _named([tensor.to(dtype) for tensor in self.flat])
 
     @property
@@ -314,7 +318,7 @@ def _wide(
     hidden = [block.context]
     for index, (weight, bias) in enumerate(zip(weights.hidden[::2], weights.hidden[1::2], strict=True)):
         out = buffers.take(f"hidden {index}", len(block), len(weight))
-        hidden.append(torch.addmm(bias, hidden[-1], weight.T, out=out).relu_())
+        hidden.append(linear_relu(hidden[-1], weight, bias, out))
     return _Wide(expanded, gate, gelu, hidden)
 
 
@@ -341,10 +345,11 @@ class _RowHead(torch.autograd.Function):
             activated = torch.mul(wide.value, wide.gelu, out=buffers.take("activated", *wide.gelu.shape))
             refined = _add_product(block.embedding, activated, weights.contract_weight.T)
             refined = refined.to(call.compute_dtype)
-            scale = buffers.take("scale", *wide.hidden[-1].shape)
-            torch.addmm(weights.scale_bias, refined, weights.scale_weight.T, out=scale)
+            hidden = wide.hidden[-1]
+            out = buffers.take("scale", *hidden.shape)
+            modulated = linear_times(refined, weights.scale_weight, weights.scale_bias, hidden, out)
             shift = F.linear(refined, weights.shift_weight, weights.shift_bias)
-            forecast = torch.addmm(shift, scale.mul_(wide.hidden[-1]), weights.out_weight.T)
+            forecast = torch.addmm(shift, modulated, weights.out_weight.T)
             for piece in pieces:
                 piece.part_of(forecasts[piece.session]).copy_(piece.rows_of(forecast))
             if keeps:
@@ -447,7 +452,7 @@ class _Backward:
         ).to(dtype)
         # The gradient of LayerNorm by way of sigma: g . (expanded - b1) / sigma^2 / d, along the centred row.
         product = torch.mul(grad_expanded, expanded, out=self._buffers.take("product", *expanded.shape))
-        along = product.sum(dim=1, keepdim=True, dtype=dtype) - asked[:, -1:]
+        along = product.sum(dim=1, keepdim=True).to(dtype) - asked[:, -1:]
         along *= block.inverse_deviation.square() / width
         grad_rows = grad_refined.to(dtype).addcmul(along, block.embedding - block.mean, value=-1)
         for piece in block.pieces:
@@ -473,7 +478,7 @@ class _Backward:
     def _add_projected_units(self, piece: _Piece, grad: Tensor) -> None:
         """Sums gradients of W1 u [b, n, F] over the pieces of the same units, then passes the sum on."""
         rows = self.sessions[piece.session]
-        summed = grad[0] if len(grad) == 1 else grad.sum(dim=0, dtype=rows.units.dtype)
+        summed = grad[0] if len(grad) == 1 else grad.sum(dim=0)
         pending = self._of_projected_units
         if len(grad) == len(rows.attention):
             self._pass_on(piece, summed)
@@ -533,7 +538,7 @@ def _add_linear(weight: Tensor | None, bias: Tensor | None, grad_out: Tensor, la
     elif weight is not None:
         _add_product(weight.T, layer_input.T, grad_out)
     if bias is not None:
-        bias.add_(grad_out.sum(0, dtype=bias.dtype))
+        bias.add_(grad_out.sum(0))
 
 
 def _named(tensors: Sequence[Any]) -> RowHeadWeights:

@@ -108,12 +108,15 @@ class InterfaceUpdater:
         config: how.
 
     Raises:
-        ConfigError: the forecaster normalises by running statistics, or the frames hold no window.
+        ConfigError: the forecaster normalises by running statistics, the model has no interface, or the
+            frames hold no window.
     """
 
     def __init__(self, live: LiveForecaster, config: UpdateConfig) -> None:
         if live.config.normalise != "fit":
             raise ConfigError("an interface is updated only where the stream is normalised by a fit.")
+        if not live.interface.unit.numel():
+            raise ConfigError("this model keeps nothing of a session, so there is nothing to update.")
         window = live.context + live.horizon
         if config.frames * NEWEST_PART < window:
             raise ConfigError(
