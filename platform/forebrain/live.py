@@ -244,7 +244,7 @@ def run_soak(config: SoakJobConfig, console: Console) -> bool:
     console.print(json.dumps(soaked.status))
     period_s = 1 / config.soak.rate_hz if config.soak.rate_hz else float("inf")
     return soaked.growth_bytes <= config.soak.max_growth_mb * 2**20 and soaked.last_late_s < max(
-        1.0, period_s
+        MAX_LATE_S, period_s
     )
 
 

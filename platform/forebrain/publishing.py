@@ -25,9 +25,9 @@ from forebrain.adaptation.backbone import registry_address, weights_of
 from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
 from forebrain.adaptation.start import START
 from forebrain.errors import PublishError
-from forebrain.evaluation.run import SCORED_PARTS, sessions_to_score
+from forebrain.evaluation.run import SCORED_PARTS, score_parts, with_baselines
 from forebrain.scoring.baselines import BASELINES
-from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, evaluate, fit_baselines
+from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
 from forebrain.scoring.intervals import LEVEL
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig
@@ -172,30 +172,14 @@ def _published_before(registry: Registry, name: str, trained: TrainedModel, weig
 
 
 def _scores(run: RunFolder, trained: TrainedModel, windows: ShardWindows) -> dict[str, Any]:
-    """Blocks `validation` and `test` as in result.json: those of the run, or scored now."""
+    """Blocks of the scored parts as in result.json: those of the run, or scored now."""
     result = run.read_result() or {}
     if result.get("best_step") == trained.checkpoint.step:
         return {part: result[part] for part in SCORED_PARTS if part in result}
     config = trained.config
-    model = config.model.title
-    forecasters = {
-        model: trained.forecaster(windows.sessions, windows.held_out),
-        **fit_baselines(windows, seed=config.seed),
-    }
     limit = None if config.evaluation.full else WINDOWS_PER_SESSION
-    return {
-        part: evaluate(
-            forecasters,
-            windows,
-            part,
-            sessions=sessions,
-            windows_per_session=limit,
-            seed=config.seed,
-            as_scored=windows.as_scored,
-        ).result(model)
-        for part in SCORED_PARTS
-        if (sessions := sessions_to_score(windows, part, trained.interfaces))
-    }
+    parts = score_parts(trained, windows, with_baselines(trained, windows), limit, Console(quiet=True))
+    return {part: evaluation.result(config.model.title) for part, evaluation in parts.items()}
 
 
 def _metrics(scores: Mapping[str, Any]) -> Iterator[Metric]:

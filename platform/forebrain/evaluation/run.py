@@ -66,12 +66,48 @@ def evaluate_run(
         else affordable_windows(windows, order, config, share=0.05, steps=training.steps)
     )
     model = config.model.title
-    forecasters: dict[str, Forecaster] = {
-        model: trained.forecaster(windows.sessions, held_out_ids(windows)),
-        **fit_baselines(windows, seed=config.seed),
-    }
+    forecasters = with_baselines(trained, windows)
     if shown is not None and shown not in trained.interfaces:
         raise ConfigError(f"session is {shown!r}; expected one of {', '.join(sorted(trained.interfaces))}.")
+    parts = score_parts(trained, windows, forecasters, limit, console)
+    pictures: dict[str, bytes] = {}
+    for evaluation in parts.values():
+        pictures |= _write_report(run, evaluation, model, forecasters, windows, shown)
+    log_to_tensorboard(run, trained, shards, pictures)
+    return {
+        **{part: evaluation.result(model) for part, evaluation in parts.items()},
+        **_zapbench(run, forecasters, windows, limit, console),
+        "best_step": trained.checkpoint.step,
+        "data_fingerprint": shards.fingerprint,
+        "bad_shards_in_evaluation": sorted(shards.bad_shards),
+        "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
+    }, parts
+
+
+def with_baselines(trained: TrainedModel, windows: ShardWindows) -> dict[str, Forecaster]:
+    """The model under its title, and the baselines, fitted."""
+    return {
+        trained.config.model.title: trained.forecaster(windows.sessions, held_out_ids(windows)),
+        **fit_baselines(windows, seed=trained.config.seed),
+    }
+
+
+def score_parts(
+    trained: TrainedModel,
+    windows: ShardWindows,
+    forecasters: Mapping[str, Forecaster],
+    limit: int | None,
+    console: Console,
+) -> dict[Part, Evaluation]:
+    """Scores every part that the windows have.
+
+    Args:
+        trained: whose sessions are scored.
+        windows: of the data it was trained on.
+        forecasters: from `with_baselines`.
+        limit: windows of a session; None for all.
+        console: where progress is shown.
+    """
     parts: dict[Part, Evaluation] = {}
     for part in SCORED_PARTS:
         sessions = sessions_to_score(windows, part, trained.interfaces)
@@ -86,21 +122,10 @@ def evaluate_run(
             part,
             sessions=sessions,
             windows_per_session=limit,
-            seed=config.seed,
+            seed=trained.config.seed,
             as_scored=windows.as_scored,
         )
-    pictures: dict[str, bytes] = {}
-    for evaluation in parts.values():
-        pictures |= _write_report(run, evaluation, model, forecasters, windows, shown)
-    log_to_tensorboard(run, trained, shards, pictures)
-    return {
-        **{part: evaluation.result(model) for part, evaluation in parts.items()},
-        **_zapbench(run, forecasters, windows, limit, console),
-        "best_step": trained.checkpoint.step,
-        "data_fingerprint": shards.fingerprint,
-        "bad_shards_in_evaluation": sorted(shards.bad_shards),
-        "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
-    }, parts
+    return parts
 
 
 def held_out_ids(windows: ShardWindows) -> set[str]:
