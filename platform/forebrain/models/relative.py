@@ -10,6 +10,7 @@ seen is met with nearly a copy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from torch import Tensor
 # In training standard deviations. The floor keeps silent rows from being blown up.
 MIN_SPREAD = 0.3
 MAX_SPREAD = 3.0
+
+LossName = Literal["squared", "relative"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,21 @@ class WindowFrame:
     def enter(self, context: Tensor) -> Tensor:
         return (context - self.last) / self.spread
 
+    @property
+    def trusted(self) -> Tensor:
+        """[B, 1, N], what a forecast of 1 in this frame deviates from the last frame."""
+        return self.spread.clamp(max=MAX_SPREAD)
+
     def leave(self, forecast: Tensor) -> Tensor:
         """Puts forecasts [B, H, N] back where the context was."""
-        return self.last + forecast * self.spread.clamp(max=MAX_SPREAD)
+        return self.last + forecast * self.trusted
 
 
-def relative_error(forecast: Tensor, target: Tensor, context: Tensor) -> Tensor:
-    """Squared errors [B, H, N] over the window's squared spread: loud windows do not outvote others."""
-    return ((forecast - target) / WindowFrame.of(context).spread).square()
+def error_weight(context: Tensor, loss: LossName) -> Tensor:
+    """What the squared error of a row counts, [B, 1, N], by its contexts [B, C, N]: this is what a loss is.
 
-
-def squared_error(forecast: Tensor, target: Tensor, context: Tensor) -> Tensor:
-    """Squared errors [B, H, N]."""
-    return torch.square(forecast - target)
+    Relative errors are over the window's squared spread, so that loud windows do not outvote others.
+    """
+    if loss == "squared":
+        return torch.ones_like(context[:, :1])
+    return WindowFrame.of(context).spread.square().reciprocal()
