@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput, SessionTarget
-from forebrain.models.relative import LossName, WindowFrame
+from forebrain.models.contract import Interface, LossName, Model, ModelConfig, SessionInput, SessionTarget
+from forebrain.models.relative import WindowFrame
 from forebrain.models.slots import SLOTS
 from forebrain.training.config import PretrainConfig
 

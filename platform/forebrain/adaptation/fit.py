@@ -15,9 +15,8 @@ from torch import Tensor
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
-from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
+from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.models.frozen import freeze
-from forebrain.models.relative import LossName
 from forebrain.training.adamw import AdamW
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
@@ -117,8 +116,9 @@ def fit_interface(
         mean_error.backward()
         for parameters, peak, optimiser in groups:
             gradients = [each.grad for each in parameters if each.grad is not None]
-            norm = sum_of_squares(gradients).sqrt()
-            torch._foreach_mul_(gradients, clip_factor(norm, CLIP_NORM))
+            if gradients:  # a model may have nothing of a session's own
+                norm = sum_of_squares(gradients).sqrt()
+                torch._foreach_mul_(gradients, clip_factor(norm, CLIP_NORM))
             optimiser.step(peak * falling(step / config.steps))
         after_step(step + 1)
 

@@ -13,13 +13,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, Self
+from functools import cached_property
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
-from forebrain.models.relative import LossName, WindowFrame, error_weight
+from forebrain.models.relative import WindowFrame
+
+# What an error is: squared, or squared over the window's squared spread, so that loud windows do not outvote
+# others.
+LossName = Literal["squared", "relative"]
 
 
 class Interface(nn.Module):
@@ -109,6 +114,11 @@ class SessionInput:
     forecast_units: Tensor | None = None
     peers: Peers | None = None
 
+    @cached_property
+    def frame(self) -> WindowFrame:
+        """Where its rows stand."""
+        return WindowFrame.of(self.context)
+
     @property
     def num_forecast(self) -> int:
         """M: units to forecast."""
@@ -140,10 +150,13 @@ class SessionTarget:
         Args:
             entry: the windows.
             frames: what came after them.
-            loss: see `models.relative.error_weight`.
+            loss: what an error is.
             present: bool [B], which windows count; None for all.
         """
-        weight = error_weight(entry.of_forecast(entry.context, 2), loss)
+        if loss == "squared":
+            weight = torch.ones_like(frames[:, :1])
+        else:
+            weight = entry.of_forecast(entry.frame.spread, 2).square().reciprocal()
         return cls(frames, weight if present is None else weight * present[:, None, None])
 
     def within(self, frame: WindowFrame) -> SessionTarget:
@@ -276,7 +289,7 @@ class Model(nn.Module):
         seen: list[SessionInput] = []
         frames: list[WindowFrame | None] = []
         for entry in inputs:
-            frame = WindowFrame.of(entry.context)
+            frame = entry.frame
             seen.append(replace(entry, context=frame.enter(entry.context)))
             frames.append(WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)))
         return seen, frames

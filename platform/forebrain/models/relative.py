@@ -10,16 +10,12 @@ seen is met with nearly a copy.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor
 
 # In training standard deviations. The floor keeps silent rows from being blown up.
 MIN_SPREAD = 0.3
 MAX_SPREAD = 3.0
-
-LossName = Literal["squared", "relative"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +48,3 @@ class WindowFrame:
     def leave(self, forecast: Tensor) -> Tensor:
         """Puts forecasts [B, H, N] back where the context was."""
         return self.last + forecast * self.trusted
-
-
-def error_weight(context: Tensor, loss: LossName) -> Tensor:
-    """What the squared error of a row counts, [B, 1, N], by its contexts [B, C, N]: this is what a loss is.
-
-    Relative errors are over the window's squared spread, so that loud windows do not outvote others.
-    """
-    if loss == "squared":
-        return torch.ones_like(context[:, :1])
-    return WindowFrame.of(context).spread.square().reciprocal()

@@ -491,7 +491,7 @@ class _Backward:
         _add_linear(of_weights.shift_weight, of_weights.shift_bias, grad_out, refined)
         grad_scale.mul_(hidden)
         _add_linear(of_weights.scale_weight, of_weights.scale_bias, grad_scale, refined)
-        grad_refined = torch.addmm(grad_out @ weights.shift_weight, grad_scale, weights.scale_weight)
+        grad_refined = torch.mm(grad_out, weights.shift_weight).addmm_(grad_scale, weights.scale_weight)
 
         # Feed-forward, from here on over sigma.
         _add_linear(of_weights.contract_weight, None, grad_refined, passed.activated)
@@ -544,7 +544,7 @@ class _Backward:
         through = (grad @ self.weights.expand_weight).to(grad_row.dtype)
         grad_row += through
         # Sigma's share lies along the normalised row.
-        grad_row.addcmul_((through * normal).mean(dim=-1, keepdim=True), normal, value=-1)
+        grad_row.addcmul_(through.mul_(normal[0]).mean(dim=-1, keepdim=True), normal, value=-1)
         _add_linear(of_weights.expand_weight, None, grad, block.embedding[piece.rows].to(grad.dtype))
         if of_weights.expand_bias is not None:
             deviation = block.inverse_deviation[piece.rows].reciprocal()

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
-from forebrain.models.relative import LossName
+from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.shards.fits import Fit
 from forebrain.training.adamw import AdamW
