@@ -336,7 +336,7 @@ def report_embeddings(sessions: Sequence[SessionUnits], command: str) -> StudyRe
             ("by_region", "Unit embeddings by region", of_region, bool(regions)),
             (
                 "by_name",
-                f"The {len(best)} names nearest to themselves in other sessions",
+                f"The {len(best)} names that lie nearest together",
                 of_name,
                 bool(best),
             ),

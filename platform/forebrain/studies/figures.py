@@ -166,6 +166,6 @@ def scatter_figure(
     title(axes, text, f"{len(places)} units" + (f"; grey: {rest} rarer labels, or none" if rest else ""))
     widest = max(map(len, shown), default=0)
     figure.legend(
-        loc="outside lower center", ncols=max(1, min(5, 110 // (widest + 8))), frameon=False, fontsize=7.5
+        loc="outside lower center", ncols=max(1, min(5, 135 // (widest + 8))), frameon=False, fontsize=7.5
     )
     return png(figure)
