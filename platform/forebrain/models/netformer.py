@@ -33,7 +33,7 @@ class NetFormerConfig(ModelConfig):
         self.require(1, "unit_width", "width")
         if self.relative:
             raise ConfigError(
-                "model.relative is true; expected false: the last frame, which drives the next, would be zero."
+                "model.relative is true; expected false: the last frame, which drives the next, is zero then."
             )
 
     def under(self, protocol: str) -> Self:
