@@ -108,10 +108,26 @@ def test_what_is_written_holds_every_number_and_the_baselines(comparison: Compar
 
 
 def test_runs_of_one_model_are_told_apart_by_their_folders(trained: Train) -> None:
-    runs = [trained("mlp"), trained("mlp-1", seed=1)]
-    assert [run.label for run in open_runs(runs)] == ["MLP (mlp)", "MLP (mlp-1)"]
-    with pytest.raises(ConfigError, match=r"MLP \(mlp\)"):
+    training = {"steps": 4, "batch_size": 8, "threads": 1}
+    runs = [trained("mlp"), trained("a/longer", training=training)]
+    with pytest.raises(ConfigError, match=r"different settings are called MLP \(longer\)"):
+        open_runs([trained("b/longer"), runs[1]])
+    assert [run.label for run in open_runs(runs)] == ["MLP (mlp)", "MLP (longer)"]
+    with pytest.raises(ConfigError, match="same seed and data are called MLP"):
         open_runs([runs[0], runs[0]])
+
+
+def test_seeds_share_a_row_whose_scores_are_their_means(trained: Train) -> None:
+    runs = [trained("mlp"), trained("mlp-1", seed=1)]
+    single = [compare(open_runs([run])) for run in runs]
+    together = compare(open_runs(runs))
+    assert together.labels == ["MLP", "copy", "mean", "linear"]
+    assert [config["seed"] for config in together.runs["MLP"]] == [0, 1]
+    for dataset, evaluation in together.by_dataset.items():
+        for session, scores in evaluation.scores["MLP"].items():
+            of_seeds = [one.by_dataset[dataset].scores["MLP"][session].values for one in single]
+            assert not np.array_equal(*of_seeds)
+            np.testing.assert_allclose(scores.values, np.mean(of_seeds, axis=0))
 
 
 def test_runs_under_different_protocols_are_not_mixed(trained: Train) -> None:

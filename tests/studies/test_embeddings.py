@@ -74,10 +74,15 @@ def test_unrelated_animals_share_names_by_chance_only(known: np.ndarray) -> None
 
 
 def test_neighbours_are_listed_by_name_nearest_first(known: np.ndarray) -> None:
-    table = neighbours([session(number, known, 0.01, names=NAMES) for number in range(2)])
-    assert len(table.rows) == 2 * len(NAMES)
-    for name, _, _, place, nearest in table.rows:
-        assert place == 1 and str(nearest).split(", ")[0] == name and len(str(nearest).split(", ")) == 5
+    sessions = [session(number, known, 0.01, names=NAMES) for number in range(2)]
+    stranger = session(2, known[::-1], 0.01, names=(NAMES[0],) + (None,) * 14 + ("only here",))
+    table = neighbours([*sessions, stranger])
+    assert [row[0] for row in table.rows[:-1]] == sorted(NAMES[1:])
+    for name, pairs, rank, nearest, most_often in table.rows[:-1]:
+        assert (pairs, rank, nearest, most_often) == (2, 0.0, 1.0, f"{name} 2")
+    # The first unit of the stranger is another than those of its name.
+    name, pairs, rank, nearest, most_often = table.rows[-1]
+    assert (name, pairs) == (NAMES[0], 6) and rank > 0 and 0 < nearest < 1
 
 
 def test_units_without_labels_are_a_clear_error(known: np.ndarray) -> None:

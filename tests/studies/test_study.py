@@ -18,6 +18,7 @@ import yaml
 from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError
+from forebrain.storage import Folder
 from forebrain.studies import study
 from forebrain.studies.ablation import AblateConfig
 from forebrain.studies.study import conduct
@@ -141,3 +142,19 @@ def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: 
     shutil.rmtree(tmp_path / "study" / "trials", ignore_errors=True)
     conduct(config, make_console())
     assert (tmp_path / "study" / "shards" / "index.json").stat().st_mtime_ns == index
+
+
+def test_a_study_lives_in_a_bucket_as_in_a_folder(
+    small_run: dict[str, Any], s3_bucket: str, tmp_path: Path
+) -> None:
+    config, out = tmp_path / "study.yaml", f"{s3_bucket}/study"
+    values = {"pretrain": {**small_run, "out": out}, "axes": {"model.width": [32]}, "num_seeds": 1}
+    config.write_text(yaml.safe_dump(values))
+    printed, errors = run_job(config).communicate(timeout=240)
+    assert "width=32, seed 0: test score" in printed and "Traceback" not in errors, errors
+    folder = Folder(out)
+    assert len(json.loads(folder.read("results.json"))["trials"]) == 2
+    assert folder.exists("trials/width=32/seed-0/result.json")
+
+    again, errors = run_job(config).communicate(timeout=240)
+    assert "2 trials" in again and "2 of them done already" in again, errors

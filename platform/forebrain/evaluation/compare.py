@@ -1,12 +1,16 @@
-"""Several runs beside one another: models x data sets, on the same windows, with the baselines among them."""
+"""Several runs beside one another: models x data sets, on the same windows, with the baselines among them.
+
+Runs that differ in nothing but their seed or their data share a row: a score of several seeds is their mean.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,7 @@ from forebrain.scoring.evaluate import (
     evaluate,
     fit_linear,
 )
+from forebrain.scoring.metrics import Scores
 from forebrain.scoring.pairs import Difference, paired_difference
 from forebrain.scoring.protocols import Part
 from forebrain.shards.windows import ShardWindows
@@ -36,7 +41,7 @@ class ComparedRun:
     """A run to compare.
 
     Attributes:
-        label: what tables call it.
+        label: what tables call it; the same for all that share a row.
         trained: its best checkpoint.
         windows: its data.
     """
@@ -53,16 +58,16 @@ class Comparison:
     Attributes:
         part: the part that was scored.
         by_dataset: what was scored, by data set. Not every run need be in each.
-        runs: label -> the run's config.
+        runs: label -> configs of the runs of that row.
     """
 
     part: Part
     by_dataset: dict[str, Evaluation]
-    runs: dict[str, dict[str, Any]]
+    runs: dict[str, list[dict[str, Any]]]
 
     @property
     def labels(self) -> list[str]:
-        """Runs in the order given, then the baselines."""
+        """Rows in the order given, then the baselines."""
         return [*self.runs, *BASELINES]
 
     def differences(self) -> list[tuple[str, str, str, Difference]]:
@@ -104,22 +109,30 @@ class Comparison:
 
 
 def open_runs(runs: Sequence[RunFolder]) -> list[ComparedRun]:
-    """Loads runs and names them: by their model, and by their folder too where several have the same.
+    """Loads runs and names them: by their model, where settings differ by their folder too.
 
     Raises:
         CheckpointError: there is no run, or its checkpoints are damaged or of other data.
-        ConfigError: two runs have the same name.
+        ConfigError: a run is given twice, or runs of different settings have the same name.
     """
     trained = [TrainedModel.load(run) for run in runs]
     titles = [one.config.model.title for one in trained]
+    settings = [_settings(one) for one in trained]
+    of_title = {title: {s for t, s in zip(titles, settings, strict=True) if t == title} for title in titles}
     labels = [
-        title if titles.count(title) == 1 else f"{title} ({run.uri.rstrip('/').rpartition('/')[2]})"
+        title if len(of_title[title]) == 1 else f"{title} ({_folder_name(run)})"
         for title, run in zip(titles, runs, strict=True)
     ]
-    if twice := {label for label in labels if labels.count(label) > 1}:
-        raise ConfigError(
-            f"several runs are called {', '.join(sorted(twice))}; expected run folders of different names."
-        )
+    for label in labels:
+        own = [number for number, other in enumerate(labels) if other == label]
+        if len({settings[number] for number in own}) > 1:
+            raise ConfigError(
+                f"runs of different settings are called {label}; expected run folders of different names."
+            )
+        seeds = [(trained[n].config.seed, trained[n].checkpoint.record["data_fingerprint"]) for n in own]
+        if len(set(seeds)) < len(own):
+            uris = ", ".join(runs[number].uri for number in own)
+            raise ConfigError(f"two runs of the same seed and data are called {label}: {uris}.")
     opened = []
     for label, run, one in zip(labels, runs, trained, strict=True):
         windows = open_windows(one.config, run.shards(one.config.data))
@@ -127,6 +140,19 @@ def open_runs(runs: Sequence[RunFolder]) -> list[ComparedRun]:
             raise CheckpointError(f"{run.uri} was trained on other data than {windows.shards.uri} holds now.")
         opened.append(ComparedRun(label, one, windows))
     return opened
+
+
+def _settings(trained: TrainedModel) -> str:
+    """Equal for runs that share a row."""
+    identity = trained.config.identity()
+    del identity["seed"], identity["data"]
+    return json.dumps(identity, sort_keys=True)
+
+
+def _folder_name(run: RunFolder) -> str:
+    """The last part of its address that says more than a seed."""
+    parts = run.uri.rstrip("/").split("/")
+    return next(part for part in reversed(parts) if not re.fullmatch(r"seed-\d+", part))
 
 
 def compare(
@@ -161,11 +187,13 @@ def compare(
     for dataset in sorted(groups):
         for number, together in enumerate(groups[dataset].values(), 1):
             name = dataset if len(groups[dataset]) == 1 else f"{dataset}, setting {number}"
-            progress(f"{name}: {', '.join(run.label for run in together)}")
+            progress(f"{name}: {', '.join(dict.fromkeys(run.label for run in together))}")
             by_dataset[name] = _evaluate(together, dataset, part, windows_per_session, seed)
     if not by_dataset:
         raise ConfigError(f"no session of these runs has a part {part} that could be scored.")
-    configs = {run.label: json.loads(json.dumps(run.trained.config.identity())) for run in runs}
+    configs: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        configs.setdefault(run.label, []).append(json.loads(json.dumps(run.trained.config.identity())))
     return Comparison(part, by_dataset, configs)
 
 
@@ -191,9 +219,10 @@ def _evaluate(
         if source.sessions[number].dataset == dataset
     ]
     held_out = held_out_ids(source)
+    names = [f"{run.label}, run {number}" for number, run in enumerate(runs)]
     forecasters: dict[str, Forecaster] = {
-        run.label: _FromTheLast(run.windows.context, run.trained.forecaster(source.sessions, held_out))
-        for run in runs
+        name: _FromTheLast(run.windows.context, run.trained.forecaster(source.sessions, held_out))
+        for name, run in zip(names, runs, strict=True)
     }
     fitted_on = [
         number
@@ -202,7 +231,7 @@ def _evaluate(
     ]
     # Of a data set that is held out altogether nothing may be fitted on.
     linear = fit_linear(source, fitted_on or None, seed=seed).solve()
-    return evaluate(
+    evaluation = evaluate(
         {**forecasters, **baselines(source, linear)},
         source,
         part,
@@ -211,6 +240,27 @@ def _evaluate(
         seed=seed,
         as_scored=source.as_scored,
     )
+    rows: dict[str, list[Mapping[str, Scores]]] = {}
+    for name, run in zip(names, runs, strict=True):
+        rows.setdefault(run.label, []).append(evaluation.scores[name])
+    return replace(
+        evaluation,
+        scores={
+            **{label: _mean_of_runs(scores) for label, scores in rows.items()},
+            **{name: evaluation.scores[name] for name in BASELINES},
+        },
+    )
+
+
+def _mean_of_runs(runs: Sequence[Mapping[str, Scores]]) -> dict[str, Scores]:
+    """Scores by session, the mean of runs on the same windows; so are the bounds within a session."""
+
+    def mean(of_runs: Sequence[Scores]) -> Scores:
+        fields = ("values", "low", "high", "unit_quantiles")
+        means = {name: np.mean([getattr(scores, name) for scores in of_runs], axis=0) for name in fields}
+        return replace(of_runs[0], **means)
+
+    return {session: mean([scores[session] for scores in runs]) for session in runs[0]}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ session's own vector could hold as well what its units have in common, and compa
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -28,6 +30,7 @@ from forebrain.training.trained import TrainedModel
 NUM_PERMUTATIONS = 1000
 MAX_UNITS = 1500  # distances of all pairs are held, and permuted a thousand times
 NUM_NEIGHBOURS = 5
+NUM_SHOWN = 10
 # Names that a program gave, which say nothing about who a unit is.
 _ANONYMOUS = re.compile(r"(unit|cell|roi|neuron|c)?[\W_]*\d+", re.IGNORECASE)
 
@@ -255,26 +258,38 @@ def compare_names(sessions: Sequence[SessionUnits], seed: int = 0) -> NameTest |
 
 
 def neighbours(sessions: Sequence[SessionUnits]) -> Table:
-    """For each named unit that another session has too: the named units nearest to it there."""
+    """For each name that several sessions have, the nearest finders of themselves first: how near the unit of
+    that name is in the others, and which named units are nearest to it there.
+
+    `rank` is that of `NameTest`; `nearest` lists the names that are nearest most often.
+    """
     shared = _shared_names(sessions)
-    rows: list[tuple[Cell, ...]] = []
-    for own in sessions:
-        for other in sessions:
-            known = [unit for unit, name in enumerate(other.names) if name]
-            there = {other.names[unit] for unit in known}
-            if own is other:
-                continue
-            for unit, name in enumerate(own.names):
-                if name in shared and name in there:
-                    order = np.argsort(-other.vectors[known] @ own.vectors[unit], kind="stable")
-                    nearest = [other.names[known[place]] for place in order]
-                    shown = ", ".join(map(str, nearest[:NUM_NEIGHBOURS]))
-                    rows.append((str(name), own.session, other.session, nearest.index(name) + 1, shown))
+    places: dict[str, list[tuple[int, int]]] = {}
+    nearest: dict[str, Counter[str]] = {}
+    for own, other in itertools.permutations(sessions, 2):
+        known = [unit for unit, name in enumerate(other.names) if name]
+        there = [str(other.names[unit]) for unit in known]
+        for unit, name in enumerate(own.names):
+            if name in shared and name in there and len(there) > 1:
+                order = np.argsort(-other.vectors[known] @ own.vectors[unit], kind="stable")
+                found = [there[place] for place in order]
+                places.setdefault(name, []).append((found.index(name), len(there) - 1))
+                nearest.setdefault(name, Counter()).update(found[:1])
+    rows: list[tuple[Cell, ...]] = [
+        (
+            name,
+            len(own_places),
+            float(np.mean([place / others for place, others in own_places])),
+            float(np.mean([place == 0 for place, _ in own_places])),
+            ", ".join(f"{other} {count}" for other, count in nearest[name].most_common(NUM_NEIGHBOURS)),
+        )
+        for name, own_places in places.items()
+    ]
     return Table(
         "neighbours",
-        "Nearest named units in another session, by name",
-        ("unit", "session", "other session", "place of its name", f"the {NUM_NEIGHBOURS} nearest"),
-        tuple(sorted(rows, key=lambda row: (row[0], row[1], row[2]))),
+        "Each name in pairs of sessions that have it",
+        ("unit", "pairs", "rank", "itself nearest", "nearest most often"),
+        tuple(sorted(rows, key=lambda row: (row[2], row[0]))),
     )
 
 
@@ -311,14 +326,20 @@ def report_embeddings(sessions: Sequence[SessionUnits], command: str) -> StudyRe
     share = spread[:2] ** 2 / max(float((spread**2).sum()), 1e-300)
     of_session = [own.session for own in sessions for _ in own.names]
     of_region = [region for own in sessions for region in own.regions]
-    shared = _shared_names(sessions)
-    of_name = [name if name in shared else None for own in sessions for name in own.names]
+    by_name = neighbours(sessions)
+    best = [row[0] for row in by_name.rows[:NUM_SHOWN]]
+    of_name = [name if name in best else None for own in sessions for name in own.names]
     pictures = [
-        Picture(name, scatter_figure(places, labels, share, title, texts), title)
-        for name, title, labels, texts, is_shown in (
-            ("by_session", "Unit embeddings by session", of_session, None, True),
-            ("by_region", "Unit embeddings by region", of_region, None, bool(regions)),
-            ("by_name", "Units that several sessions have", of_session, of_name, names is not None),
+        Picture(name, scatter_figure(places, labels, share, title), title)
+        for name, title, labels, is_shown in (
+            ("by_session", "Unit embeddings by session", of_session, True),
+            ("by_region", "Unit embeddings by region", of_region, bool(regions)),
+            (
+                "by_name",
+                f"The {len(best)} names that lie nearest together",
+                of_name,
+                bool(best),
+            ),
         )
         if is_shown
     ]
@@ -343,7 +364,7 @@ def report_embeddings(sessions: Sequence[SessionUnits], command: str) -> StudyRe
                 (tuple(asdict(names).values()),),
             )
         )
-        tables.append(neighbours(sessions))
+        tables.append(by_name)
         found = "nearer than chance" if names.p < 0.05 else "no nearer than chance"
         verdict.append(
             f"Across sessions, a unit of the same name is {found}: mean rank {names.rank:.3f} (0.5 is "
@@ -358,7 +379,8 @@ def report_embeddings(sessions: Sequence[SessionUnits], command: str) -> StudyRe
         (
             f"{len(vectors)} units of {len(sessions)} sessions, centred by session, compared by the cosine.",
             "Pictures show the first two principal components. Labels are permuted within each session.",
-            "Names such as unit7 or C03 identify nobody and are left out.",
+            "Names such as unit7 or C03 identify nobody and are left out. Names in the picture are chosen "
+            "for how near they lie, so it shows the best of what there is and is no evidence; the test is.",
         ),
         (),
         command,

@@ -138,32 +138,34 @@ def scatter_figure(
     labels: Sequence[str | None],
     share: np.ndarray,
     text: str,
-    names: Sequence[str | None] | None = None,
 ) -> bytes:
-    """Points in the plane, the most frequent labels in colour.
+    """Points in the plane, the most frequent labels in colour and above the rest.
 
     Args:
         places: [U, 2], two principal components.
         labels: of each point; None is grey.
         share: [2], of the variance that each component holds.
         text: the title.
-        names: written beside points, and points of a name are joined; None for none.
     """
     figure, axes = canvas(8.2, 7.2)
     counts = Counter(label for label in labels if label)
     shown = [label for label, _ in counts.most_common(len(_COLOURS))]
     colour_of = dict(zip(shown, _COLOURS, strict=False))
-    colours = [colour_of.get(label or "", FAINT) for label in labels]
-    axes.scatter(places[:, 0], places[:, 1], c=colours, s=14, linewidths=0, alpha=0.8)
+    known = np.array([label in colour_of for label in labels])
+    axes.scatter(places[~known, 0], places[~known, 1], c=FAINT, s=12, linewidths=0)
+    colours = [colour_of[label] for label in labels if label in colour_of]
+    # A few stand out of many; many would hide one another.
+    few = known.sum() < len(known) / 4
+    size, alpha = (36, 1.0) if few else (14, 0.8)
+    axes.scatter(places[known, 0], places[known, 1], c=colours, s=size, linewidths=0, alpha=alpha)
     for label in shown:
         axes.scatter([], [], c=colour_of[label], s=24, label=f"{label} ({counts[label]})")
-    for name in sorted({name for name in names or () if name}):
-        own = places[[each == name for each in names or ()]]
-        axes.plot(own[:, 0], own[:, 1], color=MUTED, linewidth=0.4, alpha=0.25, zorder=0)
-        axes.annotate(name, own[0], fontsize=5.5, color=INK)
     axes.set_xlabel(f"first component, {share[0]:.0%} of the variance")
     axes.set_ylabel(f"second, {share[1]:.0%}")
     rest = len(counts) - len(shown)
     title(axes, text, f"{len(places)} units" + (f"; grey: {rest} rarer labels, or none" if rest else ""))
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7.5)
+    widest = max(map(len, shown), default=0)
+    figure.legend(
+        loc="outside lower center", ncols=max(1, min(5, 135 // (widest + 8))), frameon=False, fontsize=7.5
+    )
     return png(figure)
