@@ -188,7 +188,7 @@ def test_a_frozen_backbone_still_teaches_its_interfaces(config: ModelConfig) -> 
 @pytest.mark.parametrize("case", CASES)
 def test_the_error_and_its_gradients_are_those_of_the_forecasts(case: str, loss: LossName) -> None:
     """Weighted as the loss says, and without windows that are not present, whatever the model's own frame."""
-    model = build(config_of(case, relative=case != "mean"))
+    model = build(config_of(case).under("chronological"))
     inputs = batch(model, (3, 5), (0, 4), (2, 11), (1, 1))
     inputs[2] = replace(inputs[2], forecast_units=torch.tensor([0, 7]))
     targets, expected = [], []
