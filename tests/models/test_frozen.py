@@ -29,7 +29,7 @@ def build(config: PocoConfig, std: float = 0.3) -> Poco:
 
 def inputs_of(config: PocoConfig) -> list[SessionInput]:
     torch.manual_seed(1)
-    shapes = [(2, 7), (1, 4), (0, 3)]
+    shapes = [(3, 7), (1, 4), (0, 3)]
     datasets = [None, 1, 0]
     return [
         SessionInput(torch.randn(size, config.context, units), Interface(units, config.width), dataset)

@@ -7,7 +7,7 @@
 This is nine tenths of the arithmetic, and its temporaries are 1,024 wide. Rows are independent, so they
 pass in blocks that stay in the cache. LayerNorm is linear but for its division by sigma, so the first
 product need not be one of rows: W1 u is formed once for all samples of a session and W1 V once for all its
-units, forwards and backwards. (Learning from a single sample it is one of rows, which is less work then.) The
+units, forwards and backwards. (Learning from few samples it is one of rows, which is less work then.) The
 caller folds LayerNorm's weights into W1 and b1, the bias of W2 into bg and bf, and FiLM's shift Wo Wb, which
 enters linearly, into Wf [H, d].
 
@@ -44,6 +44,8 @@ CPU_BLOCK_ROWS = 1024
 GPU_BLOCK_ROWS = 65_536
 # Times -1 or less, what is added to a gate that is dropped.
 DROPPED_GATE = 1e4
+# Samples of a session from which on rows share the projections of units and values when they learn.
+SHARED_FROM = 3
 NORM_EPS = 1e-5
 
 
@@ -170,18 +172,28 @@ class _Projections:
     Args:
         sessions: whose they are.
         weights: in the dtype of the products.
-        spares_single: a session of one sample has none, since nothing would share them.
+        learns: a session of fewer than SHARED_FROM samples has none, since hardly anything would share them.
 
     Attributes:
         of_values: [B, K + 1, F] for each session; None for one that has none.
     """
 
-    def __init__(self, sessions: Sequence[SessionRows], weights: RowHeadWeights, spares_single: bool) -> None:
+    def __init__(self, sessions: Sequence[SessionRows], weights: RowHeadWeights, learns: bool) -> None:
         self.sessions, self.weight, self._bias = sessions, weights.expand_weight, weights.expand_bias
         self.of_values = [
-            None if spares_single and len(rows.context) == 1 else self._of_values(rows) for rows in sessions
+            None if learns and len(rows.context) < SHARED_FROM else self._of_values(rows) for rows in sessions
         ]
         self._last: tuple[Piece, Tensor] | None = None
+
+    def rows_without(self, pieces: Sequence[Piece]) -> list[slice]:
+        """Rows of pieces that have none, adjacent ones together."""
+        found: list[slice] = []
+        for piece in pieces:
+            if self.of_values[piece.session] is None:
+                follows = found and found[-1].stop == piece.rows.start
+                start = found.pop().start if follows else piece.rows.start
+                found.append(slice(start, piece.rows.stop))
+        return found
 
     def _of_values(self, rows: SessionRows) -> Tensor:
         """[B, K + 1, F]."""
@@ -266,11 +278,12 @@ class _Block:
         expanded: Tensor,
     ) -> Tensor:
         """Fills [r, F], the feed-forward's first product."""
+        for rows in projections.rows_without(self.pieces):
+            normal = self.normal[rows].to(expanded.dtype)
+            torch.addmm(weights.expand_bias, normal, weights.expand_weight.T, out=expanded[rows])
         for piece in self.pieces:
             of_values = projections.of_values[piece.session]
             if of_values is None:
-                normal = self.normal[piece.rows].to(expanded.dtype)
-                torch.addmm(weights.expand_bias, normal, weights.expand_weight.T, out=expanded[piece.rows])
                 continue
             inverse_deviation, out = piece.rows_of(self.inverse_deviation), piece.rows_of(expanded)
             torch.mul(projections.of_units(piece), inverse_deviation.to(out.dtype), out=out)
@@ -312,10 +325,10 @@ class _Passed(NamedTuple):
 class _Forward:
     """Passes blocks of one call forwards."""
 
-    def __init__(self, call: _Call, tensors: Sequence[Tensor], spares_single: bool = False) -> None:
+    def __init__(self, call: _Call, tensors: Sequence[Tensor], learns: bool = False) -> None:
         self.call = call
         self.sessions, self.weights = call.unpack(tensors)
-        self.projections = _Projections(self.sessions, self.weights, spares_single)
+        self.projections = _Projections(self.sessions, self.weights, learns)
         self._buffers = _Buffers() if self.units.is_cuda else _OF_THREAD.buffers
 
     @property
@@ -408,8 +421,8 @@ class _Error(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Tensor:
-        forward = _Forward(call, tensors, spares_single=call.learns)
         learns = call.learns and any(ctx.needs_input_grad)
+        forward = _Forward(call, tensors, learns)
         backward = _Backward(forward, tensors, ctx.needs_input_grad[1:]) if learns else None
         total = forward.units.new_zeros(())
         for pieces in forward.blocks():
@@ -519,14 +532,14 @@ class _Backward:
 
     def _add_pieces(self, block: _Block, grad_projected: Tensor, grad_rows: Tensor, along: _Along) -> None:
         """Passes gradients of W1 e0 [r, F], and of e0 by way of e1 [r, d], on to what e0 is made of."""
+        for without in self.projections.rows_without(block.pieces):
+            self._pass_rows(block, without, grad_projected, grad_rows)
         for piece in block.pieces:
             rows, of = self.sessions[piece.session], self.of_sessions[piece.session]
             grad, grad_row = piece.rows_of(grad_projected), piece.rows_of(grad_rows)
             attention, values = rows.attention[piece.samples, :, piece.units], rows.values[piece.samples]
-            if self.projections.of_values[piece.session] is None:
-                of_attention = None
-                self._pass_rows(piece, block, grad[0], grad_row)
-            else:
+            of_attention = None
+            if self.projections.of_values[piece.session] is not None:
                 of_attention = self._pass_shared(piece, block, grad, grad_row, along)
             if of.values is not None:
                 of.values[piece.samples].baddbmm_(attention, grad_row)
@@ -538,23 +551,26 @@ class _Backward:
             if of.units is not None:
                 of.units[piece.units] += grad_row[0] if len(grad_row) == 1 else grad_row.sum(dim=0)
 
-    def _pass_rows(self, piece: Piece, block: _Block, grad: Tensor, grad_row: Tensor) -> None:
+    def _pass_rows(self, block: _Block, rows: slice, grad_projected: Tensor, grad_rows: Tensor) -> None:
         """Adds what came by way of the first product to the gradient of e0, and its weights' gradients."""
-        of_weights, normal = self.of_weights, piece.rows_of(block.normal)
-        through = (grad @ self.weights.expand_weight).to(grad_row.dtype)
-        grad_row += through
+        of_weights, grad, normal = self.of_weights, grad_projected[rows], block.normal[rows]
+        through = (grad @ self.weights.expand_weight).to(normal.dtype)
+        grad_rows = grad_rows[rows].add_(through)
         # Sigma's share lies along the normalised row.
-        grad_row.addcmul_(through.mul_(normal[0]).mean(dim=-1, keepdim=True), normal, value=-1)
-        _add_linear(of_weights.expand_weight, None, grad, block.embedding[piece.rows].to(grad.dtype))
+        grad_rows.addcmul_(through.mul_(normal).mean(dim=1, keepdim=True), normal, value=-1)
+        _add_linear(of_weights.expand_weight, None, grad, block.embedding[rows].to(grad.dtype))
         if of_weights.expand_bias is not None:
-            deviation = block.inverse_deviation[piece.rows].reciprocal()
+            deviation = block.inverse_deviation[rows].reciprocal()
             of_weights.expand_bias.add_((deviation.T.to(grad.dtype) @ grad)[0])
 
     def _pass_shared(
         self, piece: Piece, block: _Block, grad: Tensor, grad_row: Tensor, along: _Along
     ) -> Tensor:
-        """The same where the first product is formed from those of units and values, which are passed on
-        later. The gradient of the attention by way of it, [b, n, K]."""
+        """The same where the first product is formed from projections, whose gradients are passed on later.
+
+        Returns:
+            The gradient of the attention by way of it, [b, n, K].
+        """
         of, rows = self.of_sessions[piece.session], self.sessions[piece.session]
         of_values, grad_of_values = (
             each[piece.session] for each in (self.projections.of_values, self.of_projected_values)
