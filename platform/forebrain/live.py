@@ -148,7 +148,7 @@ def run_server(config: ServeConfig, console: Console) -> None:
     Raises:
         ForebrainError: the adaptation, the state or the address cannot be used.
     """
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(1)  # the forecaster has its own
     live = _open(config)
     with ExitStack() as stack:
         state = updater = None
@@ -229,8 +229,8 @@ def run_replay(config: ReplayConfig, console: Console) -> bool:
 
 def run_soak(config: SoakJobConfig, console: Console) -> bool:
     """Soaks an untrained model, its state written beside. False if memory grew or the clock drifted."""
-    torch.set_num_threads(config.threads)
-    live = _untrained(config.units, config.model, config.live)
+    torch.set_num_threads(1)
+    live = _untrained(config.units, config.model, config.live, config.threads)
     with tempfile.TemporaryDirectory(prefix="forebrain-") as folder:
         state = StateFile(Path(folder) / "state.safetensors", live, every_s=1.0)
         soaked = soak(live, config.soak, state)
@@ -251,7 +251,7 @@ def run_soak(config: SoakJobConfig, console: Console) -> bool:
 def _open(config: ServeConfig) -> LiveForecaster:
     if config.adapted is None:
         assert config.untrained_units is not None
-        return _untrained(config.untrained_units, PocoConfig(relative=True), config.live)
+        return _untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
     adapted = Adapted.load(config.adapted, registry=config.registry)
     return realtime.open(
         adapted.backbone,
@@ -262,17 +262,18 @@ def _open(config: ServeConfig) -> LiveForecaster:
         columns=adapted.columns,
         num_recorded=adapted.num_recorded,
         config=config.live,
+        threads=config.threads,
     )
 
 
-def _untrained(num_units: int, model: PocoConfig, config: LiveConfig) -> LiveForecaster:
+def _untrained(num_units: int, model: PocoConfig, config: LiveConfig, threads: int) -> LiveForecaster:
     """A model that has learned nothing, for frames of about zero mean and unit spread."""
     torch.manual_seed(0)
     poco = Poco(model).requires_grad_(False)
     for parameter in poco.forecaster.parameters():
         nn.init.normal_(parameter, std=0.02)
     fit = Fit(np.zeros(num_units, np.float32), np.ones(num_units, np.float32))
-    return realtime.open(poco, poco.new_interface(num_units), fit, config=config)
+    return realtime.open(poco, poco.new_interface(num_units), fit, config=config, threads=threads)
 
 
 def _port(config: ServeConfig, live: LiveForecaster) -> tuple[Port, str]:
