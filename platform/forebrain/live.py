@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import tempfile
@@ -20,6 +21,7 @@ from torch import nn
 from forebrain import realtime
 from forebrain.adaptation.artifact import Adapted
 from forebrain.errors import ConfigError
+from forebrain.models.frozen_session import keep_off_helpers
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.realtime.latency import Latency, latency_histogram
@@ -57,7 +59,7 @@ class ServeConfig:
         transport: `requests` (ZeroMQ REQ/REP), `streams` (ZeroMQ PUB/SUB) or `lsl` (Lab Streaming Layer).
         address: to bind for frames; for lsl the name of the stream to read.
         forecasts: address to bind for forecasts, for `streams`.
-        threads: CPU threads of a forecast.
+        threads: that share the units of a forecast by POCO, 512 each at a time; they want a core each.
         state: file from which to go on after a restart, and to keep up to date.
         state_every_s: how often the state is written at most, seconds.
         updates: go on fitting the interface to the stream, in another process.
@@ -150,6 +152,7 @@ def run_server(config: ServeConfig, console: Console) -> None:
     """
     torch.set_num_threads(1)  # the forecaster has its own
     live = _open(config)
+    keep_off_helpers(config.threads - 1)
     with ExitStack() as stack:
         state = updater = None
         if config.state is not None:
@@ -172,6 +175,9 @@ def run_server(config: ServeConfig, console: Console) -> None:
 
         for _ in range(REHEARSALS):
             live.rehearse()
+        # What lives now stays: looking through it for garbage again would hold frames up.
+        gc.collect()
+        gc.freeze()
         console.print(f"serving {live.num_units} units at {where}")
         serve(live, port, lambda: bool(stop), after_frame)
     console.print(f"stopped; {json.dumps(live.status())}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -36,7 +37,7 @@ def build(config: PocoConfig, num_units: int, std: float = 0.3) -> tuple[Poco, I
 def forecasts(
     model: Poco, interface: Interface, windows: Tensor, dtype: torch.dtype, threads: int = 1
 ) -> Tensor:
-    session = FrozenPoco(model, dtype).session(interface, 1, threads)
+    session = session_forecaster(model, dtype, threads)(interface, 1)
     return torch.stack([session.forecast(window) for window in windows])
 
 
@@ -102,7 +103,7 @@ def test_a_failure_in_a_thread_that_helps_is_raised(
     small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, interface, windows = build(SMALL, 11)
-    session = FrozenPoco(model).session(interface, 1, threads=2)
+    session = session_forecaster(model, threads=2)(interface, 1)
 
     def fail(block: object) -> None:
         raise RuntimeError("no memory")
@@ -121,3 +122,20 @@ def test_other_models_forecast_by_a_call(dtype: torch.dtype) -> None:
     (expected,) = model([SessionInput(window[None], interface)])
     torch.testing.assert_close(forecast, expected[0], atol=1e-6 if dtype == torch.float32 else 0.05, rtol=0)
     assert forecast.dtype == torch.float32
+
+
+def test_helpers_have_cores_of_their_own_and_who_wakes_them_keeps_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bound: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5, 6, 7}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: bound.append(tuple(cores)), raising=False)
+    for helper in frozen_session.helping_threads(2):
+        helper.submit(int).result()
+    frozen_session.keep_off_helpers(2)
+    assert bound == [(6,), (7,), (4, 5)]
+    frozen_session.keep_off_helpers(0)
+    for helper in frozen_session.helping_threads(4):  # more than there are cores for
+        helper.submit(int).result()
+    frozen_session.keep_off_helpers(4)
+    assert len(bound) == 3

@@ -11,8 +11,9 @@ each finds its wide results in its own cache; operations that two threads share 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -39,10 +40,10 @@ class FrozenSession:
     Args:
         weights: of the backbone.
         terms: of the session.
-        threads: that share the blocks of units, the caller's among them.
+        helpers: threads that share the blocks of units with the caller, see `helping_threads`.
     """
 
-    def __init__(self, weights: FrameWeights, terms: SessionTerms, threads: int) -> None:
+    def __init__(self, weights: FrameWeights, terms: SessionTerms, helpers: Sequence[Executor]) -> None:
         config, (num_units, _) = weights.config, terms.units.shape
         self._weights, self._is_relative = weights, config.relative
         new = terms.units.new_empty
@@ -54,7 +55,7 @@ class FrozenSession:
         self._read = _Read(weights.read, terms, encoder_frames.unflatten(0, (-1, config.token_length)))
         self._forecast = new(config.horizon, num_units)
         cuts = _cuts(num_units)
-        num_threads = min(threads, len(cuts))
+        num_threads = min(1 + len(helpers), len(cuts))
         scratch = [_Scratch(weights, terms.units, cuts[-1].stop - cuts[-1].start) for _ in range(num_threads)]
         self._blocks: list[list[_Block]] = [[] for _ in range(num_threads)]
         for number, units in enumerate(cuts):
@@ -62,7 +63,7 @@ class FrozenSession:
             self._blocks[thread].append(
                 _Block(weights, terms, self._frames, self._forecast, units, scratch[thread])
             )
-        self._helpers = [ThreadPoolExecutor(1) for _ in range(num_threads - 1)]
+        self._helpers = helpers[: num_threads - 1]
         _keep_freed_memory()
 
     @torch.inference_mode()
@@ -100,6 +101,35 @@ class FrozenSession:
         for each in finished:
             each.result()
         return self._forecast
+
+
+def helping_threads(number: int) -> list[ThreadPoolExecutor]:
+    """Threads that help to forecast, each bound to a core of its own where there are enough: the last ones.
+
+    A thread that is woken is put on the core of the one that wakes it and shares it for milliseconds before
+    it is moved: a forecast of 1,000 units took twice as long. Who wakes them should keep off their cores too
+    (`keep_off_helpers`).
+    """
+    cores = _cores()
+    own = cores[len(cores) - number :] if len(cores) > number else [None] * number
+    return [ThreadPoolExecutor(1, "forecast", _bind, (core,)) for core in own]
+
+
+def keep_off_helpers(number: int) -> None:
+    """Binds the calling thread, and those that it will start, to the cores that so many helpers leave it."""
+    cores = _cores()
+    if number and len(cores) > number:
+        os.sched_setaffinity(0, cores[:-number])
+
+
+def _cores() -> list[int]:
+    """That the calling thread may run on; none where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def _bind(core: int | None) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, [core])
 
 
 def _keep_freed_memory() -> None:
