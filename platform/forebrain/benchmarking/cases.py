@@ -142,7 +142,9 @@ def _row(
 ) -> dict[str, Any]:
     seconds = own.median_ms / 1e3
     least_bytes = _least_bytes(case, DTYPES[dtype].itemsize)
-    published = PUBLISHED_MS.get((case.what, case.units, case.batch))
+    published = None
+    if (torch.get_num_threads(), device.type) == (1, "cpu"):
+        published = PUBLISHED_MS.get((case.what, case.units, case.batch))
     return {
         "what": case.what,
         "units": case.units,
@@ -157,7 +159,9 @@ def _row(
         "p99_ms": own.p99_ms,
         "plain_median_ms": plain.median_ms,
         "plain_best_ms": plain.best_ms,
+        "plain_ratio": plain.median_ms / own.median_ms,
         "published_ms": published,
+        "published_ratio": None if published is None else published / own.median_ms,
         "rows_per_s": case.rows / seconds,
         "peak_bytes": own.peak_bytes,
         "plain_peak_bytes": plain.peak_bytes,
