@@ -164,8 +164,9 @@ def test_bf16_stays_near_fp32_and_gives_fp32_gradients(config: ModelConfig) -> N
         assert gradient is None or gradient.dtype == torch.float32
 
 
-def test_gradients_reach_every_parameter(config: ModelConfig) -> None:
-    model = build(config).train()
+@pytest.mark.parametrize("protocol", ["chronological", "poco"])
+def test_gradients_reach_every_parameter(config: ModelConfig, protocol: str) -> None:
+    model = build(config.under(protocol)).train()
     inputs = batch(model, (3, 5), (2, 8))
     for name, gradient in gradients(model, inputs, model(inputs)).items():
         assert gradient is not None and gradient.abs().max() > 0, name

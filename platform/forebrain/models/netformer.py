@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from forebrain.errors import ConfigError
 from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput
 
 
@@ -30,6 +31,13 @@ class NetFormerConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(1, "unit_width", "width")
+        if self.relative:
+            raise ConfigError(
+                "model.relative is true; expected false: the last frame, which drives the next, is zero then."
+            )
+
+    def under(self, protocol: str) -> Self:
+        return self
 
     def build(self, num_datasets: int = 1) -> NetFormer:
         return NetFormer(self)
