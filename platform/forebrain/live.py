@@ -21,7 +21,6 @@ from torch import nn
 from forebrain import realtime
 from forebrain.adaptation.artifact import Adapted
 from forebrain.errors import ConfigError
-from forebrain.models.frozen_session import keep_off_helpers
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.realtime.latency import Latency, latency_histogram
@@ -152,7 +151,6 @@ def run_server(config: ServeConfig, console: Console) -> None:
     """
     torch.set_num_threads(1)  # the forecaster has its own
     live = _open(config)
-    keep_off_helpers(config.threads - 1)
     with ExitStack() as stack:
         state = updater = None
         if config.state is not None:

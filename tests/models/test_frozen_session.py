@@ -124,18 +124,17 @@ def test_other_models_forecast_by_a_call(dtype: torch.dtype) -> None:
     assert forecast.dtype == torch.float32
 
 
-def test_helpers_have_cores_of_their_own_and_who_wakes_them_keeps_off(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_helpers_have_cores_of_their_own_and_who_is_helped_keeps_off(monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[tuple[int, ...]] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5, 6, 7}, raising=False)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: bound.append(tuple(cores)), raising=False)
-    for helper in frozen_session.helping_threads(2):
-        helper.submit(int).result()
-    frozen_session.keep_off_helpers(2)
-    assert bound == [(6,), (7,), (4, 5)]
-    frozen_session.keep_off_helpers(0)
-    for helper in frozen_session.helping_threads(4):  # more than there are cores for
-        helper.submit(int).result()
-    frozen_session.keep_off_helpers(4)
-    assert len(bound) == 3
+    monkeypatch.setattr(
+        os, "sched_setaffinity", lambda pid, cores: bound.append(tuple(sorted(cores))), raising=False
+    )
+    for number, expected in ((2, [(6,), (7,), (4, 5), (4, 5, 6, 7)]), (0, []), (4, [])):
+        helpers = frozen_session.Helpers(number)  # four would leave none
+        for thread in helpers.threads:
+            thread.submit(int).result()
+        with helpers.at_work():
+            pass
+        assert len(helpers.threads) == number and bound == expected
+        bound.clear()

@@ -32,8 +32,8 @@ class Patience:
 
     repetitions: int = 20
     plain_repetitions: int = 5
-    seconds: float = 20.0
-    plain_seconds: float = 5.0
+    seconds: float = 12.0
+    plain_seconds: float = 3.0
     p99_within_s: float = 6.0
 
 

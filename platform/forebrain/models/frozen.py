@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from forebrain.models.contract import Interface, Model, SessionInput
-from forebrain.models.frozen_session import FrameWeights, FrozenSession, helping_threads
+from forebrain.models.frozen_session import FrameWeights, FrozenSession, Helpers
 from forebrain.models.poco import Poco
 
 
@@ -50,7 +49,7 @@ def session_forecaster(
         threads: that share the rows of a large session, where the model's forecaster can do that.
     """
     if type(model) is Poco:
-        return partial(FrozenPoco(model, compute_dtype).session, helpers=helping_threads(threads - 1))
+        return partial(FrozenPoco(model, compute_dtype).session, helpers=Helpers(threads - 1))
     return partial(_AnySession, model, compute_dtype)
 
 
@@ -104,12 +103,12 @@ class FrozenPoco(Model):
 
     @torch.no_grad()
     def session(
-        self, interface: Interface, dataset: int | None = None, helpers: Sequence[Executor] = ()
+        self, interface: Interface, dataset: int | None = None, helpers: Helpers | None = None
     ) -> FrozenSession:
         """A forecaster of one session, with the embeddings as they are now. It never drops anything."""
         frameless = interface.unit.new_zeros(0, self.config.context, len(interface.unit))
         terms = self.model.session_terms(SessionInput(frameless, interface, dataset), self.folded.probes)
-        return FrozenSession(self._frame_weights, terms, helpers)
+        return FrozenSession(self._frame_weights, terms, helpers or Helpers(0))
 
     @cached_property
     def _frame_weights(self) -> FrameWeights:

@@ -12,8 +12,9 @@ each finds its wide results in its own cache; operations that two threads share 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -40,10 +41,10 @@ class FrozenSession:
     Args:
         weights: of the backbone.
         terms: of the session.
-        helpers: threads that share the blocks of units with the caller, see `helping_threads`.
+        helpers: that share the blocks of units with the caller.
     """
 
-    def __init__(self, weights: FrameWeights, terms: SessionTerms, helpers: Sequence[Executor]) -> None:
+    def __init__(self, weights: FrameWeights, terms: SessionTerms, helpers: Helpers) -> None:
         config, (num_units, _) = weights.config, terms.units.shape
         self._weights, self._is_relative = weights, config.relative
         new = terms.units.new_empty
@@ -55,7 +56,7 @@ class FrozenSession:
         self._read = _Read(weights.read, terms, encoder_frames.unflatten(0, (-1, config.token_length)))
         self._forecast = new(config.horizon, num_units)
         cuts = _cuts(num_units)
-        num_threads = min(1 + len(helpers), len(cuts))
+        num_threads = min(1 + len(helpers.threads), len(cuts))
         scratch = [_Scratch(weights, terms.units, cuts[-1].stop - cuts[-1].start) for _ in range(num_threads)]
         self._blocks: list[list[_Block]] = [[] for _ in range(num_threads)]
         for number, units in enumerate(cuts):
@@ -63,12 +64,16 @@ class FrozenSession:
             self._blocks[thread].append(
                 _Block(weights, terms, self._frames, self._forecast, units, scratch[thread])
             )
-        self._helpers = helpers[: num_threads - 1]
+        self._helpers = helpers
         _keep_freed_memory()
 
     @torch.inference_mode()
     def forecast(self, window: Tensor) -> Tensor:
         """A window [C, N] to its forecast [H, N]."""
+        with self._helpers.at_work():
+            return self._forecast_window(window)
+
+    def _forecast_window(self, window: Tensor) -> Tensor:
         if not self._is_relative:
             self._frames.copy_(window)
             return self._forecast_frames().clone()
@@ -85,9 +90,9 @@ class FrozenSession:
     def _forecast_frames(self) -> Tensor:
         """[H, N], in memory that the next call overwrites."""
         weights, (own, *others) = self._weights, self._blocks
-        helped = list(zip(self._helpers, others, strict=True))
+        helped = list(zip(self._helpers.threads, others, strict=False))
         first = [blocks[0] for blocks in self._blocks]
-        seen = self._helpers[0].submit(_see, first) if helped else None
+        seen = helped[0][0].submit(_see, first) if helped else None
         latents = self._read()
         for layer in weights.latents:
             latents = layer(latents)
@@ -103,28 +108,34 @@ class FrozenSession:
         return self._forecast
 
 
-def helping_threads(number: int) -> list[ThreadPoolExecutor]:
-    """Threads that help to forecast, each bound to a core of its own where there are enough: the last ones.
+class Helpers:
+    """Threads that help others to forecast, each bound to a core of its own where there are enough: the last.
 
     A thread that is woken is put on the core of the one that wakes it and shares it for milliseconds before
-    it is moved: a forecast of 1,000 units took twice as long. Who wakes them should keep off their cores too
-    (`keep_off_helpers`).
+    it is moved, in which a forecast of 1,000 units is made. So whoever is helped keeps off these cores.
+
+    Args:
+        number: of threads.
     """
-    cores = _cores()
-    own = cores[len(cores) - number :] if len(cores) > number else [None] * number
-    return [ThreadPoolExecutor(1, "forecast", _bind, (core,)) for core in own]
 
+    def __init__(self, number: int) -> None:
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self._others = cores[: len(cores) - number]
+        own = cores[len(self._others) :] if self._others else [None] * number
+        self.threads = [ThreadPoolExecutor(1, "forecast", _bind, (core,)) for core in own]
 
-def keep_off_helpers(number: int) -> None:
-    """Binds the calling thread, and those that it will start, to the cores that so many helpers leave it."""
-    cores = _cores()
-    if number and len(cores) > number:
-        os.sched_setaffinity(0, cores[:-number])
-
-
-def _cores() -> list[int]:
-    """That the calling thread may run on; none where the system does not say."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """In here the calling thread keeps off their cores."""
+        if not (self.threads and self._others):
+            yield
+            return
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self._others)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
 
 def _bind(core: int | None) -> None:
