@@ -56,7 +56,7 @@ class LiveConfig:
         memory: time constant of running statistics, frames.
         score_windows: newest forecasts that the rolling score is over.
         fallback: give copy's forecast while the model's rolling score is below it.
-        precision: of the matrix products: `fp32`, bit for bit what the model gives offline, or `bf16`.
+        precision: of the matrix products: `fp32`, bit for bit what an adapted model gives offline, or `bf16`.
     """
 
     normalise: Literal["fit", "running"] = "fit"
