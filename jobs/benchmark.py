@@ -1,10 +1,10 @@
 """Times forecasts, training, adaptation and the way of the data: python jobs/benchmark.py [--json FILE]
 
 Ours and the plain formulation run in this process in turn, so that their ratio holds on a noisy machine, and
-beside what the machine can do: a matrix product and a copy, in the same run.
+beside what the machine can do: a matrix product and a copy, in the same run. Rows are in the file as soon as
+they are measured; a later run with the same file adds its own, and tables and picture are of all it holds.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from forebrain.benchmarking.cases import BATCHES, DTYPES, cases, time_case
 from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.fitting import time_fits
 from forebrain.benchmarking.loading import time_loading
+from forebrain.benchmarking.rows import RowFile
 from forebrain.benchmarking.scaling import time_scaling
 from forebrain.benchmarking.timing import Patience
 from forebrain.config import exit_status, parse
@@ -37,16 +38,16 @@ class BenchmarkConfig:
         what: forecast, train and adapt are steps of the model; fit is 200 steps of adaptation as a lab would
             wait for them; load is the way from shards to batches; scale is training over one and two workers.
         units: sizes of the session.
-        threads: CPU threads; several numbers are timed one after another.
+        threads: CPU threads, several numbers one after another. Published figures are of one.
         device: cpu or cuda; fit, load and scale are of the CPU.
         quick: few repetitions, to see that it works.
-        json: file for the rows, as a JSON list.
+        json: file for the rows, a JSON list; rows that it holds stay, unless they are measured again.
         picture: PNG file.
     """
 
     what: list[What] = field(default_factory=lambda: ["forecast", "train", "adapt", "fit", "load", "scale"])
     units: list[int] = field(default_factory=lambda: list(UNITS))
-    threads: list[int] = field(default_factory=lambda: [1])
+    threads: list[int] = field(default_factory=lambda: [1, 2])
     device: Literal["cpu", "cuda"] = "cpu"
     quick: bool = False
     json: str | None = None
@@ -64,37 +65,34 @@ class BenchmarkConfig:
 def main() -> int:
     try:
         config = parse(BenchmarkConfig, description=__doc__)
-    except ForebrainError as error:
+        file = RowFile(Path(config.json) if config.json else None)
+    except (ForebrainError, OSError) as error:
         return exit_status(error)
     console = make_console()
-    rows = measure(config, console)
-    for table in report.tables(rows):
+    for rows in measure(config, console):
+        file.add(rows)
+        console.print(f"  {report.line(rows)}")
+    for table in report.tables(file.rows):
         console.print(table)
-    if config.picture and any(row["what"] in BATCHES for row in rows):
-        report.picture(rows, Path(config.picture))
+    if config.picture and any(row["what"] in BATCHES for row in file.rows):
+        report.picture(file.rows, Path(config.picture))
     return 0
 
 
-def measure(config: BenchmarkConfig, console: Console) -> list[dict[str, Any]]:
-    """All rows; the file of rows is there after each kind, for whoever loses patience."""
-    patience = Patience(2, 1, 2.0, 0.0) if config.quick else Patience()
+def measure(config: BenchmarkConfig, console: Console) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each measurement, as it is made."""
+    patience = Patience(2, 1, 2.0, 1.0, 0.0) if config.quick else Patience()
     device = torch.device(config.device)
-    rows: list[dict[str, Any]] = []
     for threads in config.threads:
         torch.set_num_threads(threads)
         ceilings = Ceilings.measure(device, DTYPES)
         told = ", ".join(f"{name} {flops / 1e9:,.0f}" for name, flops in ceilings.flops_per_s.items())
         console.print(
-            f"{threads} threads on {config.device}: a product of matrices {told} GFLOP/s, "
-            f"a copy {ceilings.bytes_per_s / 1e9:.1f} GB/s"
+            f"{threads} thread{'s' if threads > 1 else ''} on {config.device}: a product of matrices {told} "
+            f"GFLOP/s, a copy {ceilings.bytes_per_s / 1e9:.1f} GB/s"
         )
         for what in config.what:
-            for found in _rows_of(what, config, device, patience, ceilings):
-                console.print(f"  {what}: {found[0]['units']:,} units x {found[0]['batch']} windows")
-                rows += found
-            if config.json:
-                Path(config.json).write_text(json.dumps(rows, indent=1))
-    return rows
+            yield from _rows_of(what, config, device, patience, ceilings)
 
 
 def _rows_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import tempfile
@@ -57,7 +58,7 @@ class ServeConfig:
         transport: `requests` (ZeroMQ REQ/REP), `streams` (ZeroMQ PUB/SUB) or `lsl` (Lab Streaming Layer).
         address: to bind for frames; for lsl the name of the stream to read.
         forecasts: address to bind for forecasts, for `streams`.
-        threads: CPU threads of a forecast.
+        threads: that share the units of a forecast by POCO, 512 each at a time; they want a core each.
         state: file from which to go on after a restart, and to keep up to date.
         state_every_s: how often the state is written at most, seconds.
         updates: go on fitting the interface to the stream, in another process.
@@ -148,7 +149,7 @@ def run_server(config: ServeConfig, console: Console) -> None:
     Raises:
         ForebrainError: the adaptation, the state or the address cannot be used.
     """
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(1)  # the forecaster has its own
     live = _open(config)
     with ExitStack() as stack:
         state = updater = None
@@ -172,6 +173,9 @@ def run_server(config: ServeConfig, console: Console) -> None:
 
         for _ in range(REHEARSALS):
             live.rehearse()
+        # What lives now stays: looking through it for garbage again would hold frames up.
+        gc.collect()
+        gc.freeze()
         console.print(f"serving {live.num_units} units at {where}")
         serve(live, port, lambda: bool(stop), after_frame)
     console.print(f"stopped; {json.dumps(live.status())}")
@@ -229,8 +233,8 @@ def run_replay(config: ReplayConfig, console: Console) -> bool:
 
 def run_soak(config: SoakJobConfig, console: Console) -> bool:
     """Soaks an untrained model, its state written beside. False if memory grew or the clock drifted."""
-    torch.set_num_threads(config.threads)
-    live = _untrained(config.units, config.model, config.live)
+    torch.set_num_threads(1)
+    live = _untrained(config.units, config.model, config.live, config.threads)
     with tempfile.TemporaryDirectory(prefix="forebrain-") as folder:
         state = StateFile(Path(folder) / "state.safetensors", live, every_s=1.0)
         soaked = soak(live, config.soak, state)
@@ -251,7 +255,7 @@ def run_soak(config: SoakJobConfig, console: Console) -> bool:
 def _open(config: ServeConfig) -> LiveForecaster:
     if config.adapted is None:
         assert config.untrained_units is not None
-        return _untrained(config.untrained_units, PocoConfig(relative=True), config.live)
+        return _untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
     adapted = Adapted.load(config.adapted, registry=config.registry)
     return realtime.open(
         adapted.backbone,
@@ -262,17 +266,18 @@ def _open(config: ServeConfig) -> LiveForecaster:
         columns=adapted.columns,
         num_recorded=adapted.num_recorded,
         config=config.live,
+        threads=config.threads,
     )
 
 
-def _untrained(num_units: int, model: PocoConfig, config: LiveConfig) -> LiveForecaster:
+def _untrained(num_units: int, model: PocoConfig, config: LiveConfig, threads: int) -> LiveForecaster:
     """A model that has learned nothing, for frames of about zero mean and unit spread."""
     torch.manual_seed(0)
     poco = Poco(model).requires_grad_(False)
     for parameter in poco.forecaster.parameters():
         nn.init.normal_(parameter, std=0.02)
     fit = Fit(np.zeros(num_units, np.float32), np.ones(num_units, np.float32))
-    return realtime.open(poco, poco.new_interface(num_units), fit, config=config)
+    return realtime.open(poco, poco.new_interface(num_units), fit, config=config, threads=threads)
 
 
 def _port(config: ServeConfig, live: LiveForecaster) -> tuple[Port, str]:

@@ -30,6 +30,12 @@ def test_no_round_is_begun_once_patience_is_out() -> None:
     assert len(times["ours"].seconds) == 1
 
 
+def test_the_plain_formulation_stops_where_it_would_take_most_of_the_time() -> None:
+    patience = Patience(4, 4, seconds=60, plain_seconds=0, p99_within_s=0)
+    times = time_together({"ours": lambda: None, "plain": lambda: None}, CPU, patience)
+    assert [len(times[name].seconds) for name in ("ours", "plain")] == [4, 1]
+
+
 def test_median_best_and_percentile_are_those_of_the_repetitions() -> None:
     times = Times([0.001 * count for count in range(1, 102)])
     assert times.median_ms == pytest.approx(51) and times.best_ms == pytest.approx(1)

@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def test_a_quick_run_has_every_kind_of_row_and_a_picture(run, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     kinds = ["forecast", "train", "adapt", "fit", "load"]
-    rows = run("--quick", "--units", "40", "--what", *kinds, "--picture", str(picture))
+    rows = run("--quick", "--units", "40", "--threads", "1", "--what", *kinds, "--picture", str(picture))
     assert [(row["what"], row["dtype"]) for row in rows if row["what"] in kinds[:3]] == [
         (what, dtype) for what in kinds[:3] for dtype in ("fp32", "bf16")
     ]
@@ -50,6 +50,47 @@ def test_a_quick_run_has_every_kind_of_row_and_a_picture(run, tmp_path: Path) ->
             assert row["flops_per_s"] > 0
     assert {"fit", "load"} <= {row["what"] for row in rows}
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_into_one_file_make_one_table(run, capsys) -> None:
+    quick = ("--quick", "--threads", "1", "--what", "forecast", "--units")
+    run(*quick, "30")
+    first = run(*quick, "20")
+    assert [(row["units"], row["dtype"]) for row in first] == [
+        (units, dtype) for units in (30, 20) for dtype in ("fp32", "bf16")
+    ]
+    capsys.readouterr()
+    again = run(*quick, "30")
+    assert [row["units"] for row in again] == [20, 20, 30, 30]
+    table = capsys.readouterr().out.split("ceiling")[1]
+    lines = [line.split()[:4] for line in table.splitlines() if line.split()[:1] in (["20"], ["30"])]
+    assert lines == [[units, "1", "1", dtype] for units in ("20", "30") for dtype in ("fp32", "bf16")]
+    assert max(map(len, table.splitlines())) <= 120
+
+
+def test_a_run_that_is_cut_short_keeps_its_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def cut(case, *_):
+        if case.units == 20:
+            raise KeyboardInterrupt
+        return [{"what": "forecast", "units": case.units, "batch": 1, "dtype": "fp32", "median_ms": 1.0}]
+
+    path = tmp_path / "rows.json"
+    monkeypatch.setattr(benchmark, "time_case", cut)
+    monkeypatch.setattr(
+        sys, "argv", ["", "--what", "forecast", "--units", "10", "20", "--threads", "1", "--json", str(path)]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main()
+    assert [row["units"] for row in json.loads(path.read_text())] == [10]
+
+
+def test_a_file_that_holds_something_else_is_left_alone(monkeypatch, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "notes.json"
+    for text in ('{"a": 1}', "no json", "[3]"):
+        path.write_text(text)
+        monkeypatch.setattr(sys, "argv", ["", "--quick", "--json", str(path)])
+        assert benchmark.main() == 2
+        assert "notes.json" in capsys.readouterr().err and path.read_text() == text
 
 
 @pytest.mark.parametrize(

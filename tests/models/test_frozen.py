@@ -107,18 +107,3 @@ def test_bf16_is_near_and_autocast_changes_nothing() -> None:
             assert (ours - gradient).norm() < 0.05 * gradient.norm()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(exact(inputs)[0], expected[0])
-
-
-@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("relative", [False, True])
-def test_a_frozen_session_forecasts_as_the_backbone_does(compute_dtype: torch.dtype, relative: bool) -> None:
-    config = replace(SMALL, relative=relative)
-    model, inputs = build(config).eval(), inputs_of(config)
-    frozen = FrozenPoco(model, compute_dtype)
-    for entry, expected in zip(inputs, frozen(inputs), strict=True):
-        session = frozen.session(entry.interface, entry.dataset)
-        forecast = session.forecast(entry.context)
-        # Sessions share blocks in one call and not in the other, so products may be summed in another order.
-        torch.testing.assert_close(forecast, expected, rtol=1e-5, atol=1e-5)
-        assert forecast.shape == expected.shape and not forecast.requires_grad
-        assert torch.equal(session.forecast(entry.context), forecast)

@@ -23,6 +23,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,8 @@ from torch import Tensor
 from forebrain.adaptation.backbone import Origin, pull_version, weights_of
 from forebrain.adaptation.description import Description, fill, tensors_of
 from forebrain.errors import AdaptationError, StorageError
-from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.contract import Interface, Model
+from forebrain.models.frozen import SessionForecaster, session_forecaster
 from forebrain.sessions.frames import hold_last
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
@@ -128,10 +130,12 @@ class Adapted:
         """
         frames = self._checked(window)
         normalised = (frames - self.mean) / self.scale
-        device = next(self.backbone.parameters()).device
-        context = torch.from_numpy(normalised).to(device)[None]
-        (forecast,) = self.backbone([SessionInput(context, self.interface)])
-        return forecast[0].float().cpu().numpy() * self.scale + self.mean
+        forecast = self._forecaster.forecast(torch.from_numpy(normalised).to(self.interface.unit.device))
+        return forecast.cpu().numpy() * self.scale + self.mean
+
+    @cached_property
+    def _forecaster(self) -> SessionForecaster:
+        return session_forecaster(self.backbone)(self.interface, None)
 
     def _checked(self, window: np.ndarray) -> np.ndarray:
         """The last C frames of the adapted units, float32 [C, N]."""

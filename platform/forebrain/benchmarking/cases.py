@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.timing import Patience, Times, time_together
 from forebrain.models.contract import Interface, SessionInput, SessionTarget
-from forebrain.models.frozen import FrozenPoco
+from forebrain.models.frozen import FrozenPoco, SessionForecaster, session_forecaster
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.training.adamw import AdamW
@@ -108,20 +109,42 @@ def time_case(
 ) -> list[dict[str, Any]]:
     """A row for each dtype; see `jobs/benchmark.py` for what is in it."""
     torch.manual_seed(0)
-    steps = _STEPS[case.what](case, device)
-    times = time_together(steps, device, patience)
-    plain = times["plain"]
-    return [_row(case, name, steps[name], times[name], plain, device, ceilings) for name in DTYPES]
+    times = time_together(_STEPS[case.what](case, device), device, patience)
+    flops = _flops(case, device)
+    return [_row(case, name, flops[name], times[name], times["plain"], device, ceilings) for name in DTYPES]
+
+
+def _flops(case: Case, device: torch.device) -> dict[str, int]:
+    """Of a step in each dtype, done by one thread: what helpers do is not seen."""
+    flops = {}
+    with _threads(1):
+        steps = _STEPS[case.what](case, device)
+        for name in DTYPES:
+            with FlopCounterMode(display=False, custom_mapping=_LEFT_OUT) as counter:
+                steps[name]()
+            flops[name] = counter.get_total_flops()
+    return flops
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """With so many threads of torch's own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _row(
-    case: Case, dtype: str, step: Step, own: Times, plain: Times, device: torch.device, ceilings: Ceilings
+    case: Case, dtype: str, flops: int, own: Times, plain: Times, device: torch.device, ceilings: Ceilings
 ) -> dict[str, Any]:
-    with FlopCounterMode(display=False, custom_mapping=_LEFT_OUT) as counter:
-        step()
-    flops, seconds = counter.get_total_flops(), own.median_ms / 1e3
+    seconds = own.median_ms / 1e3
     least_bytes = _least_bytes(case, DTYPES[dtype].itemsize)
-    published = PUBLISHED_MS.get((case.what, case.units, case.batch))
+    published = None
+    if (torch.get_num_threads(), device.type) == (1, "cpu"):
+        published = PUBLISHED_MS.get((case.what, case.units, case.batch))
     return {
         "what": case.what,
         "units": case.units,
@@ -136,7 +159,9 @@ def _row(
         "p99_ms": own.p99_ms,
         "plain_median_ms": plain.median_ms,
         "plain_best_ms": plain.best_ms,
+        "plain_ratio": plain.median_ms / own.median_ms,
         "published_ms": published,
+        "published_ratio": None if published is None else published / own.median_ms,
         "rows_per_s": case.rows / seconds,
         "peak_bytes": own.peak_bytes,
         "plain_peak_bytes": plain.peak_bytes,
@@ -178,18 +203,25 @@ def _windows(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _forecast_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
-    """With weights and interface fixed, as a live forecaster has them."""
+    """With weights and interface fixed, as a live forecaster has them, one window after the other."""
     model = _model(device).eval()
     interface = model.new_interface(case.units).to(device)
     context, _ = _windows(case, device)
-    sessions = {name: FrozenPoco(model, dtype).session(interface, 0) for name, dtype in DTYPES.items()}
 
     def plain() -> None:
         with torch.inference_mode():
             plain_forecast(model, [SessionInput(context, interface, 0)])
 
-    ours = {name: partial(session.forecast, context) for name, session in sessions.items()}
-    return {**ours, "plain": plain}
+    def ours(session: SessionForecaster) -> None:
+        with _threads(1):
+            for window in context:
+                session.forecast(window)
+
+    threads = torch.get_num_threads()
+    sessions = {
+        name: session_forecaster(model, dtype, threads)(interface, 0) for name, dtype in DTYPES.items()
+    }
+    return {**{name: partial(ours, session) for name, session in sessions.items()}, "plain": plain}
 
 
 def _training_steps(case: Case, device: torch.device) -> Mapping[str, Step]:

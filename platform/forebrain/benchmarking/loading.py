@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from forebrain.benchmarking.timing import peak_bytes
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -43,19 +45,23 @@ def noise_shards(units: int, sessions: int = SESSIONS, frames: int = FRAMES) -> 
 
 
 def time_loading(units: int, batches: int) -> dict[str, Any]:
-    """Batches a training step would be given, with no step between them; the files are in memory already."""
+    """Batches a training step would be given, with no step between them; the files are in memory already.
+
+    Plain is to read as many bytes as a batch has from the same files, from first to last.
+    """
     with noise_shards(units) as folder:
         plain_s, num_bytes = _read_plainly(folder / "shards")
         windows = ShardWindows(ShardSet.open(str(folder / "shards")), "chronological", CONTEXT, HORIZON)
         stream = Stream(windows, build_order(windows, BATCH, 0, MixtureConfig()))
-        stream.batch(0)
+        peak = peak_bytes(lambda: stream.batch(0), torch.device("cpu"))
         seconds, given = [], 0
         for step in range(1, 1 + batches):
             began = time.perf_counter()
             batch = stream.batch(step)
             seconds.append(time.perf_counter() - began)
             given += sum(group.context.nbytes + group.target.nbytes for group in batch.groups)
-    median_s = float(np.median(seconds))
+    median_s, batch_bytes = float(np.median(seconds)), given / batches
+    plain_bytes_per_s = num_bytes / plain_s
     return {
         "what": "load",
         "units": units,
@@ -65,9 +71,11 @@ def time_loading(units: int, batches: int) -> dict[str, Any]:
         "dtype": "fp32",
         "median_ms": 1e3 * median_s,
         "p99_ms": 1e3 * float(np.quantile(seconds, 0.99)) if len(seconds) >= 100 else None,
+        "plain_median_ms": 1e3 * batch_bytes / plain_bytes_per_s,
+        "peak_bytes": peak,
         "windows_per_s": BATCH / median_s,
-        "bytes_per_s": given / batches / median_s,
-        "plain_bytes_per_s": num_bytes / plain_s,
+        "bytes_per_s": batch_bytes / median_s,
+        "plain_bytes_per_s": plain_bytes_per_s,
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 Rows = Sequence[dict[str, Any]]
@@ -15,6 +16,19 @@ _TITLES = {
     "train": "training step",
     "adapt": "step of adaptation, backbone frozen",
 }
+
+
+def line(rows: Rows) -> str:
+    """What was just measured, in a line."""
+    row = rows[0]
+    times = ", ".join(
+        f"{each['dtype']} {_digits(each['seconds'])} s"
+        if each["what"] == "fit"
+        else f"{each['dtype']} {_digits(each['median_ms'])} ms"
+        for each in rows
+    )
+    plain = f", plain {_digits(row['plain_median_ms'])} ms" if row.get("plain_median_ms") else ""
+    return f"{row['what']}: {row['units']:,} units x {row['batch']} windows: {times}{plain}"
 
 
 def tables(rows: Rows) -> list[Table]:
@@ -27,75 +41,80 @@ def tables(rows: Rows) -> list[Table]:
     return found
 
 
+def _table(title: str, *columns: str) -> Table:
+    """Numbers to the right, nothing but a rule below the names: it fits a page and survives copying."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
 def _of_model(what: str, rows: Rows) -> Table:
-    table = Table(
-        "units", "windows", "threads", "dtype", "ms", "p99", "rows/s", "GFLOP/s", "GB/s", "peak MB",
-        "kB a row", "plain ms", "plain / ours", "published / ours",
-        title=f"{_TITLES[what]}: median ms; in brackets what part of the machine's ceiling that is",
+    table = _table(
+        f"{_TITLES[what]}: median ms; % is of the machine's ceiling",
+        "units", "windows", "threads", "dtype", "ms", "p99", "GFLOP/s", "%", "GB/s", "%", "peak MB",
+        "plain ms", "ratio", "published", "ratio",
     )  # fmt: skip
-    for row in rows:
-        if row["what"] == what:
-            ms, published = row["median_ms"], row["published_ms"]
-            table.add_row(
-                f"{row['units']:,}", f"{row['batch']}", f"{row['threads']}", row["dtype"], _ms(ms),
-                _ms(row["p99_ms"]), f"{row['rows_per_s']:,.0f}",
-                f"{row['flops_per_s'] / 1e9:.0f} ({row['of_flops_ceiling']:.0%})",
-                f"{row['bytes_per_s'] / 1e9:.2f} ({row['of_bytes_ceiling']:.0%})",
-                f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['peak_bytes'] / row['rows'] / 1e3:.1f}",
-                _ms(row["plain_median_ms"]), f"{row['plain_median_ms'] / ms:.1f}",
-                "" if published is None else f"{published / ms:.1f}",
-            )  # fmt: skip
+    own = [row for row in rows if row["what"] == what]
+    for row in sorted(own, key=lambda row: (row["units"], row["batch"], row["threads"])):
+        table.add_row(
+            f"{row['units']:,}", f"{row['batch']}", f"{row['threads']}", row["dtype"],
+            _digits(row["median_ms"]), _digits(row["p99_ms"]),
+            f"{row['flops_per_s'] / 1e9:.0f}", f"{100 * row['of_flops_ceiling']:.0f}",
+            f"{row['bytes_per_s'] / 1e9:.2f}", f"{100 * row['of_bytes_ceiling']:.0f}",
+            f"{row['peak_bytes'] / 1e6:,.0f}", _digits(row["plain_median_ms"]), _ratio(row["plain_ratio"]),
+            _digits(row["published_ms"]), _ratio(row["published_ratio"]),
+        )  # fmt: skip
     return table
 
 
 def _of_fits(rows: Rows) -> Table:
-    table = Table(
-        "units", "steps", "threads", "dtype", "seconds", "published s", title="fitting an interface"
+    table = _table(
+        "fitting an interface", "units", "steps", "threads", "dtype", "seconds", "published s", "ratio"
     )
     for row in rows:
-        published = row["published_s"]
         table.add_row(
             f"{row['units']:,}", f"{row['steps']}", f"{row['threads']}", row["dtype"],
-            f"{row['seconds']:.2f}", "" if published is None else f"{published}",
+            _digits(row["seconds"]), _digits(row["published_s"]), _ratio(row["published_ratio"]),
         )  # fmt: skip
     return table
 
 
 def _of_loading(rows: Rows) -> Table:
-    table = Table(
-        "units", "windows", "median ms", "windows/s", "MB/s", "plain reading, MB/s", title="shards to batches"
-    )
+    table = _table(
+        "shards to batches; plain is reading as many bytes",
+        "units", "windows", "ms", "p99", "windows/s", "MB/s", "plain MB/s", "peak MB",
+    )  # fmt: skip
     for row in rows:
         table.add_row(
-            f"{row['units']:,}", f"{row['batch']}", _ms(row["median_ms"]), f"{row['windows_per_s']:,.0f}",
-            f"{row['bytes_per_s'] / 1e6:,.0f}", f"{row['plain_bytes_per_s'] / 1e6:,.0f}",
+            f"{row['units']:,}", f"{row['batch']}", _digits(row["median_ms"]), _digits(row["p99_ms"]),
+            f"{row['windows_per_s']:,.0f}", f"{row['bytes_per_s'] / 1e6:,.0f}",
+            f"{row['plain_bytes_per_s'] / 1e6:,.0f}", f"{row['peak_bytes'] / 1e6:,.0f}",
         )  # fmt: skip
     return table
 
 
 def _of_scaling(rows: Rows) -> Table:
-    table = Table(
-        "workers",
-        "units",
-        "windows",
-        "ms a step",
-        "efficiency",
-        "waits for data",
-        title="training over workers",
+    table = _table(
+        "training over workers", "workers", "units", "windows", "ms a step", "efficiency", "waits for data"
     )
     for row in rows:
         table.add_row(
-            f"{row['workers']}", f"{row['units']:,}", f"{row['batch']}", _ms(row["median_ms"]),
+            f"{row['workers']}", f"{row['units']:,}", f"{row['batch']}", _digits(row["median_ms"]),
             f"{row['efficiency']:.0%}", f"{row['wait_share']:.1%}",
         )  # fmt: skip
     return table
 
 
-def _ms(milliseconds: float | None) -> str:
+def _digits(number: float | None) -> str:
     """Three digits."""
-    if milliseconds is None:
+    if number is None:
         return ""
-    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.1f}"
 
 
 def picture(rows: Rows, path: Path) -> Path:
@@ -104,35 +123,29 @@ def picture(rows: Rows, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     threads = min(row["threads"] for row in rows if row["what"] in _TITLES)
-    kinds = [what for what in _TITLES if any(row["what"] == what for row in rows)]
-    figure = Figure(figsize=(4.3 * len(kinds), 3.9), layout="constrained")
+    shown = [row for row in rows if row["what"] in _TITLES and row["threads"] == threads]
+    kinds = [what for what in _TITLES if any(row["what"] == what for row in shown)]
+    figure = Figure(figsize=(max(6.4, 4.3 * len(kinds)), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    for number, what in enumerate(kinds):
-        axes = figure.add_subplot(1, len(kinds), 1 + number)
-        for dtype, colour in (("fp32", _BLUE), ("bf16", _VERMILION)):
-            own = sorted(
-                (row["rows"], row["median_ms"], row["plain_median_ms"])
-                for row in rows
-                if row["what"] == what and row["dtype"] == dtype and row["threads"] == threads
-            )
-            counts, ours, plain = zip(*own, strict=True)
-            if dtype == "fp32":
-                axes.plot(counts, plain, "o-", color=_MUTED, markersize=3.5, label="plain formulation, fp32")
-            axes.plot(counts, ours, "o-", color=colour, markersize=3.5, label=f"forebrain, {dtype}")
-        published = sorted(
-            {
-                (row["rows"], row["published_ms"])
-                for row in rows
-                if row["what"] == what and row["published_ms"]
-            }
-        )
-        if published:
-            axes.plot(
-                *zip(*published, strict=True), "x", color=_INK, markersize=6, label="published implementation"
-            )
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for number, (what, axes) in enumerate(zip(kinds, panels, strict=True)):
+        own = sorted((row for row in shown if row["what"] == what), key=lambda row: row["rows"])
+        exact = [row for row in own if row["dtype"] == "fp32"]
+        rounded = [row for row in own if row["dtype"] == "bf16"]
+        published = [row for row in exact if row["published_ms"]]
+        lines = [
+            ("plain formulation, fp32", _MUTED, exact, "plain_median_ms", "o-"),
+            ("forebrain, fp32", _BLUE, exact, "median_ms", "o-"),
+            ("forebrain, bf16", _VERMILION, rounded, "median_ms", "o-"),
+            ("published implementation", _INK, published, "published_ms", "x"),
+        ]  # fmt: skip
+        for label, colour, given, name, style in lines:
+            counts, times = [row["rows"] for row in given], [row[name] for row in given]
+            size = 6 if style == "x" else 3.5
+            axes.plot(counts, times, style, color=colour, markersize=size, linewidth=1.3, label=label)
         axes.set(xscale="log", yscale="log", xlabel="rows (units x windows)")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:,.0f}")
+            axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
             axis.set_minor_formatter("")
         axes.set_title(_TITLES[what], loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
@@ -141,5 +154,6 @@ def picture(rows: Rows, path: Path) -> Path:
         if number == 0:
             axes.set_ylabel(f"milliseconds, median, {threads} thread{'s' if threads > 1 else ''}")
             axes.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
     return path

@@ -26,12 +26,14 @@ class Patience:
         repetitions: of what is timed, after one to warm up.
         plain_repetitions: of the plain formulation beside it.
         seconds: after which no other round is begun.
+        plain_seconds: after which rounds go on without the plain formulation, which takes longest.
         p99_within_s: where so many seconds are enough for a hundred repetitions, they are made.
     """
 
     repetitions: int = 20
     plain_repetitions: int = 5
-    seconds: float = 30.0
+    seconds: float = 12.0
+    plain_seconds: float = 3.0
     p99_within_s: float = 6.0
 
 
@@ -79,6 +81,8 @@ def time_together(
             times[name].seconds.append(seconds_of(functions[name], device))
         if time.perf_counter() - began > patience.seconds:
             break
+        if "plain" in wanted and sum(times["plain"].seconds) > patience.plain_seconds:
+            wanted["plain"] = 0
         each_round_s = sum(min(times[name].seconds) for name in functions if name != "plain")
         if P99_FROM * each_round_s < patience.p99_within_s:
             wanted |= {name: P99_FROM for name in functions if name != "plain"}

@@ -1,20 +1,24 @@
 """A backbone that no longer changes: what follows from its weights alone is done once.
 
-Adapting calls a `FrozenPoco` in place of the model, and gradients reach interfaces alone. A live forecaster
-goes one step further: with the interface fixed as well, a `FrozenSession` does the frames' share of the work.
+Adapting calls a `FrozenPoco` in place of the model, and gradients reach interfaces alone. With the interface
+fixed as well, a `FrozenSession` does what is left for each window. Whatever forecasts windows of one session
+one at a time, live or offline, gets it by `session_forecaster`, so that both say the same to the bit.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
-from forebrain.models.poco import Poco, SessionTerms
+from forebrain.models.frozen_session import FrameWeights, FrozenSession, Helpers
+from forebrain.models.poco import Poco
 from forebrain.models.row_head import RowHead
 
 
@@ -26,6 +30,47 @@ def freeze(model: Model, compute_dtype: torch.dtype) -> Model:
         compute_dtype: of the products of rows, as autocast would choose it.
     """
     return FrozenPoco(model, compute_dtype) if type(model) is Poco else model
+
+
+class SessionForecaster(Protocol):
+    """Forecasts windows of one session."""
+
+    def forecast(self, window: Tensor) -> Tensor:
+        """A normalised window [C, N] to the next [H, N], both float32."""
+
+
+def session_forecaster(
+    model: Model, compute_dtype: torch.dtype = torch.float32, threads: int = 1
+) -> Callable[[Interface, int | None], SessionForecaster]:
+    """What makes forecasters of sessions, each from an interface and its data set, as these are then.
+
+    Args:
+        model: in evaluation mode; its weights no longer change.
+        compute_dtype: of the products of rows.
+        threads: that share the rows of a large session, where the model's forecaster can do that.
+    """
+    if type(model) is Poco:
+        return partial(FrozenPoco(model, compute_dtype).session, helpers=Helpers(threads - 1))
+    return partial(_AnySession, model, compute_dtype)
+
+
+@dataclass(frozen=True)
+class _AnySession:
+    """By a call of the model."""
+
+    model: Model
+    compute_dtype: torch.dtype
+    interface: Interface
+    dataset: int | None
+
+    @torch.inference_mode()
+    def forecast(self, window: Tensor) -> Tensor:
+        is_lower = self.compute_dtype != torch.float32
+        with torch.autocast(
+            window.device.type, dtype=self.compute_dtype if is_lower else None, enabled=is_lower
+        ):
+            (forecast,) = self.model([SessionInput(window[None], self.interface, self.dataset)])
+        return forecast[0].float()
 
 
 class FrozenPoco(Model):
@@ -64,37 +109,14 @@ class FrozenPoco(Model):
             return self.model.row_head_of_known(list(zip(inputs, terms, strict=True)), self.folded)
 
     @torch.no_grad()
-    def session(self, interface: Interface, dataset: int | None = None) -> FrozenSession:
-        """A forecaster of one session, with the embeddings as they are now.
-
-        It holds 5 kB a unit in fp32, 3 kB in bf16, at the default sizes.
-        """
+    def session(
+        self, interface: Interface, dataset: int | None = None, helpers: Helpers | None = None
+    ) -> FrozenSession:
+        """A forecaster of one session, with the embeddings as they are now. It never drops anything."""
         frameless = interface.unit.new_zeros(0, self.config.context, len(interface.unit))
-        entry = SessionInput(frameless, interface, dataset)
-        terms = self.model.session_terms(entry, self.folded.probes)
-        weight = self.folded.row_head.expand_weight
-        projected = terms.units.to(weight.dtype) @ weight.T
-        return FrozenSession(self, entry, replace(terms, projected=projected))
+        terms = self.model.session_terms(SessionInput(frameless, interface, dataset), self.folded.probes)
+        return FrozenSession(self._frame_weights, terms, helpers or Helpers(0))
 
-
-class FrozenSession(Model):
-    """Forecasts one session with backbone and interface both fixed; made by `FrozenPoco.session`.
-
-    Called like a model it forecasts windows of that session, whatever interface they come with.
-    """
-
-    def __init__(self, frozen: FrozenPoco, entry: SessionInput, terms: SessionTerms) -> None:
-        super().__init__()
-        self.config = frozen.config
-        self.frozen, self._entry, self._terms = frozen, entry, terms
-
-    @torch.inference_mode()
-    def forecast(self, context: Tensor) -> Tensor:
-        """Contexts [B, C, N] to forecasts [B, H, N]."""
-        (forecast,) = self([replace(self._entry, context=context)])
-        return forecast
-
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        (entry,) = inputs
-        with torch.autocast(entry.context.device.type, enabled=False):
-            return self.frozen.model.forecast_known([(entry, self._terms)], self.frozen.folded)
+    @cached_property
+    def _frame_weights(self) -> FrameWeights:
+        return FrameWeights(self.model, self.folded)

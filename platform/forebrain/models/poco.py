@@ -133,14 +133,12 @@ class SessionTerms:
         tokens: of its N units.
         queries: [M, h], what each unit to forecast asks of the latents.
         units: [M, d], who they are, with the bias of what they read.
-        projected: see `row_head.SessionRows`.
     """
 
     latents: Tensor
     tokens: Tokens
     queries: Tensor
     units: Tensor
-    projected: Tensor | None = None
 
 
 class Poco(Model):
@@ -230,12 +228,6 @@ class Poco(Model):
         """What `row_head` returns, of sessions whose terms are known."""
         return RowHead(self._read(inputs), folded.row_head, self.row_dropout, folded.compute_dtype)
 
-    def forecast_known(
-        self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
-    ) -> list[Tensor]:
-        """What `forecast_windows` returns, of sessions whose terms are known."""
-        return self.row_head_of_known(inputs, folded).forecast()
-
     @property
     def row_dropout(self) -> float:
         return self.decoder_feed_forward.dropout if self.training else 0.0
@@ -259,7 +251,6 @@ class Poco(Model):
                     (key @ terms.queries.T).softmax(dim=1),
                     value,
                     entry.of_forecast(entry.context, 2),
-                    terms.projected,
                 )
                 for (entry, terms), key, value in of_sessions
             ]

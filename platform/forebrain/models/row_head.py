@@ -88,15 +88,12 @@ class SessionRows:
         attention: [B, K, N] float32, a, how much each unit reads of each latent.
         values: [B, K, d] float32, V.
         context: [B, C, N], each row's own past.
-        projected: [N, F] W1 u where it is known from before, in the dtype of the products; only where no
-            gradient is asked for.
     """
 
     units: Tensor
     attention: Tensor
     values: Tensor
     context: Tensor
-    projected: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,9 +132,8 @@ class RowHead:
         return torch.autocast(self.weights.out_weight.device.type, enabled=False)
 
     def _call(self, targets: Sequence[SessionTarget]) -> _Call:
-        projected = [rows.projected for rows in self.sessions]
         learns = torch.is_grad_enabled()
-        return _Call(len(self.sessions), self.dropout, self.compute_dtype, projected, targets, learns)
+        return _Call(len(self.sessions), self.dropout, self.compute_dtype, targets, learns)
 
     def _tensors(self) -> list[Tensor]:
         weights = self.weights
@@ -153,14 +149,13 @@ class _Call(NamedTuple):
     num_sessions: int
     dropout: float
     compute_dtype: torch.dtype
-    projected: list[Tensor | None]
     targets: Sequence[SessionTarget]
     learns: bool
 
     def unpack(self, tensors: Sequence[Any], cast: bool = True) -> tuple[list[SessionRows], RowHeadWeights]:
         """The flat order in which autograd passes tensors, or their gradients, by name again."""
         split = 4 * self.num_sessions
-        of_sessions = zip(*(tensors[first:split:4] for first in range(4)), self.projected, strict=True)
+        of_sessions = zip(*(tensors[first:split:4] for first in range(4)), strict=True)
         sessions = [SessionRows(*fields) for fields in of_sessions]
         weights = _named(tensors[split:])
         return sessions, weights.to(self.compute_dtype) if cast else weights
@@ -202,9 +197,6 @@ class _Projections:
 
     def of_units(self, piece: Piece) -> Tensor:
         """[n, F]."""
-        known = self.sessions[piece.session].projected
-        if known is not None:
-            return known[piece.units]
         if self._last is None or not self._last[0].same_units(piece):
             units = self.sessions[piece.session].units[piece.units]
             self._last = piece, units.to(self.weight.dtype) @ self.weight.T

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 
 from forebrain.errors import ConfigError, FrameError
-from forebrain.models.contract import Interface, Model, SessionInput
-from forebrain.models.frozen import FrozenPoco
-from forebrain.models.poco import Poco
+from forebrain.models.contract import Interface, Model
+from forebrain.models.frozen import session_forecaster
 from forebrain.realtime.arrivals import Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
@@ -57,7 +56,7 @@ class LiveConfig:
         memory: time constant of running statistics, frames.
         score_windows: newest forecasts that the rolling score is over.
         fallback: give copy's forecast while the model's rolling score is below it.
-        precision: of the matrix products: `fp32`, bit for bit what the model gives offline, or `bf16`.
+        precision: of the matrix products: `fp32`, bit for bit what an adapted model gives offline, or `bf16`.
     """
 
     normalise: Literal["fit", "running"] = "fit"
@@ -89,6 +88,7 @@ class LiveForecaster:
         num_recorded: int | None,
         dataset: int | None,
         config: LiveConfig,
+        threads: int,
     ) -> None:
         num_units = len(interface.unit)
         self.model, self.interface, self.config = model.eval(), interface, config
@@ -114,15 +114,14 @@ class LiveForecaster:
         self.num_recorded = num_units if num_recorded is None else num_recorded
         self._recorded_columns = columns
         self._named: _Named | None = None
-        self._normalised = np.empty((1, self.context, num_units), np.float32)
+        self._normalised = np.empty((self.context, num_units), np.float32)
         self._input = torch.from_numpy(self._normalised)
         self._forecast: np.ndarray | None = None  # of the newest frame, by the model
         self.answer = np.repeat(self._last[None], self.horizon, axis=0)
         self._falls_back = False
-        self._frozen = None
-        if isinstance(model, Poco):
-            self._frozen = FrozenPoco(model, torch.bfloat16 if config.precision == "bf16" else None)
-        self._in_use = self._bound()
+        compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self._forecaster_of = session_forecaster(self.model, compute_dtype, threads)
+        self._forecaster = self._forecaster_of(interface, dataset)
         if unit_names is not None and (len(unit_names), len(set(unit_names))) != (num_units, num_units):
             raise ConfigError(
                 f"{len(unit_names)} unit names, {len(set(unit_names))} of them different, for {num_units} "
@@ -224,7 +223,7 @@ class LiveForecaster:
     def replace_interface(self, interface: Interface) -> None:
         """Goes on with another interface of the same units, from the next forecast on."""
         self.interface = interface
-        self._in_use = self._bound()
+        self._forecaster = self._forecaster_of(self.interface, self.dataset)
         self.counts["updates"] += 1
 
     def state(self) -> State:
@@ -265,7 +264,7 @@ class LiveForecaster:
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
         self.interface.unit.copy_(torch.from_numpy(arrays["unit"]))
         self.interface.session.copy_(torch.from_numpy(arrays["session"]))
-        self._in_use = self._bound()
+        self._forecaster = self._forecaster_of(self.interface, self.dataset)
         if self.config.normalise == "running":
             self._mean[:], self._scale[:] = self.moments.mean, self.moments.scale()
         else:
@@ -382,17 +381,10 @@ class LiveForecaster:
         self.ring.clear()
         self.score.restart()
 
-    def _bound(self) -> Model:
-        """What forecasts: the model, where possible with all done that the interface alone decides."""
-        return self.model if self._frozen is None else self._frozen.session(self.interface, self.dataset)
-
     def _call_model(self) -> np.ndarray:
-        window = self._normalised[0]
-        np.subtract(self.ring.window, self._mean, out=window)
-        np.divide(window, self._scale, out=window)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
-            (forecast,) = self._in_use([SessionInput(self._input, self.interface, self.dataset)])
-        return forecast[0].float().numpy() * self._scale + self._mean
+        np.subtract(self.ring.window, self._mean, out=self._normalised)
+        np.divide(self._normalised, self._scale, out=self._normalised)
+        return self._forecaster.forecast(self._input).numpy() * self._scale + self._mean
 
     def _count_drifted(self) -> int:
         fit, moments = self.fit, self.moments
@@ -413,6 +405,7 @@ def open(
     num_recorded: int | None = None,
     dataset: int | None = None,
     config: LiveConfig | None = None,
+    threads: int = 1,
 ) -> LiveForecaster:
     """A live forecaster of one session.
 
@@ -426,13 +419,17 @@ def open(
             frames may then hold these instead.
         dataset: see `SessionInput`.
         config: None for the defaults; without a fit, running statistics.
+        threads: that share the units of a forecast by POCO, 512 each at a time. They want a core each, and
+            `torch.set_num_threads(1)`: torch's own threads wait for one another after every operation.
 
     Raises:
         ConfigError: the fit or the names do not belong to the interface's units.
     """
     if config is None:
         config = LiveConfig(normalise="fit" if fit is not None else "running")
-    return LiveForecaster(model, interface, fit, rate_hz, unit_names, columns, num_recorded, dataset, config)
+    return LiveForecaster(
+        model, interface, fit, rate_hz, unit_names, columns, num_recorded, dataset, config, threads
+    )
 
 
 class _Named(NamedTuple):

@@ -1,0 +1,495 @@
+"""One session with backbone and interface fixed, forecast a window at a time: what a live forecaster calls.
+
+The equations are those of `models.poco`; nothing is left of them but the frames' share. What weights and
+embeddings decide is folded into the layers once, most results have memory of their own, and the views of that
+memory are made once too: a window takes some ninety operations and hardly another call. At a thousand units
+it is their number that costs, next to the arithmetic.
+
+The latents are read by one thread. The rows are shared out by units, so that threads meet twice a window and
+each finds its wide results in its own cache; operations that two threads share meet after each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forebrain.models.perceiver import DecoderAttention, EncoderAttention, FeedForward, SelfAttention
+from forebrain.models.poco import FoldedWeights, Poco, SessionTerms
+from forebrain.models.relative import MAX_SPREAD, MIN_SPREAD
+from forebrain.models.rotary import Rotation, inverse
+from forebrain.models.row_head import NORM_EPS
+
+# Of rows that pass together. Fewer stay nearer to a core, more are fewer calls: 256 to 1,024 differ by 5 %.
+BLOCK_ROWS = 512
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class FrozenSession:
+    """Forecasts windows of one session; made by `FrozenPoco.session`.
+
+    At the default sizes it holds 8 kB a unit in fp32 and 6 kB in bf16, and some megabytes. Results are made
+    in that memory and in the backbone's, so there may be one call at a time of all sessions of a backbone.
+
+    Args:
+        weights: of the backbone.
+        terms: of the session.
+        helpers: that share the blocks of units with the caller.
+    """
+
+    def __init__(self, weights: FrameWeights, terms: SessionTerms, helpers: Helpers) -> None:
+        config, (num_units, _) = weights.config, terms.units.shape
+        self._weights, self._is_relative = weights, config.relative
+        new = terms.units.new_empty
+        self._centred, self._squares = new(config.context, num_units), new(config.context, num_units)
+        self._frames = new(config.context, num_units)
+        self._spread, self._trusted = new(num_units), new(num_units)
+        self._least_square = torch.full_like(self._spread, MIN_SPREAD**2)
+        encoder_frames = self._frames[config.context - config.encoder_frames :]
+        self._read = _Read(weights.read, terms, encoder_frames.unflatten(0, (-1, config.token_length)))
+        self._forecast = new(config.horizon, num_units)
+        cuts = _cuts(num_units)
+        num_threads = min(1 + len(helpers.threads), len(cuts))
+        scratch = [_Scratch(weights, terms.units, cuts[-1].stop - cuts[-1].start) for _ in range(num_threads)]
+        self._blocks: list[list[_Block]] = [[] for _ in range(num_threads)]
+        for number, units in enumerate(cuts):
+            thread = number % num_threads
+            self._blocks[thread].append(
+                _Block(weights, terms, self._frames, self._forecast, units, scratch[thread])
+            )
+        self._helpers = helpers
+        _keep_freed_memory()
+
+    @torch.inference_mode()
+    def forecast(self, window: Tensor) -> Tensor:
+        """A window [C, N] to its forecast [H, N]."""
+        with self._helpers.at_work():
+            return self._forecast_window(window)
+
+    def _forecast_window(self, window: Tensor) -> Tensor:
+        if not self._is_relative:
+            self._frames.copy_(window)
+            return self._forecast_frames().clone()
+        # As `models.relative` has it.
+        last = window[-1]
+        torch.sub(window, last, out=self._centred)
+        torch.mul(self._centred, self._centred, out=self._squares)
+        torch.sum(self._squares, 0, out=self._spread)
+        torch.add(self._least_square, self._spread, alpha=1 / len(window), out=self._spread).sqrt_()
+        torch.div(self._centred, self._spread, out=self._frames)
+        torch.clamp(self._spread, max=MAX_SPREAD, out=self._trusted)
+        return torch.addcmul(last, self._forecast_frames(), self._trusted)
+
+    def _forecast_frames(self) -> Tensor:
+        """[H, N], in memory that the next call overwrites."""
+        weights, (own, *others) = self._weights, self._blocks
+        helped = list(zip(self._helpers.threads, others, strict=False))
+        first = [blocks[0] for blocks in self._blocks]
+        seen = helped[0][0].submit(_see, first) if helped else None
+        latents = self._read()
+        for layer in weights.latents:
+            latents = layer(latents)
+        told = weights.tell(latents)
+        if seen is None:
+            _see(first)
+        else:
+            seen.result()
+        finished = [helper.submit(_finish, blocks, told) for helper, blocks in helped]
+        _finish(own, told)
+        for each in finished:
+            each.result()
+        return self._forecast
+
+
+class Helpers:
+    """Threads that help others to forecast, each bound to a core of its own where there are enough: the last.
+
+    A thread that is woken is put on the core of the one that wakes it and shares it for milliseconds before
+    it is moved, in which a forecast of 1,000 units is made. So whoever is helped keeps off these cores.
+
+    Args:
+        number: of threads.
+    """
+
+    def __init__(self, number: int) -> None:
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self._others = cores[: len(cores) - number]
+        own = cores[len(self._others) :] if self._others else [None] * number
+        self.threads = [ThreadPoolExecutor(1, "forecast", _bind, (core,)) for core in own]
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """In here the calling thread keeps off their cores."""
+        if not (self.threads and self._others):
+            yield
+            return
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self._others)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+def _bind(core: int | None) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, [core])
+
+
+def _keep_freed_memory() -> None:
+    """Until glibc has seen a larger block freed it may give the memory of wide results back to the system
+    whenever they go; the next window then faults it in again, page by page, for up to a third of its time."""
+    torch.empty(2**24, dtype=torch.uint8)
+
+
+def _cuts(num_units: int) -> list[slice]:
+    """Blocks of units, as large as one another but for one; where there are several, an even number."""
+    number = -(-num_units // BLOCK_ROWS)
+    number += number % 2 if number > 1 else 0
+    return [slice(at * num_units // number, (at + 1) * num_units // number) for at in range(number)]
+
+
+class FrameWeights:
+    """What a frame needs of a backbone's weights alone, with the memory of all that is as small as latents.
+
+    Args:
+        model: whose weights no longer change.
+        folded: from it; the dtype of its row head is that of the products of rows.
+    """
+
+    def __init__(self, model: Poco, folded: FoldedWeights) -> None:
+        config, rotation, rows = model.config, model.rotation("latent"), folded.row_head
+        self.config, self.dtype, self.projected_width = config, rows.out_weight.dtype, len(rows.expand_bias)
+        self.read = _ReadWeights(model.encoder_attention, rotation, model.rotation("token"))
+        self.latents: list[_FeedForward | _SelfAttention] = [
+            _FeedForward(model.encoder_feed_forward, config.num_latents)
+        ]
+        for layer in model.processor_layers():
+            self.latents.append(_SelfAttention(layer.attention, rotation))
+            self.latents.append(_FeedForward(layer.feed_forward, config.num_latents))
+        exact = model.fold(model.dataset.dtype).row_head
+        self.tell = _Tell(model.decoder_attention, rotation, exact.expand_weight, rows.expand_bias)
+        self.expand_weight = rows.expand_weight
+        self.contract = _Linear(rows.contract_weight, None, BLOCK_ROWS)
+        # FiLM's shift passes as H more hidden values, which are 1 and go to one output each.
+        hidden = [*zip(rows.hidden[::2], rows.hidden[1::2], strict=True)]
+        weight, bias = hidden[-1]
+        hidden[-1] = F.pad(weight, (0, 0, 0, config.horizon)), F.pad(bias, (0, config.horizon), value=1.0)
+        self.hidden = [_Linear(weight, bias, BLOCK_ROWS) for weight, bias in hidden]
+        scale = (
+            torch.cat([rows.scale_weight, rows.shift_weight]),
+            torch.cat([rows.scale_bias, rows.shift_bias]),
+        )
+        self.scale = _Linear(*scale, BLOCK_ROWS)
+        self.out = torch.cat([rows.out_weight, torch.eye(config.horizon).to(rows.out_weight)], dim=1).T
+
+
+class _Linear:
+    """x W^T + b of a fixed layer and what follows it, in one pass where oneDNN does that.
+
+    There its weights lie as the product reads them. For the few latents that counts: when they have left the
+    cache, layers of MKL's take up to three times as long.
+
+    Args:
+        weight, bias: [out, in] and [out].
+        num_rows: of what it is mostly given.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, num_rows: int) -> None:
+        self.weight, self.bias, self._packed = weight, bias, None
+        if _ONEDNN and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), num_rows)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "none", [], "")
+
+    def relu(self, x: Tensor) -> Tensor:
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias).relu_()
+        return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "relu", [], "")
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias).mul_(factor)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._packed, self.bias, "mul")
+
+    def plus(self, x: Tensor, addend: Tensor) -> Tensor:
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias).add_(addend)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, self.bias, "add")
+
+
+def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer that takes what is normalised, with the LayerNorm's own in them."""
+    return weight * norm.weight, weight @ norm.bias + bias
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return torch.layer_norm(x, x.shape[-1:], None, None, NORM_EPS)
+
+
+def _turn(rotation: Rotation) -> Tensor:
+    """Complex numbers [times, h / 2] by which pairs are turned."""
+    cosine, sine = rotation
+    return torch.complex(cosine[:, ::2].contiguous(), sine[:, ::2].contiguous())
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """A view of [..., h] as complex numbers [..., h / 2]."""
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+class _FeedForward:
+    """Latents [K, d] and their update."""
+
+    def __init__(self, layer: FeedForward, num_latents: int) -> None:
+        expand = _after_norm(layer.norm, layer.expand.weight, layer.expand.bias)
+        self.expand = _Linear(*expand, num_latents)
+        self.contract = _Linear(layer.contract.weight, layer.contract.bias, num_latents)
+        self.width = layer.contract.in_features
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        expanded = self.expand(_normalised(latents))
+        activated = F.gelu(expanded[:, self.width :]).mul_(expanded[:, : self.width])
+        return self.contract.plus(activated, latents)
+
+
+class _SelfAttention:
+    """Latents [K, d] and their update."""
+
+    def __init__(self, layer: SelfAttention, rotation: Rotation) -> None:
+        num_latents, head_width = rotation[0].shape
+        weight, bias = _after_norm(layer.norm, layer.to_query_key_value.weight)
+        # Queries carry the scale of scores.
+        scale = torch.ones_like(bias)
+        scale[: len(scale) // 3] = head_width**-0.5
+        self.to_query_key_value = _Linear(weight * scale[:, None], bias * scale, num_latents)
+        self.to_out = _Linear(layer.to_out.weight, layer.to_out.bias, num_latents)
+        self.turn, self.turn_back = _turn(rotation)[:, None, None], _turn(inverse(rotation))
+
+        turned = bias.new_empty(num_latents, 3, layer.num_heads, head_width)
+        self.turned_pairs = _pairs(turned)
+        query, self.key, self.value = turned.permute(1, 2, 0, 3)  # [heads, K, h]
+        self.query = query.mT
+        self.read = bias.new_empty(layer.num_heads, num_latents, head_width)
+        self.read_pairs = _pairs(self.read)
+        by_latent = bias.new_empty(num_latents, layer.num_heads, head_width)
+        self.turned_back, self.turned_back_pairs = by_latent.flatten(1), _pairs(by_latent.transpose(0, 1))
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        packed = self.to_query_key_value(_normalised(latents))
+        pairs = torch.view_as_complex(packed.view(*self.turned_pairs.shape, 2))
+        torch.mul(pairs, self.turn, out=self.turned_pairs)
+        # Keys first: along the last dimension softmax takes ten times as long.
+        weights = torch.bmm(self.key, self.query).softmax(dim=1)
+        torch.bmm(weights.mT, self.value, out=self.read)
+        torch.mul(self.read_pairs, self.turn_back, out=self.turned_back_pairs)
+        return self.to_out.plus(self.turned_back, latents)
+
+
+class _Told(NamedTuple):
+    """What latents tell units.
+
+    Attributes:
+        keys: [K, h], turned to the latents' times.
+        values: [K, d], carried through Wo.
+        projected: [2, K + 1, F / 2], W1 of these and b1, value and gate.
+    """
+
+    keys: Tensor
+    values: Tensor
+    projected: Tensor
+
+
+class _Tell:
+    def __init__(
+        self, layer: DecoderAttention, rotation: Rotation, expand: Tensor, expand_bias: Tensor
+    ) -> None:
+        value = layer.to_out.weight @ layer.to_value.weight
+        told = torch.cat([layer.to_key.weight, value, expand @ value])
+        num_latents = len(rotation[0])
+        self.layer = _Linear(*_after_norm(layer.norm_context, told), num_latents)
+        self.turn = _turn(rotation)
+        self.widths = [layer.head_width, len(value), len(expand)]
+        self.keys = self.turn.real.new_empty(rotation[0].shape)
+        self.turned_pairs = _pairs(self.keys)
+        self.projected = expand_bias.view(2, 1, -1).repeat(1, num_latents + 1, 1)
+        self.of_latents = self.projected[:, :-1].transpose(0, 1)
+
+    def __call__(self, latents: Tensor) -> _Told:
+        keys, values, projected = self.layer(_normalised(latents)).split(self.widths, dim=1)
+        torch.mul(_pairs(keys), self.turn, out=self.turned_pairs)
+        self.of_latents.copy_(projected.unflatten(1, (2, -1)))
+        return _Told(self.keys, values, self.projected)
+
+
+class _ReadWeights:
+    """From sums over tokens to latents that have read the population."""
+
+    def __init__(self, layer: EncoderAttention, latent: Rotation, token: Rotation) -> None:
+        self.eps = layer.norm_context.eps
+        weight, self.bias = _after_norm(layer.norm_context, layer.to_value.weight)
+        self.weight = weight.T.contiguous()
+        # A value is turned to its token's time, and the sum back to the latent's.
+        self.turn = _turn(token)[:, None] * _turn(inverse(latent))  # [S, K, h / 2]
+        self.out, self.out_bias = layer.to_out.weight.T.contiguous(), layer.to_out.bias
+
+
+class _Read:
+    """Reads a session's population into its latents, as `perceiver.EncoderAttention` does.
+
+    Args:
+        weights: of the backbone.
+        terms: of the session.
+        frames: [S, L, N], where each window's frames will be.
+    """
+
+    def __init__(self, weights: _ReadWeights, terms: SessionTerms, frames: Tensor) -> None:
+        tokens, probes = terms.tokens, terms.tokens.probes
+        (num_tokens, length, num_units), (num_latents, width) = frames.shape, terms.latents.shape
+        self.weights, self.frames, self.frames_by_unit = weights, frames, frames.mT
+        self.on_frames, self.on_all, self.frame_terms = probes.on_frames, probes.on_all, tokens.frame_terms
+        self.units, self.square = tokens.units, tokens.square + weights.eps
+        self.frame_values = probes.frame_weight.T @ weights.weight  # [L, h]
+        self.before = terms.latents + weights.out_bias
+
+        new = frames.new_empty
+        self.products = torch.empty_like(self.frame_terms)
+        self.of_variance, self.asked = self.products[:, :length], self.products[:, length:]
+        self.squares, self.variance = new(frames.shape), new(num_tokens, num_units)
+        self.inverse_deviation = self.variance.unsqueeze(1)
+        self.scores = new(num_tokens, num_latents, num_units)
+        self.flat_scores = self.scores.flatten(0, 1)
+        self.token_weights = new(num_tokens, num_latents)
+        self.flat_token_weights, self.total = self.token_weights.view(-1, 1), new(num_latents, 1)
+        self.total_flat = self.total[:, 0]
+        self.of_frames = new(num_tokens, num_latents, length)
+        self.flat_of_frames = self.of_frames.flatten(0, 1)
+        self.of_units = new(num_tokens * num_latents, width)
+        self.values = new(num_tokens * num_latents, len(weights.bias))
+        self.value_pairs = _pairs(self.values.unflatten(0, (num_tokens, num_latents)))
+        self.summed = new(num_latents, len(weights.bias))
+        self.summed_pairs = _pairs(self.summed)
+        self.latents = new(num_latents, width)
+
+    def __call__(self) -> Tensor:
+        weights = self.weights
+        torch.baddbmm(self.frame_terms, self.on_frames, self.frames, out=self.products)
+        torch.mul(self.of_variance, self.frames, out=self.squares)
+        torch.sum(self.squares, 1, out=self.variance).add_(self.square).rsqrt_()
+        scores = torch.addcmul(self.on_all, self.asked, self.inverse_deviation, out=self.scores)
+        scores.sub_(scores.amax((0, 2), keepdim=True)).exp_()
+        torch.sum(scores, 2, out=self.token_weights)
+        torch.sum(self.token_weights, 0, out=self.total_flat)
+        scores.mul_(self.inverse_deviation)
+        torch.bmm(scores, self.frames_by_unit, out=self.of_frames)
+        torch.mm(self.flat_scores, self.units, out=self.of_units)
+        torch.mul(self.flat_token_weights, weights.bias, out=self.values)
+        self.values.addmm_(self.flat_of_frames, self.frame_values).addmm_(self.of_units, weights.weight)
+        torch.sum(self.value_pairs * weights.turn, 0, out=self.summed_pairs)
+        return torch.addmm(self.before, self.summed.div_(self.total), weights.out, out=self.latents)
+
+
+class _Block:
+    """Forecasts some units from their past and from what the latents tell them, as `models.row_head` does.
+
+    Args:
+        weights: of the backbone.
+        terms: of the session.
+        frames: [C, N], where each window's frames will be.
+        forecast: [H, N], where their forecast goes.
+        units: which.
+        scratch: of the thread that it passes in.
+    """
+
+    def __init__(
+        self,
+        weights: FrameWeights,
+        terms: SessionTerms,
+        frames: Tensor,
+        forecast: Tensor,
+        units: slice,
+        scratch: _Scratch,
+    ) -> None:
+        self.weights, self.units = weights, terms.units[units]
+        self.queries = terms.queries[units].T.contiguous()
+        self.frames_by_unit, self.of_result = frames[:, units].T, forecast[:, units]
+        (num_units, _), num_latents, dtype = self.units.shape, len(terms.latents), weights.dtype
+        projected = (self.units.to(dtype) @ weights.expand_weight.T).unflatten(1, (2, -1))
+        self.projected = projected.transpose(0, 1).contiguous()  # [2, n, F / 2], value and gate
+        self.context = self.projected.new_empty(num_units, len(frames))
+        self.embedding, self.centred = scratch.embedding[:num_units], scratch.centred[:num_units]
+        self.norm, self.inverse_deviation = scratch.norm[:num_units], scratch.inverse_deviation[:num_units]
+        # The last one is for the bias: each unit reads it, undivided.
+        attention = self.projected.new_ones(num_latents + 1, num_units)
+        self.scaled_attention = attention[:-1]
+        self.attention_by_unit = attention.T.expand(2, -1, -1)
+        self.expanded, self.gelu = scratch.expanded[:, :num_units], scratch.gelu[:num_units]
+        self.value, self.gate = self.expanded
+        self.activated, self.forecast = scratch.activated[:num_units], scratch.forecast[:num_units]
+        self.forecast_by_step = self.forecast.T
+        self.hidden: Tensor | None = None
+
+    def see(self) -> None:
+        """What needs no latents: the hidden layers of each unit's own past."""
+        hidden = self.context.copy_(self.frames_by_unit)
+        for layer in self.weights.hidden:
+            hidden = layer.relu(hidden)
+        self.hidden = hidden
+
+    def finish(self, told: _Told) -> None:
+        weights = self.weights
+        attention = torch.mm(told.keys, self.queries).softmax(dim=0)  # [K, n]
+        torch.addmm(self.units, attention.T, told.values, out=self.embedding)
+        torch.sub(self.embedding, self.embedding.mean(dim=1, keepdim=True), out=self.centred)
+        torch.linalg.vector_norm(self.centred, dim=1, keepdim=True, out=self.norm)
+        self.norm.square_().div_(self.centred.shape[1]).add_(NORM_EPS).rsqrt_()
+        torch.mul(attention, self.norm.T, out=self.scaled_attention)
+        torch.mul(self.projected, self.inverse_deviation.copy_(self.norm), out=self.expanded)
+        self.expanded.baddbmm_(self.attention_by_unit, told.projected)
+        torch.ops.aten.gelu.out(self.gate, out=self.gelu)
+        torch.mul(self.value, self.gelu, out=self.activated)
+        refined = weights.contract.plus(self.activated, self.embedding.to(weights.dtype))
+        hidden, self.hidden = self.hidden, None
+        assert hidden is not None
+        torch.mm(weights.scale.times(refined, hidden), weights.out, out=self.forecast)
+        self.of_result.copy_(self.forecast_by_step)
+
+
+class _Scratch:
+    """Memory of a block's results, the same for all blocks of a thread, so that it stays in the cache."""
+
+    def __init__(self, weights: FrameWeights, like: Tensor, num_rows: int) -> None:
+        half, horizon = weights.projected_width // 2, weights.config.horizon
+
+        def new(*shape: int) -> Tensor:
+            return like.new_empty(shape, dtype=weights.dtype)
+
+        self.embedding, self.centred = like.new_empty(2, num_rows, like.shape[1])
+        self.norm, self.inverse_deviation = like.new_empty(num_rows, 1), new(num_rows, 1)
+        self.expanded, self.forecast = new(2, num_rows, half), new(num_rows, horizon)
+        self.gelu, self.activated = new(2, num_rows, half)
+
+
+@torch.inference_mode()
+def _finish(blocks: Sequence[_Block], told: _Told) -> None:
+    """The first has seen its frames."""
+    for number, block in enumerate(blocks):
+        if number:
+            block.see()
+        block.finish(told)
+
+
+@torch.inference_mode()
+def _see(blocks: Sequence[_Block]) -> None:
+    for block in blocks:
+        block.see()
