@@ -41,6 +41,15 @@ CONFIG = PocoConfig(
 NUM_RECORDED, COLUMNS = 6, np.array([0, 1, 3, 4, 5])
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the commands set it: the last bit of a forecast depends on the number of torch's own threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an adaptation to five of six recorded units, with random weights."""
@@ -145,13 +154,10 @@ def test_a_live_forecast_is_the_adaptations_bit_for_bit(adapted: Path, recording
     frames = np.asarray(Session.load(recording).frames(0, 40), order=order)
     frames = frames[:, COLUMNS]
     live = realtime.open(loaded.backbone, loaded.interface, Fit(loaded.mean, loaded.scale))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     for stop, frame in enumerate(frames, start=1):
         forecast = live.step(frame)
         if stop >= loaded.context:
             np.testing.assert_array_equal(forecast, loaded.forecast(frames[stop - loaded.context : stop]))
-    torch.set_num_threads(threads)
 
 
 def test_a_recording_is_replayed_and_its_latency_reported(

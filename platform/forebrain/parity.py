@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from forebrain.errors import ForebrainError
-from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.poco import Poco, PocoConfig
 
 OUTPUT_TOLERANCE = 1e-5
@@ -122,25 +122,30 @@ class _Fixture:
     def has(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self.arrays)
 
-    def forecast(self) -> list[Tensor]:
-        inputs = [
-            SessionInput(self.arrays[f"input/x{i}"].to(self.device).transpose(0, 1), interface, dataset)
+    def windows(self, name: str, session: int) -> Tensor:
+        """[B, frames, N] of an array that is published as [frames, B, N]."""
+        return self.arrays[f"{name}{session}"].to(self.device).transpose(0, 1)
+
+    def inputs(self) -> list[SessionInput]:
+        return [
+            SessionInput(self.windows("input/x", i), interface, dataset)
             for i, (interface, dataset) in enumerate(zip(self.interfaces, self.datasets, strict=True))
         ]
-        return [forecast.transpose(0, 1) for forecast in self.model(inputs)]  # [H, B, N]
 
     def output_error(self, prefix: str) -> float:
         with torch.no_grad():
             return max(
-                _largest_difference(forecast, self.arrays[f"{prefix}/y{i}"].to(self.device))
-                for i, forecast in enumerate(self.forecast())
+                _largest_difference(forecast, self.windows(f"{prefix}/y", i))
+                for i, forecast in enumerate(self.model(self.inputs()))
             )
 
     def loss(self) -> Tensor:
         """Squared errors summed over sessions, over the number of predicted values."""
-        pairs = [(y, self.arrays[f"target/y{i}"].to(self.device)) for i, y in enumerate(self.forecast())]
-        total = torch.stack([((y - target) ** 2).sum() for y, target in pairs]).sum()
-        return total / sum(target.numel() for _, target in pairs)
+        inputs = self.inputs()
+        targets = [
+            SessionTarget.of(entry, self.windows("target/y", i), "squared") for i, entry in enumerate(inputs)
+        ]
+        return self.model(inputs, targets) / sum(target.frames.numel() for target in targets)
 
     def gradient_error(self) -> tuple[float, float, str]:
         """Loss, largest gradient error, and the published name of the parameter that has it."""

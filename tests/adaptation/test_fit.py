@@ -16,8 +16,9 @@ from forebrain.adaptation.backbone import Backbone, weights_of
 from forebrain.adaptation.fit import FitConfig, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.errors import AdaptationError, ConfigError, DivergenceError
-from forebrain.models.contract import Interface
+from forebrain.models.contract import Interface, SessionInput
 from forebrain.models.linear import NLinearConfig
+from forebrain.models.relative import WindowFrame
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -77,12 +78,9 @@ def test_more_steps_bring_the_training_error_down(backbone: Backbone, prepared: 
     context, target = next(training_batches(prepared.windows, 64, 0))
 
     def note(step: int) -> None:
-        from forebrain.models.contract import SessionInput
-        from forebrain.models.relative import relative_error
-
         with torch.no_grad():
             (forecast,) = backbone.model([SessionInput(context, interface)])
-        errors.append(relative_error(forecast, target, context).mean().item())
+        errors.append(((forecast - target) / WindowFrame.of(context).spread).square().mean().item())
 
     config = replace(QUICK, steps=40, learning_rate=3e-2)
     fit_interface(backbone.model, interface, itertools.repeat((context, target)), config, after_step=note)

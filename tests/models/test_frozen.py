@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.frozen import FrozenPoco
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
@@ -29,7 +29,7 @@ def build(config: PocoConfig, std: float = 0.3) -> Poco:
 
 def inputs_of(config: PocoConfig) -> list[SessionInput]:
     torch.manual_seed(1)
-    shapes = [(2, 7), (1, 4), (0, 3)]
+    shapes = [(3, 7), (1, 4), (0, 3)]
     datasets = [None, 1, 0]
     return [
         SessionInput(torch.randn(size, config.context, units), Interface(units, config.width), dataset)
@@ -37,10 +37,22 @@ def inputs_of(config: PocoConfig) -> list[SessionInput]:
     ]
 
 
-def interface_gradients(inputs: list[SessionInput], forecasts: list[Tensor]) -> list[Tensor]:
+def targets_of(inputs: list[SessionInput]) -> list[SessionTarget]:
+    shapes = [(len(entry.context), SMALL.horizon, entry.num_forecast) for entry in inputs]
+    return [
+        SessionTarget(torch.randn(shape).to(entry.context), torch.rand(shape)[:, :1].to(entry.context))
+        for entry, shape in zip(inputs, shapes, strict=True)
+    ]
+
+
+def error_of(forecasts: list[Tensor], targets: list[SessionTarget]) -> Tensor:
+    pairs = zip(forecasts, targets, strict=True)
+    return torch.stack([(t.weight * (forecast - t.frames) ** 2).sum() for forecast, t in pairs]).sum()
+
+
+def interface_gradients(inputs: list[SessionInput], error: Tensor) -> list[Tensor]:
     parameters = [p for entry in inputs for p in entry.interface.parameters() if len(entry.context)]
-    loss = torch.stack([forecast.square().sum() for forecast in forecasts]).sum()
-    return list(torch.autograd.grad(loss, parameters))
+    return list(torch.autograd.grad(error, parameters))
 
 
 @pytest.mark.parametrize("changes", [{}, {"latent_session_embedding": True}, {"relative": True}])
@@ -54,9 +66,11 @@ def test_forecasts_and_gradients_of_interfaces_are_the_models(changes: dict) -> 
     forecasts = frozen(inputs)
     for ours, forecast in zip(forecasts, expected, strict=True):
         torch.testing.assert_close(ours, forecast, rtol=1e-9, atol=1e-9)
-    gradients = interface_gradients(inputs, expected)
-    for ours, gradient in zip(interface_gradients(inputs, forecasts), gradients, strict=True):
-        torch.testing.assert_close(ours, gradient, rtol=1e-8, atol=1e-8)
+    targets = targets_of(inputs)
+    gradients = interface_gradients(inputs, error_of(expected, targets))
+    for error in (error_of(forecasts, targets), frozen(inputs, targets)):
+        for ours, gradient in zip(interface_gradients(inputs, error), gradients, strict=True):
+            torch.testing.assert_close(ours, gradient, rtol=1e-8, atol=1e-8)
     assert all(parameter.grad is None for parameter in [*model.parameters(), *frozen.parameters()])
 
 
@@ -86,8 +100,10 @@ def test_bf16_is_near_and_autocast_changes_nothing() -> None:
     assert not torch.equal(rough[0], expected[0])
     for ours, forecast in zip(rough[:2], expected[:2], strict=True):
         assert (ours - forecast).abs().max() < 0.02 * forecast.abs().max()
-    pairs = zip(interface_gradients(inputs, rough), interface_gradients(inputs, expected), strict=True)
-    for ours, gradient in pairs:
-        assert (ours - gradient).norm() < 0.05 * gradient.norm()
+    targets = targets_of(inputs)
+    gradients = interface_gradients(inputs, exact(inputs, targets))
+    for error in (error_of(rough, targets), frozen(inputs, targets)):
+        for ours, gradient in zip(interface_gradients(inputs, error), gradients, strict=True):
+            assert (ours - gradient).norm() < 0.05 * gradient.norm()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(exact(inputs)[0], expected[0])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
 from forebrain.models import row_head
-from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
 
@@ -37,11 +37,28 @@ def batch(config: PocoConfig, shapes: list[tuple[int, int]], seed: int = 1) -> l
     ]
 
 
-def gradients(model: Poco, inputs: list[SessionInput], forecasts: list[Tensor]) -> dict[str, Tensor]:
+def targets_of(inputs: list[SessionInput]) -> list[SessionTarget]:
+    shapes = [(len(entry.context), SMALL.horizon, entry.num_forecast) for entry in inputs]
+    return [
+        SessionTarget(torch.randn(shape).to(entry.context), torch.rand(shape)[:, :1].to(entry.context))
+        for entry, shape in zip(inputs, shapes, strict=True)
+    ]
+
+
+def error_of(forecasts: list[Tensor], targets: list[SessionTarget]) -> Tensor:
+    """What `model(inputs, targets)` must return."""
+    errors = [
+        (target.weight * (forecast.to(target.frames) - target.frames) ** 2).sum()
+        for forecast, target in zip(forecasts, targets, strict=True)
+    ]
+    return torch.stack(errors).sum()
+
+
+def gradients(model: Poco, inputs: list[SessionInput], error: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     for entry in inputs:
         entry.interface.zero_grad()
-    torch.stack([(forecast**2).sum() for forecast in forecasts]).sum().backward()
+    error.backward()
     named = dict(model.named_parameters())
     for index, entry in enumerate(inputs):
         named |= {f"{index}.{name}": parameter for name, parameter in entry.interface.named_parameters()}
@@ -63,13 +80,11 @@ def gradients(model: Poco, inputs: list[SessionInput], forecasts: list[Tensor]) 
     ],
     ids=lambda changes: ",".join(changes) or "default",
 )
-@pytest.mark.parametrize("kept_rows", [0, 1000])
 def test_output_and_gradients_equal_the_plain_formulation(
-    changes: dict, kept_rows: int, monkeypatch: pytest.MonkeyPatch
+    changes: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Sessions cut by samples, cut by units, and several in a block; wide results formed again, and kept.
+    # Sessions cut by samples, cut by units, and several in a block.
     monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 7)
-    monkeypatch.setattr(row_head, "KEPT_ROWS", kept_rows)
     config = PocoConfig(**{**SMALL.__dict__, **changes})
     model = build(config).double()
     inputs = batch(config, [(3, 5), (0, 4), (2, 11), (1, 2), (3, 1), (1, 2)])
@@ -80,9 +95,14 @@ def test_output_and_gradients_equal_the_plain_formulation(
     fast, plain = model(inputs), plain_forecast(model, inputs)
     for ours, expected in zip(fast, plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
-    expected_gradients = gradients(model, inputs, plain)
-    for name, gradient in gradients(model, inputs, model(inputs)).items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-8, atol=1e-8, msg=name)
+    targets = targets_of(inputs)
+    expected = error_of(plain, targets)
+    expected_gradients = gradients(model, inputs, expected)
+    # Of forecasts, whose blocks are formed again, and of the error, whose gradients are formed on the way.
+    for error in (error_of(model(inputs), targets), model(inputs, targets)):
+        torch.testing.assert_close(error, expected, rtol=1e-9, atol=1e-9)
+        for name, gradient in gradients(model, inputs, error).items():
+            torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-8, atol=1e-8, msg=name)
 
 
 def test_sessions_do_not_influence_one_another() -> None:
@@ -123,12 +143,18 @@ def test_some_units_are_forecast_as_among_all_and_all_are_learnt_from(relative: 
     some = torch.tensor([1, 4, 8])
     chosen = model([replace(entry, forecast_units=some)])
     torch.testing.assert_close(chosen[0], model([entry])[0][..., some], rtol=1e-10, atol=1e-10)
-    found = gradients(model, [entry], chosen)
-    expected = gradients(model, [entry], [model([entry])[0][..., some]])
-    assert (found["0.unit"].abs().amax(dim=1) > 0).all()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-8, msg=name)
+    of_some = replace(entry, forecast_units=some)
+    targets = targets_of([of_some])
+    expected = gradients(model, [entry], error_of([model([entry])[0][..., some]], targets))
+    for error in (error_of(chosen, targets), model([of_some], targets)):
+        found = gradients(model, [entry], error)
+        assert (found["0.unit"].abs().amax(dim=1) > 0).all()
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-8, msg=name)
     nothing = replace(entry, forecast_units=some[:0])
+    error = model([nothing], targets_of([nothing]))
+    assert error == 0
+    assert all((gradient == 0).all() for gradient in gradients(model, [nothing], error).values())
     absent = replace(nothing, context=entry.context[:0])
     assert [each.shape for each in model([nothing, absent])] == [(2, 5, 0), (0, 5, 0)]
 
@@ -144,10 +170,29 @@ def test_an_empty_batch_and_an_absent_session_give_empty_forecasts() -> None:
 def test_frozen_parameters_get_no_gradient_and_interfaces_do() -> None:
     model = build(SMALL).requires_grad_(False)
     inputs = batch(SMALL, [(2, 5)])
-    expected = gradients(build(SMALL), inputs, build(SMALL)(inputs))["0.unit"]
-    found = gradients(model, inputs, model(inputs))
-    torch.testing.assert_close(found["0.unit"], expected, rtol=1e-4, atol=1e-4)
-    assert all(parameter.grad is None for parameter in model.parameters())
+    targets = targets_of(inputs)
+    expected = gradients(build(SMALL), inputs, build(SMALL)(inputs, targets))["0.unit"]
+    for error in (error_of(model(inputs), targets), model(inputs, targets)):
+        found = gradients(model, inputs, error)
+        torch.testing.assert_close(found["0.unit"], expected, rtol=1e-4, atol=1e-4)
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_error_without_gradients_is_the_same_and_has_none() -> None:
+    model, inputs = build(SMALL), batch(SMALL, [(2, 5)])
+    targets = targets_of(inputs)
+    with torch.no_grad():
+        error = model(inputs, targets)
+    torch.testing.assert_close(error, model(inputs, targets))
+    assert not error.requires_grad
+
+
+def test_gradients_of_an_error_are_had_once() -> None:
+    model, inputs = build(SMALL), batch(SMALL, [(2, 5)])
+    error = model(inputs, targets_of(inputs))
+    error.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second time"):
+        error.backward()
 
 
 def test_dropout_is_active_in_training_only_and_follows_the_seed() -> None:
@@ -165,17 +210,33 @@ def test_dropout_is_active_in_training_only_and_follows_the_seed() -> None:
     assert torch.equal(run(1), run(2))
 
 
+def test_the_error_drops_what_the_forecasts_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 16)
+    config = PocoConfig(**{**SMALL.__dict__, "feed_forward_dropout": 0.4, "branch_dropout": 0.3})
+    model, inputs = build(config), batch(config, [(4, 20), (3, 5)])
+    targets = targets_of(inputs)
+    torch.manual_seed(3)
+    expected = error_of(model(inputs), targets)
+    torch.manual_seed(3)
+    error = model(inputs, targets)
+    torch.testing.assert_close(error, expected)
+    wanted = gradients(model, inputs, expected)
+    for name, gradient in gradients(model, inputs, error).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-3, msg=name)
+
+
 def test_dropout_gradient_matches_finite_differences() -> None:
     config = PocoConfig(**{**SMALL.__dict__, "feed_forward_dropout": 0.3})
     model = build(config).double()
     entry = batch(config, [(1, 4)])[0]
     context, interface = entry.context.double(), entry.interface.double()
+    targets = targets_of([replace(entry, context=context)])
 
     def loss(unit: Tensor) -> Tensor:
         torch.manual_seed(3)
         with torch.no_grad():
             interface.unit.copy_(unit)
-        return model([SessionInput(context, interface, 0)])[0].sum()
+        return model([SessionInput(context, interface, 0)], targets)
 
     base = interface.unit.detach().clone()
     loss(base).backward()
@@ -196,12 +257,17 @@ def test_bf16_stays_near_fp32_and_gives_fp32_gradients() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model(inputs)[0]
     assert (rough.float() - exact).abs().max() < 0.02 * exact.abs().max()
-    found = gradients(model, inputs, [rough])
-    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
-    expected = gradients(model, inputs, model(inputs))
-    for name in ("forecaster.scale.weight", "decoder_feed_forward.expand.weight", "0.unit"):
-        error = (found[name] - expected[name]).norm() / expected[name].norm()
-        assert error < 0.05, name
+    targets = targets_of(inputs)
+    expected = gradients(model, inputs, model(inputs, targets))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        error = model(inputs, targets)
+    assert error.dtype == torch.float32
+    for each in (error_of([rough], targets), error):
+        found = gradients(model, inputs, each)
+        assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+        for name in ("forecaster.scale.weight", "decoder_feed_forward.expand.weight", "0.unit"):
+            difference = (found[name] - expected[name]).norm() / expected[name].norm()
+            assert difference < 0.05, name
 
 
 def test_a_fresh_model_forecasts_the_bias_of_its_output_layer() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.models.relative import MAX_SPREAD, MIN_SPREAD, WindowFrame, relative_error
+from forebrain.models.relative import MAX_SPREAD, MIN_SPREAD, WindowFrame
 
 CONFIG = PocoConfig(context=24, horizon=5, token_length=8, width=16, num_latents=3, num_heads=2, head_width=8,
                     film_width=24, relative=True)  # fmt: skip
@@ -55,6 +55,10 @@ def test_a_silent_row_is_not_blown_up() -> None:
 
 def test_relative_error_is_the_same_for_loud_and_quiet_windows() -> None:
     context, target = torch.randn(1, 24, 3) * 10, torch.randn(1, 5, 3) * 10
-    quiet = relative_error(torch.zeros_like(target), target, context).mean()
-    loud = relative_error(torch.zeros_like(target), 5 * target, 5 * context).mean()
-    assert loud / quiet == pytest.approx(1, rel=0.01)
+    interface = Interface(3, 0)
+    quiet, loud = (
+        SessionTarget.of(SessionInput(scale * context, interface), scale * target, "relative")
+        for scale in (1, 5)
+    )
+    of_quiet, of_loud = ((each.weight * each.frames.square()).mean() for each in (quiet, loud))
+    assert of_loud / of_quiet == pytest.approx(1, rel=0.01)

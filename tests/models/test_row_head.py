@@ -1,35 +1,28 @@
-"""Rows are cut into blocks of which none is missed, none is done twice and none is too large."""
+"""The row head holds no more memory the longer it is used. What it computes is tested in test_poco."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from forebrain.models.row_head import _blocks
+from forebrain.models import row_head
+from forebrain.models.contract import SessionTarget
+from forebrain.models.poco import Poco, PocoConfig
+from forebrain.models.row_head import RowHead, SessionRows
 
 
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        [(3, 5)],
-        [(1, 100), (4, 17)],
-        [(2, 3), (1, 1), (7, 2), (1, 16), (2, 40), (1, 1)],
-        [(50, 1), (1, 50)],
-    ],
-)
-def test_every_row_is_in_one_block_of_bounded_size(shapes: list[tuple[int, int]]) -> None:
-    seen = [torch.zeros(shape, dtype=torch.int64) for shape in shapes]
-    blocks = list(_blocks(shapes, 16))
-    for pieces in blocks:
-        filled = 0
-        for piece in pieces:
-            part = seen[piece.session][piece.samples, piece.units]
-            part += 1
-            assert piece.rows == slice(filled, filled + part.numel())
-            filled += part.numel()
-        assert 0 < filled <= 16
-    assert all((count == 1).all() for count in seen)
-    # Two that follow one another never fit into one.
-    sizes = [pieces[-1].rows.stop for pieces in blocks]
-    firsts = [pieces[0].rows.stop for pieces in blocks]
-    assert all(size + first > 16 for size, first in zip(sizes, firsts[1:], strict=False))
+def test_what_is_held_from_call_to_call_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 16)
+    monkeypatch.setattr(row_head._OF_THREAD, "buffers", row_head._Buffers())
+    model = Poco(PocoConfig(width=16, film_width=32))
+    held = []
+    for batch, units in ((1, 16), (9, 13), (1, 100), (40, 1)):
+        rows = SessionRows(
+            torch.randn(units, 16), torch.rand(batch, 8, units), torch.randn(batch, 8, 16),
+            torch.randn(batch, 48, units),
+        )  # fmt: skip
+        head = RowHead([rows], model._row_head_weights(), 0.2, torch.float32)
+        head.error([SessionTarget(torch.randn(batch, 16, units), torch.ones(batch, 1, units))]).backward()
+        head.forecast()
+        held.append(sum(each.numel() for each in row_head._OF_THREAD.buffers._held.values()))
+    assert held == held[:1] * 4

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput
+from forebrain.models.contract import Interface, LossName, Model, ModelConfig, SessionInput, SessionTarget
+from forebrain.models.relative import WindowFrame
 from forebrain.models.slots import SLOTS
 from forebrain.training.config import PretrainConfig
 
@@ -72,14 +73,18 @@ def batch(model: Model, *shapes: tuple[int, int]) -> list[SessionInput]:
     ]
 
 
-def gradients(model: Model, inputs: list[SessionInput], forecasts: list[Tensor]) -> dict[str, Tensor | None]:
+def squares(forecasts: list[Tensor]) -> Tensor:
+    return torch.stack([forecast.float().square().sum() for forecast in forecasts]).sum()
+
+
+def gradients(model: Model, inputs: list[SessionInput], error: Tensor) -> dict[str, Tensor | None]:
     parameters = dict(model.named_parameters())
     for index, entry in enumerate(inputs):
         parameters |= {f"{index}.{name}": each for name, each in entry.interface.named_parameters()}
     for parameter in parameters.values():
         parameter.grad = None
-    if parameters and any(forecast.requires_grad for forecast in forecasts):
-        torch.stack([forecast.float().square().sum() for forecast in forecasts]).sum().backward()
+    if error.requires_grad:
+        error.backward()
     return {name: parameter.grad for name, parameter in parameters.items() if parameter.numel()}
 
 
@@ -160,7 +165,7 @@ def test_bf16_stays_near_fp32_and_gives_fp32_gradients(config: ModelConfig) -> N
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model(inputs)[0]
     assert (rough.float() - exact).norm() < 0.03 * exact.norm()
-    for gradient in gradients(model, inputs, [rough]).values():
+    for gradient in gradients(model, inputs, squares([rough])).values():
         assert gradient is None or gradient.dtype == torch.float32
 
 
@@ -168,15 +173,38 @@ def test_bf16_stays_near_fp32_and_gives_fp32_gradients(config: ModelConfig) -> N
 def test_gradients_reach_every_parameter(config: ModelConfig, protocol: str) -> None:
     model = build(config.under(protocol)).train()
     inputs = batch(model, (3, 5), (2, 8))
-    for name, gradient in gradients(model, inputs, model(inputs)).items():
+    for name, gradient in gradients(model, inputs, squares(model(inputs))).items():
         assert gradient is not None and gradient.abs().max() > 0, name
 
 
 def test_a_frozen_backbone_still_teaches_its_interfaces(config: ModelConfig) -> None:
     model = build(config).requires_grad_(False)
     inputs = batch(model, (2, 5))
-    for name, gradient in gradients(model, inputs, model(inputs)).items():
+    for name, gradient in gradients(model, inputs, squares(model(inputs))).items():
         assert (gradient is not None) == name.startswith("0."), name
+
+
+@pytest.mark.parametrize("loss", ["squared", "relative"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_error_and_its_gradients_are_those_of_the_forecasts(case: str, loss: LossName) -> None:
+    """Weighted as the loss says, and without windows that are not present, whatever the model's own frame."""
+    model = build(config_of(case).under("chronological"))
+    inputs = batch(model, (3, 5), (0, 4), (2, 11), (1, 1))
+    inputs[2] = replace(inputs[2], forecast_units=torch.tensor([0, 7]))
+    targets, expected = [], []
+    for entry, forecast in zip(inputs, model(inputs), strict=True):
+        frames, present = torch.randn_like(forecast), torch.rand(len(forecast)) < 0.7
+        targets.append(SessionTarget.of(entry, frames, loss, present))
+        spread = WindowFrame.of(entry.of_forecast(entry.context, 2)).spread if loss == "relative" else 1.0
+        expected.append(((forecast - frames) / spread)[present].square().sum())
+    of_forecasts = torch.stack(expected).sum()
+    error = model(inputs, targets)
+    torch.testing.assert_close(error, of_forecasts, rtol=1e-4, atol=1e-4)
+    wanted = gradients(model, inputs, of_forecasts)
+    for name, gradient in gradients(model, inputs, error).items():
+        if gradient is not None or wanted[name] is not None:
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-4, msg=name)
+    assert model(inputs[1:2], targets[1:2]) == 0
 
 
 @pytest.mark.parametrize("case", TRAINED)

@@ -14,7 +14,7 @@ from forebrain import realtime
 from forebrain.errors import ConfigError
 from forebrain.models.contract import SessionInput
 from forebrain.models.linear import LinearConfig
-from forebrain.models.relative import relative_error
+from forebrain.models.relative import WindowFrame
 from forebrain.realtime import LiveForecaster
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig, _cut, _windows, improved
 
@@ -31,7 +31,7 @@ def error(small: Small, interface, given: torch.Tensor) -> float:
     context, target = given.split([CONTEXT, HORIZON], dim=1)
     with torch.no_grad():
         (forecast,) = small.model([SessionInput(context, interface)])
-    return float(relative_error(forecast, target, context).mean())
+    return float(((forecast - target) / WindowFrame.of(context).spread).square().mean())
 
 
 def test_an_update_is_better_on_frames_that_it_was_not_fitted_to(small: Small) -> None:

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
-from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.models.frozen import freeze
-from forebrain.models.relative import relative_error, squared_error
 from forebrain.training.adamw import AdamW
+from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 WEIGHT_DECAY = 1e-4
 CLIP_NORM = 5.0
@@ -76,7 +76,7 @@ def fit_interface(
     interface: Interface,
     batches: Batches,
     config: FitConfig,
-    loss: Literal["squared", "relative"] = "relative",
+    loss: LossName = "relative",
     after_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Trains the interface, and those parameters of the backbone that require a gradient.
@@ -92,7 +92,6 @@ def fit_interface(
     Raises:
         DivergenceError: the loss is not finite.
     """
-    error = relative_error if loss == "relative" else squared_error
     of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not of_backbone:
         model = freeze(model, config.compute_dtype)
@@ -106,16 +105,20 @@ def fit_interface(
     ]
     for step in range(config.steps):
         context, target = next(batches)
+        entry = SessionInput(context, interface)
         with config.autocast():
-            (forecast,) = model([SessionInput(context, interface)])
-        mean_error = error(forecast.float(), target, context).mean()
+            error = model([entry], [SessionTarget.of(entry, target, loss)])
+        mean_error = error / target.numel()
         if not math.isfinite(mean_error.item()):
             raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
         for _, _, optimiser in groups:
             optimiser.clear_gradients()
         mean_error.backward()
         for parameters, peak, optimiser in groups:
-            nn.utils.clip_grad_norm_(parameters, CLIP_NORM, foreach=True)
+            gradients = [each.grad for each in parameters if each.grad is not None]
+            if gradients:  # a model may have nothing of a session's own
+                norm = sum_of_squares(gradients).sqrt()
+                torch._foreach_mul_(gradients, clip_factor(norm, CLIP_NORM))
             optimiser.step(peak * falling(step / config.steps))
         after_step(step + 1)
 

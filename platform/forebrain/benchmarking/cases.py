@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.timing import Patience, Times, time_together
-from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.frozen import FrozenPoco, SessionForecaster, session_forecaster
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
@@ -233,7 +233,7 @@ def _training_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
 
 
 def _adaptation_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
-    model = _model(device).train().requires_grad_(False)
+    model = _model(device).eval().requires_grad_(False)
     interface = model.new_interface(case.units).to(device)
     move = _mover(list(interface.parameters()), amsgrad=False)
     frozen = {name: FrozenPoco(model, dtype) for name, dtype in DTYPES.items()}
@@ -248,16 +248,20 @@ def _learning(
     ours: Mapping[str, nn.Module],
     move: Callable[[Tensor], None],
 ) -> Mapping[str, Step]:
-    """Steps that forecast with each of ours, or the model's plain formulation, and learn from the error."""
-    context, target = _windows(case, device)
+    """Steps that learn from the error of each of ours, or of the model's plain formulation."""
+    context, future = _windows(case, device)
     inputs = [SessionInput(context, interface, 0)]
+    targets = [SessionTarget.of(inputs[0], future, "squared")]
 
     def step(name: str) -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
-            (forecast,) = plain_forecast(model, inputs) if name == "plain" else ours[name](inputs)
-        move((forecast.float() - target).square().mean())
+            move(ours[name](inputs, targets) / future.numel())
 
-    return {name: partial(step, name) for name in (*DTYPES, "plain")}
+    def plain() -> None:
+        (forecast,) = plain_forecast(model, inputs)
+        move((forecast - future).square().mean())
+
+    return {**{name: partial(step, name) for name in DTYPES}, "plain": plain}
 
 
 def _mover(parameters: list[nn.Parameter], amsgrad: bool) -> Callable[[Tensor], None]:

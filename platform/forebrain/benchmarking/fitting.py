@@ -21,7 +21,7 @@ def time_fits(steps: int = STEPS, units: int = UNITS) -> list[dict[str, Any]]:
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
         config = PocoConfig(relative=True)
-        model = Poco(config).train().requires_grad_(False)
+        model = Poco(config).eval().requires_grad_(False)
         interface = model.new_interface(units)
         window = torch.randn(1, config.context, units), torch.randn(1, config.horizon, units)
         published = PUBLISHED_S if (steps, units, torch.get_num_threads()) == (STEPS, UNITS, 1) else None

@@ -1,8 +1,11 @@
 """What a model is given, what it gives, and what belongs to a session.
 
 A model is a slot: one config and one module whose `forward` takes a list of `SessionInput` and returns one
-forecast for each. Everything that belongs to a session is in its `Interface`, which the model makes; the rest
-is the backbone. `models.slots` lists them all.
+forecast for each or, told what came, the error of them all. Everything that belongs to a session is in its
+`Interface`, which the model makes; the rest is the backbone. `models.slots` lists them all.
+
+Every loss is a sum of squared errors with weights that are known beforehand (`SessionTarget`), so a model may
+form gradients of it as soon as it has forecast some rows.
 """
 
 from __future__ import annotations
@@ -10,13 +13,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, Self
+from functools import cached_property
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
 from forebrain.models.relative import WindowFrame
+
+# What an error is: squared, or squared over the window's squared spread, so that loud windows do not outvote
+# others.
+LossName = Literal["squared", "relative"]
 
 
 class Interface(nn.Module):
@@ -106,6 +114,11 @@ class SessionInput:
     forecast_units: Tensor | None = None
     peers: Peers | None = None
 
+    @cached_property
+    def frame(self) -> WindowFrame:
+        """Where its rows stand."""
+        return WindowFrame.of(self.context)
+
     @property
     def num_forecast(self) -> int:
         """M: units to forecast."""
@@ -114,6 +127,41 @@ class SessionInput:
     def of_forecast(self, tensor: Tensor, dim: int) -> Tensor:
         """A tensor with N units along `dim`, for the units to forecast."""
         return tensor if self.forecast_units is None else tensor.index_select(dim, self.forecast_units)
+
+
+@dataclass(frozen=True)
+class SessionTarget:
+    """What came after the windows of one session, and what it counts to have missed it.
+
+    Attributes:
+        frames: [B, H, M], normalised.
+        weight: [B, 1, M], what the squared errors of a row are multiplied by.
+    """
+
+    frames: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(
+        cls, entry: SessionInput, frames: Tensor, loss: LossName, present: Tensor | None = None
+    ) -> SessionTarget:
+        """The target of a loss.
+
+        Args:
+            entry: the windows.
+            frames: what came after them.
+            loss: what an error is.
+            present: bool [B], which windows count; None for all.
+        """
+        if loss == "squared":
+            weight = torch.ones_like(frames[:, :1])
+        else:
+            weight = entry.of_forecast(entry.frame.spread, 2).square().reciprocal()
+        return cls(frames, weight if present is None else weight * present[:, None, None])
+
+    def within(self, frame: WindowFrame) -> SessionTarget:
+        """The same for forecasts that `frame` has not put back yet."""
+        return SessionTarget((self.frames - frame.last) / frame.trusted, self.weight * frame.trusted.square())
 
 
 @dataclass(frozen=True)
@@ -184,49 +232,67 @@ class Model(nn.Module):
         """Forecasts [B_i, H, M_i] of sessions that have windows (at least one of them, each B_i > 0)."""
         raise NotImplementedError
 
-    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        """Forecasts every window of a batch.
+    def error_of_windows(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        """Squared errors of `forecast_windows`, weighted and summed: a scalar."""
+        errors = [
+            (target.weight * (forecast.to(target.frames.dtype) - target.frames).square()).sum()
+            for forecast, target in zip(self.forecast_windows(inputs), targets, strict=True)
+        ]
+        return torch.stack(errors).sum()
+
+    def forward(
+        self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget] | None = None
+    ) -> list[Tensor] | Tensor:
+        """Forecasts every window of a batch, or says how far forecasts are from what came.
 
         Args:
             inputs: sessions with their windows, context [B_i, C, N_i]; a session may have none (B_i = 0).
+            targets: what came after them.
 
         Returns:
-            A forecast [B_i, H, M_i] for each session, in the order of `inputs`; M_i is N_i unless the input
-            names the units to forecast.
+            Without targets a forecast [B_i, H, M_i] for each session, in the order of `inputs`; M_i is N_i
+            unless the input names the units to forecast. With targets the squared errors of all sessions,
+            weighted and summed, a scalar: cheaper to learn from than forecasts.
 
         Raises:
             ConfigError: a context's length is not the model's.
         """
-        present = [entry for entry in inputs if entry.context.shape[0]]
-        forecasts = iter(self._forecast_present(present)) if present else iter(())
+        present = [index for index, entry in enumerate(inputs) if len(entry.context)]
+        seen, frames = self._enter([inputs[index] for index in present])
+        if targets is not None:
+            entered = [
+                targets[index] if frame is None else targets[index].within(frame)
+                for index, frame in zip(present, frames, strict=True)
+            ]
+            return self.error_of_windows(seen, entered) if present else torch.zeros(())
+        forecasts = self.forecast_windows(seen) if present else []
+        left = (
+            forecast if frame is None else frame.leave(forecast)
+            for forecast, frame in zip(forecasts, frames, strict=True)
+        )
         horizon = self.config.horizon
         return [
-            next(forecasts) if len(entry.context) else entry.context.new_zeros(0, horizon, entry.num_forecast)
+            next(left) if len(entry.context) else entry.context.new_zeros(0, horizon, entry.num_forecast)
             for entry in inputs
         ]
 
-    def _forecast_present(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        config = self.config
+    def _enter(self, inputs: Sequence[SessionInput]) -> tuple[list[SessionInput], list[WindowFrame | None]]:
+        """What is seen of windows, and in which frame each session's units are forecast."""
         for entry in inputs:
-            if entry.context.shape[1] != config.context:
+            if entry.context.shape[1] != self.config.context:
                 raise ConfigError(
                     f"a context of {entry.context.shape[1]} frames was given; "
-                    f"this model forecasts from {config.context}."
+                    f"this model forecasts from {self.config.context}."
                 )
-        if config.relative:
-            frames = [WindowFrame.of(entry.context) for entry in inputs]
-            seen = [
-                replace(entry, context=frame.enter(entry.context))
-                for entry, frame in zip(inputs, frames, strict=True)
-            ]
-            forecasts = zip(inputs, frames, self.forecast_windows(seen), strict=True)
-            return [
-                WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)).leave(
-                    forecast
-                )
-                for entry, frame, forecast in forecasts
-            ]
-        return self.forecast_windows(inputs)
+        if not self.config.relative:
+            return list(inputs), [None] * len(inputs)
+        seen: list[SessionInput] = []
+        frames: list[WindowFrame | None] = []
+        for entry in inputs:
+            frame = entry.frame
+            seen.append(replace(entry, context=frame.enter(entry.context)))
+            frames.append(WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)))
+        return seen, frames
 
 
 class RowModel(Model):

@@ -17,7 +17,7 @@ def random_drops(size: Sequence[int], dropout: float, device: torch.device) -> T
     count = torch.Size(size).numel()
     drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
     bits = drawn.view(torch.int16)[:count].view(size)
-    return (bits >> 1).add_(2**14 - round(dropout * 2**15)).clamp_(max=0)
+    return bits.bitwise_right_shift_(1).add_(2**14 - round(dropout * 2**15)).clamp_(max=0)
 
 
 def drop(x: Tensor, dropout: float, active: bool) -> Tensor:

@@ -16,9 +16,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.frozen_session import FrameWeights, FrozenSession, Helpers
 from forebrain.models.poco import Poco
+from forebrain.models.row_head import RowHead
 
 
 def freeze(model: Model, compute_dtype: torch.dtype) -> Model:
@@ -97,9 +98,15 @@ class FrozenPoco(Model):
         return self.model.new_interface(num_units, generator)
 
     def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        return self._row_head(inputs).forecast()
+
+    def error_of_windows(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        return self._row_head(inputs).error(targets)
+
+    def _row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
         with torch.autocast(inputs[0].context.device.type, enabled=False):
             terms = [self.model.session_terms(entry, self.folded.probes) for entry in inputs]
-            return self.model.forecast_known(list(zip(inputs, terms, strict=True)), self.folded)
+            return self.model.row_head_of_known(list(zip(inputs, terms, strict=True)), self.folded)
 
     @torch.no_grad()
     def session(

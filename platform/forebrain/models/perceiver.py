@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from forebrain.models.contract import Peers
 from forebrain.models.dropout import drop
@@ -117,12 +119,13 @@ class EncoderAttention(CrossAttention):
     def tokens(self, probes: Probes, units: Tensor) -> Tokens:
         """Unit vectors [N, d], the tokens' bias included."""
         num_tokens, num_latents, width = *probes.on_all.shape[:2], units.shape[1]
-        units = units - units.mean(dim=1, keepdim=True)
+        units, square = _Centred.apply(units)
         # Twice, since it is the cross term of a square.
-        cross = probes.frame_weight.T @ units.T * (2 / width)  # [L, N]
-        asked = (probes.on_units @ units.T).unflatten(0, (num_tokens, num_latents))
+        weight = torch.cat([probes.frame_weight.T * (2 / width), probes.on_units])
+        cross, asked = (weight @ units.T).split([len(weight) - len(probes.on_units), len(probes.on_units)])
+        asked = asked.unflatten(0, (num_tokens, num_latents))
         frame_terms = torch.cat([cross.expand(num_tokens, -1, -1), asked], dim=1)
-        return Tokens(probes, units, frame_terms, units.square().mean(dim=1))
+        return Tokens(probes, units, frame_terms, square)
 
     def forward(
         self,
@@ -152,6 +155,26 @@ class EncoderAttention(CrossAttention):
             self.to_out(rotate(summed[..., :-1] / summed[..., -1:], inverse(latent_rotation)))
             for summed in sums
         ]
+
+
+class _Centred(torch.autograd.Function):
+    """Rows [N, d] less their means, and the mean squares of that, [N].
+
+    In three passes, backwards too, where autograd takes ten: units are many, and this is little work.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+        centred = rows - rows.mean(dim=1, keepdim=True)
+        ctx.save_for_backward(centred)
+        return centred, torch.linalg.vector_norm(centred, dim=1).square_() / rows.shape[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_centred: Tensor, grad_square: Tensor) -> Tensor:
+        (centred,) = ctx.saved_tensors
+        grad = torch.addcmul(grad_centred, centred, grad_square[:, None], value=2 / centred.shape[1])
+        return grad.sub_(grad.mean(dim=1, keepdim=True))
 
 
 class _Scored:
@@ -219,9 +242,12 @@ class SelfAttention(nn.Module):
         split = packed.unflatten(-1, (3, self.num_heads, self.head_width)).transpose(
             1, 3
         )  # [B, heads, 3, K, h]
-        query, key, value = rotate(split, rotation).unbind(2)
-        read = F.scaled_dot_product_attention(query, key, value)  # [B, heads, K, h]
-        return self.to_out(rotate(read, inverse(rotation)).transpose(1, 2).flatten(2))
+        # Rotations are float32, and attention among so few is twice as fast in it, and more exact.
+        with torch.autocast(latents.device.type, enabled=False):
+            query, key, value = rotate(split.to(latents.dtype), rotation).unbind(2)
+            read = F.scaled_dot_product_attention(query, key, value)  # [B, heads, K, h]
+            turned = rotate(read, inverse(rotation))
+        return self.to_out(turned.transpose(1, 2).flatten(2))
 
 
 class DecoderAttention(CrossAttention):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput
+from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput, SessionTarget
 from forebrain.models.perceiver import (
     DecoderAttention,
     EncoderAttention,
@@ -28,7 +28,7 @@ from forebrain.models.perceiver import (
     Tokens,
 )
 from forebrain.models.rotary import Rotation, inverse_frequencies, rotation_at
-from forebrain.models.row_head import RowHeadWeights, SessionRows, row_head
+from forebrain.models.row_head import RowHead, RowHeadWeights, SessionRows
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,12 @@ class SessionTerms:
         tokens: of its N units.
         queries: [M, h], what each unit to forecast asks of the latents.
         units: [M, d], who they are, with the bias of what they read.
-        projected: see `row_head.SessionRows`.
     """
 
     latents: Tensor
     tokens: Tokens
     queries: Tensor
     units: Tensor
-    projected: Tensor | None = None
 
 
 class Poco(Model):
@@ -198,9 +196,16 @@ class Poco(Model):
         return [layer for layer in self.processor if isinstance(layer, ProcessorLayer)]
 
     def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        return self.row_head(inputs).forecast()
+
+    def error_of_windows(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        return self.row_head(inputs).error(targets)
+
+    def row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
+        """Rows that have read their populations, ready to be forecast."""
         folded = self.fold(self._compute_dtype)
         known = [(entry, self.session_terms(entry, folded.probes)) for entry in inputs]
-        return self.forecast_known(known, folded)
+        return self.row_head_of_known(known, folded)
 
     def fold(self, compute_dtype: torch.dtype) -> FoldedWeights:
         """What follows from the weights alone; products of rows will be in `compute_dtype`."""
@@ -217,18 +222,21 @@ class Poco(Model):
             queries = self.decoder_attention.queries(units, self.rotation("query"))
             return SessionTerms(latents, tokens, queries, units + self.decoder_attention.to_out.bias)
 
+    def row_head_of_known(
+        self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
+    ) -> RowHead:
+        """What `row_head` returns, of sessions whose terms are known."""
+        return RowHead(self._read(inputs), folded.row_head, self.row_dropout, folded.compute_dtype)
+
     def forecast_known(
         self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
     ) -> list[Tensor]:
         """What `forecast_windows` returns, of sessions whose terms are known."""
-        return self._forecast_rows(self._read(inputs), folded.row_head, folded.compute_dtype)
+        return self.row_head_of_known(inputs, folded).forecast()
 
-    def _forecast_rows(
-        self, rows: Sequence[SessionRows], weights: RowHeadWeights, compute_dtype: torch.dtype
-    ) -> list[Tensor]:
-        dropout = self.decoder_feed_forward.dropout if self.training else 0.0
-        with self._exactly():
-            return row_head(rows, weights, dropout, compute_dtype)
+    @property
+    def row_dropout(self) -> float:
+        return self.decoder_feed_forward.dropout if self.training else 0.0
 
     def _read(self, inputs: Sequence[tuple[SessionInput, SessionTerms]]) -> list[SessionRows]:
         """Reads each population into the latents, and asks for each unit what these say."""
@@ -249,7 +257,6 @@ class Poco(Model):
                     (key @ terms.queries.T).softmax(dim=1),
                     value,
                     entry.of_forecast(entry.context, 2),
-                    terms.projected,
                 )
                 for (entry, terms), key, value in of_sessions
             ]

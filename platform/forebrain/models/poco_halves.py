@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
-from forebrain.models.contract import SessionInput, rows_of, windows_of
+from forebrain.models.contract import Model, SessionInput, SessionTarget, rows_of, windows_of
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.models.row_head import SessionRows
+from forebrain.models.row_head import RowHead, SessionRows
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ class Poyo(Poco):
         embeddings = [rows.units + rows.attention.mT @ rows.values for rows in self._read(known)]
         return [self.out(each + self.decoder_feed_forward(each)).mT for each in embeddings]
 
+    # There is no row head to form gradients on the way.
+    error_of_windows = Model.error_of_windows
+
 
 class Uico(Poco):
     """See the module."""
@@ -107,14 +110,14 @@ class Uico(Poco):
         del self.token, self.latent, self.encoder_attention, self.encoder_feed_forward, self.processor
         del self.decoder_attention
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+    def row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
         rows = []
         for entry in inputs:
             units = entry.of_forecast(self._unit_vectors(entry), 0)
             nothing = units.new_zeros(len(entry.context), 0, len(units))
             values = units.new_zeros(len(entry.context), 0, units.shape[1])
             rows.append(SessionRows(units, nothing, values, entry.of_forecast(entry.context, 2)))
-        return self._forecast_rows(rows, self._row_head_weights(), self._compute_dtype)
+        return RowHead(rows, self._row_head_weights(), self.row_dropout, self._compute_dtype)
 
 
 class Taco(Poco):
@@ -127,16 +130,27 @@ class Taco(Poco):
         del self.latent, self.encoder_attention, self.encoder_feed_forward, self.decoder_attention
 
     def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        (forecast,) = super().forecast_windows(inputs)
+        return windows_of(forecast[0].T, inputs)
+
+    def error_of_windows(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        frames, weight = (
+            torch.cat([part.transpose(0, 1).flatten(1) for part in parts], dim=1)[None]
+            for parts in zip(*((each.frames, each.weight) for each in targets), strict=True)
+        )
+        return super().error_of_windows(inputs, [SessionTarget(frames, weight)])
+
+    def row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
+        """Its one session has a sample of all rows, since to the row head each is a unit of its own."""
         rows = torch.cat([entry.of_forecast(self._mix(entry), 1).flatten(0, 1) for entry in inputs])
-        # To the row head each row is a unit of its own.
         nothing = rows.new_zeros(1, 0, len(rows))
         values = rows.new_zeros(1, 0, rows.shape[1])
-        (forecast,) = self._forecast_rows(
+        return RowHead(
             [SessionRows(rows, nothing, values, rows_of(inputs).T[None])],
             self._row_head_weights(),
+            self.row_dropout,
             self._compute_dtype,
         )
-        return windows_of(forecast[0].T, inputs)
 
     def _mix(self, entry: SessionInput) -> Tensor:
         """[B, N, d]: the mean of a unit's tokens, after they have attended to all others."""

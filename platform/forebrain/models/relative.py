@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 # In training standard deviations. The floor keeps silent rows from being blown up.
@@ -41,16 +40,11 @@ class WindowFrame:
     def enter(self, context: Tensor) -> Tensor:
         return (context - self.last) / self.spread
 
+    @property
+    def trusted(self) -> Tensor:
+        """[B, 1, N], what a forecast of 1 in this frame deviates from the last frame."""
+        return self.spread.clamp(max=MAX_SPREAD)
+
     def leave(self, forecast: Tensor) -> Tensor:
         """Puts forecasts [B, H, N] back where the context was."""
-        return self.last + forecast * self.spread.clamp(max=MAX_SPREAD)
-
-
-def relative_error(forecast: Tensor, target: Tensor, context: Tensor) -> Tensor:
-    """Squared errors [B, H, N] over the window's squared spread: loud windows do not outvote others."""
-    return ((forecast - target) / WindowFrame.of(context).spread).square()
-
-
-def squared_error(forecast: Tensor, target: Tensor, context: Tensor) -> Tensor:
-    """Squared errors [B, H, N]."""
-    return torch.square(forecast - target)
+        return self.last + forecast * self.trusted

@@ -7,19 +7,24 @@
 This is nine tenths of the arithmetic, and its temporaries are 1,024 wide. Rows are independent, so they
 pass in blocks that stay in the cache. LayerNorm is linear but for its division by sigma, so the first
 product need not be one of rows: W1 u is formed once for all samples of a session and W1 V once for all its
-units, forwards and backwards. The caller folds LayerNorm's weights into W1 and b1, the bias of W2 into bg and
-bf, and FiLM's shift Wo Wb, which enters linearly, into Wf [H, d].
+units, forwards and backwards. (Learning from few samples it is one of rows, which is less work then.) The
+caller folds LayerNorm's weights into W1 and b1, the bias of W2 into bg and bf, and FiLM's shift Wo Wb, which
+enters linearly, into Wf [H, d].
+
+A block that is told what came (`RowHead.error`) passes backwards at once, while its temporaries lie in the
+cache: an error is a weighted sum of squares, so its gradient waits for no other block, and autograd's own
+backward pass only scales what is there. Whoever asks for forecasts and gradients of them
+(`RowHead.forecast`) pays for a second forward pass, in which the temporaries are formed again.
 
 Dropout sets gates far below zero, where gelu and its slope vanish, so that it costs one addition.
-
-For the backward pass e1 and what is dropped are kept, and the wide results where rows are few; elsewhere they
-are formed again block by block.
 
 It is tested and timed against the plain formulation of the same equations in models/plain.py.
 """
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,18 +32,20 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from forebrain.models.contract import SessionTarget
 from forebrain.models.dropout import random_drops
-from forebrain.models.fused import linear_relu, linear_times
+from forebrain.models.row_blocks import Piece, blocks_of
 
 # Rows in a block: [rows, 1024] temporaries of a block fit in a CPU core's cache; on a GPU one launch
 # should fill the device.
-CPU_BLOCK_ROWS = 512
+CPU_BLOCK_ROWS = 1024
 GPU_BLOCK_ROWS = 65_536
-# Up to so many rows keep their wide results, 10 kB a row in fp32, for the backward pass.
-KEPT_ROWS = 2048
 # Times -1 or less, what is added to a gate that is dropped.
 DROPPED_GATE = 1e4
+# Samples of a session from which on rows share the projections of units and values when they learn.
+SHARED_FROM = 3
 NORM_EPS = 1e-5
 
 
@@ -81,15 +88,12 @@ class SessionRows:
         attention: [B, K, N] float32, a, how much each unit reads of each latent.
         values: [B, K, d] float32, V.
         context: [B, C, N], each row's own past.
-        projected: [N, F] W1 u where it is known from before, in the dtype of the products; only where no
-            gradient is asked for.
     """
 
     units: Tensor
     attention: Tensor
     values: Tensor
     context: Tensor
-    projected: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,27 +101,46 @@ class SessionRows:
         return self.context.shape[0], self.context.shape[2]
 
 
-def row_head(
-    sessions: Sequence[SessionRows], weights: RowHeadWeights, dropout: float, compute_dtype: torch.dtype
-) -> list[Tensor]:
-    """Forecasts rows.
+@dataclass(frozen=True)
+class RowHead:
+    """Rows that are ready to be forecast, and the weights that do it.
 
-    Args:
+    Attributes:
         sessions: at least one sample in each.
         weights: see `RowHeadWeights`.
         dropout: probability of dropping a hidden value of the feed-forward; 0 outside training.
         compute_dtype: dtype of the matrix products; sums over rows are kept in float32.
-
-    Returns:
-        [B, H, N] for each session, in the dtype of its units.
     """
-    if dropout > 0:
-        weights = weights._replace(contract_weight=weights.contract_weight / (1 - dropout))
-    tensors = [
-        tensor for rows in sessions for tensor in (rows.units, rows.attention, rows.values, rows.context)
-    ]
-    call = _Call(len(sessions), dropout, compute_dtype, [rows.projected for rows in sessions])
-    return list(_RowHead.apply(call, *tensors, *weights.flat))
+
+    sessions: Sequence[SessionRows]
+    weights: RowHeadWeights
+    dropout: float
+    compute_dtype: torch.dtype
+
+    def forecast(self) -> list[Tensor]:
+        """[B, H, N] for each session, in the dtype of its units."""
+        with self._exactly():
+            return list(_Forecast.apply(self._call(()), *self._tensors()))
+
+    def error(self, targets: Sequence[SessionTarget]) -> Tensor:
+        """What was missed of the targets, a scalar; see `contract.Model.error_of_windows`."""
+        with self._exactly():
+            return _Error.apply(self._call(targets), *self._tensors())
+
+    def _exactly(self) -> torch.autocast:
+        """`compute_dtype` says what products are in, and autocast nothing."""
+        return torch.autocast(self.weights.out_weight.device.type, enabled=False)
+
+    def _call(self, targets: Sequence[SessionTarget]) -> _Call:
+        learns = torch.is_grad_enabled()
+        return _Call(len(self.sessions), self.dropout, self.compute_dtype, targets, learns)
+
+    def _tensors(self) -> list[Tensor]:
+        weights = self.weights
+        if self.dropout > 0:
+            weights = weights._replace(contract_weight=weights.contract_weight / (1 - self.dropout))
+        of_sessions = [(each.units, each.attention, each.values, each.context) for each in self.sessions]
+        return [*itertools.chain.from_iterable(of_sessions), *weights.flat]
 
 
 class _Call(NamedTuple):
@@ -126,81 +149,54 @@ class _Call(NamedTuple):
     num_sessions: int
     dropout: float
     compute_dtype: torch.dtype
-    projected: list[Tensor | None]
+    targets: Sequence[SessionTarget]
+    learns: bool
 
     def unpack(self, tensors: Sequence[Any], cast: bool = True) -> tuple[list[SessionRows], RowHeadWeights]:
         """The flat order in which autograd passes tensors, or their gradients, by name again."""
         split = 4 * self.num_sessions
-        of_sessions = zip(*(tensors[first:split:4] for first in range(4)), self.projected, strict=True)
+        of_sessions = zip(*(tensors[first:split:4] for first in range(4)), strict=True)
         sessions = [SessionRows(*fields) for fields in of_sessions]
         weights = _named(tensors[split:])
         return sessions, weights.to(self.compute_dtype) if cast else weights
 
 
-class _Piece(NamedTuple):
-    """Some samples of some units of one session, samples first, and which rows of their block they are."""
-
-    session: int
-    samples: slice
-    units: slice
-    rows: slice
-
-    def rows_of(self, block: Tensor) -> Tensor:
-        """Its part of a block's tensor [r, W], as [b, n, W]."""
-        shape = self.samples.stop - self.samples.start, self.units.stop - self.units.start
-        return block[self.rows].view(*shape, -1)
-
-    def part_of(self, session: Tensor) -> Tensor:
-        """Its part of a session's tensor [B, W, N], as [b, n, W]."""
-        return session[self.samples, :, self.units].transpose(1, 2)
-
-    def same_units(self, other: _Piece) -> bool:
-        return self.session == other.session and self.units == other.units
-
-
-def _blocks(shapes: Sequence[tuple[int, int]], size: int) -> Iterator[list[_Piece]]:
-    """Cuts sessions of (samples, units) into blocks of at most `size` rows, or one sample of `size` units.
-
-    Pieces of the same units follow one another. Large sessions are cut by units, small ones share a block.
-    """
-    block: list[_Piece] = []
-    filled = 0
-    for session, (num_samples, num_units) in enumerate(shapes):
-        num_cuts = -(-num_units // size)
-        for cut in range(num_cuts):
-            units = slice(cut * num_units // num_cuts, (cut + 1) * num_units // num_cuts)
-            width = units.stop - units.start
-            step = max(1, size // width)
-            for first in range(0, num_samples, step):
-                samples = slice(first, min(first + step, num_samples))
-                num_rows = (samples.stop - first) * width
-                if filled + num_rows > size and block:
-                    yield block
-                    block, filled = [], 0
-                block.append(_Piece(session, samples, units, slice(filled, filled + num_rows)))
-                filled += num_rows
-    if block:
-        yield block
-
-
 class _Projections:
-    """W1 u of the units that pieces ask for one after another, and W1 V with b1 below it of all samples."""
+    """W1 u of the units that pieces ask for one after another, and W1 V with b1 below it of all samples.
 
-    def __init__(self, sessions: Sequence[SessionRows], weights: RowHeadWeights) -> None:
-        self.sessions, self.weight = sessions, weights.expand_weight
-        dtype = self.weight.dtype
-        bias = weights.expand_bias
+    Args:
+        sessions: whose they are.
+        weights: in the dtype of the products.
+        learns: a session of fewer than SHARED_FROM samples has none, since hardly anything would share them.
+
+    Attributes:
+        of_values: [B, K + 1, F] for each session; None for one that has none.
+    """
+
+    def __init__(self, sessions: Sequence[SessionRows], weights: RowHeadWeights, learns: bool) -> None:
+        self.sessions, self.weight, self._bias = sessions, weights.expand_weight, weights.expand_bias
         self.of_values = [
-            torch.cat([rows.values.to(dtype) @ self.weight.T, bias.expand(len(rows.values), 1, -1)], dim=1)
-            for rows in sessions
-        ]  # [B, K + 1, F]
-        self._last: tuple[_Piece, Tensor] | None = None
+            None if learns and len(rows.context) < SHARED_FROM else self._of_values(rows) for rows in sessions
+        ]
+        self._last: tuple[Piece, Tensor] | None = None
 
-    def of_units(self, piece: _Piece) -> Tensor:
+    def rows_without(self, pieces: Sequence[Piece]) -> list[slice]:
+        """Rows of pieces that have none, adjacent ones together."""
+        found: list[slice] = []
+        for piece in pieces:
+            if self.of_values[piece.session] is None:
+                follows = found and found[-1].stop == piece.rows.start
+                start = found.pop().start if follows else piece.rows.start
+                found.append(slice(start, piece.rows.stop))
+        return found
+
+    def _of_values(self, rows: SessionRows) -> Tensor:
+        """[B, K + 1, F]."""
+        projected = rows.values.to(self.weight.dtype) @ self.weight.T
+        return torch.cat([projected, self._bias.expand(len(projected), 1, -1)], dim=1)
+
+    def of_units(self, piece: Piece) -> Tensor:
         """[n, F]."""
-        known = self.sessions[piece.session].projected
-        if known is not None:
-            return known[piece.units]
         if self._last is None or not self._last[0].same_units(piece):
             units = self.sessions[piece.session].units[piece.units]
             self._last = piece, units.to(self.weight.dtype) @ self.weight.T
@@ -210,23 +206,41 @@ class _Projections:
 class _Buffers:
     """Memory for wide results, the same for every block, so that it stays in the cache."""
 
-    def __init__(self, like: Tensor, dtype: torch.dtype) -> None:
-        self._like, self._dtype = like, dtype
-        self._held: dict[str, Tensor] = {}
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
 
-    def take(self, name: str, num_rows: int, width: int) -> Tensor:
+    def take(self, name: str, num_rows: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """[num_rows, width], not initialised."""
         size = num_rows * width
-        held = self._held.get(name)
+        held = self._held.get((name, dtype))
         if held is None or len(held) < size:
-            held = self._held[name] = self._like.new_empty(size, dtype=self._dtype)
+            # It outlives the call, and the next one may not be in inference mode.
+            with torch.inference_mode(False):
+                held = self._held[name, dtype] = torch.empty(size, dtype=dtype, device=device)
         return held[:size].view(num_rows, width)
 
 
-class _Block:
-    """The rows of one block: what is made of their pieces before they pass as one."""
+class _OfThread(threading.local):
+    """On a CPU each thread has its own from call to call: 30 MB, which would else be new pages each time."""
 
-    def __init__(self, pieces: list[_Piece], sessions: Sequence[SessionRows], dtype: torch.dtype) -> None:
+    def __init__(self) -> None:
+        self.buffers = _Buffers()
+
+
+_OF_THREAD = _OfThread()
+
+
+class _Block:
+    """The rows of one block: what is made of their pieces before they pass as one.
+
+    Attributes:
+        embedding: [r, d] e0.
+        normal: [r, d], centred and over sigma.
+        inverse_deviation: [r, 1], 1 / sigma.
+        context: [r, C].
+    """
+
+    def __init__(self, pieces: list[Piece], sessions: Sequence[SessionRows], dtype: torch.dtype) -> None:
         self.pieces = pieces
         num_rows, units = pieces[-1].rows.stop, sessions[0].units
         self.embedding = units.new_empty(num_rows, units.shape[1])
@@ -241,190 +255,263 @@ class _Block:
                 out=piece.rows_of(self.embedding),
             )
             piece.rows_of(self.context).copy_(piece.part_of(rows.context))
-        # [r, d] and [r, 1]
-        _, self.mean, self.inverse_deviation = torch.native_layer_norm(
+        self.normal, _, self.inverse_deviation = torch.native_layer_norm(
             self.embedding, self.embedding.shape[1:], None, None, NORM_EPS
         )
 
     def __len__(self) -> int:
         return len(self.embedding)
 
-    def expand(self, sessions: Sequence[SessionRows], projections: _Projections, expanded: Tensor) -> Tensor:
+    def expand(
+        self,
+        sessions: Sequence[SessionRows],
+        projections: _Projections,
+        weights: RowHeadWeights,
+        expanded: Tensor,
+    ) -> Tensor:
         """Fills [r, F], the feed-forward's first product."""
+        for rows in projections.rows_without(self.pieces):
+            normal = self.normal[rows].to(expanded.dtype)
+            torch.addmm(weights.expand_bias, normal, weights.expand_weight.T, out=expanded[rows])
         for piece in self.pieces:
-            inverse_deviation = piece.rows_of(self.inverse_deviation)
-            out = piece.rows_of(expanded)
+            of_values = projections.of_values[piece.session]
+            if of_values is None:
+                continue
+            inverse_deviation, out = piece.rows_of(self.inverse_deviation), piece.rows_of(expanded)
             torch.mul(projections.of_units(piece), inverse_deviation.to(out.dtype), out=out)
-            out.baddbmm_(
-                self.scaled_attention(piece, sessions).to(out.dtype),
-                projections.of_values[piece.session][piece.samples],
-            )
+            scaled = piece.part_of(sessions[piece.session].attention) * inverse_deviation
+            with_bias = F.pad(scaled, (0, 1), value=1.0)
+            out.baddbmm_(with_bias.to(out.dtype), of_values[piece.samples])
         return expanded
 
-    def scaled_attention(self, piece: _Piece, sessions: Sequence[SessionRows]) -> Tensor:
-        """[b, n, K + 1]: a / sigma, and 1 for the bias."""
-        attention = piece.part_of(sessions[piece.session].attention)
-        scaled = attention.new_ones(*attention.shape[:2], attention.shape[2] + 1)
-        torch.mul(attention, piece.rows_of(self.inverse_deviation), out=scaled[..., :-1])
-        return scaled
 
-
-class _Wide(NamedTuple):
-    """Wide results of a block that its backward pass needs.
+class _Passed(NamedTuple):
+    """What the backward pass of a block needs of its forward pass, most of it in memory that the next takes.
 
     Attributes:
         expanded: [r, F], value and gate.
         gate: [r, F / 2], the gate after dropout.
         gelu: [r, F / 2], of that.
+        activated: [r, F / 2], value times gelu.
         hidden: the context [r, C], then [r, M] after each hidden layer.
+        contributed: [r, d], what the feed-forward adds to e0.
+        refined: [r, d], e1 in the dtype of the products.
+        scale: [r, M], gamma; overwritten by the next where the hidden layers are frozen.
+        modulated: [r, M], times the last hidden layer.
+        forecast: [r, H].
     """
 
+    block: _Block
     expanded: Tensor
     gate: Tensor
     gelu: Tensor
+    activated: Tensor
     hidden: list[Tensor]
+    contributed: Tensor
+    refined: Tensor
+    scale: Tensor
+    modulated: Tensor
+    forecast: Tensor
+
+
+class _Forward:
+    """Passes blocks of one call forwards."""
+
+    def __init__(self, call: _Call, tensors: Sequence[Tensor], learns: bool = False) -> None:
+        self.call = call
+        self.sessions, self.weights = call.unpack(tensors)
+        self.projections = _Projections(self.sessions, self.weights, learns)
+        self._buffers = _Buffers() if self.units.is_cuda else _OF_THREAD.buffers
 
     @property
-    def value(self) -> Tensor:
-        return self.expanded[:, : self.gate.shape[1]]
+    def units(self) -> Tensor:
+        """Of the first session: the dtype and device of all."""
+        return self.sessions[0].units
+
+    def blocks(self) -> Iterator[list[Piece]]:
+        size = GPU_BLOCK_ROWS if self.units.is_cuda else CPU_BLOCK_ROWS
+        return blocks_of([rows.shape for rows in self.sessions], size)
+
+    def take(self, name: str, num_rows: int, width: int) -> Tensor:
+        """Memory [num_rows, width] in the dtype of the products, until it is taken again."""
+        return self._buffers.take(name, num_rows, width, self.call.compute_dtype, self.units.device)
+
+    def drops(self, pieces: list[Piece]) -> Tensor | None:
+        """Draws what a block drops."""
+        if self.call.dropout == 0:
+            return None
+        size = pieces[-1].rows.stop, self.weights.contract_weight.shape[1]
+        return random_drops(size, self.call.dropout, self.units.device)
+
+    def __call__(self, pieces: list[Piece], dropped: Tensor | None, keeps_scale: bool) -> _Passed:
+        weights, take = self.weights, self.take
+        block = _Block(pieces, self.sessions, self.call.compute_dtype)
+        num_rows, width = len(block), len(weights.expand_weight)
+        expanded = block.expand(self.sessions, self.projections, weights, take("expanded", num_rows, width))
+        # In one piece, where gelu is half as fast again.
+        gate = take("gate", num_rows, width // 2)
+        if dropped is None:
+            gate.copy_(expanded[:, width // 2 :])
+        else:
+            torch.add(expanded[:, width // 2 :], gate.copy_(dropped), alpha=DROPPED_GATE, out=gate)
+        gelu = torch.ops.aten.gelu(gate, out=take("gelu", *gate.shape))
+        activated = torch.mul(expanded[:, : width // 2], gelu, out=take("activated", *gate.shape))
+        contributed = activated @ weights.contract_weight.T
+        refined = (block.embedding + contributed).to(self.call.compute_dtype)
+
+        hidden = [block.context]
+        for index, (weight, bias) in enumerate(zip(weights.hidden[::2], weights.hidden[1::2], strict=True)):
+            out = take(f"hidden {index}", num_rows, len(weight))
+            hidden.append(torch.addmm(bias, hidden[-1], weight.T, out=out).relu_())
+        modulated = take("modulated", *hidden[-1].shape)
+        scale = take("scale", *hidden[-1].shape) if keeps_scale else modulated
+        torch.addmm(weights.scale_bias, refined, weights.scale_weight.T, out=scale)
+        torch.mul(scale, hidden[-1], out=modulated)
+        shift = F.linear(refined, weights.shift_weight, weights.shift_bias)
+        forecast = torch.addmm(shift, modulated, weights.out_weight.T)
+        return _Passed(
+            block, expanded, gate, gelu, activated, hidden, contributed, refined, scale, modulated, forecast
+        )
 
 
-class _Kept(NamedTuple):
-    """What the backward pass is told of a block; `wide` is None where it is formed again."""
+class _Forecast(torch.autograd.Function):
+    """Forecasts; the backward pass begins with another forward pass."""
 
-    pieces: list[_Piece]
-    refined: Tensor
-    dropped: Tensor | None
-    wide: _Wide | None
-
-
-def _wide(
-    block: _Block,
-    sessions: Sequence[SessionRows],
-    projections: _Projections,
-    weights: RowHeadWeights,
-    dropped: Tensor | None,
-    buffers: _Buffers,
-) -> _Wide:
-    width = len(weights.expand_weight)
-    expanded = block.expand(sessions, projections, buffers.take("expanded", len(block), width))
-    # In one piece, where gelu is half as fast again.
-    gate = buffers.take("gate", len(block), width // 2)
-    if dropped is None:
-        gate.copy_(expanded[:, width // 2 :])
-    else:
-        torch.add(expanded[:, width // 2 :], dropped, alpha=DROPPED_GATE, out=gate)
-    gelu = torch.ops.aten.gelu(gate, out=buffers.take("gelu", *gate.shape))
-    hidden = [block.context]
-    for index, (weight, bias) in enumerate(zip(weights.hidden[::2], weights.hidden[1::2], strict=True)):
-        out = buffers.take(f"hidden {index}", len(block), len(weight))
-        hidden.append(linear_relu(hidden[-1], weight, bias, out))
-    return _Wide(expanded, gate, gelu, hidden)
-
-
-class _RowHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        sessions, weights = call.unpack(tensors)
-        units, projections = sessions[0].units, _Projections(sessions, weights)
-        horizon = len(weights.out_weight)
-        forecasts = tuple(units.new_empty(len(rows.context), horizon, len(rows.units)) for rows in sessions)
-        keeps = any(ctx.needs_input_grad)
-        kept: list[_Kept] = []
-        blocks = list(_blocks([rows.shape for rows in sessions], _block_rows(units)))
-        keeps_wide = keeps and sum(pieces[-1].rows.stop for pieces in blocks) <= KEPT_ROWS
-        buffers = _Buffers(units, call.compute_dtype)
-        for pieces in blocks:
-            block = _Block(pieces, sessions, call.compute_dtype)
-            dropped = None
-            if call.dropout > 0:
-                size = len(block), weights.contract_weight.shape[1]
-                dropped = random_drops(size, call.dropout, units.device)
-            own = _Buffers(units, call.compute_dtype) if keeps_wide else buffers
-            wide = _wide(block, sessions, projections, weights, dropped, own)
-            activated = torch.mul(wide.value, wide.gelu, out=buffers.take("activated", *wide.gelu.shape))
-            refined = _add_product(block.embedding, activated, weights.contract_weight.T)
-            refined = refined.to(call.compute_dtype)
-            hidden = wide.hidden[-1]
-            out = buffers.take("scale", *hidden.shape)
-            modulated = linear_times(refined, weights.scale_weight, weights.scale_bias, hidden, out)
-            shift = F.linear(refined, weights.shift_weight, weights.shift_bias)
-            forecast = torch.addmm(shift, modulated, weights.out_weight.T)
+        forward = _Forward(call, tensors)
+        horizon = len(forward.weights.out_weight)
+        forecasts = tuple(
+            rows.units.new_empty(rows.shape[0], horizon, rows.shape[1]) for rows in forward.sessions
+        )
+        drops = []
+        for pieces in forward.blocks():
+            drops.append(forward.drops(pieces))
+            passed = forward(pieces, drops[-1], keeps_scale=False)
             for piece in pieces:
-                piece.part_of(forecasts[piece.session]).copy_(piece.rows_of(forecast))
-            if keeps:
-                kept.append(_Kept(pieces, refined, dropped, wide if keeps_wide else None))
-        if keeps:
+                piece.part_of(forecasts[piece.session]).copy_(piece.rows_of(passed.forecast))
+        if call.learns:
             ctx.save_for_backward(*tensors)
-            ctx.call, ctx.kept = call, kept
+            ctx.call, ctx.drops = call, drops
         return forecasts
 
     @staticmethod
     def backward(ctx: Any, *grad_forecasts: Tensor) -> tuple[Any, ...]:
-        tensors, num_of_sessions = ctx.saved_tensors, 4 * ctx.call.num_sessions
-        grads = [
-            None if not wanted else torch.zeros_like(tensor) if index < num_of_sessions else _zeros(tensor)
-            for index, (tensor, wanted) in enumerate(zip(tensors, ctx.needs_input_grad[1:], strict=True))
-        ]
-        backward = _Backward(ctx.call, tensors, grads)
-        for kept in ctx.kept:
-            backward.add_block(kept, grad_forecasts)
-        backward.finish()
-        return None, *grads
+        forward = _Forward(ctx.call, ctx.saved_tensors)
+        backward = _Backward(forward, ctx.saved_tensors, ctx.needs_input_grad[1:])
+        for pieces, dropped in zip(forward.blocks(), ctx.drops, strict=True):
+            passed = forward(pieces, dropped, backward.needs_scale)
+            grad_out = torch.empty_like(passed.forecast)
+            for piece in pieces:
+                piece.rows_of(grad_out).copy_(piece.part_of(grad_forecasts[piece.session]))
+            backward(passed, grad_out)
+        return None, *backward.finish()
+
+
+class _Error(torch.autograd.Function):
+    """The error, whose gradients are formed on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Tensor:
+        learns = call.learns and any(ctx.needs_input_grad)
+        forward = _Forward(call, tensors, learns)
+        backward = _Backward(forward, tensors, ctx.needs_input_grad[1:]) if learns else None
+        total = forward.units.new_zeros(())
+        for pieces in forward.blocks():
+            passed = forward(pieces, forward.drops(pieces), backward is not None and backward.needs_scale)
+            missed = passed.forecast.to(forward.units.dtype, copy=True)
+            grad_out = torch.empty_like(missed)
+            for piece in pieces:
+                target = call.targets[piece.session]
+                of_piece = piece.rows_of(missed).sub_(piece.part_of(target.frames))
+                torch.mul(of_piece, piece.part_of(target.weight), out=piece.rows_of(grad_out))
+            total += missed.flatten().dot(grad_out.flatten())
+            if backward is not None:
+                backward(passed, grad_out.mul_(2).to(call.compute_dtype))
+        if backward is not None:
+            ctx.gradients = backward.finish()
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_error: Tensor) -> tuple[Any, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of an error cannot be had a second time; compute it again.")
+        gradients, ctx.gradients = ctx.gradients, None
+        torch._foreach_mul_([each for each in gradients if each is not None], grad_error)
+        return None, *gradients
+
+
+class _Along(NamedTuple):
+    """The two factors, for values and for gates, of how far the gradient of a first product lies along it.
+
+    Attributes:
+        grad_contributed, contributed: [r, d].
+        grad_gate, gate: [r, F / 2].
+    """
+
+    grad_contributed: Tensor
+    contributed: Tensor
+    grad_gate: Tensor
+    gate: Tensor
+
+    def of(self, piece: Piece) -> Tensor:
+        """[b, n, 1], the sum of the products of a row; overwrites `grad_gate`."""
+        grad_contributed, contributed, grad_gate, gate = (piece.rows_of(each) for each in self)
+        along = (grad_contributed * contributed).sum(dim=-1, keepdim=True)
+        return along + grad_gate.mul_(gate).sum(dim=-1, keepdim=True)
 
 
 class _Backward:
     """Sums gradients over blocks, in the dtype of the parameters; what is frozen costs nothing."""
 
-    def __init__(self, call: _Call, tensors: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-        self.call = call
-        self.sessions, self.weights = call.unpack(tensors)
-        self.of_sessions, self.of_weights = call.unpack(grads, cast=False)
-        self.projections = _Projections(self.sessions, self.weights)
-        dtype = self.sessions[0].units.dtype
-        self.of_projected_values = [
-            torch.zeros_like(projected, dtype=dtype) for projected in self.projections.of_values
+    def __init__(self, forward: _Forward, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> None:
+        self._forward = forward
+        self.sessions, self.weights, self.projections = forward.sessions, forward.weights, forward.projections
+        num_of_sessions = 4 * len(self.sessions)
+        self._grads = [
+            None if not each else torch.zeros_like(tensor) if index < num_of_sessions else _zeros(tensor)
+            for index, (tensor, each) in enumerate(zip(tensors, wanted, strict=True))
         ]
-        self._of_projected_units: tuple[_Piece, Tensor] | None = None
-        self._buffers = _Buffers(self.sessions[0].units, call.compute_dtype)
+        self.of_sessions, self.of_weights = forward.call.unpack(self._grads, cast=False)
+        self.of_projected_values = [
+            None if projected is None else torch.zeros_like(projected, dtype=forward.units.dtype)
+            for projected in self.projections.of_values
+        ]
+        self._of_projected_units: tuple[Piece, Tensor] | None = None
 
-    def add_block(self, kept: _Kept, grad_forecasts: Sequence[Tensor]) -> None:
-        weights, of_weights, buffers = self.weights, self.of_weights, self._buffers
-        block = _Block(kept.pieces, self.sessions, self.call.compute_dtype)
-        wide = kept.wide or _wide(block, self.sessions, self.projections, weights, kept.dropped, buffers)
-        refined = kept.refined
-        grad_out = refined.new_empty(len(refined), len(weights.out_weight))
-        for piece in kept.pieces:
-            piece.rows_of(grad_out).copy_(piece.part_of(grad_forecasts[piece.session]))
+    @property
+    def needs_scale(self) -> bool:
+        return any(grad is not None for grad in self.of_weights.hidden)
 
+    def __call__(self, passed: _Passed, grad_out: Tensor) -> None:
+        """Adds the gradients of a block, given that of its forecasts [r, H]; overwrites what was passed."""
+        weights, of_weights = self.weights, self.of_weights
         # FiLM forecaster
-        hidden = wide.hidden[-1]
-        grad_scale = torch.mm(grad_out, weights.out_weight, out=buffers.take("film", *hidden.shape))
-        if any(grad is not None for grad in (of_weights.out_weight, *of_weights.hidden)):
-            scale = buffers.take("scale", *hidden.shape)
-            torch.addmm(weights.scale_bias, refined, weights.scale_weight.T, out=scale)
-            modulated = torch.mul(scale, hidden, out=buffers.take("product", *hidden.shape))
-            _add_linear(of_weights.out_weight, None, grad_out, modulated)
-            self._add_hidden(scale.mul_(grad_scale), wide.hidden)
+        hidden, refined = passed.hidden[-1], passed.refined
+        _add_linear(of_weights.out_weight, None, grad_out, passed.modulated)
+        grad_scale = torch.mm(grad_out, weights.out_weight, out=passed.modulated)
+        if self.needs_scale:
+            self._add_hidden(passed.scale.mul_(grad_scale), passed.hidden)
         _add_linear(of_weights.shift_weight, of_weights.shift_bias, grad_out, refined)
         grad_scale.mul_(hidden)
         _add_linear(of_weights.scale_weight, of_weights.scale_bias, grad_scale, refined)
-        grad_refined = torch.addmm(grad_out @ weights.shift_weight, grad_scale, weights.scale_weight)
+        grad_refined = torch.mm(grad_out, weights.shift_weight).addmm_(grad_scale, weights.scale_weight)
 
-        # Feed-forward
-        half = wide.gelu.shape
-        if of_weights.contract_weight is not None:
-            activated = torch.mul(wide.value, wide.gelu, out=buffers.take("scale", *half))
-            _add_linear(of_weights.contract_weight, None, grad_refined, activated)
-        grad_expanded = buffers.take("film", *wide.expanded.shape)
-        grad_value, grad_gate = grad_expanded.chunk(2, dim=-1)
-        grad_activated = torch.mm(grad_refined, weights.contract_weight, out=buffers.take("scale", *half))
-        torch.mul(grad_activated, wide.gelu, out=grad_value)
-        grad_activated.mul_(wide.value)
-        grad_gate.copy_(
-            torch.ops.aten.gelu_backward(grad_activated, wide.gate, grad_input=buffers.take("product", *half))
-        )
-        self._add_pieces(block, wide.expanded, grad_expanded, grad_refined)
+        # Feed-forward, from here on over sigma.
+        _add_linear(of_weights.contract_weight, None, grad_refined, passed.activated)
+        grad_scaled = grad_refined * passed.block.inverse_deviation.to(grad_refined.dtype)
+        grad_activated = torch.mm(grad_scaled, weights.contract_weight, out=passed.activated)
+        # Gradients take the place of what they are formed from: less memory stays longer in the cache.
+        num_rows, half = passed.gate.shape
+        value, gate = passed.expanded.split(half, dim=1)
+        times_value = self._forward.take("modulated", num_rows, half)
+        torch.mul(grad_activated, value, out=times_value)
+        torch.mul(grad_activated, passed.gelu, out=value)
+        torch.ops.aten.gelu_backward(times_value, passed.gate, grad_input=passed.gelu)
+        gate.copy_(passed.gelu)
+        along = _Along(grad_scaled, passed.contributed, passed.gelu, passed.gate)
+        self._add_pieces(passed.block, passed.expanded, grad_refined.to(self._forward.units.dtype), along)
 
     def _add_hidden(self, grad_hidden: Tensor, hidden: list[Tensor]) -> None:
         """Passes the gradient of the last hidden layer on to the weights; overwrites it."""
@@ -435,85 +522,103 @@ class _Backward:
             if index > 0:
                 grad_hidden = grad_hidden @ weights[2 * index]
 
-    def _add_pieces(
-        self, block: _Block, expanded: Tensor, grad_expanded: Tensor, grad_refined: Tensor
-    ) -> None:
-        """Passes gradients of `expanded` [r, F] and of e1 [r, d] on to units, attention and values."""
-        dtype, width = block.embedding.dtype, block.embedding.shape[1]
-        # What each latent, and b1, would change: [r, K + 1].
-        asked = torch.cat(
-            [
-                (
-                    piece.rows_of(grad_expanded)
-                    @ self.projections.of_values[piece.session][piece.samples].transpose(1, 2)
-                ).flatten(0, 1)
-                for piece in block.pieces
-            ]
-        ).to(dtype)
-        # The gradient of LayerNorm by way of sigma: g . (expanded - b1) / sigma^2 / d, along the centred row.
-        product = torch.mul(grad_expanded, expanded, out=self._buffers.take("product", *expanded.shape))
-        along = product.sum(dim=1, keepdim=True).to(dtype) - asked[:, -1:]
-        along *= block.inverse_deviation.square() / width
-        grad_rows = grad_refined.to(dtype).addcmul(along, block.embedding - block.mean, value=-1)
+    def _add_pieces(self, block: _Block, grad_projected: Tensor, grad_rows: Tensor, along: _Along) -> None:
+        """Passes gradients of W1 e0 [r, F], and of e0 by way of e1 [r, d], on to what e0 is made of."""
+        for without in self.projections.rows_without(block.pieces):
+            self._pass_rows(block, without, grad_projected, grad_rows)
         for piece in block.pieces:
             rows, of = self.sessions[piece.session], self.of_sessions[piece.session]
-            of_values = self.of_projected_values[piece.session][piece.samples]
-            grad, grad_row = piece.rows_of(grad_expanded), piece.rows_of(grad_rows)
-            scaled = block.scaled_attention(piece, self.sessions)
-            _add_product(of_values, scaled.to(grad.dtype).transpose(1, 2), grad)
-            attention = rows.attention[piece.samples, :, piece.units]
-            values = rows.values[piece.samples]
+            grad, grad_row = piece.rows_of(grad_projected), piece.rows_of(grad_rows)
+            attention, values = rows.attention[piece.samples, :, piece.units], rows.values[piece.samples]
+            of_attention = None
+            if self.projections.of_values[piece.session] is not None:
+                of_attention = self._pass_shared(piece, block, grad, grad_row, along)
             if of.values is not None:
                 of.values[piece.samples].baddbmm_(attention, grad_row)
-            inverse_deviation = piece.rows_of(block.inverse_deviation)
             if of.attention is not None:
-                by_sums = piece.rows_of(asked)[..., :-1] * inverse_deviation
-                by_sums += grad_row @ values.transpose(1, 2)
-                piece.part_of(of.attention).copy_(by_sums)
+                by_values = grad_row @ values.transpose(1, 2)
+                piece.part_of(of.attention).copy_(
+                    by_values if of_attention is None else by_values.add_(of_attention)
+                )
             if of.units is not None:
-                of.units[piece.units] += grad_row.sum(dim=0)
-            if of.units is not None or self.of_weights.expand_weight is not None:
-                self._add_projected_units(piece, grad.mul_(inverse_deviation.to(grad.dtype)))
+                of.units[piece.units] += grad_row[0] if len(grad_row) == 1 else grad_row.sum(dim=0)
 
-    def _add_projected_units(self, piece: _Piece, grad: Tensor) -> None:
+    def _pass_rows(self, block: _Block, rows: slice, grad_projected: Tensor, grad_rows: Tensor) -> None:
+        """Adds what came by way of the first product to the gradient of e0, and its weights' gradients."""
+        of_weights, grad, normal = self.of_weights, grad_projected[rows], block.normal[rows]
+        through = (grad @ self.weights.expand_weight).to(normal.dtype)
+        grad_rows = grad_rows[rows].add_(through)
+        # Sigma's share lies along the normalised row.
+        grad_rows.addcmul_(through.mul_(normal).mean(dim=1, keepdim=True), normal, value=-1)
+        _add_linear(of_weights.expand_weight, None, grad, block.embedding[rows].to(grad.dtype))
+        if of_weights.expand_bias is not None:
+            deviation = block.inverse_deviation[rows].reciprocal()
+            of_weights.expand_bias.add_((deviation.T.to(grad.dtype) @ grad)[0])
+
+    def _pass_shared(
+        self, piece: Piece, block: _Block, grad: Tensor, grad_row: Tensor, along: _Along
+    ) -> Tensor:
+        """The same where the first product is formed from projections, whose gradients are passed on later.
+
+        Returns:
+            The gradient of the attention by way of it, [b, n, K].
+        """
+        of, rows = self.of_sessions[piece.session], self.sessions[piece.session]
+        of_values, grad_of_values = (
+            each[piece.session] for each in (self.projections.of_values, self.of_projected_values)
+        )
+        assert of_values is not None and grad_of_values is not None
+        # What each latent, and b1, would change.
+        asked = (grad @ of_values[piece.samples].transpose(1, 2)).to(grad_row.dtype)
+        normal = piece.rows_of(block.normal)
+        through_sigma = (along.of(piece) - asked[..., -1:]) / normal.shape[-1]
+        grad_row.addcmul_(through_sigma, normal, value=-1)
+        deviation = piece.rows_of(block.inverse_deviation).reciprocal()
+        with_deviation = torch.cat([piece.part_of(rows.attention), deviation], dim=-1)
+        _add_product(grad_of_values[piece.samples], with_deviation.to(grad.dtype).transpose(1, 2), grad)
+        if of.units is not None or self.of_weights.expand_weight is not None:
+            self._add_projected_units(piece, grad)
+        return asked[..., :-1]
+
+    def _add_projected_units(self, piece: Piece, grad: Tensor) -> None:
         """Sums gradients of W1 u [b, n, F] over the pieces of the same units, then passes the sum on."""
-        rows = self.sessions[piece.session]
-        summed = grad[0] if len(grad) == 1 else grad.sum(dim=0)
         pending = self._of_projected_units
-        if len(grad) == len(rows.attention):
-            self._pass_on(piece, summed)
-        elif pending is not None and pending[0].same_units(piece):
-            pending[1].add_(summed)
-        else:
+        if pending is None or not pending[0].same_units(piece):
             self._pass_on_pending()
-            self._of_projected_units = piece, summed.to(rows.units.dtype, copy=True)
+            dtype = self._forward.units.dtype
+            pending = self._of_projected_units = piece, torch.zeros_like(grad[0], dtype=dtype)
+        for of_sample in grad:
+            pending[1].add_(of_sample)
 
     def _pass_on_pending(self) -> None:
         if self._of_projected_units is not None:
             self._pass_on(*self._of_projected_units)
             self._of_projected_units = None
 
-    def _pass_on(self, piece: _Piece, grad: Tensor) -> None:
+    def _pass_on(self, piece: Piece, grad: Tensor) -> None:
         """The gradient of W1 u [n, F], to W1 and u."""
-        grad = grad.to(self.call.compute_dtype)
+        grad = grad.to(self._forward.call.compute_dtype)
         units, of_units = self.sessions[piece.session].units, self.of_sessions[piece.session].units
         if of_units is not None:
             _add_product(of_units[piece.units], grad, self.weights.expand_weight)
         _add_linear(self.of_weights.expand_weight, None, grad, units[piece.units].to(grad.dtype))
 
-    def finish(self) -> None:
-        """Passes on what was summed over blocks."""
+    def finish(self) -> list[Tensor | None]:
+        """Passes on what was summed over blocks; the gradients of all tensors that autograd passed."""
         self._pass_on_pending()
         of_weights = self.of_weights
         for rows, of, of_projected in zip(
             self.sessions, self.of_sessions, self.of_projected_values, strict=True
         ):
-            grad = of_projected[:, :-1].flatten(0, 1).to(self.call.compute_dtype)
+            if of_projected is None:
+                continue
+            grad = of_projected[:, :-1].flatten(0, 1).to(self._forward.call.compute_dtype)
             if of.values is not None:
                 _add_product(of.values.flatten(0, 1), grad, self.weights.expand_weight)
             _add_linear(of_weights.expand_weight, None, grad, rows.values.flatten(0, 1).to(grad.dtype))
             if of_weights.expand_bias is not None:
                 of_weights.expand_bias.add_(of_projected[:, -1].sum(dim=0))
+        return self._grads
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -545,7 +650,3 @@ def _named(tensors: Sequence[Any]) -> RowHeadWeights:
     """The flat order in which autograd passes parameters, by name again."""
     num_plain = len(RowHeadWeights._fields) - 1
     return RowHeadWeights._make([*tensors[:num_plain], tuple(tensors[num_plain:])])
-
-
-def _block_rows(tensor: Tensor) -> int:
-    return GPU_BLOCK_ROWS if tensor.is_cuda else CPU_BLOCK_ROWS

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface, Model, SessionInput
-from forebrain.models.relative import relative_error, squared_error
+from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.shards.fits import Fit
 from forebrain.training.adamw import AdamW
@@ -215,9 +214,9 @@ def improved(
 
 def _error(model: Model, interface: Interface, dataset: int | None, windows: Tensor) -> Tensor:
     context, target = windows.split([model.config.context, model.config.horizon], dim=1)
-    (forecast,) = model([SessionInput(context, interface, dataset)])
-    errors = relative_error if model.config.relative else squared_error
-    return errors(forecast, target, context).mean()
+    entry = SessionInput(context, interface, dataset)
+    loss: LossName = "relative" if model.config.relative else "squared"
+    return model([entry], [SessionTarget.of(entry, target, loss)]) / target.numel()
 
 
 def _windows(shared: _Shared, fit: Fit, length: int) -> tuple[Tensor, Tensor] | None:

@@ -22,8 +22,7 @@ from forebrain.errors import (
     ShardError,
     StoppedByPeerError,
 )
-from forebrain.models.contract import SessionInput
-from forebrain.models.relative import relative_error, squared_error
+from forebrain.models.contract import SessionInput, SessionTarget
 from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
 from forebrain.shards.stream import Batch, SessionWindows, Stream, build_order
@@ -315,10 +314,12 @@ class Trainer:
 
     def _error_of_nothing(self) -> Tensor:
         """Zero, by way of the whole model: one unit at rest, for workers that must keep in step."""
-        context = torch.zeros(1, self.config.model.context, 1, device=self.device)
+        config = self.config.model
+        entry = SessionInput(torch.zeros(1, config.context, 1, device=self.device), self._idle_interface, 0)
+        nothing = torch.zeros(1, config.horizon, 1, device=self.device)
+        target = SessionTarget(nothing, weight=nothing[:, :1])
         with self._autocast():
-            (forecast,) = self.strategy.forward([SessionInput(context, self._idle_interface, 0)])
-        return forecast.float().sum() * 0.0
+            return self.strategy.forward([entry], [target])
 
     def evaluate(self, part: Part, windows_per_session: int | None) -> Evaluation:
         """Scores every session on one worker and merges the scores, the same on every worker."""
@@ -346,17 +347,17 @@ class Trainer:
 
     def _error(self, batch: Batch) -> Tensor:
         inputs = [self._input(group) for group in batch.groups]
-        targets = [self._to_device(group.target) for group in batch.groups]
+        targets = [
+            SessionTarget.of(
+                entry,
+                self._to_device(group.target),
+                self.training.loss,
+                None if group.present is None else self._to_device(group.present),
+            )
+            for entry, group in zip(inputs, batch.groups, strict=True)
+        ]
         with self._autocast():
-            forecasts = self.strategy.forward(inputs)
-        error = relative_error if self.training.loss == "relative" else squared_error
-        errors = []
-        for group, forecast, target, entry in zip(batch.groups, forecasts, targets, inputs, strict=True):
-            of_windows = error(forecast.float(), target, entry.of_forecast(entry.context, 2))
-            if group.present is not None:
-                of_windows = of_windows[self._to_device(group.present)]
-            errors.append(of_windows.sum())
-        return torch.stack(errors).sum()
+            return self.strategy.forward(inputs, targets)
 
     def _input(self, group: SessionWindows) -> SessionInput:
         return SessionInput(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from forebrain.models.contract import Model, SessionInput
+from forebrain.models.contract import Model, SessionInput, SessionTarget
 from forebrain.training.state import PortableTensors
 
 
@@ -25,8 +25,8 @@ class Strategy(ABC):
     lockstep: bool = False
 
     @abstractmethod
-    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        """Forecasts for training, [B_i, H, N_i] for each session."""
+    def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        """The error to train on, a scalar; see `contract.Model.forward`."""
 
     @abstractmethod
     def backward(self, error: Tensor, is_last: bool) -> None:

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from forebrain.models.contract import Model, SessionInput
+from forebrain.models.contract import Model, SessionInput, SessionTarget
 from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
@@ -50,9 +50,9 @@ class FullyShared(Strategy):
         self._parameters = {name: _shared(each) for name, each in backbone.named_parameters()}
         self._optimiser = AdamW(backbone.parameters(), config.weight_decay, config.amsgrad)
 
-    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+    def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
         backbone: Any = self._backbone
-        return backbone.train()(inputs)
+        return backbone.train()(inputs, targets)
 
     def backward(self, error: Tensor, is_last: bool) -> None:
         self._backbone.set_requires_gradient_sync(is_last)

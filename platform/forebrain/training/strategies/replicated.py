@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from forebrain.models.contract import Model, SessionInput
+from forebrain.models.contract import Model, SessionInput, SessionTarget
 from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
@@ -31,8 +31,8 @@ class Replicated(Strategy):
         self._parameters = dict(backbone.named_parameters())
         self._optimiser = AdamW(self._parameters.values(), config.weight_decay, config.amsgrad)
 
-    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        return self._backbone.train()(inputs)
+    def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        return self._backbone.train()(inputs, targets)
 
     def backward(self, error: Tensor, is_last: bool) -> None:
         if error.requires_grad:  # else there is nothing to train, as in copy

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.models.contract import Model, SessionInput
+from forebrain.models.contract import Model, SessionInput, SessionTarget
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import (
@@ -42,7 +41,6 @@ class Zero(Strategy):
     def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
         self._group = group
         self._stage = STAGES[config.strategy]
-        self._horizon = backbone.config.horizon
         # Stage 3 takes the weights away between steps, so forecasts of one worker need a copy of them.
         self._replica = copy.deepcopy(backbone) if self._stage == 3 else backbone
         self._parameters = dict(backbone.named_parameters())
@@ -55,15 +53,10 @@ class Zero(Strategy):
         self._names_of_moments = ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if config.amsgrad else []))
         self._check(None, dict(self._replica.named_parameters()))
 
-    def forward(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+    def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
         device = inputs[0].context.device.type
         enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        rows = self._engine(inputs, torch.autocast(device, dtype=dtype, enabled=enabled))
-        shapes = [(len(entry.context), self._horizon, entry.context.shape[2]) for entry in inputs]
-        return [
-            part.view(shape)
-            for part, shape in zip(rows.split([math.prod(shape) for shape in shapes]), shapes, strict=True)
-        ]
+        return self._engine(inputs, targets, torch.autocast(device, dtype=dtype, enabled=enabled))
 
     def backward(self, error: Tensor, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)
@@ -219,15 +212,15 @@ class _Whole(nn.Module):
         for name, parameter in backbone.named_parameters():
             self.register_parameter(_flat(name), parameter)
 
-    def forward(self, inputs: Sequence[SessionInput], autocast: torch.autocast) -> Tensor:
-        """All forecasts in one row: stage 3 counts outputs, and they must be as many on every worker."""
+    def forward(
+        self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget], autocast: torch.autocast
+    ) -> Tensor:
         weights = _Together.apply(*(getattr(self, _flat(name)) for name in self._names))
         # DeepSpeed's engine ends an autocast that is on around it.
         with autocast:
-            forecasts = functional_call(
-                self._backbone[0].train(), dict(zip(self._names, weights, strict=True)), (inputs,)
+            return functional_call(
+                self._backbone[0].train(), dict(zip(self._names, weights, strict=True)), (inputs, targets)
             )
-        return torch.cat([forecast.flatten() for forecast in forecasts])
 
 
 class _Together(torch.autograd.Function):
