@@ -131,7 +131,7 @@ def write_comparison(comparison: Comparison, out: Folder) -> list[Table]:
         out.write(f"{table.name}.csv", table.to_csv().encode())
     out.write("comparison.json", json.dumps(comparison.to_json(), indent=1, allow_nan=False).encode())
     lines = [
-        f"# {len(comparison.runs)} runs on {comparison.part}",
+        f"# {len(comparison.runs)} models on {comparison.part}",
         "",
         "Score = mean over sessions of 1 - MSE / MSE of copy on the same windows: 0 is copy, 1 is perfect.",
         "",
