@@ -74,7 +74,8 @@ def test_every_model_trains_goes_on_and_is_loaded(
     training = {"steps": 3, "validate_every": 3, "checkpoint_every": 2, "warmup_steps": 0}
     config = make_slot(case, "run", protocol=protocol, training=training)
     RunFolder(config.out).write_config(config)
-    assert config.resolved_model().relative is (None if case in ("copy", "mean", "netformer") else protocol != "poco")
+    follows = case not in ("copy", "mean", "netformer")
+    assert config.resolved_model().relative is (protocol != "poco" if follows else None)
     whole = losses(train(config))
 
     checkpoints = Path(config.out) / "checkpoints"
