@@ -100,6 +100,17 @@ def small_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(out)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the live commands set it: a forecast's last bit depends on the number of torch's own threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`s3://bucket` of a real server on this machine, with the environment set to reach it."""

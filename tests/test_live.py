@@ -33,21 +33,13 @@ from forebrain.realtime.zeromq import RequestClient
 from forebrain.sessions.session import Session
 from forebrain.shards.fits import Fit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[1]
 CONFIG = PocoConfig(
     context=12, horizon=4, token_length=4, width=8, num_latents=2, num_heads=1, head_width=8, film_width=8,
     relative=True,
 )  # fmt: skip
 NUM_RECORDED, COLUMNS = 6, np.array([0, 1, 3, 4, 5])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the commands set it: the last bit of a forecast depends on the number of torch's own threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,19 @@ def test_a_forecast_is_in_the_recordings_own_units(
     shifted = adapted.forecast(frames + 3 * adapted.scale)  # a relative model moves with its window
     np.testing.assert_allclose(shifted, adapted.forecast(frames) + 3 * adapted.scale, atol=1e-4)
     assert shifted.shape == (4, 5)
+
+
+def test_threads_and_other_processes_may_forecast_with_it(
+    backbone: Backbone, make_adapted: Callable[..., Adapted]
+) -> None:
+    adapted = make_adapted(backbone)
+    windows = [window() + number for number in range(200)]
+    expected = [adapted.forecast(each) for each in windows]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(adapted.forecast, windows))
+    np.testing.assert_array_equal(found, expected)
+    copied = pickle.loads(pickle.dumps(adapted))
+    np.testing.assert_array_equal(copied.forecast(windows[0]), expected[0])
 
 
 def test_a_window_may_be_longer_and_may_hold_all_recorded_units(

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from weighted_errors import error_of, targets_of
 
-from forebrain.models.contract import Interface, SessionInput, SessionTarget
+from forebrain.models.contract import Interface, SessionInput
 from forebrain.models.frozen import FrozenPoco
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
@@ -37,19 +38,6 @@ def inputs_of(config: PocoConfig) -> list[SessionInput]:
     ]
 
 
-def targets_of(inputs: list[SessionInput]) -> list[SessionTarget]:
-    shapes = [(len(entry.context), SMALL.horizon, entry.num_forecast) for entry in inputs]
-    return [
-        SessionTarget(torch.randn(shape).to(entry.context), torch.rand(shape)[:, :1].to(entry.context))
-        for entry, shape in zip(inputs, shapes, strict=True)
-    ]
-
-
-def error_of(forecasts: list[Tensor], targets: list[SessionTarget]) -> Tensor:
-    pairs = zip(forecasts, targets, strict=True)
-    return torch.stack([(t.weight * (forecast - t.frames) ** 2).sum() for forecast, t in pairs]).sum()
-
-
 def interface_gradients(inputs: list[SessionInput], error: Tensor) -> list[Tensor]:
     parameters = [p for entry in inputs for p in entry.interface.parameters() if len(entry.context)]
     return list(torch.autograd.grad(error, parameters))
@@ -66,7 +54,7 @@ def test_forecasts_and_gradients_of_interfaces_are_the_models(changes: dict) -> 
     forecasts = frozen(inputs)
     for ours, forecast in zip(forecasts, expected, strict=True):
         torch.testing.assert_close(ours, forecast, rtol=1e-9, atol=1e-9)
-    targets = targets_of(inputs)
+    targets = targets_of(inputs, SMALL.horizon)
     gradients = interface_gradients(inputs, error_of(expected, targets))
     for error in (error_of(forecasts, targets), frozen(inputs, targets)):
         for ours, gradient in zip(interface_gradients(inputs, error), gradients, strict=True):
@@ -100,7 +88,7 @@ def test_bf16_is_near_and_autocast_changes_nothing() -> None:
     assert not torch.equal(rough[0], expected[0])
     for ours, forecast in zip(rough[:2], expected[:2], strict=True):
         assert (ours - forecast).abs().max() < 0.02 * forecast.abs().max()
-    targets = targets_of(inputs)
+    targets = targets_of(inputs, SMALL.horizon)
     gradients = interface_gradients(inputs, exact(inputs, targets))
     for error in (error_of(rough, targets), frozen(inputs, targets)):
         for ours, gradient in zip(interface_gradients(inputs, error), gradients, strict=True):

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from weighted_errors import error_of, targets_of
 
 from forebrain.errors import ConfigError
 from forebrain.models import row_head
-from forebrain.models.contract import Interface, SessionInput, SessionTarget
+from forebrain.models.contract import Interface, SessionInput
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
 
@@ -35,23 +36,6 @@ def batch(config: PocoConfig, shapes: list[tuple[int, int]], seed: int = 1) -> l
         SessionInput(torch.randn(size, config.context, units), Interface(units, config.width), index % 2)
         for index, (size, units) in enumerate(shapes)
     ]
-
-
-def targets_of(inputs: list[SessionInput]) -> list[SessionTarget]:
-    shapes = [(len(entry.context), SMALL.horizon, entry.num_forecast) for entry in inputs]
-    return [
-        SessionTarget(torch.randn(shape).to(entry.context), torch.rand(shape)[:, :1].to(entry.context))
-        for entry, shape in zip(inputs, shapes, strict=True)
-    ]
-
-
-def error_of(forecasts: list[Tensor], targets: list[SessionTarget]) -> Tensor:
-    """What `model(inputs, targets)` must return."""
-    errors = [
-        (target.weight * (forecast.to(target.frames) - target.frames) ** 2).sum()
-        for forecast, target in zip(forecasts, targets, strict=True)
-    ]
-    return torch.stack(errors).sum()
 
 
 def gradients(model: Poco, inputs: list[SessionInput], error: Tensor) -> dict[str, Tensor]:
@@ -95,7 +79,7 @@ def test_output_and_gradients_equal_the_plain_formulation(
     fast, plain = model(inputs), plain_forecast(model, inputs)
     for ours, expected in zip(fast, plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
-    targets = targets_of(inputs)
+    targets = targets_of(inputs, SMALL.horizon)
     expected = error_of(plain, targets)
     expected_gradients = gradients(model, inputs, expected)
     # Of forecasts, whose blocks are formed again, and of the error, whose gradients are formed on the way.
@@ -144,7 +128,7 @@ def test_some_units_are_forecast_as_among_all_and_all_are_learnt_from(relative: 
     chosen = model([replace(entry, forecast_units=some)])
     torch.testing.assert_close(chosen[0], model([entry])[0][..., some], rtol=1e-10, atol=1e-10)
     of_some = replace(entry, forecast_units=some)
-    targets = targets_of([of_some])
+    targets = targets_of([of_some], SMALL.horizon)
     expected = gradients(model, [entry], error_of([model([entry])[0][..., some]], targets))
     for error in (error_of(chosen, targets), model([of_some], targets)):
         found = gradients(model, [entry], error)
@@ -152,7 +136,7 @@ def test_some_units_are_forecast_as_among_all_and_all_are_learnt_from(relative: 
         for name, gradient in found.items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-8, msg=name)
     nothing = replace(entry, forecast_units=some[:0])
-    error = model([nothing], targets_of([nothing]))
+    error = model([nothing], targets_of([nothing], SMALL.horizon))
     assert error == 0
     assert all((gradient == 0).all() for gradient in gradients(model, [nothing], error).values())
     absent = replace(nothing, context=entry.context[:0])
@@ -170,7 +154,7 @@ def test_an_empty_batch_and_an_absent_session_give_empty_forecasts() -> None:
 def test_frozen_parameters_get_no_gradient_and_interfaces_do() -> None:
     model = build(SMALL).requires_grad_(False)
     inputs = batch(SMALL, [(2, 5)])
-    targets = targets_of(inputs)
+    targets = targets_of(inputs, SMALL.horizon)
     expected = gradients(build(SMALL), inputs, build(SMALL)(inputs, targets))["0.unit"]
     for error in (error_of(model(inputs), targets), model(inputs, targets)):
         found = gradients(model, inputs, error)
@@ -180,7 +164,7 @@ def test_frozen_parameters_get_no_gradient_and_interfaces_do() -> None:
 
 def test_an_error_without_gradients_is_the_same_and_has_none() -> None:
     model, inputs = build(SMALL), batch(SMALL, [(2, 5)])
-    targets = targets_of(inputs)
+    targets = targets_of(inputs, SMALL.horizon)
     with torch.no_grad():
         error = model(inputs, targets)
     torch.testing.assert_close(error, model(inputs, targets))
@@ -189,7 +173,7 @@ def test_an_error_without_gradients_is_the_same_and_has_none() -> None:
 
 def test_gradients_of_an_error_are_had_once() -> None:
     model, inputs = build(SMALL), batch(SMALL, [(2, 5)])
-    error = model(inputs, targets_of(inputs))
+    error = model(inputs, targets_of(inputs, SMALL.horizon))
     error.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second time"):
         error.backward()
@@ -214,7 +198,7 @@ def test_the_error_drops_what_the_forecasts_drop(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 16)
     config = PocoConfig(**{**SMALL.__dict__, "feed_forward_dropout": 0.4, "branch_dropout": 0.3})
     model, inputs = build(config), batch(config, [(4, 20), (3, 5)])
-    targets = targets_of(inputs)
+    targets = targets_of(inputs, SMALL.horizon)
     torch.manual_seed(3)
     expected = error_of(model(inputs), targets)
     torch.manual_seed(3)
@@ -230,7 +214,7 @@ def test_dropout_gradient_matches_finite_differences() -> None:
     model = build(config).double()
     entry = batch(config, [(1, 4)])[0]
     context, interface = entry.context.double(), entry.interface.double()
-    targets = targets_of([replace(entry, context=context)])
+    targets = targets_of([replace(entry, context=context)], SMALL.horizon)
 
     def loss(unit: Tensor) -> Tensor:
         torch.manual_seed(3)
@@ -257,7 +241,7 @@ def test_bf16_stays_near_fp32_and_gives_fp32_gradients() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model(inputs)[0]
     assert (rough.float() - exact).abs().max() < 0.02 * exact.abs().max()
-    targets = targets_of(inputs)
+    targets = targets_of(inputs, SMALL.horizon)
     expected = gradients(model, inputs, model(inputs, targets))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         error = model(inputs, targets)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-import torch
 from realtime_small import Small, build_small
 
 from forebrain import realtime
@@ -13,11 +12,8 @@ from forebrain.realtime import LiveConfig, LiveForecaster
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def all_on_one_thread(one_thread: None) -> None:
+    """Every test here."""
 
 
 @pytest.fixture

@@ -137,6 +137,10 @@ class Adapted:
     def _forecaster(self) -> SessionForecaster:
         return session_forecaster(self.backbone)(self.interface, None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: without what follows from the rest."""
+        return {name: value for name, value in self.__dict__.items() if name != "_forecaster"}
+
     def _checked(self, window: np.ndarray) -> np.ndarray:
         """The last C frames of the adapted units, float32 [C, N]."""
         window = np.asarray(window)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
@@ -17,14 +17,13 @@ from torch import Tensor
 
 from forebrain.config import from_values
 from forebrain.errors import AdaptationError, ConfigError
-from forebrain.models.contract import Model, ModelConfig
+from forebrain.models.contract import LossName, Model, ModelConfig
 from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.sessions.session import Range
 
 CONFIG_FORMAT = "forebrain-model-1"
 PREPROCESSING_FORMAT = "forebrain-preprocessing-1"
-Loss = Literal["squared", "relative"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Description:
 
     model: ModelConfig
     num_datasets: int
-    loss: Loss
+    loss: LossName
     protocol: ProtocolName
     event_rate_hz: float | None
     resample_hz: float | None
@@ -112,10 +111,10 @@ class Description:
             raise AdaptationError(
                 f"{where}: its config or preprocessing is damaged ({error!r:.200})."
             ) from error
-        if described.protocol not in PROTOCOLS or described.loss not in get_args(Loss):
+        if described.protocol not in PROTOCOLS or described.loss not in get_args(LossName):
             raise AdaptationError(
                 f"{where}: expects protocol {described.protocol!r:.40} and loss {described.loss!r:.40}; "
-                f"known are {', '.join(PROTOCOLS)} and {', '.join(get_args(Loss))}. Update forebrain."
+                f"known are {', '.join(PROTOCOLS)} and {', '.join(get_args(LossName))}. Update forebrain."
             )
         if (preprocessing.get("context"), preprocessing.get("horizon")) != (model.context, model.horizon):
             raise AdaptationError(f"{where}: its preprocessing expects other windows than its model takes.")

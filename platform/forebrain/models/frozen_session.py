@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class FrozenSession:
     """Forecasts windows of one session; made by `FrozenPoco.session`.
 
     At the default sizes it holds 8 kB a unit in fp32 and 6 kB in bf16, and some megabytes. Results are made
-    in that memory and in the backbone's, so there may be one call at a time of all sessions of a backbone.
+    in that memory and in the backbone's, so calls of all sessions of a backbone wait for one another.
 
     Args:
         weights: of the backbone.
@@ -70,7 +71,7 @@ class FrozenSession:
     @torch.inference_mode()
     def forecast(self, window: Tensor) -> Tensor:
         """A window [C, N] to its forecast [H, N]."""
-        with self._helpers.at_work():
+        with self._weights.in_use, self._helpers.at_work():
             return self._forecast_window(window)
 
     def _forecast_window(self, window: Tensor) -> Tensor:
@@ -162,10 +163,14 @@ class FrameWeights:
     Args:
         model: whose weights no longer change.
         folded: from it; the dtype of its row head is that of the products of rows.
+
+    Attributes:
+        in_use: held by the one forecast at a time that may write to this memory.
     """
 
     def __init__(self, model: Poco, folded: FoldedWeights) -> None:
         config, rotation, rows = model.config, model.rotation("latent"), folded.row_head
+        self.in_use = Lock()
         self.config, self.dtype, self.projected_width = config, rows.out_weight.dtype, len(rows.expand_bias)
         self.read = _ReadWeights(model.encoder_attention, rotation, model.rotation("token"))
         self.latents: list[_FeedForward | _SelfAttention] = [

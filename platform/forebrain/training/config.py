@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from forebrain.config import slot
 from forebrain.errors import ConfigError
-from forebrain.models.contract import ModelConfig
+from forebrain.models.contract import LossName, ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.slots import SLOTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
@@ -64,7 +64,7 @@ class TrainingConfig:
     learning_rate: float = 3e-4
     schedule: Literal["constant", "cosine"] | None = None
     warmup_steps: int | None = None
-    loss: Literal["squared", "relative"] | None = None
+    loss: LossName | None = None
     select_by: Literal["score", "loss"] | None = None
     weight_decay: float = 1e-4
     amsgrad: bool | None = None
@@ -133,7 +133,7 @@ class ResolvedTraining(TrainingConfig):
 
     schedule: Literal["constant", "cosine"]
     warmup_steps: int
-    loss: Literal["squared", "relative"]
+    loss: LossName
     select_by: Literal["score", "loss"]
     amsgrad: bool
     joint_clip: bool
