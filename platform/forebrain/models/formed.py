@@ -1,0 +1,46 @@
+"""An error whose gradients are formed on the way, while what they are formed from lies in the cache.
+
+A sum of squared errors with known weights has the gradient 1 everywhere but for a factor, so nothing need
+wait for autograd's own backward pass, which only scales what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Given tensors and which of them want a gradient, the error and their gradients.
+Form = Callable[[Sequence[Tensor], Sequence[bool]], tuple[Tensor, Sequence[Tensor | None]]]
+
+
+def formed_error(form: Form, *tensors: Tensor | None) -> Tensor:
+    """A scalar that autograd knows the gradients of, once.
+
+    Args:
+        form: called at once, without recording; the gradients are changed in place later.
+        tensors: that may want gradients.
+
+    Raises:
+        RuntimeError: the gradients are asked for a second time.
+    """
+    return _Formed.apply(form, *tensors)
+
+
+class _Formed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, form: Form, *tensors: Tensor) -> Tensor:
+        error, ctx.gradients = form(tensors, ctx.needs_input_grad[1:])
+        return error
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_error: Tensor) -> tuple[Any, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of an error cannot be had a second time; compute it again.")
+        gradients, ctx.gradients = ctx.gradients, None
+        torch._foreach_mul_([each for each in gradients if each is not None], grad_error)
+        return None, *gradients
