@@ -42,5 +42,9 @@ class _Formed(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradients of an error cannot be had a second time; compute it again.")
         gradients, ctx.gradients = ctx.gradients, None
-        torch._foreach_mul_([each for each in gradients if each is not None], grad_error)
-        return None, *gradients
+        return None, *(None if each is None else _scaled(each, grad_error) for each in gradients)
+
+
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """In place where it was not formed in inference mode."""
+    return gradient * factor if gradient.is_inference() else gradient.mul_(factor)

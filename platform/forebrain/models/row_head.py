@@ -455,10 +455,10 @@ class _Along(NamedTuple):
     gate: Tensor
 
     def of(self, piece: Piece) -> Tensor:
-        """[b, n, 1], the sum of the products of a row; overwrites `grad_gate`."""
+        """[b, n, 1], the sum of the products of a row; overwrites `gate`."""
         grad_contributed, contributed, grad_gate, gate = (piece.rows_of(each) for each in self)
         along = (grad_contributed * contributed).sum(dim=-1, keepdim=True)
-        return along + grad_gate.mul_(gate).sum(dim=-1, keepdim=True)
+        return along + gate.mul_(grad_gate).sum(dim=-1, keepdim=True)
 
 
 class _Backward:
@@ -505,12 +505,11 @@ class _Backward:
         # Gradients take the place of what they are formed from: less memory stays longer in the cache.
         num_rows, half = passed.gate.shape
         value, gate = passed.expanded[:, :half], passed.expanded[:, half:]
-        times_value = self._forward.take("modulated", num_rows, half)
-        torch.mul(grad_activated, value, out=times_value)
+        by_gate = self._forward.take("modulated", num_rows, half)
+        torch.ops.aten.gelu_backward.grad_input(grad_activated, passed.gate, grad_input=by_gate)
+        torch.mul(by_gate, value, out=gate)
         torch.mul(grad_activated, passed.gelu, out=value)
-        torch.ops.aten.gelu_backward.grad_input(times_value, passed.gate, grad_input=passed.gelu)
-        gate.copy_(passed.gelu)
-        along = _Along(grad_scaled, passed.contributed, passed.gelu, passed.gate)
+        along = _Along(grad_scaled, passed.contributed, gate, passed.gate)
         self._add_pieces(passed.block, passed.expanded, grad_refined.to(self._forward.units.dtype), along)
 
     def _add_hidden(self, grad_hidden: Tensor, hidden: list[Tensor]) -> None:
