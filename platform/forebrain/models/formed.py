@@ -1,7 +1,7 @@
 """An error whose gradients are formed on the way, while what they are formed from lies in the cache.
 
-A sum of squared errors with known weights has the gradient 1 everywhere but for a factor, so nothing need
-wait for autograd's own backward pass, which only scales what is there.
+A sum of squared errors is the end of a chain: its gradients are known as soon as it is, but for the factor
+that it is multiplied with. So autograd's own backward pass finds them there and only scales them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def formed_error(form: Form, *tensors: Tensor | None) -> Tensor:
     """A scalar that autograd knows the gradients of, once.
 
     Args:
-        form: called at once, without recording; the gradients are changed in place later.
+        form: called at once and not recorded; what it returns must be its own, since gradients are scaled
+            in place.
         tensors: that may want gradients.
 
     Raises:

@@ -1,8 +1,9 @@
 """A backbone that no longer changes: what follows from its weights alone is done once.
 
-Adapting calls a `FrozenPoco` in place of the model, and gradients reach interfaces alone. With the interface
-fixed as well, a `FrozenSession` does what is left for each window. Whatever forecasts windows of one session
-one at a time, live or offline, gets it by `session_forecaster`, so that both say the same to the bit.
+Adapting calls a `FrozenPoco` in place of the model, and gradients reach interfaces alone; those of a session
+that is fitted by itself, a `FrozenError` forms. With the interface fixed as well, a `FrozenSession` does what
+is left for each window. Whatever forecasts windows of one session one at a time, live or offline, gets it by
+`session_forecaster`, so that both say the same to the bit.
 """
 
 from __future__ import annotations

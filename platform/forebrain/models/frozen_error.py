@@ -1,8 +1,9 @@
 """The error of one session's windows with the backbone fixed: what an interface is fitted by.
 
 The equations are those of `models.poco`. Only the interface is to learn, so what is between it and the rows
-goes forwards and at once backwards by hand: a hundred operations instead of the thousand that autograd makes
-of them, which at some hundred units take as long as half of the rows' arithmetic.
+goes forwards and at once backwards by hand: some hundred operations where autograd makes a thousand, which
+at some hundred units took half as long as the rows' products. What weights decide is folded once, as in
+`models.frozen_session`; but units change from step to step, and there is any number of windows.
 
 Weights of products with centred vectors have rows that sum to zero, so gradients come back centred.
 """
@@ -136,7 +137,6 @@ class _Read:
         """Latents [B K, d]."""
         weights, frames, centred, batch = self.weights, self.frames, self.centred, self.batch
         (length, num_units), (num_tokens, num_latents, _) = frames.shape[1:], weights.on_all.shape
-        by_sample = batch, num_tokens, num_latents, num_units
         square = torch.linalg.vector_norm(centred, dim=1).square_().mul_(1 / centred.shape[1])
         of_units = weights.on_units @ centred.T
         cross, asked_of_units = of_units[:length], of_units[length:].view(num_tokens, num_latents, -1)
@@ -161,7 +161,7 @@ class _Read:
         of_units = self.weighted.flatten(0, 1) @ centred
         values = torch.addmm(token_weights.view(-1, 1) * weights.sums.bias, of_frames, weights.frame_values)
         values.addmm_(of_units, weights.sums.weight)
-        turned = pairs(values.view(*by_sample[:3], -1)) * weights.sums.turn
+        turned = pairs(values.view(batch, num_tokens, num_latents, -1)) * weights.sums.turn
         self.read = torch.view_as_real(turned.sum(dim=1)).flatten(2).div_(self.total)  # [B, K, h]
         latents = weights.before.repeat(batch, 1) if batch > 1 else weights.before
         return torch.addmm(latents, self.read.flatten(0, 1), weights.sums.out)
