@@ -44,16 +44,19 @@ class Linear:
         return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "none", [], "")
 
     def relu(self, x: Tensor) -> Tensor:
+        """max(x W^T + b, 0)."""
         if self._packed is None:
             return F.linear(x, self.weight, self.bias).relu_()
         return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "relu", [], "")
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """(x W^T + b) * factor."""
         if self._packed is None:
             return F.linear(x, self.weight, self.bias).mul_(factor)
         return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._packed, self.bias, "mul")
 
     def plus(self, x: Tensor, addend: Tensor) -> Tensor:
+        """x W^T + b + addend."""
         if self._packed is None:
             return F.linear(x, self.weight, self.bias).add_(addend)
         return torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, self.bias, "add")
