@@ -34,5 +34,5 @@ def test_the_code_travels_and_nothing_else_does(tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
     create_package(str(checkout), package, include_gitignore=True)
     names = {name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")}
-    assert names == code
-    assert package.stat().st_size < 4e6
+    assert names == {name for name in code if not name.startswith(("docs/", "tests/"))}
+    assert package.stat().st_size < 2e6
