@@ -116,7 +116,7 @@ def time_case(
 
 
 def _flops(case: Case, device: torch.device) -> dict[str, int]:
-    """Of a step in each dtype, done by one thread and without kernels: what helpers and these do is not seen."""
+    """Of a step in each dtype, by one thread and PyTorch's operations: others' are not seen."""
     flops = {}
     with _threads(1), without_kernels():
         steps = _STEPS[case.what](case, device)
