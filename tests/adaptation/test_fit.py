@@ -6,12 +6,14 @@ import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from forebrain.adaptation.adapting import adapt, train
+from forebrain.adaptation.artifact import Adapted
 from forebrain.adaptation.backbone import Backbone, weights_of
 from forebrain.adaptation.fit import FitConfig, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
@@ -119,9 +121,16 @@ def test_bf16_comes_near_to_fp32(backbone: Backbone, prepared: Prepared) -> None
     assert rough.score_by_step[-1][1] == pytest.approx(exact.score_by_step[-1][1], abs=0.02)
 
 
-def test_the_artifact_forecasts_what_was_scored(backbone: Backbone, walk: Callable[..., Session]) -> None:
+@pytest.mark.parametrize("persists", [True, False])
+def test_the_artifact_forecasts_what_was_scored(
+    persists: bool, backbone: Backbone, walk: Callable[..., Session], tmp_path: Path
+) -> None:
     session = walk(7, num_frames=300)
+    if not persists:
+        noise = np.random.default_rng(0).normal(size=session.traces.shape)
+        session = replace(session, traces=noise.astype(np.float32))
     adaptation = adapt(backbone, session, "embeddings", QUICK)
+    assert adaptation.adapted.interface.persists is persists
     windows, adapted = adaptation.prepared.windows, adaptation.adapted
     context, _, starts = windows.read(0, "test", np.array([3]))
     raw = session.frames(int(starts[0]), int(starts[0]) + 12)
@@ -131,6 +140,8 @@ def test_the_artifact_forecasts_what_was_scored(backbone: Backbone, walk: Callab
     np.testing.assert_allclose(
         (adapted.forecast(raw) - adapted.mean) / adapted.scale, scored, rtol=1e-3, atol=1e-4
     )
+    loaded = Adapted.load(adapted.save(tmp_path / "saved"), backbone.origin.registry)
+    np.testing.assert_array_equal(loaded.forecast(raw), adapted.forecast(raw))
 
 
 def test_impossible_settings_and_diverging_losses_are_errors(backbone: Backbone, prepared: Prepared) -> None:

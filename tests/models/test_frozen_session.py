@@ -59,6 +59,14 @@ def test_it_forecasts_what_the_model_does(changes: dict, num_units: int, small_b
     assert not ours.requires_grad
 
 
+def test_frames_that_do_not_persist_are_seen_as_they_are(small_blocks: None) -> None:
+    model, interface, windows = build(replace(SMALL, relative=True), 11)
+    interface.persists = False
+    with torch.no_grad():
+        (expected,) = model([SessionInput(windows, interface, 1)])
+    torch.testing.assert_close(forecasts(model, interface, windows, torch.float32), expected)
+
+
 def test_in_fp32_it_is_within_rounding_and_in_bf16_near(small_blocks: None) -> None:
     model, interface, windows = build(replace(SMALL, relative=True), 11, std=0.1)
     (expected,) = model([SessionInput(windows, interface, 1)])

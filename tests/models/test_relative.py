@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,6 +48,25 @@ def test_far_outside_of_training_the_forecast_deviates_from_copy_by_a_bounded_am
     near = (forecast(model, context) - context[:, -1:]).abs().max()
     far = (forecast(model, 1000 * context) - 1000 * context[:, -1:]).abs().max()
     assert far < 20 * MAX_SPREAD * near
+
+
+def test_a_session_that_does_not_persist_is_seen_as_it_is_beside_one_that_does(model: Poco) -> None:
+    windows = torch.randn(2, 2, 24, 5)
+    walk, events = (Interface(5, CONFIG.width, torch.Generator().manual_seed(seed)) for seed in range(2))
+    events.persists = False
+    plain = Poco(replace(CONFIG, relative=False)).eval()
+    plain.load_state_dict(model.state_dict())
+    entries = [SessionInput(each, own, 0) for each, own in zip(windows, (walk, events), strict=True)]
+    target = torch.randn(2, 5, 5)
+    with torch.no_grad():
+        together = model(entries)
+        errors = [
+            each([entries[1]], [SessionTarget.of(entries[1], target, "relative")]) for each in (model, plain)
+        ]
+        torch.testing.assert_close(together[0], model([entries[0]])[0])
+        torch.testing.assert_close(together[1], plain([entries[1]])[0])
+        assert not torch.allclose(together[0], plain([entries[0]])[0])
+    torch.testing.assert_close(*errors)
 
 
 def test_a_silent_row_is_not_blown_up() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 
 from forebrain.errors import BadShardError, ShardError
 from forebrain.sessions.session import Session
+from forebrain.shards.fits import Moments
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
+from forebrain.shards.windows import ShardWindows
 
 SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)
 
@@ -62,6 +65,42 @@ def test_fits_normalise_to_zero_mean_and_unit_spread(shards, recordings):
     assert shards.fit(0, "poco").num_outputs == 6
     with pytest.raises(ShardError, match="no fit for protocol 'other'"):
         shards.fit(0, "other")
+
+
+def test_persistence_is_the_correlation_with_the_next_frame_whatever_the_pieces():
+    rng = np.random.default_rng(0)
+    frames = np.zeros((5000, 3))
+    for now in range(1, 5000):
+        frames[now] = np.array([0.9, 0.3, 0.0]) * frames[now - 1] + rng.normal(size=3)
+    frames[:, 2] = 7  # it never varies, and says nothing
+    whole, pieces = Moments(3), Moments(3)
+    whole.add(frames.astype(np.float32))
+    for piece in np.array_split(frames, 40):
+        pieces.add(piece.astype(np.float32))
+    assert whole.persistence == pytest.approx(0.6, abs=0.03)
+    assert pieces.persistence == pytest.approx(whole.persistence, abs=0.01)
+    assert Moments(3).persistence == 1.0
+
+
+def test_sessions_persist_unless_they_are_like_events(save_session, tmp_path):
+    drift = np.cumsum(np.random.default_rng(0).normal(size=(400, 6)), axis=0).astype(np.float32)
+    recordings = [save_session("events.npz"), save_session("walk.npz", traces=drift)]
+    prepare(
+        recordings,
+        str(tmp_path / "set"),
+        PrepareConfig(),
+        lambda path: [Session.load(path)],
+        run_each=map_here,
+    )
+    shards = ShardSet.open(str(tmp_path / "set"))
+    windows = ShardWindows(shards, "chronological", 12, 4)
+    assert {info.id: info.persists for info in windows.sessions} == {
+        "lab/m1/events": False,
+        "lab/m1/walk": True,
+    }
+    # A set that was prepared before persistence was known goes on as it did.
+    shards.sessions = [replace(entry, persistence={}) for entry in shards.sessions]
+    assert all(info.persists for info in ShardWindows(shards, "chronological", 12, 4).sessions)
 
 
 def test_a_pickled_set_opens_the_same_data(shards):

@@ -6,9 +6,11 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,8 +19,13 @@ import torch.multiprocessing as multiprocessing
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.models.slots import SLOTS
+from forebrain.scoring.evaluate import evaluate
+from forebrain.sessions.session import Session
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.windows import ShardWindows
+from forebrain.training import loop
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Trainer
@@ -90,6 +97,35 @@ def test_every_model_trains_goes_on_and_is_loaded(
     assert forecast.shape == (len(starts), 4, windows.sessions[0].num_units)
     if case == "copy":
         assert (forecast == context[:, -1:]).all()
+
+
+def test_sessions_of_events_and_others_are_scored_as_they_were_trained(
+    walk: Callable[..., Session],
+    tmp_path: Path,
+    train: Train,
+    make_slot: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "affordable_windows", lambda *_, **__: None)
+    sessions = {"walk": walk(1), "events": replace(walk(2), dataset="other")}
+    noise = np.random.default_rng(0).normal(size=sessions["events"].traces.shape)
+    sessions["events"] = replace(sessions["events"], traces=noise.astype(np.float32))
+    for name, session in sessions.items():
+        session.save(tmp_path / f"{name}.npz")
+    prepare(
+        [str(tmp_path / f"{name}.npz") for name in sessions], str(tmp_path / "shards"), PrepareConfig(),
+        open_recording=lambda path: [Session.load(path)], run_each=map_here,
+    )  # fmt: skip
+    training = {"steps": 3, "validate_every": 3, "checkpoint_every": 3}
+    config = make_slot("poco", "run", data=str(tmp_path / "shards"), training=training)
+    RunFolder(config.out).write_config(config)
+    (scored,) = (event for event in train(config) if event["kind"] == "validation")
+    windows = ShardWindows(ShardSet.open(config.data), "chronological", 12, 4)
+    assert {info.dataset: info.persists for info in windows.sessions} == {"lab": True, "other": False}
+    forecaster = TrainedModel.load(RunFolder(config.out)).forecaster(windows.sessions)
+    again = evaluate({"model": forecaster}, windows, "validation").scores["model"]
+    for name, own in again.items():
+        assert own.headline()["score"] == pytest.approx(scored["by_session"][name], abs=1e-4)
 
 
 def _worker(rank: int, configs: dict[str, dict[str, PretrainConfig]], results: str) -> None:

@@ -109,6 +109,7 @@ def train(
     model = _model(backbone, mode, config.seed)
     windows = prepared.windows
     interface = start or _start(backbone, model, windows, mode, config)
+    interface.persists = windows.sessions[0].persists
     if mode == "embeddings" and not interface.unit.numel():
         raise AdaptationError(
             f"{backbone.origin}: {model.config.title} knows nothing of single units, so there are no "

@@ -240,6 +240,7 @@ class Adapted:
             **{name: getattr(self, name) for name in _PLAIN},
             "context": self.context,
             "horizon": self.horizon,
+            "persists": self.interface.persists,
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
@@ -284,7 +285,7 @@ class Adapted:
             plain = {name: record[name] for name in _PLAIN}
             plain["unit_names"] = tuple(plain["unit_names"])
             plain["fitted_on"] = tuple((start, stop) for start, stop in plain["fitted_on"])
-            mode = record["mode"]
+            mode, persists = record["mode"], record.get("persists", True)
         except (KeyError, TypeError, ValueError) as error:
             raise AdaptationError(f"{where / RECORD}: damaged ({error!r:.200}); adapt again.") from error
         tensors = tensors_of(_read_file(where, INTERFACE, files), str(where / INTERFACE))
@@ -302,6 +303,7 @@ class Adapted:
         interface = backbone.new_interface(len(plain["unit_names"])).requires_grad_(False)
         _check_shapes(tensors, interface, where)
         fill(interface, {name: tensors[name] for name in ("unit", "session")}, str(where))
+        interface.persists = persists
         mean, scale, columns = (tensors[name].numpy() for name in ("mean", "scale", "columns"))
         return cls(
             backbone, interface, mean, scale, columns, mode=mode, origin=origin, description=description,

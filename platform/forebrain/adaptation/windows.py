@@ -8,7 +8,7 @@ from forebrain.scoring.protocols import PARTS, Part, Windows, fit_ranges, part_r
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.sessions.frames import pieces, read_frames
 from forebrain.sessions.session import Range, Session
-from forebrain.shards.fits import Fit, Moments, scale_of
+from forebrain.shards.fits import LEAST_PERSISTENCE, Fit, Moments, scale_of
 
 # Recordings up to this size are normalised once and held in memory; of larger ones each window is read.
 HELD_BYTES = 1 << 30
@@ -29,11 +29,19 @@ class SessionWindows:
 
     def __init__(self, session: Session, protocol: str, context: int, horizon: int) -> None:
         self.protocol, self.context, self.horizon = protocol, context, horizon
-        self.sessions = [
-            SessionInfo(session.id, session.species, session.dataset, session.num_units, session.rate_hz)
-        ]
         self.fitted_on = fit_ranges(protocol, session.num_frames, session.segments)
-        self.fit = _fit(session, self.fitted_on, protocol)
+        moments = _moments(session, self.fitted_on)
+        self.fit = Fit(moments.mean.astype(np.float32), scale_of(protocol, moments.std).astype(np.float32))
+        self.sessions = [
+            SessionInfo(
+                session.id,
+                session.species,
+                session.dataset,
+                session.num_units,
+                session.rate_hz,
+                moments.persistence >= LEAST_PERSISTENCE,
+            )
+        ]
         self._session, self._segments = session, session.segments
         self._held: np.ndarray | None = None
         if 4 * session.num_frames * session.num_units <= HELD_BYTES:
@@ -79,11 +87,11 @@ class SessionWindows:
         return self.fit.apply(read_frames(self._session.traces, start, stop, self._session.id))
 
 
-def _fit(session: Session, ranges: list[Range], protocol: str) -> Fit:
+def _moments(session: Session, ranges: list[Range]) -> Moments:
     moments = Moments(session.num_units)
     for start, stop in _pieces(session, ranges):
         moments.add(read_frames(session.traces, start, stop, session.id))
-    return Fit(moments.mean.astype(np.float32), scale_of(protocol, moments.std).astype(np.float32))
+    return moments
 
 
 def _pieces(session: Session, ranges: list[Range]) -> list[Range]:

@@ -20,13 +20,14 @@ from forebrain.scoring.metrics import Scores
 
 # Okabe & Ito's palette, which stays distinct under every colour blindness.
 _INK, _MUTED, _FAINT = "#222222", "#767676", "#d9d9d9"
-_MODEL_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5e3c99", "#8c510a", "#35978f")
+_MODEL_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#5e3c99", "#e69f00", "#8c510a", "#35978f")
 _BASELINE_COLOURS = {"copy": _MUTED, "mean": "#b8a000", "linear": "#d55e00"}
 _MODEL_LINE: dict[str, Any] = {"color": _MODEL_COLOURS[0], "linewidth": 1.8}
 _COPY_LINE: dict[str, Any] = {"color": _MUTED, "linewidth": 1.1, "linestyle": (0, (2, 1.5))}
 _DPI = 160
 _MAX_NAMED_SESSIONS = 80
 _NUM_TRACES = 6
+_MAX_NAMED_MODELS = 5
 
 
 def forecast_traces(example: Example, model: str, path: Path) -> Path:
@@ -269,15 +270,15 @@ def score_by_step(
 def models_by_dataset(evaluations: Mapping[str, Evaluation], labels: Sequence[str], path: Path) -> Path:
     """A row for each data set: scores of all forecasters with intervals, and their scores by horizon step.
 
+    Only the models that score best on average over the data sets have colours of their own and names at their
+    lines; more could not be told apart.
+
     Args:
         evaluations: by data set.
-        labels: forecasters, the models before the baselines; each keeps its colour throughout.
+        labels: forecasters, the models before the baselines.
         path: a PNG file.
     """
-    colours = {
-        name: _BASELINE_COLOURS.get(name) or _MODEL_COLOURS[number % len(_MODEL_COLOURS)]
-        for number, name in enumerate(labels)
-    }
+    colours = _best_coloured(evaluations, labels)
     height = 0.22 * len(labels) + 1.0
     figure = Figure(figsize=(10, 0.7 + height * len(evaluations)), layout="constrained", dpi=_DPI)
     FigureCanvasAgg(figure)
@@ -286,21 +287,36 @@ def models_by_dataset(evaluations: Mapping[str, Evaluation], labels: Sequence[st
         evaluation.require_baselines()
         scores = {name: evaluation.summary(name) for name in labels if name in evaluation.scores}
         _dots(overall, scores, colours)
-        overall.set_title(f"{dataset}: {_interval_text(scores['copy'])}", loc="left", fontsize=9, color=_INK)
+        overall.set_title(f"{dataset}\n{_interval_text(scores['copy'])}", loc="left", fontsize=9, color=_INK)
         steps = np.arange(1, evaluation.horizon + 1)
         lines = {name: one.by_step("score")[0] for name, one in scores.items() if name != "mean"}
+        named = {name: line for name, line in lines.items() if colours[name] != _FAINT}
         for name, line in lines.items():
-            style = "--" if name in BASELINES else "-"
-            by_step.plot(steps, line, style, color=colours[name], linewidth=1.5)
-        by_step.set_ylim(*_range_to_show(list(lines.values())))
+            style, is_named = "--" if name in BASELINES else "-", name in named
+            width, order = (1.6, 2) if is_named else (0.9, 1)
+            by_step.plot(steps, line, style, color=colours[name], linewidth=width, zorder=order)
+        by_step.set_ylim(*_range_to_show(list(named.values())))
         by_step.set_title("score by frames ahead", loc="left", fontsize=9, color=_INK)
         by_step.xaxis.get_major_locator().set_params(integer=True)
         by_step.grid(axis="y", color=_FAINT, linewidth=0.6)
         for axes in (overall, by_step):
             _plain(axes)
+        _label_line_ends(by_step, {name: (float(line[-1]), colours[name]) for name, line in named.items()})
     panels[-1][0].set_xlabel("score (0 = copy, 1 = perfect)")
     panels[-1][1].set_xlabel("frames ahead")
     return _save(figure, path)
+
+
+def _best_coloured(evaluations: Mapping[str, Evaluation], labels: Sequence[str]) -> dict[str, str]:
+    """Colours by forecaster: the baselines' own, others for the best models, and one for all the rest."""
+
+    def mean_score(name: str) -> float:
+        scores = [each.summary(name).value("score") for each in evaluations.values() if name in each.scores]
+        return float(np.nan_to_num(np.mean(scores), nan=-np.inf))
+
+    ranked = sorted((name for name in labels if name not in BASELINES), key=mean_score, reverse=True)
+    shown = dict(zip(ranked, _MODEL_COLOURS[:_MAX_NAMED_MODELS], strict=False))
+    return {name: _BASELINE_COLOURS.get(name) or shown.get(name, _FAINT) for name in labels}
 
 
 def _dots(axes: Axes, scores: Mapping[str, Scores], colours: Mapping[str, str]) -> None:

@@ -43,6 +43,8 @@ class Interface(nn.Module):
     Attributes:
         unit: [N, d].
         session: [e].
+        persists: the session's frames are nearer to the one before than to the mean, which follows from the
+            recording. Windows of others (events, spike counts) no model sees relative to their last frame.
     """
 
     INITIAL_STD = 0.02
@@ -57,6 +59,7 @@ class Interface(nn.Module):
         super().__init__()
         self.unit = nn.Parameter(torch.empty(num_units, width))
         self.session = nn.Parameter(torch.empty(width if session_width is None else session_width))
+        self.persists = True
         for embedding in (self.unit, self.session):
             nn.init.normal_(embedding, std=self.INITIAL_STD, generator=generator)
 
@@ -172,8 +175,9 @@ class ModelConfig:
         name: the model's name among the slots.
         context: frames a forecast is made from.
         horizon: frames forecast.
-        relative: see and forecast each window relative to its last frame and spread (`models.relative`).
-            None: in a run what the protocol does (yes, under protocol poco no), elsewhere no, as published.
+        relative: see and forecast each window relative to its last frame and spread (`models.relative`), in
+            sessions whose frames persist. None: in a run what the protocol does (yes, under protocol poco
+            no), elsewhere no, as published.
     """
 
     # What tables call the model.
@@ -284,11 +288,13 @@ class Model(nn.Module):
                     f"a context of {entry.context.shape[1]} frames was given; "
                     f"this model forecasts from {self.config.context}."
                 )
-        if not self.config.relative:
-            return list(inputs), [None] * len(inputs)
         seen: list[SessionInput] = []
         frames: list[WindowFrame | None] = []
         for entry in inputs:
+            if not (self.config.relative and entry.interface.persists):
+                seen.append(entry)
+                frames.append(None)
+                continue
             frame = entry.frame
             seen.append(replace(entry, context=frame.enter(entry.context)))
             frames.append(WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)))

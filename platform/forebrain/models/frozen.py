@@ -115,7 +115,8 @@ class FrozenPoco(Model):
         """A forecaster of one session, with the embeddings as they are now. It never drops anything."""
         frameless = interface.unit.new_zeros(0, self.config.context, len(interface.unit))
         terms = self.model.session_terms(SessionInput(frameless, interface, dataset), self.folded.probes)
-        return FrozenSession(self._frame_weights, terms, helpers or Helpers(0))
+        is_relative = bool(self.config.relative) and interface.persists
+        return FrozenSession(self._frame_weights, terms, is_relative, helpers or Helpers(0))
 
     @cached_property
     def _frame_weights(self) -> FrameWeights:

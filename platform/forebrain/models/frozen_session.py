@@ -42,12 +42,15 @@ class FrozenSession:
     Args:
         weights: of the backbone.
         terms: of the session.
+        is_relative: windows are seen relative to their last frame and spread.
         helpers: that share the blocks of units with the caller.
     """
 
-    def __init__(self, weights: FrameWeights, terms: SessionTerms, helpers: Helpers) -> None:
+    def __init__(
+        self, weights: FrameWeights, terms: SessionTerms, is_relative: bool, helpers: Helpers
+    ) -> None:
         config, (num_units, _) = weights.config, terms.units.shape
-        self._weights, self._is_relative = weights, config.relative
+        self._weights, self._is_relative = weights, is_relative
         new = terms.units.new_empty
         self._centred, self._squares = new(config.context, num_units), new(config.context, num_units)
         self._frames = new(config.context, num_units)

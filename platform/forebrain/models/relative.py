@@ -5,6 +5,9 @@ lies. A model that sees each row less its last frame and over its spread, and wh
 same way, does not care: like a linear map on x - x_last it is equivariant to both. A deviation from the last
 frame is trusted up to MAX_SPREAD training standard deviations only, so an artefact far outside of what was
 seen is met with nearly a copy.
+
+Of events, spike counts and very noisy traces the last frame says less than the mean does. Sessions of such
+frames are seen as they are (`Interface.persists`).
 """
 
 from __future__ import annotations

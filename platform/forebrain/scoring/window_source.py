@@ -15,13 +15,19 @@ from forebrain.sessions.session import Session
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What reports say of a session. `rate_hz` is None where unknown."""
+    """What reports say of a session, and models are told of it.
+
+    Attributes:
+        rate_hz: frames a second, None where unknown.
+        persists: its frames are nearer to the one before than to the mean.
+    """
 
     id: str
     species: str
     dataset: str
     num_units: int
     rate_hz: float | None = None
+    persists: bool = True
 
 
 class WindowSource(Protocol):

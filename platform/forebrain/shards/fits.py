@@ -11,21 +11,28 @@ from forebrain.scoring.protocols import Range
 from forebrain.sessions.session import FrameSource
 
 SILENT = 0.01  # of the session's typical spread; a unit below it was silent while the fit was made
+# Persistence from which on a session's frames are nearer to the one before than to the mean.
+LEAST_PERSISTENCE = 0.5
 ROUNDING = 1e-9  # of the mean; float32 frames cannot vary by less, so a smaller spread is no spread
 PCA_BYTES = 128 << 20  # of frames in memory at once while components are fitted
 PCA_FRAMES = 4096
 
 
 class Moments:
-    """Mean and spread of each unit over frames that arrive in pieces (Chan et al. 1983), in float64."""
+    """Mean, spread and persistence of units over frames that arrive in pieces, in float64.
+
+    Mean and spread as Chan et al. (1983) have it.
+    """
 
     def __init__(self, num_units: int) -> None:
         self._count = 0
         self._mean = np.zeros(num_units)
         self._squares = np.zeros(num_units)
+        self._num_steps = 0
+        self._squared_steps = np.zeros(num_units)
 
     def add(self, frames: np.ndarray) -> None:
-        """Takes in frames [t, N]."""
+        """Takes in frames [t, N], each the next after the one before."""
         count = len(frames)
         mean = frames.mean(axis=0, dtype=np.float64)
         deviation = frames - mean
@@ -35,6 +42,9 @@ class Moments:
         self._mean = self._mean + shift * (count / total)
         self._squares = self._squares + squares + shift**2 * (self._count * count / total)
         self._count = total
+        steps = np.diff(deviation, axis=0)
+        self._squared_steps += np.einsum("tn,tn->n", steps, steps)
+        self._num_steps += len(steps)
 
     @property
     def mean(self) -> np.ndarray:
@@ -45,6 +55,19 @@ class Moments:
         """Standard deviation of the frames seen (the mean square is divided by their number)."""
         std = np.sqrt(self._squares / max(self._count, 1))
         return np.where(std > ROUNDING * np.abs(self._mean), std, 0.0)
+
+    @property
+    def persistence(self) -> float:
+        """Correlation of a frame with the next, the mean over units that vary; 1 where there are none.
+
+        Below a half the mean forecasts even the next frame better than the last frame does: so it is with
+        events, spike counts and very noisy traces.
+        """
+        active = self.std > 0
+        if not (active.any() and self._num_steps):
+            return 1.0
+        squared_step = self._squared_steps[active] / self._num_steps
+        return float(np.mean(1 - squared_step / (2 * self.std[active] ** 2)))
 
 
 def scale_of(protocol: str, std: np.ndarray) -> np.ndarray:

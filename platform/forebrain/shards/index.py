@@ -72,6 +72,8 @@ class SessionEntry:
         num_frames, num_units: after repair.
         segments: unbroken frame ranges [start, stop); a window lies within one.
         conditions: frame ranges of each experimental condition by its name; none where they are not known.
+        persistence: protocol -> that of the frames of the fit (`Moments.persistence`); none in sets prepared
+            before it was known.
         report: what was found in the recording and what was done.
         fits: protocol -> the frame ranges its statistics were fitted on.
         page_frames: frames a page.
@@ -104,6 +106,7 @@ class SessionEntry:
     source: Source
     options_sha256: str
     conditions: dict[str, tuple[Range, ...]] = field(default_factory=dict)
+    persistence: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

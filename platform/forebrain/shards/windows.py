@@ -19,6 +19,7 @@ from forebrain.scoring.protocols import (
     windows_within,
 )
 from forebrain.scoring.window_source import SessionInfo
+from forebrain.shards.fits import LEAST_PERSISTENCE
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
 
@@ -58,7 +59,14 @@ class ShardWindows:
         self._longest_context = longest_context or context
         self.held_out = frozenset(held_out)
         self.sessions: Sequence[SessionInfo] = [
-            SessionInfo(entry.id, entry.species, entry.dataset, self._num_units(index), entry.rate_hz)
+            SessionInfo(
+                entry.id,
+                entry.species,
+                entry.dataset,
+                self._num_units(index),
+                entry.rate_hz,
+                entry.persistence.get(protocol, 1.0) >= LEAST_PERSISTENCE,
+            )
             for index, entry in enumerate(shards.sessions)
         ]
         self._windows = lru_cache(maxsize=None)(self._find_windows)

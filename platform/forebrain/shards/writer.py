@@ -99,6 +99,7 @@ def write_session(
         source=source,
         options_sha256=config.sha256,
         conditions={name: tuple(ranges) for name, ranges in session.condition_ranges.items()},
+        persistence={protocol: moments.persistence for protocol, moments in frames.moments.items()},
     )
     storage.write(entry.name, entry.to_bytes())
     return entry

@@ -171,6 +171,9 @@ class Trainer:
         self.interfaces = Interfaces(
             self.stream.owned_sessions, backbone.new_interface, self.training, config.seed, device
         )
+        for info in self.windows.sessions:
+            if info.id in self.interfaces.of_session:
+                self.interfaces.of_session[info.id].persists = info.persists
         self.steps_done = 0
         self.store = CheckpointStore(Folder(config.out).child("checkpoints"), self.training.keep_checkpoints)
         self.saver = Saver(self.store, group, self._before_commit)

@@ -128,6 +128,7 @@ class Interfaces:
             if unit is not None:
                 whole[name] = Interface(0, unit.shape[1])
                 whole[name].unit, whole[name].session = nn.Parameter(unit), own.session
+                whole[name].persists = own.persists
         return whole
 
     @property

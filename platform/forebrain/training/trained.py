@@ -90,6 +90,9 @@ class TrainedModel:
                 interfaces[info.id] = untrained_interface(
                     self.config.seed, info.id, info.num_units, self.backbone.new_interface
                 )
+        for info in sessions:
+            if info.id in interfaces:
+                interfaces[info.id].persists = info.persists
         for interface in interfaces.values():
             interface.to(device)
         known = {info.dataset for info in sessions if info.id in self.interfaces}
