@@ -6,6 +6,7 @@ Whether a kernel is interpreted is decided when Triton is imported, so not in th
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from test_poco import SMALL, batch, build, gradients
 from torch import Tensor
 from weighted_errors import error_of, targets_of
 
+from forebrain import parity
 from forebrain.models import fused_film
 from forebrain.models.contract import SessionInput
 from forebrain.models.fused_film import MOST_ERROR, FilmWeights, FusedFilm, Sizes
@@ -175,6 +177,15 @@ def test_units_adapt_to_a_frozen_backbone_with_kernels(kernels: list[int]) -> No
         expected = gradients(model, inputs, model(inputs, targets))
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_the_published_forecasts_and_gradients_are_reproduced_with_kernels(kernels: list[int]) -> None:
+    data = Path(os.environ.get("FOREBRAIN_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    fixture = data.parent / "parity" / "d_variant_two_datasets.json"
+    if not fixture.exists():
+        pytest.skip(f"{fixture} not found; set FOREBRAIN_TEST_DATA")
+    result = parity.check_fixture(fixture, str(DEVICE))
+    assert result["passed"] and kernels, result
 
 
 @pytest.mark.parametrize(
