@@ -109,6 +109,16 @@ def test_gradients_are_added_to_what_is_wanted_and_nothing_else_is_formed(
     assert torch.equal(fused.backward(grad_out, refined, context, frozen), grad_refined)
 
 
+def test_what_is_not_a_number_is_seen_in_forecasts_and_gradients() -> None:
+    weights, refined, context, grad_out = drawn(SIZES[0], 3, torch.float32)
+    weights.hidden[7, 2] = torch.nan
+    fused = FusedFilm(weights)
+    assert fused.forecast(refined, context).isnan().all()
+    totals = FilmWeights._make(torch.zeros_like(each) for each in weights)
+    assert fused.backward(grad_out, refined, context, totals).isnan().all()
+    assert totals.out[:, 7].isnan().all() and totals.out[:, 6].isfinite().all()
+
+
 def test_the_same_rows_give_the_same_bits() -> None:
     weights, refined, context, grad_out = drawn(SIZES[0], 130 if INTERPRETED else 100_000, torch.bfloat16)
     fused, found = FusedFilm(weights), []

@@ -39,7 +39,8 @@ def _hidden(context, weight, bias, columns, M: tl.constexpr, C: tl.constexpr, C_
     """Some columns of h."""
     chunk = _load(weight, columns, M, tl.arange(0, C_UP), C, C)
     shift = tl.load(bias + columns, mask=columns < M, other=0.0).to(tl.float32)
-    return tl.maximum(_dot(context, tl.trans(chunk)) + shift[None, :], 0.0)
+    before = _dot(context, tl.trans(chunk)) + shift[None, :]
+    return tl.where(before <= 0, 0.0, before)  # What is not a number stays so; tl.maximum would drop it.
 
 
 @triton.jit
@@ -124,7 +125,7 @@ def grad_weights(
         gamma = _scale(e1, by_scale, scale_bias, columns, M)
         grad_modulated = _dot(grad_y, by_out)
         grad_gamma = grad_modulated * h
-        grad_h = tl.where(h > 0, grad_modulated * gamma, 0.0)
+        grad_h = tl.where(h <= 0, 0.0, grad_modulated * gamma)
         of_out += _dot(tl.trans((h * gamma).to(dtype)), grad_y)
         of_scale += _dot(tl.trans(grad_gamma.to(dtype)), e1)
         of_hidden += _dot(tl.trans(grad_h.to(dtype)), x)
