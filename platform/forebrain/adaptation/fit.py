@@ -18,7 +18,6 @@ from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.models.frozen import freeze
 from forebrain.training.adamw import AdamW
-from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 WEIGHT_DECAY = 1e-4
 CLIP_NORM = 5.0
@@ -117,8 +116,9 @@ def fit_interface(
         for parameters, peak, optimiser in groups:
             gradients = [each.grad for each in parameters if each.grad is not None]
             if gradients:  # a model may have nothing of a session's own
-                norm = sum_of_squares(gradients).sqrt()
-                torch._foreach_mul_(gradients, clip_factor(norm, CLIP_NORM))
+                norm = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
+                if norm > CLIP_NORM:
+                    torch._foreach_mul_(gradients, CLIP_NORM / norm)
             optimiser.step(peak * falling(step / config.steps))
         after_step(step + 1)
 

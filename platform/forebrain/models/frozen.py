@@ -1,8 +1,9 @@
 """A backbone that no longer changes: what follows from its weights alone is done once.
 
-Adapting calls a `FrozenPoco` in place of the model, and gradients reach interfaces alone. With the interface
-fixed as well, a `FrozenSession` does what is left for each window. Whatever forecasts windows of one session
-one at a time, live or offline, gets it by `session_forecaster`, so that both say the same to the bit.
+Adapting calls a `FrozenPoco` in place of the model, and gradients reach interfaces alone; those of a session
+that is fitted by itself, a `FrozenError` forms. With the interface fixed as well, a `FrozenSession` does what
+is left for each window. Whatever forecasts windows of one session one at a time, live or offline, gets it by
+`session_forecaster`, so that both say the same to the bit.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
+from forebrain.models.frozen_error import FrozenError
 from forebrain.models.frozen_session import FrameWeights, FrozenSession, Helpers
-from forebrain.models.poco import Poco
+from forebrain.models.poco import Poco, PocoConfig
 from forebrain.models.row_head import RowHead
 
 
@@ -84,6 +86,7 @@ class FrozenPoco(Model):
         compute_dtype: of the products of rows; None for that of the weights.
     """
 
+    config: PocoConfig
     splits_units = True
 
     def __init__(self, model: Poco, compute_dtype: torch.dtype | None = None) -> None:
@@ -101,7 +104,16 @@ class FrozenPoco(Model):
         return self._row_head(inputs).forecast()
 
     def error_of_windows(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
-        return self._row_head(inputs).error(targets)
+        if not self._forms_errors(inputs):
+            return self._row_head(inputs).error(targets)
+        with torch.autocast(inputs[0].context.device.type, enabled=False):
+            return self._error(inputs[0], targets[0])
+
+    def _forms_errors(self, inputs: Sequence[SessionInput]) -> bool:
+        """If `FrozenError` knows the case: what fitting one interface is."""
+        drops = self.training and max(self.config.feed_forward_dropout, self.config.branch_dropout) > 0
+        whole = len(inputs) == 1 and inputs[0].forecast_units is None and inputs[0].peers is None
+        return torch.is_grad_enabled() and whole and not drops and not self.config.latent_session_embedding
 
     def _row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
         with torch.autocast(inputs[0].context.device.type, enabled=False):
@@ -117,6 +129,11 @@ class FrozenPoco(Model):
         terms = self.model.session_terms(SessionInput(frameless, interface, dataset), self.folded.probes)
         is_relative = bool(self.config.relative) and interface.persists
         return FrozenSession(self._frame_weights, terms, is_relative, helpers or Helpers(0))
+
+    @cached_property
+    def _error(self) -> FrozenError:
+        with torch.no_grad():
+            return FrozenError(self.model, self.folded)
 
     @cached_property
     def _frame_weights(self) -> FrameWeights:

@@ -20,17 +20,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from forebrain.models.perceiver import DecoderAttention, EncoderAttention, FeedForward, SelfAttention
+from forebrain.models.frozen_layers import Linear, Norm, ReadWeights, after_norm, latent_layers, pairs, turn
+from forebrain.models.perceiver import DecoderAttention
 from forebrain.models.poco import FoldedWeights, Poco, SessionTerms
 from forebrain.models.relative import MAX_SPREAD, MIN_SPREAD
-from forebrain.models.rotary import Rotation, inverse
+from forebrain.models.rotary import Rotation
 from forebrain.models.row_head import NORM_EPS
 
 # Of rows that pass together. Fewer stay nearer to a core, more are fewer calls: 256 to 1,024 differ by 5 %.
 BLOCK_ROWS = 512
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class FrozenSession:
@@ -175,133 +175,23 @@ class FrameWeights:
         config, rotation, rows = model.config, model.rotation("latent"), folded.row_head
         self.in_use = Lock()
         self.config, self.dtype, self.projected_width = config, rows.out_weight.dtype, len(rows.expand_bias)
-        self.read = _ReadWeights(model.encoder_attention, rotation, model.rotation("token"))
-        self.latents: list[_FeedForward | _SelfAttention] = [
-            _FeedForward(model.encoder_feed_forward, config.num_latents)
-        ]
-        for layer in model.processor_layers():
-            self.latents.append(_SelfAttention(layer.attention, rotation))
-            self.latents.append(_FeedForward(layer.feed_forward, config.num_latents))
+        self.read = ReadWeights(model.encoder_attention, rotation, model.rotation("token"))
+        self.latents = [layer.pass_of(batch=1) for layer in latent_layers(model)]
         exact = model.fold(model.dataset.dtype).row_head
         self.tell = _Tell(model.decoder_attention, rotation, exact.expand_weight, rows.expand_bias)
         self.expand_weight = rows.expand_weight
-        self.contract = _Linear(rows.contract_weight, None, BLOCK_ROWS)
+        self.contract = Linear(rows.contract_weight, None, BLOCK_ROWS)
         # FiLM's shift passes as H more hidden values, which are 1 and go to one output each.
         hidden = [*zip(rows.hidden[::2], rows.hidden[1::2], strict=True)]
         weight, bias = hidden[-1]
         hidden[-1] = F.pad(weight, (0, 0, 0, config.horizon)), F.pad(bias, (0, config.horizon), value=1.0)
-        self.hidden = [_Linear(weight, bias, BLOCK_ROWS) for weight, bias in hidden]
+        self.hidden = [Linear(weight, bias, BLOCK_ROWS) for weight, bias in hidden]
         scale = (
             torch.cat([rows.scale_weight, rows.shift_weight]),
             torch.cat([rows.scale_bias, rows.shift_bias]),
         )
-        self.scale = _Linear(*scale, BLOCK_ROWS)
+        self.scale = Linear(*scale, BLOCK_ROWS)
         self.out = torch.cat([rows.out_weight, torch.eye(config.horizon).to(rows.out_weight)], dim=1).T
-
-
-class _Linear:
-    """x W^T + b of a fixed layer and what follows it, in one pass where oneDNN does that.
-
-    There its weights lie as the product reads them. For the few latents that counts: when they have left the
-    cache, layers of MKL's take up to three times as long.
-
-    Args:
-        weight, bias: [out, in] and [out].
-        num_rows: of what it is mostly given.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, num_rows: int) -> None:
-        self.weight, self.bias, self._packed = weight, bias, None
-        if _ONEDNN and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), num_rows)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "none", [], "")
-
-    def relu(self, x: Tensor) -> Tensor:
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias).relu_()
-        return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "relu", [], "")
-
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias).mul_(factor)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._packed, self.bias, "mul")
-
-    def plus(self, x: Tensor, addend: Tensor) -> Tensor:
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias).add_(addend)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, self.bias, "add")
-
-
-def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer that takes what is normalised, with the LayerNorm's own in them."""
-    return weight * norm.weight, weight @ norm.bias + bias
-
-
-def _normalised(x: Tensor) -> Tensor:
-    return torch.layer_norm(x, x.shape[-1:], None, None, NORM_EPS)
-
-
-def _turn(rotation: Rotation) -> Tensor:
-    """Complex numbers [times, h / 2] by which pairs are turned."""
-    cosine, sine = rotation
-    return torch.complex(cosine[:, ::2].contiguous(), sine[:, ::2].contiguous())
-
-
-def _pairs(x: Tensor) -> Tensor:
-    """A view of [..., h] as complex numbers [..., h / 2]."""
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-
-
-class _FeedForward:
-    """Latents [K, d] and their update."""
-
-    def __init__(self, layer: FeedForward, num_latents: int) -> None:
-        expand = _after_norm(layer.norm, layer.expand.weight, layer.expand.bias)
-        self.expand = _Linear(*expand, num_latents)
-        self.contract = _Linear(layer.contract.weight, layer.contract.bias, num_latents)
-        self.width = layer.contract.in_features
-
-    def __call__(self, latents: Tensor) -> Tensor:
-        expanded = self.expand(_normalised(latents))
-        activated = F.gelu(expanded[:, self.width :]).mul_(expanded[:, : self.width])
-        return self.contract.plus(activated, latents)
-
-
-class _SelfAttention:
-    """Latents [K, d] and their update."""
-
-    def __init__(self, layer: SelfAttention, rotation: Rotation) -> None:
-        num_latents, head_width = rotation[0].shape
-        weight, bias = _after_norm(layer.norm, layer.to_query_key_value.weight)
-        # Queries carry the scale of scores.
-        scale = torch.ones_like(bias)
-        scale[: len(scale) // 3] = head_width**-0.5
-        self.to_query_key_value = _Linear(weight * scale[:, None], bias * scale, num_latents)
-        self.to_out = _Linear(layer.to_out.weight, layer.to_out.bias, num_latents)
-        self.turn, self.turn_back = _turn(rotation)[:, None, None], _turn(inverse(rotation))
-
-        turned = bias.new_empty(num_latents, 3, layer.num_heads, head_width)
-        self.turned_pairs = _pairs(turned)
-        query, self.key, self.value = turned.permute(1, 2, 0, 3)  # [heads, K, h]
-        self.query = query.mT
-        self.read = bias.new_empty(layer.num_heads, num_latents, head_width)
-        self.read_pairs = _pairs(self.read)
-        by_latent = bias.new_empty(num_latents, layer.num_heads, head_width)
-        self.turned_back, self.turned_back_pairs = by_latent.flatten(1), _pairs(by_latent.transpose(0, 1))
-
-    def __call__(self, latents: Tensor) -> Tensor:
-        packed = self.to_query_key_value(_normalised(latents))
-        pairs = torch.view_as_complex(packed.view(*self.turned_pairs.shape, 2))
-        torch.mul(pairs, self.turn, out=self.turned_pairs)
-        # Keys first: along the last dimension softmax takes ten times as long.
-        weights = torch.bmm(self.key, self.query).softmax(dim=1)
-        torch.bmm(weights.mT, self.value, out=self.read)
-        torch.mul(self.read_pairs, self.turn_back, out=self.turned_back_pairs)
-        return self.to_out.plus(self.turned_back, latents)
 
 
 class _Told(NamedTuple):
@@ -325,31 +215,19 @@ class _Tell:
         value = layer.to_out.weight @ layer.to_value.weight
         told = torch.cat([layer.to_key.weight, value, expand @ value])
         num_latents = len(rotation[0])
-        self.layer = _Linear(*_after_norm(layer.norm_context, told), num_latents)
-        self.turn = _turn(rotation)
+        self.layer = Linear(*after_norm(layer.norm_context, told), num_latents)
+        self.norm, self.turn = Norm(layer.norm_context.eps), turn(rotation)
         self.widths = [layer.head_width, len(value), len(expand)]
         self.keys = self.turn.real.new_empty(rotation[0].shape)
-        self.turned_pairs = _pairs(self.keys)
+        self.turned_pairs = pairs(self.keys)
         self.projected = expand_bias.view(2, 1, -1).repeat(1, num_latents + 1, 1)
         self.of_latents = self.projected[:, :-1].transpose(0, 1)
 
     def __call__(self, latents: Tensor) -> _Told:
-        keys, values, projected = self.layer(_normalised(latents)).split(self.widths, dim=1)
-        torch.mul(_pairs(keys), self.turn, out=self.turned_pairs)
+        keys, values, projected = self.layer(self.norm(latents)).split(self.widths, dim=1)
+        torch.mul(pairs(keys), self.turn, out=self.turned_pairs)
         self.of_latents.copy_(projected.unflatten(1, (2, -1)))
         return _Told(self.keys, values, self.projected)
-
-
-class _ReadWeights:
-    """From sums over tokens to latents that have read the population."""
-
-    def __init__(self, layer: EncoderAttention, latent: Rotation, token: Rotation) -> None:
-        self.eps = layer.norm_context.eps
-        weight, self.bias = _after_norm(layer.norm_context, layer.to_value.weight)
-        self.weight = weight.T.contiguous()
-        # A value is turned to its token's time, and the sum back to the latent's.
-        self.turn = _turn(token)[:, None] * _turn(inverse(latent))  # [S, K, h / 2]
-        self.out, self.out_bias = layer.to_out.weight.T.contiguous(), layer.to_out.bias
 
 
 class _Read:
@@ -361,7 +239,7 @@ class _Read:
         frames: [S, L, N], where each window's frames will be.
     """
 
-    def __init__(self, weights: _ReadWeights, terms: SessionTerms, frames: Tensor) -> None:
+    def __init__(self, weights: ReadWeights, terms: SessionTerms, frames: Tensor) -> None:
         tokens, probes = terms.tokens, terms.tokens.probes
         (num_tokens, length, num_units), (num_latents, width) = frames.shape, terms.latents.shape
         self.weights, self.frames, self.frames_by_unit = weights, frames, frames.mT
@@ -384,9 +262,9 @@ class _Read:
         self.flat_of_frames = self.of_frames.flatten(0, 1)
         self.of_units = new(num_tokens * num_latents, width)
         self.values = new(num_tokens * num_latents, len(weights.bias))
-        self.value_pairs = _pairs(self.values.unflatten(0, (num_tokens, num_latents)))
+        self.value_pairs = pairs(self.values.unflatten(0, (num_tokens, num_latents)))
         self.summed = new(num_latents, len(weights.bias))
-        self.summed_pairs = _pairs(self.summed)
+        self.summed_pairs = pairs(self.summed)
         self.latents = new(num_latents, width)
 
     def __call__(self) -> Tensor:

@@ -213,7 +213,7 @@ class Poco(Model):
 
     def session_terms(self, entry: SessionInput, probes: Probes) -> SessionTerms:
         """What follows from the weights and a session's embeddings, whatever its windows are."""
-        units, latents = self._unit_vectors(entry), self._latents(entry)
+        units, latents = self.unit_vectors(entry), self._latents(entry)
         with self._exactly():
             if self.config.latent_session_embedding:
                 probes = self._probes(latents)
@@ -267,7 +267,7 @@ class Poco(Model):
             read = self.encoder_attention(populations, self.rotation("latent"), self.rotation("token"))
         return torch.cat([terms.latents + seen for (_, terms), seen in zip(inputs, read, strict=True)])
 
-    def _unit_vectors(self, entry: SessionInput) -> Tensor:
+    def unit_vectors(self, entry: SessionInput) -> Tensor:
         """[N, d]: who each unit is."""
         if not self.config.session_embedding:
             return entry.interface.unit

@@ -113,7 +113,7 @@ class Uico(Poco):
     def row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
         rows = []
         for entry in inputs:
-            units = entry.of_forecast(self._unit_vectors(entry), 0)
+            units = entry.of_forecast(self.unit_vectors(entry), 0)
             nothing = units.new_zeros(len(entry.context), 0, len(units))
             values = units.new_zeros(len(entry.context), 0, units.shape[1])
             rows.append(SessionRows(units, nothing, values, entry.of_forecast(entry.context, 2)))
@@ -156,7 +156,7 @@ class Taco(Poco):
         """[B, N, d]: the mean of a unit's tokens, after they have attended to all others."""
         frames = entry.context.mT[..., self.config.context - self.config.encoder_frames :]
         tokens = self.token(frames.unflatten(-1, (-1, self.config.token_length)))  # [B, N, S, d]
-        tokens = tokens + self._unit_vectors(entry)[:, None]
+        tokens = tokens + self.unit_vectors(entry)[:, None]
         num_units = tokens.shape[1]
         cosine, sine = self.rotation("token")
         rotation = cosine.repeat(num_units, 1), sine.repeat(num_units, 1)

@@ -27,17 +27,18 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from forebrain.models.contract import SessionTarget
 from forebrain.models.dropout import random_drops
+from forebrain.models.formed import formed_error
 from forebrain.models.fused_film import FilmWeights, fused_film
 from forebrain.models.row_blocks import Piece, blocks_of
 
@@ -49,6 +50,8 @@ GPU_BLOCK_ROWS = 65_536
 DROPPED_GATE = 1e4
 # Samples of a session from which on rows share the projections of units and values when they learn.
 SHARED_FROM = 3
+# Values between rows of 1,024, which would else lie in the same places of a cache.
+APART = 16
 NORM_EPS = 1e-5
 
 
@@ -128,7 +131,15 @@ class RowHead:
     def error(self, targets: Sequence[SessionTarget]) -> Tensor:
         """What was missed of the targets, a scalar; see `contract.Model.error_of_windows`."""
         with self._exactly():
-            return _Error.apply(self._call(targets), *self._tensors())
+            return formed_error(partial(_error, self._call(targets)), *self._tensors())
+
+    def error_and_gradients(self, targets: Sequence[SessionTarget]) -> tuple[Tensor, list[SessionRows]]:
+        """The error and its gradients of units, attention and values, for callers without autograd."""
+        tensors, of_session = self._tensors(), (True, True, True, False)
+        wanted = of_session * len(self.sessions) + (False,) * len(self.weights.flat)
+        call = self._call(targets)._replace(learns=True)
+        error, gradients = _error(call, tensors, wanted)
+        return error, call.unpack(gradients, cast=False)[0]
 
     def _exactly(self) -> torch.autocast:
         """`compute_dtype` says what products are in, and autocast nothing."""
@@ -258,9 +269,11 @@ class _Block:
                 out=piece.rows_of(self.embedding),
             )
             piece.rows_of(self.context).copy_(piece.part_of(rows.context))
-        self.normal, _, self.inverse_deviation = torch.native_layer_norm(
-            self.embedding, self.embedding.shape[1:], None, None, NORM_EPS
-        )
+        # Half of what PyTorch's own LayerNorm takes.
+        centred = self.embedding - self.embedding.mean(dim=1, keepdim=True)
+        square = torch.linalg.vector_norm(centred, dim=1, keepdim=True).square_()
+        self.inverse_deviation = square.div_(centred.shape[1]).add_(NORM_EPS).rsqrt_()
+        self.normal = centred.mul_(self.inverse_deviation)
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -368,7 +381,7 @@ class _Forward:
             gate.copy_(expanded[:, width // 2 :])
         else:
             torch.add(expanded[:, width // 2 :], gate.copy_(dropped), alpha=DROPPED_GATE, out=gate)
-        gelu = torch.ops.aten.gelu(gate, out=take("gelu", *gate.shape))
+        gelu = torch.ops.aten.gelu.out(gate, out=take("gelu", *gate.shape))
         activated = torch.mul(expanded[:, : width // 2], gelu, out=take("activated", *gate.shape))
         contributed = activated @ weights.contract_weight.T
         refined = (block.embedding + contributed).to(self.call.compute_dtype)
@@ -388,7 +401,8 @@ class _Forward:
         for index, (weight, bias) in enumerate(zip(weights.hidden[::2], weights.hidden[1::2], strict=True)):
             out = take(f"hidden {index}", num_rows, len(weight))
             hidden.append(torch.addmm(bias, hidden[-1], weight.T, out=out).relu_())
-        modulated = take("modulated", *hidden[-1].shape)
+        # Apart by no power of two: in bf16 the product of such rows with few weights takes twice as long.
+        modulated = take("modulated", num_rows, hidden[-1].shape[1] + APART)[:, :-APART]
         scale = take("scale", *hidden[-1].shape) if keeps_scale else modulated
         torch.addmm(weights.scale_bias, refined, weights.scale_weight.T, out=scale)
         torch.mul(scale, hidden[-1], out=modulated)
@@ -429,38 +443,26 @@ class _Forecast(torch.autograd.Function):
         return None, *backward.finish()
 
 
-class _Error(torch.autograd.Function):
-    """The error, whose gradients are formed on the way."""
-
-    @staticmethod
-    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Tensor:
-        learns = call.learns and any(ctx.needs_input_grad)
-        forward = _Forward(call, tensors, learns)
-        backward = _Backward(forward, tensors, ctx.needs_input_grad[1:]) if learns else None
-        total = forward.units.new_zeros(())
-        for pieces in forward.blocks():
-            passed = forward(pieces, forward.drops(pieces), backward is not None and backward.needs_scale)
-            missed = passed.forecast.to(forward.units.dtype, copy=True)
-            grad_out = torch.empty_like(missed)
-            for piece in pieces:
-                target = call.targets[piece.session]
-                of_piece = piece.rows_of(missed).sub_(piece.part_of(target.frames))
-                torch.mul(of_piece, piece.part_of(target.weight), out=piece.rows_of(grad_out))
-            total += missed.flatten().dot(grad_out.flatten())
-            if backward is not None:
-                backward(passed, grad_out.mul_(2).to(call.compute_dtype))
+def _error(
+    call: _Call, tensors: Sequence[Tensor], wanted: Sequence[bool]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The error and, where the call learns, the gradients of all tensors, None for one that wants none."""
+    learns = call.learns and any(wanted)
+    forward = _Forward(call, tensors, learns)
+    backward = _Backward(forward, tensors, wanted) if learns else None
+    total = forward.units.new_zeros(())
+    for pieces in forward.blocks():
+        passed = forward(pieces, forward.drops(pieces), backward is not None and backward.needs_scale)
+        missed = passed.forecast.to(forward.units.dtype, copy=True)
+        grad_out = torch.empty_like(missed)
+        for piece in pieces:
+            target = call.targets[piece.session]
+            of_piece = piece.rows_of(missed).sub_(piece.part_of(target.frames))
+            torch.mul(of_piece, piece.part_of(target.weight), out=piece.rows_of(grad_out))
+        total += missed.flatten().dot(grad_out.flatten())
         if backward is not None:
-            ctx.gradients = backward.finish()
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_error: Tensor) -> tuple[Any, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("the gradients of an error cannot be had a second time; compute it again.")
-        gradients, ctx.gradients = ctx.gradients, None
-        torch._foreach_mul_([each for each in gradients if each is not None], grad_error)
-        return None, *gradients
+            backward(passed, grad_out.mul_(2).to(call.compute_dtype))
+    return total, [] if backward is None else backward.finish()
 
 
 class _Along(NamedTuple):
@@ -477,10 +479,10 @@ class _Along(NamedTuple):
     gate: Tensor
 
     def of(self, piece: Piece) -> Tensor:
-        """[b, n, 1], the sum of the products of a row; overwrites `grad_gate`."""
+        """[b, n, 1], the sum of the products of a row; overwrites `gate`."""
         grad_contributed, contributed, grad_gate, gate = (piece.rows_of(each) for each in self)
         along = (grad_contributed * contributed).sum(dim=-1, keepdim=True)
-        return along + grad_gate.mul_(gate).sum(dim=-1, keepdim=True)
+        return along + gate.mul_(grad_gate).sum(dim=-1, keepdim=True)
 
 
 class _Backward:
@@ -489,10 +491,11 @@ class _Backward:
     def __init__(self, forward: _Forward, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> None:
         self._forward = forward
         self.sessions, self.weights, self.projections = forward.sessions, forward.weights, forward.projections
-        num_of_sessions = 4 * len(self.sessions)
+        # Pieces fill those of units and attention, and add to those of values; none is of a context.
+        of_session: list[Callable[[Tensor], Tensor]] = [torch.empty_like, torch.empty_like, torch.zeros_like]
+        made = [*of_session, torch.zeros_like] * len(self.sessions) + [_zeros] * len(self.weights.flat)
         self._grads = [
-            None if not each else torch.zeros_like(tensor) if index < num_of_sessions else _zeros(tensor)
-            for index, (tensor, each) in enumerate(zip(tensors, wanted, strict=True))
+            make(tensor) if each else None for make, tensor, each in zip(made, tensors, wanted, strict=True)
         ]
         self.of_sessions, self.of_weights = forward.call.unpack(self._grads, cast=False)
         self.of_projected_values = [
@@ -516,13 +519,12 @@ class _Backward:
         grad_activated = torch.mm(grad_scaled, weights.contract_weight, out=passed.activated)
         # Gradients take the place of what they are formed from: less memory stays longer in the cache.
         num_rows, half = passed.gate.shape
-        value, gate = passed.expanded.split(half, dim=1)
-        times_value = self._forward.take("modulated", num_rows, half)
-        torch.mul(grad_activated, value, out=times_value)
+        value, gate = passed.expanded[:, :half], passed.expanded[:, half:]
+        by_gate = self._forward.take("modulated", num_rows, half)
+        torch.ops.aten.gelu_backward.grad_input(grad_activated, passed.gate, grad_input=by_gate)
+        torch.mul(by_gate, value, out=gate)
         torch.mul(grad_activated, passed.gelu, out=value)
-        torch.ops.aten.gelu_backward(times_value, passed.gate, grad_input=passed.gelu)
-        gate.copy_(passed.gelu)
-        along = _Along(grad_scaled, passed.contributed, passed.gelu, passed.gate)
+        along = _Along(grad_scaled, passed.contributed, gate, passed.gate)
         self._add_pieces(passed.block, passed.expanded, grad_refined.to(self._forward.units.dtype), along)
 
     def _through_film(self, passed: _Passed, grad_out: Tensor) -> Tensor:
@@ -565,12 +567,14 @@ class _Backward:
             if of.values is not None:
                 of.values[piece.samples].baddbmm_(attention, grad_row)
             if of.attention is not None:
-                by_values = grad_row @ values.transpose(1, 2)
-                piece.part_of(of.attention).copy_(
+                by_values = values @ grad_row.transpose(1, 2)
+                of.attention[piece.samples, :, piece.units] = (
                     by_values if of_attention is None else by_values.add_(of_attention)
                 )
             if of.units is not None:
-                of.units[piece.units] += grad_row[0] if len(grad_row) == 1 else grad_row.sum(dim=0)
+                of_units = of.units[piece.units]
+                grad_units = grad_row[0] if len(grad_row) == 1 else grad_row.sum(dim=0)
+                of_units.add_(grad_units) if piece.samples.start else of_units.copy_(grad_units)
 
     def _pass_rows(self, block: _Block, rows: slice, grad_projected: Tensor, grad_rows: Tensor) -> None:
         """Adds what came by way of the first product to the gradient of e0, and its weights' gradients."""
@@ -578,7 +582,8 @@ class _Backward:
         through = (grad @ self.weights.expand_weight).to(normal.dtype)
         grad_rows = grad_rows[rows].add_(through)
         # Sigma's share lies along the normalised row.
-        grad_rows.addcmul_(through.mul_(normal).mean(dim=1, keepdim=True), normal, value=-1)
+        along = through.mul_(normal).sum(dim=1, keepdim=True)
+        grad_rows.addcmul_(along, normal, value=-1 / normal.shape[1])
         _add_linear(of_weights.expand_weight, None, grad, block.embedding[rows].to(grad.dtype))
         if of_weights.expand_bias is not None:
             deviation = block.inverse_deviation[rows].reciprocal()
@@ -590,7 +595,7 @@ class _Backward:
         """The same where the first product is formed from projections, whose gradients are passed on later.
 
         Returns:
-            The gradient of the attention by way of it, [b, n, K].
+            The gradient of the attention by way of it, [b, K, n].
         """
         of, rows = self.of_sessions[piece.session], self.sessions[piece.session]
         of_values, grad_of_values = (
@@ -598,16 +603,16 @@ class _Backward:
         )
         assert of_values is not None and grad_of_values is not None
         # What each latent, and b1, would change.
-        asked = (grad @ of_values[piece.samples].transpose(1, 2)).to(grad_row.dtype)
+        asked = (of_values[piece.samples] @ grad.transpose(1, 2)).to(grad_row.dtype)
         normal = piece.rows_of(block.normal)
-        through_sigma = (along.of(piece) - asked[..., -1:]) / normal.shape[-1]
+        through_sigma = (along.of(piece) - asked[:, -1, :, None]) / normal.shape[-1]
         grad_row.addcmul_(through_sigma, normal, value=-1)
         deviation = piece.rows_of(block.inverse_deviation).reciprocal()
         with_deviation = torch.cat([piece.part_of(rows.attention), deviation], dim=-1)
         _add_product(grad_of_values[piece.samples], with_deviation.to(grad.dtype).transpose(1, 2), grad)
         if of.units is not None or self.of_weights.expand_weight is not None:
             self._add_projected_units(piece, grad)
-        return asked[..., :-1]
+        return asked[:, :-1]
 
     def _add_projected_units(self, piece: Piece, grad: Tensor) -> None:
         """Sums gradients of W1 u [b, n, F] over the pieces of the same units, then passes the sum on."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from forebrain.errors import ConfigError
 from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
+from forebrain.models.frozen import freeze
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.shards.fits import Fit
 from forebrain.training.adamw import AdamW
@@ -161,7 +162,7 @@ def _update(
     """The other process."""
     os.nice(NICENESS)
     torch.set_num_threads(1)
-    model.eval().requires_grad_(False)
+    model = freeze(model.eval().requires_grad_(False), torch.float32)
     parent = multiprocessing.parent_process()
     assert parent is not None
     for number in itertools.count():

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -42,14 +41,14 @@ class AdamW:
             return
         states = [self._state_of(each) for each in moved]
         moments = {name: [state[name] for state in states] for name in states[0]}
-        adamw(
-            list(moved),
+        torch._foreach_add_(moments["step"], 1)
+        torch._fused_adamw_(
+            [*moved],
             [each.grad for each in moved if each.grad is not None],
             moments["exp_avg"],
             moments["exp_avg_sq"],
             moments.get("max_exp_avg_sq", []),
             moments["step"],
-            fused=True,
             amsgrad=self._amsgrad,
             beta1=BETAS[0],
             beta2=BETAS[1],

@@ -1,0 +1,51 @@
+"""An error whose gradients are formed on the way, while what they are formed from lies in the cache.
+
+A sum of squared errors is the end of a chain: its gradients are known as soon as it is, but for the factor
+that it is multiplied with. So autograd's own backward pass finds them there and only scales them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Given tensors and which of them want a gradient, the error and their gradients.
+Form = Callable[[Sequence[Tensor], Sequence[bool]], tuple[Tensor, Sequence[Tensor | None]]]
+
+
+def formed_error(form: Form, *tensors: Tensor | None) -> Tensor:
+    """A scalar that autograd knows the gradients of, once.
+
+    Args:
+        form: called at once and not recorded; what it returns must be its own, since gradients are scaled
+            in place.
+        tensors: that may want gradients.
+
+    Raises:
+        RuntimeError: the gradients are asked for a second time.
+    """
+    return _Formed.apply(form, *tensors)
+
+
+class _Formed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, form: Form, *tensors: Tensor) -> Tensor:
+        error, ctx.gradients = form(tensors, ctx.needs_input_grad[1:])
+        return error
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_error: Tensor) -> tuple[Any, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of an error cannot be had a second time; compute it again.")
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, *(None if each is None else _scaled(each, grad_error) for each in gradients)
+
+
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """In place where it was not formed in inference mode."""
+    return gradient * factor if gradient.is_inference() else gradient.mul_(factor)

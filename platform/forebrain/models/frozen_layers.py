@@ -1,0 +1,249 @@
+"""Layers over latents whose weights no longer change, forwards and backwards by hand.
+
+What weights alone decide is folded once: a LayerNorm's own weights go into the product that follows, the
+scale of scores into the queries. A layer is passed by way of a `Pass`, which has its memory: forwards it
+keeps the little that backwards needs, and gradients reach what the layer is given, never its weights. So
+latents take some forty operations in both directions, where autograd records hundreds.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forebrain.models import perceiver
+from forebrain.models.poco import Poco
+from forebrain.models.rotary import Rotation, inverse
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear:
+    """x W^T + b of a fixed layer and what follows it, in one pass where oneDNN does that.
+
+    There its weights lie as the product reads them. For the few latents that counts: when they have left the
+    cache, layers of MKL's take up to three times as long.
+
+    Args:
+        weight, bias: [out, in] and [out].
+        num_rows: of what it is mostly given.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, num_rows: int) -> None:
+        self.weight, self.bias, self._num_rows, self._packed = weight, bias, num_rows, None
+        if _ONEDNN and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), num_rows)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "none", [], "")
+
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x W^T + b, 0)."""
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias).relu_()
+        return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "relu", [], "")
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """(x W^T + b) * factor."""
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias).mul_(factor)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._packed, self.bias, "mul")
+
+    def plus(self, x: Tensor, addend: Tensor) -> Tensor:
+        """x W^T + b + addend."""
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias).add_(addend)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, self.bias, "add")
+
+    @cached_property
+    def backward(self) -> Linear:
+        """What takes the gradient of its result to that of what it was given."""
+        return Linear(self.weight.T, None, self._num_rows)
+
+
+def after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer that takes what is normalised, with the LayerNorm's own in them."""
+    return weight * norm.weight, weight @ norm.bias + bias
+
+
+def turn(rotation: Rotation) -> Tensor:
+    """Complex numbers [times, h / 2] by which pairs are turned."""
+    cosine, sine = rotation
+    return torch.complex(cosine[:, ::2].contiguous(), sine[:, ::2].contiguous())
+
+
+def pairs(x: Tensor) -> Tensor:
+    """A view of [..., h] as complex numbers [..., h / 2]."""
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+class Norm:
+    """LayerNorm of rows [n, d] without weights, and its gradient."""
+
+    def __init__(self, eps: float) -> None:
+        self._eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._x = x
+        normal, self._mean, self._inverse_deviation = torch.native_layer_norm(
+            x, x.shape[-1:], None, None, self._eps
+        )
+        return normal
+
+    def backward(self, grad: Tensor) -> Tensor:
+        x = self._x
+        of_x, _, _ = torch.ops.aten.native_layer_norm_backward(
+            grad, x, x.shape[-1:], self._mean, self._inverse_deviation, None, None, (True, False, False)
+        )
+        return of_x
+
+
+class Pass(Protocol):
+    """One layer's way forwards and then backwards, again and again."""
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Latents [B K, d] and their update."""
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """The gradient of the latents that were given last, from that of what became of them."""
+
+
+class FeedForward:
+    """Folded from a `perceiver.FeedForward`."""
+
+    def __init__(self, layer: perceiver.FeedForward, num_latents: int) -> None:
+        weights = after_norm(layer.norm, layer.expand.weight, layer.expand.bias)
+        self.expand = Linear(*weights, num_latents)
+        self.contract = Linear(layer.contract.weight, layer.contract.bias, num_latents)
+        self.eps, self.width = layer.norm.eps, layer.contract.in_features
+
+    def pass_of(self, batch: int) -> _FeedForwardPass:
+        return _FeedForwardPass(self)
+
+
+class _FeedForwardPass:
+    def __init__(self, layer: FeedForward) -> None:
+        self.layer, self.norm = layer, Norm(layer.eps)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        layer = self.layer
+        expanded = layer.expand(self.norm(latents))
+        self.value, self.gate = expanded[:, : layer.width], expanded[:, layer.width :]
+        self.gelu = F.gelu(self.gate)
+        return layer.contract.plus(self.gelu * self.value, latents)
+
+    def backward(self, grad: Tensor) -> Tensor:
+        layer = self.layer
+        grad_activated = layer.contract.backward(grad)
+        grad_expanded = grad.new_empty(len(grad), 2 * layer.width)
+        torch.mul(grad_activated, self.gelu, out=grad_expanded[:, : layer.width])
+        torch.ops.aten.gelu_backward.grad_input(
+            grad_activated.mul_(self.value), self.gate, grad_input=grad_expanded[:, layer.width :]
+        )
+        return self.norm.backward(layer.expand.backward(grad_expanded)).add_(grad)
+
+
+class SelfAttention:
+    """Folded from a `perceiver.SelfAttention`."""
+
+    def __init__(self, layer: perceiver.SelfAttention, rotation: Rotation) -> None:
+        num_latents, head_width = rotation[0].shape
+        weight, bias = after_norm(layer.norm, layer.to_query_key_value.weight)
+        # Queries carry the scale of scores.
+        scale = torch.ones_like(bias)
+        scale[: len(scale) // 3] = head_width**-0.5
+        self.to_query_key_value = Linear(weight * scale[:, None], bias * scale, num_latents)
+        self.to_out = Linear(layer.to_out.weight, layer.to_out.bias, num_latents)
+        self.turn, self.turn_back = turn(rotation), turn(inverse(rotation))
+        self.eps, self.sizes = layer.norm.eps, (num_latents, layer.num_heads, head_width)
+
+    def pass_of(self, batch: int) -> _SelfAttentionPass:
+        return _SelfAttentionPass(self, batch)
+
+
+class _SelfAttentionPass:
+    """Its wide results have memory of their own, whose views are made once."""
+
+    def __init__(self, layer: SelfAttention, batch: int) -> None:
+        num_latents, num_heads, head_width = layer.sizes
+        self.layer, self.norm = layer, Norm(layer.eps)
+        self.packed_shape = batch, num_latents, 3, num_heads, head_width // 2, 2
+        self.turn, self.turn_back = layer.turn[:, None, None], layer.turn_back
+        new = layer.to_out.weight.new_empty
+        self.turned = new(3, batch * num_heads, num_latents, head_width)
+        self.turned_pairs = self._by_latent(self.turned)
+        query, self.key, self.value = self.turned
+        self.query = query.mT
+        self.read = new(batch * num_heads, num_latents, head_width)
+        self.read_pairs = pairs(self.read).unflatten(0, (batch, num_heads))
+        turned_back = new(batch, num_latents, num_heads, head_width)
+        self.turned_back_pairs = pairs(turned_back).transpose(1, 2)
+        self.turned_back = turned_back.view(batch * num_latents, -1)
+
+    def _by_latent(self, turned: Tensor) -> Tensor:
+        """A view of [3, B heads, K, h] as complex numbers [B, K, 3, heads, h / 2]."""
+        batch, _, _, num_heads, _, _ = self.packed_shape
+        return pairs(turned).unflatten(1, (batch, num_heads)).permute(1, 3, 0, 2, 4)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        layer = self.layer
+        packed = layer.to_query_key_value(self.norm(latents))
+        torch.mul(torch.view_as_complex(packed.view(self.packed_shape)), self.turn, out=self.turned_pairs)
+        # Keys first: along the last dimension softmax takes ten times as long.
+        self.weights = torch.bmm(self.key, self.query).softmax(dim=1)
+        torch.bmm(self.weights.mT, self.value, out=self.read)
+        torch.mul(self.read_pairs, self.turn_back, out=self.turned_back_pairs)
+        return layer.to_out.plus(self.turned_back, latents)
+
+    def backward(self, grad: Tensor) -> Tensor:
+        layer = self.layer
+        batch, num_latents, _, num_heads, half, _ = self.packed_shape
+        grad_out = layer.to_out.backward(grad).view(batch, num_latents, num_heads, half, 2)
+        # What was read is of no more use.
+        torch.mul(torch.view_as_complex(grad_out).transpose(1, 2), layer.turn, out=self.read_pairs)
+        grad_turned = torch.empty_like(self.turned)
+        grad_query, grad_key, grad_value = grad_turned
+        torch.bmm(self.weights, self.read, out=grad_value)
+        grad_scores = softmax_backward(torch.bmm(self.value, self.read.mT), self.weights)
+        torch.bmm(grad_scores, self.query.mT, out=grad_key)
+        torch.bmm(grad_scores.mT, self.key, out=grad_query)
+        grad_packed = layer.turn.new_empty(self.packed_shape[:-1])
+        torch.mul(self._by_latent(grad_turned), layer.turn_back[:, None, None], out=grad_packed)
+        grad_normal = layer.to_query_key_value.backward(
+            torch.view_as_real(grad_packed).view(batch * num_latents, -1)
+        )
+        return self.norm.backward(grad_normal).add_(grad)
+
+
+def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
+    """The gradient of scores [n, K, m] whose softmax over K is `weights`."""
+    return torch._softmax_backward_data(grad, weights, 1, grad.dtype)
+
+
+class ReadWeights:
+    """From sums over tokens to latents that have read the population."""
+
+    def __init__(self, layer: perceiver.EncoderAttention, latent: Rotation, token: Rotation) -> None:
+        self.eps = layer.norm_context.eps
+        weight, self.bias = after_norm(layer.norm_context, layer.to_value.weight)
+        # Tokens are centred, so no product need see their mean.
+        self.weight = (weight - weight.mean(dim=1, keepdim=True)).T.contiguous()
+        # A value is turned to its token's time, and the sum back to the latent's.
+        self.turn = turn(token)[:, None] * turn(inverse(latent))  # [S, K, h / 2]
+        self.out, self.out_bias = layer.to_out.weight.T.contiguous(), layer.to_out.bias
+
+
+def latent_layers(model: Poco) -> list[FeedForward | SelfAttention]:
+    """All that latents pass after they have read a population."""
+    num_latents, rotation = model.config.num_latents, model.rotation("latent")
+    layers: list[FeedForward | SelfAttention] = [FeedForward(model.encoder_feed_forward, num_latents)]
+    for layer in model.processor_layers():
+        layers.append(SelfAttention(layer.attention, rotation))
+        layers.append(FeedForward(layer.feed_forward, num_latents))
+    return layers

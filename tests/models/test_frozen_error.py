@@ -1,0 +1,162 @@
+"""Errors of a fixed backbone and their gradients, formed by hand, are those that autograd forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from weighted_errors import targets_of
+
+from forebrain.models.contract import Interface, SessionInput, SessionTarget
+from forebrain.models.frozen import FrozenPoco
+from forebrain.models.frozen_error import FrozenError
+from forebrain.models.poco import Poco, PocoConfig
+
+SMALL = PocoConfig(
+    context=24, horizon=5, token_length=8, width=16, num_latents=3, num_heads=2, head_width=8, film_width=24
+)
+OTHERS = [
+    {}, {"relative": True}, {"session_embedding": False}, {"num_layers": 0},
+    {"num_layers": 2, "film_layers": 2, "encoder_context": 16},
+    {"width": 24, "num_heads": 3, "head_width": 12, "num_latents": 5, "feed_forward_multiple": 2},
+]  # fmt: skip
+
+
+class Alone:
+    """The only worker that holds units of a session."""
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    total = largest
+
+
+@pytest.fixture
+def formed(monkeypatch: pytest.MonkeyPatch) -> list[SessionInput]:
+    """The sessions whose errors are formed by hand."""
+    seen: list[SessionInput] = []
+    form = FrozenError.__call__
+
+    def spy(self: FrozenError, entry: SessionInput, target: SessionTarget) -> Tensor:
+        seen.append(entry)
+        return form(self, entry, target)
+
+    monkeypatch.setattr(FrozenError, "__call__", spy)
+    return seen
+
+
+def build(config: PocoConfig, std: float = 0.3) -> Poco:
+    """In evaluation mode, with dropout that must not happen and embeddings far from centred."""
+    torch.manual_seed(0)
+    model = Poco(config, num_datasets=2).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, mean=0.1, std=std)
+    return model
+
+
+def session(
+    config: PocoConfig, batch: int = 1, units: int = 11, dtype: torch.dtype = torch.float32, seed: int = 1
+) -> SessionInput:
+    torch.manual_seed(seed)
+    context = torch.randn(batch, config.context, units).to(dtype)
+    return SessionInput(context, Interface(units, config.width).to(dtype), dataset=1)
+
+
+def learn(
+    model: Poco | FrozenPoco, inputs: list[SessionInput], targets: list[SessionTarget]
+) -> list[Tensor | None]:
+    """The error, and gradients of the interfaces for half of it."""
+    for entry in inputs:
+        entry.interface.zero_grad()
+    error = model(inputs, targets)
+    (error / 2).backward()
+    parameters = [parameter for entry in inputs for parameter in entry.interface.parameters()]
+    return [error.detach(), *(parameter.grad for parameter in parameters)]
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("changes", OTHERS, ids=str)
+def test_they_are_the_models(changes: dict, batch: int, formed: list[SessionInput]) -> None:
+    config = replace(SMALL, **changes)
+    model, entry = build(config).double(), session(config, batch, dtype=torch.float64)
+    targets = targets_of([entry], config.horizon)
+    expected = learn(model, [entry], targets)
+    ours = learn(FrozenPoco(model), [entry], targets)
+    assert len(formed) == 1
+    assert (ours[2] is None) == (not config.session_embedding)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("batch", "units"), [(1, 40), (2, 7), (9, 4)])
+def test_in_fp32_they_are_within_rounding_and_in_bf16_near(
+    batch: int, units: int, formed: list[SessionInput]
+) -> None:
+    config = replace(SMALL, relative=True)
+    model, entry = build(config, std=0.1), session(config, batch, units)
+    targets = targets_of([entry], config.horizon)
+    expected = learn(model, [entry], targets)
+    exact = learn(FrozenPoco(model), [entry], targets)
+    for ours, value in zip(exact, expected, strict=True):
+        assert (ours - value).norm() < 1e-5 * value.norm()
+    rough = learn(FrozenPoco(model, torch.bfloat16), [entry], targets)
+    for ours, value in zip(rough, expected, strict=True):
+        assert ours.dtype == torch.float32 and not torch.equal(ours, value)
+        assert (ours - value).norm() < 0.03 * value.norm()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(learn(FrozenPoco(model), [entry], targets), exact, rtol=0, atol=0)
+    assert len(formed) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "among"),
+    [
+        ({}, lambda entry: [entry, session(SMALL, 2)]),
+        ({}, lambda entry: [replace(entry, forecast_units=torch.tensor([3, 0]))]),
+        ({}, lambda entry: [replace(entry, peers=Alone())]),
+        ({"latent_session_embedding": True}, lambda entry: [entry]),
+    ],
+    ids=["several sessions", "some units", "workers share a session", "latents of a session's own"],
+)
+def test_what_is_not_formed_by_hand_is_right_too(
+    changes: dict, among: Callable[[SessionInput], list[SessionInput]], formed: list[SessionInput]
+) -> None:
+    config = replace(SMALL, **changes)
+    model = build(config).double()
+    inputs = [
+        replace(each, context=each.context.double(), interface=each.interface.double())
+        for each in among(session(config))
+    ]
+    targets = targets_of(inputs, config.horizon)
+    expected = learn(model, inputs, targets)
+    torch.testing.assert_close(learn(FrozenPoco(model), inputs, targets), expected, rtol=1e-9, atol=1e-9)
+    assert not formed
+
+
+def test_neither_dropout_nor_an_error_without_gradients_is_formed_by_hand(
+    formed: list[SessionInput],
+) -> None:
+    model, entry = build(SMALL), session(SMALL)
+    targets = targets_of([entry], SMALL.horizon)
+    with torch.no_grad():
+        assert not FrozenPoco(model)([entry], targets).requires_grad
+    dropping = FrozenPoco(model.train())
+    first, second = (learn(dropping, [entry], targets) for _ in range(2))
+    assert not torch.equal(first[1], second[1]) and not formed
+
+
+def test_errors_of_other_batches_and_in_other_threads_change_nothing() -> None:
+    frozen = FrozenPoco(build(SMALL))
+    entries = [session(SMALL, batch) for batch in (1, 2, 5)]
+    entries += [session(SMALL, batch=2, seed=seed) for seed in range(40)]
+
+    def of(entry: SessionInput) -> list[Tensor | None]:
+        return learn(frozen, [entry], [SessionTarget.of(entry, entry.context[:, : SMALL.horizon], "squared")])
+
+    expected = [of(entry) for entry in entries]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(of, entries))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
