@@ -38,6 +38,7 @@ ONLY_IN = {
         "many_adaptations.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
+    "triton": {"models/film_kernel.py"},
 }
 
 
@@ -81,8 +82,8 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
     [
         ("forebrain.sessions.readers", ["torch", "ray"]),
         ("forebrain.scoring.evaluate", ["torch", "ray"]),
-        ("forebrain.training.loop", ["ray", "deepspeed", "tensorboard", "matplotlib"]),
-        ("forebrain.adaptation.artifact", ["ray", "deepspeed", "tensorboard", "matplotlib"]),
+        ("forebrain.training.loop", ["ray", "deepspeed", "tensorboard", "matplotlib", "triton"]),
+        ("forebrain.adaptation.artifact", ["ray", "deepspeed", "tensorboard", "matplotlib", "triton"]),
         ("forebrain.cli", ["torch", "ray"]),
         ("forebrain.realtime", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib", "forebrain.adaptation"]),
         ("forebrain.live", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib"]),

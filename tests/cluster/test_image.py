@@ -22,8 +22,10 @@ LOCK, CLOUD_LOCK = ROOT / "requirements.lock", ROOT / "cluster" / "requirements-
 
 def pins(lock: Path) -> dict[str, str]:
     lines = [line for line in lock.read_text().splitlines() if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "one pin a line, nothing else"
-    found = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
+    pin = re.compile(r'([\w.-]+)==([\w.]+)(; platform_system == "Linux")?')
+    matches = [pin.fullmatch(line) for line in lines]
+    assert all(matches), "one pin a line, nothing else but that it is for Linux"
+    found = {canonicalize_name(match[1]): match[2] for match in matches if match}
     assert len(found) == len(lines)
     return found
 
@@ -102,7 +104,9 @@ def test_the_list_holds_what_the_project_declares_at_versions_that_it_accepts() 
 def test_this_environment_is_the_list() -> None:
     """What tests show here holds where the list was installed; a GPU machine may have another torch."""
     for name, version in pins(LOCK).items():
-        assert name == "torch" or metadata.version(name).split("+")[0] == version, f"{name}: run `make setup`"
+        if name == "torch" or (name == "triton" and sys.platform != "linux"):
+            continue
+        assert metadata.version(name).split("+")[0] == version, f"{name}: run `make setup`"
 
 
 def test_the_two_lists_do_not_disagree_and_fit_together() -> None:

@@ -21,6 +21,7 @@ from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.timing import Patience, Times, time_together
 from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.frozen import FrozenPoco, SessionForecaster, session_forecaster
+from forebrain.models.fused_film import without_kernels
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.training.adamw import AdamW
@@ -115,9 +116,9 @@ def time_case(
 
 
 def _flops(case: Case, device: torch.device) -> dict[str, int]:
-    """Of a step in each dtype, done by one thread: what helpers do is not seen."""
+    """Of a step in each dtype, by one thread and PyTorch's operations: others' are not seen."""
     flops = {}
-    with _threads(1):
+    with _threads(1), without_kernels():
         steps = _STEPS[case.what](case, device)
         for name in DTYPES:
             with FlopCounterMode(display=False, custom_mapping=_LEFT_OUT) as counter:

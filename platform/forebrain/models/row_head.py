@@ -18,6 +18,8 @@ backward pass only scales what is there. Whoever asks for forecasts and gradient
 
 Dropout sets gates far below zero, where gelu and its slope vanish, so that it costs one addition.
 
+On a GPU the FiLM forecaster is a kernel, where models/fused_film.py has one.
+
 It is tested and timed against the plain formulation of the same equations in models/plain.py.
 """
 
@@ -37,6 +39,7 @@ from torch import Tensor
 from forebrain.models.contract import SessionTarget
 from forebrain.models.dropout import random_drops
 from forebrain.models.formed import formed_error
+from forebrain.models.fused_film import FilmWeights, fused_film
 from forebrain.models.row_blocks import Piece, blocks_of
 
 # Rows in a block: [rows, 1024] temporaries of a block fit in a CPU core's cache; on a GPU one launch
@@ -298,6 +301,20 @@ class _Block:
         return expanded
 
 
+class _Film(NamedTuple):
+    """What is wide in the FiLM forecaster of a block.
+
+    Attributes:
+        hidden: the context [r, C], then [r, M] after each hidden layer.
+        scale: [r, M], gamma; overwritten by the next where the hidden layers are frozen.
+        modulated: [r, M], times the last hidden layer.
+    """
+
+    hidden: list[Tensor]
+    scale: Tensor
+    modulated: Tensor
+
+
 class _Passed(NamedTuple):
     """What the backward pass of a block needs of its forward pass, most of it in memory that the next takes.
 
@@ -306,11 +323,9 @@ class _Passed(NamedTuple):
         gate: [r, F / 2], the gate after dropout.
         gelu: [r, F / 2], of that.
         activated: [r, F / 2], value times gelu.
-        hidden: the context [r, C], then [r, M] after each hidden layer.
         contributed: [r, d], what the feed-forward adds to e0.
         refined: [r, d], e1 in the dtype of the products.
-        scale: [r, M], gamma; overwritten by the next where the hidden layers are frozen.
-        modulated: [r, M], times the last hidden layer.
+        film: None where a kernel formed it and threw it away.
         forecast: [r, H].
     """
 
@@ -319,11 +334,9 @@ class _Passed(NamedTuple):
     gate: Tensor
     gelu: Tensor
     activated: Tensor
-    hidden: list[Tensor]
     contributed: Tensor
     refined: Tensor
-    scale: Tensor
-    modulated: Tensor
+    film: _Film | None
     forecast: Tensor
 
 
@@ -334,6 +347,7 @@ class _Forward:
         self.call = call
         self.sessions, self.weights = call.unpack(tensors)
         self.projections = _Projections(self.sessions, self.weights, learns)
+        self.fused = fused_film(self.weights, self.units.device)
         self._buffers = _Buffers() if self.units.is_cuda else _OF_THREAD.buffers
 
     @property
@@ -372,7 +386,18 @@ class _Forward:
         contributed = activated @ weights.contract_weight.T
         refined = (block.embedding + contributed).to(self.call.compute_dtype)
 
-        hidden = [block.context]
+        film = None
+        if self.fused is not None:
+            forecast = self.fused.forecast(refined, block.context)
+        else:
+            film = self._film(block.context, refined, keeps_scale)
+            shift = F.linear(refined, weights.shift_weight, weights.shift_bias)
+            forecast = torch.addmm(shift, film.modulated, weights.out_weight.T)
+        return _Passed(block, expanded, gate, gelu, activated, contributed, refined, film, forecast)
+
+    def _film(self, context: Tensor, refined: Tensor, keeps_scale: bool) -> _Film:
+        weights, take, num_rows = self.weights, self.take, len(refined)
+        hidden = [context]
         for index, (weight, bias) in enumerate(zip(weights.hidden[::2], weights.hidden[1::2], strict=True)):
             out = take(f"hidden {index}", num_rows, len(weight))
             hidden.append(torch.addmm(bias, hidden[-1], weight.T, out=out).relu_())
@@ -381,11 +406,7 @@ class _Forward:
         scale = take("scale", *hidden[-1].shape) if keeps_scale else modulated
         torch.addmm(weights.scale_bias, refined, weights.scale_weight.T, out=scale)
         torch.mul(scale, hidden[-1], out=modulated)
-        shift = F.linear(refined, weights.shift_weight, weights.shift_bias)
-        forecast = torch.addmm(shift, modulated, weights.out_weight.T)
-        return _Passed(
-            block, expanded, gate, gelu, activated, hidden, contributed, refined, scale, modulated, forecast
-        )
+        return _Film(hidden, scale, modulated)
 
 
 class _Forecast(torch.autograd.Function):
@@ -490,16 +511,7 @@ class _Backward:
     def __call__(self, passed: _Passed, grad_out: Tensor) -> None:
         """Adds the gradients of a block, given that of its forecasts [r, H]; overwrites what was passed."""
         weights, of_weights = self.weights, self.of_weights
-        # FiLM forecaster
-        hidden, refined = passed.hidden[-1], passed.refined
-        _add_linear(of_weights.out_weight, None, grad_out, passed.modulated)
-        grad_scale = torch.mm(grad_out, weights.out_weight, out=passed.modulated)
-        if self.needs_scale:
-            self._add_hidden(passed.scale.mul_(grad_scale), passed.hidden)
-        _add_linear(of_weights.shift_weight, of_weights.shift_bias, grad_out, refined)
-        grad_scale.mul_(hidden)
-        _add_linear(of_weights.scale_weight, of_weights.scale_bias, grad_scale, refined)
-        grad_refined = torch.mm(grad_out, weights.shift_weight).addmm_(grad_scale, weights.scale_weight)
+        grad_refined = self._through_film(passed, grad_out)
 
         # Feed-forward, from here on over sigma.
         _add_linear(of_weights.contract_weight, None, grad_refined, passed.activated)
@@ -514,6 +526,23 @@ class _Backward:
         torch.mul(grad_activated, passed.gelu, out=value)
         along = _Along(grad_scaled, passed.contributed, gate, passed.gate)
         self._add_pieces(passed.block, passed.expanded, grad_refined.to(self._forward.units.dtype), along)
+
+    def _through_film(self, passed: _Passed, grad_out: Tensor) -> Tensor:
+        """The gradient of e1."""
+        weights, of_weights = self.weights, self.of_weights
+        film, refined = passed.film, passed.refined
+        _add_linear(of_weights.shift_weight, of_weights.shift_bias, grad_out, refined)
+        if film is None:
+            assert self._forward.fused is not None
+            of_film = FilmWeights.of(of_weights)
+            return self._forward.fused.backward(grad_out, refined, passed.block.context, of_film)
+        _add_linear(of_weights.out_weight, None, grad_out, film.modulated)
+        grad_scale = torch.mm(grad_out, weights.out_weight, out=film.modulated)
+        if self.needs_scale:
+            self._add_hidden(film.scale.mul_(grad_scale), film.hidden)
+        grad_scale.mul_(film.hidden[-1])
+        _add_linear(of_weights.scale_weight, of_weights.scale_bias, grad_scale, refined)
+        return torch.mm(grad_out, weights.shift_weight).addmm_(grad_scale, weights.scale_weight)
 
     def _add_hidden(self, grad_hidden: Tensor, hidden: list[Tensor]) -> None:
         """Passes the gradient of the last hidden layer on to the weights; overwrites it."""
