@@ -16,15 +16,15 @@ WIDE, MANY = layer.WIDE, layer.MANY_ROWS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("num_rows", [None, 5, MANY])
 @pytest.mark.parametrize("sizes", [(16, 24), (WIDE, WIDE + 8)])
-@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(("has_bias", "fuses"), [(True, True), (True, False), (False, True)])
 def test_its_result_and_what_follows_it(
-    sizes: tuple[int, int], num_rows: int | None, has_bias: bool, dtype: torch.dtype
+    sizes: tuple[int, int], num_rows: int | None, has_bias: bool, fuses: bool, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
     inner, outer = sizes
     weight, bias, x = torch.randn(outer, inner), torch.randn(outer), torch.randn(7, inner)
     other = torch.randn(7, outer)
-    fixed = Layer(weight.to(dtype), bias.to(dtype) if has_bias else None, num_rows)
+    fixed = Layer(weight.to(dtype), bias.to(dtype) if has_bias else None, num_rows, fuses)
     expected = F.linear(x, weight, bias if has_bias else None)
     tolerance = 0.01 if dtype == torch.bfloat16 else 1e-5
     x, factor = x.to(dtype), other.to(dtype)

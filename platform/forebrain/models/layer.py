@@ -1,9 +1,9 @@
 """A linear layer, forwards and back to what it is given, that lies in memory as products read it best.
 
 A weight that learns lies as it is. One that no longer changes lies as took the least time on a CPU: packed
-by oneDNN, whose products of few rows do not wait as MKL's do for weights that have left the cache, and are a
-tenth faster for many rows of wide layers in fp32. What follows a product passes with it, but for many rows in
-fp32, where the product would lose more than a pass takes.
+by oneDNN where what follows passes with the product, where rows are few (MKL's products wait for weights that
+have left the cache) and in wide layers in fp32, which take a tenth less than MKL's; else as its transpose.
+For many rows in fp32 what follows is always a pass of its own: with it the product would lose more.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ class Layer:
     Args:
         weight, bias: [out, in] and [out].
         num_rows: of what it is mostly given; None for a weight that still learns.
+        fuses: what follows passes with the product where that is faster; its result is then in no memory that
+            was given.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, num_rows: int | None) -> None:
-        self.weight, self.bias, self._num_rows = weight, bias, num_rows
+    def __init__(self, weight: Tensor, bias: Tensor | None, num_rows: int | None, fuses: bool = True) -> None:
+        self.weight, self.bias, self._num_rows, self._may_fuse = weight, bias, num_rows, fuses
         self._turned, self._packed, self._fuses = weight.T, None, False
         if num_rows is None or weight.device.type != "cpu":
             return
         is_exact, is_wide = weight.dtype == torch.float32, min(weight.shape) >= WIDE
-        fuses = weight.dtype == torch.bfloat16 or (is_exact and num_rows < MANY_ROWS)
+        fuses &= weight.dtype == torch.bfloat16 or (is_exact and num_rows < MANY_ROWS)
         if _ONEDNN and (fuses or (is_exact and is_wide)):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), num_rows)
             self._fuses = fuses
@@ -71,4 +73,4 @@ class Layer:
 
     @cached_property
     def _back(self) -> Layer:
-        return Layer(self.weight.T, None, self._num_rows)
+        return Layer(self.weight.T, None, self._num_rows, self._may_fuse)

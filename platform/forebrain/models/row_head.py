@@ -102,12 +102,15 @@ class RowLayers(NamedTuple):
             weights: theirs.
             num_rows: as `Layer` has it.
         """
-        hidden = zip(weights.hidden[::2], weights.hidden[1::2], strict=True)
+
+        def layer(weight: Tensor, bias: Tensor | None) -> Layer:
+            return Layer(weight, bias, num_rows, fuses=False)
+
         return cls(
-            Layer(weights.expand_weight, weights.expand_bias, num_rows),
-            Layer(weights.contract_weight, None, num_rows),
-            Layer(weights.scale_weight, weights.scale_bias, num_rows),
-            tuple(Layer(weight, bias, num_rows) for weight, bias in hidden),
+            layer(weights.expand_weight, weights.expand_bias),
+            layer(weights.contract_weight, None),
+            layer(weights.scale_weight, weights.scale_bias),
+            tuple(map(layer, weights.hidden[::2], weights.hidden[1::2])),
         )
 
 
