@@ -20,6 +20,7 @@ from torch import Tensor
 from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.frozen_error import FrozenError
 from forebrain.models.frozen_session import FrameWeights, FrozenSession, Helpers
+from forebrain.models.memory import keep_freed_memory
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.models.row_head import CPU_BLOCK_ROWS, RowHead, RowLayers
 
@@ -97,7 +98,7 @@ class FrozenPoco(Model):
         folded = self.model.fold(compute_dtype or model.dataset.dtype)
         row_head = folded.row_head.to(folded.compute_dtype)
         self.folded = replace(folded, row_head=row_head, layers=RowLayers.of(row_head, CPU_BLOCK_ROWS))
-        _keep_freed_memory()
+        keep_freed_memory()
 
     def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
         return self.model.new_interface(num_units, generator)
@@ -140,9 +141,3 @@ class FrozenPoco(Model):
     @cached_property
     def _frame_weights(self) -> FrameWeights:
         return FrameWeights(self.model, self.folded)
-
-
-def _keep_freed_memory() -> None:
-    """Until glibc has seen a larger block freed it may give the memory of wide results back to the system
-    whenever they go; the next ones then fault it in again, page by page, for up to a third of their time."""
-    torch.empty(2**24, dtype=torch.uint8)

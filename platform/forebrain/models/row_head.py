@@ -41,6 +41,7 @@ from forebrain.models.dropout import random_drops
 from forebrain.models.formed import formed_error
 from forebrain.models.fused_film import FilmWeights, fused_film
 from forebrain.models.layer import Layer
+from forebrain.models.memory import keep_freed_memory
 from forebrain.models.row_blocks import Piece, blocks_of
 
 # Rows in a block: [rows, 1024] temporaries of a block fit in a CPU core's cache; on a GPU one launch
@@ -272,6 +273,7 @@ class _OfThread(threading.local):
 
     def __init__(self) -> None:
         self.buffers = _Buffers()
+        keep_freed_memory()
 
 
 _OF_THREAD = _OfThread()
