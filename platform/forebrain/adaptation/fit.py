@@ -107,11 +107,12 @@ def fit_interface(
         entry = SessionInput(context, interface)
         with config.autocast():
             error = model([entry], [SessionTarget.of(entry, target, loss)])
-        if not math.isfinite(error.item()):
+        mean_error = error / target.numel()
+        if not math.isfinite(mean_error.item()):
             raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
         for _, _, optimiser in groups:
             optimiser.clear_gradients()
-        error.backward(torch.full_like(error, 1 / target.numel()))
+        mean_error.backward()
         for parameters, peak, optimiser in groups:
             gradients = [each.grad for each in parameters if each.grad is not None]
             if gradients:  # a model may have nothing of a session's own
