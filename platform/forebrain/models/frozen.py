@@ -120,7 +120,7 @@ class FrozenPoco(Model):
 
     def _row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
         with torch.autocast(inputs[0].context.device.type, enabled=False):
-            terms = [self.model.session_terms(entry, self.folded.probes) for entry in inputs]
+            terms = self.model.session_terms(inputs, self.folded.probes)
             return self.model.row_head_of_known(list(zip(inputs, terms, strict=True)), self.folded)
 
     @torch.no_grad()
@@ -129,7 +129,8 @@ class FrozenPoco(Model):
     ) -> FrozenSession:
         """A forecaster of one session, with the embeddings as they are now. It never drops anything."""
         frameless = interface.unit.new_zeros(0, self.config.context, len(interface.unit))
-        terms = self.model.session_terms(SessionInput(frameless, interface, dataset), self.folded.probes)
+        entry = SessionInput(frameless, interface, dataset)
+        (terms,) = self.model.session_terms([entry], self.folded.probes)
         is_relative = bool(self.config.relative) and interface.persists
         return FrozenSession(self._frame_weights, terms, is_relative, helpers or Helpers(0))
 

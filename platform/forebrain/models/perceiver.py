@@ -74,7 +74,7 @@ class Probes:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the scores of a session's tokens need of its units, whatever their frames are.
+    """What the scores of tokens need of their units, whatever their frames are.
 
     Attributes:
         probes: what they are asked.
@@ -88,6 +88,16 @@ class Tokens:
     frame_terms: Tensor
     square: Tensor
 
+    def split(self, sizes: Sequence[int]) -> list[Tokens]:
+        """The same for each session, of so many units."""
+        parts = zip(
+            self.units.split(sizes),
+            self.frame_terms.split(sizes, dim=2),
+            self.square.split(sizes),
+            strict=True,
+        )
+        return [Tokens(self.probes, *each) for each in parts]
+
 
 class EncoderAttention(CrossAttention):
     """Latents read tokens; values are rotated too, and the sum is turned back to the latent's time.
@@ -99,6 +109,8 @@ class EncoderAttention(CrossAttention):
     The softmax is over all tokens of a sample, wherever their units are: the largest score first, then sums
     of weighted values and of weights, [B, K, h + 1]. Only these cross between workers, in one message each
     for all sessions that are spread.
+
+    Sessions may be many and small, so what need not see their frames apart is done for all at once.
     """
 
     def probes(
@@ -132,29 +144,31 @@ class EncoderAttention(CrossAttention):
         populations: Sequence[tuple[Tokens, Tensor, Peers | None]],
         latent_rotation: Rotation,
         token_rotation: Rotation,
-    ) -> list[Tensor]:
+    ) -> Tensor:
         """Reads the population of each session.
 
         Args:
-            populations: at least one unit in each: its tokens; their frames [B, S, L, N]; and the workers
+            populations: at least one unit in each: its tokens; their frames [B_i, S, L, N_i]; and the workers
                 that hold other units of the session, which are read with these, or None.
             latent_rotation, token_rotation: tables [K, h] and [S, h].
 
         Returns:
-            [B, K, d] for each, to be added to the latents.
+            [sum B_i, K, d], to be added to the latents.
         """
         peers = [over for _, _, over in populations]
         scored = [_Scored(tokens, frames, self.norm_context.eps) for tokens, frames, _ in populations]
         largest = _over_peers([each.largest() for each in scored], peers, lambda over: over.largest)
-        sums = _over_peers(
-            [each.sums(shift, self, token_rotation) for each, shift in zip(scored, largest, strict=True)],
-            peers,
-            lambda over: over.total,
-        )
-        return [
-            self.to_out(rotate(summed[..., :-1] / summed[..., -1:], inverse(latent_rotation)))
-            for summed in sums
-        ]
+        sums = [each.sums(shift) for each, shift in zip(scored, largest, strict=True)]
+        of_frames, of_units, token_weights = (torch.cat(each) for each in zip(*sums, strict=True))
+        gathered = of_frames @ populations[0][0].probes.frame_weight.T + of_units  # [sum B, S, K, d]
+        gathered = gathered * self.norm_context.weight + token_weights * self.norm_context.bias
+        cosine, sine = token_rotation
+        values = rotate(self.to_value(gathered), (cosine[:, None], sine[:, None]))
+        summed = torch.cat([values.sum(dim=1), token_weights.sum(dim=1)], dim=-1)
+        if any(over is not None for over in peers):
+            parts = summed.split([len(frames) for _, frames, _ in populations])
+            summed = torch.cat(_over_peers(parts, peers, lambda over: over.total))
+        return self.to_out(rotate(summed[..., :-1] / summed[..., -1:], inverse(latent_rotation)))
 
 
 class _Centred(torch.autograd.Function):
@@ -193,19 +207,13 @@ class _Scored:
         """[B, K], the largest score of a sample; it cancels, so no gradient need pass."""
         return self.scores.detach().amax(dim=(1, 3))
 
-    def sums(self, shift: Tensor, attention: EncoderAttention, token_rotation: Rotation) -> Tensor:
-        """[B, K, h + 1]: values weighted by exp(score - shift) and summed, and the sum of the weights."""
-        norm = attention.norm_context
+    def sums(self, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames [B, S, K, L] and units [B, S, K, d], weighted by exp(score - shift) over the deviation, and
+        the weights themselves [B, S, K, 1], summed over units."""
         weights = (self.scores - shift[:, None, :, None]).exp()
-        token_weights = weights.sum(dim=3, keepdim=True)  # [B, S, K, 1]
         weighted = weights * self.inverse_deviation
-        of_frames = weighted @ self.frames.transpose(2, 3)  # [B, S, K, L]
-        of_units = weighted @ self.tokens.units  # [B, S, K, d]
-        gathered = of_frames @ self.tokens.probes.frame_weight.T + of_units
-        gathered = gathered * norm.weight + token_weights * norm.bias
-        cosine, sine = token_rotation
-        values = rotate(attention.to_value(gathered), (cosine[:, None], sine[:, None]))  # [B, S, K, h]
-        return torch.cat([values.sum(dim=1), token_weights.sum(dim=1)], dim=-1)
+        of_frames = weighted @ self.frames.transpose(2, 3)
+        return of_frames, weighted @ self.tokens.units, weights.sum(dim=3, keepdim=True)
 
 
 def _over_peers(

@@ -206,23 +206,35 @@ class Poco(Model):
     def row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
         """Rows that have read their populations, ready to be forecast."""
         folded = self.fold(self._compute_dtype)
-        known = [(entry, self.session_terms(entry, folded.probes)) for entry in inputs]
-        return self.row_head_of_known(known, folded)
+        known = zip(inputs, self.session_terms(inputs, folded.probes), strict=True)
+        return self.row_head_of_known(list(known), folded)
 
     def fold(self, compute_dtype: torch.dtype) -> FoldedWeights:
         """What follows from the weights alone; products of rows will be in `compute_dtype`."""
         return FoldedWeights(self._row_head_weights(), compute_dtype, self._probes(self.latent))
 
-    def session_terms(self, entry: SessionInput, probes: Probes) -> SessionTerms:
-        """What follows from the weights and a session's embeddings, whatever its windows are."""
-        units, latents = self.unit_vectors(entry), self._latents(entry)
+    def session_terms(self, inputs: Sequence[SessionInput], probes: Probes) -> list[SessionTerms]:
+        """What follows from the weights and the sessions' embeddings, whatever their windows are.
+
+        The units of all sessions pass together, unless each session's latents ask something else of them.
+        """
+        if self.config.latent_session_embedding and len(inputs) > 1:
+            return [terms for entry in inputs for terms in self.session_terms([entry], probes)]
+        latents, vectors = self._latents(inputs[0]), [self.unit_vectors(entry) for entry in inputs]
         with self._exactly():
             if self.config.latent_session_embedding:
                 probes = self._probes(latents)
-            tokens = self.encoder_attention.tokens(probes, units + self.token.bias)
-            units = entry.of_forecast(units, 0)
+            tokens = self.encoder_attention.tokens(probes, _joined(vectors) + self.token.bias)
+            told = [entry.of_forecast(units, 0) for entry, units in zip(inputs, vectors, strict=True)]
+            sizes, units = [len(each) for each in told], _joined(told)
             queries = self.decoder_attention.queries(units, self.rotation("query"))
-            return SessionTerms(latents, tokens, queries, units + self.decoder_attention.to_out.bias)
+            of_sessions = zip(
+                tokens.split([len(each) for each in vectors]),
+                queries.split(sizes),
+                (units + self.decoder_attention.to_out.bias).split(sizes),
+                strict=True,
+            )
+            return [SessionTerms(latents, *each) for each in of_sessions]
 
     def row_head_of_known(
         self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
@@ -269,7 +281,10 @@ class Poco(Model):
         # A hundredth of the arithmetic, and its variances would cancel in bf16.
         with self._exactly():
             read = self.encoder_attention(populations, self.rotation("latent"), self.rotation("token"))
-        return torch.cat([terms.latents + seen for (_, terms), seen in zip(inputs, read, strict=True)])
+        if not self.config.latent_session_embedding:
+            return self.latent + read
+        latents = [terms.latents.expand(len(entry.context), -1, -1) for entry, terms in inputs]
+        return torch.cat(latents) + read
 
     def unit_vectors(self, entry: SessionInput) -> Tensor:
         """[N, d]: who each unit is."""
@@ -329,3 +344,8 @@ class Poco(Model):
 
     def rotation(self, name: str) -> Rotation:
         return self.get_buffer(f"{name}_cosine"), self.get_buffer(f"{name}_sine")
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One below the other; a single one, which may be large, is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat([*tensors])

@@ -94,8 +94,8 @@ class Poyo(Poco):
 
     def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
         probes = self._probes(self.latent)
-        known = [(entry, self.session_terms(entry, probes)) for entry in inputs]
-        embeddings = [rows.units + rows.attention.mT @ rows.values for rows in self._read(known)]
+        known = zip(inputs, self.session_terms(inputs, probes), strict=True)
+        embeddings = [rows.units + rows.attention.mT @ rows.values for rows in self._read(list(known))]
         return [self.out(each + self.decoder_feed_forward(each)).mT for each in embeddings]
 
     # There is no row head to form gradients on the way.
