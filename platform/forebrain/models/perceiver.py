@@ -192,28 +192,62 @@ class _Centred(torch.autograd.Function):
 
 
 class _Scored:
-    """Tokens [B, S, L, N] and their scores."""
+    """Tokens [B, S, L, N] and their scores, which gradients reach by way of `sums`."""
 
+    @torch.no_grad()
     def __init__(self, tokens: Tokens, frames: Tensor, eps: float) -> None:
         probes, length = tokens.probes, frames.shape[2]
-        products = probes.on_frames @ frames + tokens.frame_terms  # [B, S, L + K, N]
+        products = (probes.on_frames @ frames).add_(tokens.frame_terms)  # [B, S, L + K, N]
+        self.asked = products[:, :, length:]
         # Variance of a token: |Wc x + ec|^2 / d, multiplied out.
-        variance = (products[:, :, :length] * frames).sum(dim=2) + tokens.square
-        self.inverse_deviation = (variance + eps).rsqrt().unsqueeze(2)  # [B, S, 1, N]
-        self.scores = products[:, :, length:] * self.inverse_deviation + probes.on_all  # [B, S, K, N]
+        variance = products[:, :, :length].mul_(frames).sum(dim=2, keepdim=True).add_(tokens.square)
+        self.inverse_deviation = variance.add_(eps).rsqrt_()  # [B, S, 1, N]
+        self.scores = torch.addcmul(probes.on_all, self.asked, self.inverse_deviation)  # [B, S, K, N]
         self.tokens, self.frames = tokens, frames
 
     def largest(self) -> Tensor:
         """[B, K], the largest score of a sample; it cancels, so no gradient need pass."""
-        return self.scores.detach().amax(dim=(1, 3))
+        return self.scores.amax(dim=(1, 3))
 
     def sums(self, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames [B, S, K, L] and units [B, S, K, d], weighted by exp(score - shift) over the deviation, and
-        the weights themselves [B, S, K, 1], summed over units."""
-        weights = (self.scores - shift[:, None, :, None]).exp()
-        weighted = weights * self.inverse_deviation
-        of_frames = weighted @ self.frames.transpose(2, 3)
-        return of_frames, weighted @ self.tokens.units, weights.sum(dim=3, keepdim=True)
+        the weights themselves [B, S, K, 1], summed over units. To be called once."""
+        tokens = self.tokens
+        return _Sums.apply(
+            self, shift, tokens.probes.on_frames, tokens.probes.on_all, tokens.frame_terms, tokens.square,
+            tokens.units,
+        )  # fmt: skip
+
+
+class _Sums(torch.autograd.Function):
+    """By hand in a third of autograd's operations: of many small sessions it is their number that costs."""
+
+    @staticmethod
+    def forward(ctx: Any, scored: _Scored, shift: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weights = scored.scores.sub_(shift[:, None, :, None]).exp_()
+        weighted = weights * scored.inverse_deviation
+        frames, units = scored.frames, tensors[-1]
+        ctx.save_for_backward(frames, units, scored.asked, scored.inverse_deviation, weights, weighted)
+        of_frames = weighted @ frames.transpose(2, 3)
+        return of_frames, weighted @ units, weights.sum(dim=3, keepdim=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_frames: Tensor, of_units: Tensor, of_weights: Tensor) -> tuple[Any, ...]:
+        frames, units, asked, inverse_deviation, weights, weighted = ctx.saved_tensors
+        grad_weighted = (of_units @ units.T).add_(of_frames @ frames)  # [B, S, K, N]
+        grad_scores = torch.addcmul(of_weights, grad_weighted, inverse_deviation).mul_(weights)
+        grad_inverse = grad_weighted.mul_(weights).addcmul_(grad_scores, asked).sum(dim=2, keepdim=True)
+        grad_variance = grad_inverse.mul_(inverse_deviation.pow(3)).mul_(-0.5)  # [B, S, 1, N]
+        grad_products = torch.cat([frames * grad_variance, grad_scores * inverse_deviation], dim=2)
+        return (
+            None, None,
+            (grad_products @ frames.transpose(2, 3)).sum(dim=0),
+            grad_scores.sum(dim=(0, 3)).unsqueeze(-1),
+            grad_products.sum(dim=0),
+            grad_variance.sum(dim=(0, 1, 2)),
+            weighted.flatten(0, 2).T @ of_units.flatten(0, 2),
+        )  # fmt: skip
 
 
 def _over_peers(
