@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from forebrain.adaptation.artifact import Adapted
@@ -42,6 +43,19 @@ def test_every_mode_scores_beside_the_others_and_loads(
     raw = session.frames(0, 20)
     assert (loaded.forecast(raw) == adapted.forecast(raw)).all()
     assert (tmp_path / "out" / "backbone.safetensors").exists() == (mode in ("forecaster", "full", "scratch"))
+
+
+def test_it_says_when_windows_are_seen_as_they_are(
+    registry: Registry, publish_backbone: Callable[..., str], walk: Callable[..., Session]
+) -> None:
+    backbone, session = Backbone.from_registry(publish_backbone(), registry.uri), walk(9, num_frames=300)
+    noise = np.random.default_rng(0).normal(size=session.traces.shape).astype(np.float32)
+    smooth, rough = (
+        compare(backbone, replace(session, traces=traces), "none", QUICK).findings()
+        for traces in (session.traces, noise)
+    )
+    assert not any("correlate" in finding for finding in smooth)
+    assert sum("a frame and the next correlate by" in finding for finding in rough) == 1
 
 
 def test_a_recording_in_which_nothing_moves_at_the_end_has_no_score(

@@ -146,6 +146,11 @@ def test_neither_dropout_nor_an_error_without_gradients_is_formed_by_hand(
     dropping = FrozenPoco(model.train())
     first, second = (learn(dropping, [entry], targets) for _ in range(2))
     assert not torch.equal(first[1], second[1]) and not formed
+    seeded = []
+    for each in (model, dropping):
+        torch.manual_seed(3)
+        seeded.append(learn(each, [entry], targets))
+    torch.testing.assert_close(*seeded, rtol=1e-4, atol=1e-5)
 
 
 def test_errors_of_other_batches_and_in_other_threads_change_nothing() -> None:

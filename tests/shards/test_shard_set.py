@@ -14,6 +14,7 @@ import pytest
 from forebrain.errors import BadShardError, ShardError
 from forebrain.sessions.session import Session
 from forebrain.shards.fits import Moments
+from forebrain.shards.index import remarks
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
@@ -98,6 +99,9 @@ def test_sessions_persist_unless_they_are_like_events(save_session, tmp_path):
         "lab/m1/events": False,
         "lab/m1/walk": True,
     }
+    said = {entry.id: "; ".join(remarks(entry)) for entry in shards.sessions}
+    assert said["lab/m1/events"].count("a frame and the next correlate by") == 1
+    assert "correlate" not in said["lab/m1/walk"]
     # A set that was prepared before persistence was known goes on as it did.
     shards.sessions = [replace(entry, persistence={}) for entry in shards.sessions]
     assert all(info.persists for info in ShardWindows(shards, "chronological", 12, 4).sessions)

@@ -23,6 +23,7 @@ from forebrain.scoring.evaluate import (
 )
 from forebrain.scoring.protocols import Part
 from forebrain.sessions.session import Session
+from forebrain.shards.fits import persistence_remark
 
 SCRATCH = "from scratch"
 NOT_ADAPTED = "not adapted"
@@ -52,6 +53,15 @@ class Comparison:
     test: Evaluation
     leak: str | None
     seconds: float
+
+    def findings(self) -> list[str]:
+        """What a person should know of the recording, a line each."""
+        adapted, prepared = self.adaptation.adapted, self.adaptation.prepared
+        found = [str(finding) for finding in prepared.report.findings]
+        remark = persistence_remark(prepared.windows.persistence)
+        if remark is not None and adapted.description.model.relative:
+            found.append(remark)
+        return found
 
     def verdict(self) -> str:
         """A plain sentence on whether adapting was worth it."""

@@ -25,12 +25,14 @@ class SessionWindows:
     Attributes:
         fitted_on: the frames that `fit` was made on.
         fit: the normalisation.
+        persistence: of the frames that it was made on, see `Moments.persistence`.
     """
 
     def __init__(self, session: Session, protocol: str, context: int, horizon: int) -> None:
         self.protocol, self.context, self.horizon = protocol, context, horizon
         self.fitted_on = fit_ranges(protocol, session.num_frames, session.segments)
         moments = _moments(session, self.fitted_on)
+        self.persistence = moments.persistence
         self.fit = Fit(moments.mean.astype(np.float32), scale_of(protocol, moments.std).astype(np.float32))
         self.sessions = [
             SessionInfo(
@@ -39,7 +41,7 @@ class SessionWindows:
                 session.dataset,
                 session.num_units,
                 session.rate_hz,
-                moments.persistence >= LEAST_PERSISTENCE,
+                self.persistence >= LEAST_PERSISTENCE,
             )
         ]
         self._session, self._segments = session, session.segments

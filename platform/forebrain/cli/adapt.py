@@ -58,8 +58,8 @@ def _adapt(options: argparse.Namespace) -> int:
     comparison = compare(backbone, session, options.mode, config, options.resample)
     save_comparison(comparison, options.out)
     console = make_console()
-    for finding in comparison.adaptation.prepared.report.findings:
-        console.print(str(finding))
+    for finding in comparison.findings():
+        console.print(finding)
     console.print(overview(comparison.test).to_rich())
     if comparison.leak:
         console.print(f"LEAK: {comparison.leak}.", style="bold red")

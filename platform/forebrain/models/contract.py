@@ -164,7 +164,8 @@ class SessionTarget:
 
     def within(self, frame: WindowFrame) -> SessionTarget:
         """The same for forecasts that `frame` has not put back yet."""
-        return SessionTarget((self.frames - frame.last) / frame.trusted, self.weight * frame.trusted.square())
+        trusted = frame.trusted
+        return SessionTarget((self.frames - frame.last) / trusted, self.weight * trusted.square())
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from torch import Tensor
 from forebrain.models.contract import SessionInput, SessionTarget
 from forebrain.models.formed import formed_error
 from forebrain.models.frozen_layers import (
-    Linear,
     Norm,
     Pass,
     ReadWeights,
@@ -30,6 +29,7 @@ from forebrain.models.frozen_layers import (
     softmax_backward,
     turn,
 )
+from forebrain.models.layer import Layer
 from forebrain.models.perceiver import DecoderAttention, Probes
 from forebrain.models.poco import FoldedWeights, Poco
 from forebrain.models.rotary import Rotation, inverse, rotate
@@ -81,7 +81,8 @@ class FrozenError:
         for each in passes:
             latents = each(latents)
         rows = SessionRows(units, *tell(latents), context)
-        head = RowHead([rows], self._folded.row_head, 0.0, self._folded.compute_dtype)
+        folded = self._folded
+        head = RowHead([rows], folded.row_head, 0.0, folded.compute_dtype, folded.layers)
         error, (of_rows,) = head.error_and_gradients([target])
 
         grad = of_rows.units
@@ -203,7 +204,7 @@ class _TellWeights:
         # Values are carried through Wo; whatever a unit attends to, it attends once, so they bring its bias.
         told = torch.cat([layer.to_key.weight, layer.to_out.weight @ layer.to_value.weight])
         bias = F.pad(layer.to_out.bias, (layer.head_width, 0))
-        self.layer = Linear(*after_norm(layer.norm_context, told, bias), len(latent[0]))
+        self.layer = Layer(*after_norm(layer.norm_context, told, bias), len(latent[0]))
         self.turn, self.turn_back, self.key_width = turn(latent), turn(inverse(latent)), layer.head_width
         self.context_eps = layer.norm_context.eps
         # All units ask at one time, so their turn and the scale of scores are Wq's, and keys pass it instead

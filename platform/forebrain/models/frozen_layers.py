@@ -8,7 +8,6 @@ latents take some forty operations in both directions, where autograd records hu
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -16,55 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forebrain.models import perceiver
+from forebrain.models.layer import Layer
 from forebrain.models.poco import Poco
 from forebrain.models.rotary import Rotation, inverse
-
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-class Linear:
-    """x W^T + b of a fixed layer and what follows it, in one pass where oneDNN does that.
-
-    There its weights lie as the product reads them. For the few latents that counts: when they have left the
-    cache, layers of MKL's take up to three times as long.
-
-    Args:
-        weight, bias: [out, in] and [out].
-        num_rows: of what it is mostly given.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, num_rows: int) -> None:
-        self.weight, self.bias, self._num_rows, self._packed = weight, bias, num_rows, None
-        if _ONEDNN and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), num_rows)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "none", [], "")
-
-    def relu(self, x: Tensor) -> Tensor:
-        """max(x W^T + b, 0)."""
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias).relu_()
-        return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "relu", [], "")
-
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """(x W^T + b) * factor."""
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias).mul_(factor)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._packed, self.bias, "mul")
-
-    def plus(self, x: Tensor, addend: Tensor) -> Tensor:
-        """x W^T + b + addend."""
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias).add_(addend)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, self.bias, "add")
-
-    @cached_property
-    def backward(self) -> Linear:
-        """What takes the gradient of its result to that of what it was given."""
-        return Linear(self.weight.T, None, self._num_rows)
 
 
 def after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
@@ -119,8 +72,8 @@ class FeedForward:
 
     def __init__(self, layer: perceiver.FeedForward, num_latents: int) -> None:
         weights = after_norm(layer.norm, layer.expand.weight, layer.expand.bias)
-        self.expand = Linear(*weights, num_latents)
-        self.contract = Linear(layer.contract.weight, layer.contract.bias, num_latents)
+        self.expand = Layer(*weights, num_latents)
+        self.contract = Layer(layer.contract.weight, layer.contract.bias, num_latents)
         self.eps, self.width = layer.norm.eps, layer.contract.in_features
 
     def pass_of(self, batch: int) -> _FeedForwardPass:
@@ -158,8 +111,8 @@ class SelfAttention:
         # Queries carry the scale of scores.
         scale = torch.ones_like(bias)
         scale[: len(scale) // 3] = head_width**-0.5
-        self.to_query_key_value = Linear(weight * scale[:, None], bias * scale, num_latents)
-        self.to_out = Linear(layer.to_out.weight, layer.to_out.bias, num_latents)
+        self.to_query_key_value = Layer(weight * scale[:, None], bias * scale, num_latents)
+        self.to_out = Layer(layer.to_out.weight, layer.to_out.bias, num_latents)
         self.turn, self.turn_back = turn(rotation), turn(inverse(rotation))
         self.eps, self.sizes = layer.norm.eps, (num_latents, layer.num_heads, head_width)
 

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forebrain.models.frozen_layers import Linear, Norm, ReadWeights, after_norm, latent_layers, pairs, turn
+from forebrain.models.frozen_layers import Norm, ReadWeights, after_norm, latent_layers, pairs, turn
+from forebrain.models.layer import Layer
 from forebrain.models.perceiver import DecoderAttention
 from forebrain.models.poco import FoldedWeights, Poco, SessionTerms
 from forebrain.models.relative import MAX_SPREAD, MIN_SPREAD
@@ -69,7 +70,6 @@ class FrozenSession:
                 _Block(weights, terms, self._frames, self._forecast, units, scratch[thread])
             )
         self._helpers = helpers
-        _keep_freed_memory()
 
     @torch.inference_mode()
     def forecast(self, window: Tensor) -> Tensor:
@@ -147,12 +147,6 @@ def _bind(core: int | None) -> None:
         os.sched_setaffinity(0, [core])
 
 
-def _keep_freed_memory() -> None:
-    """Until glibc has seen a larger block freed it may give the memory of wide results back to the system
-    whenever they go; the next window then faults it in again, page by page, for up to a third of its time."""
-    torch.empty(2**24, dtype=torch.uint8)
-
-
 def _cuts(num_units: int) -> list[slice]:
     """Blocks of units, as large as one another but for one; where there are several, an even number."""
     number = -(-num_units // BLOCK_ROWS)
@@ -180,17 +174,17 @@ class FrameWeights:
         exact = model.fold(model.dataset.dtype).row_head
         self.tell = _Tell(model.decoder_attention, rotation, exact.expand_weight, rows.expand_bias)
         self.expand_weight = rows.expand_weight
-        self.contract = Linear(rows.contract_weight, None, BLOCK_ROWS)
+        self.contract = Layer(rows.contract_weight, None, BLOCK_ROWS)
         # FiLM's shift passes as H more hidden values, which are 1 and go to one output each.
         hidden = [*zip(rows.hidden[::2], rows.hidden[1::2], strict=True)]
         weight, bias = hidden[-1]
         hidden[-1] = F.pad(weight, (0, 0, 0, config.horizon)), F.pad(bias, (0, config.horizon), value=1.0)
-        self.hidden = [Linear(weight, bias, BLOCK_ROWS) for weight, bias in hidden]
+        self.hidden = [Layer(weight, bias, BLOCK_ROWS) for weight, bias in hidden]
         scale = (
             torch.cat([rows.scale_weight, rows.shift_weight]),
             torch.cat([rows.scale_bias, rows.shift_bias]),
         )
-        self.scale = Linear(*scale, BLOCK_ROWS)
+        self.scale = Layer(*scale, BLOCK_ROWS)
         self.out = torch.cat([rows.out_weight, torch.eye(config.horizon).to(rows.out_weight)], dim=1).T
 
 
@@ -215,7 +209,7 @@ class _Tell:
         value = layer.to_out.weight @ layer.to_value.weight
         told = torch.cat([layer.to_key.weight, value, expand @ value])
         num_latents = len(rotation[0])
-        self.layer = Linear(*after_norm(layer.norm_context, told), num_latents)
+        self.layer = Layer(*after_norm(layer.norm_context, told), num_latents)
         self.norm, self.turn = Norm(layer.norm_context.eps), turn(rotation)
         self.widths = [layer.head_width, len(value), len(expand)]
         self.keys = self.turn.real.new_empty(rotation[0].shape)

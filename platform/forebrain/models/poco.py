@@ -28,7 +28,7 @@ from forebrain.models.perceiver import (
     Tokens,
 )
 from forebrain.models.rotary import Rotation, inverse_frequencies, rotation_at
-from forebrain.models.row_head import RowHead, RowHeadWeights, SessionRows
+from forebrain.models.row_head import RowHead, RowHeadWeights, RowLayers, SessionRows
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,13 @@ class FoldedWeights:
         row_head: folded, see `row_head.RowHeadWeights`.
         compute_dtype: of the products of rows.
         probes: what its latents ask of tokens.
+        layers: of the row head where the weights no longer change.
     """
 
     row_head: RowHeadWeights
     compute_dtype: torch.dtype
     probes: Probes
+    layers: RowLayers | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,9 @@ class Poco(Model):
         self, inputs: Sequence[tuple[SessionInput, SessionTerms]], folded: FoldedWeights
     ) -> RowHead:
         """What `row_head` returns, of sessions whose terms are known."""
-        return RowHead(self._read(inputs), folded.row_head, self.row_dropout, folded.compute_dtype)
+        return RowHead(
+            self._read(inputs), folded.row_head, self.row_dropout, folded.compute_dtype, folded.layers
+        )
 
     @property
     def row_dropout(self) -> float:

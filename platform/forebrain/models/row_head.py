@@ -40,6 +40,8 @@ from forebrain.models.contract import SessionTarget
 from forebrain.models.dropout import random_drops
 from forebrain.models.formed import formed_error
 from forebrain.models.fused_film import FilmWeights, fused_film
+from forebrain.models.layer import Layer
+from forebrain.models.memory import keep_freed_memory
 from forebrain.models.row_blocks import Piece, blocks_of
 
 # Rows in a block: [rows, 1024] temporaries of a block fit in a CPU core's cache; on a GPU one launch
@@ -85,6 +87,34 @@ class RowHeadWeights(NamedTuple):
         return (*plain, *hidden)
 
 
+class RowLayers(NamedTuple):
+    """The wide layers that rows pass."""
+
+    expand: Layer
+    contract: Layer
+    scale: Layer
+    hidden: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, weights: RowHeadWeights, num_rows: int | None) -> RowLayers:
+        """Layers of weights in the dtype of the products.
+
+        Args:
+            weights: theirs.
+            num_rows: as `Layer` has it.
+        """
+
+        def layer(weight: Tensor, bias: Tensor | None) -> Layer:
+            return Layer(weight, bias, num_rows, fuses=False)
+
+        return cls(
+            layer(weights.expand_weight, weights.expand_bias),
+            layer(weights.contract_weight, None),
+            layer(weights.scale_weight, weights.scale_bias),
+            tuple(map(layer, weights.hidden[::2], weights.hidden[1::2])),
+        )
+
+
 @dataclass(frozen=True)
 class SessionRows:
     """The rows of one session: its units times its samples.
@@ -116,12 +146,14 @@ class RowHead:
         weights: see `RowHeadWeights`.
         dropout: probability of dropping a hidden value of the feed-forward; 0 outside training.
         compute_dtype: dtype of the matrix products; sums over rows are kept in float32.
+        layers: of the weights where these no longer change, to be made once.
     """
 
     sessions: Sequence[SessionRows]
     weights: RowHeadWeights
     dropout: float
     compute_dtype: torch.dtype
+    layers: RowLayers | None = None
 
     def forecast(self) -> list[Tensor]:
         """[B, H, N] for each session, in the dtype of its units."""
@@ -147,7 +179,8 @@ class RowHead:
 
     def _call(self, targets: Sequence[SessionTarget]) -> _Call:
         learns = torch.is_grad_enabled()
-        return _Call(len(self.sessions), self.dropout, self.compute_dtype, targets, learns)
+        layers = None if self.dropout else self.layers  # which scales a weight
+        return _Call(len(self.sessions), self.dropout, self.compute_dtype, layers, targets, learns)
 
     def _tensors(self) -> list[Tensor]:
         weights = self.weights
@@ -163,6 +196,7 @@ class _Call(NamedTuple):
     num_sessions: int
     dropout: float
     compute_dtype: torch.dtype
+    layers: RowLayers | None
     targets: Sequence[SessionTarget]
     learns: bool
 
@@ -239,6 +273,7 @@ class _OfThread(threading.local):
 
     def __init__(self) -> None:
         self.buffers = _Buffers()
+        keep_freed_memory()
 
 
 _OF_THREAD = _OfThread()
@@ -282,13 +317,15 @@ class _Block:
         self,
         sessions: Sequence[SessionRows],
         projections: _Projections,
-        weights: RowHeadWeights,
+        layer: Layer,
         expanded: Tensor,
     ) -> Tensor:
-        """Fills [r, F], the feed-forward's first product."""
+        """[r, F], the feed-forward's first product; `expanded` is memory that it may be in."""
         for rows in projections.rows_without(self.pieces):
             normal = self.normal[rows].to(expanded.dtype)
-            torch.addmm(weights.expand_bias, normal, weights.expand_weight.T, out=expanded[rows])
+            if len(normal) == len(self):
+                return layer(normal, expanded)
+            expanded[rows] = layer(normal)
         for piece in self.pieces:
             of_values = projections.of_values[piece.session]
             if of_values is None:
@@ -346,6 +383,7 @@ class _Forward:
     def __init__(self, call: _Call, tensors: Sequence[Tensor], learns: bool = False) -> None:
         self.call = call
         self.sessions, self.weights = call.unpack(tensors)
+        self.layers = call.layers or RowLayers.of(self.weights, None)
         self.projections = _Projections(self.sessions, self.weights, learns)
         self.fused = fused_film(self.weights, self.units.device)
         self._buffers = _Buffers() if self.units.is_cuda else _OF_THREAD.buffers
@@ -371,10 +409,11 @@ class _Forward:
         return random_drops(size, self.call.dropout, self.units.device)
 
     def __call__(self, pieces: list[Piece], dropped: Tensor | None, keeps_scale: bool) -> _Passed:
-        weights, take = self.weights, self.take
+        weights, layers, take = self.weights, self.layers, self.take
         block = _Block(pieces, self.sessions, self.call.compute_dtype)
         num_rows, width = len(block), len(weights.expand_weight)
-        expanded = block.expand(self.sessions, self.projections, weights, take("expanded", num_rows, width))
+        memory = take("expanded", num_rows, width)
+        expanded = block.expand(self.sessions, self.projections, layers.expand, memory)
         # In one piece, where gelu is half as fast again.
         gate = take("gate", num_rows, width // 2)
         if dropped is None:
@@ -383,7 +422,7 @@ class _Forward:
             torch.add(expanded[:, width // 2 :], gate.copy_(dropped), alpha=DROPPED_GATE, out=gate)
         gelu = torch.ops.aten.gelu.out(gate, out=take("gelu", *gate.shape))
         activated = torch.mul(expanded[:, : width // 2], gelu, out=take("activated", *gate.shape))
-        contributed = activated @ weights.contract_weight.T
+        contributed = layers.contract(activated)
         refined = (block.embedding + contributed).to(self.call.compute_dtype)
 
         film = None
@@ -396,15 +435,13 @@ class _Forward:
         return _Passed(block, expanded, gate, gelu, activated, contributed, refined, film, forecast)
 
     def _film(self, context: Tensor, refined: Tensor, keeps_scale: bool) -> _Film:
-        weights, take, num_rows = self.weights, self.take, len(refined)
+        layers, take, num_rows = self.layers, self.take, len(refined)
         hidden = [context]
-        for index, (weight, bias) in enumerate(zip(weights.hidden[::2], weights.hidden[1::2], strict=True)):
-            out = take(f"hidden {index}", num_rows, len(weight))
-            hidden.append(torch.addmm(bias, hidden[-1], weight.T, out=out).relu_())
+        for index, layer in enumerate(layers.hidden):
+            hidden.append(layer.relu(hidden[-1], take(f"hidden {index}", num_rows, len(layer.weight))))
         # Apart by no power of two: in bf16 the product of such rows with few weights takes twice as long.
         modulated = take("modulated", num_rows, hidden[-1].shape[1] + APART)[:, :-APART]
-        scale = take("scale", *hidden[-1].shape) if keeps_scale else modulated
-        torch.addmm(weights.scale_bias, refined, weights.scale_weight.T, out=scale)
+        scale = layers.scale(refined, take("scale", *hidden[-1].shape) if keeps_scale else modulated)
         torch.mul(scale, hidden[-1], out=modulated)
         return _Film(hidden, scale, modulated)
 
@@ -510,13 +547,13 @@ class _Backward:
 
     def __call__(self, passed: _Passed, grad_out: Tensor) -> None:
         """Adds the gradients of a block, given that of its forecasts [r, H]; overwrites what was passed."""
-        weights, of_weights = self.weights, self.of_weights
+        layers, of_weights = self._forward.layers, self.of_weights
         grad_refined = self._through_film(passed, grad_out)
 
         # Feed-forward, from here on over sigma.
         _add_linear(of_weights.contract_weight, None, grad_refined, passed.activated)
         grad_scaled = grad_refined * passed.block.inverse_deviation.to(grad_refined.dtype)
-        grad_activated = torch.mm(grad_scaled, weights.contract_weight, out=passed.activated)
+        grad_activated = layers.contract.backward(grad_scaled, passed.activated)
         # Gradients take the place of what they are formed from: less memory stays longer in the cache.
         num_rows, half = passed.gate.shape
         value, gate = passed.expanded[:, :half], passed.expanded[:, half:]
@@ -542,7 +579,7 @@ class _Backward:
             self._add_hidden(film.scale.mul_(grad_scale), film.hidden)
         grad_scale.mul_(film.hidden[-1])
         _add_linear(of_weights.scale_weight, of_weights.scale_bias, grad_scale, refined)
-        return torch.mm(grad_out, weights.shift_weight).addmm_(grad_scale, weights.scale_weight)
+        return self._forward.layers.scale.backward(grad_scale).addmm_(grad_out, weights.shift_weight)
 
     def _add_hidden(self, grad_hidden: Tensor, hidden: list[Tensor]) -> None:
         """Passes the gradient of the last hidden layer on to the weights; overwrites it."""
@@ -579,7 +616,7 @@ class _Backward:
     def _pass_rows(self, block: _Block, rows: slice, grad_projected: Tensor, grad_rows: Tensor) -> None:
         """Adds what came by way of the first product to the gradient of e0, and its weights' gradients."""
         of_weights, grad, normal = self.of_weights, grad_projected[rows], block.normal[rows]
-        through = (grad @ self.weights.expand_weight).to(normal.dtype)
+        through = self._forward.layers.expand.backward(grad).to(normal.dtype)
         grad_rows = grad_rows[rows].add_(through)
         # Sigma's share lies along the normalised row.
         along = through.mul_(normal).sum(dim=1, keepdim=True)

@@ -70,6 +70,16 @@ class Moments:
         return float(np.mean(1 - squared_step / (2 * self.std[active] ** 2)))
 
 
+def persistence_remark(persistence: float) -> str | None:
+    """What a person should know of a session's persistence; None where it has enough of it."""
+    if persistence >= LEAST_PERSISTENCE:
+        return None
+    return (
+        f"a frame and the next correlate by {persistence:.2f} over the training part, less than "
+        f"{LEAST_PERSISTENCE:g}, so models see its windows as they are and not relative to their last frame"
+    )
+
+
 def scale_of(protocol: str, std: np.ndarray) -> np.ndarray:
     """What each unit is divided by, from its standard deviation over the fit's frames.
 

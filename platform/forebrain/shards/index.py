@@ -10,6 +10,7 @@ from typing import Any
 from forebrain.errors import ShardError
 from forebrain.sessions.report import Report
 from forebrain.sessions.session import READER_NOTES, Range
+from forebrain.shards.fits import persistence_remark
 
 FORMAT = "forebrain-shards-1"
 INDEX_NAME = "index.json"
@@ -148,8 +149,14 @@ class SessionEntry:
 
 
 def remarks(entry: SessionEntry) -> list[str]:
-    """What a person should know of a session, a line each: what was found, and what its reader guessed."""
-    notes = (entry.metadata.get(name) for name in READER_NOTES)
+    """What a person should know of a session, a line each: what was found in it, what its reader guessed, and
+    that its frames do not persist."""
+    notes = [entry.metadata.get(name) for name in READER_NOTES]
+    by_protocol = {name: persistence_remark(value) for name, value in entry.persistence.items()}
+    said = {name: remark for name, remark in by_protocol.items() if remark is not None}
+    if said:
+        where = "" if len(said) == len(by_protocol) else f" under protocol {', '.join(said)}"
+        notes.append(next(iter(said.values())) + where)
     return [*map(str, entry.report.findings), *(note for note in notes if note is not None)]
 
 
