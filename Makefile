@@ -18,8 +18,11 @@ ARGS ?=
 pretrain: $(READY)
 	@$(BIN)/python jobs/pretrain.py --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(ARGS)
 
+# All tests in two processes; what ARGS names, in one, which starts sooner. Ray's workers would by default give way
+# to whatever is tested beside them.
 test: lint
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 RAY_worker_niceness=0 \
+		$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -10,14 +10,34 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cluster_folders import CLUSTERS
 from faulty_proxy import FaultyProxy
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Clusters first: they take longer than all the rest together."""
+    items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class ClustersTogether(LoadFileScheduling):
+        """One process gets all that may start clusters, others get the rest file by file."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return "clusters" if nodeid.startswith(CLUSTERS) else super()._split_scope(nodeid)
+
+    return ClustersTogether(config, log)
 
 
 @pytest.fixture(scope="session")

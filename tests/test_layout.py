@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from cluster_folders import CLUSTERS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "platform" / "forebrain"
@@ -75,6 +78,13 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
         if any(name.split(".")[0] == package for name in imports_of(path))
     }
     assert users <= ONLY_IN[package]
+
+
+def test_clusters_are_started_where_tests_run_one_after_another() -> None:
+    starts = re.compile(r"\b(start_ray|cluster_of|ray\.init)\(")
+    tests = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    found = {name for name, text in tests.items() if starts.search(text)}
+    assert found and all(name.startswith(CLUSTERS) for name in found), found
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +38,19 @@ def run_job(job: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Completed
     )  # fmt: skip
 
 
+def run_here(job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, where all is imported; for what does not start Ray."""
+    command = [str(ROOT / "jobs" / job), *arguments]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(command[0], run_name="__main__")
+    return subprocess.CompletedProcess(command, ended.value.code, stdout.getvalue(), stderr.getvalue())
+
+
 def pretrain(data: str | Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return run_job("pretrain.py", "--data", str(data), "--out", str(out), *TINY, *more)
+    return run_here("pretrain.py", "--data", str(data), "--out", str(out), *TINY, *more)
 
 
 def recording(folder: Path, name: str, num_frames: int, num_units: int = 6) -> Path:
@@ -112,7 +126,7 @@ def test_another_config_there_is_refused_and_nothing_changes(finished) -> None:
 
 def test_evaluate_scores_every_window_when_asked(finished) -> None:
     out, _ = finished
-    done = run_job("evaluate.py", "--run", str(out), "--full")
+    done = run_here("evaluate.py", "--run", str(out), "--full")
     assert done.returncode == 0, done.stderr
     windows = json.loads((out / "result.json").read_text())["test"]["windows"]
     assert windows["scored"] == windows["available"]
@@ -236,9 +250,9 @@ def test_brackets_in_names_are_names(tmp_path: Path) -> None:
     assert str(out) in done.stdout.splitlines()[-1]
 
 
-def test_more_workers_than_cores_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
-    recording(tmp_path / "data", "a", 400)
-    done = pretrain(tmp_path / "data", tmp_path / "run", "--workers", "999")
+def test_more_workers_than_cores_is_an_error_and_not_a_wait(tmp_path: Path, finished) -> None:
+    place = ["--data", str(finished[0] / "shards"), "--out", str(tmp_path / "run")]
+    done = run_job("pretrain.py", *place, *TINY, "--workers", "999")
     assert done.returncode == 2 and "workers is 999" in done.stderr
 
 
@@ -261,18 +275,27 @@ def test_an_out_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> Non
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+SIXTY = ["--training.steps", "60", "--training.validate_every", "60", "--training.checkpoint_every", "60"]
+
+
+@pytest.fixture(scope="module")
+def sixty_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that no signal disturbed; its data are beside it."""
+    folder = tmp_path_factory.mktemp("sixty")
+    recording(folder / "data", "a", 400)
+    assert pretrain(folder / "data", folder / "run", "--workers", "0", *SIXTY).returncode == 0
+    return folder / "run"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_stops_and_the_same_command_goes_on_bit_for_bit(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, sixty_steps: Path, number: signal.Signals
 ) -> None:
-    recording(tmp_path / "data", "a", 400)
-    steps = ["--training.steps", "60", "--training.validate_every", "60", "--training.checkpoint_every", "60"]
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    assert pretrain(tmp_path / "data", whole, "--workers", "0", *steps).returncode == 0
+    data, out = sixty_steps.with_name("data"), tmp_path / "run"
     process = subprocess.Popen(
         [
-            sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", str(tmp_path / "data"),
-            "--out", str(out), *TINY, "--workers", "0", *steps,
+            sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", str(data), "--out", str(out), *TINY,
+            "--workers", "0", *SIXTY,
         ],
         stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
     )  # fmt: skip
@@ -286,10 +309,10 @@ def test_a_signal_saves_and_stops_and_the_same_command_goes_on_bit_for_bit(
     stopped_at = int(stderr.split("after step ")[1].split(";")[0])
     assert 1 <= stopped_at < 60
     assert [path.name for path in out.glob("checkpoints/*.json")] == [f"{stopped_at:08d}.json"]
-    assert pretrain(tmp_path / "data", out, "--workers", "0", *steps).returncode == 0
+    assert pretrain(data, out, "--workers", "0", *SIXTY).returncode == 0
     rows = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (whole, out)
+        for run in (sixty_steps, out)
     ]
     expected, found = ([row["loss"] for row in run if row["kind"] == "step"] for run in rows)
     assert len(found) == 60 and found == expected

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from worker_processes import start_workers
 
 from forebrain.errors import CheckpointError, DivergenceError, ShardError
 from forebrain.storage import Folder
@@ -277,7 +277,7 @@ def _failing_worker(rank: int, size: int, results: str) -> None:
 
 
 def test_when_one_worker_fails_between_steps_all_stop(tmp_path: Path) -> None:
-    multiprocessing.spawn(_failing_worker, (2, str(tmp_path)), nprocs=2)
+    start_workers(_failing_worker, 2, 2, str(tmp_path))
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["StoppedByPeerError", "ShardError"]
 
 
@@ -289,7 +289,7 @@ def run_workers(
     size: int, config: PretrainConfig, folder: Path, requests: Callable[[int], StopRequests] = never
 ) -> list[dict[str, Any]]:
     folder.mkdir()
-    multiprocessing.spawn(_worker, (size, config, str(folder), requests), nprocs=size)
+    start_workers(_worker, size, size, config, str(folder), requests)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from worker_processes import start_workers
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
@@ -161,7 +161,7 @@ def test_models_of_each_kind_train_the_same_under_every_strategy(
         }
         for case in cases
     }
-    multiprocessing.spawn(_worker, (configs, str(tmp_path)), nprocs=2)
+    start_workers(_worker, 2, configs, str(tmp_path))
     found = torch.load(tmp_path / "found")
     for case in cases:
         alone = losses(train(make_slot(case, f"{case}-alone", training=training)))

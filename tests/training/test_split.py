@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import load as load_tensors
 from torch import Tensor
+from worker_processes import start_workers
 
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError
@@ -44,7 +44,7 @@ NO_DROPOUT = {"feed_forward_dropout": 0.0, "branch_dropout": 0.0}
 def run_workers(work: Callable[..., Any], size: int, given: list[Any], folder: Path) -> list[list[Any]]:
     """What `work(item)` returned for each given item on each worker, in one group of processes."""
     folder.mkdir()
-    multiprocessing.spawn(_worker, (size, work, given, str(folder)), nprocs=size)
+    start_workers(_worker, size, size, work, given, str(folder))
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 

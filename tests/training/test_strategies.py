@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from worker_processes import start_workers
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
@@ -153,7 +153,7 @@ def test_every_strategy_trains_the_same_and_goes_on_where_another_stopped(
     }
     results = tmp_path / "results"
     results.mkdir()
-    multiprocessing.spawn(_worker, (configs, str(results)), nprocs=2)
+    start_workers(_worker, 2, configs, str(results))
     found = json.loads((results / "found.json").read_text())
 
     alone = torch.tensor(steps(configs["alone"]["whole"], STEPS))
