@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from worker_processes import start_workers
 
 from forebrain.errors import CheckpointError, DivergenceError, ShardError
 from forebrain.storage import Folder
@@ -24,6 +23,7 @@ from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
 from forebrain.training.telemetry import MetricsLog
 from forebrain.training.trained import TrainedModel
+from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]
 Train = Callable[[PretrainConfig], list[dict[str, Any]]]

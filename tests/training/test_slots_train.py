@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from worker_processes import start_workers
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
@@ -32,6 +31,7 @@ from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies import build_strategy
 from forebrain.training.trained import TrainedModel
+from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]
 Train = Callable[[PretrainConfig], list[dict[str, Any]]]

@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load as load_tensors
 from torch import Tensor
-from worker_processes import start_workers
 
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError
@@ -35,6 +34,7 @@ from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.state import Interfaces, joined
 from forebrain.training.trained import TrainedModel
+from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]
 Train = Callable[[PretrainConfig], list[dict[str, Any]]]

@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from worker_processes import start_workers
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
@@ -27,6 +26,7 @@ from forebrain.training.loop import Trainer
 from forebrain.training.state import from_files, joined
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies.deepspeed_config import deepspeed_config
+from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp")
