@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,19 +27,6 @@ def embedded_ray() -> Iterator[None]:
     start_ray(num_cpus=2)
     yield
     ray.shutdown()
-
-
-@pytest.fixture
-def save_session(walk: Callable[..., Session], tmp_path: Path) -> Callable[..., str]:
-    """Saves a session, any field of which can be given, and returns the file's path."""
-
-    def save(file: str, **given: Any) -> str:
-        path = tmp_path / "recordings" / file
-        path.parent.mkdir(exist_ok=True)
-        dataclasses.replace(walk(1), **{"session": path.stem, **given}).save(path)
-        return str(path)
-
-    return save
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -47,8 +47,7 @@ ENVIRONMENT = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 TINY = [
-    "--model.context", "12", "--model.horizon", "4", "--model.token_length", "4", "--model.width", "16",
-    "--model.num_heads", "2", "--model.head_width", "16", "--model.film_width", "32",
+    "--model.width", "16", "--model.num_heads", "2", "--model.head_width", "16", "--model.film_width", "32",
     "--training.batch_size", "8", "--training.steps", "2", "--training.validate_every", "2",
     "--evaluation.windows_per_session", "4",
 ]  # fmt: skip
@@ -123,10 +122,8 @@ def test_the_doctor_finds_where_jobs_are_submitted(head: Head) -> None:
     assert done.returncode == 0 and f"{head.dashboard}: takes jobs" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_submitted_job_trains_on_the_cluster_and_leaves_its_run(
-    head: Head, small_shards: str, tmp_path: Path
-) -> None:
-    done = submit(head, "--data", small_shards, "--out", str(tmp_path / "run"), *TINY)
+def test_a_submitted_job_trains_on_the_cluster_and_leaves_its_run(head: Head, tmp_path: Path) -> None:
+    done = submit(head, "--data", "sim://default", "--out", str(tmp_path / "run"), *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2
     assert "validation score" in done.stdout

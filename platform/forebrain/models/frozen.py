@@ -20,7 +20,6 @@ from torch import Tensor
 from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.frozen_error import FrozenError
 from forebrain.models.frozen_session import FrameWeights, FrozenSession, Helpers
-from forebrain.models.memory import keep_freed_memory
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.models.row_head import CPU_BLOCK_ROWS, RowHead, RowLayers
 
@@ -98,7 +97,6 @@ class FrozenPoco(Model):
         folded = self.model.fold(compute_dtype or model.dataset.dtype)
         row_head = folded.row_head.to(folded.compute_dtype)
         self.folded = replace(folded, row_head=row_head, layers=RowLayers.of(row_head, CPU_BLOCK_ROWS))
-        keep_freed_memory()
 
     def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
         return self.model.new_interface(num_units, generator)

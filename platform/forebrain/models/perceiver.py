@@ -165,9 +165,8 @@ class EncoderAttention(CrossAttention):
         cosine, sine = token_rotation
         values = rotate(self.to_value(gathered), (cosine[:, None], sine[:, None]))
         summed = torch.cat([values.sum(dim=1), token_weights.sum(dim=1)], dim=-1)
-        if any(over is not None for over in peers):
-            parts = summed.split([len(frames) for _, frames, _ in populations])
-            summed = torch.cat(_over_peers(parts, peers, lambda over: over.total))
+        parts = summed.split([len(frames) for _, frames, _ in populations])
+        summed = torch.cat(_over_peers(parts, peers, lambda over: over.total))
         return self.to_out(rotate(summed[..., :-1] / summed[..., -1:], inverse(latent_rotation)))
 
 
