@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
@@ -22,6 +23,8 @@ from forebrain.training.adamw import AdamW
 WEIGHT_DECAY = 1e-4
 CLIP_NORM = 5.0
 ROWS = 1024
+# Rows that a model is shown at a time.
+AHEAD_ROWS = 8192
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -102,25 +105,48 @@ def fit_interface(
         )
         if parameters
     ]
-    for step in range(config.steps):
-        context, target = next(batches)
-        entry = SessionInput(context, interface)
-        with config.autocast():
-            error = model([entry], [SessionTarget.of(entry, target, loss)])
-        mean_error = error / target.numel()
-        if not math.isfinite(mean_error.item()):
-            raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
+    seen = _seen(model, interface, itertools.islice(batches, config.steps), loss)
+    for step, (entry, target) in enumerate(seen):
         for _, _, optimiser in groups:
             optimiser.clear_gradients()
-        mean_error.backward()
+        with config.autocast():
+            mean_error = model.learn(entry, target)
+        if not math.isfinite(mean_error.item()):
+            raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
         for parameters, peak, optimiser in groups:
-            gradients = [each.grad for each in parameters if each.grad is not None]
-            if gradients:  # a model may have nothing of a session's own
-                norm = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
-                if norm > CLIP_NORM:
-                    torch._foreach_mul_(gradients, CLIP_NORM / norm)
+            clip(parameters, CLIP_NORM)
             optimiser.step(peak * falling(step / config.steps))
         after_step(step + 1)
+
+
+def _seen(
+    model: Model, interface: Interface, batches: Batches, loss: LossName
+) -> Iterator[tuple[SessionInput, SessionTarget]]:
+    """Batches as the model sees them, each to learn its mean error from.
+
+    That is many small operations, so it is done for as many batches at a time as make some thousand rows.
+    """
+    for first in batches:
+        context, _ = first
+        ahead = AHEAD_ROWS // (context.shape[0] * context.shape[2])
+        contexts, frames = zip(first, *itertools.islice(batches, max(0, ahead - 1)), strict=True)
+        entry = SessionInput(torch.cat(contexts), interface)
+        entry, target = model.seen(entry, SessionTarget.of(entry, torch.cat(frames), loss))
+        sizes = [len(each) for each in contexts]
+        for context, frame, weight in zip(
+            *(each.split(sizes) for each in (entry.context, target.frames, target.weight)), strict=True
+        ):
+            yield replace(entry, context=context), SessionTarget(frame, weight / frame.numel())
+
+
+def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
+    """Shortens the gradients of parameters together to a norm of `most`."""
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    norm = math.hypot(*(torch.linalg.vector_norm(each).item() for each in gradients))
+    if norm > most:
+        for each in parameters:
+            if each.grad is not None:
+                each.grad = each.grad * (most / norm)
 
 
 def falling(progress: float) -> float:

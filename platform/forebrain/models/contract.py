@@ -245,6 +245,17 @@ class Model(nn.Module):
         ]
         return torch.stack(errors).sum()
 
+    def seen(self, entry: SessionInput, target: SessionTarget) -> tuple[SessionInput, SessionTarget]:
+        """Windows of one session, and what came after them, as `error_of_windows` is given them."""
+        (seen,), (frame,) = self._enter([entry])
+        return seen, target if frame is None else target.within(frame)
+
+    def learn(self, entry: SessionInput, target: SessionTarget) -> Tensor:
+        """The error of what is `seen`, whose gradients are added to all that require them."""
+        error = self.error_of_windows([entry], [target])
+        error.backward()
+        return error.detach()
+
     def forward(
         self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget] | None = None
     ) -> list[Tensor] | Tensor:

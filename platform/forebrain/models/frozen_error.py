@@ -10,7 +10,6 @@ Weights of products with centred vectors have rows that sum to zero, so gradient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from threading import Lock
 
 import torch
@@ -18,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forebrain.models.contract import SessionInput, SessionTarget
-from forebrain.models.formed import formed_error
 from forebrain.models.frozen_layers import (
     Norm,
     Pass,
@@ -52,20 +50,16 @@ class FrozenError:
         self._in_use = Lock()  # the passes have memory
         self._passes: tuple[int, list[Pass]] = 0, []
 
-    def __call__(self, entry: SessionInput, target: SessionTarget) -> Tensor:
-        """What was missed of a target, a scalar; see `contract.Model.error_of_windows`."""
-        interface, of_session = entry.interface, self._model.config.session_embedding
-
-        def form(
-            embeddings: Sequence[Tensor], wanted: Sequence[bool]
-        ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-            # Of hundreds of small operations even what autograd does to see that it is off counts: 3 %.
-            with self._in_use, torch.inference_mode():
-                error, grad = self._form(entry, target)
-                grad_session = grad.sum(dim=0) if of_session else None
-            return error.clone(), (grad, grad_session)
-
-        return formed_error(form, interface.unit, interface.session if of_session else None)
+    def __call__(self, entry: SessionInput, target: SessionTarget) -> tuple[Tensor, dict[Tensor, Tensor]]:
+        """What was missed of a target, a scalar, and its gradients by parameter of the interface."""
+        interface = entry.interface
+        # Of hundreds of small operations even what autograd does to see that it is off counts: 3 %.
+        with self._in_use, torch.inference_mode():
+            error, grad = self._form(entry, target)
+            gradients = {interface.unit: grad}
+            if self._model.config.session_embedding:
+                gradients[interface.session] = grad.sum(dim=0)
+        return error, gradients
 
     def _form(self, entry: SessionInput, target: SessionTarget) -> tuple[Tensor, Tensor]:
         """The error, and its gradient of the unit vectors [N, d]."""
