@@ -136,7 +136,7 @@ def _seen(
         for context, frame, weight in zip(
             *(each.split(sizes) for each in (entry.context, target.frames, target.weight)), strict=True
         ):
-            yield replace(entry, context=context), SessionTarget(frame, weight / frame.numel())
+            yield replace(entry, context=context), SessionTarget(frame, weight).shared()
 
 
 def clip(parameters: Sequence[nn.Parameter], most: float) -> None:

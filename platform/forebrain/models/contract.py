@@ -162,6 +162,10 @@ class SessionTarget:
             weight = entry.of_forecast(entry.frame.spread, 2).square().reciprocal()
         return cls(frames, weight if present is None else weight * present[:, None, None])
 
+    def shared(self) -> SessionTarget:
+        """The same with weights over the number of values, so that the error is a mean."""
+        return SessionTarget(self.frames, self.weight / self.frames.numel())
+
     def within(self, frame: WindowFrame) -> SessionTarget:
         """The same for forecasts that `frame` has not put back yet."""
         trusted = frame.trusted

@@ -56,7 +56,7 @@ class FrozenError:
         # Of hundreds of small operations even what autograd does to see that it is off counts: 3 %.
         with self._in_use, torch.inference_mode():
             error, grad = self._form(entry, target)
-            gradients = {interface.unit: grad}
+            gradients: dict[Tensor, Tensor] = {interface.unit: grad}
             if self._model.config.session_embedding:
                 gradients[interface.session] = grad.sum(dim=0)
         return error, gradients
@@ -77,10 +77,9 @@ class FrozenError:
         rows = SessionRows(units, *tell(latents), context)
         folded = self._folded
         head = RowHead([rows], folded.row_head, 0.0, folded.compute_dtype, folded.layers)
-        error, (of_rows,) = head.error_and_gradients([target])
+        error, ((grad, of_attention, of_values),) = head.error_and_gradients([target])
 
-        grad = of_rows.units
-        grad_latents = tell.backward(of_rows.attention, of_rows.values, grad)
+        grad_latents = tell.backward(of_attention, of_values, grad)
         for each in reversed(passes):
             grad_latents = each.backward(grad_latents)
         read.backward(grad_latents, grad)

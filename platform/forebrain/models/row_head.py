@@ -80,6 +80,10 @@ class RowHeadWeights(NamedTuple):
             return self
         return _named([tensor.to(dtype) for tensor in self.flat])
 
+    def no_gradients(self) -> RowHeadWeights:
+        """None for each."""
+        return _named([None] * len(self.flat))
+
     @property
     def flat(self) -> tuple[Tensor, ...]:
         """The order in which autograd passes them."""
@@ -163,15 +167,19 @@ class RowHead:
     def error(self, targets: Sequence[SessionTarget]) -> Tensor:
         """What was missed of the targets, a scalar; see `contract.Model.error_of_windows`."""
         with self._exactly():
-            return formed_error(partial(_error, self._call(targets)), *self._tensors())
+            return formed_error(partial(_formed_error, self._call(targets)), *self._tensors())
 
-    def error_and_gradients(self, targets: Sequence[SessionTarget]) -> tuple[Tensor, list[SessionRows]]:
+    def error_and_gradients(
+        self, targets: Sequence[SessionTarget]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         """The error and its gradients of units, attention and values, for callers without autograd."""
-        tensors, of_session = self._tensors(), (True, True, True, False)
-        wanted = of_session * len(self.sessions) + (False,) * len(self.weights.flat)
-        call = self._call(targets)._replace(learns=True)
-        error, gradients = _error(call, tensors, wanted)
-        return error, call.unpack(gradients, cast=False)[0]
+        forward = _Forward(self._call(targets), self.sessions, self._weights(), learns=True)
+        gradients = [
+            (torch.empty_like(rows.units), torch.empty_like(rows.attention), torch.zeros_like(rows.values))
+            for rows in self.sessions
+        ]
+        of_sessions = [_SessionGradients(*each) for each in gradients]
+        return _error(forward, _Backward(forward, of_sessions, self.weights.no_gradients())), gradients
 
     def _exactly(self) -> torch.autocast:
         """`compute_dtype` says what products are in, and autocast nothing."""
@@ -182,12 +190,14 @@ class RowHead:
         layers = None if self.dropout else self.layers  # which scales a weight
         return _Call(len(self.sessions), self.dropout, self.compute_dtype, layers, targets, learns)
 
+    def _weights(self) -> RowHeadWeights:
+        if self.dropout == 0:
+            return self.weights
+        return self.weights._replace(contract_weight=self.weights.contract_weight / (1 - self.dropout))
+
     def _tensors(self) -> list[Tensor]:
-        weights = self.weights
-        if self.dropout > 0:
-            weights = weights._replace(contract_weight=weights.contract_weight / (1 - self.dropout))
         of_sessions = [(each.units, each.attention, each.values, each.context) for each in self.sessions]
-        return [*itertools.chain.from_iterable(of_sessions), *weights.flat]
+        return [*itertools.chain.from_iterable(of_sessions), *self._weights().flat]
 
 
 class _Call(NamedTuple):
@@ -200,13 +210,28 @@ class _Call(NamedTuple):
     targets: Sequence[SessionTarget]
     learns: bool
 
-    def unpack(self, tensors: Sequence[Any], cast: bool = True) -> tuple[list[SessionRows], RowHeadWeights]:
-        """The flat order in which autograd passes tensors, or their gradients, by name again."""
+    def forward(self, tensors: Sequence[Tensor], learns: bool = False) -> _Forward:
+        """Of tensors in the flat order in which autograd passes them."""
+        sessions, weights = self._unpack(tensors)
+        return _Forward(self, [SessionRows(*fields) for fields in sessions], weights, learns)
+
+    def backward(
+        self, forward: _Forward, tensors: Sequence[Tensor], wanted: Sequence[bool]
+    ) -> tuple[_Backward, list[Tensor | None]]:
+        """With the gradients that it sums, in that order, None for a tensor that wants none."""
+        of_session: list[Callable[[Tensor], Tensor]] = [torch.empty_like, torch.empty_like, torch.zeros_like]
+        made = [*of_session, torch.zeros_like] * self.num_sessions
+        made += [_zeros] * (len(tensors) - len(made))
+        gradients = [
+            make(tensor) if each else None for make, tensor, each in zip(made, tensors, wanted, strict=True)
+        ]
+        sessions, weights = self._unpack(gradients)
+        return _Backward(forward, [_SessionGradients(*fields[:3]) for fields in sessions], weights), gradients
+
+    def _unpack(self, tensors: Sequence[Any]) -> tuple[list[tuple[Any, ...]], RowHeadWeights]:
         split = 4 * self.num_sessions
-        of_sessions = zip(*(tensors[first:split:4] for first in range(4)), strict=True)
-        sessions = [SessionRows(*fields) for fields in of_sessions]
-        weights = _named(tensors[split:])
-        return sessions, weights.to(self.compute_dtype) if cast else weights
+        sessions = zip(*(tensors[first:split:4] for first in range(4)), strict=True)
+        return list(sessions), _named(tensors[split:])
 
 
 class _Projections:
@@ -255,17 +280,21 @@ class _Buffers:
     """Memory for wide results, the same for every block, so that it stays in the cache."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._held: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def take(self, name: str, num_rows: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """[num_rows, width], not initialised."""
-        size = num_rows * width
-        held = self._held.get((name, dtype))
-        if held is None or len(held) < size:
-            # It outlives the call, and the next one may not be in inference mode.
-            with torch.inference_mode(False):
-                held = self._held[name, dtype] = torch.empty(size, dtype=dtype, device=device)
-        return held[:size].view(num_rows, width)
+        size, held = num_rows * width, self._held.get((name, dtype))
+        if held is not None and held[1].shape == (num_rows, width):
+            return held[1]
+        # It outlives the call, and the next one may not be in inference mode.
+        with torch.inference_mode(False):
+            memory = held[0] if held is not None and len(held[0]) >= size else None
+            if memory is None:
+                memory = torch.empty(size, dtype=dtype, device=device)
+            taken = memory[:size].view(num_rows, width)
+        self._held[name, dtype] = memory, taken
+        return taken
 
 
 class _OfThread(threading.local):
@@ -380,11 +409,12 @@ class _Passed(NamedTuple):
 class _Forward:
     """Passes blocks of one call forwards."""
 
-    def __init__(self, call: _Call, tensors: Sequence[Tensor], learns: bool = False) -> None:
-        self.call = call
-        self.sessions, self.weights = call.unpack(tensors)
+    def __init__(
+        self, call: _Call, sessions: Sequence[SessionRows], weights: RowHeadWeights, learns: bool
+    ) -> None:
+        self.call, self.sessions, self.weights = call, sessions, weights.to(call.compute_dtype)
         self.layers = call.layers or RowLayers.of(self.weights, None)
-        self.projections = _Projections(self.sessions, self.weights, learns)
+        self.projections = _Projections(sessions, self.weights, learns)
         self.fused = fused_film(self.weights, self.units.device)
         self._buffers = _Buffers() if self.units.is_cuda else _OF_THREAD.buffers
 
@@ -451,7 +481,7 @@ class _Forecast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        forward = _Forward(call, tensors)
+        forward = call.forward(tensors)
         horizon = len(forward.weights.out_weight)
         forecasts = tuple(
             rows.units.new_empty(rows.shape[0], horizon, rows.shape[1]) for rows in forward.sessions
@@ -469,37 +499,48 @@ class _Forecast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_forecasts: Tensor) -> tuple[Any, ...]:
-        forward = _Forward(ctx.call, ctx.saved_tensors)
-        backward = _Backward(forward, ctx.saved_tensors, ctx.needs_input_grad[1:])
+        forward = ctx.call.forward(ctx.saved_tensors)
+        backward, gradients = ctx.call.backward(forward, ctx.saved_tensors, ctx.needs_input_grad[1:])
         for pieces, dropped in zip(forward.blocks(), ctx.drops, strict=True):
             passed = forward(pieces, dropped, backward.needs_scale)
             grad_out = torch.empty_like(passed.forecast)
             for piece in pieces:
                 piece.rows_of(grad_out).copy_(piece.part_of(grad_forecasts[piece.session]))
             backward(passed, grad_out)
-        return None, *backward.finish()
+        backward.finish()
+        return None, *gradients
 
 
-def _error(
+def _formed_error(
     call: _Call, tensors: Sequence[Tensor], wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The error and, where the call learns, the gradients of all tensors, None for one that wants none."""
     learns = call.learns and any(wanted)
-    forward = _Forward(call, tensors, learns)
-    backward = _Backward(forward, tensors, wanted) if learns else None
+    forward = call.forward(tensors, learns)
+    if not learns:
+        return _error(forward, None), []
+    backward, gradients = call.backward(forward, tensors, wanted)
+    return _error(forward, backward), gradients
+
+
+def _error(forward: _Forward, backward: _Backward | None) -> Tensor:
+    """The error; gradients are summed on the way."""
+    targets = forward.call.targets
     total = forward.units.new_zeros(())
     for pieces in forward.blocks():
         passed = forward(pieces, forward.drops(pieces), backward is not None and backward.needs_scale)
         missed = passed.forecast.to(forward.units.dtype, copy=True)
         grad_out = torch.empty_like(missed)
         for piece in pieces:
-            target = call.targets[piece.session]
+            target = targets[piece.session]
             of_piece = piece.rows_of(missed).sub_(piece.part_of(target.frames))
             torch.mul(of_piece, piece.part_of(target.weight), out=piece.rows_of(grad_out))
         total += missed.flatten().dot(grad_out.flatten())
         if backward is not None:
-            backward(passed, grad_out.mul_(2).to(call.compute_dtype))
-    return total, [] if backward is None else backward.finish()
+            backward(passed, grad_out.mul_(2).to(forward.call.compute_dtype))
+    if backward is not None:
+        backward.finish()
+    return total
 
 
 class _Along(NamedTuple):
@@ -522,19 +563,23 @@ class _Along(NamedTuple):
         return along + gate.mul_(grad_gate).sum(dim=-1, keepdim=True)
 
 
+class _SessionGradients(NamedTuple):
+    """Of a session's rows, None for what wants none: blocks fill those of units and attention, and add to
+    those of values."""
+
+    units: Tensor | None
+    attention: Tensor | None
+    values: Tensor | None
+
+
 class _Backward:
     """Sums gradients over blocks, in the dtype of the parameters; what is frozen costs nothing."""
 
-    def __init__(self, forward: _Forward, tensors: Sequence[Tensor], wanted: Sequence[bool]) -> None:
-        self._forward = forward
+    def __init__(
+        self, forward: _Forward, of_sessions: Sequence[_SessionGradients], of_weights: RowHeadWeights
+    ) -> None:
+        self._forward, self.of_sessions, self.of_weights = forward, of_sessions, of_weights
         self.sessions, self.weights, self.projections = forward.sessions, forward.weights, forward.projections
-        # Pieces fill those of units and attention, and add to those of values; none is of a context.
-        of_session: list[Callable[[Tensor], Tensor]] = [torch.empty_like, torch.empty_like, torch.zeros_like]
-        made = [*of_session, torch.zeros_like] * len(self.sessions) + [_zeros] * len(self.weights.flat)
-        self._grads = [
-            make(tensor) if each else None for make, tensor, each in zip(made, tensors, wanted, strict=True)
-        ]
-        self.of_sessions, self.of_weights = forward.call.unpack(self._grads, cast=False)
         self.of_projected_values = [
             None if projected is None else torch.zeros_like(projected, dtype=forward.units.dtype)
             for projected in self.projections.of_values
@@ -621,7 +666,8 @@ class _Backward:
         # Sigma's share lies along the normalised row.
         along = through.mul_(normal).sum(dim=1, keepdim=True)
         grad_rows.addcmul_(along, normal, value=-1 / normal.shape[1])
-        _add_linear(of_weights.expand_weight, None, grad, block.embedding[rows].to(grad.dtype))
+        if of_weights.expand_weight is not None:
+            _add_linear(of_weights.expand_weight, None, grad, block.embedding[rows].to(grad.dtype))
         if of_weights.expand_bias is not None:
             deviation = block.inverse_deviation[rows].reciprocal()
             of_weights.expand_bias.add_((deviation.T.to(grad.dtype) @ grad)[0])
@@ -674,8 +720,8 @@ class _Backward:
             _add_product(of_units[piece.units], grad, self.weights.expand_weight)
         _add_linear(self.of_weights.expand_weight, None, grad, units[piece.units].to(grad.dtype))
 
-    def finish(self) -> list[Tensor | None]:
-        """Passes on what was summed over blocks; the gradients of all tensors that autograd passed."""
+    def finish(self) -> None:
+        """Passes on what was summed over blocks."""
         self._pass_on_pending()
         of_weights = self.of_weights
         for rows, of, of_projected in zip(
@@ -689,7 +735,6 @@ class _Backward:
             _add_linear(of_weights.expand_weight, None, grad, rows.values.flatten(0, 1).to(grad.dtype))
             if of_weights.expand_bias is not None:
                 of_weights.expand_bias.add_(of_projected[:, -1].sum(dim=0))
-        return self._grads
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
