@@ -24,5 +24,5 @@ def test_what_is_held_from_call_to_call_does_not_grow(monkeypatch: pytest.Monkey
         head = RowHead([rows], model._row_head_weights(), 0.2, torch.float32)
         head.error([SessionTarget(torch.randn(batch, 16, units), torch.ones(batch, 1, units))]).backward()
         head.forecast()
-        held.append(sum(memory.numel() for memory, _ in row_head._OF_THREAD.buffers._held.values()))
+        held.append(sum(each.numel() for each in row_head._OF_THREAD.buffers._held.values()))
     assert held == held[:1] * 4

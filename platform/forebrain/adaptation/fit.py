@@ -136,7 +136,7 @@ def _seen(
         for context, frame, weight in zip(
             *(each.split(sizes) for each in (entry.context, target.frames, target.weight)), strict=True
         ):
-            yield replace(entry, context=context), SessionTarget(frame, weight).shared()
+            yield replace(entry, context=context), SessionTarget(frame, weight).averaged()
 
 
 def clip(parameters: Sequence[nn.Parameter], most: float) -> None:

@@ -162,7 +162,7 @@ class SessionTarget:
             weight = entry.of_forecast(entry.frame.spread, 2).square().reciprocal()
         return cls(frames, weight if present is None else weight * present[:, None, None])
 
-    def shared(self) -> SessionTarget:
+    def averaged(self) -> SessionTarget:
         """The same with weights over the number of values, so that the error is a mean."""
         return SessionTarget(self.frames, self.weight / self.frames.numel())
 

@@ -55,6 +55,8 @@ SHARED_FROM = 3
 # Values between rows of 1,024, which would else lie in the same places of a cache.
 APART = 16
 NORM_EPS = 1e-5
+# Of memory that is held: as many as some calls of equal shapes take.
+MOST_VIEWS = 64
 
 
 class RowHeadWeights(NamedTuple):
@@ -92,12 +94,13 @@ class RowHeadWeights(NamedTuple):
 
 
 class RowLayers(NamedTuple):
-    """The wide layers that rows pass."""
+    """The layers that rows pass; `out` is given the modulated hidden layer and e1 side by side."""
 
     expand: Layer
     contract: Layer
     scale: Layer
     hidden: tuple[Layer, ...]
+    out: Layer
 
     @classmethod
     def of(cls, weights: RowHeadWeights, num_rows: int | None) -> RowLayers:
@@ -108,14 +111,18 @@ class RowLayers(NamedTuple):
             num_rows: as `Layer` has it.
         """
 
-        def layer(weight: Tensor, bias: Tensor | None) -> Layer:
-            return Layer(weight, bias, num_rows, fuses=False)
+        def layer(weight: Tensor, bias: Tensor | None, fuses: bool = False) -> Layer:
+            return Layer(weight, bias, num_rows, fuses)
 
         return cls(
             layer(weights.expand_weight, weights.expand_bias),
             layer(weights.contract_weight, None),
             layer(weights.scale_weight, weights.scale_bias),
-            tuple(map(layer, weights.hidden[::2], weights.hidden[1::2])),
+            tuple(
+                layer(*each, fuses=True)
+                for each in zip(weights.hidden[::2], weights.hidden[1::2], strict=True)
+            ),
+            layer(torch.cat([weights.out_weight, weights.shift_weight], dim=1), weights.shift_bias),
         )
 
 
@@ -280,21 +287,29 @@ class _Buffers:
     """Memory for wide results, the same for every block, so that it stays in the cache."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._taken: dict[tuple[str, int, int, torch.dtype], Tensor] = {}
 
     def take(self, name: str, num_rows: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """[num_rows, width], not initialised."""
-        size, held = num_rows * width, self._held.get((name, dtype))
-        if held is not None and held[1].shape == (num_rows, width):
-            return held[1]
-        # It outlives the call, and the next one may not be in inference mode.
-        with torch.inference_mode(False):
-            memory = held[0] if held is not None and len(held[0]) >= size else None
-            if memory is None:
-                memory = torch.empty(size, dtype=dtype, device=device)
-            taken = memory[:size].view(num_rows, width)
-        self._held[name, dtype] = memory, taken
+        key = name, num_rows, width, dtype
+        taken = self._taken.get(key)
+        if taken is None:
+            # They outlive the call, and the next one may not be in inference mode.
+            with torch.inference_mode(False):
+                taken = self._taken[key] = self._memory(name, num_rows * width, dtype, device).view(
+                    num_rows, width
+                )
         return taken
+
+    def _memory(self, name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        held = self._held.get((name, dtype))
+        is_short = held is None or len(held) < size
+        if is_short or len(self._taken) > MOST_VIEWS:
+            self._taken.clear()
+        if is_short:
+            held = self._held[name, dtype] = torch.empty(size, dtype=dtype, device=device)
+        return held[:size]
 
 
 class _OfThread(threading.local):
@@ -332,7 +347,8 @@ class _Block:
                 rows.values[piece.samples],
                 out=piece.rows_of(self.embedding),
             )
-            piece.rows_of(self.context).copy_(piece.part_of(rows.context))
+            # Cast first, since transposing and casting at once takes twice as long.
+            piece.rows_of(self.context).copy_(piece.part_of(rows.context.to(dtype)))
         # Half of what PyTorch's own LayerNorm takes.
         centred = self.embedding - self.embedding.mean(dim=1, keepdim=True)
         square = torch.linalg.vector_norm(centred, dim=1, keepdim=True).square_()
@@ -453,27 +469,29 @@ class _Forward:
         gelu = torch.ops.aten.gelu.out(gate, out=take("gelu", *gate.shape))
         activated = torch.mul(expanded[:, : width // 2], gelu, out=take("activated", *gate.shape))
         contributed = layers.contract(activated)
-        refined = (block.embedding + contributed).to(self.call.compute_dtype)
-
-        film = None
+        refined = block.embedding + contributed
         if self.fused is not None:
-            forecast = self.fused.forecast(refined, block.context)
+            refined = refined.to(self.call.compute_dtype)
+            forecast, film = self.fused.forecast(refined, block.context), None
         else:
-            film = self._film(block.context, refined, keeps_scale)
-            shift = F.linear(refined, weights.shift_weight, weights.shift_bias)
-            forecast = torch.addmm(shift, film.modulated, weights.out_weight.T)
+            forecast, film, refined = self._film(block.context, refined, keeps_scale)
         return _Passed(block, expanded, gate, gelu, activated, contributed, refined, film, forecast)
 
-    def _film(self, context: Tensor, refined: Tensor, keeps_scale: bool) -> _Film:
-        layers, take, num_rows = self.layers, self.take, len(refined)
+    def _film(self, context: Tensor, refined: Tensor, keeps_scale: bool) -> tuple[Tensor, _Film, Tensor]:
+        """The forecast, what it came from, and e1 in the dtype of the products."""
+        layers, take, (num_rows, width) = self.layers, self.take, refined.shape
         hidden = [context]
         for index, layer in enumerate(layers.hidden):
             hidden.append(layer.relu(hidden[-1], take(f"hidden {index}", num_rows, len(layer.weight))))
-        # Apart by no power of two: in bf16 the product of such rows with few weights takes twice as long.
-        modulated = take("modulated", num_rows, hidden[-1].shape[1] + APART)[:, :-APART]
-        scale = layers.scale(refined, take("scale", *hidden[-1].shape) if keeps_scale else modulated)
+        # Side by side for one product, and rows apart by no power of two: in bf16 the product of such rows
+        # with few weights takes twice as long.
+        film_width = hidden[-1].shape[1]
+        together = take("modulated", num_rows, film_width + width + APART)[:, :-APART]
+        modulated, cast = together[:, :film_width], together[:, film_width:]
+        cast.copy_(refined)
+        scale = layers.scale(cast, take("scale", *hidden[-1].shape) if keeps_scale else modulated)
         torch.mul(scale, hidden[-1], out=modulated)
-        return _Film(hidden, scale, modulated)
+        return layers.out(together), _Film(hidden, scale, modulated), cast
 
 
 class _Forecast(torch.autograd.Function):

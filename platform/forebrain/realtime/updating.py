@@ -221,7 +221,7 @@ def _told(
     context, target = windows.split([model.config.context, model.config.horizon], dim=1)
     entry = SessionInput(context, interface, dataset)
     loss: LossName = "relative" if model.config.relative else "squared"
-    return entry, SessionTarget.of(entry, target, loss).shared()
+    return entry, SessionTarget.of(entry, target, loss).averaged()
 
 
 def _windows(shared: _Shared, fit: Fit, length: int) -> tuple[Tensor, Tensor] | None:
