@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
-from forebrain.models.frozen import freeze
+from forebrain.models.frozen import FrozenPoco, freeze
 from forebrain.training.adamw import AdamW
 
 WEIGHT_DECAY = 1e-4
@@ -86,7 +86,7 @@ def fit_interface(
     Args:
         model: the backbone; its mode, which decides about dropout, is left as it is.
         interface: changed in place.
-        batches: context [B, C, N] and target [B, H, N], normalised, one a step.
+        batches: context [B, C, N] and target [B, H, N], normalised, one a step; all of one size.
         config: the optimisation.
         loss: what the backbone was trained with.
         after_step: is told the number of steps done, 1 to `config.steps`.
@@ -105,11 +105,13 @@ def fit_interface(
         )
         if parameters
     ]
+    # What was frozen needs no autocast, which costs a hundredth of a step.
+    autocast = nullcontext() if isinstance(model, FrozenPoco) else config.autocast()
     seen = _seen(model, interface, itertools.islice(batches, config.steps), loss)
     for step, (entry, target) in enumerate(seen):
         for _, _, optimiser in groups:
             optimiser.clear_gradients()
-        with config.autocast():
+        with autocast:
             mean_error = model.learn(entry, target)
         if not math.isfinite(mean_error.item()):
             raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
@@ -132,11 +134,11 @@ def _seen(
         contexts, frames = zip(first, *itertools.islice(batches, max(0, ahead - 1)), strict=True)
         entry = SessionInput(torch.cat(contexts), interface)
         entry, target = model.seen(entry, SessionTarget.of(entry, torch.cat(frames), loss))
-        sizes = [len(each) for each in contexts]
+        weights = target.weight / first[1].numel()
         for context, frame, weight in zip(
-            *(each.split(sizes) for each in (entry.context, target.frames, target.weight)), strict=True
+            *(each.chunk(len(contexts)) for each in (entry.context, target.frames, weights)), strict=True
         ):
-            yield replace(entry, context=context), SessionTarget(frame, weight).averaged()
+            yield SessionInput(context, interface), SessionTarget(frame, weight)
 
 
 def clip(parameters: Sequence[nn.Parameter], most: float) -> None:

@@ -110,7 +110,11 @@ class FrozenPoco(Model):
     def learn(self, entry: SessionInput, target: SessionTarget) -> Tensor:
         if not self._forms_error(entry):
             return super().learn(entry, target)
-        with torch.autocast(entry.context.device.type, enabled=False):
+        device = entry.context.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                error, gradients = self._error(entry, target)
+        else:
             error, gradients = self._error(entry, target)
         for parameter, gradient in gradients.items():
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -47,8 +47,8 @@ class FrozenError:
         self._read = _ReadWeights(model, folded.probes)
         self._layers = latent_layers(model)
         self._tell = _TellWeights(model.decoder_attention, model.rotation("latent"), model.rotation("query"))
-        self._in_use = Lock()  # the passes have memory
-        self._passes: tuple[int, list[Pass]] = 0, []
+        self._in_use = Lock()  # the memory of batches of one shape
+        self._shape: tuple[int, int] = 0, 0
 
     def __call__(self, entry: SessionInput, target: SessionTarget) -> tuple[Tensor, dict[Tensor, Tensor]]:
         """What was missed of a target, a scalar, and its gradients by parameter of the interface."""
@@ -65,30 +65,37 @@ class FrozenError:
         """The error, and its gradient of the unit vectors [N, d]."""
         config, context, batch = self._model.config, entry.context, len(entry.context)
         units = self._model.unit_vectors(entry)
-        centred = units - units.mean(dim=1, keepdim=True)
+        self._make_room(batch, units)
         frames = context[:, config.context - config.encoder_frames :]
-        read = _Read(self._read, centred, frames.reshape(-1, config.token_length, len(units)), batch)
-        tell = _Tell(self._tell, centred, batch)
-        passes = self._passes_of(batch)
+        self._seen.copy_(frames.reshape(self._seen.shape))
+        centred = units - units.mean(dim=1, keepdim=True)
+        square = torch.linalg.vector_norm(centred, dim=1).square_()
+        read = _Read(self._read, centred, square, self._frames, batch)
+        tell = _Tell(self._tell, centred, square, batch)
 
         latents = read()
-        for each in passes:
+        for each in self._passes:
             latents = each(latents)
         rows = SessionRows(units, *tell(latents), context)
         folded = self._folded
         head = RowHead([rows], folded.row_head, 0.0, folded.compute_dtype, folded.layers)
         error, ((grad, of_attention, of_values),) = head.error_and_gradients([target])
 
-        grad_latents = tell.backward(of_attention, of_values, grad)
-        for each in reversed(passes):
+        grad_latents, along = tell.backward(of_attention, of_values, grad)
+        for each in reversed(self._passes):
             grad_latents = each.backward(grad_latents)
-        read.backward(grad_latents, grad)
-        return error, grad
+        along.add_(read.backward(grad_latents, grad))
+        return error, grad.addcmul_(centred, along[:, None])
 
-    def _passes_of(self, batch: int) -> list[Pass]:
-        if self._passes[0] != batch:
-            self._passes = batch, [layer.pass_of(batch) for layer in self._layers]
-        return self._passes[1]
+    def _make_room(self, batch: int, units: Tensor) -> None:
+        """Makes what has memory for batches of one shape."""
+        if self._shape == (batch, len(units)):
+            return
+        self._shape, config = (batch, len(units)), self._model.config
+        self._passes: list[Pass] = [layer.pass_of(batch) for layer in self._layers]
+        num_tokens = config.encoder_frames // config.token_length
+        self._frames = units.new_ones(batch * num_tokens, config.token_length + 1, len(units))
+        self._seen = self._frames[:, :-1]
 
 
 def _centred(weight: Tensor) -> Tensor:
@@ -96,18 +103,24 @@ def _centred(weight: Tensor) -> Tensor:
 
 
 class _ReadWeights:
-    """What reading a population needs of the weights."""
+    """What reading a population needs of the weights.
+
+    The bias of tokens is what a frame more would add that is always 1, so the weight of frames is [d, L + 1]
+    here, and a token is that and its unit.
+    """
 
     def __init__(self, model: Poco, probes: Probes) -> None:
         self.sums = ReadWeights(model.encoder_attention, model.rotation("latent"), model.rotation("token"))
-        width, length = probes.frame_weight.shape
-        self.token_bias = model.token.bias - model.token.bias.mean()
+        bias = model.token.bias - model.token.bias.mean()
+        frame_weight = torch.cat([probes.frame_weight, bias[:, None]], dim=1)
+        self.width, self.length = frame_weight.shape
         self.before = model.latent + self.sums.out_bias
-        self.gram, self.on_frames = probes.on_frames[:1, :length], probes.on_frames[:, length:]
+        self.gram = (frame_weight.T @ frame_weight / self.width)[None]
+        self.on_frames = (probes.on_units @ frame_weight).view(*probes.on_all.shape[:2], -1)  # [S, K, L + 1]
         # What |Wc x + ec|^2 / d has besides squares, and what latents ask of ec.
-        self.on_units = _centred(torch.cat([probes.frame_weight.T * (2 / width), probes.on_units]))
+        self.on_units = _centred(torch.cat([frame_weight.T * (2 / self.width), probes.on_units]))
         self.on_all = probes.on_all
-        self.frame_values = probes.frame_weight.T @ self.sums.weight  # [L, h]
+        self.frame_values = frame_weight.T @ self.sums.weight  # [L + 1, h]
         # From the gradient of a value to those of what is summed: frames, units and weights.
         self.back = torch.cat([self.frame_values.T, self.sums.weight.T, self.sums.bias[:, None]], dim=1)
         self.turn_back = self.sums.turn.conj().resolve_conj()
@@ -119,26 +132,28 @@ class _Read:
     Args:
         weights: of the backbone.
         centred: [N, d], unit vectors less their means.
-        frames: [B S, L, N].
+        square: [N], their squared norms.
+        frames: [B S, L + 1, N], the last of each always 1.
         batch: B.
     """
 
-    def __init__(self, weights: _ReadWeights, centred: Tensor, frames: Tensor, batch: int) -> None:
-        self.weights, self.frames, self.batch = weights, frames, batch
-        self.centred = centred + weights.token_bias
+    def __init__(
+        self, weights: _ReadWeights, centred: Tensor, square: Tensor, frames: Tensor, batch: int
+    ) -> None:
+        self.weights, self.centred, self.frames, self.batch = weights, centred, frames, batch
+        self.square = square
 
     def __call__(self) -> Tensor:
         """Latents [B K, d]."""
         weights, frames, centred, batch = self.weights, self.frames, self.centred, self.batch
         (length, num_units), (num_tokens, num_latents, _) = frames.shape[1:], weights.on_all.shape
-        square = torch.linalg.vector_norm(centred, dim=1).square_().mul_(1 / centred.shape[1])
         of_units = weights.on_units @ centred.T
         cross, asked_of_units = of_units[:length], of_units[length:].view(num_tokens, num_latents, -1)
 
         squares = torch.baddbmm(
             cross.expand(len(frames), -1, -1), weights.gram.expand(len(frames), -1, -1), frames
         ).mul_(frames)
-        variance = squares.sum(dim=1, keepdim=True).add_(square)
+        variance = squares.sum(dim=1, keepdim=True).add_(self.square, alpha=1 / weights.width)
         self.inverse_deviation = variance.add_(weights.sums.eps).rsqrt_()  # [B S, 1, N]
         frames_by_sample = frames.view(batch, num_tokens, length, num_units)
         self.asked = torch.matmul(weights.on_frames, frames_by_sample).add_(asked_of_units)  # [B, S, K, N]
@@ -160,8 +175,12 @@ class _Read:
         latents = weights.before.repeat(batch, 1) if batch > 1 else weights.before
         return torch.addmm(latents, self.read.flatten(0, 1), weights.sums.out)
 
-    def backward(self, grad_latents: Tensor, grad_units: Tensor) -> None:
-        """Adds the gradient of the units, given that of the latents [B K, d]."""
+    def backward(self, grad_latents: Tensor, grad_units: Tensor) -> Tensor:
+        """Adds the gradient of the units, given that of the latents [B K, d].
+
+        Returns:
+            [N], how much of each centred unit is still to be added.
+        """
         weights, frames, centred, batch = self.weights, self.frames, self.centred, self.batch
         (num_samples, length, num_units), (num_tokens, num_latents, _) = frames.shape, weights.on_all.shape
         grad_read = (grad_latents @ weights.sums.out.T).view(self.read.shape).div_(self.total)
@@ -186,8 +205,7 @@ class _Read:
         torch.sum(frames * grad_variance, dim=0, out=grad_terms[:length])
         torch.sum(grad_asked_of_units, dim=0, out=grad_terms[length:])
         grad_units.addmm_(grad_terms.T, weights.on_units).addmm_(self.weighted.flatten(0, 1).T, of_units)
-        grad_square = grad_variance.sum(dim=0).view(-1, 1)
-        grad_units.addcmul_(centred, grad_square, value=2 / centred.shape[1])
+        return grad_variance.sum(dim=(0, 1)).mul_(2 / weights.width)
 
 
 class _TellWeights:
@@ -215,11 +233,12 @@ class _Tell:
     Args:
         weights: of the backbone.
         centred: [N, d], unit vectors less their means.
+        square: [N], their squared norms.
         batch: B.
     """
 
-    def __init__(self, weights: _TellWeights, centred: Tensor, batch: int) -> None:
-        self.weights, self.centred, self.batch = weights, centred, batch
+    def __init__(self, weights: _TellWeights, centred: Tensor, square: Tensor, batch: int) -> None:
+        self.weights, self.centred, self.square, self.batch = weights, centred, square, batch
         self.context_norm = Norm(weights.context_eps)
 
     def __call__(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,14 +250,19 @@ class _Tell:
         asked = torch.view_as_real(turned).view(-1, weights.key_width) @ weights.asked
         self.asked = asked[:, :width]
         self.products = self.asked @ self.centred.T  # [B K, N]
-        square = torch.linalg.vector_norm(self.centred, dim=1).square_()
-        self.inverse_norm = square.add_(weights.eps_of_square).rsqrt_()  # [N]
+        self.inverse_norm = (self.square + weights.eps_of_square).rsqrt_()  # [N]
         scores = torch.addcmul(asked[:, width:], self.products, self.inverse_norm)
-        self.attention = scores.view(self.batch, -1, len(square)).softmax(dim=1)
+        self.attention = scores.view(self.batch, -1, scores.shape[1]).softmax(dim=1)
         return self.attention, values.view(self.batch, -1, width)
 
-    def backward(self, grad_attention: Tensor, grad_values: Tensor, grad_units: Tensor) -> Tensor:
-        """Adds the gradient of the units and returns that of the latents, given those of what was told."""
+    def backward(
+        self, grad_attention: Tensor, grad_values: Tensor, grad_units: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of the units, given those of what was told.
+
+        Returns:
+            That of the latents [B K, d], and [N], how much of each centred unit is still to be added.
+        """
         weights, width = self.weights, self.centred.shape[1]
         grad_scores = softmax_backward(grad_attention, self.attention).flatten(0, 1)  # [B K, N]
         grad_asked = grad_scores.new_empty(len(grad_scores), width + 1)
@@ -247,12 +271,11 @@ class _Tell:
         torch.mm(grad_products, self.centred, out=grad_asked[:, :width])
         grad_units.addmm_(grad_products.T, self.asked)
         # A norm's share lies along the unit.
-        along = self.products.mul_(grad_products).sum(dim=0).mul_(self.inverse_norm.square_())
-        grad_units.addcmul_(self.centred, along[:, None], value=-1)
+        along = self.products.mul_(grad_products).sum(dim=0).mul_(self.inverse_norm.square_()).neg_()
 
         grad_keys = (grad_asked @ weights.asked.T).view(self.batch, -1, weights.key_width)
         grad_told = grad_asked.new_empty(len(grad_scores), weights.key_width + width)
         grad_told[:, weights.key_width :] = grad_values.flatten(0, 1)
         by_pairs = pairs(grad_told[:, : weights.key_width].view(self.batch, -1, weights.key_width))
         torch.mul(pairs(grad_keys), weights.turn_back, out=by_pairs)
-        return self.context_norm.backward(weights.layer.backward(grad_told))
+        return self.context_norm.backward(weights.layer.backward(grad_told)), along

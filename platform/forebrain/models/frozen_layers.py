@@ -19,6 +19,10 @@ from forebrain.models.layer import Layer
 from forebrain.models.poco import Poco
 from forebrain.models.rotary import Rotation, inverse
 
+# Finding an overload by its arguments takes as long as the operation.
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+_gelu_backward = torch.ops.aten.gelu_backward.grad_input
+
 
 def after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
     """Weight and bias of a layer that takes what is normalised, with the LayerNorm's own in them."""
@@ -51,7 +55,7 @@ class Norm:
 
     def backward(self, grad: Tensor) -> Tensor:
         x = self._x
-        of_x, _, _ = torch.ops.aten.native_layer_norm_backward(
+        of_x, _, _ = _layer_norm_backward(
             grad, x, x.shape[-1:], self._mean, self._inverse_deviation, None, None, (True, False, False)
         )
         return of_x
@@ -96,9 +100,7 @@ class _FeedForwardPass:
         grad_activated = layer.contract.backward(grad)
         grad_expanded = grad.new_empty(len(grad), 2 * layer.width)
         torch.mul(grad_activated, self.gelu, out=grad_expanded[:, : layer.width])
-        torch.ops.aten.gelu_backward.grad_input(
-            grad_activated.mul_(self.value), self.gate, grad_input=grad_expanded[:, layer.width :]
-        )
+        _gelu_backward(grad_activated.mul_(self.value), self.gate, grad_input=grad_expanded[:, layer.width :])
         return self.norm.backward(layer.expand.backward(grad_expanded)).add_(grad)
 
 

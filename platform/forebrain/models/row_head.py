@@ -57,6 +57,7 @@ APART = 16
 NORM_EPS = 1e-5
 # Of memory that is held: as many as some calls of equal shapes take.
 MOST_VIEWS = 64
+_gelu, _gelu_backward = torch.ops.aten.gelu.out, torch.ops.aten.gelu_backward.grad_input
 
 
 class RowHeadWeights(NamedTuple):
@@ -304,11 +305,11 @@ class _Buffers:
 
     def _memory(self, name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         held = self._held.get((name, dtype))
-        is_short = held is None or len(held) < size
-        if is_short or len(self._taken) > MOST_VIEWS:
+        if held is None or len(held) < size:
             self._taken.clear()
-        if is_short:
             held = self._held[name, dtype] = torch.empty(size, dtype=dtype, device=device)
+        elif len(self._taken) > MOST_VIEWS:
+            self._taken.clear()
         return held[:size]
 
 
@@ -466,7 +467,7 @@ class _Forward:
             gate.copy_(expanded[:, width // 2 :])
         else:
             torch.add(expanded[:, width // 2 :], gate.copy_(dropped), alpha=DROPPED_GATE, out=gate)
-        gelu = torch.ops.aten.gelu.out(gate, out=take("gelu", *gate.shape))
+        gelu = _gelu(gate, out=take("gelu", *gate.shape))
         activated = torch.mul(expanded[:, : width // 2], gelu, out=take("activated", *gate.shape))
         contributed = layers.contract(activated)
         refined = block.embedding + contributed
@@ -621,7 +622,7 @@ class _Backward:
         num_rows, half = passed.gate.shape
         value, gate = passed.expanded[:, :half], passed.expanded[:, half:]
         by_gate = self._forward.take("modulated", num_rows, half)
-        torch.ops.aten.gelu_backward.grad_input(grad_activated, passed.gate, grad_input=by_gate)
+        _gelu_backward(grad_activated, passed.gate, grad_input=by_gate)
         torch.mul(by_gate, value, out=gate)
         torch.mul(grad_activated, passed.gelu, out=value)
         along = _Along(grad_scaled, passed.contributed, gate, passed.gate)
