@@ -24,7 +24,7 @@ WEIGHT_DECAY = 1e-4
 CLIP_NORM = 5.0
 ROWS = 1024
 # Rows that a model is shown at a time.
-AHEAD_ROWS = 8192
+AHEAD_ROWS = 4096
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
