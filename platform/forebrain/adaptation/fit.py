@@ -146,9 +146,8 @@ def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
     gradients = [each.grad for each in parameters if each.grad is not None]
     norm = math.hypot(*(torch.linalg.vector_norm(each).item() for each in gradients))
     if norm > most:
-        for each in parameters:
-            if each.grad is not None:
-                each.grad = each.grad * (most / norm)
+        for each in gradients:
+            each.mul_(most / norm)
 
 
 def falling(progress: float) -> float:

@@ -32,7 +32,7 @@ from forebrain.models.layer import Layer
 from forebrain.models.perceiver import DecoderAttention, Probes
 from forebrain.models.poco import FoldedWeights, Poco
 from forebrain.models.rotary import Rotation, inverse, rotate
-from forebrain.models.row_head import RowHead, SessionRows
+from forebrain.models.row_head import RowHead, SessionGradients, SessionRows
 
 
 class FrozenError:
@@ -54,16 +54,17 @@ class FrozenError:
     def __call__(self, entry: SessionInput, target: SessionTarget) -> tuple[Tensor, dict[Tensor, Tensor]]:
         """What was missed of a target, a scalar, and its gradients by parameter of the interface."""
         interface = entry.interface
+        grad = torch.empty_like(interface.unit, requires_grad=False)
         # Of hundreds of small operations even what autograd does to see that it is off counts: 3 %.
         with self._in_use, torch.inference_mode():
-            error, grad = self._form(entry, target)
-            gradients: dict[Tensor, Tensor] = {interface.unit: grad}
-            if self._model.config.session_embedding:
-                gradients[interface.session] = grad.sum(dim=0)
-        return error, gradients
+            error = self._form(entry, target, grad)
+        gradients: dict[Tensor, Tensor] = {interface.unit: grad}
+        if self._model.config.session_embedding:
+            gradients[interface.session] = grad.sum(dim=0)
+        return error.clone(), gradients
 
-    def _form(self, entry: SessionInput, target: SessionTarget) -> tuple[Tensor, Tensor]:
-        """The error, and its gradient of the unit vectors [N, d]."""
+    def _form(self, entry: SessionInput, target: SessionTarget, grad: Tensor) -> Tensor:
+        """The error; its gradient of the unit vectors [N, d] goes to `grad`."""
         config, context = self._model.config, entry.context
         vectors = self._model.unit_vectors(entry)
         self._make_room(len(context), vectors)
@@ -76,13 +77,15 @@ class FrozenError:
         rows = SessionRows(vectors, *tell(latents, units), context)
         folded = self._folded
         head = RowHead([rows], folded.row_head, 0.0, folded.compute_dtype, folded.layers)
-        error, ((grad, of_attention, of_values),) = head.error_and_gradients([target])
+        of_rows = SessionGradients(grad, tell.grad_attention, tell.grad_values.zero_())
+        error = head.error_into([target], [of_rows])
 
-        grad_latents, along = tell.backward(of_attention, of_values, units, grad)
+        grad_latents, along = tell.backward(units, grad)
         for each in reversed(self._passes):
             grad_latents = each.backward(grad_latents)
         along.add_(read.backward(grad_latents, units, grad))
-        return error, grad.addcmul_(units.centred, along[:, None])
+        grad.addcmul_(units.centred, along[:, None])
+        return error
 
     def _make_room(self, batch: int, vectors: Tensor) -> None:
         """Makes what has memory for batches of one shape."""
@@ -298,6 +301,7 @@ class _Tell:
         self.scores_by_sample = self.scores.view(self.by_sample)
         self.grad_asked = torch.empty_like(self.asked)
         self.grad_of_units, self.grad_of_all = self.grad_asked[:, :-1], self.grad_asked[:, -1]
+        self.grad_attention = torch.empty_like(self.scores_by_sample)
         self.grad_told = new(num_keys, key_width + width)
         self.grad_key_pairs = pairs(self.grad_told.view(self.by_sample)[..., :key_width])
         self.grad_values = self.grad_told.view(self.by_sample)[..., key_width:]
@@ -315,16 +319,14 @@ class _Tell:
         self.attention = self.scores_by_sample.softmax(dim=1)
         return self.attention, values
 
-    def backward(
-        self, grad_attention: Tensor, grad_values: Tensor, units: _Units, grad_units: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Adds the gradient of the units, given those of what was told.
+    def backward(self, units: _Units, grad_units: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of the units, given those of what was told in `grad_attention` and `grad_values`.
 
         Returns:
             That of the latents [B K, d], and [N], how much of each centred unit is still to be added.
         """
         weights = self.weights
-        grad_scores = softmax_backward(grad_attention, self.attention).flatten(0, 1)  # [B K, N]
+        grad_scores = softmax_backward(self.grad_attention, self.attention).flatten(0, 1)  # [B K, N]
         torch.sum(grad_scores, dim=1, out=self.grad_of_all)
         grad_products = grad_scores.mul_(self.inverse_norm)
         torch.mm(grad_products, units.centred, out=self.grad_of_units)
@@ -334,5 +336,4 @@ class _Tell:
 
         torch.mm(self.grad_asked, weights.asked_back, out=self.keys)
         torch.mul(self.key_pairs, weights.turn_back, out=self.grad_key_pairs)
-        self.grad_values.copy_(grad_values)
         return self.context_norm.backward(weights.layer.backward(self.grad_told)), along

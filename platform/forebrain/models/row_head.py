@@ -149,6 +149,17 @@ class SessionRows:
         return self.context.shape[0], self.context.shape[2]
 
 
+class SessionGradients(NamedTuple):
+    """Of a session's rows, None for what wants none.
+
+    Blocks fill those of units and attention, and add to those of values.
+    """
+
+    units: Tensor | None
+    attention: Tensor | None
+    values: Tensor | None
+
+
 @dataclass(frozen=True)
 class RowHead:
     """Rows that are ready to be forecast, and the weights that do it.
@@ -177,17 +188,10 @@ class RowHead:
         with self._exactly():
             return formed_error(partial(_formed_error, self._call(targets)), *self._tensors())
 
-    def error_and_gradients(
-        self, targets: Sequence[SessionTarget]
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-        """The error and its gradients of units, attention and values, for callers without autograd."""
+    def error_into(self, targets: Sequence[SessionTarget], gradients: Sequence[SessionGradients]) -> Tensor:
+        """The error, whose gradients of each session's rows go where the caller says, without autograd."""
         forward = _Forward(self._call(targets), self.sessions, self._weights(), learns=True)
-        gradients = [
-            (torch.empty_like(rows.units), torch.empty_like(rows.attention), torch.zeros_like(rows.values))
-            for rows in self.sessions
-        ]
-        of_sessions = [_SessionGradients(*each) for each in gradients]
-        return _error(forward, _Backward(forward, of_sessions, self.weights.no_gradients())), gradients
+        return _error(forward, _Backward(forward, gradients, self.weights.no_gradients()))
 
     def _exactly(self) -> torch.autocast:
         """`compute_dtype` says what products are in, and autocast nothing."""
@@ -234,7 +238,7 @@ class _Call(NamedTuple):
             make(tensor) if each else None for make, tensor, each in zip(made, tensors, wanted, strict=True)
         ]
         sessions, weights = self._unpack(gradients)
-        return _Backward(forward, [_SessionGradients(*fields[:3]) for fields in sessions], weights), gradients
+        return _Backward(forward, [SessionGradients(*fields[:3]) for fields in sessions], weights), gradients
 
     def _unpack(self, tensors: Sequence[Any]) -> tuple[list[tuple[Any, ...]], RowHeadWeights]:
         split = 4 * self.num_sessions
@@ -582,20 +586,11 @@ class _Along(NamedTuple):
         return along + gate.mul_(grad_gate).sum(dim=-1, keepdim=True)
 
 
-class _SessionGradients(NamedTuple):
-    """Of a session's rows, None for what wants none: blocks fill those of units and attention, and add to
-    those of values."""
-
-    units: Tensor | None
-    attention: Tensor | None
-    values: Tensor | None
-
-
 class _Backward:
     """Sums gradients over blocks, in the dtype of the parameters; what is frozen costs nothing."""
 
     def __init__(
-        self, forward: _Forward, of_sessions: Sequence[_SessionGradients], of_weights: RowHeadWeights
+        self, forward: _Forward, of_sessions: Sequence[SessionGradients], of_weights: RowHeadWeights
     ) -> None:
         self._forward, self.of_sessions, self.of_weights = forward, of_sessions, of_weights
         self.sessions, self.weights, self.projections = forward.sessions, forward.weights, forward.projections
