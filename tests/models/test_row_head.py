@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from forebrain.models import row_head
+from forebrain.models import row_passes
 from forebrain.models.contract import SessionTarget
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.models.row_head import RowHead, SessionRows
+from forebrain.models.row_head import RowHead
+from forebrain.models.row_passes import SessionRows
 
 
 def test_what_is_held_from_call_to_call_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 16)
-    monkeypatch.setattr(row_head._OF_THREAD, "buffers", row_head._Buffers())
+    monkeypatch.setattr(row_passes, "CPU_BLOCK_ROWS", 16)
+    monkeypatch.setattr(row_passes._OF_THREAD, "buffers", row_passes._Buffers())
     model = Poco(PocoConfig(width=16, film_width=32))
     held = []
     for batch, units in ((1, 16), (9, 13), (1, 100), (40, 1)):
@@ -24,5 +25,5 @@ def test_what_is_held_from_call_to_call_does_not_grow(monkeypatch: pytest.Monkey
         head = RowHead([rows], model._row_head_weights(), 0.2, torch.float32)
         head.error([SessionTarget(torch.randn(batch, 16, units), torch.ones(batch, 1, units))]).backward()
         head.forecast()
-        held.append(sum(each.numel() for each in row_head._OF_THREAD.buffers._held.values()))
+        held.append(sum(each.numel() for each in row_passes._OF_THREAD.buffers._held.values()))
     assert held == held[:1] * 4

@@ -21,7 +21,9 @@ from forebrain.models.contract import Interface, Model, SessionInput, SessionTar
 from forebrain.models.frozen_error import FrozenError
 from forebrain.models.frozen_session import FrameWeights, FrozenSession, Helpers
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.models.row_head import CPU_BLOCK_ROWS, RowHead, RowLayers
+from forebrain.models.row_head import RowHead
+from forebrain.models.row_passes import CPU_BLOCK_ROWS
+from forebrain.models.row_weights import RowLayers
 
 
 def freeze(model: Model, compute_dtype: torch.dtype) -> Model:

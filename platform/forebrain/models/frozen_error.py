@@ -32,7 +32,8 @@ from forebrain.models.layer import Layer
 from forebrain.models.perceiver import DecoderAttention, Probes
 from forebrain.models.poco import FoldedWeights, Poco
 from forebrain.models.rotary import Rotation, inverse, rotate
-from forebrain.models.row_head import RowHead, SessionGradients, SessionRows
+from forebrain.models.row_head import RowHead
+from forebrain.models.row_passes import SessionGradients, SessionRows
 
 
 class FrozenError:

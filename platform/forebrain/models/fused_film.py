@@ -15,14 +15,13 @@ import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from forebrain.models.row_head import RowHeadWeights
+from forebrain.models.row_weights import RowHeadWeights
 
 # Of the GPU: it has bfloat16 in products.
 LEAST_CAPABILITY = (8, 0)
