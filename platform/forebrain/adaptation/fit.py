@@ -108,7 +108,7 @@ def fit_interface(
     # What was frozen needs no autocast, which costs a hundredth of a step.
     autocast = nullcontext() if isinstance(model, FrozenPoco) else config.autocast()
     seen = _seen(model, interface, itertools.islice(batches, config.steps), loss)
-    for step, (entry, target) in enumerate(seen):
+    for step, (entry, target) in zip(range(config.steps), seen, strict=True):
         for _, _, optimiser in groups:
             optimiser.clear_gradients()
         with autocast:
@@ -129,15 +129,13 @@ def _seen(
     That is many small operations, so it is done for as many batches at a time as make some thousand rows.
     """
     for first in batches:
-        context, _ = first
-        ahead = AHEAD_ROWS // (context.shape[0] * context.shape[2])
-        contexts, frames = zip(first, *itertools.islice(batches, max(0, ahead - 1)), strict=True)
-        entry = SessionInput(torch.cat(contexts), interface)
-        entry, target = model.seen(entry, SessionTarget.of(entry, torch.cat(frames), loss))
-        weights = target.weight / first[1].numel()
-        for context, frame, weight in zip(
-            *(each.chunk(len(contexts)) for each in (entry.context, target.frames, weights)), strict=True
-        ):
+        (batch_size, _, num_units), values = first[0].shape, first[1].numel()
+        further = itertools.islice(batches, max(0, AHEAD_ROWS // (batch_size * num_units) - 1))
+        contexts, frames = (torch.stack(each).flatten(0, 1) for each in zip(first, *further, strict=True))
+        entry = SessionInput(contexts, interface)
+        entry, target = model.seen(entry, SessionTarget.of(entry, frames, loss))
+        together = entry.context, target.frames, target.weight / values
+        for context, frame, weight in zip(*(each.split(batch_size) for each in together), strict=True):
             yield SessionInput(context, interface), SessionTarget(frame, weight)
 
 
