@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,10 @@ from forebrain.adaptation import fit
 from forebrain.adaptation.adapting import adapt, train
 from forebrain.adaptation.artifact import Adapted
 from forebrain.adaptation.backbone import Backbone, weights_of
-from forebrain.adaptation.fit import FitConfig, fit_interface, training_batches
+from forebrain.adaptation.fit import FitConfig, clip, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.errors import AdaptationError, ConfigError, DivergenceError
-from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.linear import NLinearConfig
 from forebrain.models.relative import WindowFrame
 from forebrain.sessions.session import Session
@@ -137,12 +138,49 @@ def test_every_window_is_used_once_before_any_is_used_again(prepared: Prepared) 
     assert len({context.numpy().tobytes() for context in contexts}) == count
 
 
-def test_bf16_comes_near_to_fp32(backbone: Backbone, prepared: Prepared) -> None:
+@pytest.mark.parametrize("mode", ["embeddings", "full"])
+def test_bf16_comes_near_to_fp32(mode: str, backbone: Backbone, prepared: Prepared) -> None:
     exact, rough = (
-        train(backbone, prepared, "embeddings", replace(QUICK, precision=precision))
+        train(backbone, prepared, mode, replace(QUICK, precision=precision)).score_by_step[-1][1]
         for precision in ("fp32", "bf16")
     )
-    assert rough.score_by_step[-1][1] == pytest.approx(exact.score_by_step[-1][1], abs=0.02)
+    assert rough != exact and rough == pytest.approx(exact, abs=0.02)
+
+
+@pytest.mark.parametrize("loss", ["relative", "squared"])
+def test_each_step_follows_the_mean_error_of_its_own_batch(
+    loss: str, backbone: Backbone, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [
+        (3 * context, 3 * target)  # so that some windows deviate by more than is trusted
+        for context, target in itertools.islice(training_batches(prepared.windows, 4, 0), 4)
+    ]
+    assert any((WindowFrame.of(context).spread > 3).any() for context, _ in batches)
+    monkeypatch.setattr(fit, "CLIP_NORM", math.inf)
+    interface = Interface(5, 16, torch.Generator().manual_seed(0))
+    start = copy.deepcopy(interface)
+
+    def check(step: int) -> None:
+        context, target = batches[step - 1]
+        entry = SessionInput(context, copy.deepcopy(start).requires_grad_(True))
+        error = backbone.model([entry], [SessionTarget.of(entry, target, loss)]) / target.numel()
+        error.backward()
+        for ours, expected in zip(interface.parameters(), entry.interface.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-4, atol=1e-7)
+
+    config = FitConfig(steps=4, batch_size=4, learning_rate=1e-12)
+    fit_interface(backbone.model, interface, iter(batches), config, loss, check)
+
+
+def test_gradients_are_clipped_together() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    clip(parameters, 6.0)
+    assert [each.grad.tolist() for each in parameters[:2]] == [[3, 0], [0, 4]]
+    clip(parameters, 1.0)
+    clipped = torch.stack([each.grad for each in parameters[:2]])
+    torch.testing.assert_close(clipped, torch.tensor([[0.6, 0.0], [0.0, 0.8]]))
+    assert parameters[2].grad is None
 
 
 @pytest.mark.parametrize("persists", [True, False])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 from weighted_errors import targets_of
 
+from forebrain.models import frozen_error
 from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.frozen import FrozenPoco
 from forebrain.models.frozen_error import FrozenError
@@ -92,7 +94,7 @@ def test_they_are_the_models(changes: dict, batch: int, formed: list[SessionInpu
     config = replace(SMALL, **changes)
     model, entry = build(config).double(), session(config, batch, dtype=torch.float64)
     (target,) = targets_of([entry], config.horizon)
-    expected = learn(model, entry, target)
+    expected = learn_together(model, [entry], [target])
     ours = learn(FrozenPoco(model), entry, target)
     assert len(formed) == 1
     assert (ours[2] is None) == (not config.session_embedding)
@@ -145,6 +147,36 @@ def test_what_is_not_formed_by_hand_is_right_too(
     if len(inputs) == 1:
         torch.testing.assert_close(learn(frozen, inputs[0], targets[0]), expected, rtol=1e-9, atol=1e-9)
     assert not formed
+
+
+def test_tokens_may_be_asked_for_with_any_emphasis() -> None:
+    model, entry = build(SMALL).double(), session(SMALL, batch=2, dtype=torch.float64)
+    with torch.no_grad():
+        model.encoder_attention.to_key.weight.mul_(1e4)  # exp of such scores is infinite
+    (target,) = targets_of([entry], SMALL.horizon)
+    ours = learn(FrozenPoco(model), entry, target)
+    assert all(torch.isfinite(each).all() for each in ours if each is not None)
+    torch.testing.assert_close(ours, learn_together(model, [entry], [target]), rtol=1e-9, atol=1e-9)
+
+
+def test_only_what_requires_a_gradient_gets_one() -> None:
+    model, entry = FrozenPoco(build(SMALL)), session(SMALL)
+    (target,) = targets_of([entry], SMALL.horizon)
+    entry.interface.session.requires_grad_(False)
+    _, of_units, of_session = learn(model, entry, target)
+    assert of_units is not None and of_session is None
+
+
+def test_a_batch_that_found_no_memory_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, entries = FrozenPoco(build(SMALL)), [session(SMALL, batch) for batch in (1, 2)]
+    targets = targets_of(entries, SMALL.horizon)
+    expected = [learn(model, entry, target) for entry, target in zip(entries, targets, strict=True)]
+    learn(model, entries[0], targets[0])
+    with monkeypatch.context() as short, pytest.raises(MemoryError):
+        short.setattr(frozen_error._Tell, "__init__", Mock(side_effect=MemoryError))
+        learn(model, entries[1], targets[1])
+    found = [learn(model, entry, target) for entry, target in zip(entries, targets, strict=True)]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_gradients_add_to_those_that_are_there() -> None:

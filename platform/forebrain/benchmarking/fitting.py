@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,11 +24,11 @@ def time_fits(steps: int = STEPS, units: int = UNITS, repetitions: int = REPETIT
     model = Poco(config).eval().requires_grad_(False)
     window = torch.randn(1, config.context, units), torch.randn(1, config.horizon, units)
 
-    def fit(precision: Any) -> None:
+    def fit(precision: Literal["fp32", "bf16"]) -> None:
         interface = model.new_interface(units, torch.Generator().manual_seed(0))
         fit_interface(model, interface, itertools.repeat(window), FitConfig(steps=steps, precision=precision))
 
-    patience = Patience(repetitions, seconds=120)
+    patience = Patience(repetitions, seconds=120, p99_within_s=0)
     times = time_together(
         {name: partial(fit, name) for name in ("fp32", "bf16")}, torch.device("cpu"), patience
     )

@@ -257,7 +257,8 @@ class Model(nn.Module):
     def learn(self, entry: SessionInput, target: SessionTarget) -> Tensor:
         """The error of what is `seen`, whose gradients are added to all that require them."""
         error = self.error_of_windows([entry], [target])
-        error.backward()
+        with torch.autocast(entry.context.device.type, enabled=False):
+            error.backward()
         return error.detach()
 
     def forward(

@@ -119,6 +119,8 @@ class FrozenPoco(Model):
         else:
             error, gradients = self._error(entry, target)
         for parameter, gradient in gradients.items():
+            if not parameter.requires_grad:
+                continue
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return error
 

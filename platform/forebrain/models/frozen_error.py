@@ -49,8 +49,8 @@ class FrozenError:
         self._read = _ReadWeights(model, folded.probes)
         self._layers = latent_layers(model)
         self._tell = _TellWeights(model.decoder_attention, model.rotation("latent"), model.rotation("query"))
-        self._in_use = Lock()  # the memory of batches of one shape
-        self._shape: tuple[int, int] = 0, 0
+        self._in_use = Lock()  # the room
+        self._room: _Room | None = None
 
     def __call__(self, entry: SessionInput, target: SessionTarget) -> tuple[Tensor, dict[Tensor, Tensor]]:
         """What was missed of a target, a scalar, and its gradients by parameter of the interface."""
@@ -68,12 +68,11 @@ class FrozenError:
         """The error; its gradient of the unit vectors [N, d] goes to `grad`."""
         config, context = self._model.config, entry.context
         vectors = self._model.unit_vectors(entry)
-        self._make_room(len(context), vectors)
-        read, tell = self._reading, self._telling
+        _, read, passes, tell = self._room_for(len(context), vectors)
         units = _Units.of(vectors)
 
         latents = read(context[:, config.context - config.encoder_frames :], units)
-        for each in self._passes:
+        for each in passes:
             latents = each(latents)
         rows = SessionRows(vectors, *tell(latents, units), context)
         folded = self._folded
@@ -82,19 +81,31 @@ class FrozenError:
         error = head.error_into([target], [of_rows])
 
         grad_latents, along = tell.backward(units, grad)
-        for each in reversed(self._passes):
+        for each in reversed(passes):
             grad_latents = each.backward(grad_latents)
         along.add_(read.backward(grad_latents, units, grad))
         grad.addcmul_(units.centred, along[:, None])
         return error
 
-    def _make_room(self, batch: int, vectors: Tensor) -> None:
-        """Makes what has memory for batches of one shape."""
-        if self._shape != (batch, len(vectors)):
-            self._shape = batch, len(vectors)
-            self._passes: list[Pass] = [layer.pass_of(batch) for layer in self._layers]
-            self._reading = _Read(self._read, vectors, batch)
-            self._telling = _Tell(self._tell, vectors, batch)
+    def _room_for(self, batch: int, vectors: Tensor) -> _Room:
+        if self._room is None or self._room.shape != (batch, len(vectors)):
+            self._room = None  # both at once might be too much
+            self._room = _Room(
+                (batch, len(vectors)),
+                _Read(self._read, vectors, batch),
+                [layer.pass_of(batch) for layer in self._layers],
+                _Tell(self._tell, vectors, batch),
+            )
+        return self._room
+
+
+class _Room(NamedTuple):
+    """All that latents pass, with memory for batches of one shape: samples and units."""
+
+    shape: tuple[int, int]
+    read: _Read
+    passes: list[Pass]
+    tell: _Tell
 
 
 class _Units(NamedTuple):
@@ -234,6 +245,7 @@ class _Read:
             [N], how much of each centred unit is still to be added.
         """
         weights = self.weights
+        # From here on values, sums and what was asked of units are their gradients.
         torch.mm(grad_latents, weights.out_back, out=self.grad_read)
         self.grad_read_by_sample.div_(self.total)
         # Softmax's: the same for all tokens of a sample.

@@ -69,7 +69,10 @@ class RowHead:
             return formed_error(partial(_formed_error, self._call(targets)), *self._tensors())
 
     def error_into(self, targets: Sequence[SessionTarget], gradients: Sequence[SessionGradients]) -> Tensor:
-        """The error, whose gradients of each session's rows go where the caller says, without autograd."""
+        """The error, whose gradients of each session's rows go where the caller says, without autograd.
+
+        Where autocast is off.
+        """
         call = self._call(targets)
         forward = call.forward_of(self.sessions, self._weights(), learns=True)
         return _error(forward, targets, Backward(forward, gradients, self.weights.no_gradients()))

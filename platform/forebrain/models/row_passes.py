@@ -178,7 +178,8 @@ class _Block:
                 out=piece.rows_of(self.embedding),
             )
             # Cast first, since transposing and casting at once takes twice as long.
-            piece.rows_of(self.context).copy_(piece.part_of(rows.context.to(dtype)))
+            seen = rows.context[piece.samples, :, piece.units].to(dtype)
+            piece.rows_of(self.context).copy_(seen.transpose(1, 2))
         # Half of what PyTorch's own LayerNorm takes.
         centred = self.embedding - self.embedding.mean(dim=1, keepdim=True)
         square = torch.linalg.vector_norm(centred, dim=1, keepdim=True).square_()

@@ -12,7 +12,7 @@ from forebrain.models.layer import Layer
 
 
 class RowHeadWeights(NamedTuple):
-    """Weights as (out, in), biases (out), folded as the module says.
+    """Weights as (out, in), biases (out), folded as `models.row_head` says.
 
     `expand_weight` has rows that sum to zero, which is LayerNorm's subtraction of the mean. `hidden`
     alternates weight and bias of the context's hidden layers, [M, C], [M], then [M, M], [M], ...

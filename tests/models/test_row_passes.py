@@ -1,4 +1,4 @@
-"""The row head holds no more memory the longer it is used. What it computes is tested in test_poco."""
+"""Rows hold no more memory the longer they pass. What they compute is tested in test_poco."""
 
 from __future__ import annotations
 
@@ -27,3 +27,14 @@ def test_what_is_held_from_call_to_call_does_not_grow(monkeypatch: pytest.Monkey
         head.forecast()
         held.append(sum(each.numel() for each in row_passes._OF_THREAD.buffers._held.values()))
     assert held == held[:1] * 4
+
+
+def test_views_of_it_are_few_and_of_what_is_held() -> None:
+    buffers = row_passes._Buffers()
+    for num_rows in [*range(1, 3 * row_passes.MOST_VIEWS), 5]:
+        taken = buffers.take("gate", num_rows, 8, torch.float32, torch.device("cpu"))
+        again = buffers.take("gate", num_rows, 8, torch.float32, torch.device("cpu"))
+        (held,) = buffers._held.values()
+        assert taken.shape == (num_rows, 8)
+        assert taken.data_ptr() == again.data_ptr() == held.data_ptr()
+        assert len(buffers._taken) <= row_passes.MOST_VIEWS + 1
