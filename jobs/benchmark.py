@@ -102,7 +102,7 @@ def _rows_of(
         for case in cases(what, config.units, device):
             yield time_case(case, device, patience, ceilings)
     elif what == "fit":
-        yield time_fits(*((5, 32) if config.quick else ()))
+        yield time_fits(*((5, 32, 1) if config.quick else ()))
     elif torch.get_num_threads() != config.threads[0]:
         return  # these have threads of their own
     elif what == "load":

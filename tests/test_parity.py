@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forebrain import parity
 from forebrain.cli import main
-from forebrain.models import row_head
+from forebrain.models import row_passes
 from forebrain.models.contract import SessionInput
 from forebrain.models.frozen import FrozenPoco
 from forebrain.models.poco import Poco
@@ -79,7 +79,7 @@ def test_paths_that_small_fixtures_do_not_take_are_exact_too(
     parity_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows in several blocks, and a frozen backbone."""
-    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 100)
+    monkeypatch.setattr(row_passes, "CPU_BLOCK_ROWS", 100)
     result = parity.check_fixture(parity_dir / f"{FIXTURE}.json")
     assert result["passed"] and result["gradient_error"] <= 2e-5
 

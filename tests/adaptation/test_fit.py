@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from forebrain.adaptation import fit
 from forebrain.adaptation.adapting import adapt, train
 from forebrain.adaptation.artifact import Adapted
 from forebrain.adaptation.backbone import Backbone, weights_of
-from forebrain.adaptation.fit import FitConfig, fit_interface, training_batches
+from forebrain.adaptation.fit import FitConfig, clip, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.errors import AdaptationError, ConfigError, DivergenceError
-from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.linear import NLinearConfig
 from forebrain.models.relative import WindowFrame
 from forebrain.sessions.session import Session
@@ -89,6 +91,29 @@ def test_more_steps_bring_the_training_error_down(backbone: Backbone, prepared: 
     assert errors[-1] < 0.98 * errors[0]
 
 
+def test_how_many_batches_are_shown_at_a_time_changes_nothing(
+    backbone: Backbone, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+    for rows in (1, 50, 4096):  # one batch of 20 rows at a time, two, all
+        monkeypatch.setattr(fit, "AHEAD_ROWS", rows)
+        interface = Interface(5, 16, torch.Generator().manual_seed(0))
+        fit_interface(backbone.model, interface, training_batches(prepared.windows, 4, 0), QUICK)
+        fitted.append([*interface.parameters()])
+    torch.testing.assert_close(fitted[1:], fitted[:1] * 2, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_that_end_or_differ_in_size_are_no_silent_success(
+    backbone: Backbone, prepared: Prepared
+) -> None:
+    few = itertools.islice(training_batches(prepared.windows, 4, 0), QUICK.steps - 1)
+    with pytest.raises(ValueError, match="shorter"):
+        fit_interface(backbone.model, Interface(5, 16), few, QUICK)
+    sizes = itertools.cycle(next(training_batches(prepared.windows, size, 0)) for size in (4, 2))
+    with pytest.raises(RuntimeError, match="equal size"):
+        fit_interface(backbone.model, Interface(5, 16), sizes, QUICK)
+
+
 def test_the_same_seed_gives_the_same_bytes(backbone: Backbone, prepared: Prepared) -> None:
     first, again, other = (
         train(backbone, prepared, "scratch", replace(QUICK, seed=seed)) for seed in (0, 0, 1)
@@ -113,12 +138,49 @@ def test_every_window_is_used_once_before_any_is_used_again(prepared: Prepared) 
     assert len({context.numpy().tobytes() for context in contexts}) == count
 
 
-def test_bf16_comes_near_to_fp32(backbone: Backbone, prepared: Prepared) -> None:
+@pytest.mark.parametrize("mode", ["embeddings", "full"])
+def test_bf16_comes_near_to_fp32(mode: str, backbone: Backbone, prepared: Prepared) -> None:
     exact, rough = (
-        train(backbone, prepared, "embeddings", replace(QUICK, precision=precision))
+        train(backbone, prepared, mode, replace(QUICK, precision=precision)).score_by_step[-1][1]
         for precision in ("fp32", "bf16")
     )
-    assert rough.score_by_step[-1][1] == pytest.approx(exact.score_by_step[-1][1], abs=0.02)
+    assert rough != exact and rough == pytest.approx(exact, abs=0.02)
+
+
+@pytest.mark.parametrize("loss", ["relative", "squared"])
+def test_each_step_follows_the_mean_error_of_its_own_batch(
+    loss: str, backbone: Backbone, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [
+        (3 * context, 3 * target)  # so that some windows deviate by more than is trusted
+        for context, target in itertools.islice(training_batches(prepared.windows, 4, 0), 4)
+    ]
+    assert any((WindowFrame.of(context).spread > 3).any() for context, _ in batches)
+    monkeypatch.setattr(fit, "CLIP_NORM", math.inf)
+    interface = Interface(5, 16, torch.Generator().manual_seed(0))
+    start = copy.deepcopy(interface)
+
+    def check(step: int) -> None:
+        context, target = batches[step - 1]
+        entry = SessionInput(context, copy.deepcopy(start).requires_grad_(True))
+        error = backbone.model([entry], [SessionTarget.of(entry, target, loss)]) / target.numel()
+        error.backward()
+        for ours, expected in zip(interface.parameters(), entry.interface.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-4, atol=1e-7)
+
+    config = FitConfig(steps=4, batch_size=4, learning_rate=1e-12)
+    fit_interface(backbone.model, interface, iter(batches), config, loss, check)
+
+
+def test_gradients_are_clipped_together() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    clip(parameters, 6.0)
+    assert [each.grad.tolist() for each in parameters[:2]] == [[3, 0], [0, 4]]
+    clip(parameters, 1.0)
+    clipped = torch.stack([each.grad for each in parameters[:2]])
+    torch.testing.assert_close(clipped, torch.tensor([[0.6, 0.0], [0.0, 0.8]]))
+    assert parameters[2].grad is None
 
 
 @pytest.mark.parametrize("persists", [True, False])

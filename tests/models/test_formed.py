@@ -9,15 +9,13 @@ from torch import nn
 from forebrain.models.formed import formed_error
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_gradients_are_scaled_by_what_the_error_is_multiplied_with_once(mode: type) -> None:
+def test_gradients_are_scaled_by_what_the_error_is_multiplied_with_once() -> None:
     seen = nn.Parameter(torch.tensor([1.0, 2.0])), torch.ones(2)
 
     def form(tensors, wanted):
         assert wanted == (True, False)
-        with mode():
-            error, gradients = tensors[0].square().sum(), (2 * tensors[0], None)
-        return error.clone(), gradients
+        with torch.no_grad():
+            return tensors[0].square().sum(), (2 * tensors[0], None)
 
     error = formed_error(form, *seen)
     (3 * error).backward()

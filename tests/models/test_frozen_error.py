@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 from weighted_errors import targets_of
 
+from forebrain.models import frozen_error
 from forebrain.models.contract import Interface, SessionInput, SessionTarget
 from forebrain.models.frozen import FrozenPoco
 from forebrain.models.frozen_error import FrozenError
@@ -41,7 +43,7 @@ def formed(monkeypatch: pytest.MonkeyPatch) -> list[SessionInput]:
     seen: list[SessionInput] = []
     form = FrozenError.__call__
 
-    def spy(self: FrozenError, entry: SessionInput, target: SessionTarget) -> Tensor:
+    def spy(self: FrozenError, entry: SessionInput, target: SessionTarget) -> tuple:
         seen.append(entry)
         return form(self, entry, target)
 
@@ -66,14 +68,22 @@ def session(
     return SessionInput(context, Interface(units, config.width).to(dtype), dataset=1)
 
 
-def learn(
+def learn(model: Poco | FrozenPoco, entry: SessionInput, target: SessionTarget) -> list[Tensor | None]:
+    """The error, and its gradients of the interface."""
+    entry.interface.zero_grad()
+    error = model.learn(*model.seen(entry, target))
+    assert not error.requires_grad
+    return [error, *(parameter.grad for parameter in entry.interface.parameters())]
+
+
+def learn_together(
     model: Poco | FrozenPoco, inputs: list[SessionInput], targets: list[SessionTarget]
 ) -> list[Tensor | None]:
-    """The error, and gradients of the interfaces for half of it."""
+    """The same of several sessions, by autograd."""
     for entry in inputs:
         entry.interface.zero_grad()
     error = model(inputs, targets)
-    (error / 2).backward()
+    error.backward()
     parameters = [parameter for entry in inputs for parameter in entry.interface.parameters()]
     return [error.detach(), *(parameter.grad for parameter in parameters)]
 
@@ -83,9 +93,9 @@ def learn(
 def test_they_are_the_models(changes: dict, batch: int, formed: list[SessionInput]) -> None:
     config = replace(SMALL, **changes)
     model, entry = build(config).double(), session(config, batch, dtype=torch.float64)
-    targets = targets_of([entry], config.horizon)
-    expected = learn(model, [entry], targets)
-    ours = learn(FrozenPoco(model), [entry], targets)
+    (target,) = targets_of([entry], config.horizon)
+    expected = learn_together(model, [entry], [target])
+    ours = learn(FrozenPoco(model), entry, target)
     assert len(formed) == 1
     assert (ours[2] is None) == (not config.session_embedding)
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
@@ -97,17 +107,17 @@ def test_in_fp32_they_are_within_rounding_and_in_bf16_near(
 ) -> None:
     config = replace(SMALL, relative=True)
     model, entry = build(config, std=0.1), session(config, batch, units)
-    targets = targets_of([entry], config.horizon)
-    expected = learn(model, [entry], targets)
-    exact = learn(FrozenPoco(model), [entry], targets)
+    (target,) = targets_of([entry], config.horizon)
+    expected = learn(model, entry, target)
+    exact = learn(FrozenPoco(model), entry, target)
     for ours, value in zip(exact, expected, strict=True):
         assert (ours - value).norm() < 1e-5 * value.norm()
-    rough = learn(FrozenPoco(model, torch.bfloat16), [entry], targets)
+    rough = learn(FrozenPoco(model, torch.bfloat16), entry, target)
     for ours, value in zip(rough, expected, strict=True):
         assert ours.dtype == torch.float32 and not torch.equal(ours, value)
         assert (ours - value).norm() < 0.03 * value.norm()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(learn(FrozenPoco(model), [entry], targets), exact, rtol=0, atol=0)
+        torch.testing.assert_close(learn(FrozenPoco(model), entry, target), exact, rtol=0, atol=0)
     assert len(formed) == 3
 
 
@@ -131,25 +141,66 @@ def test_what_is_not_formed_by_hand_is_right_too(
         for each in among(session(config))
     ]
     targets = targets_of(inputs, config.horizon)
-    expected = learn(model, inputs, targets)
-    torch.testing.assert_close(learn(FrozenPoco(model), inputs, targets), expected, rtol=1e-9, atol=1e-9)
+    expected = learn_together(model, inputs, targets)
+    frozen = FrozenPoco(model)
+    torch.testing.assert_close(learn_together(frozen, inputs, targets), expected, rtol=1e-9, atol=1e-9)
+    if len(inputs) == 1:
+        torch.testing.assert_close(learn(frozen, inputs[0], targets[0]), expected, rtol=1e-9, atol=1e-9)
     assert not formed
 
 
-def test_neither_dropout_nor_an_error_without_gradients_is_formed_by_hand(
-    formed: list[SessionInput],
-) -> None:
-    model, entry = build(SMALL), session(SMALL)
-    targets = targets_of([entry], SMALL.horizon)
+def test_tokens_may_be_asked_for_with_any_emphasis() -> None:
+    model, entry = build(SMALL).double(), session(SMALL, batch=2, dtype=torch.float64)
     with torch.no_grad():
-        assert not FrozenPoco(model)([entry], targets).requires_grad
+        model.encoder_attention.to_key.weight.mul_(1e4)  # exp of such scores is infinite
+    (target,) = targets_of([entry], SMALL.horizon)
+    ours = learn(FrozenPoco(model), entry, target)
+    assert all(torch.isfinite(each).all() for each in ours if each is not None)
+    torch.testing.assert_close(ours, learn_together(model, [entry], [target]), rtol=1e-9, atol=1e-9)
+
+
+def test_only_what_requires_a_gradient_gets_one() -> None:
+    model, entry = FrozenPoco(build(SMALL)), session(SMALL)
+    (target,) = targets_of([entry], SMALL.horizon)
+    entry.interface.session.requires_grad_(False)
+    _, of_units, of_session = learn(model, entry, target)
+    assert of_units is not None and of_session is None
+
+
+def test_a_batch_that_found_no_memory_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, entries = FrozenPoco(build(SMALL)), [session(SMALL, batch) for batch in (1, 2)]
+    targets = targets_of(entries, SMALL.horizon)
+    expected = [learn(model, entry, target) for entry, target in zip(entries, targets, strict=True)]
+    learn(model, entries[0], targets[0])
+    with monkeypatch.context() as short, pytest.raises(MemoryError):
+        short.setattr(frozen_error._Tell, "__init__", Mock(side_effect=MemoryError))
+        learn(model, entries[1], targets[1])
+    found = [learn(model, entry, target) for entry, target in zip(entries, targets, strict=True)]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_gradients_add_to_those_that_are_there() -> None:
+    model, entries = FrozenPoco(build(SMALL).double()), [session(SMALL, dtype=torch.float64)]
+    entries.append(replace(entries[0], context=-entries[0].context))
+    targets = targets_of(entries, SMALL.horizon)
+    each = [learn(model, entry, target) for entry, target in zip(entries, targets, strict=True)]
+    entries[0].interface.zero_grad()
+    for entry, target in zip(entries, targets, strict=True):
+        model.learn(entry, target)
+    together = [parameter.grad for parameter in entries[0].interface.parameters()]
+    torch.testing.assert_close(together, [a + b for a, b in zip(*each, strict=True)][1:])
+
+
+def test_what_draws_at_random_is_not_formed_by_hand(formed: list[SessionInput]) -> None:
+    model, entry = build(SMALL), session(SMALL)
+    (target,) = targets_of([entry], SMALL.horizon)
     dropping = FrozenPoco(model.train())
-    first, second = (learn(dropping, [entry], targets) for _ in range(2))
+    first, second = (learn(dropping, entry, target) for _ in range(2))
     assert not torch.equal(first[1], second[1]) and not formed
     seeded = []
     for each in (model, dropping):
         torch.manual_seed(3)
-        seeded.append(learn(each, [entry], targets))
+        seeded.append(learn(each, entry, target))
     torch.testing.assert_close(*seeded, rtol=1e-4, atol=1e-5)
 
 
@@ -159,7 +210,7 @@ def test_errors_of_other_batches_and_in_other_threads_change_nothing() -> None:
     entries += [session(SMALL, batch=2, seed=seed) for seed in range(40)]
 
     def of(entry: SessionInput) -> list[Tensor | None]:
-        return learn(frozen, [entry], [SessionTarget.of(entry, entry.context[:, : SMALL.horizon], "squared")])
+        return learn(frozen, entry, SessionTarget.of(entry, entry.context[:, : SMALL.horizon], "squared"))
 
     expected = [of(entry) for entry in entries]
     with ThreadPoolExecutor(4) as threads:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from weighted_errors import error_of, targets_of
 
 from forebrain.errors import ConfigError
-from forebrain.models import row_head
+from forebrain.models import row_passes
 from forebrain.models.contract import Interface, SessionInput
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
@@ -68,7 +68,7 @@ def test_output_and_gradients_equal_the_plain_formulation(
     changes: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Sessions cut by samples, cut by units, and several in a block.
-    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 7)
+    monkeypatch.setattr(row_passes, "CPU_BLOCK_ROWS", 7)
     config = PocoConfig(**{**SMALL.__dict__, **changes})
     model = build(config).double()
     inputs = batch(config, [(3, 5), (0, 4), (2, 11), (1, 2), (3, 1), (1, 2)])
@@ -195,7 +195,7 @@ def test_dropout_is_active_in_training_only_and_follows_the_seed() -> None:
 
 
 def test_the_error_drops_what_the_forecasts_drop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_head, "CPU_BLOCK_ROWS", 16)
+    monkeypatch.setattr(row_passes, "CPU_BLOCK_ROWS", 16)
     config = PocoConfig(**{**SMALL.__dict__, "feed_forward_dropout": 0.4, "branch_dropout": 0.3})
     model, inputs = build(config), batch(config, [(4, 20), (3, 5)])
     targets = targets_of(inputs, SMALL.horizon)

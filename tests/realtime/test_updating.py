@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 
@@ -44,6 +45,27 @@ def test_an_update_is_better_on_frames_that_it_was_not_fitted_to(small: Small) -
     assert better is not None
     assert error(small, better, newest) < error(small, small.interface, newest)
     assert torch.equal(small.interface.unit, before)  # the one in use is left as it is
+
+
+def test_its_steps_are_those_of_adamw(small: Small) -> None:
+    older, newest = windows(small, 150, 1), windows(small, 60, 2)
+    small.model.requires_grad_(False)
+    small.model.eval()
+    config = UpdateConfig(steps=3, learning_rate=1e-2)
+    better = improved(small.model, small.interface, None, older, newest, config, 0)
+    expected = copy.deepcopy(small.interface).requires_grad_(True)
+    optimiser = torch.optim.AdamW(expected.parameters(), config.learning_rate, weight_decay=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(config.steps):
+        chosen = torch.randint(len(older), (config.batch_size,), generator=generator)
+        context, target = older[chosen].split([CONTEXT, HORIZON], dim=1)
+        (forecast,) = small.model([SessionInput(context, expected)])
+        optimiser.zero_grad()
+        ((forecast - target) / WindowFrame.of(context).spread).square().mean().backward()
+        optimiser.step()
+    assert better is not None
+    for ours, value in zip(better.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, value, rtol=1e-3, atol=1e-4)
 
 
 def test_an_update_that_is_no_better_is_none(small: Small) -> None:

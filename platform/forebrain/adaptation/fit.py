@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
-from forebrain.models.frozen import freeze
+from forebrain.models.frozen import FrozenPoco, freeze
 from forebrain.training.adamw import AdamW
 
 WEIGHT_DECAY = 1e-4
 CLIP_NORM = 5.0
 ROWS = 1024
+# Rows that a model is shown at a time.
+AHEAD_ROWS = 4096
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -83,7 +86,7 @@ def fit_interface(
     Args:
         model: the backbone; its mode, which decides about dropout, is left as it is.
         interface: changed in place.
-        batches: context [B, C, N] and target [B, H, N], normalised, one a step.
+        batches: context [B, C, N] and target [B, H, N], normalised, one a step; all of one size.
         config: the optimisation.
         loss: what the backbone was trained with.
         after_step: is told the number of steps done, 1 to `config.steps`.
@@ -102,25 +105,47 @@ def fit_interface(
         )
         if parameters
     ]
-    for step in range(config.steps):
-        context, target = next(batches)
-        entry = SessionInput(context, interface)
-        with config.autocast():
-            error = model([entry], [SessionTarget.of(entry, target, loss)])
-        mean_error = error / target.numel()
-        if not math.isfinite(mean_error.item()):
-            raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
+    # What was frozen needs no autocast, which costs a hundredth of a step.
+    autocast = nullcontext() if isinstance(model, FrozenPoco) else config.autocast()
+    seen = _seen(model, interface, itertools.islice(batches, config.steps), loss)
+    for step, (entry, target) in zip(range(config.steps), seen, strict=True):
         for _, _, optimiser in groups:
             optimiser.clear_gradients()
-        mean_error.backward()
+        with autocast:
+            mean_error = model.learn(entry, target)
+        if not math.isfinite(mean_error.item()):
+            raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
         for parameters, peak, optimiser in groups:
-            gradients = [each.grad for each in parameters if each.grad is not None]
-            if gradients:  # a model may have nothing of a session's own
-                norm = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
-                if norm > CLIP_NORM:
-                    torch._foreach_mul_(gradients, CLIP_NORM / norm)
+            clip(parameters, CLIP_NORM)
             optimiser.step(peak * falling(step / config.steps))
         after_step(step + 1)
+
+
+def _seen(
+    model: Model, interface: Interface, batches: Batches, loss: LossName
+) -> Iterator[tuple[SessionInput, SessionTarget]]:
+    """Batches as the model sees them, each to learn its mean error from.
+
+    That is many small operations, so it is done for as many batches at a time as make some thousand rows.
+    """
+    for first in batches:
+        (batch_size, _, num_units), values = first[0].shape, first[1].numel()
+        further = itertools.islice(batches, max(0, AHEAD_ROWS // (batch_size * num_units) - 1))
+        contexts, frames = (torch.stack(each).flatten(0, 1) for each in zip(first, *further, strict=True))
+        entry = SessionInput(contexts, interface)
+        entry, target = model.seen(entry, SessionTarget.of(entry, frames, loss))
+        together = entry.context, target.frames, target.weight / values
+        for context, frame, weight in zip(*(each.split(batch_size) for each in together), strict=True):
+            yield SessionInput(context, interface), SessionTarget(frame, weight)
+
+
+def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
+    """Shortens the gradients of parameters together to a norm of `most`."""
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    norm = math.hypot(*(torch.linalg.vector_norm(each).item() for each in gradients))
+    if norm > most:
+        for each in gradients:
+            each.mul_(most / norm)
 
 
 def falling(progress: float) -> float:

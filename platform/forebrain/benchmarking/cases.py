@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.timing import Patience, Times, time_together
-from forebrain.models.contract import Interface, SessionInput, SessionTarget
+from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.frozen import FrozenPoco, SessionForecaster, session_forecaster
 from forebrain.models.fused_film import without_kernels
 from forebrain.models.plain import plain_forecast
@@ -246,30 +246,31 @@ def _learning(
     interface: Interface,
     case: Case,
     device: torch.device,
-    ours: Mapping[str, nn.Module],
-    move: Callable[[Tensor], None],
+    ours: Mapping[str, Model],
+    move: Callable[[], None],
 ) -> Mapping[str, Step]:
     """Steps that learn from the error of each of ours, or of the model's plain formulation."""
     context, future = _windows(case, device)
-    inputs = [SessionInput(context, interface, 0)]
-    targets = [SessionTarget.of(inputs[0], future, "squared")]
+    entry = SessionInput(context, interface, 0)
+    target = SessionTarget.of(entry, future, "squared").averaged()
 
     def step(name: str) -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
-            move(ours[name](inputs, targets) / future.numel())
+            ours[name].learn(*ours[name].seen(entry, target))
+        move()
 
     def plain() -> None:
-        (forecast,) = plain_forecast(model, inputs)
-        move((forecast - future).square().mean())
+        (forecast,) = plain_forecast(model, [entry])
+        (forecast - future).square().mean().backward()
+        move()
 
     return {**{name: partial(step, name) for name in DTYPES}, "plain": plain}
 
 
-def _mover(parameters: list[nn.Parameter], amsgrad: bool) -> Callable[[Tensor], None]:
+def _mover(parameters: list[nn.Parameter], amsgrad: bool) -> Callable[[], None]:
     optimiser = AdamW(parameters, weight_decay=1e-4, amsgrad=amsgrad)
 
-    def move(error: Tensor) -> None:
-        error.backward()
+    def move() -> None:
         nn.utils.clip_grad_norm_(parameters, 5.0, foreach=True)
         optimiser.step(LEARNING_RATE)
         optimiser.clear_gradients()

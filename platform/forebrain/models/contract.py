@@ -162,6 +162,10 @@ class SessionTarget:
             weight = entry.of_forecast(entry.frame.spread, 2).square().reciprocal()
         return cls(frames, weight if present is None else weight * present[:, None, None])
 
+    def averaged(self) -> SessionTarget:
+        """The same with weights over the number of values, so that the error is a mean."""
+        return SessionTarget(self.frames, self.weight / self.frames.numel())
+
     def within(self, frame: WindowFrame) -> SessionTarget:
         """The same for forecasts that `frame` has not put back yet."""
         trusted = frame.trusted
@@ -244,6 +248,18 @@ class Model(nn.Module):
             for forecast, target in zip(self.forecast_windows(inputs), targets, strict=True)
         ]
         return torch.stack(errors).sum()
+
+    def seen(self, entry: SessionInput, target: SessionTarget) -> tuple[SessionInput, SessionTarget]:
+        """Windows of one session, and what came after them, as `error_of_windows` is given them."""
+        (seen,), (frame,) = self._enter([entry])
+        return seen, target if frame is None else target.within(frame)
+
+    def learn(self, entry: SessionInput, target: SessionTarget) -> Tensor:
+        """The error of what is `seen`, whose gradients are added to all that require them."""
+        error = self.error_of_windows([entry], [target])
+        with torch.autocast(entry.context.device.type, enabled=False):
+            error.backward()
+        return error.detach()
 
     def forward(
         self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget] | None = None

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 Form = Callable[[Sequence[Tensor], Sequence[bool]], tuple[Tensor, Sequence[Tensor | None]]]
 
 
-def formed_error(form: Form, *tensors: Tensor | None) -> Tensor:
+def formed_error(form: Form, *tensors: Tensor) -> Tensor:
     """A scalar that autograd knows the gradients of, once.
 
     Args:
@@ -43,9 +43,4 @@ class _Formed(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradients of an error cannot be had a second time; compute it again.")
         gradients, ctx.gradients = ctx.gradients, None
-        return None, *(None if each is None else _scaled(each, grad_error) for each in gradients)
-
-
-def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """In place where it was not formed in inference mode."""
-    return gradient * factor if gradient.is_inference() else gradient.mul_(factor)
+        return None, *(None if each is None else each.mul_(grad_error) for each in gradients)

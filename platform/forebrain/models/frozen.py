@@ -21,7 +21,9 @@ from forebrain.models.contract import Interface, Model, SessionInput, SessionTar
 from forebrain.models.frozen_error import FrozenError
 from forebrain.models.frozen_session import FrameWeights, FrozenSession, Helpers
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.models.row_head import CPU_BLOCK_ROWS, RowHead, RowLayers
+from forebrain.models.row_head import RowHead
+from forebrain.models.row_passes import CPU_BLOCK_ROWS
+from forebrain.models.row_weights import RowLayers
 
 
 def freeze(model: Model, compute_dtype: torch.dtype) -> Model:
@@ -105,16 +107,28 @@ class FrozenPoco(Model):
         return self._row_head(inputs).forecast()
 
     def error_of_windows(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
-        if not self._forms_errors(inputs):
-            return self._row_head(inputs).error(targets)
-        with torch.autocast(inputs[0].context.device.type, enabled=False):
-            return self._error(inputs[0], targets[0])
+        return self._row_head(inputs).error(targets)
 
-    def _forms_errors(self, inputs: Sequence[SessionInput]) -> bool:
+    def learn(self, entry: SessionInput, target: SessionTarget) -> Tensor:
+        if not self._forms_error(entry):
+            return super().learn(entry, target)
+        device = entry.context.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                error, gradients = self._error(entry, target)
+        else:
+            error, gradients = self._error(entry, target)
+        for parameter, gradient in gradients.items():
+            if not parameter.requires_grad:
+                continue
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return error
+
+    def _forms_error(self, entry: SessionInput) -> bool:
         """If `FrozenError` knows the case: what fitting one interface is."""
         drops = self.training and max(self.config.feed_forward_dropout, self.config.branch_dropout) > 0
-        whole = len(inputs) == 1 and inputs[0].forecast_units is None and inputs[0].peers is None
-        return torch.is_grad_enabled() and whole and not drops and not self.config.latent_session_embedding
+        whole = entry.forecast_units is None and entry.peers is None
+        return whole and not drops and not self.config.latent_session_embedding
 
     def _row_head(self, inputs: Sequence[SessionInput]) -> RowHead:
         with torch.autocast(inputs[0].context.device.type, enabled=False):

@@ -10,15 +10,14 @@ Weights of products with centred vectors have rows that sum to zero, so gradient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from threading import Lock
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from forebrain.models.contract import SessionInput, SessionTarget
-from forebrain.models.formed import formed_error
 from forebrain.models.frozen_layers import (
     Norm,
     Pass,
@@ -33,7 +32,8 @@ from forebrain.models.layer import Layer
 from forebrain.models.perceiver import DecoderAttention, Probes
 from forebrain.models.poco import FoldedWeights, Poco
 from forebrain.models.rotary import Rotation, inverse, rotate
-from forebrain.models.row_head import RowHead, SessionRows
+from forebrain.models.row_head import RowHead
+from forebrain.models.row_passes import SessionGradients, SessionRows
 
 
 class FrozenError:
@@ -49,53 +49,80 @@ class FrozenError:
         self._read = _ReadWeights(model, folded.probes)
         self._layers = latent_layers(model)
         self._tell = _TellWeights(model.decoder_attention, model.rotation("latent"), model.rotation("query"))
-        self._in_use = Lock()  # the passes have memory
-        self._passes: tuple[int, list[Pass]] = 0, []
+        self._in_use = Lock()  # the room
+        self._room: _Room | None = None
 
-    def __call__(self, entry: SessionInput, target: SessionTarget) -> Tensor:
-        """What was missed of a target, a scalar; see `contract.Model.error_of_windows`."""
-        interface, of_session = entry.interface, self._model.config.session_embedding
+    def __call__(self, entry: SessionInput, target: SessionTarget) -> tuple[Tensor, dict[Tensor, Tensor]]:
+        """What was missed of a target, a scalar, and its gradients by parameter of the interface."""
+        interface = entry.interface
+        grad = torch.empty_like(interface.unit, requires_grad=False)
+        # Of hundreds of small operations even what autograd does to see that it is off counts: 3 %.
+        with self._in_use, torch.inference_mode():
+            error = self._form(entry, target, grad)
+        gradients: dict[Tensor, Tensor] = {interface.unit: grad}
+        if self._model.config.session_embedding:
+            gradients[interface.session] = grad.sum(dim=0)
+        return error.clone(), gradients
 
-        def form(
-            embeddings: Sequence[Tensor], wanted: Sequence[bool]
-        ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-            # Of hundreds of small operations even what autograd does to see that it is off counts: 3 %.
-            with self._in_use, torch.inference_mode():
-                error, grad = self._form(entry, target)
-                grad_session = grad.sum(dim=0) if of_session else None
-            return error.clone(), (grad, grad_session)
+    def _form(self, entry: SessionInput, target: SessionTarget, grad: Tensor) -> Tensor:
+        """The error; its gradient of the unit vectors [N, d] goes to `grad`."""
+        config, context = self._model.config, entry.context
+        vectors = self._model.unit_vectors(entry)
+        _, read, passes, tell = self._room_for(len(context), vectors)
+        units = _Units.of(vectors)
 
-        return formed_error(form, interface.unit, interface.session if of_session else None)
-
-    def _form(self, entry: SessionInput, target: SessionTarget) -> tuple[Tensor, Tensor]:
-        """The error, and its gradient of the unit vectors [N, d]."""
-        config, context, batch = self._model.config, entry.context, len(entry.context)
-        units = self._model.unit_vectors(entry)
-        centred = units - units.mean(dim=1, keepdim=True)
-        frames = context[:, config.context - config.encoder_frames :]
-        read = _Read(self._read, centred, frames.reshape(-1, config.token_length, len(units)), batch)
-        tell = _Tell(self._tell, centred, batch)
-        passes = self._passes_of(batch)
-
-        latents = read()
+        latents = read(context[:, config.context - config.encoder_frames :], units)
         for each in passes:
             latents = each(latents)
-        rows = SessionRows(units, *tell(latents), context)
+        rows = SessionRows(vectors, *tell(latents, units), context)
         folded = self._folded
         head = RowHead([rows], folded.row_head, 0.0, folded.compute_dtype, folded.layers)
-        error, (of_rows,) = head.error_and_gradients([target])
+        of_rows = SessionGradients(grad, tell.grad_attention, tell.grad_values.zero_())
+        error = head.error_into([target], [of_rows])
 
-        grad = of_rows.units
-        grad_latents = tell.backward(of_rows.attention, of_rows.values, grad)
+        grad_latents, along = tell.backward(units, grad)
         for each in reversed(passes):
             grad_latents = each.backward(grad_latents)
-        read.backward(grad_latents, grad)
-        return error, grad
+        along.add_(read.backward(grad_latents, units, grad))
+        grad.addcmul_(units.centred, along[:, None])
+        return error
 
-    def _passes_of(self, batch: int) -> list[Pass]:
-        if self._passes[0] != batch:
-            self._passes = batch, [layer.pass_of(batch) for layer in self._layers]
-        return self._passes[1]
+    def _room_for(self, batch: int, vectors: Tensor) -> _Room:
+        if self._room is None or self._room.shape != (batch, len(vectors)):
+            self._room = None  # both at once might be too much
+            self._room = _Room(
+                (batch, len(vectors)),
+                _Read(self._read, vectors, batch),
+                [layer.pass_of(batch) for layer in self._layers],
+                _Tell(self._tell, vectors, batch),
+            )
+        return self._room
+
+
+class _Room(NamedTuple):
+    """All that latents pass, with memory for batches of one shape: samples and units."""
+
+    shape: tuple[int, int]
+    read: _Read
+    passes: list[Pass]
+    tell: _Tell
+
+
+class _Units(NamedTuple):
+    """The units of one session.
+
+    Attributes:
+        centred: [N, d], their vectors less their means.
+        square: [N], their squared norms.
+    """
+
+    centred: Tensor
+    square: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> _Units:
+        centred = vectors - vectors.mean(dim=1, keepdim=True)
+        return cls(centred, torch.linalg.vector_norm(centred, dim=1).square_())
 
 
 def _centred(weight: Tensor) -> Tensor:
@@ -103,98 +130,145 @@ def _centred(weight: Tensor) -> Tensor:
 
 
 class _ReadWeights:
-    """What reading a population needs of the weights."""
+    """What reading a population needs of the weights.
+
+    The bias of tokens is what a frame more would add that is always 1, so the weight of frames is [d, L + 1]
+    here, and a token is that and its unit.
+    """
 
     def __init__(self, model: Poco, probes: Probes) -> None:
         self.sums = ReadWeights(model.encoder_attention, model.rotation("latent"), model.rotation("token"))
-        width, length = probes.frame_weight.shape
-        self.token_bias = model.token.bias - model.token.bias.mean()
+        bias = model.token.bias - model.token.bias.mean()
+        frame_weight = torch.cat([probes.frame_weight, bias[:, None]], dim=1)
+        self.width, self.length = frame_weight.shape
         self.before = model.latent + self.sums.out_bias
-        self.gram, self.on_frames = probes.on_frames[:1, :length], probes.on_frames[:, length:]
+        # What is added to variances comes from the last frame too.
+        self.gram = (frame_weight.T @ frame_weight / self.width)[None]
+        self.gram[:, -1, -1] += self.sums.eps
+        self.on_frames = (probes.on_units @ frame_weight).view(*probes.on_all.shape[:2], -1)  # [S, K, L + 1]
         # What |Wc x + ec|^2 / d has besides squares, and what latents ask of ec.
-        self.on_units = _centred(torch.cat([probes.frame_weight.T * (2 / width), probes.on_units]))
+        self.on_units = _centred(torch.cat([frame_weight.T * (2 / self.width), probes.on_units]))
+        # The first, of variances, with the factor that comes from their square root.
+        self.on_units_back = self.on_units.clone()
+        self.on_units_back[: self.length] *= -0.5
         self.on_all = probes.on_all
-        self.frame_values = probes.frame_weight.T @ self.sums.weight  # [L, h]
-        # From the gradient of a value to those of what is summed: frames, units and weights.
-        self.back = torch.cat([self.frame_values.T, self.sums.weight.T, self.sums.bias[:, None]], dim=1)
+        # From sums over tokens, of frames, units and weights, to values: [L + 1 + d + 1, h].
+        self.values = torch.cat([frame_weight.T @ self.sums.weight, self.sums.weight, self.sums.bias[None]])
+        self.values_back = self.values.T.contiguous()
+        self.out_back = self.sums.out.T
         self.turn_back = self.sums.turn.conj().resolve_conj()
 
 
 class _Read:
     """One session's population read into its latents and back, see `perceiver.EncoderAttention`.
 
+    Most results have memory of their own, whose views are made once.
+
     Args:
         weights: of the backbone.
-        centred: [N, d], unit vectors less their means.
-        frames: [B S, L, N].
+        vectors: [N, d], the like of the units that will be read.
         batch: B.
     """
 
-    def __init__(self, weights: _ReadWeights, centred: Tensor, frames: Tensor, batch: int) -> None:
-        self.weights, self.frames, self.batch = weights, frames, batch
-        self.centred = centred + weights.token_bias
+    def __init__(self, weights: _ReadWeights, vectors: Tensor, batch: int) -> None:
+        (num_tokens, num_latents, _), num_units = weights.on_all.shape, len(vectors)
+        length, width, head_width = weights.length, weights.width, weights.values.shape[1]
+        self.weights, self.before = weights, weights.before.repeat(batch, 1)
+        new, num_samples = vectors.new_empty, batch * num_tokens
+        # The last of each is always 1.
+        self.frames = vectors.new_ones(num_samples, length, num_units)
+        self.seen, self.frames_by_unit = self.frames[:, :-1], self.frames.mT
+        self.frames_by_sample = self.frames.view(batch, num_tokens, length, num_units)
+        self.gram = weights.gram.expand(num_samples, -1, -1)
+        # What is asked of units whatever the frames are.
+        self.of_units = new(length + num_tokens * num_latents, num_units)
+        self.cross, self.asked_of_units = self.of_units[:length], self.of_units[length:]
+        self.cross_by_sample = self.cross.expand(num_samples, -1, -1)
+        self.asked_by_token = self.asked_of_units.view(num_tokens, num_latents, num_units)
 
-    def __call__(self) -> Tensor:
-        """Latents [B K, d]."""
-        weights, frames, centred, batch = self.weights, self.frames, self.centred, self.batch
-        (length, num_units), (num_tokens, num_latents, _) = frames.shape[1:], weights.on_all.shape
-        square = torch.linalg.vector_norm(centred, dim=1).square_().mul_(1 / centred.shape[1])
-        of_units = weights.on_units @ centred.T
-        cross, asked_of_units = of_units[:length], of_units[length:].view(num_tokens, num_latents, -1)
+        self.inverse_deviation = new(num_samples, 1, num_units)
+        self.inverse_by_sample = self.inverse_deviation.view(batch, num_tokens, 1, num_units)
+        self.asked = new(batch, num_tokens, num_latents, num_units)
+        # Weights of tokens over their deviations: softmax but for the total.
+        self.weighted = new(num_samples, num_latents, num_units)
+        self.weighted_by_sample = self.weighted.view(self.asked.shape)
+        self.weighted_rows = self.weighted.flatten(0, 1)
+        self.sums = new(num_samples * num_latents, length + width + 1)
+        self.sum_of_frames = self.sums.view(num_samples, num_latents, -1)[..., :length]
+        self.sum_of_units = self.sums[:, length:-1]
+        self.sum_of_weights = self.sums.view(batch, num_tokens, num_latents, -1)[..., -1:]
+        self.values = new(num_samples * num_latents, head_width)
+        self.value_pairs = pairs(self.values.view(batch, num_tokens, num_latents, head_width))
+        self.read = new(batch * num_latents, head_width)
+        self.read_by_sample = self.read.view(batch, num_latents, head_width)
+        self.read_pairs = pairs(self.read_by_sample)
 
-        squares = torch.baddbmm(
-            cross.expand(len(frames), -1, -1), weights.gram.expand(len(frames), -1, -1), frames
-        ).mul_(frames)
-        variance = squares.sum(dim=1, keepdim=True).add_(square)
-        self.inverse_deviation = variance.add_(weights.sums.eps).rsqrt_()  # [B S, 1, N]
-        frames_by_sample = frames.view(batch, num_tokens, length, num_units)
-        self.asked = torch.matmul(weights.on_frames, frames_by_sample).add_(asked_of_units)  # [B, S, K, N]
+        self.grad_read = torch.empty_like(self.read)
+        self.grad_read_by_sample = self.grad_read.view(batch, num_latents, head_width)
+        self.grad_read_pairs = pairs(self.grad_read_by_sample).unsqueeze(1)
+        self.of_weights = new(batch, num_tokens, num_latents, 1)
+        self.of_weights_by_token = self.of_weights.view(num_samples, num_latents, 1)
+        self.grad_weighted, self.grad_asked = new(self.weighted.shape), new(self.weighted.shape)
+        self.grad_weighted_rows = self.grad_weighted.flatten(0, 1)
+        self.grad_asked_by_batch = self.grad_asked.view(batch, -1, num_units)
+        self.asked_by_sample = self.asked.flatten(0, 1)
+        self.grad_variance = new(num_samples, 1, num_units)
+
+    def __call__(self, frames: Tensor, units: _Units) -> Tensor:
+        """Frames [B, S L, N] to latents [B K, d]."""
+        weights = self.weights
+        self.seen.copy_(frames.reshape(self.seen.shape))
+        torch.mm(weights.on_units, units.centred.T, out=self.of_units)
+        squares = torch.baddbmm(self.cross_by_sample, self.gram, self.frames).mul_(self.frames)
+        variance = torch.sum(squares, 1, keepdim=True, out=self.inverse_deviation)
+        variance.add_(units.square, alpha=1 / weights.width).rsqrt_()
+        torch.matmul(weights.on_frames, self.frames_by_sample, out=self.asked).add_(self.asked_by_token)
         scores = torch.addcmul(
-            weights.on_all, self.asked, self.inverse_deviation.view(batch, num_tokens, 1, num_units)
+            weights.on_all, self.asked, self.inverse_by_sample, out=self.weighted_by_sample
         )
         scores.sub_(scores.amax((1, 3), keepdim=True)).exp_()
-        token_weights = scores.sum(dim=3, keepdim=True)  # [B, S, K, 1]
-        self.total = token_weights.sum(dim=1)  # [B, K, 1]
-        # Weights over the deviations of tokens: softmax but for the total.
-        self.weighted = scores.flatten(0, 1).mul_(self.inverse_deviation)  # [B S, K, N]
+        torch.sum(scores, 3, keepdim=True, out=self.sum_of_weights)
+        self.total = self.sum_of_weights.sum(dim=1)  # [B, K, 1]
+        self.weighted.mul_(self.inverse_deviation)
 
-        of_frames = torch.bmm(self.weighted, frames.mT).flatten(0, 1)
-        of_units = self.weighted.flatten(0, 1) @ centred
-        values = torch.addmm(token_weights.view(-1, 1) * weights.sums.bias, of_frames, weights.frame_values)
-        values.addmm_(of_units, weights.sums.weight)
-        turned = pairs(values.view(batch, num_tokens, num_latents, -1)) * weights.sums.turn
-        self.read = torch.view_as_real(turned.sum(dim=1)).flatten(2).div_(self.total)  # [B, K, h]
-        latents = weights.before.repeat(batch, 1) if batch > 1 else weights.before
-        return torch.addmm(latents, self.read.flatten(0, 1), weights.sums.out)
+        torch.bmm(self.weighted, self.frames_by_unit, out=self.sum_of_frames)
+        torch.mm(self.weighted_rows, units.centred, out=self.sum_of_units)
+        torch.mm(self.sums, weights.values, out=self.values)
+        torch.sum(self.value_pairs * weights.sums.turn, 1, out=self.read_pairs)
+        self.read_by_sample.div_(self.total)
+        return torch.addmm(self.before, self.read, weights.sums.out)
 
-    def backward(self, grad_latents: Tensor, grad_units: Tensor) -> None:
-        """Adds the gradient of the units, given that of the latents [B K, d]."""
-        weights, frames, centred, batch = self.weights, self.frames, self.centred, self.batch
-        (num_samples, length, num_units), (num_tokens, num_latents, _) = frames.shape, weights.on_all.shape
-        grad_read = (grad_latents @ weights.sums.out.T).view(self.read.shape).div_(self.total)
+    def backward(self, grad_latents: Tensor, units: _Units, grad_units: Tensor) -> Tensor:
+        """Adds the gradient of the units, given that of the latents [B K, d]; overwrites what was read.
+
+        Returns:
+            [N], how much of each centred unit is still to be added.
+        """
+        weights = self.weights
+        # From here on values, sums and what was asked of units are their gradients.
+        torch.mm(grad_latents, weights.out_back, out=self.grad_read)
+        self.grad_read_by_sample.div_(self.total)
         # Softmax's: the same for all tokens of a sample.
-        along = (grad_read * self.read).sum(dim=-1)[:, None, :, None]
-        grad_values = torch.view_as_real(pairs(grad_read)[:, None] * weights.turn_back)
-        grad_sums = grad_values.view(-1, grad_read.shape[-1]) @ weights.back
-        of_frames, of_units, of_weights = grad_sums[:, :length], grad_sums[:, length:-1], grad_sums[:, -1]
+        along = self.read.mul_(self.grad_read).sum(dim=1).view(len(self.total), 1, -1, 1)
+        torch.mul(self.grad_read_pairs, weights.turn_back, out=self.value_pairs)
+        torch.mm(self.values, weights.values_back, out=self.sums)
 
-        grad_weighted = (of_units @ centred.T).view(num_samples, num_latents, num_units)
-        grad_weighted.baddbmm_(of_frames.view(num_samples, num_latents, length), frames)
-        of_weights = of_weights.view(batch, num_tokens, num_latents, 1) - along
+        torch.mm(self.sum_of_units, units.centred.T, out=self.grad_weighted_rows)
+        grad_weighted = self.grad_weighted.baddbmm_(self.sum_of_frames, self.frames)
+        torch.sub(self.sum_of_weights, along, out=self.of_weights)
         grad_asked = torch.addcmul(
-            of_weights.view(num_samples, num_latents, 1), grad_weighted, self.inverse_deviation
+            self.of_weights_by_token, grad_weighted, self.inverse_deviation, out=self.grad_asked
         ).mul_(self.weighted)  # over the deviations
-        grad_weighted.mul_(self.weighted).addcmul_(grad_asked, self.asked.flatten(0, 1))
-        grad_variance = grad_weighted.sum(dim=1, keepdim=True).mul_(self.inverse_deviation)
-        grad_variance.mul_(self.inverse_deviation).mul_(-0.5)  # [B S, 1, N]
+        grad_weighted.mul_(self.weighted).addcmul_(grad_asked, self.asked_by_sample)
+        # Of variances but for a factor.
+        grad_variance = torch.sum(grad_weighted, 1, keepdim=True, out=self.grad_variance)
+        grad_variance.mul_(self.inverse_deviation).mul_(self.inverse_deviation)
 
-        grad_asked_of_units = grad_asked.view(batch, -1, num_units)
-        grad_terms = centred.new_empty(len(weights.on_units), num_units)
-        torch.sum(frames * grad_variance, dim=0, out=grad_terms[:length])
-        torch.sum(grad_asked_of_units, dim=0, out=grad_terms[length:])
-        grad_units.addmm_(grad_terms.T, weights.on_units).addmm_(self.weighted.flatten(0, 1).T, of_units)
-        grad_square = grad_variance.sum(dim=0).view(-1, 1)
-        grad_units.addcmul_(centred, grad_square, value=2 / centred.shape[1])
+        torch.sum(self.frames * grad_variance, 0, out=self.cross)
+        torch.sum(self.grad_asked_by_batch, 0, out=self.asked_of_units)
+        grad_units.addmm_(self.of_units.T, weights.on_units_back)
+        grad_units.addmm_(self.weighted_rows.T, self.sum_of_units)
+        return grad_variance.sum(dim=(0, 1)).mul_(-1 / weights.width)
 
 
 class _TellWeights:
@@ -204,7 +278,8 @@ class _TellWeights:
         # Values are carried through Wo; whatever a unit attends to, it attends once, so they bring its bias.
         told = torch.cat([layer.to_key.weight, layer.to_out.weight @ layer.to_value.weight])
         bias = F.pad(layer.to_out.bias, (layer.head_width, 0))
-        self.layer = Layer(*after_norm(layer.norm_context, told, bias), len(latent[0]))
+        self.num_latents = len(latent[0])
+        self.layer = Layer(*after_norm(layer.norm_context, told, bias), self.num_latents)
         self.turn, self.turn_back, self.key_width = turn(latent), turn(inverse(latent)), layer.head_width
         self.context_eps = layer.norm_context.eps
         # All units ask at one time, so their turn and the scale of scores are Wq's, and keys pass it instead
@@ -212,7 +287,8 @@ class _TellWeights:
         weight, bias = after_norm(layer.norm, layer.to_query.weight)
         width = weight.shape[1]
         asked = torch.cat([_centred(weight).T * width**0.5, bias[None]]) * layer.head_width**-0.5
-        self.asked = rotate(asked, query).T.contiguous()  # [h, d + 1]
+        self.asked_back = rotate(asked, query)  # [d + 1, h]
+        self.asked = self.asked_back.T.contiguous()
         self.eps_of_square = layer.norm.eps * width
 
 
@@ -221,45 +297,56 @@ class _Tell:
 
     Args:
         weights: of the backbone.
-        centred: [N, d], unit vectors less their means.
+        vectors: [N, d], the like of the units that will be told.
         batch: B.
     """
 
-    def __init__(self, weights: _TellWeights, centred: Tensor, batch: int) -> None:
-        self.weights, self.centred, self.batch = weights, centred, batch
-        self.context_norm = Norm(weights.context_eps)
+    def __init__(self, weights: _TellWeights, vectors: Tensor, batch: int) -> None:
+        self.weights, self.context_norm = weights, Norm(weights.context_eps)
+        (num_units, width), key_width = vectors.shape, weights.key_width
+        new, self.by_sample = vectors.new_empty, (batch, weights.num_latents, -1)
+        num_keys = batch * weights.num_latents
+        self.keys = new(num_keys, key_width)
+        self.key_pairs = pairs(self.keys.view(self.by_sample))
+        self.asked = new(num_keys, width + 1)
+        self.of_units, self.of_all = self.asked[:, :-1], self.asked[:, -1:]
+        self.products, self.scores = new(num_keys, num_units), new(num_keys, num_units)
+        self.scores_by_sample = self.scores.view(self.by_sample)
+        self.grad_asked = torch.empty_like(self.asked)
+        self.grad_of_units, self.grad_of_all = self.grad_asked[:, :-1], self.grad_asked[:, -1]
+        self.grad_attention = torch.empty_like(self.scores_by_sample)
+        self.grad_told = new(num_keys, key_width + width)
+        self.grad_key_pairs = pairs(self.grad_told.view(self.by_sample)[..., :key_width])
+        self.grad_values = self.grad_told.view(self.by_sample)[..., key_width:]
 
-    def __call__(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, latents: Tensor, units: _Units) -> tuple[Tensor, Tensor]:
         """Latents [B K, d] to how much units attend to them, [B, K, N], and to what they tell, [B, K, d]."""
-        weights, width = self.weights, latents.shape[1]
-        told = weights.layer(self.context_norm(latents))
-        keys, values = told[:, : weights.key_width], told[:, weights.key_width :]
-        turned = pairs(keys.view(self.batch, -1, weights.key_width)) * weights.turn
-        asked = torch.view_as_real(turned).view(-1, weights.key_width) @ weights.asked
-        self.asked = asked[:, :width]
-        self.products = self.asked @ self.centred.T  # [B K, N]
-        square = torch.linalg.vector_norm(self.centred, dim=1).square_()
-        self.inverse_norm = square.add_(weights.eps_of_square).rsqrt_()  # [N]
-        scores = torch.addcmul(asked[:, width:], self.products, self.inverse_norm)
-        self.attention = scores.view(self.batch, -1, len(square)).softmax(dim=1)
-        return self.attention, values.view(self.batch, -1, width)
+        weights = self.weights
+        told = weights.layer(self.context_norm(latents)).view(self.by_sample)
+        keys, values = told[..., : weights.key_width], told[..., weights.key_width :]
+        torch.mul(pairs(keys), weights.turn, out=self.key_pairs)
+        torch.mm(self.keys, weights.asked, out=self.asked)
+        torch.mm(self.of_units, units.centred.T, out=self.products)  # [B K, N]
+        self.inverse_norm = (units.square + weights.eps_of_square).rsqrt_()  # [N]
+        torch.addcmul(self.of_all, self.products, self.inverse_norm, out=self.scores)
+        self.attention = self.scores_by_sample.softmax(dim=1)
+        return self.attention, values
 
-    def backward(self, grad_attention: Tensor, grad_values: Tensor, grad_units: Tensor) -> Tensor:
-        """Adds the gradient of the units and returns that of the latents, given those of what was told."""
-        weights, width = self.weights, self.centred.shape[1]
-        grad_scores = softmax_backward(grad_attention, self.attention).flatten(0, 1)  # [B K, N]
-        grad_asked = grad_scores.new_empty(len(grad_scores), width + 1)
-        torch.sum(grad_scores, dim=1, out=grad_asked[:, width])
+    def backward(self, units: _Units, grad_units: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of the units, given those of what was told in `grad_attention` and `grad_values`.
+
+        Returns:
+            That of the latents [B K, d], and [N], how much of each centred unit is still to be added.
+        """
+        weights = self.weights
+        grad_scores = softmax_backward(self.grad_attention, self.attention).flatten(0, 1)  # [B K, N]
+        torch.sum(grad_scores, dim=1, out=self.grad_of_all)
         grad_products = grad_scores.mul_(self.inverse_norm)
-        torch.mm(grad_products, self.centred, out=grad_asked[:, :width])
-        grad_units.addmm_(grad_products.T, self.asked)
+        torch.mm(grad_products, units.centred, out=self.grad_of_units)
+        grad_units.addmm_(grad_products.T, self.of_units)
         # A norm's share lies along the unit.
-        along = self.products.mul_(grad_products).sum(dim=0).mul_(self.inverse_norm.square_())
-        grad_units.addcmul_(self.centred, along[:, None], value=-1)
+        along = self.products.mul_(grad_products).sum(dim=0).mul_(self.inverse_norm.square_()).neg_()
 
-        grad_keys = (grad_asked @ weights.asked.T).view(self.batch, -1, weights.key_width)
-        grad_told = grad_asked.new_empty(len(grad_scores), weights.key_width + width)
-        grad_told[:, weights.key_width :] = grad_values.flatten(0, 1)
-        by_pairs = pairs(grad_told[:, : weights.key_width].view(self.batch, -1, weights.key_width))
-        torch.mul(pairs(grad_keys), weights.turn_back, out=by_pairs)
-        return self.context_norm.backward(weights.layer.backward(grad_told))
+        torch.mm(self.grad_asked, weights.asked_back, out=self.keys)
+        torch.mul(self.key_pairs, weights.turn_back, out=self.grad_key_pairs)
+        return self.context_norm.backward(weights.layer.backward(self.grad_told)), along

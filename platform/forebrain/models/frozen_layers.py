@@ -19,6 +19,10 @@ from forebrain.models.layer import Layer
 from forebrain.models.poco import Poco
 from forebrain.models.rotary import Rotation, inverse
 
+# Finding an overload by its arguments takes as long as the operation.
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+_gelu_backward = torch.ops.aten.gelu_backward.grad_input
+
 
 def after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
     """Weight and bias of a layer that takes what is normalised, with the LayerNorm's own in them."""
@@ -51,7 +55,7 @@ class Norm:
 
     def backward(self, grad: Tensor) -> Tensor:
         x = self._x
-        of_x, _, _ = torch.ops.aten.native_layer_norm_backward(
+        of_x, _, _ = _layer_norm_backward(
             grad, x, x.shape[-1:], self._mean, self._inverse_deviation, None, None, (True, False, False)
         )
         return of_x
@@ -74,15 +78,17 @@ class FeedForward:
         weights = after_norm(layer.norm, layer.expand.weight, layer.expand.bias)
         self.expand = Layer(*weights, num_latents)
         self.contract = Layer(layer.contract.weight, layer.contract.bias, num_latents)
-        self.eps, self.width = layer.norm.eps, layer.contract.in_features
+        self.eps, self.width, self.num_latents = layer.norm.eps, layer.contract.in_features, num_latents
 
     def pass_of(self, batch: int) -> _FeedForwardPass:
-        return _FeedForwardPass(self)
+        return _FeedForwardPass(self, batch)
 
 
 class _FeedForwardPass:
-    def __init__(self, layer: FeedForward) -> None:
+    def __init__(self, layer: FeedForward, batch: int) -> None:
         self.layer, self.norm = layer, Norm(layer.eps)
+        self.grad_expanded = layer.expand.weight.new_empty(batch * layer.num_latents, 2 * layer.width)
+        self.grad_value, self.grad_gate = self.grad_expanded.chunk(2, dim=1)
 
     def __call__(self, latents: Tensor) -> Tensor:
         layer = self.layer
@@ -94,12 +100,9 @@ class _FeedForwardPass:
     def backward(self, grad: Tensor) -> Tensor:
         layer = self.layer
         grad_activated = layer.contract.backward(grad)
-        grad_expanded = grad.new_empty(len(grad), 2 * layer.width)
-        torch.mul(grad_activated, self.gelu, out=grad_expanded[:, : layer.width])
-        torch.ops.aten.gelu_backward.grad_input(
-            grad_activated.mul_(self.value), self.gate, grad_input=grad_expanded[:, layer.width :]
-        )
-        return self.norm.backward(layer.expand.backward(grad_expanded)).add_(grad)
+        torch.mul(grad_activated, self.gelu, out=self.grad_value)
+        _gelu_backward(grad_activated.mul_(self.value), self.gate, grad_input=self.grad_gate)
+        return self.norm.backward(layer.expand.backward(self.grad_expanded)).add_(grad)
 
 
 class SelfAttention:
@@ -127,17 +130,23 @@ class _SelfAttentionPass:
         num_latents, num_heads, head_width = layer.sizes
         self.layer, self.norm = layer, Norm(layer.eps)
         self.packed_shape = batch, num_latents, 3, num_heads, head_width // 2, 2
-        self.turn, self.turn_back = layer.turn[:, None, None], layer.turn_back
+        self.turn, self.turn_back = layer.turn[:, None, None], layer.turn_back[:, None, None]
         new = layer.to_out.weight.new_empty
         self.turned = new(3, batch * num_heads, num_latents, head_width)
         self.turned_pairs = self._by_latent(self.turned)
         query, self.key, self.value = self.turned
-        self.query = query.mT
+        self.query, self.query_by_latent = query.mT, query
         self.read = new(batch * num_heads, num_latents, head_width)
-        self.read_pairs = pairs(self.read).unflatten(0, (batch, num_heads))
+        self.read_pairs, self.read_by_width = pairs(self.read).unflatten(0, (batch, num_heads)), self.read.mT
         turned_back = new(batch, num_latents, num_heads, head_width)
         self.turned_back_pairs = pairs(turned_back).transpose(1, 2)
         self.turned_back = turned_back.view(batch * num_latents, -1)
+
+        self.grad_turned = torch.empty_like(self.turned)
+        self.grad_query, self.grad_key, self.grad_value = self.grad_turned
+        self.grad_turned_pairs = self._by_latent(self.grad_turned)
+        self.grad_packed = new(batch * num_latents, 3 * num_heads * head_width)
+        self.grad_packed_pairs = torch.view_as_complex(self.grad_packed.view(self.packed_shape))
 
     def _by_latent(self, turned: Tensor) -> Tensor:
         """A view of [3, B heads, K, h] as complex numbers [B, K, 3, heads, h / 2]."""
@@ -151,7 +160,7 @@ class _SelfAttentionPass:
         # Keys first: along the last dimension softmax takes ten times as long.
         self.weights = torch.bmm(self.key, self.query).softmax(dim=1)
         torch.bmm(self.weights.mT, self.value, out=self.read)
-        torch.mul(self.read_pairs, self.turn_back, out=self.turned_back_pairs)
+        torch.mul(self.read_pairs, layer.turn_back, out=self.turned_back_pairs)
         return layer.to_out.plus(self.turned_back, latents)
 
     def backward(self, grad: Tensor) -> Tensor:
@@ -160,18 +169,12 @@ class _SelfAttentionPass:
         grad_out = layer.to_out.backward(grad).view(batch, num_latents, num_heads, half, 2)
         # What was read is of no more use.
         torch.mul(torch.view_as_complex(grad_out).transpose(1, 2), layer.turn, out=self.read_pairs)
-        grad_turned = torch.empty_like(self.turned)
-        grad_query, grad_key, grad_value = grad_turned
-        torch.bmm(self.weights, self.read, out=grad_value)
-        grad_scores = softmax_backward(torch.bmm(self.value, self.read.mT), self.weights)
-        torch.bmm(grad_scores, self.query.mT, out=grad_key)
-        torch.bmm(grad_scores.mT, self.key, out=grad_query)
-        grad_packed = layer.turn.new_empty(self.packed_shape[:-1])
-        torch.mul(self._by_latent(grad_turned), layer.turn_back[:, None, None], out=grad_packed)
-        grad_normal = layer.to_query_key_value.backward(
-            torch.view_as_real(grad_packed).view(batch * num_latents, -1)
-        )
-        return self.norm.backward(grad_normal).add_(grad)
+        torch.bmm(self.weights, self.read, out=self.grad_value)
+        grad_scores = softmax_backward(torch.bmm(self.value, self.read_by_width), self.weights)
+        torch.bmm(grad_scores, self.query_by_latent, out=self.grad_key)
+        torch.bmm(grad_scores.mT, self.key, out=self.grad_query)
+        torch.mul(self.grad_turned_pairs, self.turn_back, out=self.grad_packed_pairs)
+        return self.norm.backward(layer.to_query_key_value.backward(self.grad_packed)).add_(grad)
 
 
 def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:

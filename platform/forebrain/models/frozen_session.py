@@ -28,7 +28,7 @@ from forebrain.models.perceiver import DecoderAttention
 from forebrain.models.poco import FoldedWeights, Poco, SessionTerms
 from forebrain.models.relative import MAX_SPREAD, MIN_SPREAD
 from forebrain.models.rotary import Rotation
-from forebrain.models.row_head import NORM_EPS
+from forebrain.models.row_passes import NORM_EPS
 
 # Of rows that pass together. Fewer stay nearer to a core, more are fewer calls: 256 to 1,024 differ by 5 %.
 BLOCK_ROWS = 512

@@ -1,7 +1,7 @@
 """The FiLM forecaster of a block of rows by kernels (models/film_kernel.py), where these can be trusted.
 
-They take the place of operations of models/row_head.py on NVIDIA's GPUs that are new enough, where Triton is
-installed (PyTorch for CUDA on Linux brings it), for one hidden layer and sizes that fit. Before the first
+They take the place of operations of models/row_passes.py on NVIDIA's GPUs that are new enough, where Triton
+is installed (PyTorch for CUDA on Linux brings it), for one hidden layer and sizes that fit. Before the first
 use of their kind they are tried on random rows and must agree with the formula: where they do not, or cannot
 be compiled, a warning says why and PyTorch's operations do the work. That is decided once in a process, by
 nothing that changes between two runs on one machine.
@@ -15,14 +15,13 @@ import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from forebrain.models.row_head import RowHeadWeights
+from forebrain.models.row_weights import RowHeadWeights
 
 # Of the GPU: it has bfloat16 in products.
 LEAST_CAPABILITY = (8, 0)

@@ -16,6 +16,9 @@ from torch import Tensor
 # In fp32: from so many rows on, layers are packed whose sides are both so wide.
 MANY_ROWS, WIDE = 64, 128
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+if _ONEDNN:
+    _linear = torch.ops.mkldnn._linear_pointwise.default
+    _linear_with = torch.ops.mkldnn._linear_pointwise.binary
 
 
 class Layer:
@@ -44,7 +47,7 @@ class Layer:
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """The result for rows [r, in]; `out` is memory that it may be in."""
         if self._packed is not None:
-            return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "none", [], "")
+            return _linear(x, self._packed, self.bias, "none", [], "")
         if self.bias is None:
             return torch.mm(x, self._turned, out=out)
         return torch.addmm(self.bias, x, self._turned, out=out)
@@ -52,19 +55,19 @@ class Layer:
     def relu(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """max(x W^T + b, 0)."""
         if self._fuses:
-            return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "relu", [], "")
+            return _linear(x, self._packed, self.bias, "relu", [], "")
         return self(x, out).relu_()
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
         """(x W^T + b) * factor."""
         if self._fuses:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._packed, self.bias, "mul")
+            return _linear_with(x, factor, self._packed, self.bias, "mul")
         return self(x).mul_(factor)
 
     def plus(self, x: Tensor, addend: Tensor) -> Tensor:
         """x W^T + b + addend."""
         if self._fuses:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, self.bias, "add")
+            return _linear_with(x, addend, self._packed, self.bias, "add")
         return self(x).add_(addend)
 
     def backward(self, grad: Tensor, out: Tensor | None = None) -> Tensor:

@@ -28,7 +28,9 @@ from forebrain.models.perceiver import (
     Tokens,
 )
 from forebrain.models.rotary import Rotation, inverse_frequencies, rotation_at
-from forebrain.models.row_head import RowHead, RowHeadWeights, RowLayers, SessionRows
+from forebrain.models.row_head import RowHead
+from forebrain.models.row_passes import SessionRows
+from forebrain.models.row_weights import RowHeadWeights, RowLayers
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class FoldedWeights:
     """What follows from a backbone's weights alone.
 
     Attributes:
-        row_head: folded, see `row_head.RowHeadWeights`.
+        row_head: folded, see `row_weights.RowHeadWeights`.
         compute_dtype: of the products of rows.
         probes: what its latents ask of tokens.
         layers: of the row head where the weights no longer change.

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from forebrain.errors import ConfigError
 from forebrain.models.contract import Model, SessionInput, SessionTarget, rows_of, windows_of
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.models.row_head import RowHead, SessionRows
+from forebrain.models.row_head import RowHead
+from forebrain.models.row_passes import SessionRows
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ class Piece(NamedTuple):
     def rows_of(self, block: Tensor) -> Tensor:
         """Its part of a block's tensor [r, W], as [b, n, W]."""
         shape = self.samples.stop - self.samples.start, self.units.stop - self.units.start
-        return block[self.rows].view(*shape, -1)
+        part = block if len(block) == self.rows.stop - self.rows.start else block[self.rows]
+        return part.view(*shape, -1)
 
     def part_of(self, session: Tensor) -> Tensor:
         """Its part of a session's tensor [B, W, N], as [b, n, W]."""

@@ -205,19 +205,23 @@ def improved(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(config.steps):
         chosen = torch.randint(len(older), (config.batch_size,), generator=generator)
-        fitted.zero_grad()
-        _error(model, fitted, dataset, older[chosen]).backward()
+        optimiser.clear_gradients()
+        model.learn(*model.seen(*_told(model, fitted, dataset, older[chosen])))
         optimiser.step(config.learning_rate)
     with torch.no_grad():
-        before, after = (_error(model, each, dataset, newest) for each in (interface, fitted))
+        of_newest = (_told(model, each, dataset, newest) for each in (interface, fitted))
+        before, after = (model([entry], [target]) for entry, target in of_newest)
     return fitted.requires_grad_(False) if after < before else None
 
 
-def _error(model: Model, interface: Interface, dataset: int | None, windows: Tensor) -> Tensor:
+def _told(
+    model: Model, interface: Interface, dataset: int | None, windows: Tensor
+) -> tuple[SessionInput, SessionTarget]:
+    """Windows and what came after them, each missed value with an equal share."""
     context, target = windows.split([model.config.context, model.config.horizon], dim=1)
     entry = SessionInput(context, interface, dataset)
     loss: LossName = "relative" if model.config.relative else "squared"
-    return model([entry], [SessionTarget.of(entry, target, loss)]) / target.numel()
+    return entry, SessionTarget.of(entry, target, loss).averaged()
 
 
 def _windows(shared: _Shared, fit: Fit, length: int) -> tuple[Tensor, Tensor] | None:
