@@ -126,6 +126,8 @@ def picture(rows: Rows, path: Path) -> Path:
 
     threads = min(row["threads"] for row in rows if row["what"] in _TITLES)
     shown = [row for row in rows if row["what"] in _TITLES and row["threads"] == threads]
+    # Windows of a fixed session are forecast one after the other, so more of them are no other case.
+    shown = [row for row in shown if row["what"] != "forecast" or row["batch"] == 1]
     kinds = [what for what in _TITLES if any(row["what"] == what for row in shown)]
     figure = Figure(figsize=(max(6.4, 4.3 * len(kinds)), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
