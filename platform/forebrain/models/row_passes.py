@@ -289,6 +289,7 @@ class Forward:
         return self.weights.out_weight.dtype
 
     def blocks(self) -> Iterator[list[Piece]]:
+        """The pieces of each block, see `row_blocks.blocks_of`."""
         size = GPU_BLOCK_ROWS if self.units.is_cuda else CPU_BLOCK_ROWS
         return blocks_of([rows.shape for rows in self.sessions], size)
 
