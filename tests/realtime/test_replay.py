@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
 from forebrain.errors import FrameError
 from forebrain.realtime.messages import Forecast, Frame
-from forebrain.realtime.replay import frames_of, play
+from forebrain.realtime.replay import REPLY_S, frames_of, play
 from forebrain.sessions.repair import MIN_GAP_FRAMES
 from forebrain.sessions.session import Session
 
 
 class Echo:
-    """A forecaster that takes its time over some frames and loses others."""
+    """A forecaster that takes its time over some frames and loses others, and the clock it all goes by."""
 
     awaits_answers = True
 
     def __init__(self, slow: set[int], lost: set[int]) -> None:
         self.slow, self.lost = slow, lost
+        self.now = 0.0
         self.sent: list[float] = []
         self.waiting: list[int] = []
 
+    def clock(self) -> float:
+        return self.now
+
     def send(self, frame: Frame) -> None:
-        self.sent.append(time.perf_counter())
+        self.sent.append(self.now)
         self.waiting.append(frame.index)
 
     def receive(self, timeout_s: float) -> Forecast | None:
         if not self.waiting:
-            time.sleep(timeout_s)
+            self.now += timeout_s
             return None
         index = self.waiting.pop(0)
         if index in self.slow:
-            time.sleep(0.2)
+            self.now += 0.25
         if index in self.lost:
             return None
         return Forecast(np.zeros((2, 3), np.float32), index, None, "model", None, False, 0.0)
@@ -49,30 +51,36 @@ def session(segments: list[int]) -> Session:
     return Session(traces, 4.0, "worm", "one", "day", "lab", segment_ids=np.repeat([0, 1], segments))
 
 
+# Times are multiples of 1/16 s, which floating point adds exactly.
+
+
 def test_waiting_for_the_answer_before_is_part_of_a_frames_latency() -> None:
     client = Echo(slow={1}, lost=set())
-    played = play(client, frames(5), 5, period_s=0.05)
-    assert played.latencies_ms[1] >= 200
-    assert 100 < played.latencies_ms[2] < played.latencies_ms[1]  # was due 50 ms after frame 1
+    played = play(client, frames(5), 5, 0.0625, client.clock)
+    # Frame 1 is answered at 0.3125 s; frames 2 to 4 were due at 0.125, 0.1875 and 0.25 s.
+    assert played.latencies_ms.tolist() == [0, 250, 187.5, 125, 62.5]
+    assert played.late_s == 0.0625
     assert played.sources == {"model": 5}
 
 
 def test_a_delay_does_not_move_later_frames() -> None:
     client = Echo(slow={1}, lost=set())
-    play(client, frames(8), 8, period_s=0.05)
-    assert client.sent[-1] - client.sent[0] == pytest.approx(7 * 0.05, abs=0.04)
+    played = play(client, frames(8), 8, 0.0625, client.clock)
+    assert client.sent == [0, 0.0625, *[0.3125] * 4, 0.375, 0.4375]
+    assert played.late_s == 0
 
 
-def test_a_lost_forecast_has_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebrain.realtime.replay.REPLY_S", 0.05)
-    played = play(Echo(slow=set(), lost={2}), frames(4), 4, period_s=0)
+def test_a_lost_forecast_has_no_latency() -> None:
+    client = Echo(slow=set(), lost={2})
+    played = play(client, frames(4), 4, 0, client.clock)
     assert np.isnan(played.latencies_ms).tolist() == [False, False, True, False]
+    assert client.now == pytest.approx(REPLY_S, abs=0.2)
 
 
-def test_no_forecast_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebrain.realtime.replay.REPLY_S", 0.02)
+def test_no_forecast_at_all_is_an_error() -> None:
+    client = Echo(slow=set(), lost={0, 1})
     with pytest.raises(FrameError, match="running"):
-        play(Echo(slow=set(), lost={0, 1}), frames(2), 2, period_s=0)
+        play(client, frames(2), 2, 0, client.clock)
 
 
 def test_frames_carry_index_and_time_and_jump_between_segments() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -110,18 +109,10 @@ def test_the_order_does_not_depend_on_the_listing_and_does_on_the_seed() -> None
     assert batches(SESSIONS, 1) != batches(SESSIONS, 2)
 
 
-def test_a_far_step_costs_what_the_first_costs() -> None:
+def test_a_far_step_is_reached_without_those_before_it() -> None:
     many = [OrderedSession(f"s{i:05d}", f"d{i % 20}", 1000 + i, 100 + i % 900) for i in range(10_000)]
     order = DataOrder(many, 64, 0, dataset_weights(many))
-
-    def seconds(step: int) -> float:
-        start = time.perf_counter()
-        order.batch(step)
-        return time.perf_counter() - start
-
-    near = min(seconds(step) for step in range(20))
-    far = min(seconds(10**9 + step) for step in range(20))
-    assert far < 5 * near + 0.01
+    assert len(order.batch(10**15).window) == 64  # a step a nanosecond would take eleven days
 
 
 def rows_of_workers(order: DataOrder, num_workers: int, split_above: int | None = None) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -112,17 +111,9 @@ def test_a_resume_goes_on_with_the_very_next_batch(windows: ShardWindows) -> Non
     assert resumed == whole[5:]
 
 
-def test_the_batch_of_a_far_step_comes_as_fast_as_the_first(windows: ShardWindows) -> None:
-    reader = stream(windows)
-
-    def seconds(step: int) -> float:
-        began = time.perf_counter()
-        reader.batch(step)
-        return time.perf_counter() - began
-
-    near = min(seconds(step) for step in range(1, 20))
-    far = min(seconds(10**9 + step) for step in range(1, 20))
-    assert far < 5 * near + 0.01
+def test_a_far_step_is_reached_without_those_before_it(windows: ShardWindows) -> None:
+    far = contents([stream(windows).batch(10**15)])  # a step a nanosecond would take eleven days
+    assert sum(len(each) for each in far.values()) == 8
 
 
 def test_windows_are_normalised_by_the_training_part_alone(windows: ShardWindows) -> None:

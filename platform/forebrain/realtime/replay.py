@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,19 +74,26 @@ def frames_of(session: Session, ranges: list[Range], num_frames: int | None) -> 
             return
 
 
-def play(client: Client, frames: Iterable[Frame], num_frames: int, period_s: float) -> Played:
+def play(
+    client: Client,
+    frames: Iterable[Frame],
+    num_frames: int,
+    period_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Played:
     """Sends frames and gathers their forecasts.
 
     Args:
         client: connected.
         frames: `num_frames` of them, each with an index of its own.
         period_s: between two frames; 0 sends the next once the last is answered.
+        clock: seconds that only run forward.
 
     Raises:
         FrameError: the forecaster refused a frame, or answered none at all.
     """
-    book = _Book(client, num_frames)
-    pacer = Pacer(period_s)
+    book = _Book(client, num_frames, clock)
+    pacer = Pacer(period_s, clock)
     late_s = 0.0
     for moment, frame in enumerate(frames):
         if period_s:
@@ -105,18 +112,18 @@ def play(client: Client, frames: Iterable[Frame], num_frames: int, period_s: flo
 class _Book:
     """Which frames are out, and what came back."""
 
-    def __init__(self, client: Client, num_frames: int) -> None:
+    def __init__(self, client: Client, num_frames: int, clock: Callable[[], float]) -> None:
         self.latencies_ms = np.full(num_frames, np.nan)
         self.sources: Counter[str] = Counter()
         self.last: Forecast | None = None
-        self._client = client
+        self._client, self._clock = client, clock
         self._due_at = np.zeros(num_frames)
         self._moment_of: dict[int, int] = {}  # of frames that are not answered, by index
 
     def send(self, moment: int, frame: Frame, late_s: float) -> None:
         assert frame.index is not None
         self._moment_of[frame.index] = moment
-        self._due_at[moment] = time.perf_counter() - late_s
+        self._due_at[moment] = self._clock() - late_s
         self._client.send(frame)
 
     def receive(self, timeout_s: float) -> None:
@@ -125,12 +132,12 @@ class _Book:
             return
         moment = self._moment_of.pop(forecast.index, None)
         if moment is not None:
-            self.latencies_ms[moment] = 1e3 * (time.perf_counter() - self._due_at[moment])
+            self.latencies_ms[moment] = 1e3 * (self._clock() - self._due_at[moment])
             self.sources[forecast.source] += 1
             self.last = forecast
 
     def wait_for(self, moment: int) -> None:
         """Receives until a frame is answered, or takes too long."""
-        deadline = time.perf_counter() + REPLY_S
-        while np.isnan(self.latencies_ms[moment]) and time.perf_counter() < deadline:
+        deadline = self._clock() + REPLY_S
+        while np.isnan(self.latencies_ms[moment]) and self._clock() < deadline:
             self.receive(0.1)
