@@ -95,3 +95,11 @@ def test_one_session_of_several_must_be_named(walk: Callable[..., Session], tmp_
     assert open_session(str(tmp_path), name).id == name
     with pytest.raises(AdaptationError, match="holds no session 'nothing'"):
         open_session(str(tmp_path), "nothing")
+
+
+def test_a_rate_that_frame_times_tell_is_the_recordings_own(
+    walk: Callable[..., Session], description: Description
+) -> None:
+    timed = replace(walk(1, num_frames=1600), rate_hz=None, time_s=np.arange(1600) / 10)
+    prepared = prepare_session(timed, description, RATES, to_rate=True)
+    assert prepared.recorded_rate_hz == pytest.approx(10) and prepared.resample_hz == 2.5

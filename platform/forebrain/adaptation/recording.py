@@ -30,7 +30,7 @@ class Prepared:
         report: what was found and done.
         columns: int64 [N], which of the recorded units remain.
         num_recorded: units before repair.
-        recorded_rate_hz: the recording's own rate.
+        recorded_rate_hz: the recording's own rate, stated or told by its frame times.
         event_rate_hz, resample_hz: see `Adapted`.
     """
 
@@ -88,6 +88,7 @@ def prepare_session(
     names = recorded.unit_names or tuple(f"unit {column}" for column in range(recorded.num_units))
     session = replace(session, unit_names=tuple(names[column] for column in columns))
 
+    recorded_rate_hz = session.rate_hz
     event_rate_hz = resample_hz = None
     if description.event_rate_hz is not None and "event_matrix" in report.kinds():
         event_rate_hz = description.event_rate_hz
@@ -104,7 +105,7 @@ def prepare_session(
     _require_length(session, description)
     windows = SessionWindows(session, description.protocol, model.context, model.horizon)
     return Prepared(
-        session, windows, report, columns, recorded.num_units, recorded.rate_hz, event_rate_hz, resample_hz
+        session, windows, report, columns, recorded.num_units, recorded_rate_hz, event_rate_hz, resample_hz
     )
 
 
