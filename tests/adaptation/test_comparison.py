@@ -105,3 +105,20 @@ def test_a_leak_is_told_by_session_animal_and_name(backbone: Backbone, walk: Cal
     assert "other sessions of this animal" in (leak_of(backbone, replace(seen, session="two")) or "")
     assert "is called animal1 too, in lab" in (leak_of(backbone, replace(seen, dataset="elsewhere")) or "")
     assert leak_of(backbone, walk(2)) is None
+
+
+def test_a_recording_in_which_nothing_moves_while_steps_are_chosen_is_refused(
+    backbone: Backbone, walk: Callable[..., Session]
+) -> None:
+    traces = walk(9, num_frames=300).frames(0, 300)
+    traces[175:245] = traces[175]
+    silent = replace(walk(9), traces=traces)
+    with pytest.raises(AdaptationError, match=r"nothing moves in its validation part.*--mode none"):
+        backbone.adapt(silent, "embeddings", QUICK)
+    assert backbone.adapt(silent, "none", QUICK).mode == "none"
+
+
+def test_what_a_reader_guessed_is_told(backbone: Backbone, walk: Callable[..., Session]) -> None:
+    guessed = {"identity_note": "identity guessed from the file name", "licence": "MIT"}
+    comparison = compare(backbone, replace(walk(9, num_frames=300), metadata=guessed), "none", QUICK)
+    assert comparison.findings() == ["identity guessed from the file name"]

@@ -22,7 +22,7 @@ from forebrain.scoring.evaluate import (
     fit_baselines,
 )
 from forebrain.scoring.protocols import Part
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
 
 SCRATCH = "from scratch"
@@ -58,6 +58,8 @@ class Comparison:
         """What a person should know of the recording, a line each."""
         adapted, prepared = self.adaptation.adapted, self.adaptation.prepared
         found = [str(finding) for finding in prepared.report.findings]
+        known = prepared.session.metadata
+        found += [known[name] for name in READER_NOTES if name in known]
         remark = persistence_remark(prepared.windows.persistence)
         if remark is not None and adapted.description.model.relative:
             found.append(remark)
