@@ -40,7 +40,10 @@ def test_it_is_repaired_and_every_remaining_unit_can_be_found_again(
             r"20 frames a second; the backbone was trained at 1.5, 2.5 Hz.*--resample.*2.5 Hz",
         ),
         ({"traces": np.random.default_rng(0).normal(size=(75, 5))}, "too short.*need 80 frames"),
-        ({"segment_ids": np.arange(400, dtype=np.int32) // 15}, "longest unbroken stretch 15"),
+        (
+            {"segment_ids": np.arange(400, dtype=np.int32) // 15},
+            r"longest unbroken stretch 15.*trials 16 each.*--model.context",
+        ),
         ({"traces": np.full((400, 5), np.nan)}, "nothing usable"),
     ],
 )

@@ -149,8 +149,10 @@ def _require_length(session: Session, description: Description) -> None:
     for part in PARTS:
         if not windows[part]:
             longest = max(stop - start for start, stop in session.segments)
+            rate = "" if session.rate_hz is None else f" at {session.rate_hz:.4g} Hz"
             raise AdaptationError(
-                f"session {session.id}: too short. It has {session.num_frames} frames, the longest unbroken "
-                f"stretch {longest}; its {part} part holds no window of {model.context} + {model.horizon} "
-                f"frames. Unbroken recordings need {5 * length} frames."
+                f"session {session.id}: too short. It has {session.num_frames} frames{rate}, the longest "
+                f"unbroken stretch {longest}; its {part} part holds no window of {model.context} + "
+                f"{model.horizon} frames. Unbroken recordings need {5 * length} frames, trials {length} "
+                "each; for shorter ones pretrain a backbone with smaller --model.context and --model.horizon."
             )
