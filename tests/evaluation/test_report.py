@@ -83,6 +83,16 @@ def test_rounding_paints_no_unit_that_stands_still(walk, tmp_path: Path, monkeyp
         assert np.sort(values.max(axis=1))[1] < 1.5
 
 
+def test_names_may_hold_dollars(walk, tmp_path: Path) -> None:
+    session = dataclasses.replace(walk(0), session=r"$\frac{1}{2$")
+    source = ArrayWindows([session], "chronological", C, H)
+    _report(source, tmp_path)
+    example = make_example({"model": _last_frames, **fit_baselines(source)}, source, 0, "test")
+    names = [rf"$\bad_{unit}$" for unit in range(session.num_units)]
+    figures.forecast_traces(example, "model", tmp_path / "forecast_traces.png", names)
+    _assert_pictures(tmp_path)
+
+
 def test_more_sessions_than_fit_by_name_can_be_shown(walk, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(figures, "_MAX_NAMED_SESSIONS", 3)
     source = ArrayWindows([walk(seed) for seed in range(5)], "chronological", C, H)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
 from forebrain.evaluation.examples import Example
@@ -378,6 +379,8 @@ def _legend(figure: Figure, handles: list[Line2D]) -> None:
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of sessions and units may hold dollars
     figure.savefig(path, facecolor="white")
     return path
 
