@@ -89,6 +89,15 @@ def test_events_are_binned_as_the_backbones_were(description: Description) -> No
     assert kept.session.num_frames == 4000 and kept.event_rate_hz is None
 
 
+def test_events_brought_to_another_rate_are_binned_and_not_repeated(description: Description) -> None:
+    rng = np.random.default_rng(0)
+    events = (rng.random((4000, 6)) < 0.01).astype(np.float32)
+    session = Session(events, 20.0, "mouse", "m1", "day1", "lab", signal="calcium_events")
+    prepared = prepare_session(session, description, [5.0], to_rate=True)
+    assert (prepared.session.rate_hz, prepared.event_rate_hz, prepared.resample_hz) == (5.0, 5.0, None)
+    np.testing.assert_array_equal(prepared.session.frames(0, 1000).sum(axis=0), events.sum(axis=0))
+
+
 def test_one_session_of_several_must_be_named(walk: Callable[..., Session], tmp_path: Path) -> None:
     for name in ("one", "two"):
         np.save(tmp_path / f"{name}.npy", walk(1).frames(0, 100))

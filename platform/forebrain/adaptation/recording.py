@@ -92,6 +92,10 @@ def prepare_session(
     event_rate_hz = resample_hz = None
     if description.event_rate_hz is not None and "event_matrix" in report.kinds():
         event_rate_hz = description.event_rate_hz
+        if to_rate and rates_hz and description.resample_hz is None:
+            # Bins of another width hold each event once; held frames would repeat it.
+            nearest = _nearest(rates_hz, event_rate_hz)
+            event_rate_hz = event_rate_hz if rates_agree(nearest, event_rate_hz) else nearest
         session, finding = bin_events(session, event_rate_hz)
         report = report.and_also([finding])
     resample_hz = description.resample_hz
@@ -129,7 +133,7 @@ def _rate_to_use(
         )
         return None, [Finding("rate_not_checked", "kept", words, 1)]
     rate = session.rate_hz
-    nearest = min(rates_hz, key=lambda trained: abs(math.log(trained / rate)))
+    nearest = _nearest(rates_hz, rate)
     if rates_agree(nearest, rate):
         return None, []
     if to_rate:
@@ -139,6 +143,10 @@ def _rate_to_use(
         f"takes rates within {RATE_TOLERANCE:.0%} of these. Give --resample to bring the recording to "
         f"{nearest:.4g} Hz."
     )
+
+
+def _nearest(rates_hz: Sequence[float], rate_hz: float) -> float:
+    return min(rates_hz, key=lambda trained: abs(math.log(trained / rate_hz)))
 
 
 def _require_length(session: Session, description: Description) -> None:
