@@ -102,3 +102,26 @@ def test_a_command_that_makes_no_sense_shows_the_usage(capsys: pytest.CaptureFix
         main(["forecats"])
     assert exit_.value.code == 2
     assert "usage: forebrain" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "words"),
+    [
+        (
+            PermissionError(13, "Permission denied", "a.npy"),
+            1,
+            "error: [Errno 13] Permission denied: 'a.npy'",
+        ),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_what_a_file_system_refuses_and_ctrl_c_are_one_line(
+    raised: BaseException, status: int, words: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(addresses: list[str]) -> None:
+        raise raised
+
+    monkeypatch.setattr("forebrain.inspection.inspect", fail)
+    assert main(["inspect", "a.npy"]) == status
+    assert capsys.readouterr().err == f"{words}\n"

@@ -12,6 +12,7 @@ import dataclasses
 import io
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
             console.print(
                 f"[{number}/{len(items)}] {row['session'] or row['recording']}: {row['status']}, {said}"
             )
-    rows.sort(key=lambda row: (row["recording"], row["session"]))
+    rows = _refuse_shared_names(sorted(rows, key=lambda row: (row["recording"], row["session"])))
     out.write("table.csv", _as_csv(rows).encode())
     out.write("table.json", json.dumps(rows, indent=1).encode())
     return rows
@@ -200,6 +201,23 @@ def _adapt_recording(item: Row) -> list[Row]:
         else:
             rows.append(_row(recording, session.id, status, result))
     return rows
+
+
+def _refuse_shared_names(rows: list[Row]) -> list[Row]:
+    """The rows; those of recordings that are called the same failed, for they share one folder."""
+    names = Counter(row["session"] for row in rows if row["session"])
+    return [
+        row
+        if names[row["session"]] < 2
+        else _row(
+            row["recording"],
+            row["session"],
+            "failed",
+            error=f"{names[row['session']]} recordings are called {row['session']}, so their adaptations "
+            "cannot be told apart. Name each one's session in a sidecar file, and give another --out.",
+        )
+        for row in rows
+    ]
 
 
 def _row(recording: str, session: str, status: str, result: Row | None = None, error: str = "") -> Row:

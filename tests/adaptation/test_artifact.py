@@ -7,14 +7,16 @@ import pickle
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, Adapted, new_folder
+from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, Adapted, new_folder, require_new
 from forebrain.adaptation.backbone import Backbone
-from forebrain.errors import AdaptationError, StorageError
+from forebrain.errors import AdaptationError, RecordingError, StorageError
+from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
 
@@ -156,3 +158,53 @@ def test_a_folder_is_there_whole_or_not_at_all(saved: Path, tmp_path: Path) -> N
     with pytest.raises(StorageError, match="exists already"), new_folder(saved):
         raise AssertionError("never entered")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def a_recording(**given: object) -> Session:
+    """A later recording of the six units."""
+    traces = np.random.default_rng(3).normal(size=(60, 6)).astype(np.float32)
+    return Session(**{"traces": traces, "rate_hz": 2.5, "species": "celegans", "subject": "worm9",
+                      "session": "day2", "dataset": "lab", **given})  # fmt: skip
+
+
+def test_a_recordings_last_window_is_repaired_as_the_adaptations_recording_was(
+    backbone: Backbone, make_adapted: Callable[..., Adapted]
+) -> None:
+    adapted = make_adapted(backbone)
+    traces = a_recording().frames(0, 60)
+    traces[:, 0], traces[:, 4], traces[50, 1] = 1.0, traces[:, 5], np.nan  # each still the unit that it was
+    expected = traces[-12:, adapted.columns]
+    expected[2, 1] = traces[49, 1]
+    np.testing.assert_array_equal(adapted.latest_window(a_recording(traces=traces)), expected)
+
+
+def test_a_last_window_spans_no_gap(backbone: Backbone, make_adapted: Callable[..., Adapted]) -> None:
+    adapted = make_adapted(backbone)
+    time_s = np.arange(60) / 2.5
+    time_s[-5:] += 30
+    with pytest.raises(AdaptationError, match="last unbroken stretch has 5 frames"):
+        adapted.latest_window(a_recording(time_s=time_s))
+    lost = a_recording().frames(0, 60)
+    lost[45:55] = np.nan
+    with pytest.raises(AdaptationError, match="last unbroken stretch has 5 frames"):
+        adapted.latest_window(a_recording(traces=lost))
+    lost[45:] = np.nan
+    with pytest.raises(RecordingError, match="no value in frames 45 to 60, its last"):
+        adapted.latest_window(a_recording(traces=lost))
+
+
+def test_a_recording_whose_frame_times_tell_its_rate_is_resampled_again(
+    backbone: Backbone, make_adapted: Callable[..., Adapted]
+) -> None:
+    adapted = replace(make_adapted(backbone), recorded_rate_hz=10.0, resample_hz=2.5)
+    timed = a_recording(rate_hz=None, time_s=np.arange(60) / 10)
+    expected = timed.frames(12, 60)[:, adapted.columns].reshape(12, 4, 5).mean(axis=1)
+    np.testing.assert_allclose(adapted.latest_window(timed), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(StorageError, match="file is no folder that can be written to"):
+        require_new(tmp_path / "file" / "runs" / "worm9")
+    require_new(tmp_path / "new" / "runs" / "worm9")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from forebrain.adaptation.artifact import Adapted
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import Comparison, compare, leak_of
 from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.report import save_comparison
 from forebrain.errors import AdaptationError
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
@@ -105,3 +107,37 @@ def test_a_leak_is_told_by_session_animal_and_name(backbone: Backbone, walk: Cal
     assert "other sessions of this animal" in (leak_of(backbone, replace(seen, session="two")) or "")
     assert "is called animal1 too, in lab" in (leak_of(backbone, replace(seen, dataset="elsewhere")) or "")
     assert leak_of(backbone, walk(2)) is None
+
+
+def test_a_recording_in_which_nothing_moves_while_steps_are_chosen_is_refused(
+    backbone: Backbone, walk: Callable[..., Session]
+) -> None:
+    traces = walk(9, num_frames=300).frames(0, 300)
+    traces[175:245] = traces[175]
+    silent = replace(walk(9), traces=traces)
+    with pytest.raises(AdaptationError, match=r"nothing moves in its validation part.*--mode none"):
+        backbone.adapt(silent, "embeddings", QUICK)
+    assert backbone.adapt(silent, "none", QUICK).mode == "none"
+
+
+def test_what_a_reader_guessed_is_told(backbone: Backbone, walk: Callable[..., Session]) -> None:
+    guessed = {"identity_note": "identity guessed from the file name", "licence": "MIT"}
+    comparison = compare(backbone, replace(walk(9, num_frames=300), metadata=guessed), "none", QUICK)
+    assert comparison.findings()[0] == "identity guessed from the file name"
+    assert "has seen this animal cannot be told" in comparison.findings()[1]
+    assert comparison.result()["leak"] is False and comparison.result()["leak_note"] in comparison.findings()
+
+
+def test_pictures_call_units_what_the_recording_calls_them(
+    backbone: Backbone, walk: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(
+        "forebrain.evaluation.figures._save", lambda figure, path: drawn.update({path.name: figure})
+    )
+    traces = walk(9, num_frames=300).frames(0, 300)
+    traces[:, 2] = 1.0
+    named = replace(walk(9, num_frames=300), traces=traces, unit_names=("AVA", "AVB", "RIM", "SMD", "RIV"))
+    save_comparison(compare(backbone, named, "none", QUICK), tmp_path / "out")
+    labels = drawn["forecast_traces.png"].axes[0].get_yticklabels()
+    assert {label.get_text().splitlines()[0] for label in labels} == {"AVA", "AVB", "SMD", "RIV"}

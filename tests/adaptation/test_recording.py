@@ -40,7 +40,10 @@ def test_it_is_repaired_and_every_remaining_unit_can_be_found_again(
             r"20 frames a second; the backbone was trained at 1.5, 2.5 Hz.*--resample.*2.5 Hz",
         ),
         ({"traces": np.random.default_rng(0).normal(size=(75, 5))}, "too short.*need 80 frames"),
-        ({"segment_ids": np.arange(400, dtype=np.int32) // 15}, "longest unbroken stretch 15"),
+        (
+            {"segment_ids": np.arange(400, dtype=np.int32) // 15},
+            r"longest unbroken stretch 15.*trials 16 each.*--model.context",
+        ),
         ({"traces": np.full((400, 5), np.nan)}, "nothing usable"),
     ],
 )
@@ -86,6 +89,15 @@ def test_events_are_binned_as_the_backbones_were(description: Description) -> No
     assert kept.session.num_frames == 4000 and kept.event_rate_hz is None
 
 
+def test_events_brought_to_another_rate_are_binned_and_not_repeated(description: Description) -> None:
+    rng = np.random.default_rng(0)
+    events = (rng.random((4000, 6)) < 0.01).astype(np.float32)
+    session = Session(events, 20.0, "mouse", "m1", "day1", "lab", signal="calcium_events")
+    prepared = prepare_session(session, description, [5.0], to_rate=True)
+    assert (prepared.session.rate_hz, prepared.event_rate_hz, prepared.resample_hz) == (5.0, 5.0, None)
+    np.testing.assert_array_equal(prepared.session.frames(0, 1000).sum(axis=0), events.sum(axis=0))
+
+
 def test_one_session_of_several_must_be_named(walk: Callable[..., Session], tmp_path: Path) -> None:
     for name in ("one", "two"):
         np.save(tmp_path / f"{name}.npy", walk(1).frames(0, 100))
@@ -95,3 +107,11 @@ def test_one_session_of_several_must_be_named(walk: Callable[..., Session], tmp_
     assert open_session(str(tmp_path), name).id == name
     with pytest.raises(AdaptationError, match="holds no session 'nothing'"):
         open_session(str(tmp_path), "nothing")
+
+
+def test_a_rate_that_frame_times_tell_is_the_recordings_own(
+    walk: Callable[..., Session], description: Description
+) -> None:
+    timed = replace(walk(1, num_frames=1600), rate_hz=None, time_s=np.arange(1600) / 10)
+    prepared = prepare_session(timed, description, RATES, to_rate=True)
+    assert prepared.recorded_rate_hz == pytest.approx(10) and prepared.resample_hz == 2.5

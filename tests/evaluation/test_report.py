@@ -7,6 +7,7 @@ import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from forebrain.errors import ConfigError
 from forebrain.evaluation import figures
@@ -66,6 +67,29 @@ def test_units_that_never_move_can_be_shown(walk, tmp_path: Path) -> None:
     session = walk(0, num_units=3)
     session.traces[:, 1:] = 0.5
     _report(ArrayWindows([session], "chronological", C, H), tmp_path)
+    _assert_pictures(tmp_path)
+
+
+def test_rounding_paints_no_unit_that_stands_still(walk, tmp_path: Path, monkeypatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    source = ArrayWindows([walk(0, num_units=3)], "chronological", C, H)
+    example = make_example({"model": _last_frames}, source, 0, "test")
+    example.activity[:, 1:] = np.float32(0.1)
+    assert example.activity.std(axis=0)[1] > 0  # of one number, by rounding
+    figures.population_raster(example, "model", H, tmp_path / "a.png")
+    for axes in drawn[0].axes[:2]:
+        values = np.abs(axes.images[0].get_array())
+        assert np.sort(values.max(axis=1))[1] < 1.5
+
+
+def test_names_may_hold_dollars(walk, tmp_path: Path) -> None:
+    session = dataclasses.replace(walk(0), session=r"$\frac{1}{2$")
+    source = ArrayWindows([session], "chronological", C, H)
+    _report(source, tmp_path)
+    example = make_example({"model": _last_frames, **fit_baselines(source)}, source, 0, "test")
+    names = [rf"$\bad_{unit}$" for unit in range(session.num_units)]
+    figures.forecast_traces(example, "model", tmp_path / "forecast_traces.png", names)
     _assert_pictures(tmp_path)
 
 

@@ -86,6 +86,18 @@ def test_failures_are_rows_and_what_is_finished_is_not_done_again(config: ManyCo
     assert "mean over 3 sessions" in text and "3 adapted, 1 failed" in text and "linear" in text
 
 
+def test_recordings_of_one_name_do_not_pass_for_each_other(config: ManyConfig, tmp_path: Path) -> None:
+    for name in ("a", "b", "fast"):
+        sidecar = tmp_path / "recordings" / f"{name}.npy.session.yaml"
+        sidecar.write_text(
+            f"{{rate_hz: 2.5, subject: worm, session: {'other' if name == 'fast' else 'day'}}}"
+        )
+    rows = adapt_many(replace(config, mode="none"), Console(quiet=True))
+    assert status(rows) == {"a": "failed", "b": "failed", "fast": "adapted", "torn": "failed"}
+    assert all("2 recordings are called recordings/worm/day" in row["error"] for row in rows[:2])
+    assert rows[1]["score"] is None
+
+
 def test_a_folder_takes_no_other_settings(config: ManyConfig) -> None:
     quiet = Console(quiet=True)
     adapt_many(replace(config, mode="none"), quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -105,6 +106,9 @@ def train(
 
     Args:
         start: the interface to begin with, changed in place; None for the backbone's own choice.
+
+    Raises:
+        AdaptationError: the mode trains nothing of this model, or nothing moves in the validation part.
     """
     model = _model(backbone, mode, config.seed)
     windows = prepared.windows
@@ -131,6 +135,11 @@ def train(
             {"model": WindowForecaster(model, interface, config)},
             windows, "validation", windows_per_session=limit, seed=config.seed,
         ).summary("model").value("score")  # fmt: skip
+        if steps and not math.isfinite(score):
+            raise AdaptationError(
+                f"session {prepared.session.id}: nothing moves in its validation part, so no step can be "
+                "told to be the best. Give a longer recording, or --mode none to take no step."
+            )
         if not curve or score > max(known for _, known in curve):
             best = copy.deepcopy(_trainable(model)), copy.deepcopy(interface.state_dict())
         curve.append((step, score))

@@ -37,7 +37,7 @@ from forebrain.adaptation.description import Description, fill, tensors_of
 from forebrain.errors import AdaptationError, StorageError
 from forebrain.models.contract import Interface, Model
 from forebrain.models.frozen import SessionForecaster, session_forecaster
-from forebrain.sessions.frames import hold_last
+from forebrain.sessions.repair import repair_units
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
 from forebrain.storage import PARTIAL
@@ -64,7 +64,7 @@ class Adapted:
         num_recorded: units of the recording before repair.
         unit_names: N names.
         rate_hz: frames a second that the model is given; None where the recording did not state it.
-        recorded_rate_hz: the recording's own.
+        recorded_rate_hz: the recording's own, stated or told by its frame times.
         event_rate_hz: bins that the recording's events were summed into, Hz; None where they were not.
         resample_hz: rate that it was resampled to; None where it was not.
         species, subject, session, dataset: of the recording.
@@ -170,8 +170,8 @@ class Adapted:
     def latest_window(self, session: Session) -> np.ndarray:
         """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].
 
-        Missing values hold the unit's last known one; events are binned and frames resampled as the
-        adaptation's were.
+        Missing values hold the unit's last known one, and gaps break the recording, as they did when it was
+        adapted to; events are binned and frames resampled as then.
 
         Args:
             session: as it was recorded, with the same units in the same order.
@@ -184,14 +184,12 @@ class Adapted:
                 f"session {session.id}: has {session.num_units} units; the recording that was adapted to had "
                 f"{self.num_recorded}. Give one of the same units in the same order, or adapt to this one."
             )
+        session = repair_units(session, self.columns)
         if self.resample_hz is None and not rates_agree(session.rate_hz, self.recorded_rate_hz):
             raise AdaptationError(
                 f"session {session.id}: has {session.rate_hz:.4g} frames a second; the recording that was "
                 f"adapted to had {self.recorded_rate_hz:.4g}. Adapt to this one."
             )
-        unknown = np.full(self.num_units, np.nan, np.float32)
-        frames = hold_last(session.frames(0, session.num_frames)[:, self.columns], unknown)
-        session = replace(session, traces=frames, unit_names=None, unit_positions=None, brain_regions=None)
         if self.event_rate_hz is not None:
             session, _ = bin_events(session, self.event_rate_hz)
         if self.resample_hz is not None:
@@ -350,10 +348,13 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def require_new(target: str | os.PathLike[str]) -> None:
-    """Raises StorageError if there is something of a name that is no empty folder."""
+    """Raises StorageError if there is something of a name that is no empty folder, or it cannot be made."""
     target = Path(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{target}: exists already. Give a folder that does not.")
+    above = next(each for each in target.absolute().parents if each.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise StorageError(f"{target}: {above} is no folder that can be written to. Choose another folder.")
 
 
 def _read_record(folder: Path) -> Mapping[str, Any]:

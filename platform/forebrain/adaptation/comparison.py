@@ -22,11 +22,15 @@ from forebrain.scoring.evaluate import (
     fit_baselines,
 )
 from forebrain.scoring.protocols import Part
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
 
 SCRATCH = "from scratch"
 NOT_ADAPTED = "not adapted"
+NOT_KNOWN = (
+    "whether the backbone has seen this animal cannot be told, because its identity is guessed; name "
+    "dataset, subject and session in a sidecar file"
+)
 TEST_ROWS = 2_000_000
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test")
 
@@ -58,6 +62,10 @@ class Comparison:
         """What a person should know of the recording, a line each."""
         adapted, prepared = self.adaptation.adapted, self.adaptation.prepared
         found = [str(finding) for finding in prepared.report.findings]
+        known = prepared.session.metadata
+        found += [known[name] for name in READER_NOTES if name in known]
+        if self.leak is None and "identity_note" in known:
+            found.append(NOT_KNOWN)
         remark = persistence_remark(prepared.windows.persistence)
         if remark is not None and adapted.description.model.relative:
             found.append(remark)
@@ -95,7 +103,7 @@ class Comparison:
             "seconds": trained.seconds,
             "seconds_in_all": self.seconds,
             "leak": self.leak is not None,
-            "leak_note": self.leak,
+            "leak_note": self.leak or (NOT_KNOWN if NOT_KNOWN in self.findings() else None),
             "verdict": self.verdict(),
             "mode": adapted.mode,
             "model": adapted.model,

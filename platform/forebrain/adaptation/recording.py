@@ -30,7 +30,7 @@ class Prepared:
         report: what was found and done.
         columns: int64 [N], which of the recorded units remain.
         num_recorded: units before repair.
-        recorded_rate_hz: the recording's own rate.
+        recorded_rate_hz: the recording's own rate, stated or told by its frame times.
         event_rate_hz, resample_hz: see `Adapted`.
     """
 
@@ -88,9 +88,14 @@ def prepare_session(
     names = recorded.unit_names or tuple(f"unit {column}" for column in range(recorded.num_units))
     session = replace(session, unit_names=tuple(names[column] for column in columns))
 
+    recorded_rate_hz = session.rate_hz
     event_rate_hz = resample_hz = None
     if description.event_rate_hz is not None and "event_matrix" in report.kinds():
         event_rate_hz = description.event_rate_hz
+        if to_rate and rates_hz and description.resample_hz is None:
+            # Bins of another width hold each event once; held frames would repeat it.
+            nearest = _nearest(rates_hz, event_rate_hz)
+            event_rate_hz = event_rate_hz if rates_agree(nearest, event_rate_hz) else nearest
         session, finding = bin_events(session, event_rate_hz)
         report = report.and_also([finding])
     resample_hz = description.resample_hz
@@ -104,7 +109,7 @@ def prepare_session(
     _require_length(session, description)
     windows = SessionWindows(session, description.protocol, model.context, model.horizon)
     return Prepared(
-        session, windows, report, columns, recorded.num_units, recorded.rate_hz, event_rate_hz, resample_hz
+        session, windows, report, columns, recorded.num_units, recorded_rate_hz, event_rate_hz, resample_hz
     )
 
 
@@ -128,7 +133,7 @@ def _rate_to_use(
         )
         return None, [Finding("rate_not_checked", "kept", words, 1)]
     rate = session.rate_hz
-    nearest = min(rates_hz, key=lambda trained: abs(math.log(trained / rate)))
+    nearest = _nearest(rates_hz, rate)
     if rates_agree(nearest, rate):
         return None, []
     if to_rate:
@@ -140,6 +145,10 @@ def _rate_to_use(
     )
 
 
+def _nearest(rates_hz: Sequence[float], rate_hz: float) -> float:
+    return min(rates_hz, key=lambda trained: abs(math.log(trained / rate_hz)))
+
+
 def _require_length(session: Session, description: Description) -> None:
     """Raises AdaptationError if a part of the recording holds no window."""
     model = description.model
@@ -148,8 +157,10 @@ def _require_length(session: Session, description: Description) -> None:
     for part in PARTS:
         if not windows[part]:
             longest = max(stop - start for start, stop in session.segments)
+            rate = "" if session.rate_hz is None else f" at {session.rate_hz:.4g} Hz"
             raise AdaptationError(
-                f"session {session.id}: too short. It has {session.num_frames} frames, the longest unbroken "
-                f"stretch {longest}; its {part} part holds no window of {model.context} + {model.horizon} "
-                f"frames. Unbroken recordings need {5 * length} frames."
+                f"session {session.id}: too short. It has {session.num_frames} frames{rate}, the longest "
+                f"unbroken stretch {longest}; its {part} part holds no window of {model.context} + "
+                f"{model.horizon} frames. Unbroken recordings need {5 * length} frames, trials {length} "
+                "each; for shorter ones pretrain a backbone with smaller --model.context and --model.horizon."
             )

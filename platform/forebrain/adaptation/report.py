@@ -39,7 +39,7 @@ def _draw(comparison: Comparison, folder: Path) -> None:
     figures.score_by_step(curves, levels, f"{session.id}, validation", folder / "score_by_step.png")
     shown = {name: comparison.forecasters[name] for name in (comparison.name, "copy")}
     example = make_example(shown, comparison.adaptation.prepared.windows, 0, "test")
-    figures.forecast_traces(example, comparison.name, folder / "forecast_traces.png")
+    figures.forecast_traces(example, comparison.name, folder / "forecast_traces.png", session.unit_names)
     figures.population_raster(example, comparison.name, example.horizon, folder / "population_raster.png")
     figures.score_by_horizon(comparison.test, folder / "score_by_horizon.png")
 

@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense.
+        The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense, 130
+        for Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="forebrain", description="Forecast brain activity.")
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except ForebrainError as error:
+    except (ForebrainError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

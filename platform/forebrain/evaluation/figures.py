@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
 from forebrain.evaluation.examples import Example
@@ -30,17 +31,26 @@ _NUM_TRACES = 6
 _MAX_NAMED_MODELS = 5
 
 
-def forecast_traces(example: Example, model: str, path: Path) -> Path:
+def forecast_traces(
+    example: Example, model: str, path: Path, unit_names: Sequence[str] | None = None
+) -> Path:
     """Units stacked: what happened, and the forecasts of the model and of copy from a few moments on.
 
     The units stand at even quantiles of the model's score along the stretch, so the picture shows what is
     usual, failures too. Each is scaled to its own range.
+
+    Args:
+        example: the stretch.
+        model: the forecaster.
+        path: a PNG file.
+        unit_names: of all units of the session; None numbers them.
     """
     scores = example.unit_scores(model)
     shown = _even_quantiles(scores, _NUM_TRACES)
     context, horizon = example.context, example.horizon
     now = np.arange(context - 1, context - 1 + len(example.forecasts[model]), horizon + max(4, horizon // 2))
     to_time, unit_of_time = _time_scale(example.session.rate_hz)
+    names = unit_names or [f"unit {unit}" for unit in range(example.session.num_units)]
     time = to_time(example.first_frame + np.arange(len(example.activity)))
 
     figure, axes = _canvas(width=10, height=1.4 + 0.9 * len(shown))
@@ -60,7 +70,7 @@ def forecast_traces(example: Example, model: str, path: Path) -> Path:
             time[now], base + scale * trace[now], "o", color=_MODEL_COLOURS[0], markersize=3.5, zorder=4
         )
     axes.set_yticks(
-        range(len(shown)), [f"unit {example.units[unit]}\nscore {scores[unit]:.2f}" for unit in shown]
+        range(len(shown)), [f"{names[example.units[unit]]}\nscore {scores[unit]:.2f}" for unit in shown]
     )
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -98,7 +108,8 @@ def population_raster(example: Example, model: str, step: int, path: Path) -> Pa
     """
     # By the whole stretch, context included: it moves even where there is but one window of a trial.
     mean, scale = example.activity.mean(axis=0), example.activity.std(axis=0)
-    scale = np.where(scale > 0, scale, 1)
+    # The spread of a unit that never moves is none, or what rounding made of it.
+    scale = np.where(np.ptp(example.activity, axis=0) > 0, scale, 1)
     truth = (example.targets()[:, step - 1] - mean) / scale
     forecast = (example.forecasts[model][:, step - 1] - mean) / scale
     order = _by_first_component(truth)
@@ -368,6 +379,8 @@ def _legend(figure: Figure, handles: list[Line2D]) -> None:
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of sessions and units may hold dollars
     figure.savefig(path, facecolor="white")
     return path
 

@@ -67,6 +67,30 @@ def repair(session: Session) -> tuple[Session, Report]:
     return repaired, Report(tuple(findings))
 
 
+def repair_units(session: Session, units: np.ndarray) -> Session:
+    """A recording of units that were chosen before, cut and held as `repair` would have it.
+
+    Args:
+        session: as it was recorded.
+        units: int64 [N], columns of its traces that remain, useful here or not. A unit has no finite value
+            before its first one.
+
+    Raises:
+        RecordingError: the recording ends in frames without most units, or the traces cannot be read.
+    """
+    missing = _find_missing(session, _scan(session))
+    if missing.gaps and missing.gaps[-1][1] == session.num_frames:
+        raise RecordingError(
+            f"session {session.id}: most units have no value in frames {missing.gaps[-1][0]} to "
+            f"{session.num_frames}, its last. Cut them off to use what comes before."
+        )
+    kept_frames = _cut(missing.gaps, 0, session.num_frames)
+    findings: list[Finding] = []
+    session, breaks = _check_times(session, findings)
+    segment_ids = _segments(session, breaks, kept_frames)
+    return _select(session, kept_frames, units, missing, segment_ids, findings)
+
+
 @dataclass(frozen=True, eq=False)
 class _Scan:
     """What one reading of the recording tells of each unit, [N]."""
