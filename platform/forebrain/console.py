@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -14,3 +16,39 @@ def make_console() -> Console:
     width = None if sys.stdout.isatty() else LOG_WIDTH
     # Names of files and sessions may hold brackets, which are not markup.
     return Console(width=width, highlight=False, markup=False, soft_wrap=True)
+
+
+class Follower:
+    """Prints how far a long piece of work is, a line every few seconds; nothing of what is soon over.
+
+    Args:
+        console: where to.
+        every_s: seconds between lines.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self, console: Console, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._every_s, self._clock = console, every_s, clock
+        self._what = ""
+        self._began = self._last_line = self._last_heard = clock()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Hears that `done` of `total` parts are done; another `what` is another piece of work."""
+        now = self._clock()
+        if what != self._what:
+            # It was heard of after its first parts, which began when the last piece ended.
+            self._what, self._began = what, self._last_heard
+        self._last_heard = now
+        if now - self._last_line < self._every_s or not done:
+            return
+        self._last_line = now
+        left_s = (now - self._began) / done * (total - done)
+        self._console.print(f"{what} {done:,}/{total:,}  {clock_time(left_s)} left")
+
+
+def clock_time(seconds: float) -> str:
+    """Minutes and seconds, as 12:05."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from forebrain.adaptation.artifact import Adapted
 from forebrain.adaptation.backbone import Backbone
-from forebrain.adaptation.comparison import Comparison, compare, leak_of
+from forebrain.adaptation.comparison import Comparison, Lead, compare, leak_of
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.report import save_comparison
 from forebrain.errors import AdaptationError
@@ -70,35 +70,58 @@ def test_a_recording_in_which_nothing_moves_at_the_end_has_no_score(
 
 
 @pytest.mark.parametrize(
-    ("own", "interval", "others", "words"),
+    ("mode", "lead", "words"),
     [
-        (0.20, (0.15, 0.25), {"linear": 0.10}, "was worth it: .*0.200 .*linear 0.100"),
         (
-            0.20,
-            (0.15, 0.25),
-            {"linear": 0.10, "from scratch": 0.18},
-            "by less than its interval .*scratch 0.180",
+            "embeddings",
+            Lead("linear", 0.1, 0.04, 0.16),
+            "Adapting was worth it: .*0.300 .*linear, 0.200 .*0.040",
         ),
-        (0.20, (0.15, 0.25), {"linear": 0.30}, "not worth it: .*Use linear"),
-        (0.20, (float("nan"), float("nan")), {"linear": 0.10}, "too few windows"),
+        ("embeddings", Lead("linear", 0.1, -0.04, 0.24), "chance may have done it: .*linear, 0.200 .*-0.040"),
+        ("full", Lead("linear", 0.1, float("nan"), float("nan")), "too few windows to be sure: .*linear"),
+        ("embeddings", Lead("linear", -0.1, -0.2, 0), "Adapting was not worth it: .* Use linear"),
+        ("full", Lead("from scratch", -0.1, -0.2, 0), "not worth it: .* Use --mode scratch"),
+        ("full", Lead("not adapted", 0.0, 0, 0), "not worth it: .* Use --mode none"),
+        ("scratch", Lead("not adapted", -0.1, -0.2, 0), "Training from scratch was not worth it"),
+        ("none", Lead("linear", 0.1, 0.04, 0.16), "Nothing was adapted: .*0.300 .*linear, 0.200"),
     ],
 )
-def test_the_verdict_follows_from_the_scores(
-    own: float, interval: tuple[float, float], others: dict[str, float], words: str
-) -> None:
-    scores = {"adapted (embeddings)": own, **others}
-
-    def summary(name: str) -> SimpleNamespace:
-        return SimpleNamespace(value=lambda metric: scores[name], bounds=lambda metric: interval)
-
+def test_the_verdict_follows_from_the_lead(mode: str, lead: Lead, words: str) -> None:
     made = SimpleNamespace(
-        name="adapted (embeddings)",
-        forecasters=dict.fromkeys(scores),
-        test=SimpleNamespace(summary=summary),
-        adaptation=SimpleNamespace(adapted=SimpleNamespace(mode="embeddings")),
+        name="model",
+        lead=lambda: lead,
+        _score=lambda name: 0.3 if name == "model" else 0.2,
+        adaptation=SimpleNamespace(adapted=SimpleNamespace(mode=mode)),
     )
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(Comparison.verdict(made))
+
+
+def test_the_lead_is_over_the_best_of_all_else_on_the_same_windows(
+    backbone: Backbone, walk: Callable[..., Session]
+) -> None:
+    comparison = compare(backbone, walk(9, num_frames=600), "embeddings", QUICK)
+    result = comparison.result()
+    others = {**result["baselines"], **result["others"]}
+    lead = comparison.lead()
+    assert lead.over == result["lead"]["over"] == max(others, key=others.__getitem__)
+    assert lead.score == pytest.approx(result["score"] - others[lead.over])
+    assert result["lead"]["interval"] == [lead.low, lead.high]
+    assert lead.low < lead.score < lead.high
+    # What makes one stretch harder than another does so for both.
+    assert lead.high - lead.low < result["interval"][1] - result["interval"][0]
+
+
+def test_progress_is_told_of_steps_and_of_windows(backbone: Backbone, walk: Callable[..., Session]) -> None:
+    told: list[tuple[str, int, int]] = []
+    compare(
+        backbone, walk(9, num_frames=300), "embeddings", QUICK,
+        progress=lambda what, done, total: told.append((what, done, total)),
+    )  # fmt: skip
+    for what in ("adapted (embeddings): step", "from scratch: step"):
+        assert [done for each, done, _ in told if each == what] == [0, 1, 2, 3, 4, 5, 6]
+    for what in ("scoring the validation part: window", "scoring the test part: window"):
+        assert [(done, total) for each, done, total in told if each == what][-1] == (45, 45)
 
 
 def test_a_leak_is_told_by_session_animal_and_name(backbone: Backbone, walk: Callable[..., Session]) -> None:

@@ -154,10 +154,17 @@ def test_every_forecaster_sees_the_same_windows_once(source) -> None:
     assert sum(map(len, seen["a"])) == source.num_windows(0, "test")
 
 
-def test_progress_is_told_of_each_session(source, forecasters) -> None:
-    told: list[str] = []
-    evaluate(forecasters, source, "test", progress=lambda info: told.append(info.id))
-    assert told == [info.id for info in source.sessions]
+@pytest.mark.parametrize("limit", [None, 7])
+def test_progress_is_told_in_windows(source, forecasters, limit: int | None) -> None:
+    told: list[tuple[int, int]] = []
+    evaluated = evaluate(
+        forecasters, source, "test", windows_per_session=limit, max_rows=20,
+        progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    scored = sum(scores.num_windows for scores in evaluated.scores["copy"].values())
+    assert told[-1] == (scored, scored) and {total for _, total in told} == {scored}
+    assert len(told) > len(source.sessions)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
 
 
 def test_the_linear_fit_of_workers_is_that_of_one(source) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forebrain.scoring.metrics import METRICS, UNIT_QUANTILES, Scores
-from forebrain.scoring.pairs import paired_difference
+from forebrain.scoring.metrics import METRICS, UNIT_QUANTILES, ScoreAccumulator, Scores
+from forebrain.scoring.pairs import difference_over_time, paired_difference
 
 
 def scores(value: float) -> Scores:
@@ -34,3 +34,29 @@ def test_only_sessions_in_which_both_are_defined_count() -> None:
     assert found.value == pytest.approx(0.3)
     assert found.num_sessions == 1 and np.isnan(found.low)
     assert np.isnan(paired_difference(first, {}, seed=0).value)
+
+
+def of_one_session(share: float, num_windows: int = 400) -> Scores:
+    """A forecaster whose errors are a share of what moves, in stretches that are easy and hard in turn."""
+    rng = np.random.default_rng(0)
+    target = (
+        rng.normal(size=(num_windows, 4, 3))
+        * np.repeat(rng.uniform(0.1, 3, num_windows // 20), 20)[:, None, None]
+    )
+    noise = (
+        rng.normal(size=target.shape) * np.repeat(rng.uniform(0.1, 3, num_windows // 20), 20)[:, None, None]
+    )
+    accumulator = ScoreAccumulator("s", "f", 4, 3)
+    accumulator.update(target + share * noise, target, np.zeros((num_windows, 3)), np.arange(num_windows))
+    return accumulator.scores(window_frames=20, seed=0)
+
+
+def test_a_small_difference_in_every_stretch_is_seen_beside_large_ones_between_stretches() -> None:
+    first, second = of_one_session(0.50), of_one_session(0.52)
+    value, low, high = difference_over_time(first, second)
+    assert value == first.value("score") - second.value("score")
+    assert 0 < low < value < high < first.bounds("score")[1] - first.bounds("score")[0]
+    assert first.bounds("score")[0] < second.value("score")  # which the intervals alone do not tell
+    assert np.isnan(difference_over_time(*(of_one_session(share, 20) for share in (0.5, 0.6)))[1:]).all()
+    kept = Scores.from_json(first.to_json())
+    assert np.isnan(difference_over_time(kept, second)[1:]).all()

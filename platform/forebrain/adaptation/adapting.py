@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,7 +55,12 @@ class Adaptation:
 
 
 def adapt(
-    backbone: Backbone, session: Session, mode: Mode, config: FitConfig, to_rate: bool = False
+    backbone: Backbone,
+    session: Session,
+    mode: Mode,
+    config: FitConfig,
+    to_rate: bool = False,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> Adaptation:
     """Adapts a backbone to a recording.
 
@@ -65,13 +71,14 @@ def adapt(
             modulates. `full`: everything. `scratch`: everything, from random weights. `none`: nothing.
         config: the optimisation.
         to_rate: resample where the recording has another rate than the backbone was trained on.
+        after_step: is told the number of steps done.
 
     Raises:
         RecordingError: nothing usable is in the recording.
         AdaptationError: it does not fit the backbone.
     """
     prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate)
-    trained = train(backbone, prepared, mode, config)
+    trained = train(backbone, prepared, mode, config, after_step=after_step)
     session, fit = prepared.session, prepared.windows.fit
     adapted = Adapted(
         backbone=trained.model.eval().requires_grad_(False),
@@ -100,12 +107,18 @@ def adapt(
 
 
 def train(
-    backbone: Backbone, prepared: Prepared, mode: Mode, config: FitConfig, start: Interface | None = None
+    backbone: Backbone,
+    prepared: Prepared,
+    mode: Mode,
+    config: FitConfig,
+    start: Interface | None = None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> Trained:
     """Trains what a mode trains on a prepared recording, and keeps the step that validation likes best.
 
     Args:
         start: the interface to begin with, changed in place; None for the backbone's own choice.
+        after_step: is told the number of steps done.
 
     Raises:
         AdaptationError: the mode trains nothing of this model, or nothing moves in the validation part.
@@ -128,6 +141,7 @@ def train(
 
     def score_if_due(step: int) -> None:
         nonlocal best, scoring_s
+        after_step(step)
         if step not in due:
             return
         began = time.perf_counter()

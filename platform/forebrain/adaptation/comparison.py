@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from forebrain.adaptation.adapting import Adaptation, Trained, adapt, train, windows_to_score
@@ -21,6 +22,7 @@ from forebrain.scoring.evaluate import (
     evaluate,
     fit_baselines,
 )
+from forebrain.scoring.pairs import difference_over_time
 from forebrain.scoring.protocols import Part
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
@@ -31,8 +33,26 @@ NOT_KNOWN = (
     "whether the backbone has seen this animal cannot be told, because its identity is guessed; name "
     "dataset, subject and session in a sidecar file"
 )
+# How to have what was better than the chosen mode.
+INSTEAD = {SCRATCH: "--mode scratch", NOT_ADAPTED: "--mode none"}
 TEST_ROWS = 2_000_000
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How far a model is ahead of another on the same windows of the test part.
+
+    Attributes:
+        over: the other's name.
+        score: difference in score, negative where the other is better.
+        low, high: its 95 % interval by bootstrap over blocks of time; NaN where there are too few windows.
+    """
+
+    over: str
+    score: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,32 +91,50 @@ class Comparison:
             found.append(remark)
         return found
 
+    def lead(self) -> Lead:
+        """How far the model is ahead of the best of all else."""
+        others = {name: self._score(name) for name in self.forecasters if name != self.name}
+        best = max(others, key=lambda name: others[name])
+        own, other = self.test.summary(self.name), self.test.summary(best)
+        return Lead(best, *difference_over_time(own, other))
+
     def verdict(self) -> str:
         """A plain sentence on whether adapting was worth it."""
-        scores = {name: self.test.summary(name).value("score") for name in self.forecasters}
-        own = scores.pop(self.name)
-        best = max(scores, key=lambda name: scores[name])
-        low, high = self.test.summary(self.name).bounds("score")
-        figures = f"it scores {own:.3f} on the test part, {best} {scores[best]:.3f}"
-        if self.adaptation.adapted.mode == "none":
+        lead, mode = self.lead(), self.adaptation.adapted.mode
+        figures = (
+            f"it scores {self._score(self.name):.3f} on the test part; the best of all else, {lead.over}, "
+            f"{self._score(lead.over):.3f}"
+        )
+        if mode == "none":
             return f"Nothing was adapted: {figures}."
-        if own <= scores[best]:
-            return f"Adapting was not worth it: {figures}. Use {best}."
-        if not scores[best] < low:
-            within = f"({low:.3f} to {high:.3f})" if math.isfinite(low) else "(too few windows for one)"
-            return f"Adapting helped, though by less than its interval {within}: {figures}."
-        return f"Adapting was worth it: {figures} at best of all else."
+        what = "Training from scratch" if mode == "scratch" else "Adapting"
+        if lead.score <= 0:
+            return f"{what} was not worth it: {figures}. Use {INSTEAD.get(lead.over, lead.over)}."
+        if not math.isfinite(lead.low):
+            return f"{what} helped, though there are too few windows to be sure: {figures}."
+        ahead = f"{lead.score:.3f} ahead, with 95 % confidence {lead.low:.3f} to {lead.high:.3f}"
+        if lead.low <= 0:
+            return f"{what} helped, though chance may have done it: {figures} ({ahead})."
+        return f"{what} was worth it: {figures} ({ahead})."
+
+    def _score(self, name: str) -> float:
+        return self.test.summary(name).value("score")
 
     def result(self) -> dict[str, Any]:
         """What result.json holds."""
-        adapted, trained = self.adaptation.adapted, self.adaptation.trained
-        scores = {name: _plain(self.test.summary(name).value("score")) for name in self.forecasters}
+        adapted, trained, lead = self.adaptation.adapted, self.adaptation.trained, self.lead()
+        scores = {name: _plain(self._score(name)) for name in self.forecasters}
         others = [name for name in scores if name != self.name and name not in BASELINES]
         return {
             "score": scores[self.name],
             "interval": [_plain(bound) for bound in self.test.summary(self.name).bounds("score")],
             "baselines": {name: scores[name] for name in BASELINES},
             "others": {name: scores[name] for name in others},
+            "lead": {
+                "over": lead.over,
+                "score": _plain(lead.score),
+                "interval": [_plain(lead.low), _plain(lead.high)],
+            },
             "score_by_step": _curve(trained),
             "others_by_step": {name: _curve(other) for name, other in self.others.items()},
             "best_step": trained.best_step,
@@ -114,23 +152,36 @@ class Comparison:
 
 
 def compare(
-    backbone: Backbone, session: Session, mode: Mode, config: FitConfig, to_rate: bool = False
+    backbone: Backbone,
+    session: Session,
+    mode: Mode,
+    config: FitConfig,
+    to_rate: bool = False,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Comparison:
     """Adapts, trains from scratch on the same windows for as many steps, and scores all side by side.
 
-    Arguments and errors are those of `adapt`.
+    Other arguments and errors are those of `adapt`.
+
+    Args:
+        progress: is told what is being done, and how many of how many steps or windows are done.
 
     Raises:
         AdaptationError: nothing moves in the test part, so that no score exists.
     """
     began = time.perf_counter()
-    adaptation = adapt(backbone, session, mode, config, to_rate)
+    name = SCRATCH if mode == "scratch" else NOT_ADAPTED if mode == "none" else f"adapted ({mode})"
+    steps = 0 if mode == "none" else config.steps
+
+    def following(what: str) -> Callable[[int], None]:
+        return lambda step: progress(f"{what}: step", step, steps)
+
+    adaptation = adapt(backbone, session, mode, config, to_rate, following(name))
     prepared = adaptation.prepared
     others: dict[str, Trained] = {}
     if mode not in ("scratch", "none"):
-        others[SCRATCH] = train(backbone, prepared, "scratch", config)
+        others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))
     unadapted = None if mode == "none" else train(backbone, prepared, "none", config)
-    name = SCRATCH if mode == "scratch" else NOT_ADAPTED if mode == "none" else f"adapted ({mode})"
     models = {name: adaptation.trained, **others}
     if unadapted is not None:
         models[NOT_ADAPTED] = unadapted
@@ -141,7 +192,14 @@ def compare(
     forecasters |= fit_baselines(windows, seed=config.seed)
     limit = windows_to_score(prepared, WINDOWS_PER_SESSION, TEST_ROWS)
     validation, test = (
-        evaluate(forecasters, windows, part, windows_per_session=limit, seed=config.seed)
+        evaluate(
+            forecasters,
+            windows,
+            part,
+            windows_per_session=limit,
+            seed=config.seed,
+            progress=partial(progress, f"scoring the {part} part: window"),
+        )
         for part in SCORED_PARTS
     )
     if not test.summary(name).num_sessions:

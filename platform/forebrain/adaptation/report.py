@@ -27,7 +27,7 @@ def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path
         (folder / RESULT).write_text(json.dumps(comparison.result(), indent=1, allow_nan=False))
         (folder / EVALUATION).write_text(json.dumps(comparison.test.to_json(), allow_nan=False))
         _draw(comparison, folder)
-        (folder / "report.md").write_text(_report(comparison))
+        (folder / "report.md").write_text(_report(comparison), encoding="utf-8")
     return Path(out)
 
 

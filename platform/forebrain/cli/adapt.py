@@ -47,7 +47,7 @@ def _adapt(options: argparse.Namespace) -> int:
     from forebrain.adaptation.fit import FitConfig
     from forebrain.adaptation.recording import open_session
     from forebrain.adaptation.report import save_comparison
-    from forebrain.console import make_console
+    from forebrain.console import Follower, make_console
     from forebrain.evaluation.tables import overview
 
     given = {name: getattr(options, name) for name in FitConfig.__dataclass_fields__ if name in options}
@@ -55,9 +55,11 @@ def _adapt(options: argparse.Namespace) -> int:
     require_new(options.out)
     backbone = Backbone.open(options.model, options.registry)
     session = open_session(options.recording, options.session)
-    comparison = compare(backbone, session, options.mode, config, options.resample)
-    save_comparison(comparison, options.out)
     console = make_console()
+    comparison = compare(
+        backbone, session, options.mode, config, options.resample, progress=Follower(console)
+    )
+    save_comparison(comparison, options.out)
     for finding in comparison.findings():
         console.print(finding)
     console.print(overview(comparison.test).to_rich())

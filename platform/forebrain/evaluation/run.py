@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from forebrain.console import Follower
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.evaluation import tables
 from forebrain.evaluation.board import log_to_tensorboard
@@ -109,6 +111,7 @@ def score_parts(
         console: where progress is shown.
     """
     parts: dict[Part, Evaluation] = {}
+    follow = Follower(console)
     for part in SCORED_PARTS:
         sessions = sessions_to_score(windows, part, trained.interfaces)
         if part == "held_out" and not sessions:
@@ -124,6 +127,7 @@ def score_parts(
             windows_per_session=limit,
             seed=trained.config.seed,
             as_scored=windows.as_scored,
+            progress=partial(follow, f"scoring the {part} part: window"),
         )
     return parts
 

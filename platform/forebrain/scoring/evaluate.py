@@ -230,7 +230,7 @@ def evaluate(
     seed: int = 0,
     max_rows: int = MAX_ROWS,
     as_scored: Callable[[int, np.ndarray], np.ndarray] = lambda session, values: values,
-    progress: Callable[[SessionInfo], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Scores forecasters side by side, each on the same windows.
 
@@ -244,7 +244,7 @@ def evaluate(
         max_rows: units x windows of one batch.
         as_scored: (session, values [..., N]) -> the values that count, in the units of measure in which
             errors are formed [..., K]; for a source whose normalisation or units are not those of the score.
-        progress: called after each session.
+        progress: is told after each batch how many windows are done, of how many in all.
 
     Raises:
         ConfigError: a forecast has the wrong shape, or two sessions share an id.
@@ -253,10 +253,13 @@ def evaluate(
     numbers = range(len(source.sessions)) if sessions is None else sessions
     infos = [source.sessions[number] for number in numbers]
     _require_distinct(infos)
-    available = {}
+    available = {
+        info.id: source.num_windows(number, part) for number, info in zip(numbers, infos, strict=True)
+    }
+    total = sum(min(count, windows_per_session or count) for count in available.values())
+    done = 0
     scores: dict[str, dict[str, Scores]] = {name: {} for name in forecasters}
     for number, info in zip(numbers, infos, strict=True):
-        available[info.id] = source.num_windows(number, part)
         chosen = choose_windows(info.id, available[info.id], windows_per_session, seed)
         if len(chosen):
             collected: dict[str, ScoreAccumulator] = {}
@@ -268,9 +271,10 @@ def evaluate(
                         collected[name] = ScoreAccumulator(info.id, name, source.horizon, num_units)
                     forecast = as_scored(number, forecaster(number, context))
                     collected[name].update(forecast, truth, last_frame, starts)
+                done += len(starts)
+                progress(done, total)
             for name, accumulator in collected.items():
                 scores[name][info.id] = accumulator.scores(source.context + source.horizon, seed)
-        progress(info)
     return Evaluation(part, source.horizon, windows_per_session, seed, tuple(infos), available, scores)
 
 

@@ -15,7 +15,7 @@ Over several sessions each metric is the mean over sessions. Undefined is NaN he
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +50,8 @@ class Scores:
             left out); for several sessions the mean of their quantiles.
         num_windows: windows scored.
         num_sessions: sessions averaged, that is, those with a defined score.
+        block_scores: [R], of one session: the score over the whole horizon in each resample of its blocks,
+            which are the same for every forecaster. Empty where there are none; not kept in JSON.
     """
 
     values: np.ndarray
@@ -59,6 +61,7 @@ class Scores:
     unit_quantiles: np.ndarray
     num_windows: int
     num_sessions: int
+    block_scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def horizon(self) -> int:
@@ -218,12 +221,14 @@ class ScoreAccumulator:
         starts = starts[order]
         block = windows_per_block(starts, window_frames)
         low = high = np.full_like(values, np.nan)
+        block_scores = np.zeros(0)
         interval: IntervalKind = "none"
         if len(starts) >= 2 * block:
             resamples = block_resamples(
                 errors.reshape(len(starts), -1), block, rng_for(seed, "blocks", self.session)
             )
-            bounds = percentile_interval(_score_rows(resamples.reshape(-1, *errors.shape[1:])))
+            rows = _score_rows(resamples.reshape(-1, *errors.shape[1:]))
+            bounds, block_scores = percentile_interval(rows), rows[:, 0, 0].copy()
             missing = np.full_like(correlation, np.nan)[None]
             low, high = (np.concatenate([bound, missing]) for bound in bounds)
             interval = "blocks"
@@ -235,6 +240,7 @@ class ScoreAccumulator:
             unit_quantiles=self._unit_quantiles(),
             num_windows=len(starts),
             num_sessions=int(np.isfinite(values[0, 0])),
+            block_scores=block_scores,
         )
 
     def _unit_quantiles(self) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Differences between two forecasters, session by session: sessions differ far more than forecasters do."""
+"""Differences between two forecasters, session by session and block by block of time.
+
+Sessions, and stretches of one, differ far more than forecasters do.
+"""
 
 from __future__ import annotations
 
@@ -51,3 +54,16 @@ def paired_difference(first: Mapping[str, Scores], second: Mapping[str, Scores],
             for bound in percentile_interval(session_resamples(values[:, None], rng_for(seed, "pairs")))
         )
     return Difference(float(values.mean()), low, high, len(both), int((values > 0).sum()))
+
+
+def difference_over_time(first: Scores, second: Scores) -> tuple[float, float, float]:
+    """The difference in score of two forecasters on the same windows of one session.
+
+    Returns:
+        The difference, and the 95 % interval (low, high) by bootstrap over blocks of time; NaN where the
+        session is too short for one.
+    """
+    low = high = float("nan")
+    if first.block_scores.size and second.block_scores.size:
+        low, high = map(float, percentile_interval(first.block_scores - second.block_scores))
+    return first.value("score") - second.value("score"), low, high

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from forebrain.console import clock_time
 from forebrain.training.run_folder import RunFolder
 
 Event = dict[str, Any]
@@ -127,7 +128,7 @@ class ConsoleLog:
         left_s = seconds_a_step * (self._steps - event["step"])
         self._console.print(
             f"step {event['step']:>6,}/{self._steps:,}  loss {event['loss']:.4f}  "
-            f"{event['units_x_frames_per_s'] / 1e6:.2f} M units x frames/s  {_clock_time(left_s)} left"
+            f"{event['units_x_frames_per_s'] / 1e6:.2f} M units x frames/s  {clock_time(left_s)} left"
         )
 
     def _stopped(self, event: Event) -> None:
@@ -138,11 +139,6 @@ class ConsoleLog:
         self._console.print(
             f"step {event['step']:>6,}/{self._steps:,}  validation score {score} (0 is copy, 1 is perfect)"
         )
-
-
-def _clock_time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02d}"
 
 
 def tensorboard_writer(run: RunFolder, purge_step: int | None = None) -> Any:
