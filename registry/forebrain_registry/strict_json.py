@@ -98,7 +98,7 @@ def _build_dataclass(kind: type, value: Any, where: str) -> Any:
         raise InvalidError(f"{where}: expected an object, found {_kind_of(value)}.")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := sorted(set(value) - set(fields)):
-        raise InvalidError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(fields)}.")
+        raise InvalidError(f"{where}: unknown key {unknown[0]!r:.80}; known are {', '.join(fields)}.")
     needed = [
         name
         for name, field in fields.items()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from hashlib import sha256 as _sha256
 from pathlib import Path
 
 import pytest
@@ -27,9 +30,13 @@ from forebrain_registry import (
     publish,
     verify,
 )
-from forebrain_registry.store import LocalStore
+from forebrain_registry.store import LocalStore, Store
 
 ROOT = Path(__file__).parents[2]
+
+
+def sha256(data: bytes) -> str:
+    return _sha256(data).hexdigest()
 
 
 def put(registry: Registry, name: str = "worm", seed: int = 0, **given: object):
@@ -143,6 +150,14 @@ def test_blobs_are_shared_and_the_card_is_for_the_hub(registry: Registry) -> Non
 def test_what_may_not_be_published_leaves_nothing_behind(registry: Registry, tmp_path: Path) -> None:
     good = weights(0)
     (tmp_path / "link.safetensors").symlink_to("/etc/passwd")
+
+    def laid_out(**offsets: tuple[int, int]) -> bytes:
+        tensors = {
+            name: {"dtype": "U8", "shape": [8], "data_offsets": place} for name, place in offsets.items()
+        }
+        header = json.dumps(tensors).encode()
+        return len(header).to_bytes(8, "little") + header + bytes(8)
+
     refused = {
         "no model.safetensors": {"other.safetensors": good},
         "programs run": {"model.safetensors": good, "model.pkl": b""},
@@ -152,6 +167,13 @@ def test_what_may_not_be_published_leaves_nothing_behind(registry: Registry, tmp
         "not a safetensors": {"model.safetensors": b"\x80\x04pickle, more likely"},
         "cut or grew": {"model.safetensors": good[:-1]},
         "not a regular file": {"model.safetensors": tmp_path / "link.safetensors"},
+        "link.safetensors: not a regular": {
+            "model.safetensors": good,
+            "README.md": tmp_path / "link.safetensors",
+        },
+        "overlap or leave a gap at 8": {"model.safetensors": laid_out(a=(0, 8), b=(0, 8))},
+        "overlap or leave a gap at 0": {"model.safetensors": laid_out(a=(4, 8))},
+        "overlap or leave a gap": {"model.safetensors": laid_out(a=(0, -8), b=(-8, 8))},
     }
     for message, files in refused.items():
         with pytest.raises(InvalidError, match=message):
@@ -283,3 +305,89 @@ print(k, old)
     steps, visible = map(int, done.stdout.split())
     # Only a kill after the record was created, while its partial file is tidied, leaves a version visible.
     assert steps > 20 and 1 <= visible <= 4
+
+
+def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "w.safetensors"
+    writer, copyfile = Registry.writer, shutil.copyfile
+
+    def later(self: Registry) -> Store:
+        file.write_bytes(weights(2))
+        return writer(self)
+
+    for _ in range(2):
+        file.write_bytes(weights(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "writer", later)
+            version = publish(registry, "worm", {"model.safetensors": file}, metadata())
+        assert file.read_bytes() == weights(2)
+        assert verify(registry).problems == [] and version.blobs[1].sha256 == sha256(weights(1))
+        for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+            os.utime(blob, (0, 0))
+
+    def meanwhile(source: Path, target: Path) -> None:
+        copyfile(source, target)
+        if source == file:
+            file.write_bytes(weights(3, 5000))
+
+    monkeypatch.setattr(shutil, "copyfile", meanwhile)
+    with pytest.raises(InvalidError, match="was changed while it was published"):
+        publish(registry, "worm", {"model.safetensors": file}, metadata())
+    assert len(registry.versions("worm")) == 2 and verify(registry).problems == []
+
+
+def test_a_copy_of_a_version_with_lost_or_miscounted_bytes_is_refused(
+    registry: Registry, tmp_path: Path
+) -> None:
+    put(registry)
+    path = Path(registry.uri) / "models/worm/versions/00000001.json"
+    record = json.loads(path.read_text())
+    record["files"][1]["size_bytes"] += 1
+    path.write_text(json.dumps(record))
+    other = Registry(tmp_path / "other")
+    with pytest.raises(DamagedError, match="damaged"):
+        copy(registry, "worm", other)
+    for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+        blob.unlink()
+    with pytest.raises(DamagedError, match="is missing"):
+        copy(registry, "worm", other)
+    assert other.names() == []
+
+
+def test_garbage_is_only_what_a_registry_leaves(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry may lie in a folder that holds other things."""
+    put(registry)
+    root = Path(registry.uri)
+    ours = [
+        "models/worm/versions/00000002.json.0123abcd.partial",
+        f"probe-{'0' * 32}",
+        f"probe-{'0' * 32}.0123abcd.partial",
+        "index.json.0123abcd.partial",
+    ]
+    for name in (*ours, "film.partial", "sub/film.0123abcd.partial", "probe-of-mine", "blobs/film.partial"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+        os.utime(root / name, (0, 0))
+    assert collect_garbage(registry).removed == sorted(ours)
+
+
+def test_one_alias_is_looked_up_without_reading_the_others(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(registry)
+    for alias in ("a", "b", "c"):
+        registry.set_alias("worm", alias, 1)
+    (Path(registry.uri) / "models/worm/aliases/a/00000001.json").write_bytes(b"damaged")
+    assert registry.resolve("worm@b").number == 1
+    with pytest.raises(InvalidError, match="aliases/a/00000001"):
+        registry.resolve("worm@a")
+
+
+def test_the_last_number_is_the_last(registry: Registry) -> None:
+    put(registry)
+    folder = Path(registry.uri) / "models/worm/versions"
+    (folder / "00000001.json").rename(folder / "99999999.json")
+    with pytest.raises(ConflictError, match="no free number"):
+        put(registry)
