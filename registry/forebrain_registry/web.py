@@ -48,7 +48,8 @@ class WebStore:
     def stat(self, name: str) -> Stat | None:
         try:
             with self._open(name, method="HEAD") as answer:
-                return Stat(int(answer.headers.get("Content-Length", -1)), 0.0)
+                length = answer.headers.get("Content-Length", "")
+                return Stat(int(length) if re.fullmatch("[0-9]{1,18}", length) else -1, 0.0)
         except FileNotFoundError:
             return None
 
@@ -134,9 +135,9 @@ class WebStore:
             if error.code == 404:
                 raise FileNotFoundError(url) from error
             raise StorageError(f"{url}: the host answers {error.code} {error.reason}.") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise StorageError(
-                f"{url}: cannot be reached ({error}). Check the address and network."
+                f"{url:.300}: cannot be reached ({error}). Check the address and network."
             ) from error
 
     def _next(self, answer: Any, name: str) -> bytes:
@@ -149,11 +150,18 @@ class WebStore:
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         _check_address(newurl)
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise StorageError(
+                f"{req.full_url:.200}: leads from https to {newurl:.200}; that is not followed."
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_address(uri: str) -> None:
-    parts = urllib.parse.urlsplit(uri)
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError as error:
+        raise StorageError(f"{uri!r:.200}: is no web address ({error}).") from error
     if parts.scheme != "https" and not (
         parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import os
@@ -106,7 +107,7 @@ def test_offline_the_cache_is_enough(published: Registry) -> None:
         pull(published, "worm", offline=True, interfaces=True)
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "link", "record"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "link", "record", "folder"])
 def test_a_damaged_entry_is_noticed_and_fetched_again(published: Registry, harm: str) -> None:
     folder = pull(published, "worm").folder
     file = folder / ("version.json" if harm == "record" else "model.safetensors")
@@ -116,6 +117,8 @@ def test_a_damaged_entry_is_noticed_and_fetched_again(published: Registry, harm:
         copy = folder.parent / "elsewhere"
         copy.write_bytes(data)
         file.symlink_to(copy)
+    elif harm == "folder":
+        (file / "inner").mkdir(parents=True)
     elif harm != "remove":
         file.write_bytes(data[:-1] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
     pull(published, "worm")
@@ -266,3 +269,86 @@ def test_links_in_a_registry_are_not_followed(published: Registry, tmp_path: Pat
     with pytest.raises(NotFoundError):
         published.resolve("worm")
     assert json.loads((Path(published.uri) / "index.json").read_bytes())["files"]
+
+
+def test_a_kill_as_the_record_is_written_leaves_nothing_in_the_version_s_folder(
+    published: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lay there would be in every export, and would break every signature."""
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "version.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", lambda *arguments, **options: None)
+        pull(published, "worm")
+    folder = pull(published, "worm").folder
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config",
+        "model.safetensors",
+        "version.json",
+    ]
+
+
+def test_only_what_the_record_names_is_exported(published: Registry, tmp_path: Path) -> None:
+    pulled = pull(published, "worm")
+    (pulled.folder / "more.py").write_text("")
+    out = export(pulled, tmp_path / "out")
+    assert sorted(path.name for path in out.rglob("*")) == [
+        "README.md",
+        "config",
+        "model.safetensors",
+        "model.yaml",
+        "version.json",
+    ]
+
+
+def test_a_version_in_a_cache_that_cannot_be_written_is_read(
+    published: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = pull(published, "worm").version
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for call in ("write_bytes", "mkdir", "replace"):
+        monkeypatch.setattr(Path, call, refuse)
+    assert pull(published, "worm").version == version
+    with pytest.raises(StorageError, match="Read-only"):
+        pull(published, "worm@champion")
+
+
+def test_an_https_host_may_not_lead_to_this_machine() -> None:
+    from urllib.request import Request
+
+    from forebrain_registry.web import _SafeRedirects
+
+    for target in ("http://127.0.0.1:8080/", "http://example.org/", "file:///etc/passwd"):
+        with pytest.raises(StorageError):
+            _SafeRedirects().redirect_request(Request("https://example.org/"), None, 302, "", {}, target)
+
+
+def test_a_host_that_counts_ranges_its_own_way_spoils_no_later_pull(
+    published: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+
+    def chunks(store: LocalStore, name: str, start: int = 0) -> Iterator[bytes]:
+        starts.append(start)
+        data = (Path(store.uri) / name).read_bytes()
+        if len(data) < 2**20:
+            yield data[start:]
+        elif len([each for each in starts if each]) == 0 and starts[-2:] != [0, 0]:
+            yield data[: 2**20]
+            raise StorageError("cut off.")
+        else:
+            yield data
+
+    monkeypatch.setattr(LocalStore, "chunks", chunks)
+    pulled = pull(published, "worm")
+    assert (pulled.folder / "model.safetensors").read_bytes() == BIG
