@@ -134,17 +134,22 @@ class WebStore:
             error.close()
             if error.code == 404:
                 raise FileNotFoundError(url) from error
-            raise StorageError(f"{url}: the host answers {error.code} {error.reason}.") from error
+            raise StorageError(f"{url}: the host answers {error.code} {_clean(error.reason)}.") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise StorageError(
-                f"{url:.300}: cannot be reached ({error}). Check the address and network."
+                f"{url:.300}: cannot be reached ({_clean(error)}). Check the address and network."
             ) from error
 
     def _next(self, answer: Any, name: str) -> bytes:
         try:
             return answer.read1(2**20)
         except (OSError, http.client.HTTPException) as error:
-            raise StorageError(f"{self.uri}/{name}: the connection broke ({error}).") from error
+            raise StorageError(f"{self.uri}/{name}: the connection broke ({_clean(error)}).") from error
+
+
+def _clean(text: object) -> str:
+    """What a host sent, without what could play tricks on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:200])
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):

@@ -14,10 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.description import Description, tensors_of
+from forebrain.adaptation.start import START
 from forebrain.errors import AdaptationError
 from forebrain.models.contract import ModelConfig
 from forebrain.models.slots import SLOTS
-from forebrain_registry import Registry
+from forebrain_registry import Registry, pull
 
 
 def stored(description: Description) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -116,3 +117,11 @@ def test_every_model_is_built_from_its_own_weights(config: ModelConfig, descript
     built = dataclasses.replace(description, model=config, num_datasets=2).build(weights, "worms@1")
     assert all(torch.equal(weights[name], value) for name, value in built.named_parameters())
     assert all(value.device.type == "cpu" for value in (*built.parameters(), *built.buffers()))
+
+
+def test_a_start_that_only_lies_in_the_cache_is_not_used(
+    registry: Registry, publish_backbone: Callable[..., str]
+) -> None:
+    reference = publish_backbone()
+    (pull(registry, reference).folder / START).write_bytes(b"nobody checked this")
+    assert Backbone.from_registry(reference, registry.uri).start is None

@@ -38,10 +38,14 @@ BIG = weights(1, 3 * 2**20)
 @pytest.fixture
 def host(registry: Registry) -> Iterator[SimpleNamespace]:
     """A web host that shows the registry's folder: `uri`, `requests` (path, Range), `faults`, `ranges`."""
-    state = SimpleNamespace(requests=[], cuts=[], ranges=True, uri="")
+    state = SimpleNamespace(requests=[], cuts=[], ranges=True, uri="", raw=b"")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
+            if state.raw:
+                self.wfile.write(state.raw)
+                self.close_connection = True
+                return
             path = Path(registry.uri + self.path)
             wanted = self.headers.get("Range")
             state.requests.append((self.path, wanted))
@@ -339,16 +343,27 @@ def test_a_host_that_counts_ranges_its_own_way_spoils_no_later_pull(
     starts = []
 
     def chunks(store: LocalStore, name: str, start: int = 0) -> Iterator[bytes]:
-        starts.append(start)
         data = (Path(store.uri) / name).read_bytes()
         if len(data) < 2**20:
-            yield data[start:]
-        elif len([each for each in starts if each]) == 0 and starts[-2:] != [0, 0]:
+            yield data
+            return
+        starts.append(start)
+        if len(starts) == 1:
             yield data[: 2**20]
             raise StorageError("cut off.")
-        else:
-            yield data
+        yield data
 
     monkeypatch.setattr(LocalStore, "chunks", chunks)
     pulled = pull(published, "worm")
     assert (pulled.folder / "model.safetensors").read_bytes() == BIG
+    assert starts == [0, 2**20, 0]
+
+
+def test_what_a_host_says_of_its_trouble_is_shown_without_control_characters(
+    published: Registry, host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for line in (b"HTTP/1.1 500 \x1b]0;owned\x07\r\n\r\n", b"\x1b]0;owned\x07\r\n\r\n"):
+        host.raw = line
+        with pytest.raises(StorageError, match=r"\?\]0;owned\?") as caught:
+            Registry(host.uri).names()
+        assert "\x1b" not in str(caught.value) and "\x07" not in str(caught.value)
