@@ -182,7 +182,9 @@ class LocalStore:
 
     def replace(self, name: str, data: bytes) -> None:
         with self._partial(name) as partial:
-            partial.write_bytes(data)
+            with partial.open("xb") as stream:
+                stream.write(data)
+                _flush(stream)
             partial.replace(self._root / name)
 
     def upload(self, name: str, source: Path) -> None:
@@ -226,9 +228,11 @@ class LocalStore:
         target = self._root / name
         partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
+            made = [folder for folder in target.parents if not folder.exists()]
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-            _flush_folder(target.parent)
+            for folder in (target.parent, *(folder.parent for folder in made)):
+                _flush_folder(folder)
         except FileExistsError:
             raise
         except OSError as error:

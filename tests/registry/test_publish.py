@@ -391,3 +391,35 @@ def test_the_last_number_is_the_last(registry: Registry) -> None:
     (folder / "00000001.json").rename(folder / "99999999.json")
     with pytest.raises(ConflictError, match="no free number"):
         put(registry)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is flushed")
+def test_what_is_visible_after_a_power_cut_is_whole(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file's bytes reach the disk before its name, and then the names of all folders that were made."""
+    events: list[tuple[str, str]] = []
+    fsync, link, replace = os.fsync, os.link, Path.replace
+
+    def path_of(descriptor: int) -> str:
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(registry.uri))
+
+    def named(source: Path, target: Path) -> None:
+        events.append((str(source.relative_to(registry.uri)), str(target.relative_to(registry.uri))))
+
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append(("flush", path_of(fd))) or fsync(fd))
+    monkeypatch.setattr(os, "link", lambda a, b: named(a, b) or link(a, b))
+    monkeypatch.setattr(Path, "replace", lambda a, b: named(a, b) or replace(a, b))
+    Path(registry.uri).mkdir()
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    for store, name in (
+        (lambda: registry.store.create("models/worm/versions/1.json", b"x"), "models/worm/versions/1.json"),
+        (lambda: registry.store.upload("blobs/sha256/ab/ab1", source), "blobs/sha256/ab/ab1"),
+        (lambda: registry.store.replace("index.json", b"x"), "index.json"),
+    ):
+        events.clear()
+        store()
+        (_, flushed), (partial, target), *folders = events
+        assert (flushed, target) == (partial, name)
+        assert {folder for _, folder in folders} == {str(parent) for parent in Path(name).parents}

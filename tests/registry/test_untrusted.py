@@ -78,11 +78,12 @@ def test_records_that_are_not_what_they_should_be_are_refused(
         b'{"format": NaN}',
         b'{"format": 1e999}',
         b'{"x": ' + b"9" * 10_000 + b"}",
+        b"[" + b"[]," * 6_000_000 + b"[]]",
         b"\xff\xfe",
         b"",
         b"null",
     ],
-    ids=["deep", "deeper than allowed", "twice", "nan", "inf", "huge", "not utf-8", "empty", "null"],
+    ids=["deep", "deeper than allowed", "twice", "nan", "inf", "huge", "many", "not utf-8", "empty", "null"],
 )
 def test_documents_that_play_tricks_are_refused(
     registry: Registry, record: dict[str, Any], content: bytes
