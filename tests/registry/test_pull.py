@@ -20,6 +20,7 @@ from registry_storm import metadata, weights
 
 from forebrain_registry import (
     DamagedError,
+    InvalidError,
     NotFoundError,
     Registry,
     StorageError,
@@ -272,6 +273,8 @@ def test_links_in_a_registry_are_not_followed(published: Registry, tmp_path: Pat
     os.mkfifo(record)
     with pytest.raises(NotFoundError):
         published.resolve("worm")
+    with pytest.raises(StorageError, match="not a regular file"):
+        published.store.read("models/worm/versions/00000001.json", 100)
     assert json.loads((Path(published.uri) / "index.json").read_bytes())["files"]
 
 
@@ -367,3 +370,43 @@ def test_what_a_host_says_of_its_trouble_is_shown_without_control_characters(
         with pytest.raises(StorageError, match=r"\?\]0;owned\?") as caught:
             Registry(host.uri).names()
         assert "\x1b" not in str(caught.value) and "\x07" not in str(caught.value)
+
+
+def test_interfaces_that_were_not_published_are_not_found(registry: Registry) -> None:
+    publish(registry, "worm", {"model.safetensors": weights(0)}, metadata())
+    with pytest.raises(NotFoundError, match="without interfaces"):
+        pull(registry, "worm", interfaces=True)
+
+
+def test_digits_that_fit_several_versions_are_refused_online_and_offline(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebrain_registry.records.MIN_DIGEST_PREFIX", 1)
+    firsts: list[str] = []
+    while len(firsts) == len(set(firsts)):
+        publish(registry, "worm", {"model.safetensors": weights(0)}, metadata())
+        firsts.append(pull(registry, "worm").version.digest[0])
+    for offline in (False, True):
+        with pytest.raises(InvalidError, match="fits several versions"):
+            pull(registry, f"worm@sha256:{firsts[-1]}", offline=offline)
+
+
+def test_a_reference_in_the_cache_cannot_give_a_model_another_name(published: Registry) -> None:
+    root = pull(published, "worm").folder.parents[2]
+    [known] = (root / "references").glob("*/worm")
+    shutil.copytree(known, known.with_name("fish"))
+    with pytest.raises(NotFoundError, match="not in the cache"):
+        pull(published, "fish", offline=True)
+
+
+def test_links_in_a_cache_that_others_write_to_lead_nowhere(published: Registry, tmp_path: Path) -> None:
+    version = published.resolve("worm")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"")
+    partial = tmp_path / "cache/registry/versions" / version.digest / "partial"
+    partial.mkdir(parents=True)
+    for stored in version.blobs:
+        (partial / stored.sha256).symlink_to(victim)
+    with pytest.raises(StorageError, match="symbolic links"):
+        pull(published, "worm")
+    assert victim.read_bytes() == b""
