@@ -423,3 +423,49 @@ def test_what_is_visible_after_a_power_cut_is_whole(
         (_, flushed), (partial, target), *folders = events
         assert (flushed, target) == (partial, name)
         assert {folder for _, folder in folders} == {str(parent) for parent in Path(name).parents}
+
+
+def test_publishing_again_renews_an_old_blob_and_replaces_a_cut_one(registry: Registry) -> None:
+    put(registry)
+    for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+        blob.write_bytes(blob.read_bytes()[:-1])
+    put(registry)
+    assert verify(registry).problems == []
+    for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+        os.utime(blob, (time.time() - 13 * 3600,) * 2)
+    put(registry)
+    weights_blob = f"{sha256(weights(0))[:2]}/{sha256(weights(0))}"
+    assert time.time() - (Path(registry.uri) / "blobs/sha256" / weights_blob).stat().st_mtime < 3600
+
+
+def test_a_collector_announces_itself_and_spares_what_was_renewed_meanwhile(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["blobs/sha256/cd/cd" + digit * 62 for digit in "12"]
+    for name in names:
+        (tmp_path / "x").write_bytes(b"orphan")
+        registry.store.upload(name, tmp_path / "x")
+        os.utime(Path(registry.uri) / name, (0, 0))
+    create, remove = LocalStore.create, LocalStore.remove
+
+    def announced(store: LocalStore, name: str, data: bytes) -> None:
+        create(store, name, data)
+        if name.startswith("collecting/"):
+            os.utime(Path(registry.uri) / names[0])
+
+    def removed(store: LocalStore, name: str) -> None:
+        assert not name.startswith("blobs") or store.files("collecting"), "removed without announcement"
+        remove(store, name)
+
+    monkeypatch.setattr(LocalStore, "create", announced)
+    monkeypatch.setattr(LocalStore, "remove", removed)
+    assert collect_garbage(registry).removed == names[1:]
+
+
+def test_verify_sees_a_record_that_is_lost_or_there_twice(registry: Registry) -> None:
+    for seed in range(3):
+        put(registry, seed=seed)
+    folder = Path(registry.uri) / "models/worm/versions"
+    shutil.copy(folder / "00000001.json", folder / "00000004.json")
+    (folder / "00000002.json").unlink()
+    assert verify(registry).problems == ["worm: version 2 is lost", "worm@4: is worm@1 a second time"]

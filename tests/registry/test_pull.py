@@ -410,3 +410,11 @@ def test_links_in_a_cache_that_others_write_to_lead_nowhere(published: Registry,
     with pytest.raises(StorageError, match="symbolic links"):
         pull(published, "worm")
     assert victim.read_bytes() == b""
+
+
+def test_an_index_without_end_is_not_read_to_its_end(
+    published: Registry, host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebrain_registry.web.MAX_INDEX_BYTES", 100)
+    with pytest.raises(StorageError, match="over 100 bytes"):
+        Registry(host.uri).names()
