@@ -17,7 +17,7 @@ from forebrain_registry.collector import collect_garbage
 from forebrain_registry.errors import InvalidError, RegistryError
 from forebrain_registry.publishing import METADATA, copy, publish
 from forebrain_registry.pulling import export, pull
-from forebrain_registry.records import Metadata, Version
+from forebrain_registry.records import Metadata, Version, check_alias
 from forebrain_registry.registry import ANY, GRACE_S, Registry
 from forebrain_registry.verifying import Findings, verify, verify_version, write_index
 
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense.
+        The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense,
+        130 if it was interrupted.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = _parser()
@@ -36,10 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.registry:
         parser.error("which registry? Give --registry URI, or set FOREBRAIN_REGISTRY.")
     try:
-        return options.run(options)
-    except RegistryError as error:
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as `head` does; what is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (RegistryError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _publish(options: argparse.Namespace) -> int:
+    if options.alias:
+        check_alias(options.alias)
     path = Path(options.metadata or Path(options.folder) / METADATA)
     registry = Registry(options.registry)
     version = publish(registry, options.name, options.folder, _read_metadata(path), options.interfaces)
@@ -227,7 +239,7 @@ def _deprecate(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     registry = Registry(options.registry)
-    wants_signature = options.public_key or options.identity
+    wants_signature = options.public_key or options.identity or options.issuer
     if not options.reference:
         if wants_signature:
             raise InvalidError("a signature is of one version: give its reference.")

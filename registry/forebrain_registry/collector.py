@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from forebrain_registry import layout
 from forebrain_registry.registry import Registry
-from forebrain_registry.store import PARTIAL, Stat, Store
+from forebrain_registry.store import Stat, Store
 
 # A batch ends after BATCH_S. An announcement that stands for LEASE_S is a killed collector's.
 BATCH_S = 5.0
@@ -52,7 +52,7 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
     named = {stored.sha256 for _, versions in registry.all_versions() for v in versions for stored in v.blobs}
     blobs = {name: sha256 for name in files if (sha256 := layout.blob_of(name))}
     unnamed = [name for name, sha256 in blobs.items() if sha256 not in named]
-    leftovers = [name for name in files if name.endswith(PARTIAL) or name.startswith("probe-")]
+    leftovers = [name for name in files if layout.is_leftover(name)]
 
     def is_old(info: Stat | None) -> bool:
         return info is not None and begun - info.modified_s > registry.grace_s

@@ -29,9 +29,13 @@ MODELS = "models"
 COLLECTING = "collecting"
 INDEX = "index.json"
 INDEX_FORMAT = "forebrain-registry-index-1"
+MAX_NUMBER = 99_999_999
 
 _RECORD = re.compile(
-    r"models/([a-z0-9._-]+)/(versions|(aliases|deprecations|signatures)/([^/]+))/(\d{8})\.json"
+    r"models/([a-z0-9._-]+)/(versions|(aliases|deprecations|signatures)/([^/]+))/([0-9]{8})\.json"
+)
+_LEFTOVER = re.compile(
+    rf"(probe-[0-9a-f]{{32}}|(probe-[0-9a-f]{{32}}|{INDEX}|({BLOBS}|{MODELS}|{COLLECTING})/.+)\.[0-9a-f]{{8}}\.partial)"
 )
 _BLOB = re.compile(rf"{BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})")
 
@@ -61,6 +65,11 @@ def blob_of(name: str) -> str | None:
     """The hash that a file's name promises; None if it is no blob's name."""
     match = _BLOB.fullmatch(name)
     return match[2] if match else None
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file is what a writer to a registry leaves where it is killed, and nobody else's."""
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 def versions_folder(name: str) -> str:

@@ -1,12 +1,18 @@
-"""Publishing: blobs first, the record last. Whatever kills the publisher, a version is there whole or not."""
+"""Publishing: blobs first, the record last. Whatever kills the publisher, a version is there whole or not.
+
+What is hashed and stored is a copy that nobody else writes to: bytes under another content's hash would
+be taken for it by every version that shares the blob.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from forebrain_registry import layout, strict_json
@@ -56,12 +62,12 @@ def publish(
     found_interfaces = _found(interfaces or {})
     if WEIGHTS not in found:
         raise InvalidError(f"there is no {WEIGHTS} among the files; a version cannot do without.")
-    with tempfile.TemporaryDirectory(prefix="forebrain-registry-") as scratch:
+    with _scratch() as scratch:
         found[CARD] = _card(name, metadata, found.get(CARD))
         check_paths(found)
         check_paths(found_interfaces)
-        local = _staged(found, Path(scratch) / "files")
-        local_interfaces = _staged(found_interfaces, Path(scratch) / "interfaces")
+        local = _staged(found, scratch / "files")
+        local_interfaces = _staged(found_interfaces, scratch / "interfaces")
         for source in (*local.values(), *local_interfaces.values()):
             if source.suffix == ".safetensors":
                 check_safetensors(source)
@@ -93,10 +99,8 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     there = _known(target, version.name)
     copied = there.get(version.digest)
     if copied is None:
-        with tempfile.TemporaryDirectory(prefix="forebrain-registry-") as scratch:
-            sources = {
-                stored.sha256: _fetched(source.store, stored, Path(scratch)) for stored in version.blobs
-            }
+        with _scratch() as scratch:
+            sources = {stored.sha256: _fetched(source.store, stored, scratch) for stored in version.blobs}
             _store_blobs(target, sources)
         number = _create_version(store, version.name, version.content, max([0, *_numbers(there)]))
         copied = Version(number, version.record, version.content)
@@ -115,17 +119,24 @@ def check_safetensors(path: Path) -> None:
         header = strict_json.parse(stream.read(length), str(path))
     if not isinstance(header, dict):
         raise InvalidError(f"{path}: not a safetensors file: its header is no object.")
-    ends = [8 + length]
+    places = []
     for key, entry in header.items():
         if key == "__metadata__":
             continue
         offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
         if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(x) is int for x in offsets)):
             raise InvalidError(f"{path}: not a safetensors file: tensor {key!r:.80} has no data_offsets.")
-        ends.append(8 + length + offsets[1])
-    if max(ends) != size:
+        places.append(offsets)
+    end = 0
+    for begin, own_end in sorted(places):
+        if begin != end or own_end < begin:
+            raise InvalidError(
+                f"{path}: not a safetensors file: its tensors overlap or leave a gap at {end}."
+            )
+        end = own_end
+    if 8 + length + end != size:
         raise InvalidError(
-            f"{path}: {size} bytes, but its header says {max(ends)}. The file was cut or grew."
+            f"{path}: {size} bytes, but its header says {8 + length + end}. The file was cut or grew."
         )
 
 
@@ -148,28 +159,47 @@ def _found(files: Files) -> dict[str, bytes | Path]:
 
 
 def _staged(files: Mapping[str, bytes | Path], scratch: Path) -> dict[str, Path]:
-    """The same files, all on disk."""
-    staged = {}
+    """Copies of the files, by their paths within the version."""
+    staged = {path: scratch / path for path in files}
     for path, content in files.items():
+        staged[path].parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
-            source = scratch / path
-            source.parent.mkdir(parents=True, exist_ok=True)
-            source.write_bytes(content)
-        else:
-            source = content
-            if source.is_symlink() or not source.is_file():
-                raise InvalidError(
-                    f"{source}: not a regular file. Links are not followed; copy what they name."
-                )
-        staged[path] = source
+            staged[path].write_bytes(content)
+            continue
+        _require_file(content)
+        before = content.stat()
+        shutil.copyfile(content, staged[path])
+        after = content.stat()
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise InvalidError(
+                f"{content}: was changed while it was published. Publish again when it is finished."
+            )
     return staged
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for copies, gone after the block."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="forebrain-registry-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or tempfile.gettempdir()}: {error.strerror or error}. Check the file "
+            f"and its rights, and the room for copies in {tempfile.gettempdir()} (TMPDIR)."
+        ) from error
+
+
+def _require_file(path: Path) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise InvalidError(f"{path}: not a regular file. Links are not followed; copy what they name.")
 
 
 def _card(name: str, metadata: Metadata, given: bytes | Path | None) -> bytes:
     if given is None:
         return make_card(name, metadata).encode()
-    if isinstance(given, Path) and not given.is_file():
-        raise InvalidError(f"{given}: no such file.")
+    if isinstance(given, Path):
+        _require_file(given)
     content = given if isinstance(given, bytes) else given.read_bytes()
     return content if content.startswith(b"---") else front_matter(name, metadata).encode() + b"\n" + content
 
@@ -204,26 +234,19 @@ def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> bool
     """Makes sure that a blob is there and young; returns whether it was not."""
     name = layout.blob_name(sha256)
     there = store.stat(name)
-    before = source.stat()
-    if there is None or there.size_bytes != before.st_size:
+    if there is None or there.size_bytes != source.stat().st_size:
         store.upload(name, source)
     elif time.time() - there.modified_s > grace_s / 2:
         store.renew(name, source)
     else:
         return False
-    after = source.stat()
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        store.remove(name)
-        raise InvalidError(
-            f"{source}: was changed while it was published. Publish again when it is finished."
-        )
     return True
 
 
 def _create_version(store: Store, name: str, content: bytes, last: int) -> int:
     """Creates the record under the first free number, which is returned."""
     folder = layout.versions_folder(name)
-    for number in range(last + 1, last + 10_000):
+    for number in range(last + 1, min(last + 10_000, layout.MAX_NUMBER + 1)):
         try:
             layout.create_record(store, folder, number, content)
         except FileExistsError:
@@ -253,16 +276,20 @@ def _numbers(versions: Mapping[str, Version]) -> list[int]:
 def _fetched(store: Store, stored: StoredFile, scratch: Path) -> Path:
     """A checked local copy of a blob."""
     path = scratch / stored.sha256
-    if not path.exists():
-        digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
+    try:
         with path.open("wb") as stream:
             for chunk in store.chunks(layout.blob_name(stored.sha256)):
                 digest.update(chunk)
-                stream.write(chunk)
-                if stream.tell() > stored.size_bytes:
+                size += stream.write(chunk)
+                if size > stored.size_bytes:
                     break
-        if digest.hexdigest() != stored.sha256:
-            raise DamagedError(
-                f"{store.uri}: blob {stored.sha256} of {stored.path} is damaged; `verify` finds more."
-            )
+    except FileNotFoundError as error:
+        raise DamagedError(
+            f"{store.uri}: blob {stored.sha256} of {stored.path} is missing; `verify` finds more."
+        ) from error
+    if (size, digest.hexdigest()) != (stored.size_bytes, stored.sha256):
+        raise DamagedError(
+            f"{store.uri}: blob {stored.sha256} of {stored.path} is damaged; `verify` finds more."
+        )
     return path

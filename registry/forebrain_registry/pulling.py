@@ -22,7 +22,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -136,9 +136,19 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with _writing(target):
-            shutil.copytree(pulled.folder, partial)
+            # What else lies in the cache is none of the version's.
+            copies = {
+                pulled.folder / path: partial / path
+                for path in (RECORD, *_paths(pulled.version.record.files))
+            }
             if pulled.interfaces:
-                shutil.copytree(pulled.interfaces, partial / "interfaces")
+                copies |= {
+                    pulled.interfaces / path: partial / "interfaces" / path
+                    for path in _paths(pulled.version.record.interfaces)
+                }
+            for source, copy in copies.items():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
             partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -147,7 +157,10 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
 
 class _Cache:
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+        try:
+            self.root = root.expanduser().absolute()
+        except RuntimeError as error:
+            raise StorageError(f"{root}: {error} Set FOREBRAIN_CACHE to a folder that is there.") from error
 
     def folder(self, digest: str) -> Path:
         return self.root / "versions" / digest
@@ -178,10 +191,14 @@ class _Cache:
         return version if version is not None and version.name == wanted.name else None
 
     def remember(self, uri: str, wanted: Reference, version: Version) -> None:
-        content = json.dumps(asdict(_Remembered(version.digest, version.number))).encode()
+        entry = _Remembered(version.digest, version.number)
+        content = json.dumps(asdict(entry)).encode()
         by_digest = Reference(version.name, digest=version.digest)
         for selector in {_selector(wanted), str(version.number), _selector(by_digest)}:
-            _replace(self._references(uri, version.name) / f"{selector}.json", content)
+            path = self._references(uri, version.name) / f"{selector}.json"
+            # What is known already need not be written, which a full or foreign cache would refuse.
+            if _read_remembered(path) != entry:
+                _replace(path, content)
 
     def is_whole(self, version: Version, interfaces: bool) -> bool:
         """Whether every file is there and is what was published. Reads them all."""
@@ -210,10 +227,14 @@ class _Cache:
         for path, stored in missing:
             if path.exists():
                 _log.warning("%s: is not what was published; fetching it again.", path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             _download(store, stored, partial / stored.sha256)
             (partial / stored.sha256).replace(path)
-        _replace(folder / "model" / RECORD, version.content)
+        # Nothing but the version lies in its folder, even if this process is killed: signatures cover it all.
+        (partial / RECORD).write_bytes(version.content)
+        (partial / RECORD).replace(folder / "model" / RECORD)
         shutil.rmtree(partial, ignore_errors=True)
 
     def _record(self, entry: _Remembered) -> Version | None:
@@ -229,6 +250,10 @@ class _Cache:
 
     def _references(self, uri: str, name: str) -> Path:
         return self.root / "references" / hashlib.sha256(uri.encode()).hexdigest()[:16] / name
+
+
+def _paths(files: Iterable[StoredFile]) -> list[str]:
+    return [stored.path for stored in files]
 
 
 def _places(folder: Path, version: Version, interfaces: bool) -> Iterator[tuple[Path, StoredFile]]:
@@ -286,6 +311,12 @@ def _download(store: Store, stored: StoredFile, partial: Path) -> None:
                 ) from error
             _log.warning("%s Trying again (%d of %d).", error, failures + 1, MAX_TRIES)
             time.sleep(0 if progress else FIRST_PAUSE_S * 2**failures)
+            continue
+        except DamagedError:
+            # Good bytes are too many where a host counts ranges in its own way.
+            partial.unlink(missing_ok=True)
+            if not resumed:
+                raise
             continue
         if _is_good(partial, stored):
             return

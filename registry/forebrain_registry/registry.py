@@ -124,7 +124,8 @@ class Registry:
         if wanted.digest is not None:
             return self._by_digest(wanted, listing)
         if wanted.alias is not None:
-            number = self._aliases(wanted.name, listing).get(wanted.alias)
+            move = self._last_moves(wanted.name, listing, [wanted.alias]).get(wanted.alias)
+            number = move.version if move else None
             if number is None:
                 known = list(self._aliases(wanted.name, listing))
                 raise NotFoundError(
@@ -150,7 +151,7 @@ class Registry:
         """Every move of an alias, oldest first. Raises NotFoundError."""
         folder = layout.log_folder(name, "aliases", check_alias(alias))
         numbers = self.listing(name).logs.get(("aliases", alias), [])
-        return [self._note(AliasMove, folder, number) for number in numbers]
+        return self._notes(AliasMove, name, [layout.record_name(folder, number) for number in numbers])
 
     def set_alias(self, name: str, alias: str, version: int | None, expect: int | object | None = ANY) -> int:
         """Points an alias at a version, or at none, by compare-and-set; returns how often it has moved.
@@ -169,7 +170,8 @@ class Registry:
         if version is not None and version not in listing.versions:
             raise NotFoundError(f"{self.uri}: {name} has no version {version}.")
         last = listing.last("aliases", alias)
-        current = self._note(AliasMove, folder, last).version if last else None
+        before = self._last_moves(name, listing, [alias]).get(alias)
+        current = before.version if before else None
         if expect is not ANY and current != expect:
             raise ConflictError(
                 f"{self.uri}: {name}@{alias} stands for {_or_none(current)}, not for {_or_none(expect)} as "
@@ -221,7 +223,7 @@ class Registry:
         folder = layout.log_folder(version.name, "signatures", version.number)
         numbers = self.listing(version.name).logs.get(("signatures", f"{version.number:08}"), [])
         names = [layout.record_name(folder, number) for number in numbers]
-        found = self.store.read_many(names, MAX_RECORD_BYTES)
+        found = self._read_many(version.name, names, MAX_RECORD_BYTES)
         return [found[name] for name in names]
 
     def add_signature(self, version: Version, bundle: bytes) -> None:
@@ -261,10 +263,7 @@ class Registry:
     def _read_versions(self, name: str, numbers: list[int]) -> list[Version]:
         folder = layout.versions_folder(name)
         names = {number: layout.record_name(folder, number) for number in numbers}
-        try:
-            contents = self.store.read_many(list(names.values()), MAX_RECORD_BYTES)
-        except FileNotFoundError as error:
-            raise DamagedError(f"{self.uri}: a record of {name} is listed but missing ({error}).") from error
+        contents = self._read_many(name, list(names.values()), MAX_RECORD_BYTES)
         versions = []
         for number, path in names.items():
             version = Version.parse(contents[path], number, f"{self.uri}/{path}")
@@ -272,6 +271,12 @@ class Registry:
                 raise InvalidError(f"{self.uri}/{path}: is a record of {version.name!r}, not of {name!r}.")
             versions.append(version)
         return versions
+
+    def _read_many(self, model: str, names: list[str], max_bytes: int) -> dict[str, bytes]:
+        try:
+            return self.store.read_many(names, max_bytes)
+        except FileNotFoundError as error:
+            raise DamagedError(f"{self.uri}: a record of {model} is listed but missing ({error}).") from error
 
     def _by_digest(self, wanted: Reference, listing: layout.Listing) -> Version:
         digest = wanted.digest or ""
@@ -299,27 +304,36 @@ class Registry:
         return max(good)
 
     def _aliases(self, name: str, listing: layout.Listing) -> dict[str, int]:
-        found = {}
-        for alias in listing.keys("aliases"):
-            folder = layout.log_folder(name, "aliases", check_alias(alias))
-            version = self._note(AliasMove, folder, listing.last("aliases", alias)).version
-            if version is not None:
-                found[alias] = version
-        return found
+        moves = self._last_moves(name, listing, listing.keys("aliases"))
+        return {alias: move.version for alias, move in moves.items() if move.version is not None}
+
+    def _last_moves(self, name: str, listing: layout.Listing, aliases: list[str]) -> dict[str, AliasMove]:
+        keys = [check_alias(alias) for alias in aliases if listing.last("aliases", alias)]
+        return dict(zip(keys, self._last_notes(AliasMove, name, "aliases", keys, listing), strict=True))
 
     def _deprecations(self, name: str, listing: layout.Listing) -> dict[int, str]:
-        found = {}
-        for key in listing.keys("deprecations"):
-            folder = layout.log_folder(name, "deprecations", key)
-            reason = self._note(Deprecation, folder, listing.last("deprecations", key)).reason
-            if reason is not None and key.isdecimal():
-                found[int(key)] = reason
-        return found
+        keys = [key for key in listing.keys("deprecations") if key.isdecimal()]
+        notes = self._last_notes(Deprecation, name, "deprecations", keys, listing)
+        return {
+            int(key): note.reason for key, note in zip(keys, notes, strict=True) if note.reason is not None
+        }
 
-    def _note(self, kind: type[_T], folder: str, number: int) -> _T:
-        name = layout.record_name(folder, number)
-        where = f"{self.uri}/{name}"
-        return strict_json.build(kind, strict_json.parse(self.store.read(name, MAX_NOTE_BYTES), where), where)
+    def _last_notes(
+        self, kind: type[_T], name: str, log: str, keys: list[str], listing: layout.Listing
+    ) -> list[_T]:
+        """The newest record of each of these logs."""
+        names = [
+            layout.record_name(layout.log_folder(name, log, key), listing.last(log, key)) for key in keys
+        ]
+        return self._notes(kind, name, names)
+
+    def _notes(self, kind: type[_T], name: str, names: list[str]) -> list[_T]:
+        contents = self._read_many(name, names, MAX_NOTE_BYTES)
+        return [
+            strict_json.build(kind, strict_json.parse(contents[record], where), where)
+            for record in names
+            for where in [f"{self.uri}/{record}"]
+        ]
 
 
 def _or_none(version: object) -> str:

@@ -81,10 +81,12 @@ def verify_signature(
     """Checks that a wanted signer signed exactly this version, one good signature being enough.
 
     Raises:
+        InvalidError: it is not said whose signature is wanted, or the key cannot be used.
         NotFoundError: nobody signed it.
         RegistryError: no signature is the wanted signer's over these bytes.
     """
     library = _library()
+    _configured(library, verifier)
     version, pulled = _pulled(registry, reference, cache)
     bundles = registry.signatures(version)
     if not bundles:
@@ -118,10 +120,14 @@ def _pulled(
 
 def _configured(library: Any, verifier: Verifier) -> Any:
     config = library.verifying.Config()
+    wanted = [given is not None for given in (verifier.public_key, verifier.identity, verifier.issuer)]
+    if wanted not in ([True, False, False], [False, True, True]):
+        raise InvalidError("give a public key, or a Sigstore identity and its issuer, but not both.")
     if verifier.public_key is not None:
-        return config.use_elliptic_key_verifier(public_key=Path(verifier.public_key))
-    if verifier.identity is None or verifier.issuer is None:
-        raise InvalidError("give a public key, or a Sigstore identity and its issuer.")
+        try:
+            return config.use_elliptic_key_verifier(public_key=Path(verifier.public_key))
+        except (OSError, ValueError) as error:
+            raise InvalidError(f"{verifier.public_key}: cannot be used as a public key ({error}).") from error
     return config.use_sigstore_verifier(identity=verifier.identity, oidc_issuer=verifier.issuer)
 
 

@@ -21,6 +21,7 @@ from forebrain_registry.errors import StorageError
 
 PARTIAL = ".partial"
 CHUNK_BYTES = 8 * 2**20
+CONFLICT_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,10 @@ class LocalStore:
     writable = True
 
     def __init__(self, root: str) -> None:
-        self._root = Path(root).expanduser().absolute()
+        try:
+            self._root = Path(root).expanduser().absolute()
+        except RuntimeError as error:
+            raise StorageError(f"{root:.200}: {error} Check what follows the ~.") from error
         self.uri = str(self._root)
 
     def files(self, prefix: str) -> dict[str, Stat]:
@@ -178,7 +182,9 @@ class LocalStore:
 
     def replace(self, name: str, data: bytes) -> None:
         with self._partial(name) as partial:
-            partial.write_bytes(data)
+            with partial.open("xb") as stream:
+                stream.write(data)
+                _flush(stream)
             partial.replace(self._root / name)
 
     def upload(self, name: str, source: Path) -> None:
@@ -222,9 +228,11 @@ class LocalStore:
         target = self._root / name
         partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
+            made = [folder for folder in target.parents if not folder.exists()]
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-            _flush_folder(target.parent)
+            for folder in (target.parent, *(folder.parent for folder in made)):
+                _flush_folder(folder)
         except FileExistsError:
             raise
         except OSError as error:
@@ -253,7 +261,7 @@ class ObjectStore:
 
         try:
             self._fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OSError) as error:
             raise StorageError(
                 f"{uri}: not a place that is known here ({error}). s3:// needs the extra: "
                 "pip install 'forebrain[lab]'."
@@ -287,7 +295,9 @@ class ObjectStore:
             return {}
         paths = [self._path(name) for name in names]
         with self._errors(names[0]):
-            found = self._fs.cat_ranges(paths, [0] * len(paths), [max_bytes + 1] * len(paths))
+            found = self._fs.cat_ranges(
+                paths, [0] * len(paths), [max_bytes + 1] * len(paths), on_error="raise"
+            )
         for name, data in zip(names, found, strict=True):
             _check_size(f"{self.uri}/{name}", len(data), max_bytes)
         return dict(zip(names, found, strict=True))
@@ -300,15 +310,23 @@ class ObjectStore:
                 yield self._fs.cat_file(self._path(name), start=offset, end=min(offset + CHUNK_BYTES, size))
 
     def create(self, name: str, data: bytes) -> None:
-        with self._errors(name):
-            self._fs.pipe_file(self._path(name), data, mode="create")
+        for pause_s in (*CONFLICT_PAUSES_S, None):
+            try:
+                with self._errors(name, writing=True):
+                    self._fs.pipe_file(self._path(name), data, mode="create")
+                return
+            except StorageError as error:
+                # AWS gives this to all but one, and at times to all, who create a name at the same moment.
+                if pause_s is None or "ConditionalRequestConflict" not in str(error):
+                    raise
+                time.sleep(pause_s)
 
     def replace(self, name: str, data: bytes) -> None:
-        with self._errors(name):
+        with self._errors(name, writing=True):
             self._fs.pipe_file(self._path(name), data)
 
     def upload(self, name: str, source: Path) -> None:
-        with self._errors(name):
+        with self._errors(name, writing=True):
             self._fs.put_file(str(source), self._path(name))
 
     def renew(self, name: str, source: Path) -> None:
@@ -322,13 +340,15 @@ class ObjectStore:
         return f"{self._root}/{name}" if name else self._root
 
     @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
+    def _errors(self, name: str, writing: bool = False) -> Iterator[None]:
         """Turns what a store's library raises, which is of many families, into errors of ours."""
         try:
             yield
-        except (FileNotFoundError, FileExistsError, StorageError):
+        except (FileExistsError, StorageError):
             raise
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and not writing:
+                raise
             if isinstance(error, OSError) and "pre-condition" in str(error).lower():
                 raise FileExistsError(f"{self.uri}/{name}") from error
             raise StorageError(

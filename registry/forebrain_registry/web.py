@@ -48,7 +48,8 @@ class WebStore:
     def stat(self, name: str) -> Stat | None:
         try:
             with self._open(name, method="HEAD") as answer:
-                return Stat(int(answer.headers.get("Content-Length", -1)), 0.0)
+                length = answer.headers.get("Content-Length", "")
+                return Stat(int(length) if re.fullmatch("[0-9]{1,18}", length) else -1, 0.0)
         except FileNotFoundError:
             return None
 
@@ -133,27 +134,39 @@ class WebStore:
             error.close()
             if error.code == 404:
                 raise FileNotFoundError(url) from error
-            raise StorageError(f"{url}: the host answers {error.code} {error.reason}.") from error
-        except (OSError, http.client.HTTPException) as error:
+            raise StorageError(f"{url}: the host answers {error.code} {_clean(error.reason)}.") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise StorageError(
-                f"{url}: cannot be reached ({error}). Check the address and network."
+                f"{url:.300}: cannot be reached ({_clean(error)}). Check the address and network."
             ) from error
 
     def _next(self, answer: Any, name: str) -> bytes:
         try:
             return answer.read1(2**20)
         except (OSError, http.client.HTTPException) as error:
-            raise StorageError(f"{self.uri}/{name}: the connection broke ({error}).") from error
+            raise StorageError(f"{self.uri}/{name}: the connection broke ({_clean(error)}).") from error
+
+
+def _clean(text: object) -> str:
+    """What a host sent, without what could play tricks on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:200])
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         _check_address(newurl)
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise StorageError(
+                f"{req.full_url:.200}: leads from https to {newurl:.200}; that is not followed."
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_address(uri: str) -> None:
-    parts = urllib.parse.urlsplit(uri)
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError as error:
+        raise StorageError(f"{uri!r:.200}: is no web address ({error}).") from error
     if parts.scheme != "https" and not (
         parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
     ):

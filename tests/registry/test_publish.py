@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from hashlib import sha256 as _sha256
 from pathlib import Path
 
 import pytest
@@ -27,9 +30,13 @@ from forebrain_registry import (
     publish,
     verify,
 )
-from forebrain_registry.store import LocalStore
+from forebrain_registry.store import LocalStore, Store
 
 ROOT = Path(__file__).parents[2]
+
+
+def sha256(data: bytes) -> str:
+    return _sha256(data).hexdigest()
 
 
 def put(registry: Registry, name: str = "worm", seed: int = 0, **given: object):
@@ -143,6 +150,14 @@ def test_blobs_are_shared_and_the_card_is_for_the_hub(registry: Registry) -> Non
 def test_what_may_not_be_published_leaves_nothing_behind(registry: Registry, tmp_path: Path) -> None:
     good = weights(0)
     (tmp_path / "link.safetensors").symlink_to("/etc/passwd")
+
+    def laid_out(**offsets: tuple[int, int]) -> bytes:
+        tensors = {
+            name: {"dtype": "U8", "shape": [8], "data_offsets": place} for name, place in offsets.items()
+        }
+        header = json.dumps(tensors).encode()
+        return len(header).to_bytes(8, "little") + header + bytes(8)
+
     refused = {
         "no model.safetensors": {"other.safetensors": good},
         "programs run": {"model.safetensors": good, "model.pkl": b""},
@@ -152,6 +167,13 @@ def test_what_may_not_be_published_leaves_nothing_behind(registry: Registry, tmp
         "not a safetensors": {"model.safetensors": b"\x80\x04pickle, more likely"},
         "cut or grew": {"model.safetensors": good[:-1]},
         "not a regular file": {"model.safetensors": tmp_path / "link.safetensors"},
+        "link.safetensors: not a regular": {
+            "model.safetensors": good,
+            "README.md": tmp_path / "link.safetensors",
+        },
+        "overlap or leave a gap at 8": {"model.safetensors": laid_out(a=(0, 8), b=(0, 8))},
+        "overlap or leave a gap at 0": {"model.safetensors": laid_out(a=(4, 8))},
+        "overlap or leave a gap": {"model.safetensors": laid_out(a=(0, -8), b=(-8, 8))},
     }
     for message, files in refused.items():
         with pytest.raises(InvalidError, match=message):
@@ -283,3 +305,167 @@ print(k, old)
     steps, visible = map(int, done.stdout.split())
     # Only a kill after the record was created, while its partial file is tidied, leaves a version visible.
     assert steps > 20 and 1 <= visible <= 4
+
+
+def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "w.safetensors"
+    writer, copyfile = Registry.writer, shutil.copyfile
+
+    def later(self: Registry) -> Store:
+        file.write_bytes(weights(2))
+        return writer(self)
+
+    for _ in range(2):
+        file.write_bytes(weights(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "writer", later)
+            version = publish(registry, "worm", {"model.safetensors": file}, metadata())
+        assert file.read_bytes() == weights(2)
+        assert verify(registry).problems == [] and version.blobs[1].sha256 == sha256(weights(1))
+        for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+            os.utime(blob, (0, 0))
+
+    def meanwhile(source: Path, target: Path) -> None:
+        copyfile(source, target)
+        if source == file:
+            file.write_bytes(weights(3, 5000))
+
+    monkeypatch.setattr(shutil, "copyfile", meanwhile)
+    with pytest.raises(InvalidError, match="was changed while it was published"):
+        publish(registry, "worm", {"model.safetensors": file}, metadata())
+    assert len(registry.versions("worm")) == 2 and verify(registry).problems == []
+
+
+def test_a_copy_of_a_version_with_lost_or_miscounted_bytes_is_refused(
+    registry: Registry, tmp_path: Path
+) -> None:
+    put(registry)
+    path = Path(registry.uri) / "models/worm/versions/00000001.json"
+    record = json.loads(path.read_text())
+    record["files"][1]["size_bytes"] += 1
+    path.write_text(json.dumps(record))
+    other = Registry(tmp_path / "other")
+    with pytest.raises(DamagedError, match="damaged"):
+        copy(registry, "worm", other)
+    for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+        blob.unlink()
+    with pytest.raises(DamagedError, match="is missing"):
+        copy(registry, "worm", other)
+    assert other.names() == []
+
+
+def test_garbage_is_only_what_a_registry_leaves(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry may lie in a folder that holds other things."""
+    put(registry)
+    root = Path(registry.uri)
+    ours = [
+        "models/worm/versions/00000002.json.0123abcd.partial",
+        f"probe-{'0' * 32}",
+        f"probe-{'0' * 32}.0123abcd.partial",
+        "index.json.0123abcd.partial",
+    ]
+    for name in (*ours, "film.partial", "sub/film.0123abcd.partial", "probe-of-mine", "blobs/film.partial"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+        os.utime(root / name, (0, 0))
+    assert collect_garbage(registry).removed == sorted(ours)
+
+
+def test_one_alias_is_looked_up_without_reading_the_others(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(registry)
+    for alias in ("a", "b", "c"):
+        registry.set_alias("worm", alias, 1)
+    (Path(registry.uri) / "models/worm/aliases/a/00000001.json").write_bytes(b"damaged")
+    assert registry.resolve("worm@b").number == 1
+    with pytest.raises(InvalidError, match="aliases/a/00000001"):
+        registry.resolve("worm@a")
+
+
+def test_the_last_number_is_the_last(registry: Registry) -> None:
+    put(registry)
+    folder = Path(registry.uri) / "models/worm/versions"
+    (folder / "00000001.json").rename(folder / "99999999.json")
+    with pytest.raises(ConflictError, match="no free number"):
+        put(registry)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is flushed")
+def test_what_is_visible_after_a_power_cut_is_whole(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file's bytes reach the disk before its name, and then the names of all folders that were made."""
+    events: list[tuple[str, str]] = []
+    fsync, link, replace = os.fsync, os.link, Path.replace
+
+    def path_of(descriptor: int) -> str:
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(registry.uri))
+
+    def named(source: Path, target: Path) -> None:
+        events.append((str(source.relative_to(registry.uri)), str(target.relative_to(registry.uri))))
+
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append(("flush", path_of(fd))) or fsync(fd))
+    monkeypatch.setattr(os, "link", lambda a, b: named(a, b) or link(a, b))
+    monkeypatch.setattr(Path, "replace", lambda a, b: named(a, b) or replace(a, b))
+    Path(registry.uri).mkdir()
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    for store, name in (
+        (lambda: registry.store.create("models/worm/versions/1.json", b"x"), "models/worm/versions/1.json"),
+        (lambda: registry.store.upload("blobs/sha256/ab/ab1", source), "blobs/sha256/ab/ab1"),
+        (lambda: registry.store.replace("index.json", b"x"), "index.json"),
+    ):
+        events.clear()
+        store()
+        (_, flushed), (partial, target), *folders = events
+        assert (flushed, target) == (partial, name)
+        assert {folder for _, folder in folders} == {str(parent) for parent in Path(name).parents}
+
+
+def test_publishing_again_renews_an_old_blob_and_replaces_a_cut_one(registry: Registry) -> None:
+    put(registry)
+    for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+        blob.write_bytes(blob.read_bytes()[:-1])
+    put(registry)
+    assert verify(registry).problems == []
+    for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+        os.utime(blob, (time.time() - 13 * 3600,) * 2)
+    put(registry)
+    weights_blob = f"{sha256(weights(0))[:2]}/{sha256(weights(0))}"
+    assert time.time() - (Path(registry.uri) / "blobs/sha256" / weights_blob).stat().st_mtime < 3600
+
+
+def test_a_collector_announces_itself_and_spares_what_was_renewed_meanwhile(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["blobs/sha256/cd/cd" + digit * 62 for digit in "12"]
+    for name in names:
+        (tmp_path / "x").write_bytes(b"orphan")
+        registry.store.upload(name, tmp_path / "x")
+        os.utime(Path(registry.uri) / name, (0, 0))
+    create, remove = LocalStore.create, LocalStore.remove
+
+    def announced(store: LocalStore, name: str, data: bytes) -> None:
+        create(store, name, data)
+        if name.startswith("collecting/"):
+            os.utime(Path(registry.uri) / names[0])
+
+    def removed(store: LocalStore, name: str) -> None:
+        assert not name.startswith("blobs") or store.files("collecting"), "removed without announcement"
+        remove(store, name)
+
+    monkeypatch.setattr(LocalStore, "create", announced)
+    monkeypatch.setattr(LocalStore, "remove", removed)
+    assert collect_garbage(registry).removed == names[1:]
+
+
+def test_verify_sees_a_record_that_is_lost_or_there_twice(registry: Registry) -> None:
+    for seed in range(3):
+        put(registry, seed=seed)
+    folder = Path(registry.uri) / "models/worm/versions"
+    shutil.copy(folder / "00000001.json", folder / "00000004.json")
+    (folder / "00000002.json").unlink()
+    assert verify(registry).problems == ["worm: version 2 is lost", "worm@4: is worm@1 a second time"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import os
@@ -19,6 +20,7 @@ from registry_storm import metadata, weights
 
 from forebrain_registry import (
     DamagedError,
+    InvalidError,
     NotFoundError,
     Registry,
     StorageError,
@@ -37,10 +39,14 @@ BIG = weights(1, 3 * 2**20)
 @pytest.fixture
 def host(registry: Registry) -> Iterator[SimpleNamespace]:
     """A web host that shows the registry's folder: `uri`, `requests` (path, Range), `faults`, `ranges`."""
-    state = SimpleNamespace(requests=[], cuts=[], ranges=True, uri="")
+    state = SimpleNamespace(requests=[], cuts=[], ranges=True, uri="", raw=b"")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
+            if state.raw:
+                self.wfile.write(state.raw)
+                self.close_connection = True
+                return
             path = Path(registry.uri + self.path)
             wanted = self.headers.get("Range")
             state.requests.append((self.path, wanted))
@@ -106,7 +112,7 @@ def test_offline_the_cache_is_enough(published: Registry) -> None:
         pull(published, "worm", offline=True, interfaces=True)
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "link", "record"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "link", "record", "folder"])
 def test_a_damaged_entry_is_noticed_and_fetched_again(published: Registry, harm: str) -> None:
     folder = pull(published, "worm").folder
     file = folder / ("version.json" if harm == "record" else "model.safetensors")
@@ -116,6 +122,8 @@ def test_a_damaged_entry_is_noticed_and_fetched_again(published: Registry, harm:
         copy = folder.parent / "elsewhere"
         copy.write_bytes(data)
         file.symlink_to(copy)
+    elif harm == "folder":
+        (file / "inner").mkdir(parents=True)
     elif harm != "remove":
         file.write_bytes(data[:-1] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
     pull(published, "worm")
@@ -265,4 +273,148 @@ def test_links_in_a_registry_are_not_followed(published: Registry, tmp_path: Pat
     os.mkfifo(record)
     with pytest.raises(NotFoundError):
         published.resolve("worm")
+    with pytest.raises(StorageError, match="not a regular file"):
+        published.store.read("models/worm/versions/00000001.json", 100)
     assert json.loads((Path(published.uri) / "index.json").read_bytes())["files"]
+
+
+def test_a_kill_as_the_record_is_written_leaves_nothing_in_the_version_s_folder(
+    published: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lay there would be in every export, and would break every signature."""
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "version.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", lambda *arguments, **options: None)
+        pull(published, "worm")
+    folder = pull(published, "worm").folder
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config",
+        "model.safetensors",
+        "version.json",
+    ]
+
+
+def test_only_what_the_record_names_is_exported(published: Registry, tmp_path: Path) -> None:
+    pulled = pull(published, "worm")
+    (pulled.folder / "more.py").write_text("")
+    out = export(pulled, tmp_path / "out")
+    assert sorted(path.name for path in out.rglob("*")) == [
+        "README.md",
+        "config",
+        "model.safetensors",
+        "model.yaml",
+        "version.json",
+    ]
+
+
+def test_a_version_in_a_cache_that_cannot_be_written_is_read(
+    published: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = pull(published, "worm").version
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for call in ("write_bytes", "mkdir", "replace"):
+        monkeypatch.setattr(Path, call, refuse)
+    assert pull(published, "worm").version == version
+    with pytest.raises(StorageError, match="Read-only"):
+        pull(published, "worm@champion")
+
+
+def test_an_https_host_may_not_lead_to_this_machine() -> None:
+    from urllib.request import Request
+
+    from forebrain_registry.web import _SafeRedirects
+
+    for target in ("http://127.0.0.1:8080/", "http://example.org/", "file:///etc/passwd"):
+        with pytest.raises(StorageError):
+            _SafeRedirects().redirect_request(Request("https://example.org/"), None, 302, "", {}, target)
+
+
+def test_a_host_that_counts_ranges_its_own_way_spoils_no_later_pull(
+    published: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+
+    def chunks(store: LocalStore, name: str, start: int = 0) -> Iterator[bytes]:
+        data = (Path(store.uri) / name).read_bytes()
+        if len(data) < 2**20:
+            yield data
+            return
+        starts.append(start)
+        if len(starts) == 1:
+            yield data[: 2**20]
+            raise StorageError("cut off.")
+        yield data
+
+    monkeypatch.setattr(LocalStore, "chunks", chunks)
+    pulled = pull(published, "worm")
+    assert (pulled.folder / "model.safetensors").read_bytes() == BIG
+    assert starts == [0, 2**20, 0]
+
+
+def test_what_a_host_says_of_its_trouble_is_shown_without_control_characters(
+    published: Registry, host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for line in (b"HTTP/1.1 500 \x1b]0;owned\x07\r\n\r\n", b"\x1b]0;owned\x07\r\n\r\n"):
+        host.raw = line
+        with pytest.raises(StorageError, match=r"\?\]0;owned\?") as caught:
+            Registry(host.uri).names()
+        assert "\x1b" not in str(caught.value) and "\x07" not in str(caught.value)
+
+
+def test_interfaces_that_were_not_published_are_not_found(registry: Registry) -> None:
+    publish(registry, "worm", {"model.safetensors": weights(0)}, metadata())
+    with pytest.raises(NotFoundError, match="without interfaces"):
+        pull(registry, "worm", interfaces=True)
+
+
+def test_digits_that_fit_several_versions_are_refused_online_and_offline(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebrain_registry.records.MIN_DIGEST_PREFIX", 1)
+    firsts: list[str] = []
+    while len(firsts) == len(set(firsts)):
+        publish(registry, "worm", {"model.safetensors": weights(0)}, metadata())
+        firsts.append(pull(registry, "worm").version.digest[0])
+    for offline in (False, True):
+        with pytest.raises(InvalidError, match="fits several versions"):
+            pull(registry, f"worm@sha256:{firsts[-1]}", offline=offline)
+
+
+def test_a_reference_in_the_cache_cannot_give_a_model_another_name(published: Registry) -> None:
+    root = pull(published, "worm").folder.parents[2]
+    [known] = (root / "references").glob("*/worm")
+    shutil.copytree(known, known.with_name("fish"))
+    with pytest.raises(NotFoundError, match="not in the cache"):
+        pull(published, "fish", offline=True)
+
+
+def test_links_in_a_cache_that_others_write_to_lead_nowhere(published: Registry, tmp_path: Path) -> None:
+    version = published.resolve("worm")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"")
+    partial = tmp_path / "cache/registry/versions" / version.digest / "partial"
+    partial.mkdir(parents=True)
+    for stored in version.blobs:
+        (partial / stored.sha256).symlink_to(victim)
+    with pytest.raises(StorageError, match="symbolic links"):
+        pull(published, "worm")
+    assert victim.read_bytes() == b""
+
+
+def test_an_index_without_end_is_not_read_to_its_end(
+    published: Registry, host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebrain_registry.web.MAX_INDEX_BYTES", 100)
+    with pytest.raises(StorageError, match="over 100 bytes"):
+        Registry(host.uri).names()

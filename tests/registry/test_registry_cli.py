@@ -85,6 +85,12 @@ def test_errors_are_one_line_and_status_1(
         ["publish", "x", str(tmp_path / "absent")],
         ["list", "--registry", "nowhere://x"],
         ["alias", "zebrafish", "champion", "--expect", "4"],
+        ["verify", "zebrafish@1", "--issuer", "https://accounts.google.com"],
+        ["list", "--registry", "~no-such-user/models"],
+        ["list", "--registry", "https://["],
+        ["list", "--registry", f"https://{'a' * 64}.org"],
+        ["list", "--registry", "https://127.0.0.1:1/\u00e9"],
+        ["publish", "x", str(folder), "--interfaces", "/proc/self/mem/none"],
     ):
         assert main(arguments) == 1, arguments
         error = capsys.readouterr().err.strip()
@@ -124,3 +130,28 @@ def test_listing_a_folder_imports_nothing_heavy(folder: Path) -> None:
         "ssl",
     }
     assert not heavy & set(eval(done.stdout.splitlines()[-1]))
+
+
+def test_an_alias_that_is_none_publishes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "worm", str(folder), "--alias", "No Alias"]) == 1
+    assert "not an alias" in capsys.readouterr().err
+    assert main(["list", "--json"]) == 0 and json.loads(capsys.readouterr().out) == []
+
+
+def test_an_interrupt_or_a_reader_that_left_gives_no_traceback(folder: Path) -> None:
+    code = (
+        "import sys; from forebrain_registry import cli\n"
+        "def stop(options): raise KeyboardInterrupt\n"
+        "if 'show' in sys.argv: cli._show = stop\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    assert main(["publish", "worm", str(folder)]) == 0
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "registry")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run([*command, "show", "worm"], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    left = subprocess.run([*command, "list"], stdout=writing, stderr=subprocess.PIPE, env=environment)
+    os.close(writing)
+    assert (left.returncode, left.stderr) == (1, b"")

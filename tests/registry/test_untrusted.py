@@ -78,11 +78,12 @@ def test_records_that_are_not_what_they_should_be_are_refused(
         b'{"format": NaN}',
         b'{"format": 1e999}',
         b'{"x": ' + b"9" * 10_000 + b"}",
+        b"[" + b"[]," * 6_000_000 + b"[]]",
         b"\xff\xfe",
         b"",
         b"null",
     ],
-    ids=["deep", "deeper than allowed", "twice", "nan", "inf", "huge", "not utf-8", "empty", "null"],
+    ids=["deep", "deeper than allowed", "twice", "nan", "inf", "huge", "many", "not utf-8", "empty", "null"],
 )
 def test_documents_that_play_tricks_are_refused(
     registry: Registry, record: dict[str, Any], content: bytes
@@ -185,3 +186,17 @@ def test_an_index_names_only_records(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(WebStore, "chunks", lambda *arguments, index=index: iter([index]))
         with pytest.raises(InvalidError, match="not the name of a record"):
             Registry("https://example.org/models").names()
+
+
+def test_digits_of_other_scripts_are_no_numbers(registry: Registry, record: dict[str, Any]) -> None:
+    folder = Path(registry.uri) / "models/worm/versions"
+    (folder / "\u0660\u0660\u0660\u0660\u0660\u0660\u0660\u0662.json").write_bytes(b"{}")
+    assert registry.listing("worm").versions == [1]
+    assert registry.resolve("worm").number == 1
+
+
+def test_an_error_is_short_whatever_it_is_about(registry: Registry, record: dict[str, Any]) -> None:
+    _replace(registry, record | {"k" * 10**6: 1})
+    with pytest.raises(InvalidError) as caught:
+        registry.resolve("worm")
+    assert len(str(caught.value)) < 1000

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from forebrain.config import from_values
 from forebrain.errors import AdaptationError, ConfigError
@@ -24,6 +25,12 @@ from forebrain.sessions.session import Range
 
 CONFIG_FORMAT = "forebrain-model-1"
 PREPROCESSING_FORMAT = "forebrain-preprocessing-1"
+# What building a config may take: sizes of so much whatever its weights, a few times the numbers of
+# its weights and some for tables, and so many calls of torch for each tensor (the models make up to 20).
+LARGEST = 10_000
+TABLES = 10**6
+CALLS_PER_TENSOR = 200
+_MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange)
 
 
 @dataclass(frozen=True)
@@ -97,11 +104,11 @@ class Description:
             model = from_values(SLOTS[config["model"]["name"]], config["model"])
             described = cls(
                 model=model,
-                num_datasets=int(config["num_datasets"]),
+                num_datasets=_whole(config["num_datasets"]),
                 loss=config["loss"],
                 protocol=preprocessing["protocol"],
-                event_rate_hz=preprocessing["event_rate_hz"],
-                resample_hz=preprocessing["resample_hz"],
+                event_rate_hz=_rate(preprocessing["event_rate_hz"]),
+                resample_hz=_rate(preprocessing["resample_hz"]),
                 fitted_on={
                     name: tuple((int(start), int(stop)) for start, stop in ranges)
                     for name, ranges in preprocessing["zscore"]["fitted_on"].items()
@@ -123,12 +130,54 @@ class Description:
     def build(self, tensors: Mapping[str, Tensor], where: str) -> Model:
         """The backbone with these weights, in evaluation mode.
 
+        A config may ask for more than any machine has; it gets what its weights warrant.
+
         Raises:
             AdaptationError: the weights are those of another model.
         """
-        model = self.model.build(self.num_datasets)
+        num_stored = sum(tensor.numel() for tensor in tensors.values())
+        sizes = [size for size in dataclasses.astuple(self.model) if isinstance(size, int)]
+        if (largest := max(self.num_datasets, *sizes)) > max(num_stored, LARGEST):
+            raise AdaptationError(
+                f"{where}: its config has the size {largest}, its weights are {num_stored} numbers in all. "
+                "It is damaged, or they belong to another model."
+            )
+        try:
+            with _Limits(4 * num_stored + TABLES, CALLS_PER_TENSOR * (1 + len(tensors))):
+                model = self.model.build(self.num_datasets)
+        except (RuntimeError, TypeError) as error:
+            raise AdaptationError(f"{where}: its config cannot be built ({error!s:.200}).") from error
         fill(model, tensors, where)
         return model.eval()
+
+
+class _Limits(TorchFunctionMode):
+    """Stops a build before it makes more numbers or parts than it may."""
+
+    def __init__(self, numbers: int, calls: int) -> None:
+        super().__init__()
+        self._numbers, self._calls = numbers, calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._calls -= 1
+        if func in _MAKERS:
+            self._numbers -= func(*args, **(kwargs | {"device": "meta"})).numel()
+        if self._calls < 0 or self._numbers < 0:
+            raise RuntimeError("it is many times as large as its weights")
+        return func(*args, **kwargs)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.40} is no whole number from 0 on")
+    return value
+
+
+def _rate(value: Any) -> float | None:
+    if value is not None and not (type(value) in (int, float) and 0 < value < float("inf")):
+        raise ValueError(f"{value!r:.40} is no rate in Hz")
+    return value
 
 
 @torch.no_grad()
@@ -136,7 +185,7 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
     """Sets every parameter of a module.
 
     Raises:
-        AdaptationError: one is missing or has another shape, or there are others.
+        AdaptationError: one is missing, or has another shape or type of number, or there are others.
     """
     parameters = dict(module.named_parameters())
     if unknown := tensors.keys() - parameters.keys():
@@ -149,6 +198,8 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
                 f"{where}: holds {found} for {name}; expected {tuple(parameter.shape)}. "
                 "It belongs to another model."
             )
+        if stored.dtype != parameter.dtype:
+            raise AdaptationError(f"{where}: holds {stored.dtype} for {name}; expected {parameter.dtype}.")
         parameter.copy_(stored)
 
 
@@ -156,5 +207,5 @@ def tensors_of(data: bytes, where: str) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file. Raises AdaptationError where it is none."""
     try:
         return safetensors.torch.load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that torch does not have
         raise AdaptationError(f"{where}: its tensors cannot be read ({error}).") from error
