@@ -6,15 +6,17 @@ of the model. Signatures lie beside the version and are copied with it.
 
 from __future__ import annotations
 
+import base64
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forebrain_registry import strict_json
 from forebrain_registry.errors import InvalidError, NotFoundError, RegistryError
 from forebrain_registry.pulling import Pulled, pull
-from forebrain_registry.records import Version
+from forebrain_registry.records import RECORD, Version
 from forebrain_registry.registry import Registry
 
 
@@ -100,6 +102,7 @@ def verify_signature(
                 _configured(library, verifier).set_hashing_config(_hashing(library)).verify(
                     pulled.folder, path
                 )
+                _require_record(bundle)
             except Exception as error:
                 # A bundle is untrusted input to a library that raises whatever its parsers raise.
                 reasons.append(f"{type(error).__name__}: {error}")
@@ -132,8 +135,19 @@ def _configured(library: Any, verifier: Verifier) -> Any:
 
 
 def _hashing(library: Any) -> Any:
-    """What a signature covers is ours to say: a bundle could name another way that leaves files out."""
+    """How files are hashed is ours to say, not the bundle's."""
     return library.hashing.Config().use_file_serialization(hashing_algorithm="sha256")
+
+
+def _require_record(bundle: bytes) -> None:
+    """Raises ValueError if a signature does not cover the record, which holds the hash of every other file.
+
+    The library leaves out whatever a bundle says is to be left out, however it is told to hash.
+    """
+    envelope = strict_json.parse(bundle, "signature")["dsseEnvelope"]
+    statement = strict_json.parse(base64.b64decode(envelope["payload"]), "signature")
+    if RECORD not in [resource["name"] for resource in statement["predicate"]["resources"]]:
+        raise ValueError(f"it leaves out {RECORD}")
 
 
 def _library() -> Any:

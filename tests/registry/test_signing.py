@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from registry_storm import metadata, weights
 
-from forebrain_registry import InvalidError, NotFoundError, Registry, RegistryError, copy, publish
+from forebrain_registry import InvalidError, NotFoundError, Registry, RegistryError, copy, publish, pull
 from forebrain_registry.signing import Signer, Verifier, sign, verify_signature
 
 pytest.importorskip("model_signing")
@@ -60,6 +60,24 @@ def test_a_signature_holds_for_one_version_and_one_signer(registry: Registry, ke
     assert copy(registry, "worm@2", other).number == 1
     assert verify_signature(other, "worm@1", of_stranger).number == 1
     assert len(registry.signatures(registry.resolve("worm@2"))) == 3
+
+
+def test_a_signature_that_leaves_files_out_is_none(registry: Registry, keys, tmp_path: Path) -> None:
+    import model_signing
+
+    lab, of_lab = keys["lab"]
+    for seed in (1, 2):
+        publish(registry, "worm", {"model.safetensors": weights(seed), "config.json": b"{}"}, metadata())
+    folder = pull(registry, "worm@1", cache=tmp_path / "cache").folder
+    others = [path.name for path in folder.iterdir() if path.name != "config.json"]
+    config = model_signing.signing.Config().use_elliptic_key_signer(private_key=lab.private_key)
+    config.set_hashing_config(model_signing.hashing.Config().set_ignored_paths(paths=others)).sign(
+        folder, tmp_path / "bundle.json"
+    )
+    # All that it covers is the same in version 2 as it is in version 1.
+    registry.add_signature(registry.resolve("worm@2"), (tmp_path / "bundle.json").read_bytes())
+    with pytest.raises(RegistryError, match=r"leaves out version\.json"):
+        verify_signature(registry, "worm@2", of_lab)
 
 
 def test_a_key_that_is_none_is_a_clear_error(registry: Registry, tmp_path: Path) -> None:
