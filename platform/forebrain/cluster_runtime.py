@@ -6,7 +6,12 @@ import atexit
 import logging
 import os
 import shutil
+import socket
 import tempfile
+import urllib.parse
+from typing import Any
+
+from forebrain.errors import ClusterError
 
 # Ray reads these when it is imported or started, in every process.
 _ENVIRONMENT = {
@@ -15,6 +20,8 @@ _ENVIRONMENT = {
     # A local start would turn token authentication on, and other commands would then be refused.
     "RAY_AUTH_MODE": "disabled",
 }
+CONNECT_TIMEOUT_S = 5.0
+_LOGGING: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 
 
 def quiet_ray() -> None:
@@ -31,24 +38,59 @@ def start_ray(num_cpus: int | None = None) -> None:
 
     Args:
         num_cpus: CPUs of a cluster on this machine; None takes all. Ignored when a cluster is joined.
+
+    Raises:
+        ClusterError: Ray does not start, or the cluster does not answer.
     """
     quiet_ray()
     import ray
 
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            # Ray itself would try for many minutes.
+            if address not in ("auto", "local") and (reason := unreachable(address)):
+                raise ConnectionError(reason)
+            ray.init(**_LOGGING)
+        except Exception as error:
+            raise ClusterError(
+                f"the Ray cluster of RAY_ADDRESS={address} cannot be joined ({_first_line(error)}). Check "
+                "the address, and the cluster with `forebrain doctor --cluster`."
+            ) from error
         return
     # Short, because Ray puts sockets there and their paths may have 107 characters at most.
     temp_dir = tempfile.mkdtemp(prefix="forebrain-ray-", dir="/tmp")
     atexit.register(shutil.rmtree, temp_dir, ignore_errors=True)
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=True,  # without it placement groups of stopped runs are never freed
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _temp_dir=temp_dir,
-    )
     atexit.register(ray.shutdown)  # runs before the folder is removed
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=True,  # without it placement groups of stopped runs are never freed
+            _temp_dir=temp_dir,
+            **_LOGGING,
+        )
+    except Exception as error:  # Ray raises Exception itself where a process of its own is too slow
+        raise ClusterError(
+            f"Ray did not start on this machine ({_first_line(error)}). Try again when it is less busy. "
+            "jobs/pretrain.py --workers 0 and jobs/adapt.py --serial do without Ray."
+        ) from error
+
+
+def unreachable(address: str) -> str:
+    """Why nobody listens at the address of a cluster, host:port or a URL; empty if somebody does."""
+    try:
+        parts = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        return "no address of a cluster; expected host:port or http://host:port"
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_S):
+            return ""
+    except OSError as error:
+        return f"nobody answers ({error.strerror or error})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

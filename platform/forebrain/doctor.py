@@ -12,10 +12,8 @@ import logging
 import os
 import platform
 import shutil
-import socket
 import tempfile
 import time
-import urllib.parse
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from forebrain.cluster_runtime import quiet_ray, unreachable
 from forebrain.errors import ConfigError, StorageError
 from forebrain.storage import Folder
 
@@ -51,7 +50,6 @@ JOBS = {
 GIB = 2**30
 LEAST_SHM_BYTES = 2 * GIB
 LEAST_OPEN_FILES = 4096
-CONNECT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ def _cluster(address: str | None) -> Iterator[Finding]:
             f"Ray {version}; no cluster is named (--cluster, RAY_ADDRESS), so jobs start one on this machine",
         )
         return
-    if unreached := _unreachable(address):
+    if unreached := unreachable(address):
         yield Finding(
             "cluster",
             "wrong",
@@ -248,8 +246,6 @@ def _submission(address: str) -> list[Finding]:
 
 def _nodes(address: str) -> list[Finding]:
     """Of a cluster that this process joins."""
-    from forebrain.cluster_runtime import quiet_ray
-
     quiet_ray()
     import ray
 
@@ -270,20 +266,6 @@ def _nodes(address: str) -> list[Finding]:
     if not cores:
         text += "; a cluster that grows starts machines when a job asks for them"
     return [Finding("cluster", "ok", text)]
-
-
-def _unreachable(address: str) -> str:
-    """Why nobody listens at an address; empty if somebody does. Ray itself would try for a minute."""
-    try:
-        parts = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    except (ValueError, KeyError):
-        return "no address of a cluster; expected host:port or http://host:port"
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_S):
-            return ""
-    except OSError as error:
-        return f"nobody answers ({error.strerror or error})"
 
 
 def _storage(uri: str) -> Iterator[Finding]:

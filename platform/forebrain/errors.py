@@ -49,6 +49,10 @@ class PublishError(ForebrainError):
     """A run cannot become a version, or a registry does not take it."""
 
 
+class ClusterError(ForebrainError):
+    """Ray does not start, or its cluster cannot be joined."""
+
+
 class DivergenceError(ForebrainError):
     """Training met a loss or gradient, or evaluation a forecast, that is not finite."""
 

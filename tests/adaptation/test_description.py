@@ -65,6 +65,8 @@ def test_weights_of_another_model_are_refused(description: Description) -> None:
         description.build({**weights, "more": torch.zeros(3)}, "worms@1")
     with pytest.raises(AdaptationError, match=r"holds torch.int8 for latent; expected torch.float32"):
         description.build({**weights, "latent": weights["latent"].to(torch.int8)}, "worms@1")
+    with pytest.raises(AdaptationError, match="latent holds numbers that are not finite"):
+        description.build({**weights, "latent": weights["latent"] / 0}, "worms@1")
     of_four_bits = b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'
     with pytest.raises(AdaptationError, match="tensors cannot be read"):
         tensors_of(len(of_four_bits).to_bytes(8, "little") + of_four_bits + b"x", "worms@1")

@@ -112,7 +112,7 @@ class Comparison:
             return f"{what} was not worth it: {figures}. Use {INSTEAD.get(lead.over, lead.over)}."
         if not math.isfinite(lead.low):
             return f"{what} helped, though there are too few windows to be sure: {figures}."
-        ahead = f"{lead.score:.3f} ahead, with 95 % confidence {lead.low:.3f} to {lead.high:.3f}"
+        ahead = f"{lead.score:.3f} ahead, 95 % interval {lead.low:.3f} to {lead.high:.3f}"
         if lead.low <= 0:
             return f"{what} helped, though chance may have done it: {figures} ({ahead})."
         return f"{what} was worth it: {figures} ({ahead})."

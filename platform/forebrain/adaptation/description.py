@@ -185,7 +185,8 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
     """Sets every parameter of a module.
 
     Raises:
-        AdaptationError: one is missing, or has another shape or type of number, or there are others.
+        AdaptationError: one is missing, not finite, or has another shape or type of number, or there are
+            others.
     """
     parameters = dict(module.named_parameters())
     if unknown := tensors.keys() - parameters.keys():
@@ -200,6 +201,8 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
             )
         if stored.dtype != parameter.dtype:
             raise AdaptationError(f"{where}: holds {stored.dtype} for {name}; expected {parameter.dtype}.")
+        if not stored.isfinite().all():
+            raise AdaptationError(f"{where}: {name} holds numbers that are not finite. It is damaged.")
         parameter.copy_(stored)
 
 

@@ -1,0 +1,33 @@
+"""A cluster that does not start or answer is one error that says what to do."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from forebrain.cluster_runtime import start_ray
+from forebrain.errors import ClusterError
+
+
+@pytest.mark.parametrize(
+    ("address", "raised", "words"),
+    [
+        (None, Exception("The node timed out.\nLook at /tmp/ray"), r"did not start.*\(The node timed out\)"),
+        (None, RuntimeError(), r"\(RuntimeError\).*--workers 0.*--serial"),
+        ("auto", ConnectionError("nobody"), r"RAY_ADDRESS=auto.*\(nobody\).*doctor"),
+        ("127.0.0.1:1", AssertionError("not asked"), r"RAY_ADDRESS=127\.0\.0\.1:1 .*nobody answers.*doctor"),
+    ],
+)
+def test_ray_that_does_not_start_is_one_error(
+    address: str | None, raised: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError, match=words):
+        start_ray()
