@@ -160,6 +160,13 @@ def test_a_folder_is_there_whole_or_not_at_all(saved: Path, tmp_path: Path) -> N
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_of_two_that_fill_one_folder_the_second_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(StorageError, match="there meanwhile"), new_folder(out), new_folder(out) as first:
+        (first / "file").write_text("first")
+    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["first"]
+
+
 def a_recording(**given: object) -> Session:
     """A later recording of the six units."""
     traces = np.random.default_rng(3).normal(size=(60, 6)).astype(np.float32)

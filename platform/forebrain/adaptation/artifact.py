@@ -337,6 +337,11 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         partial.replace(target)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise StorageError(
+                f"{target}: something else was written there meanwhile; nothing of this was kept. Choose "
+                "another folder."
+            ) from error
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         mend = "Free some space" if full else "Check the folder and its rights"
         raise StorageError(
