@@ -185,6 +185,16 @@ def test_a_recordings_last_window_is_repaired_as_the_adaptations_recording_was(
     np.testing.assert_array_equal(adapted.latest_window(a_recording(traces=traces)), expected)
 
 
+def test_units_without_a_value_are_named(backbone: Backbone, make_adapted: Callable[..., Adapted]) -> None:
+    adapted = make_adapted(backbone)
+    traces = a_recording().frames(0, 60)
+    traces[:, adapted.columns[1]] = np.nan
+    with pytest.raises(
+        AdaptationError, match=rf"{adapted.unit_names[1]} \(1 of {adapted.num_units} units\) have no"
+    ):
+        adapted.latest_window(a_recording(traces=traces))
+
+
 def test_a_last_window_spans_no_gap(backbone: Backbone, make_adapted: Callable[..., Adapted]) -> None:
     adapted = make_adapted(backbone)
     time_s = np.arange(60) / 2.5

@@ -177,7 +177,8 @@ class Adapted:
             session: as it was recorded, with the same units in the same order.
 
         Raises:
-            AdaptationError: it has other units or another rate, or ends with too few unbroken frames.
+            AdaptationError: it has other units or another rate, ends with too few unbroken frames, or a unit
+                has no value yet.
         """
         if session.num_units != self.num_recorded:
             raise AdaptationError(
@@ -200,7 +201,15 @@ class Adapted:
                 f"session {session.id}: its last unbroken stretch has {stop - start} frames; a forecast is "
                 f"made from {self.context}."
             )
-        return session.frames(stop - self.context, stop)
+        window = session.frames(stop - self.context, stop)
+        lost = [self.unit_names[unit] for unit in np.flatnonzero(np.isnan(window).any(axis=0))]
+        if lost:
+            raise AdaptationError(
+                f"session {session.id}: {', '.join(lost[:5])}{', ...' if lost[5:] else ''} "
+                f"({len(lost)} of {self.num_units} units) have no value when its last {self.context} frames "
+                "begin, nor before. Adapt to this recording."
+            )
+        return window
 
     def as_csv(self, forecast: np.ndarray) -> str:
         """A forecast [H, N] as CSV: a row for each frame ahead with its time, a column for each unit."""
