@@ -31,21 +31,29 @@ class Follower:
         self, console: Console, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._console, self._every_s, self._clock = console, every_s, clock
-        self._what = ""
-        self._began = self._last_line = self._last_heard = clock()
+        self._what, self._began, self._first = "", 0.0, 0
+        self._last_line = clock()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Hears that `done` of `total` parts are done; another `what` is another piece of work."""
+    def __call__(self, what: str, done: int, total: int, more: str = "") -> None:
+        """Hears that `done` of `total` parts are done; another `what` is another piece of work.
+
+        Args:
+            more: what else the line says.
+        """
         now = self._clock()
         if what != self._what:
-            # It was heard of after its first parts, which began when the last piece ended.
-            self._what, self._began = what, self._last_heard
-        self._last_heard = now
-        if now - self._last_line < self._every_s or not done:
+            self._what, self._began, self._first = what, now, done
+        if now - self._last_line < self._every_s or done <= self._first:
             return
         self._last_line = now
-        left_s = (now - self._began) / done * (total - done)
-        self._console.print(f"{what} {done:,}/{total:,}  {clock_time(left_s)} left")
+        left_s = (now - self._began) / (done - self._first) * (total - done)
+        self._console.print(f"{what} {of(done, total)}  {more}{clock_time(left_s)} left")
+
+
+def of(done: int, total: int) -> str:
+    """How many of how many, as wide as the most of them, so that lines align: `    50/1,000`."""
+    most = f"{total:,}"
+    return f"{done:>{len(most)},}/{most}"
 
 
 def clock_time(seconds: float) -> str:

@@ -84,7 +84,7 @@ class Comparison:
         found = [str(finding) for finding in prepared.report.findings]
         known = prepared.session.metadata
         found += [known[name] for name in READER_NOTES if name in known]
-        if self.leak is None and "identity_note" in known:
+        if self.leak is None and self._is_guessed:
             found.append(NOT_KNOWN)
         remark = persistence_remark(prepared.windows.persistence)
         if remark is not None and adapted.description.model.relative:
@@ -117,6 +117,10 @@ class Comparison:
             return f"{what} helped, though chance may have done it: {figures} ({ahead})."
         return f"{what} was worth it: {figures} ({ahead})."
 
+    @property
+    def _is_guessed(self) -> bool:
+        return "identity_note" in self.adaptation.prepared.session.metadata
+
     def _score(self, name: str) -> float:
         return self.test.summary(name).value("score")
 
@@ -141,7 +145,7 @@ class Comparison:
             "seconds": trained.seconds,
             "seconds_in_all": self.seconds,
             "leak": self.leak is not None,
-            "leak_note": self.leak or (NOT_KNOWN if NOT_KNOWN in self.findings() else None),
+            "leak_note": self.leak or (NOT_KNOWN if self._is_guessed else None),
             "verdict": self.verdict(),
             "mode": adapted.mode,
             "model": adapted.model,

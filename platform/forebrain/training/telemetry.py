@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from forebrain.console import clock_time
+from forebrain.console import Follower, of
 from forebrain.training.run_folder import RunFolder
 
 Event = dict[str, Any]
@@ -82,10 +82,9 @@ class ConsoleLog:
     def __init__(
         self, console: Console, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._console, self._every_s, self._clock = console, every_s, clock
+        self._console = console
+        self._follow = Follower(console, every_s, clock)
         self._steps = 0
-        self._first_step = 0
-        self._started = self._last_line = clock()
 
     def __call__(self, event: Event) -> None:
         handler = getattr(self, f"_{event['kind']}", None)
@@ -96,8 +95,8 @@ class ConsoleLog:
         if self._steps:
             self._console.print(f"A worker was lost. Going on after step {event['step']:,}.")
             return
-        self._steps, self._first_step = event["steps"], event["step"]
-        self._started = self._last_line = self._clock()
+        self._steps = event["steps"]
+        self._follow("step", event["step"], self._steps)
         table = Table("data set", title="What it trains on", title_justify="left", box=None, pad_edge=False)
         for name in ("sessions", "units", "windows", "share"):
             table.add_column(name, justify="right")
@@ -120,15 +119,11 @@ class ConsoleLog:
             self._console.print(f"Resuming after step {event['step']:,}.")
 
     def _step(self, event: Event) -> None:
-        now = self._clock()
-        if now - self._last_line < self._every_s:
-            return
-        self._last_line = now
-        seconds_a_step = (now - self._started) / max(1, event["step"] - self._first_step)
-        left_s = seconds_a_step * (self._steps - event["step"])
-        self._console.print(
-            f"step {event['step']:>6,}/{self._steps:,}  loss {event['loss']:.4f}  "
-            f"{event['units_x_frames_per_s'] / 1e6:.2f} M units x frames/s  {clock_time(left_s)} left"
+        self._follow(
+            "step",
+            event["step"],
+            self._steps,
+            f"loss {event['loss']:.4f}  {event['units_x_frames_per_s'] / 1e6:.2f} M units x frames/s  ",
         )
 
     def _stopped(self, event: Event) -> None:
@@ -137,7 +132,7 @@ class ConsoleLog:
     def _validation(self, event: Event) -> None:
         score = "undefined" if event["score"] is None else f"{event['score']:.4f}"
         self._console.print(
-            f"step {event['step']:>6,}/{self._steps:,}  validation score {score} (0 is copy, 1 is perfect)"
+            f"step {of(event['step'], self._steps)}  validation score {score} (0 is copy, 1 is perfect)"
         )
 
 
