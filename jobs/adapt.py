@@ -8,7 +8,7 @@ import sys
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ForebrainError
-from forebrain.many_adaptations import ManyConfig, adapt_many, show
+from forebrain.studies.many_adaptations import ManyConfig, adapt_many, show
 
 
 def main() -> int:

@@ -6,11 +6,11 @@ Pretrains on all recordings but one and adapts to the one left out, each in turn
 import dataclasses
 import sys
 
-from forebrain.adaptation.study import StudyConfig, study
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ForebrainError
 from forebrain.shards.recordings import find_all
+from forebrain.studies.leave_one_out import StudyConfig, study
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ Starts a cluster of its own on this machine. The run is done twice, left alone a
 
 import sys
 
-from forebrain.chaos import ChaosConfig, chaos
+from forebrain.commands.chaos import ChaosConfig, chaos
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ForebrainError

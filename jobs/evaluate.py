@@ -12,7 +12,7 @@ from rich.console import Console
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, ForebrainError
-from forebrain.evaluation.run import evaluate_run, show_evaluation
+from forebrain.runs.evaluate import evaluate_run, show_evaluation
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
 from forebrain.storage import Folder
 from forebrain.training.run_folder import RunFolder
@@ -69,8 +69,8 @@ def main() -> int:
 
 def compare_runs(config: EvaluateConfig, out: str, console: Console) -> None:
     """Writes the comparison of several runs into a folder, and shows it."""
-    from forebrain.evaluation.compare import compare, open_runs
-    from forebrain.evaluation.compare_report import write_comparison
+    from forebrain.runs.compare import compare, open_runs
+    from forebrain.runs.compare_report import write_comparison
 
     folder = Folder(out)
     if folder.exists("config.yaml"):

@@ -21,7 +21,7 @@ from forebrain.console import make_console
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.scoring.protocols import fit_ranges, protocols_for, windows_of
-from forebrain.sessions.report import Report
+from forebrain.sessions.report import RecordingReport
 from forebrain.shards.index import SessionEntry, Shard, Source, Stretch, arrays_name, shard_name
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.order import SPLIT, DataOrder, OrderedSession
@@ -152,7 +152,7 @@ def _entry(
         id="dataset/subject/session", key=key, dataset="dataset", subject="subject", session="session",
         species="species", signal="dff", rate_hz=10.0, num_frames=num_frames, num_units=num_units,
         segments=((0, num_frames),), unit_names=None, brain_regions=None, stimulus_names=None,
-        behaviour_names=None, metadata={}, report=Report(),
+        behaviour_names=None, metadata={}, report=RecordingReport(),
         fits={
             name: tuple(fit_ranges(name, num_frames, [(0, num_frames)]))
             for name in protocols_for(num_frames)

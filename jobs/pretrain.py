@@ -8,11 +8,11 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 
+from forebrain.adaptation.publish import PublishConfig, publish_run, require_publishable, say_published
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ForebrainError
-from forebrain.pretraining import pretrain
-from forebrain.publishing import PublishConfig, publish_run, require_publishable, say_published
+from forebrain.runs.pretrain import pretrain
 from forebrain.training.config import PretrainConfig
 
 

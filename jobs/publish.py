@@ -2,10 +2,10 @@
 
 import sys
 
+from forebrain.adaptation.publish import PublishConfig, publish_run, say_published
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ForebrainError
-from forebrain.publishing import PublishConfig, publish_run, say_published
 
 
 def main() -> int:

@@ -6,10 +6,10 @@ docs/live.md has the messages, and what happens to frames that are late, missing
 
 import sys
 
+from forebrain.commands.live import ServeConfig, run_server
 from forebrain.config import exit_status, parse
 from forebrain.console import make_console
 from forebrain.errors import ForebrainError
-from forebrain.live import ServeConfig, run_server
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from forebrain.config import from_values
+from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.evaluate import evaluate, fit_baselines
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
@@ -20,7 +21,6 @@ from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.single import train_here
-from forebrain.training.trained import TrainedModel
 
 NUM_FRAMES, CONTEXT, HORIZON = 300, 12, 4
 # Within the test part, which begins at frame 240.

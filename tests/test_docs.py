@@ -26,8 +26,8 @@ import pytest
 import yaml
 
 import forebrain.config
+from forebrain.commands.live import ReplayConfig, ServeConfig, SoakJobConfig
 from forebrain.config import from_values
-from forebrain.live import ReplayConfig, ServeConfig, SoakJobConfig
 from forebrain.sessions.sidecar import Sidecar
 from forebrain.training.config import PretrainConfig
 
@@ -105,7 +105,7 @@ def check(words: list[str]) -> bool:
     elif name == "forebrain" and rest[:1] == ["live"]:
         forebrain.config.parse(LIVE[rest[1]], rest[2:])
     elif name == "forebrain":
-        give_to(importlib.import_module("forebrain.cli").main, rest)
+        give_to(importlib.import_module("forebrain.commands").main, rest)
     elif name == "forebrain-registry":
         give_to(importlib.import_module("forebrain_registry.cli").main, ["--registry", "r", *rest], move=True)
     elif name == "make":
@@ -218,7 +218,7 @@ def options_of_job(script: str) -> set[str]:
 def known_options() -> set[str]:
     """Every option of every command of the project."""
     found: set[str] = set()
-    for name in ("forebrain.cli", "forebrain_registry.cli"):
+    for name in ("forebrain.commands", "forebrain_registry.cli"):
         found |= options_of_main(importlib.import_module(name))
     for config in LIVE.values():
         parser = jsonargparse.ArgumentParser()

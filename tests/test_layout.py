@@ -15,33 +15,39 @@ from cluster_folders import CLUSTERS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "platform" / "forebrain"
 
-# What a folder may import of the platform's other folders, besides the modules at the top.
+# What a room may import of the platform's other rooms, besides the modules at the top.
+_SCIENCE = {"models", "scoring", "sessions", "shards"}
+_TRAINING = _SCIENCE | {"accelerate", "training"}
+_RUNS = _TRAINING | {"evaluation", "runs"}
 MAY_IMPORT = {
     "sessions": set(),
     "scoring": {"sessions"},
     "shards": {"scoring", "sessions"},
     "models": set(),
-    "training": {"models", "shards", "scoring", "sessions"},
-    "evaluation": {"training", "models", "shards", "scoring", "sessions"},
-    "realtime": {"training", "models", "shards", "scoring", "sessions"},
-    "adaptation": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
-    "studies": {"evaluation", "training", "models", "shards", "scoring", "sessions"},
-    "benchmarking": {"adaptation", "training", "models", "shards", "scoring", "sessions"},
+    "accelerate": {"models"},
+    "training": _SCIENCE | {"accelerate"},
+    "evaluation": _TRAINING,
+    "runs": _TRAINING | {"evaluation"},
+    "realtime": _TRAINING,
+    "adaptation": _RUNS | {"realtime"},
+    "studies": _RUNS | {"adaptation"},
+    "benchmarking": _TRAINING | {"adaptation"},
+    "commands": _RUNS | {"adaptation", "benchmarking", "realtime", "studies"},
 }
-# Heavy packages, and the only modules of these folders that may import them.
+# Heavy packages, and the only modules that may import them.
 ONLY_IN = {
     "ray": {
         "shards/prepare.py",
         "training/on_ray.py",
         "training/ray_metrics.py",
-        "cluster_runtime.py",
-        "chaos.py",
+        "ray_runtime.py",
+        "commands/chaos.py",
+        "commands/doctor.py",
         "studies/tuning.py",
-        "doctor.py",
-        "many_adaptations.py",
+        "studies/many_adaptations.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
-    "triton": {"models/film_kernel.py"},
+    "triton": {"accelerate/film_kernel.py"},
 }
 
 
@@ -60,6 +66,11 @@ def test_source_roots_hold_no_init(root: str) -> None:
     # platform/__init__.py would shadow the standard library's platform in every process that imports us.
     assert not (ROOT / root / "__init__.py").exists()
     assert not list((ROOT / root).glob("*.py"))
+
+
+def test_every_room_is_named() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if list(path.glob("*.py")) and path.is_dir()}
+    assert rooms == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("folder", sorted(MAY_IMPORT))
@@ -94,9 +105,9 @@ def test_clusters_are_started_where_tests_run_one_after_another() -> None:
         ("forebrain.scoring.evaluate", ["torch", "ray"]),
         ("forebrain.training.loop", ["ray", "deepspeed", "tensorboard", "matplotlib", "triton"]),
         ("forebrain.adaptation.artifact", ["ray", "deepspeed", "tensorboard", "matplotlib", "triton"]),
-        ("forebrain.cli", ["torch", "ray"]),
+        ("forebrain.commands", ["torch", "ray"]),
         ("forebrain.realtime", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib", "forebrain.adaptation"]),
-        ("forebrain.live", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib"]),
+        ("forebrain.commands.live", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib"]),
         ("forebrain_registry", ["torch", "ray", "forebrain"]),
     ],
 )

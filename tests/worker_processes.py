@@ -15,7 +15,7 @@ def start_workers(work: Callable[..., None], size: int, *given: Any) -> None:
 
     They are forked from a process that imports what they all need, once, and does nothing else.
     """
-    forkserver.set_forkserver_preload(["pytest", "forebrain.training.loop", "forebrain.training.trained"])
+    forkserver.set_forkserver_preload(["pytest", "forebrain.training.loop", "forebrain.runs.trained"])
     multiprocessing.start_processes(
         _work, (dict(os.environ), work, given), nprocs=size, start_method="forkserver"
     )

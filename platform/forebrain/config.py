@@ -1,6 +1,6 @@
 """A dataclass from a YAML file and the command line: `--training.steps 500`.
 
-A field may be a slot: `<field>.name` chooses one of several config classes, whose options then are the
+A field may be a choice: `<field>.name` chooses one of several config classes, whose options then are the
 field's. So `--model.name mlp` has other options than `--model.name poco`, each with its help text.
 """
 
@@ -23,14 +23,14 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 
 Config = TypeVar("Config")
-# Key of a slot's config classes in its field's metadata.
-_SLOTS = "slots"
+# Key of a choice's config classes in its field's metadata.
+_CHOICES = "choices"
 
 
-def slot(configs: Mapping[str, type[Any]]) -> dict[str, Any]:
+def one_of(configs: Mapping[str, type[Any]]) -> dict[str, Any]:
     """Metadata of a dataclass field that holds one of several configs, each of which has a field `name`;
     the field's default factory makes the one that is meant where nothing is said."""
-    return {_SLOTS: configs}
+    return {_CHOICES: configs}
 
 
 def parse(
@@ -86,7 +86,7 @@ def _instantiate(parser: ArgumentParser, config_class: type[Config], values: Nam
 
 
 def _narrowed(config_class: type[Any], chosen: Callable[[str], Any], prefix: str = "") -> type[Any]:
-    """The same dataclass, in which each slot has the type of the config that was chosen for it.
+    """The same dataclass, in which each choice has the type of the config that was chosen for it.
 
     Args:
         config_class: a dataclass; those among its fields are narrowed too.
@@ -97,14 +97,14 @@ def _narrowed(config_class: type[Any], chosen: Callable[[str], Any], prefix: str
     hints = get_type_hints(config_class)
     for item in fields(config_class):
         key = f"{prefix}{item.name}"
-        if _SLOTS in item.metadata:
-            slots: Mapping[str, type[Any]] = item.metadata[_SLOTS]
+        if _CHOICES in item.metadata:
+            choices: Mapping[str, type[Any]] = item.metadata[_CHOICES]
             assert item.default_factory is not MISSING
             name = chosen(f"{key}.name") or item.default_factory().name
-            if name not in slots:
-                raise ConfigError(f"{key}.name is {name!r}; expected one of {', '.join(slots)}.")
+            if name not in choices:
+                raise ConfigError(f"{key}.name is {name!r}; expected one of {', '.join(choices)}.")
             # Any name is allowed in it, because a file may give one and the command line another.
-            types[item.name] = _with_fields(slots[name], {"name": (Literal[tuple(slots)], name)})
+            types[item.name] = _with_fields(choices[name], {"name": (Literal[tuple(choices)], name)})
         elif is_dataclass(hints[item.name]):
             narrowed = _narrowed(hints[item.name], chosen, f"{key}.")
             if narrowed is not hints[item.name]:

@@ -12,7 +12,7 @@ import torch
 from forebrain.adaptation.artifact import Adapted
 from forebrain.adaptation.backbone import Backbone, weights_of
 from forebrain.adaptation.description import Description
-from forebrain.models.contract import Interface
+from forebrain.models.base import Interface
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain_registry import Metadata, Registry, SeenSession, publish
 

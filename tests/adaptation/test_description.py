@@ -16,8 +16,8 @@ from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.description import Description, tensors_of
 from forebrain.adaptation.start import START
 from forebrain.errors import AdaptationError
-from forebrain.models.contract import ModelConfig
-from forebrain.models.slots import SLOTS
+from forebrain.models.base import ModelConfig
+from forebrain.models.registry import MODELS
 from forebrain_registry import Registry, pull
 
 
@@ -113,7 +113,7 @@ def test_a_config_larger_than_its_weights_is_refused_before_it_takes_memory(
     assert max(made) < 10**7
 
 
-@pytest.mark.parametrize("config", [config() for config in SLOTS.values()], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [config() for config in MODELS.values()], ids=lambda config: config.name)
 def test_every_model_is_built_from_its_own_weights(config: ModelConfig, description: Description) -> None:
     weights = dict(config.build(2).named_parameters())
     built = dataclasses.replace(description, model=config, num_datasets=2).build(weights, "worms@1")

@@ -20,9 +20,9 @@ from forebrain.adaptation.backbone import Backbone, weights_of
 from forebrain.adaptation.fit import FitConfig, clip, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.errors import AdaptationError, ConfigError, DivergenceError
-from forebrain.models.contract import Interface, SessionInput, SessionTarget
-from forebrain.models.linear import NLinearConfig
-from forebrain.models.relative import WindowFrame
+from forebrain.models.base import Interface, SessionInput, SessionTarget
+from forebrain.models.baselines.linear import NLinearConfig
+from forebrain.models.normalisation import WindowFrame
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -185,14 +185,14 @@ def test_gradients_are_clipped_together() -> None:
 
 @pytest.mark.parametrize("persists", [True, False])
 def test_the_artifact_forecasts_what_was_scored(
-    persists: bool, backbone: Backbone, walk: Callable[..., Session], tmp_path: Path
+    is_smooth: bool, backbone: Backbone, walk: Callable[..., Session], tmp_path: Path
 ) -> None:
     session = walk(7, num_frames=300)
-    if not persists:
+    if not is_smooth:
         noise = np.random.default_rng(0).normal(size=session.traces.shape)
         session = replace(session, traces=noise.astype(np.float32))
     adaptation = adapt(backbone, session, "embeddings", QUICK)
-    assert adaptation.adapted.interface.persists is persists
+    assert adaptation.adapted.interface.is_smooth is is_smooth
     windows, adapted = adaptation.prepared.windows, adaptation.adapted
     context, _, starts = windows.read(0, "test", np.array([3]))
     raw = session.frames(int(starts[0]), int(starts[0]) + 12)

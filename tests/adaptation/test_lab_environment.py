@@ -39,7 +39,7 @@ for absent in ("ray", "deepspeed", "webdataset", "tensorboard"):
         continue
     sys.exit(f"{absent} is here")
 
-from forebrain.cli import main as forebrain
+from forebrain.commands import main as forebrain
 from forebrain_registry.cli import main as registry
 
 jobs, config, recording, folder, *registries = sys.argv[1:]

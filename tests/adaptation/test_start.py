@@ -11,7 +11,7 @@ import torch
 
 from forebrain.adaptation.start import NUM_STATISTICS, Start, unit_statistics
 from forebrain.errors import AdaptationError
-from forebrain.models.contract import Interface
+from forebrain.models.base import Interface
 from forebrain.scoring.window_source import ArrayWindows
 from forebrain.sessions.session import Session
 

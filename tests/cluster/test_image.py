@@ -83,7 +83,7 @@ def test_what_travels_to_the_builder_is_small_and_enough() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in files}
     assert {
         "pyproject.toml", "requirements.lock", "README.md", "LICENSE", "jobs/pretrain.py", "cluster/leave.py",
-        "cluster/requirements-cloud.lock", "platform/forebrain/cli/__init__.py",
+        "cluster/requirements-cloud.lock", "platform/forebrain/commands/__init__.py",
         "registry/forebrain_registry/cli.py",
         "platform/forebrain/sessions/catalogue.yaml",
     } <= names  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import ray
 
-from forebrain.cluster_runtime import start_ray
 from forebrain.errors import ClusterError
+from forebrain.ray_runtime import start_ray
 
 
 @pytest.mark.parametrize(

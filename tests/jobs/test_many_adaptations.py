@@ -18,9 +18,9 @@ from forebrain.adaptation.backbone import weights_of
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.fit import FitConfig
 from forebrain.errors import ConfigError, ForebrainError
-from forebrain.many_adaptations import ManyConfig, adapt_many, show
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.sessions.session import Session
+from forebrain.studies.many_adaptations import ManyConfig, adapt_many, show
 from forebrain_registry import Metadata, Registry, SeenSession, publish
 
 MODEL = PocoConfig(
@@ -111,7 +111,7 @@ class TestWithRay:
     @pytest.fixture(autouse=True)
     def cluster(self) -> Iterator[None]:
         ray = pytest.importorskip("ray")
-        from forebrain.cluster_runtime import start_ray
+        from forebrain.ray_runtime import start_ray
 
         start_ray(num_cpus=2)
         yield

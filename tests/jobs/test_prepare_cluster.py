@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebrain.cluster_runtime import start_ray
 from forebrain.errors import RecordingError
+from forebrain.ray_runtime import start_ray
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare

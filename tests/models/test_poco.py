@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from weighted_errors import error_of, targets_of
 
+from forebrain.accelerate import row_passes
 from forebrain.errors import ConfigError
-from forebrain.models import row_passes
-from forebrain.models.contract import Interface, SessionInput
+from forebrain.models.base import Interface, SessionInput
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
+from weighted_errors import error_of, targets_of
 
 SMALL = PocoConfig(
     context=24, horizon=5, token_length=8, width=16, num_latents=3, num_heads=2, head_width=8,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from forebrain.models.contract import Interface
+from forebrain.models.base import Interface
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.shards.fits import Fit
 

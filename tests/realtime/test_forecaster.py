@@ -12,10 +12,10 @@ import torch
 from realtime_small import CONTEXT, HORIZON, Small, activity, build_small
 
 from forebrain import realtime
+from forebrain.accelerate.frozen import session_forecaster
 from forebrain.errors import ConfigError, FrameError
-from forebrain.models.contract import SessionInput
-from forebrain.models.frozen import session_forecaster
-from forebrain.models.linear import LinearConfig
+from forebrain.models.base import SessionInput
+from forebrain.models.baselines.linear import LinearConfig
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.shards.fits import Fit
 

@@ -12,7 +12,7 @@ from realtime_small import HORIZON, Small, activity, build_small
 
 from forebrain import realtime
 from forebrain.errors import CheckpointError, StorageError
-from forebrain.models.contract import Interface
+from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.state import StateFile
 from forebrain.storage import Folder

@@ -13,9 +13,9 @@ from realtime_small import CONTEXT, HORIZON, Small, activity
 
 from forebrain import realtime
 from forebrain.errors import ConfigError
-from forebrain.models.contract import SessionInput
-from forebrain.models.linear import LinearConfig
-from forebrain.models.relative import WindowFrame
+from forebrain.models.base import SessionInput
+from forebrain.models.baselines.linear import LinearConfig
+from forebrain.models.normalisation import WindowFrame
 from forebrain.realtime import LiveForecaster
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig, _cut, _windows, improved
 

@@ -12,14 +12,14 @@ from forebrain.errors import RecordingError
 from forebrain.sessions import frames
 from forebrain.sessions import repair as repair_module
 from forebrain.sessions.repair import repair
-from forebrain.sessions.report import Report
+from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.resample import resample
 from forebrain.sessions.session import Session
 
 NAN = np.float32(np.nan)
 
 
-def finding(report: Report, kind: str):
+def finding(report: RecordingReport, kind: str):
     return next(item for item in report.findings if item.kind == kind)
 
 
@@ -216,7 +216,7 @@ def test_a_report_survives_json(make_session):
     session = make_session()
     session.traces[:, 3] = 7
     report = repair(session)[1]
-    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+    assert RecordingReport.from_json(json.loads(json.dumps(report.to_json()))) == report
 
 
 @given(st.data())

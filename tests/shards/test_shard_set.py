@@ -95,7 +95,7 @@ def test_sessions_persist_unless_they_are_like_events(save_session, tmp_path):
     )
     shards = ShardSet.open(str(tmp_path / "set"))
     windows = ShardWindows(shards, "chronological", 12, 4)
-    assert {info.id: info.persists for info in windows.sessions} == {
+    assert {info.id: info.is_smooth for info in windows.sessions} == {
         "lab/m1/events": False,
         "lab/m1/walk": True,
     }
@@ -104,7 +104,7 @@ def test_sessions_persist_unless_they_are_like_events(save_session, tmp_path):
     assert "correlate" not in said["lab/m1/walk"]
     # A set that was prepared before persistence was known goes on as it did.
     shards.sessions = [replace(entry, persistence={}) for entry in shards.sessions]
-    assert all(info.persists for info in ShardWindows(shards, "chronological", 12, 4).sessions)
+    assert all(info.is_smooth for info in ShardWindows(shards, "chronological", 12, 4).sessions)
 
 
 def test_a_pickled_set_opens_the_same_data(shards):

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from forebrain.errors import ConfigError, RecordingError
 from forebrain.scoring.protocols import fit_ranges
-from forebrain.sessions.report import Report
+from forebrain.sessions.report import RecordingReport
 from forebrain.shards.fits import Fit, Moments, fit_components, scale_of
 from forebrain.shards.index import SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
@@ -23,7 +23,9 @@ SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_by
 
 
 def write(session, folder: Path, config: PrepareConfig = SMALL) -> SessionEntry:
-    return write_session(session, Report(), Source("a.npz", "0" * 64, 1), Folder(str(folder)), config)
+    return write_session(
+        session, RecordingReport(), Source("a.npz", "0" * 64, 1), Folder(str(folder)), config
+    )
 
 
 def test_plain_webdataset_reads_every_sample(make_session, tmp_path):

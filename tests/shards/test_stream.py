@@ -9,7 +9,7 @@ import pytest
 
 from forebrain.errors import ShardError
 from forebrain.shards.reader import ShardSet
-from forebrain.shards.stream import Batch, MixtureConfig, SessionWindows, Stream, build_order
+from forebrain.shards.stream import Batch, MixtureConfig, SessionBatch, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 
 UNIFORM = MixtureConfig(exponent=1.0, largest_share=1.0)
@@ -63,7 +63,7 @@ def test_workers_together_read_the_columns_of_split_sessions(
     num_units = {info.id: info.num_units for info in windows.sessions}
     for step in range(4):
         whole = {group.session: group for group in alone.batch(step).groups}
-        pieces: dict[str, list[SessionWindows]] = {}
+        pieces: dict[str, list[SessionBatch]] = {}
         for reader in several:
             batch = reader.batch(step)
             assert (batch.num_windows, batch.num_rows) == (

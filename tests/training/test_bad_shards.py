@@ -16,7 +16,7 @@ from rich.console import Console
 
 from forebrain.config import from_values
 from forebrain.errors import BadShardError, ShardError
-from forebrain.pretraining import pretrain
+from forebrain.runs.pretrain import pretrain
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from forebrain.chaos import ChaosConfig
+from forebrain.commands.chaos import ChaosConfig
 from forebrain.config import from_values, parse
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.models.linear import DLinearConfig, NLinearConfig
-from forebrain.models.mlp import MlpConfig
+from forebrain.models.baselines.linear import DLinearConfig, NLinearConfig
+from forebrain.models.baselines.mlp import MlpConfig
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.run_folder import RunFolder
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from forebrain.errors import CheckpointError, DivergenceError, ShardError
+from forebrain.runs.trained import TrainedModel
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
@@ -22,7 +23,6 @@ from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
 from forebrain.training.telemetry import MetricsLog
-from forebrain.training.trained import TrainedModel
 from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]

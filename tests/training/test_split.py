@@ -22,7 +22,8 @@ from torch import Tensor
 
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError
-from forebrain.models.contract import Interface
+from forebrain.models.base import Interface
+from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights
 from forebrain.storage import Folder
@@ -33,7 +34,6 @@ from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.state import Interfaces, joined
-from forebrain.training.trained import TrainedModel
 from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]

@@ -16,7 +16,7 @@ from forebrain.adaptation.fit import FitConfig, WindowForecaster, fit_interface,
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
-from forebrain.models.contract import Interface, Model
+from forebrain.models.base import Interface, Model
 from forebrain.scoring.evaluate import evaluate
 from forebrain.sessions.session import Session
 
@@ -126,7 +126,7 @@ def train(
     model = _model(backbone, mode, config.seed)
     windows = prepared.windows
     interface = start or _start(backbone, model, windows, mode, config)
-    interface.persists = windows.sessions[0].persists
+    interface.is_smooth = windows.sessions[0].is_smooth
     if mode == "embeddings" and not interface.unit.numel():
         raise AdaptationError(
             f"{backbone.origin}: {model.config.title} knows nothing of single units, so there are no "

@@ -32,11 +32,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from forebrain.accelerate.frozen import SessionForecaster, session_forecaster
 from forebrain.adaptation.backbone import Origin, pull_version, weights_of
 from forebrain.adaptation.description import Description, fill, tensors_of
 from forebrain.errors import AdaptationError, StorageError
-from forebrain.models.contract import Interface, Model
-from forebrain.models.frozen import SessionForecaster, session_forecaster
+from forebrain.models.base import Interface, Model
 from forebrain.sessions.repair import repair_units
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
@@ -247,7 +247,7 @@ class Adapted:
             **{name: getattr(self, name) for name in _PLAIN},
             "context": self.context,
             "horizon": self.horizon,
-            "persists": self.interface.persists,
+            "persists": self.interface.is_smooth,
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
@@ -292,7 +292,7 @@ class Adapted:
             plain = {name: record[name] for name in _PLAIN}
             plain["unit_names"] = tuple(plain["unit_names"])
             plain["fitted_on"] = tuple((start, stop) for start, stop in plain["fitted_on"])
-            mode, persists = record["mode"], record.get("persists", True)
+            mode, is_smooth = record["mode"], record.get("persists", True)
         except (KeyError, TypeError, ValueError) as error:
             raise AdaptationError(f"{where / RECORD}: damaged ({error!r:.200}); adapt again.") from error
         tensors = tensors_of(_read_file(where, INTERFACE, files), str(where / INTERFACE))
@@ -310,7 +310,7 @@ class Adapted:
         interface = backbone.new_interface(len(plain["unit_names"])).requires_grad_(False)
         _check_shapes(tensors, interface, where)
         fill(interface, {name: tensors[name] for name in ("unit", "session")}, str(where))
-        interface.persists = persists
+        interface.is_smooth = is_smooth
         mean, scale, columns = (tensors[name].numpy() for name in ("mean", "scale", "columns"))
         return cls(
             backbone, interface, mean, scale, columns, mode=mode, origin=origin, description=description,

@@ -15,9 +15,9 @@ from forebrain.adaptation.description import Description, tensors_of
 from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
 from forebrain.adaptation.start import START, Start
 from forebrain.errors import AdaptationError
-from forebrain.models.contract import Model
+from forebrain.models.base import Model
+from forebrain.runs.trained import TrainedModel
 from forebrain.training.run_folder import RunFolder
-from forebrain.training.trained import TrainedModel
 from forebrain_registry import Pulled, Registry, RegistryError, SeenSession, pull
 from forebrain_registry.records import WEIGHTS
 

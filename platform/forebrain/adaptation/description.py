@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from forebrain.config import from_values
 from forebrain.errors import AdaptationError, ConfigError
-from forebrain.models.contract import LossName, Model, ModelConfig
-from forebrain.models.slots import SLOTS
+from forebrain.models.base import LossName, Model, ModelConfig
+from forebrain.models.registry import MODELS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.sessions.session import Range
 
@@ -101,7 +101,7 @@ class Description:
                     "Update forebrain, or take a model that jobs/publish.py made."
                 )
         try:
-            model = from_values(SLOTS[config["model"]["name"]], config["model"])
+            model = from_values(MODELS[config["model"]["name"]], config["model"])
             described = cls(
                 model=model,
                 num_datasets=_whole(config["num_datasets"]),

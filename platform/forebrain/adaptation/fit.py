@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from forebrain.accelerate.frozen import FrozenPoco, freeze
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
-from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
-from forebrain.models.frozen import FrozenPoco, freeze
+from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.training.adamw import AdamW
 
 WEIGHT_DECAY = 1e-4

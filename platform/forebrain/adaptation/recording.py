@@ -14,7 +14,7 @@ from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.scoring.protocols import PARTS
 from forebrain.sessions.repair import repair
-from forebrain.sessions.report import Finding, Report
+from forebrain.sessions.report import Finding, RecordingReport
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
@@ -36,7 +36,7 @@ class Prepared:
 
     session: Session
     windows: SessionWindows
-    report: Report
+    report: RecordingReport
     columns: np.ndarray
     num_recorded: int
     recorded_rate_hz: float | None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.start import Start
 from forebrain.errors import AdaptationError, CheckpointError
+from forebrain.runs.trained import TrainedModel
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.data import open_windows as open_run_windows
 from forebrain.training.run_folder import RunFolder
-from forebrain.training.trained import TrainedModel
 from forebrain_registry import SeenSession
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from forebrain.adaptation.description import fill, tensors_of
 from forebrain.errors import AdaptationError
-from forebrain.models.contract import Interface
+from forebrain.models.base import Interface
 from forebrain.scoring.window_source import WindowSource, choose_windows
 
 START = "start.safetensors"

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from forebrain.accelerate.frozen import FrozenPoco, SessionForecaster, session_forecaster
+from forebrain.accelerate.fused_film import without_kernels
 from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.timing import Patience, Times, time_together
-from forebrain.models.contract import Interface, Model, SessionInput, SessionTarget
-from forebrain.models.frozen import FrozenPoco, SessionForecaster, session_forecaster
-from forebrain.models.fused_film import without_kernels
+from forebrain.models.base import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.training.adamw import AdamW

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from forebrain.models.contract import Peers
+from forebrain.models.base import ProcessGroup
 from forebrain.models.dropout import drop
 from forebrain.models.rotary import Rotation, inverse, rotate
 
@@ -141,7 +141,7 @@ class EncoderAttention(CrossAttention):
 
     def forward(
         self,
-        populations: Sequence[tuple[Tokens, Tensor, Peers | None]],
+        populations: Sequence[tuple[Tokens, Tensor, ProcessGroup | None]],
         latent_rotation: Rotation,
         token_rotation: Rotation,
     ) -> Tensor:
@@ -157,7 +157,7 @@ class EncoderAttention(CrossAttention):
         """
         peers = [over for _, _, over in populations]
         scored = [_Scored(tokens, frames, self.norm_context.eps) for tokens, frames, _ in populations]
-        largest = _over_peers([each.largest() for each in scored], peers, lambda over: over.largest)
+        largest = _over_peers([each.largest() for each in scored], peers, lambda over: over.all_reduce_max)
         sums = [each.sums(shift) for each, shift in zip(scored, largest, strict=True)]
         of_frames, of_units, token_weights = (torch.cat(each) for each in zip(*sums, strict=True))
         gathered = of_frames @ populations[0][0].probes.frame_weight.T + of_units  # [sum B, S, K, d]
@@ -166,7 +166,7 @@ class EncoderAttention(CrossAttention):
         values = rotate(self.to_value(gathered), (cosine[:, None], sine[:, None]))
         summed = torch.cat([values.sum(dim=1), token_weights.sum(dim=1)], dim=-1)
         parts = summed.split([len(frames) for _, frames, _ in populations])
-        summed = torch.cat(_over_peers(parts, peers, lambda over: over.total))
+        summed = torch.cat(_over_peers(parts, peers, lambda over: over.all_reduce_sum))
         return self.to_out(rotate(summed[..., :-1] / summed[..., -1:], inverse(latent_rotation)))
 
 
@@ -251,8 +251,8 @@ class _Sums(torch.autograd.Function):
 
 def _over_peers(
     tensors: Sequence[Tensor],
-    peers: Sequence[Peers | None],
-    operation: Callable[[Peers], Callable[[Tensor], Tensor]],
+    peers: Sequence[ProcessGroup | None],
+    operation: Callable[[ProcessGroup], Callable[[Tensor], Tensor]],
 ) -> list[Tensor]:
     """The tensors of sessions that are spread over workers combined over these, in one message."""
     spread = [index for index, over in enumerate(peers) if over is not None]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forebrain.models.contract import SessionInput
+from forebrain.models.base import SessionInput
 from forebrain.models.perceiver import CrossAttention
 from forebrain.models.poco import Poco
 from forebrain.models.rotary import Rotation, inverse, rotate

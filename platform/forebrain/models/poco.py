@@ -17,8 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from forebrain.accelerate.row_head import RowHead
+from forebrain.accelerate.row_passes import SessionRows
+from forebrain.accelerate.row_weights import RowHeadWeights, RowLayers
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface, Model, ModelConfig, SessionInput, SessionTarget
+from forebrain.models.base import Interface, Model, ModelConfig, SessionInput, SessionTarget
 from forebrain.models.perceiver import (
     DecoderAttention,
     EncoderAttention,
@@ -28,9 +31,6 @@ from forebrain.models.perceiver import (
     Tokens,
 )
 from forebrain.models.rotary import Rotation, inverse_frequencies, rotation_at
-from forebrain.models.row_head import RowHead
-from forebrain.models.row_passes import SessionRows
-from forebrain.models.row_weights import RowHeadWeights, RowLayers
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from forebrain.accelerate.frozen import session_forecaster
 from forebrain.errors import ConfigError, FrameError
-from forebrain.models.contract import Interface, Model
-from forebrain.models.frozen import session_forecaster
+from forebrain.models.base import Interface, Model
 from forebrain.realtime.arrivals import Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from forebrain.accelerate.frozen import freeze
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Interface, LossName, Model, SessionInput, SessionTarget
-from forebrain.models.frozen import freeze
+from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.shards.fits import Fit
 from forebrain.training.adamw import AdamW

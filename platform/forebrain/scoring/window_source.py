@@ -19,7 +19,7 @@ class SessionInfo:
 
     Attributes:
         rate_hz: frames a second, None where unknown.
-        persists: its frames are nearer to the one before than to the mean.
+        is_smooth: its frames are nearer to the one before than to the mean.
     """
 
     id: str
@@ -27,7 +27,7 @@ class SessionInfo:
     dataset: str
     num_units: int
     rate_hz: float | None = None
-    persists: bool = True
+    is_smooth: bool = True
 
 
 class WindowSource(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.frames import Range, RepairedFrames, hold_last, pieces, read_frames
-from forebrain.sessions.report import Finding, Report
+from forebrain.sessions.report import Finding, RecordingReport
 from forebrain.sessions.session import Session
 
 MAX_MISSING = 0.1  # a unit with more of its values missing is dropped
@@ -27,7 +27,7 @@ EVENT_ZEROS = 0.98  # zeros in an event matrix
 SHORT_SEGMENT_FRAMES = 64  # context 48 and horizon 16, the published window
 
 
-def repair(session: Session) -> tuple[Session, Report]:
+def repair(session: Session) -> tuple[Session, RecordingReport]:
     """A session without missing values, useless units or hidden gaps, and the report of what was done.
 
     The traces of the result are read through to those of `session` slice by slice; any slice has the same
@@ -64,7 +64,7 @@ def repair(session: Session) -> tuple[Session, Report]:
     repaired = _select(session, kept_frames, kept_units, missing, segment_ids, findings)
     zeros = scan.num_zeros[kept_units].sum() / (kept_units.size * session.num_frames)
     findings.extend(_warnings(repaired, float(zeros), _all_frames(session)))
-    return repaired, Report(tuple(findings))
+    return repaired, RecordingReport(tuple(findings))
 
 
 def repair_units(session: Session, units: np.ndarray) -> Session:

@@ -1,4 +1,4 @@
-"""Report: what was found in a recording and what was done about it, in plain words."""
+"""What was found in a recording and what was done about it, in plain words."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class RecordingReport:
     """Everything found in one session, in the order in which it was met."""
 
     findings: tuple[Finding, ...] = ()
 
-    def and_also(self, findings: Iterable[Finding]) -> Report:
-        return Report((*self.findings, *findings))
+    def and_also(self, findings: Iterable[Finding]) -> RecordingReport:
+        return RecordingReport((*self.findings, *findings))
 
     def kinds(self) -> list[str]:
         return [finding.kind for finding in self.findings]
@@ -59,7 +59,7 @@ class Report:
         return [asdict(finding) for finding in self.findings]
 
     @classmethod
-    def from_json(cls, rows: Sequence[dict[str, Any]]) -> Report:
+    def from_json(cls, rows: Sequence[dict[str, Any]]) -> RecordingReport:
         return cls(tuple(_finding(row) for row in rows))
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from forebrain.errors import ShardError
-from forebrain.sessions.report import Report
+from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.session import READER_NOTES, Range
 from forebrain.shards.fits import persistence_remark
 
@@ -98,7 +98,7 @@ class SessionEntry:
     stimulus_names: tuple[str, ...] | None
     behaviour_names: tuple[str, ...] | None
     metadata: dict[str, str]
-    report: Report
+    report: RecordingReport
     fits: dict[str, tuple[Range, ...]]
     page_frames: int
     shards: tuple[Shard, ...]
@@ -139,7 +139,7 @@ class SessionEntry:
         row["segments"] = _ranges(row["segments"])
         row["fits"] = {protocol: _ranges(ranges) for protocol, ranges in row["fits"].items()}
         row["conditions"] = {name: _ranges(ranges) for name, ranges in row.get("conditions", {}).items()}
-        row["report"] = Report.from_json(row["report"])
+        row["report"] = RecordingReport.from_json(row["report"])
         row["shards"] = tuple(Shard(**shard) for shard in row["shards"])
         row["stretches"] = tuple(
             Stretch(**{**stretch, "page_crc32": tuple(stretch["page_crc32"])}) for stretch in row["stretches"]

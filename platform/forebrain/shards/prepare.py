@@ -17,7 +17,7 @@ from typing import Any
 
 from forebrain.errors import ConfigError, ForebrainError, RecordingError, ShardError, StorageError
 from forebrain.sessions.repair import repair
-from forebrain.sessions.report import Report
+from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Session
 from forebrain.shards.index import INDEX_NAME, Index, IndexRow, SessionEntry, Source
@@ -57,7 +57,7 @@ def map_with_ray(function: Callable[[Row], Row], items: list[Row]) -> Iterator[R
         return
     import ray.data
 
-    from forebrain.cluster_runtime import start_ray
+    from forebrain.ray_runtime import start_ray
 
     start_ray()
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -131,7 +131,7 @@ def prepare(
     return PrepareResult(prepared, len(skipped), tuple(failures))
 
 
-def clean(session: Session, config: PrepareConfig) -> tuple[Session, Report]:
+def clean(session: Session, config: PrepareConfig) -> tuple[Session, RecordingReport]:
     """Repair and the optional steps in time, in the order they are applied to every session.
 
     Raises:

@@ -47,7 +47,7 @@ class MixtureConfig:
 
 
 @dataclass(frozen=True)
-class SessionWindows:
+class SessionBatch:
     """Windows of one session in a batch, normalised float32, of the N units that this worker owns.
 
     Attributes:
@@ -88,7 +88,7 @@ class Batch:
     """
 
     step: int
-    groups: list[SessionWindows]
+    groups: list[SessionBatch]
     num_windows: int
     num_rows: int
     windows_skipped: int = 0
@@ -201,14 +201,14 @@ class Stream:
             stop.set()
             thread.join()
 
-    def _group(self, step: int, which: int, context: np.ndarray, target: np.ndarray) -> SessionWindows:
+    def _group(self, step: int, which: int, context: np.ndarray, target: np.ndarray) -> SessionBatch:
         """Windows of the units that this worker owns, context [B, C, N] and target [B, H, N]."""
         own = self._own[which]
         chosen = self._order.forecast_units(step, own.session)
         if chosen is not None:
             chosen = chosen[(own.start <= chosen) & (chosen < own.stop)] - own.start
             target = target[..., chosen]
-        return SessionWindows(own.session.id, own.session.dataset, context, target, chosen, own.is_split)
+        return SessionBatch(own.session.id, own.session.dataset, context, target, chosen, own.is_split)
 
 
 def _spread(windows: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import safetensors.numpy
 from forebrain.errors import RecordingError
 from forebrain.scoring.protocols import fit_ranges, intersect, protocols_for
 from forebrain.sessions.frames import PIECE_BYTES
-from forebrain.sessions.report import Finding, Report
+from forebrain.sessions.report import Finding, RecordingReport
 from forebrain.sessions.session import Range, Session
 from forebrain.shards.fits import Fit, Moments, fit_components, scale_of
 from forebrain.shards.index import (
@@ -39,7 +39,7 @@ MIN_WINDOWS_PER_STRETCH = 4  # at least so many longest windows, so that at most
 
 
 def write_session(
-    session: Session, report: Report, source: Source, storage: Folder, config: PrepareConfig
+    session: Session, report: RecordingReport, source: Source, storage: Folder, config: PrepareConfig
 ) -> SessionEntry:
     """Writes a repaired session and returns its entry.
 

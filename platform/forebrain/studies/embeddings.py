@@ -16,6 +16,7 @@ import numpy as np
 
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
+from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.intervals import rng_for
 from forebrain.shards.index import SessionEntry
 from forebrain.shards.reader import ShardSet
@@ -25,7 +26,6 @@ from forebrain.studies.figures import scatter_figure
 from forebrain.studies.report import Picture, StudyReport, write_report
 from forebrain.training.data import open_windows
 from forebrain.training.run_folder import RunFolder
-from forebrain.training.trained import TrainedModel
 
 NUM_PERMUTATIONS = 1000
 MAX_UNITS = 1500  # distances of all pairs are held, and permuted a thousand times

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from forebrain.errors import ConfigError
-from forebrain.pretraining import check_data, prepare_into
+from forebrain.runs.pretrain import check_data, prepare_into
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
 from forebrain.storage import Folder

@@ -23,9 +23,9 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.util.state import list_placement_groups
 from rich.console import Console
 
-from forebrain.cluster_runtime import quiet_ray, start_ray
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
-from forebrain.pretraining import pretrain
+from forebrain.ray_runtime import quiet_ray, start_ray
+from forebrain.runs.pretrain import pretrain
 from forebrain.storage import Folder
 from forebrain.studies.trials import Trial
 from forebrain.training.stopping import StopSignals

@@ -68,11 +68,11 @@ class WorkerGroup:
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def largest(self, tensor: Tensor) -> Tensor:
+    def all_reduce_max(self, tensor: Tensor) -> Tensor:
         """Elementwise maximum over the workers; no gradient passes."""
         return self._all_reduced(tensor.detach(), dist.ReduceOp.MAX)
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Elementwise sum over the workers; its gradient is the sum of the workers' gradients."""
         return _Total.apply(tensor, self)
 

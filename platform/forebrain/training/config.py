@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from forebrain.config import slot
+from forebrain.config import one_of
 from forebrain.errors import ConfigError
-from forebrain.models.contract import LossName, ModelConfig
+from forebrain.models.base import LossName, ModelConfig
 from forebrain.models.poco import PocoConfig
-from forebrain.models.slots import SLOTS
+from forebrain.models.registry import MODELS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
@@ -211,7 +211,7 @@ class PretrainConfig:
     resize_check_s: float = 60.0
     use_gpu: bool | None = None
     seed: int = 0
-    model: ModelConfig = field(default_factory=PocoConfig, metadata=slot(SLOTS))
+    model: ModelConfig = field(default_factory=PocoConfig, metadata=one_of(MODELS))
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from forebrain.models.contract import Interface, Model, SessionInput
+from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.order import DataOrder
 from forebrain.shards.windows import ShardWindows

@@ -22,10 +22,10 @@ from forebrain.errors import (
     ShardError,
     StoppedByPeerError,
 )
-from forebrain.models.contract import SessionInput, SessionTarget
+from forebrain.models.base import SessionInput, SessionTarget
 from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
-from forebrain.shards.stream import Batch, SessionWindows, Stream, build_order
+from forebrain.shards.stream import Batch, SessionBatch, Stream, build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
@@ -41,7 +41,7 @@ from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies import Strategy, build_strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
-Report = Callable[[dict[str, Any]], None]
+Listener = Callable[[dict[str, Any]], None]
 # No session has more units: none is split over the workers.
 UNSPLIT = 2**62
 
@@ -140,7 +140,7 @@ class Trainer:
         config: PretrainConfig,
         group: WorkerGroup,
         device: torch.device,
-        report: Report,
+        report: Listener,
         requests: StopRequests | None = None,
         launched: float | None = None,
     ) -> None:
@@ -173,7 +173,7 @@ class Trainer:
         )
         for info in self.windows.sessions:
             if info.id in self.interfaces.of_session:
-                self.interfaces.of_session[info.id].persists = info.persists
+                self.interfaces.of_session[info.id].is_smooth = info.is_smooth
         self.steps_done = 0
         self.store = CheckpointStore(Folder(config.out).child("checkpoints"), self.training.keep_checkpoints)
         self.saver = Saver(self.store, group, self._before_commit)
@@ -362,7 +362,7 @@ class Trainer:
         with self._autocast():
             return self.strategy.forward(inputs, targets)
 
-    def _input(self, group: SessionWindows) -> SessionInput:
+    def _input(self, group: SessionBatch) -> SessionInput:
         return SessionInput(
             self._to_device(group.context),
             self.interfaces.of_session[group.session],
@@ -636,7 +636,7 @@ def _parts(batch: Batch, num_parts: int) -> list[Batch | None]:
         for group in batch.groups
         for i in range(len(group.context))
     ]
-    parts: list[list[SessionWindows]] = [[] for _ in range(num_parts)]
+    parts: list[list[SessionBatch]] = [[] for _ in range(num_parts)]
     for is_split in (True, False):
         alike = [window for window in windows if window.is_split == is_split]
         cuts = np.linspace(0, len(alike), num_parts + 1).astype(int)

@@ -22,7 +22,7 @@ from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
-from forebrain.training.loop import Report, Trainer
+from forebrain.training.loop import Listener, Trainer
 from forebrain.training.ray_metrics import RayMetrics
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests, StopSignals
@@ -50,7 +50,7 @@ LEAVE_BEFORE_S = 5.0
 PREEMPTION = "a node is about to be taken away, going on elsewhere"
 
 
-def train_on_ray(config: PretrainConfig, report: Report, launched: float | None = None) -> None:
+def train_on_ray(config: PretrainConfig, report: Listener, launched: float | None = None) -> None:
     """Trains on the cluster that Ray is connected to.
 
     Args:
@@ -112,7 +112,7 @@ def train_on_ray(config: PretrainConfig, report: Report, launched: float | None 
         raise StoppedError(signals.received, step)
 
 
-def _fit(trainer: TorchTrainer, desk: Any, signals: StopSignals, report: Report) -> int:
+def _fit(trainer: TorchTrainer, desk: Any, signals: StopSignals, report: Listener) -> int:
     """Runs `trainer` in a thread, and hands its events to `report` in this one, which takes signals.
 
     Returns:
@@ -252,7 +252,9 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
     desk = arguments["desk"]
     torch.set_num_threads(config.training.threads or _threads_each())
     group = WorkerGroup()
-    logs: list[Report] = [MetricsLog(RunFolder(config.out)), RayMetrics(config.out)] if group.is_first else []
+    logs: list[Listener] = (
+        [MetricsLog(RunFolder(config.out)), RayMetrics(config.out)] if group.is_first else []
+    )
 
     last_sent = 0.0
 

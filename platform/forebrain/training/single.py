@@ -9,11 +9,11 @@ import torch
 from forebrain.errors import StoppedError
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
-from forebrain.training.loop import Progress, Report, Trainer
+from forebrain.training.loop import Listener, Progress, Trainer
 from forebrain.training.stopping import StopSignals
 
 
-def train_here(config: PretrainConfig, report: Report, launched: float | None = None) -> Progress:
+def train_here(config: PretrainConfig, report: Listener, launched: float | None = None) -> Progress:
     """Trains in this process, on its GPU where there is one; arguments as those of `Trainer`.
 
     Raises:

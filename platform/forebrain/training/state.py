@@ -27,7 +27,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from forebrain.errors import CheckpointError
-from forebrain.models.contract import Interface
+from forebrain.models.base import Interface
 from forebrain.shards.order import OwnedSession, split_edge
 from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
@@ -128,7 +128,7 @@ class Interfaces:
             if unit is not None:
                 whole[name] = Interface(0, unit.shape[1])
                 whole[name].unit, whole[name].session = nn.Parameter(unit), own.session
-                whole[name].persists = own.persists
+                whole[name].is_smooth = own.is_smooth
         return whole
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forebrain.errors import ConfigError
-from forebrain.models.contract import Model
+from forebrain.models.base import Model
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.strategies.base import Strategy

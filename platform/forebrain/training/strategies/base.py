@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from forebrain.models.contract import Model, SessionInput, SessionTarget
+from forebrain.models.base import Model, SessionInput, SessionTarget
 from forebrain.training.state import PortableTensors
 
 

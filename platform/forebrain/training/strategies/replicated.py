@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from forebrain.models.contract import Model, SessionInput, SessionTarget
+from forebrain.models.base import Model, SessionInput, SessionTarget
 from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining

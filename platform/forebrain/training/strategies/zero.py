@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.models.contract import Model, SessionInput, SessionTarget
+from forebrain.models.base import Model, SessionInput, SessionTarget
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
 from forebrain.training.state import (

@@ -1,0 +1,1 @@
+"""Executors: faster forms of the models' equations, which science never imports."""

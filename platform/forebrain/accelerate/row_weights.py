@@ -1,0 +1,84 @@
+"""The weights of the part of POCO that every row passes, folded as `models.row_head` says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from forebrain.accelerate.layer import Layer
+
+
+class RowHeadWeights(NamedTuple):
+    """Weights as (out, in), biases (out), folded as `models.row_head` says.
+
+    `expand_weight` has rows that sum to zero, which is LayerNorm's subtraction of the mean. `hidden`
+    alternates weight and bias of the context's hidden layers, [M, C], [M], then [M, M], [M], ...
+    """
+
+    expand_weight: Tensor
+    expand_bias: Tensor
+    contract_weight: Tensor
+    scale_weight: Tensor
+    scale_bias: Tensor
+    shift_weight: Tensor
+    shift_bias: Tensor
+    out_weight: Tensor
+    hidden: tuple[Tensor, ...]
+
+    @classmethod
+    def named(cls, flat: Sequence[Any]) -> RowHeadWeights:
+        """What `flat` lists, or something for each of it, by name again."""
+        num_plain = len(cls._fields) - 1
+        return cls._make([*flat[:num_plain], tuple(flat[num_plain:])])
+
+    def to(self, dtype: torch.dtype) -> RowHeadWeights:
+        """The same in another dtype."""
+        if self.out_weight.dtype == dtype:
+            return self
+        return RowHeadWeights.named([tensor.to(dtype) for tensor in self.flat])
+
+    def no_gradients(self) -> RowHeadWeights:
+        """None for each."""
+        return RowHeadWeights.named([None] * len(self.flat))
+
+    @property
+    def flat(self) -> tuple[Tensor, ...]:
+        """The order in which autograd passes them."""
+        *plain, hidden = self
+        return (*plain, *hidden)
+
+
+class RowLayers(NamedTuple):
+    """The layers that rows pass; `out` is given the modulated hidden layer and e1 side by side."""
+
+    expand: Layer
+    contract: Layer
+    scale: Layer
+    hidden: tuple[Layer, ...]
+    out: Layer
+
+    @classmethod
+    def of(cls, weights: RowHeadWeights, num_rows: int | None) -> RowLayers:
+        """Layers of weights in the dtype of the products.
+
+        Args:
+            weights: theirs.
+            num_rows: as `Layer` has it.
+        """
+
+        def layer(weight: Tensor, bias: Tensor | None, fuses: bool = False) -> Layer:
+            return Layer(weight, bias, num_rows, fuses)
+
+        return cls(
+            layer(weights.expand_weight, weights.expand_bias),
+            layer(weights.contract_weight, None),
+            layer(weights.scale_weight, weights.scale_bias),
+            tuple(
+                layer(*each, fuses=True)
+                for each in zip(weights.hidden[::2], weights.hidden[1::2], strict=True)
+            ),
+            layer(torch.cat([weights.out_weight, weights.shift_weight], dim=1), weights.shift_bias),
+        )

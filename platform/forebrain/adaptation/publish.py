@@ -1,0 +1,241 @@
+"""Publishing: a checkpoint of a run becomes a version in a registry, with all that a lab needs to use it.
+
+Nothing in a version tells where it was made: no address, no name of a machine, no credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from rich.console import Console
+
+import forebrain
+from forebrain.adaptation.backbone import registry_address, weights_of
+from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
+from forebrain.adaptation.start import START
+from forebrain.errors import PublishError
+from forebrain.runs.evaluate import SCORED_PARTS, score_parts, with_baselines
+from forebrain.runs.trained import TrainedModel
+from forebrain.scoring.baselines import BASELINES
+from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
+from forebrain.scoring.intervals import LEVEL
+from forebrain.shards.windows import ShardWindows
+from forebrain.training.config import PretrainConfig
+from forebrain.training.run_folder import RunFolder
+from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version, publish
+from forebrain_registry.records import WEIGHTS, check_name
+
+INTERFACES = "interfaces.safetensors"
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """What to publish, and where.
+
+    Attributes:
+        run: the run folder, the --out of jobs/pretrain.py.
+        name: of the model in the registry: a-z, 0-9, '.', '_' and '-'.
+        registry: its address, a folder or s3://bucket/prefix. None: FOREBRAIN_REGISTRY.
+        licence: of the weights, as SPDX writes it, for example CC-BY-4.0. Mind those of the recordings.
+        step: of the checkpoint to publish. None: the best by validation.
+        data: shards the run was trained on. None: where the run's config says they are.
+        parent: reference to the version that this one was made from, name@3.
+        summary: a sentence for lists and the model card. None: one about data and score.
+    """
+
+    run: str
+    name: str
+    registry: str | None = None
+    licence: str = "not stated"
+    step: int | None = None
+    data: str | None = None
+    parent: str | None = None
+    summary: str | None = None
+
+
+def publish_run(config: PublishConfig) -> tuple[Version, bool]:
+    """Publishes a checkpoint of a run, unless this very checkpoint is published there already.
+
+    Returns:
+        The version, and whether it was there before.
+
+    Raises:
+        ForebrainError: there is no such run or checkpoint, or its data are not to be had, or the registry
+            cannot be published to. Nothing is visible there then.
+    """
+    registry = require_publishable(config.name, config.registry)
+    run = RunFolder(config.run)
+    trained = TrainedModel.load(run, config.step)
+    weights = weights_of(trained.backbone)
+    if (known := _published_before(registry, config.name, trained, weights)) is not None:
+        return known, True
+    windows = open_windows(run, trained, config.data)
+    description = describe(trained, windows)
+    metadata = Metadata(
+        licence=config.licence,
+        config=description.config() | {"run": _identity(trained.config)},
+        preprocessing=description.preprocessing(),
+        sessions=seen_sessions(trained, windows),
+        metrics=tuple(_metrics(_scores(run, trained, windows))),
+        parent=config.parent,
+        run_id=run_id(trained),
+        code_version=code_version(),
+    )
+    metadata = dataclasses.replace(metadata, summary=config.summary or _summary(metadata))
+    with _registry_errors():
+        version = publish(
+            registry,
+            config.name,
+            {WEIGHTS: weights, START: fit_start(trained, windows).save()},
+            metadata,
+            {INTERFACES: _interfaces(trained, windows)},
+        )
+    return version, False
+
+
+def say_published(version: Version, was_there: bool, console: Console) -> None:
+    """Tells a person what became of a publication, and what to do with it."""
+    if was_there:
+        console.print(f"This checkpoint is published already, as {version}; nothing was changed.")
+    else:
+        console.print(f"Published as {version} (sha256:{version.digest}).")
+    console.print(f"Adapt it: forebrain adapt --model {version} --recording FILE --out DIR")
+
+
+def require_publishable(name: str, registry: str | None) -> Registry:
+    """The registry, after a try whether it can be published to under this name.
+
+    Raises:
+        ForebrainError: it cannot.
+    """
+    opened = Registry(registry_address(registry))
+    with _registry_errors():
+        check_name(name)
+        opened.writer()
+    return opened
+
+
+def run_id(trained: TrainedModel) -> str:
+    """Names a run by what was asked of it and of which data: the same wherever it was computed."""
+    asked = json.dumps(_identity(trained.config), sort_keys=True).encode()
+    fingerprint = trained.checkpoint.record["data_fingerprint"]
+    return f"{hashlib.sha256(asked).hexdigest()[:16]}-{fingerprint[:16]}-step{trained.checkpoint.step}"
+
+
+def code_version() -> str:
+    """The package's version, with the commit where it runs from a checkout of its own."""
+    version = f"forebrain {importlib.metadata.version('forebrain')}"
+    package = Path(forebrain.__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        # Installed into another project's checkout, the commit would be that project's.
+        if not git("ls-files", "__init__.py"):
+            return version
+        changed = " with changes" if git("status", "--porcelain", "--untracked-files=no", ".") else ""
+        return f"{version}, commit {git('rev-parse', 'HEAD')}{changed}"
+    except OSError:
+        return version
+
+
+def _identity(config: PretrainConfig) -> dict[str, Any]:
+    """What was asked of the run, without addresses."""
+    values = config.identity()
+    del values["data"]
+    return json.loads(json.dumps(values))
+
+
+def _published_before(registry: Registry, name: str, trained: TrainedModel, weights: bytes) -> Version | None:
+    """The version of the same run with the same weights."""
+    sha256, run = hashlib.sha256(weights).hexdigest(), run_id(trained)
+    with _registry_errors():
+        versions = registry.versions(name) if name in registry.names() else []
+    for version in versions:
+        stored = {file.path: file.sha256 for file in version.record.files}
+        if stored[WEIGHTS] == sha256 and version.metadata.run_id == run:
+            return version
+    return None
+
+
+def _scores(run: RunFolder, trained: TrainedModel, windows: ShardWindows) -> dict[str, Any]:
+    """Blocks of the scored parts as in result.json: those of the run, or scored now."""
+    result = run.read_result() or {}
+    if result.get("best_step") == trained.checkpoint.step:
+        return {part: result[part] for part in SCORED_PARTS if part in result}
+    config = trained.config
+    limit = None if config.evaluation.full else WINDOWS_PER_SESSION
+    parts = score_parts(trained, windows, with_baselines(trained, windows), limit, Console(quiet=True))
+    return {part: evaluation.result(config.model.title) for part, evaluation in parts.items()}
+
+
+def _metrics(scores: Mapping[str, Any]) -> Iterator[Metric]:
+    """The model's figures with intervals, never without the baselines' beside them."""
+    for part, block in scores.items():
+        for name in ("score", "mse", "mae", "correlation"):
+            yield from _metric(name, name, block, part)
+        for baseline in BASELINES:
+            yield from _metric(f"score of {baseline}", "score", block["baselines"][baseline], part)
+        if len(block["by_dataset"]) > 1:
+            for dataset, own in block["by_dataset"].items():
+                yield from _metric("score", "score", own, part, dataset)
+
+
+def _metric(name: str, key: str, block: Mapping[str, Any], part: str, dataset: str = "") -> Iterator[Metric]:
+    if block[key] is None:
+        return
+    low, high = block["interval"][key]
+    over = {"sessions": "bootstrap over sessions", "blocks": "bootstrap over blocks of time"}
+    if low is None or high is None:
+        yield Metric(name, block[key], split=part, dataset=dataset)
+    else:
+        interval = f"{LEVEL:.0%}, {over[block['interval']['kind']]}"
+        yield Metric(name, block[key], low, high, interval, part, dataset)
+
+
+def _summary(metadata: Metadata) -> str:
+    test = {
+        metric.name: metric.value
+        for metric in metadata.metrics
+        if metric.split == "test" and not metric.dataset
+    }
+    scored = "score" in test
+    score = f", test score {test['score']:.3f} (linear {test['score of linear']:.3f})" if scored else ""
+    return f"{', '.join(metadata.species)}: {len(metadata.sessions)} sessions{score}"
+
+
+def _interfaces(trained: TrainedModel, windows: ShardWindows) -> bytes:
+    """What belongs to each session trained on: `<session id>:unit`, `:session`, `:mean` and `:scale`."""
+    tensors: dict[str, torch.Tensor] = {}
+    for number, entry in enumerate(windows.shards.sessions):
+        interface = trained.interfaces.get(entry.id)
+        if interface is not None:
+            fit = windows.shards.fit(number, windows.protocol)
+            tensors |= {
+                f"{entry.id}:unit": interface.unit.detach().cpu().contiguous(),
+                f"{entry.id}:session": interface.session.detach().cpu().contiguous(),
+                f"{entry.id}:mean": torch.from_numpy(fit.mean),
+                f"{entry.id}:scale": torch.from_numpy(fit.scale),
+            }
+    return safetensors.torch.save(tensors)
+
+
+@contextlib.contextmanager
+def _registry_errors() -> Iterator[None]:
+    try:
+        yield
+    except RegistryError as error:
+        raise PublishError(str(error)) from error

@@ -1,0 +1,7 @@
+"""`python -m forebrain.commands`, where the command is not on the path."""
+
+import sys
+
+from forebrain.commands import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Runs: their folder, pretraining with its evaluation, and what a run came to."""

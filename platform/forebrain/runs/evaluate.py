@@ -1,0 +1,197 @@
+"""Evaluates a finished run: its best checkpoint beside the baselines, as numbers, tables and pictures."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from forebrain.console import Follower
+from forebrain.errors import CheckpointError, ConfigError
+from forebrain.evaluation import tables
+from forebrain.evaluation.examples import make_example, typical_session
+from forebrain.evaluation.report import write_report
+from forebrain.runs.board import log_to_tensorboard
+from forebrain.runs.trained import TrainedModel
+from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_baselines
+from forebrain.scoring.protocols import Part
+from forebrain.scoring.zapbench import score_zapbench
+from forebrain.shards.stream import build_order
+from forebrain.shards.windows import ShardWindows
+from forebrain.training.data import open_windows
+from forebrain.training.forecasting import affordable_windows
+from forebrain.training.run_folder import RunFolder
+
+SCORED_PARTS: tuple[Part, ...] = ("validation", "test", "held_out")
+
+
+def evaluate_run(
+    run: RunFolder, data: str | None, full: bool, console: Console, shown: str | None = None
+) -> tuple[dict[str, Any], dict[Part, Evaluation]]:
+    """Scores a run's best checkpoint on the validation and test parts, and on what was held out.
+
+    Writes tables and pictures to evaluation/ in the run folder, and pictures and embeddings for TensorBoard.
+
+    Args:
+        run: a run with a checkpoint.
+        data: address of the shards; None for those the run was trained on.
+        full: score every window instead of the stated subset.
+        console: where progress is shown.
+        shown: id of the session in the pictures; None for the one with the median score.
+
+    Returns:
+        Blocks of result.json: `validation` and `test`, `held_out` and `zapbench` where there are such,
+        `best_step` and `data_fingerprint`; and the evaluations they are made from.
+
+    Raises:
+        CheckpointError: there is no run, or its checkpoints are damaged or of other data.
+        ConfigError: there is no session of the name that is to be shown.
+        ShardError: the data cannot be read.
+    """
+    trained = TrainedModel.load(run)
+    config = trained.config
+    windows = open_windows(config, data or run.shards(config.data))
+    shards = windows.shards
+    if shards.fingerprint != trained.checkpoint.record["data_fingerprint"]:
+        raise CheckpointError(
+            f"{run.uri} was trained on other data than {shards.uri} holds; give its own --data."
+        )
+    training = config.training
+    order = build_order(windows, training.batch_size, config.seed, config.mixture, training.units_per_window)
+    limit = (
+        None
+        if full or config.evaluation.full
+        else affordable_windows(windows, order, config, share=0.05, steps=training.steps)
+    )
+    model = config.model.title
+    forecasters = with_baselines(trained, windows)
+    if shown is not None and shown not in trained.interfaces:
+        raise ConfigError(f"session is {shown!r}; expected one of {', '.join(sorted(trained.interfaces))}.")
+    parts = score_parts(trained, windows, forecasters, limit, console)
+    pictures: dict[str, bytes] = {}
+    for evaluation in parts.values():
+        pictures |= _write_report(run, evaluation, model, forecasters, windows, shown)
+    log_to_tensorboard(run, trained, shards, pictures)
+    return {
+        **{part: evaluation.result(model) for part, evaluation in parts.items()},
+        **_zapbench(run, forecasters, windows, limit, console),
+        "best_step": trained.checkpoint.step,
+        "data_fingerprint": shards.fingerprint,
+        "bad_shards_in_evaluation": sorted(shards.bad_shards),
+        "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
+    }, parts
+
+
+def with_baselines(trained: TrainedModel, windows: ShardWindows) -> dict[str, Forecaster]:
+    """The model under its title, and the baselines, fitted."""
+    return {
+        trained.config.model.title: trained.forecaster(windows.sessions, held_out_ids(windows)),
+        **fit_baselines(windows, seed=trained.config.seed),
+    }
+
+
+def score_parts(
+    trained: TrainedModel,
+    windows: ShardWindows,
+    forecasters: Mapping[str, Forecaster],
+    limit: int | None,
+    console: Console,
+) -> dict[Part, Evaluation]:
+    """Scores every part that the windows have.
+
+    Args:
+        trained: whose sessions are scored.
+        windows: of the data it was trained on.
+        forecasters: from `with_baselines`.
+        limit: windows of a session; None for all.
+        console: where progress is shown.
+    """
+    parts: dict[Part, Evaluation] = {}
+    follow = Follower(console)
+    for part in SCORED_PARTS:
+        sessions = sessions_to_score(windows, part, trained.interfaces)
+        if part == "held_out" and not sessions:
+            continue
+        console.print(
+            f"scoring the {part} part, {'every window' if limit is None else f'{limit} windows'} a session"
+        )
+        parts[part] = evaluate(
+            forecasters,
+            windows,
+            part,
+            sessions=sessions,
+            windows_per_session=limit,
+            seed=trained.config.seed,
+            as_scored=windows.as_scored,
+            progress=partial(follow, f"scoring the {part} part: window"),
+        )
+    return parts
+
+
+def held_out_ids(windows: ShardWindows) -> set[str]:
+    """Ids of the sessions that have windows in the part `held_out`."""
+    return {windows.sessions[number].id for number in sessions_to_score(windows, "held_out", ())}
+
+
+def sessions_to_score(windows: ShardWindows, part: Part, trained_on: Collection[str]) -> list[int]:
+    """Numbers of the sessions that are scored on a part: those that were trained on; of the part `held_out`
+    those that were not, and those with held-out frames."""
+    if part != "held_out":
+        return [number for number, info in enumerate(windows.sessions) if info.id in trained_on]
+    return [number for number in range(len(windows.sessions)) if windows.num_windows(number, part)]
+
+
+def _zapbench(
+    run: RunFolder,
+    forecasters: Mapping[str, Forecaster],
+    windows: ShardWindows,
+    limit: int | None,
+    console: Console,
+) -> dict[str, Any]:
+    """The benchmark's own scores, where its protocol is the run's: block `zapbench` of result.json."""
+    if windows.protocol != "zapbench":
+        return {}
+    scores = score_zapbench(forecasters, windows, windows.in_own_units, limit)
+    table = tables.zapbench(scores)
+    console.print(table.to_rich())
+    run.folder.write("evaluation/zapbench.csv", table.to_csv().encode())
+    run.folder.write("evaluation/zapbench.md", table.to_markdown().encode())
+    return {"zapbench": {name: one.to_json() for name, one in scores.items()}}
+
+
+def _write_report(
+    run: RunFolder,
+    evaluation: Evaluation,
+    model: str,
+    forecasters: Mapping[str, Forecaster],
+    windows: ShardWindows,
+    shown: str | None,
+) -> dict[str, bytes]:
+    """Tables and pictures of one part, in the run folder; the pictures' bytes by name."""
+    if not evaluation.summary(model).num_sessions:
+        return {}
+    ids = [info.id for info in windows.sessions]
+    scored = evaluation.scores[model]
+    session = ids.index(shown if shown and shown in scored else typical_session(evaluation, model))
+    example = make_example(forecasters, windows, session, evaluation.part)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_report(folder, evaluation, example, model)
+        for path in sorted(folder.iterdir()):
+            run.folder.write(f"evaluation/{evaluation.part}/{path.name}", path.read_bytes())
+        return {f"{evaluation.part}/{path.stem}": path.read_bytes() for path in folder.glob("*.png")}
+
+
+def show_evaluation(run: RunFolder, parts: Mapping[Part, Evaluation], console: Console) -> None:
+    """Prints the tables a person looks at first, and where the rest is."""
+    for evaluation in parts.values():
+        console.print(tables.overview(evaluation).to_rich())
+    test = parts["test"]
+    if len({info.species for info in test.sessions}) > 1:
+        console.print(tables.by_species(test).to_rich())
+    if run.folder.exists("evaluation/test/report.md"):
+        console.print(f"Tables and pictures: {run.uri}/evaluation/test/report.md")

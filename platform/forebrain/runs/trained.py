@@ -1,0 +1,138 @@
+"""A trained run, loaded for forecasting: its best backbone and the interfaces of its sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from forebrain.config import from_values
+from forebrain.errors import CheckpointError
+from forebrain.models.base import Interface, Model
+from forebrain.scoring.window_source import SessionInfo
+from forebrain.training.checkpoints import Checkpoint, CheckpointStore
+from forebrain.training.config import PretrainConfig
+from forebrain.training.forecasting import ModelForecaster
+from forebrain.training.run_folder import RunFolder
+from forebrain.training.state import from_files, untrained_interface
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedModel:
+    """What a run came to.
+
+    Attributes:
+        config: the run's.
+        checkpoint: the one the weights are from.
+        backbone: on the CPU, in evaluation mode.
+        interfaces: by session id.
+        datasets: names in the order of the backbone's data set embedding.
+    """
+
+    config: PretrainConfig
+    checkpoint: Checkpoint
+    backbone: Model
+    interfaces: dict[str, Interface]
+    datasets: list[str]
+
+    @classmethod
+    def load(cls, run: RunFolder, step: int | None = None) -> TrainedModel:
+        """Loads a checkpoint: that with the lowest validation loss, or the newest where none was validated.
+
+        Args:
+            run: the run.
+            step: of another checkpoint to load.
+
+        Raises:
+            CheckpointError: there is no run, or no checkpoint that is whole.
+        """
+        values = run.read_config()
+        if values is None:
+            raise CheckpointError(
+                f"{run.uri} holds no run (no config.yaml); give the --out of a pretraining."
+            )
+        config = from_values(PretrainConfig, values)
+        store = CheckpointStore(run.folder.child("checkpoints"))
+        checkpoint, contents = _best_whole(store, run.uri) if step is None else _of_step(store, step, run.uri)
+        datasets = checkpoint.record["datasets"]
+        backbone = config.resolved_model().build(num_datasets=len(datasets)).eval()
+        _fill(backbone, from_files("backbone", contents), "backbone")
+        tensors = from_files("interfaces", contents)
+        suffix = ":unit"
+        interfaces = {}
+        for name, unit in tensors.items():
+            if name.endswith(suffix):
+                session = name.removesuffix(suffix)
+                own = {"unit": unit, "session": tensors[f"{session}:session"]}
+                interfaces[session] = Interface(len(unit), unit.shape[1], None, len(own["session"]))
+                _fill(interfaces[session], own, f"session {session}")
+        return cls(config, checkpoint, backbone, interfaces, datasets)
+
+    def forecaster(self, sessions: Sequence[SessionInfo], new: Collection[str] = ()) -> ModelForecaster:
+        """A forecaster for the scorer, of those sessions that have an interface, and of new ones.
+
+        Args:
+            sessions: what a session number means.
+            new: ids of sessions to forecast too if they were not trained on. They get the interface that
+                training would have begun with, and no embedding of a data set that was not trained on.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.backbone.to(device)
+        interfaces = dict(self.interfaces)
+        for info in sessions:
+            if info.id in new and info.id not in interfaces:
+                interfaces[info.id] = untrained_interface(
+                    self.config.seed, info.id, info.num_units, self.backbone.new_interface
+                )
+        for info in sessions:
+            if info.id in interfaces:
+                interfaces[info.id].is_smooth = info.is_smooth
+        for interface in interfaces.values():
+            interface.to(device)
+        known = {info.dataset for info in sessions if info.id in self.interfaces}
+        datasets = [name if name in known else "" for name in self.datasets]
+        bf16 = self.config.training.precision == "bf16"
+
+        def autocast() -> contextlib.AbstractContextManager[None]:
+            return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+        return ModelForecaster(self.backbone, interfaces, datasets, sessions, autocast)
+
+
+def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
+    best = store.best()
+    if best is not None:
+        try:
+            return best, store.read(best)
+        except CheckpointError as error:
+            _log.warning("%s It was the best; taking the newest that is whole.", error)
+    newest = store.newest()
+    if newest is None:
+        raise CheckpointError(f"{where}: no checkpoint that is whole; run the pretraining (again).")
+    return newest
+
+
+def _of_step(store: CheckpointStore, step: int, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
+    committed = {checkpoint.step: checkpoint for checkpoint in store.committed()}
+    if step not in committed:
+        raise CheckpointError(
+            f"{where}: no checkpoint of step {step}; there are {', '.join(map(str, committed)) or 'none'}."
+        )
+    return committed[step], store.read(committed[step])
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    for name, parameter in module.named_parameters():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{where}: the checkpoint does not fit the run's config at {name}; "
+                "config.yaml or the checkpoint was changed."
+            )
+        parameter.copy_(tensors[name])

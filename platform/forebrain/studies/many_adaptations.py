@@ -1,0 +1,253 @@
+"""One backbone adapted to many recordings in parallel; a recording that cannot be used stops no other.
+
+adaptations.yaml               what was asked; the same command goes on, another is refused
+<session key>/                 the folder of one adaptation; finished once its result.json is there
+table.csv, table.json          a row for each session, failures too
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rich.table
+import torch
+import yaml
+from rich.console import Console
+
+from forebrain.adaptation.artifact import Mode
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.comparison import compare
+from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.report import EVALUATION, RESULT, save_comparison
+from forebrain.errors import ConfigError, ForebrainError
+from forebrain.evaluation.tables import overview
+from forebrain.scoring.evaluate import Evaluation
+from forebrain.sessions.session import session_key
+from forebrain.shards.recordings import find_all, open_any
+from forebrain.storage import Folder
+
+ASKED = "adaptations.yaml"
+_COLUMNS = (
+    "session", "status", "score", "low", "high", "linear", "from scratch", "not adapted", "seconds", "leak",
+    "recording", "error",
+)  # fmt: skip
+Row = dict[str, Any]
+RunEach = Callable[[Callable[[Row], list[Row]], list[Row]], Iterable[list[Row]]]
+
+
+@dataclass(frozen=True)
+class ManyConfig:
+    """What to adapt to what.
+
+    Attributes:
+        model: name, name@3 or name@alias of a published backbone; or a run folder, with a / in it.
+        recordings: files and folders of recordings.
+        out: folder or s3://bucket/folder. The same command goes on with what is not finished there.
+        registry: where the backbone is. None: FOREBRAIN_REGISTRY.
+        mode: what is trained: embeddings, forecaster, full, scratch or none.
+        resample: bring recordings to the nearest rate that the backbone was trained on.
+        serial: one after the other in this process, without Ray, in place of as many as there are CPUs.
+        fit: the optimisation.
+    """
+
+    model: str
+    recordings: list[str]
+    out: str
+    registry: str | None = None
+    mode: Mode = "embeddings"
+    resample: bool = False
+    serial: bool = False
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+
+
+def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
+    """Adapts to every session of the recordings, and writes the table.
+
+    Returns:
+        A row for each session, and for each recording that could not be opened: `status` is adapted,
+        finished (before) or failed.
+
+    Raises:
+        ForebrainError: there is no such backbone or recording, or `out` holds adaptations of another kind.
+    """
+    out = Folder(config.out)
+    backbone = Backbone.open(config.model, config.registry)
+    _claim(out, config, backbone)
+    item = {
+        "model": backbone.origin.pinned,
+        "registry": backbone.origin.registry,
+        "out": out.uri,
+        "mode": config.mode,
+        "resample": config.resample,
+        "fit": dataclasses.asdict(config.fit),
+    }
+    items = [{**item, "recording": recording} for recording in find_all(config.recordings)]
+    console.print(f"Adapting {backbone.origin} to {len(items)} recordings ...")
+    rows: list[Row] = []
+    run_each: RunEach = _here if config.serial else _on_ray
+    for number, made in enumerate(run_each(_adapt_recording, items), 1):
+        rows += made
+        for row in made:
+            said = f"score {row['score']:.3f}" if row["score"] is not None else row["error"] or "no score"
+            console.print(
+                f"[{number}/{len(items)}] {row['session'] or row['recording']}: {row['status']}, {said}"
+            )
+    rows = _refuse_shared_names(sorted(rows, key=lambda row: (row["recording"], row["session"])))
+    out.write("table.csv", _as_csv(rows).encode())
+    out.write("table.json", json.dumps(rows, indent=1).encode())
+    return rows
+
+
+def show(config: ManyConfig, rows: list[Row], console: Console) -> None:
+    """Prints the table, and the mean over sessions with its interval."""
+    table = rich.table.Table(title=f"adapted to {config.model}, test part", title_justify="left")
+    for name in _COLUMNS[:-2]:
+        table.add_column(name, justify="left" if name in ("session", "status") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(row[name]) for name in _COLUMNS[:-2]))
+    console.print(table)
+    out = Folder(config.out)
+    done = [row["session"] for row in rows if row["status"] != "failed"]
+    if len(done) > 1:
+        stored = out.read_all([f"{session_key(session)}/{EVALUATION}" for session in done])
+        merged = Evaluation.merge([Evaluation.from_json(json.loads(data)) for data in stored.values()])
+        console.print(overview(merged).to_rich())
+    for row in rows:
+        if row["status"] == "failed":
+            console.print(f"failed: {row['session'] or row['recording']}: {row['error']}")
+    console.print(f"{len(done)} adapted, {len(rows) - len(done)} failed: {out.uri_of('table.csv')}")
+
+
+def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
+    """Writes down what is asked, or raises ConfigError where something else was asked before."""
+    asked = {
+        "weights": backbone.origin.weights_sha256,
+        "mode": config.mode,
+        "resample": config.resample,
+        **dataclasses.asdict(config.fit),
+    }
+    try:
+        before = yaml.safe_load(out.read(ASKED))
+    except FileNotFoundError:
+        out.write(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
+        return
+    if before != asked:
+        other = [name for name in asked if before.get(name) != asked[name]]
+        raise ConfigError(
+            f"{out.uri} holds adaptations with another {', '.join(other)}. Give the same command to go on "
+            "there, or another --out."
+        )
+
+
+def _here(function: Callable[[Row], list[Row]], items: list[Row]) -> Iterator[list[Row]]:
+    return map(function, items)
+
+
+def _on_ray(function: Callable[[Row], list[Row]], items: list[Row]) -> Iterator[list[Row]]:
+    """A task of one CPU for each item; results come as they are done."""
+    from forebrain.ray_runtime import start_ray
+
+    start_ray()
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=1)(function)
+    waiting = {task.remote(item): item for item in items}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting), num_returns=1)
+        item = waiting.pop(done)
+        try:
+            yield ray.get(done)
+        except ray.exceptions.RayError as error:
+            yield [_row(item["recording"], "", "failed", error=f"its worker ended ({type(error).__name__})")]
+
+
+def _adapt_recording(item: Row) -> list[Row]:
+    """Adapts to every session of one recording; what goes wrong with one becomes its row."""
+    torch.set_num_threads(1)
+    recording = item["recording"]
+    try:
+        sessions = open_any(recording)
+        backbone = Backbone.open(item["model"], item["registry"])
+    except (ForebrainError, OSError) as error:
+        return [_row(recording, "", "failed", error=str(error))]
+    rows = []
+    out = Folder(item["out"])
+    for session in sessions:
+        place = out.child(session_key(session.id))
+        try:
+            if place.exists(RESULT):
+                result, status = json.loads(place.read(RESULT)), "finished"
+            else:
+                comparison = compare(
+                    backbone, session, item["mode"], FitConfig(**item["fit"]), item["resample"]
+                )
+                with tempfile.TemporaryDirectory(prefix="forebrain-") as scratch:
+                    made = save_comparison(comparison, Path(scratch) / "adaptation")
+                    # The result last: it says that all else is there.
+                    for path in sorted(made.iterdir(), key=lambda path: path.name == RESULT):
+                        place.write(path.name, path.read_bytes())
+                result, status = comparison.result(), "adapted"
+        except (ForebrainError, OSError) as error:
+            rows.append(_row(recording, session.id, "failed", error=str(error)))
+        else:
+            rows.append(_row(recording, session.id, status, result))
+    return rows
+
+
+def _refuse_shared_names(rows: list[Row]) -> list[Row]:
+    """The rows; those of recordings that are called the same failed, for they share one folder."""
+    names = Counter(row["session"] for row in rows if row["session"])
+    return [
+        row
+        if names[row["session"]] < 2
+        else _row(
+            row["recording"],
+            row["session"],
+            "failed",
+            error=f"{names[row['session']]} recordings are called {row['session']}, so their adaptations "
+            "cannot be told apart. Name each one's session in a sidecar file, and give another --out.",
+        )
+        for row in rows
+    ]
+
+
+def _row(recording: str, session: str, status: str, result: Row | None = None, error: str = "") -> Row:
+    row: Row = dict.fromkeys(_COLUMNS)
+    row |= {"recording": recording, "session": session, "status": status, "error": error}
+    if result is not None:
+        low, high = result["interval"]
+        row |= {
+            "score": result["score"],
+            "low": low,
+            "high": high,
+            "linear": result["baselines"]["linear"],
+            **{name: result["others"].get(name) for name in ("from scratch", "not adapted")},
+            "seconds": result["seconds"],
+            "leak": result["leak"],
+        }
+    return row
+
+
+def _as_csv(rows: list[Row]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, bool):
+        return "LEAK" if cell else ""
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

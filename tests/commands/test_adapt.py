@@ -1,0 +1,192 @@
+"""The commands `forebrain adapt` and `forebrain forecast`, as a lab uses them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.adaptation.artifact import Adapted
+from forebrain.commands import main
+from forebrain.sessions.session import Session
+from forebrain_registry import Registry
+
+SIDECAR = "{rate_hz: %s, species: celegans, subject: %s, session: day1, dataset: lab}"
+QUICK = ["--steps", "6", "--batch_size", "4"]
+
+
+@pytest.fixture
+def recording(walk: Callable[..., Session], tmp_path: Path) -> Callable[..., str]:
+    """Saves a recording of five units, the third of them useless; returns its path."""
+
+    def make(
+        name: str = "worm9", rate_hz: object = 2.5, frames: slice = slice(None), subject: str = "w9"
+    ) -> str:
+        traces = walk(9, num_frames=300).frames(0, 300)
+        traces[:, 2] = 1.0
+        np.save(tmp_path / f"{name}.npy", traces[frames])
+        (tmp_path / f"{name}.npy.session.yaml").write_text(SIDECAR % (rate_hz, subject))
+        return str(tmp_path / f"{name}.npy")
+
+    return make
+
+
+@pytest.fixture
+def command(
+    registry: Registry, publish_backbone: Callable[..., str], tmp_path: Path, recording: Callable[..., str]
+) -> Callable[..., list[str]]:
+    """The command line of an adaptation to the recording, with options replaced or added."""
+    reference = publish_backbone()
+
+    def make(**changes: str) -> list[str]:
+        values = {
+            "model": reference, "recording": changes.pop("recording", None) or recording(),
+            "out": str(tmp_path / "out"), "registry": registry.uri, **changes,
+        }  # fmt: skip
+        return ["adapt", *QUICK, *(word for name, value in values.items() for word in (f"--{name}", value))]
+
+    return make
+
+
+def test_adapting_leaves_a_report_and_forecasts_again_later(
+    command: Callable[..., list[str]],
+    recording: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(command()) == 0
+    shown = capsys.readouterr().out
+    assert "1 unit that never changed" in shown and "Report and pictures" in shown
+
+    out = tmp_path / "out"
+    result = json.loads((out / "result.json").read_text())
+    assert set(result["baselines"]) == {"copy", "mean", "linear"} and result["baselines"]["copy"] == 0
+    assert set(result["others"]) == {"from scratch", "not adapted"}
+    assert [point["step"] for point in result["score_by_step"]] == [0, 1, 5, 6]
+    assert [point["step"] for point in result["others_by_step"]["from scratch"]] == [0, 1, 5, 6]
+    assert result["score"] == result["test"]["score"] and result["seconds"] > 0
+    assert result["interval"][0] < result["score"] < result["interval"][1]
+    assert result["leak"] is False and result["verdict"] in shown
+    report = (out / "report.md").read_text()
+    assert result["verdict"] in report and "linear" in report
+    for picture in out.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG") and f"({picture.name})" in report
+    assert len(list(out.glob("*.png"))) == 4
+
+    # A later recording of the animal, longer by a night; its end is forecast.
+    later = recording("later")
+    assert main(["forecast", "--adapted", str(out), "--recording", later]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0] == ["frames_ahead", "seconds_ahead", "unit 0", "unit 1", "unit 3", "unit 4"]
+    assert [row[:2] for row in rows[1:]] == [["1", "0.4"], ["2", "0.8"], ["3", "1.2"], ["4", "1.6"]]
+    expected = Adapted.load(out).forecast(np.load(later)[-12:])
+    np.testing.assert_allclose(np.array(rows[1:], float)[:, 2:], expected, rtol=1e-4, atol=1e-5)
+
+    table = tmp_path / "ahead.csv"
+    assert main(["forecast", "--adapted", str(out), "--recording", later, "--out", str(table)]) == 0
+    assert len(table.read_text().splitlines()) == 5
+
+
+def test_an_animal_that_the_backbone_has_seen_raises_a_flag(
+    command: Callable[..., list[str]],
+    recording: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen = recording("again", subject="animal1")
+    assert main(command(recording=seen, mode="none")) == 0
+    assert "LEAK: the backbone was trained on other sessions of this animal" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["leak"] is True and "lab/animal1" in result["leak_note"]
+    assert "**Leak: " in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "wurms"}, "Did you mean 'worms'?"),
+        ({"model": "worms@4"}, "no version 4; the nearest is worms@1"),
+        ({"model": "./nowhere"}, "holds no run"),
+        ({"recording": "nothing.npy"}, "nothing is there"),
+        ({"steps": "-3"}, "steps is -3"),
+        ({"registry": "", "model": "worms"}, "which registry"),
+    ],
+)
+def test_what_is_not_there_is_one_clear_error_and_leaves_nothing(
+    changes: dict[str, str],
+    words: str,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("FOREBRAIN_REGISTRY", raising=False)
+    assert main(command(**changes)) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: ") and "Traceback" not in error
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_recording_that_does_not_fit_leaves_nothing(
+    command: Callable[..., list[str]],
+    recording: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for made, words in (
+        (recording("fast", rate_hz=20), "Give --resample"),
+        (recording("short", frames=slice(40)), "too short"),
+    ):
+        assert main(command(recording=made)) == 1
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    short = [*command(recording=recording("fast", rate_hz=5)), "--resample", "--mode", "none"]
+    assert main(short) == 0
+    assert Adapted.load(tmp_path / "out").rate_hz == 2.5
+
+
+def test_a_full_disk_and_a_folder_that_is_there_are_refused(
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", full)
+        assert main(command(mode="none")) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial"))
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    assert main(command(mode="none")) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "out" / "mine").read_text() == "precious"
+
+
+def test_a_forecast_needs_the_units_that_were_adapted_to(
+    command: Callable[..., list[str]],
+    recording: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(command(mode="none")) == 0
+    forecast = ["forecast", "--adapted", str(tmp_path / "out"), "--recording"]
+    np.save(tmp_path / "other.npy", np.zeros((300, 7)))
+    for made, words in (
+        (str(tmp_path / "other.npy"), "has 7 units"),
+        (recording("fast", rate_hz=20), "20 frames a second"),
+        (recording("short", frames=slice(10)), "has 10 frames"),
+    ):
+        assert main([*forecast, made]) == 1
+        assert words in capsys.readouterr().err
+    assert main(["forecast", "--adapted", str(tmp_path), "--recording", recording()]) == 1
+    assert "no adaptation here" in capsys.readouterr().err

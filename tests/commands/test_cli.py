@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from forebrain.commands import main
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """One good recording with a constant unit, one that is damaged."""
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    traces = np.random.default_rng(0).normal(size=(300, 4))
+    traces[:, 1] = 2.0
+    np.save(folder / "good.npy", traces)
+    (folder / "good.npy.session.yaml").write_text("{rate_hz: 5, species: mouse, subject: m1, session: day1}")
+    (folder / "bad.npy").write_bytes((folder / "good.npy").read_bytes()[:200])
+    return folder
+
+
+def test_inspect_says_what_would_be_read_and_what_is_wrong(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(recordings)]) == 0
+    out, err = capsys.readouterr()
+    (row,) = (line for line in out.splitlines() if "good.npy" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["good.npy", "lab/m1/day1", "npy", "mouse", "unknown", "300", "3", "5", "1", "1"]
+    assert "lab/m1/day1: dropped: 1 unit that never changed (unit 1)" in out
+    assert "1 sessions can be used, 1 cannot" in out
+    assert err.count("cannot be used:") == 1 and "bad.npy" in err and "Traceback" not in err
+
+
+def test_inspect_fails_where_nothing_can_be_used(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(recordings / "bad.npy")]) == 1
+    assert main(["inspect", str(tmp_path / "missing")]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_inspect_reads_simulated_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "sim://default?seed=0"]) == 0
+    assert "simulated" in capsys.readouterr().out
+
+
+def test_inspect_says_where_the_identity_is_guessed(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recordings / "good.npy.session.yaml").unlink()
+    assert main(["inspect", str(recordings / "good.npy")]) == 0
+    assert "lab/good/good: identity guessed from the file name" in capsys.readouterr().out
+
+
+def test_data_lists_adds_and_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FOREBRAIN_HOME", str(tmp_path / "home"))
+    (tmp_path / "said.yaml").write_text("rate_hz: 5")
+    given = ["--url", "https://host/a.npy", "--sha256", "A" * 64, "--licence", "CC0"]
+    assert main(["data", "add", "mine", *given, "--sidecar", str(tmp_path / "said.yaml")]) == 0
+    kept = yaml.safe_load((tmp_path / "home" / "catalogue.yaml").read_text())["mine"]
+    assert kept["sha256"] == "a" * 64 and kept["sidecar"] == {"rate_hz": 5}
+    assert main(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "mine" in out and "zebrafish-cilva-zf1" in out
+
+    assert main(["data", "get", "nothing"]) == 1
+    assert main(["data", "add", "mine", *given[:-4], "--sha256", "12", "--licence", "CC0"]) == 1
+    assert main(["data", "add", "mine", *given, "--sidecar", str(tmp_path / "missing.yaml")]) == 1
+    assert capsys.readouterr().err.count("error: ") == 3
+
+
+def test_parity_prints_a_line_for_each_fixture_and_fails_if_one_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(folder: str, device: str) -> list[dict]:
+        assert (folder, device) == ("fixtures", "cpu")
+        return results
+
+    monkeypatch.setattr("forebrain.commands.parity.check_folder", check)
+    for passed in (True, False):
+        results = [{"fixture": "a", "passed": True}, {"fixture": "b", "passed": passed}]
+        assert main(["parity", "fixtures"]) == (0 if passed else 1)
+        assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == results
+
+
+def test_parity_without_fixtures_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", str(tmp_path)]) == 1
+    assert "no fixture found" in capsys.readouterr().err
+
+
+def test_a_command_that_makes_no_sense_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["forecats"])
+    assert exit_.value.code == 2
+    assert "usage: forebrain" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "words"),
+    [
+        (
+            PermissionError(13, "Permission denied", "a.npy"),
+            1,
+            "error: [Errno 13] Permission denied: 'a.npy'",
+        ),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_what_a_file_system_refuses_and_ctrl_c_are_one_line(
+    raised: BaseException, status: int, words: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(addresses: list[str]) -> None:
+        raise raised
+
+    monkeypatch.setattr("forebrain.commands.inspect.inspect", fail)
+    assert main(["inspect", "a.npy"]) == status
+    assert capsys.readouterr().err == f"{words}\n"

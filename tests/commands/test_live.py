@@ -1,0 +1,202 @@
+"""`forebrain live` from end to end: an adaptation served to a rig, killed, and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from forebrain import realtime
+from forebrain.adaptation.artifact import Adapted
+from forebrain.adaptation.backbone import Origin, weights_of
+from forebrain.adaptation.description import Description
+from forebrain.commands import main
+from forebrain.commands.live import ReplayConfig, ServeConfig
+from forebrain.errors import ConfigError
+from forebrain.models.base import Interface
+from forebrain.models.poco import Poco, PocoConfig
+from forebrain.realtime.messages import Frame
+from forebrain.realtime.zeromq import RequestClient
+from forebrain.sessions.session import Session
+from forebrain.shards.fits import Fit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).parents[1]
+CONFIG = PocoConfig(
+    context=12, horizon=4, token_length=4, width=8, num_latents=2, num_heads=1, head_width=8, film_width=8,
+    relative=True,
+)  # fmt: skip
+NUM_RECORDED, COLUMNS = 6, np.array([0, 1, 3, 4, 5])
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an adaptation to five of six recorded units, with random weights."""
+    torch.manual_seed(0)
+    model = Poco(CONFIG).requires_grad_(False)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    origin = Origin("runs/worms", hashlib.sha256(weights_of(model)).hexdigest())
+    description = Description(
+        model=CONFIG, num_datasets=1, loss="relative", protocol="chronological", event_rate_hz=None,
+        resample_hz=None,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("adapted") / "worm"
+    Adapted(
+        backbone=model, interface=Interface(5, CONFIG.width), mean=np.full(5, 2.0, np.float32),
+        scale=np.full(5, 0.5, np.float32), columns=COLUMNS, num_recorded=NUM_RECORDED,
+        unit_names=("AVA", "AVB", "RIM", "SMD", "RIV"), rate_hz=2.5, recorded_rate_hz=2.5, event_rate_hz=None,
+        resample_hz=None, species="celegans", subject="worm9", session="day1", dataset="lab",
+        fitted_on=((0, 240),), mode="embeddings", origin=origin,
+        description=description,
+    ).save(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six units, one of them always missing."""
+    rng = np.random.default_rng(0)
+    traces = np.tanh(0.2 * rng.normal(size=(200, NUM_RECORDED)).cumsum(axis=0)) + 2
+    traces[:, 2] = np.nan
+    path = tmp_path_factory.mktemp("recording") / "worm9.npz"
+    Session(traces.astype(np.float32), 2.5, "celegans", "worm9", "day1", "lab").save(path)
+    return path
+
+
+@contextlib.contextmanager
+def serving(adapted: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its address."""
+    command = [sys.executable, str(ROOT / "jobs" / "serve.py"), "--adapted", str(adapted)]
+    command += ["--address", "tcp://127.0.0.1:*", "--threads", "1", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if " at tcp://" in line:
+                yield process, line.split()[-1]
+                break
+        else:
+            raise AssertionError(f"the server ended with status {process.wait()}")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_killed_at_any_time_a_server_goes_on_from_the_next_frame(
+    adapted: Path, recording: Path, tmp_path: Path
+) -> None:
+    loaded, state = Adapted.load(adapted), tmp_path / "state"
+    frames = Session.load(recording).frames(0, 60)
+    undisturbed = realtime.open(
+        loaded.backbone, loaded.interface, Fit(loaded.mean, loaded.scale), columns=COLUMNS,
+        num_recorded=NUM_RECORDED,
+    )  # fmt: skip
+    expected = [undisturbed.step(frame, index) for index, frame in enumerate(frames)]
+    options = ("--state", str(state), "--state_every_s", "0.001")
+
+    with serving(adapted, *options) as (process, address):
+        client = RequestClient(address)
+        for index in range(30):
+            client.send(Frame(frames[index], index))
+            forecast = client.receive(60)
+            assert forecast is not None
+            np.testing.assert_array_equal(forecast.values, expected[index])
+        before = client.ask("status")
+        client.close()
+        while not state.exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)  # at whatever moment the writer is in
+        process.wait()
+
+    with serving(adapted, *options) as (process, address):
+        client = RequestClient(address)
+        resumed = client.ask("status")
+        assert 0 <= resumed["index"] == _saved_index(state) and resumed["frames"] == resumed["index"] + 1
+        for index in range(resumed["index"] + 1, 60):
+            client.send(Frame(frames[index], index))
+            forecast = client.receive(60)
+            assert forecast is not None
+            np.testing.assert_array_equal(forecast.values, expected[index])
+        after = client.ask("status")
+        assert after["frames"] == 60 and after["score_windows"] >= before["score_windows"]
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert _saved_index(state) == 59
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_live_forecast_is_the_adaptations_bit_for_bit(adapted: Path, recording: Path, order: str) -> None:
+    loaded = Adapted.load(adapted)
+    frames = np.asarray(Session.load(recording).frames(0, 40), order=order)
+    frames = frames[:, COLUMNS]
+    live = realtime.open(loaded.backbone, loaded.interface, Fit(loaded.mean, loaded.scale))
+    for stop, frame in enumerate(frames, start=1):
+        forecast = live.step(frame)
+        if stop >= loaded.context:
+            np.testing.assert_array_equal(forecast, loaded.forecast(frames[stop - loaded.context : stop]))
+
+
+def test_a_recording_is_replayed_and_its_latency_reported(
+    adapted: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(adapted) as (_, address):
+        play = ["live", "replay", "--recording", str(recording), "--address", address, "--part", "all"]
+        out = ["--out", str(tmp_path / "out")]
+        assert main([*play, "--speed", "0", "--budget_ms", "60000", *out]) == 0
+        shown = capsys.readouterr().out
+        assert "p99 ms" in shown and "model 189, warm-up 11" in shown
+        result = json.loads((tmp_path / "out" / "latency.json").read_text())
+        assert result["frames"] == result["forecasts"] == 200 and result["misses"] == 0
+        assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"]
+        assert (tmp_path / "out" / "latency.png").stat().st_size > 10_000
+
+        # Nobody is that fast: too many misses are an exit status.
+        assert main([*play, "--speed", "0", "--frames", "20", "--budget-ms", "0.0001"]) == 1
+        assert "20 (100.00%)" in capsys.readouterr().out
+
+
+def test_a_soak_shows_what_it_came_to(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--model.width", "8", "--model.film_width", "8", "--model.num_heads", "1", "--units", "3"]
+    assert main(["live", "soak", *small, "--soak.frames", "1000"]) == 0
+    assert "1,000" in capsys.readouterr().out
+
+
+def test_what_makes_no_sense_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in (
+        ["serve"],
+        ["serve", "--adapted", str(tmp_path)],
+        ["serve", "--untrained_units", "5", "--address", "nowhere"],
+        ["serve", "--untrained_units", "5", "--updates", "--live.normalise", "running"],
+        ["replay", "--speed", "-1"],
+        ["replay", "--recording", str(tmp_path / "missing.npz")],
+        ["soak", "--soak.frames", "10"],
+    ):
+        assert main(["live", *options]) == 1, options
+        assert capsys.readouterr().err.count("error: ") == 1, options
+    with pytest.raises(ConfigError):
+        ServeConfig(adapted="a", untrained_units=3)
+    with pytest.raises(ConfigError):
+        ReplayConfig(frames=0)
+
+
+def _saved_index(state: Path) -> int:
+    with safe_open(state, framework="np") as file:
+        return json.loads(file.metadata()["state"])["index"]
