@@ -125,6 +125,7 @@ def _flops(case: Case, device: torch.device) -> dict[str, int]:
     with _threads(1):
         steps = _STEPS[case.what](case, device)
         for name in DTYPES:
+            steps[name]()  # a stream's first window prepares the session
             with FlopCounterMode(display=False, custom_mapping=_LEFT_OUT) as counter:
                 steps[name]()
             flops[name] = counter.get_total_flops()
