@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forebrain.accelerate.frozen import FrozenPoco, freeze
+from forebrain.accelerate import accelerate
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
@@ -23,8 +23,6 @@ from forebrain.training.adamw import AdamW
 WEIGHT_DECAY = 1e-4
 CLIP_NORM = 5.0
 ROWS = 1024
-# Rows that a model is shown at a time.
-AHEAD_ROWS = 4096
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -95,8 +93,7 @@ def fit_interface(
         DivergenceError: the loss is not finite.
     """
     of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not of_backbone:
-        model = freeze(model, config.compute_dtype)
+    model = accelerate(model, "adapt", config.compute_dtype)
     groups = [
         (parameters, peak, AdamW(parameters, WEIGHT_DECAY))
         for parameters, peak in (
@@ -105,38 +102,20 @@ def fit_interface(
         )
         if parameters
     ]
-    # What was frozen needs no autocast, which costs a hundredth of a step.
-    autocast = nullcontext() if isinstance(model, FrozenPoco) else config.autocast()
-    seen = _seen(model, interface, itertools.islice(batches, config.steps), loss)
-    for step, (entry, target) in zip(range(config.steps), seen, strict=True):
+    for step, (context, frames) in enumerate(itertools.islice(batches, config.steps)):
+        entry = SessionInput(context, interface)
+        target = SessionTarget.of(entry, frames, loss).averaged()
         for _, _, optimiser in groups:
             optimiser.clear_gradients()
-        with autocast:
-            mean_error = model.learn(entry, target)
-        if not math.isfinite(mean_error.item()):
+        with config.autocast():
+            mean_loss = model.loss([entry], [target])
+        mean_loss.backward()
+        if not math.isfinite(mean_loss.item()):
             raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
         for parameters, peak, optimiser in groups:
             clip(parameters, CLIP_NORM)
             optimiser.step(peak * falling(step / config.steps))
         after_step(step + 1)
-
-
-def _seen(
-    model: Model, interface: Interface, batches: Batches, loss: LossName
-) -> Iterator[tuple[SessionInput, SessionTarget]]:
-    """Batches as the model sees them, each to learn its mean error from.
-
-    That is many small operations, so it is done for as many batches at a time as make some thousand rows.
-    """
-    for first in batches:
-        (batch_size, _, num_units), values = first[0].shape, first[1].numel()
-        further = itertools.islice(batches, max(0, AHEAD_ROWS // (batch_size * num_units) - 1))
-        contexts, frames = (torch.stack(each).flatten(0, 1) for each in zip(first, *further, strict=True))
-        entry = SessionInput(contexts, interface)
-        entry, target = model.seen(entry, SessionTarget.of(entry, frames, loss))
-        together = entry.context, target.frames, target.weight / values
-        for context, frame, weight in zip(*(each.split(batch_size) for each in together), strict=True):
-            yield SessionInput(context, interface), SessionTarget(frame, weight)
 
 
 def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
