@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from forebrain.accelerate.folded_poco import FoldedPoco, FrozenPoco
-from forebrain.accelerate.streaming_poco import StreamingPoco
 from torch import Tensor
 
 from forebrain.accelerate import Purpose, accelerate, streaming_poco, unit_blocks, unit_decoder_passes
 from forebrain.accelerate.blocks import Blockwise
 from forebrain.accelerate.executor import Executor
+from forebrain.accelerate.folded_poco import FoldedPoco, FrozenPoco
+from forebrain.accelerate.streaming_poco import StreamingPoco
 from forebrain.errors import ConfigError
 from forebrain.models.ablations import PoyoConfig, TacoConfig, UicoConfig
 from forebrain.models.base import Model, ModelConfig, SessionInput

@@ -22,7 +22,7 @@ from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.errors import AdaptationError, ConfigError, DivergenceError
 from forebrain.models.base import Interface, SessionInput, SessionTarget
 from forebrain.models.baselines.linear import NLinearConfig
-from forebrain.models.normalisation import WindowFrame
+from forebrain.models.normalisation import InstanceNorm
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -84,7 +84,7 @@ def test_more_steps_bring_the_training_error_down(backbone: Backbone, prepared: 
     def note(step: int) -> None:
         with torch.no_grad():
             (forecast,) = backbone.model([SessionInput(context, interface)])
-        errors.append(((forecast - target) / WindowFrame.of(context).spread).square().mean().item())
+        errors.append(((forecast - target) / InstanceNorm.of(context).spread).square().mean().item())
 
     config = replace(QUICK, steps=40, learning_rate=3e-2)
     fit_interface(backbone.model, interface, itertools.repeat((context, target)), config, after_step=note)
@@ -155,7 +155,7 @@ def test_each_step_follows_the_mean_error_of_its_own_batch(
         (3 * context, 3 * target)  # so that some windows deviate by more than is trusted
         for context, target in itertools.islice(training_batches(prepared.windows, 4, 0), 4)
     ]
-    assert any((WindowFrame.of(context).spread > 3).any() for context, _ in batches)
+    assert any((InstanceNorm.of(context).spread > 3).any() for context, _ in batches)
     monkeypatch.setattr(fit, "CLIP_NORM", math.inf)
     interface = Interface(5, 16, torch.Generator().manual_seed(0))
     start = copy.deepcopy(interface)
@@ -183,7 +183,7 @@ def test_gradients_are_clipped_together() -> None:
     assert parameters[2].grad is None
 
 
-@pytest.mark.parametrize("persists", [True, False])
+@pytest.mark.parametrize("is_smooth", [True, False])
 def test_the_artifact_forecasts_what_was_scored(
     is_smooth: bool, backbone: Backbone, walk: Callable[..., Session], tmp_path: Path
 ) -> None:

@@ -34,8 +34,7 @@ class Blockwise(Executor):
 
     def _loss(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
         size = block_unit_windows(inputs[0].context.device)
-        fits = sum(len(entry.context) * entry.num_forecast for entry in inputs) <= size
-        if fits or not torch.is_grad_enabled():
+        if sum(len(entry.context) * entry.num_forecast for entry in inputs) <= size:
             return self.model.loss_normalised(inputs, targets)
         losses = [
             self._session_loss(entry, target, size) for entry, target in zip(inputs, targets, strict=True)
@@ -46,12 +45,12 @@ class Blockwise(Executor):
         model, weights = self.model, list(self.model.parameters())
         if model.mixes_units == "every_layer" or not isinstance(model, EncoderDecoder):
             step = max(1, size // max(1, entry.context.shape[2]))
-            inner = partial(_loss_of_windows, self, entry, target, step)
+            inner = partial(_loss_of_windows, self, entry, target, step, torch.is_grad_enabled())
             return immediate_loss(inner, *entry.interface.parameters(), *weights)
         units = model.embed_units(entry)
         latents = model.encode(entry, units)
         past = entry.of_forecast(entry.context, 2)
-        inner = partial(_loss_of_unit_windows, model, past, target, size)
+        inner = partial(_loss_of_unit_windows, model, past, target, size, torch.is_grad_enabled())
         return immediate_loss(inner, entry.of_forecast(units, 0), latents, *weights)
 
 
@@ -60,12 +59,13 @@ def _loss_of_windows(
     entry: SessionInput,
     target: SessionTarget,
     step: int,
+    trains: bool,
     tensors: Sequence[Tensor],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
     sums = _Sums(tensors, wanted)
     for windows in _cuts(len(entry.context), step):
-        with torch.enable_grad():
+        with torch.set_grad_enabled(trains):
             forecast = executor.model.forecast_session(replace(entry, context=entry.context[windows]))
             aim = SessionTarget(target.frames[windows], target.weight[windows])
             loss = weighted_squares([forecast], [aim])
@@ -78,6 +78,7 @@ def _loss_of_unit_windows(
     past: Tensor,
     target: SessionTarget,
     size: int,
+    trains: bool,
     tensors: Sequence[Tensor],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
@@ -90,7 +91,7 @@ def _loss_of_unit_windows(
         for windows in _cuts(num_windows, max(1, size // step)):
             own_units = units[some].detach().requires_grad_(wanted[0])
             own_latents = latents[windows].detach().requires_grad_(wanted[1])
-            with torch.enable_grad():
+            with torch.set_grad_enabled(trains):
                 forecast = model.decode(past[windows, :, some], own_units, own_latents)
                 aim = SessionTarget(target.frames[windows, :, some], target.weight[windows, :, some])
                 loss = weighted_squares([forecast], [aim])
