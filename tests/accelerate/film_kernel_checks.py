@@ -153,8 +153,8 @@ def test_poco_with_kernels_equals_the_plain_model(kernels: list[int]) -> None:
         torch.testing.assert_close(
             gradient, expected_gradients[name], rtol=1e-3, atol=1e-4 * max(1, scale), msg=name
         )
-    # One block each: forecasts, and the loss.
-    assert kernels == [15 + 22 + 2] * 2
+    # After the trial one block each: forecasts, and the loss.
+    assert kernels[-2:] == [15 + 22 + 2] * 2 and len(kernels) <= 3
 
 
 def test_bfloat16_with_kernels_is_as_near_to_float32_as_without(kernels: list[int]) -> None:

@@ -19,7 +19,7 @@ FIXTURE = "b_multi_n80_n130"
 
 @pytest.fixture(scope="module")
 def parity_dir() -> Path:
-    data = Path(os.environ.get("FOREBRAIN_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    data = Path(os.environ.get("FOREBRAIN_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
     folder = data.parent / "parity"
     if not folder.is_dir():
         pytest.skip(f"parity fixtures not found at {folder}; set FOREBRAIN_TEST_DATA")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -67,9 +66,6 @@ class FitConfig:
     def compute_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
 
 def fit_interface(
     model: Model,
@@ -84,7 +80,7 @@ def fit_interface(
     Args:
         model: the backbone; its mode, which decides about dropout, is left as it is.
         interface: changed in place.
-        batches: context [B, C, N] and target [B, H, N], normalised, one a step; all of one size.
+        batches: context [B, C, N] and target [B, H, N], normalised, one a step.
         config: the optimisation.
         loss: what the backbone was trained with.
         after_step: is told the number of steps done, 1 to `config.steps`.
@@ -102,13 +98,13 @@ def fit_interface(
         )
         if parameters
     ]
-    for step, (context, frames) in enumerate(itertools.islice(batches, config.steps)):
+    asked = itertools.islice(batches, config.steps)
+    for step, (context, frames) in zip(range(config.steps), asked, strict=True):
         entry = SessionInput(context, interface)
         target = SessionTarget.of(entry, frames, loss).averaged()
         for _, _, optimiser in groups:
             optimiser.clear_gradients()
-        with config.autocast():
-            mean_loss = model.loss([entry], [target])
+        mean_loss = model.loss([entry], [target])
         mean_loss.backward()
         if not math.isfinite(mean_loss.item()):
             raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
@@ -149,14 +145,13 @@ class WindowForecaster:
     """A model with one interface, for the scorer: (session 0, context [B, C, N]) -> [B, H, N]."""
 
     def __init__(self, model: Model, interface: Interface, config: FitConfig) -> None:
-        self.model, self.interface, self.config = model, interface, config
+        self.interface = interface
+        self.executor = accelerate(model, "train", config.compute_dtype)
 
     @torch.inference_mode()
     def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
         frames = torch.from_numpy(np.ascontiguousarray(context))
-        was_training = self.model.training
-        self.model.eval()
-        with self.config.autocast():
-            (forecast,) = self.model([SessionInput(frames, self.interface)])
-        self.model.train(was_training)
+        was_training = self.executor.training
+        (forecast,) = self.executor.eval().forecast([SessionInput(frames, self.interface)])
+        self.executor.train(was_training)
         return forecast.float().numpy()
