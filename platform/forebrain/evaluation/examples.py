@@ -60,6 +60,15 @@ class Example:
         """[N] scores against copy along this stretch; NaN for a unit that does not move."""
         return _score(self.forecasts[forecaster], self.targets(), self.copies(), axis=(0, 1))
 
+    def unit_explained(self, forecaster: str) -> np.ndarray:
+        """[N] explained variance (R2) along this stretch; NaN for a unit that does not move.
+
+        A score against copy is high for noise too, which copy forecasts badly; this is high only where the
+        forecast follows what came.
+        """
+        mean = self.activity[self.context :].mean(axis=0)
+        return _score(self.forecasts[forecaster], self.targets(), mean, axis=(0, 1))
+
     def step_score(self, forecaster: str, step: int) -> float:
         """The score against copy of one horizon step, 1 to H, along this stretch."""
         at = slice(step - 1, step)
@@ -137,9 +146,10 @@ def _longest_run(starts: np.ndarray) -> slice:
 
 
 def _score(
-    forecast: np.ndarray, target: np.ndarray, copy: np.ndarray, axis: tuple[int, ...] | None
+    forecast: np.ndarray, target: np.ndarray, reference: np.ndarray, axis: tuple[int, ...] | None
 ) -> np.ndarray:
+    """1 - squared error of the forecast / that of the reference, NaN where the latter has none."""
     sse = ((forecast - target) ** 2).sum(axis=axis, keepdims=True)
-    copy_sse = ((copy - target) ** 2).sum(axis=axis, keepdims=True)
-    ratio = np.divide(sse, copy_sse, out=np.full_like(sse, np.nan), where=copy_sse > 0)
+    reference_sse = ((reference - target) ** 2).sum(axis=axis, keepdims=True)
+    ratio = np.divide(sse, reference_sse, out=np.full_like(sse, np.nan), where=reference_sse > 0)
     return 1 - ratio.squeeze(axis)
