@@ -226,7 +226,7 @@ def run_replay(config: ReplayConfig, console: Console) -> bool:
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
         (out / "latency.json").write_text(json.dumps({"config": asdict(config), **summary}, indent=1))
         title = f"{session.num_units:,} units over {TITLES[config.transport]}"
-        latency_histogram(played.latencies_ms, latency, title, out / "latency.png", 1e3 * period_s or None)
+        latency_histogram(played.latencies_ms, latency, title, out / "latency.png")
         console.print(f"{out}/latency.json, {out}/latency.png")
     return latency.miss_rate <= config.max_miss_rate
 

@@ -21,7 +21,7 @@ _MAX_NAMED_SESSIONS = 80
 _NUM_TRACES = 6
 _MAX_NAMED_MODELS = 5
 _MAX_NAMED_UNITS = 40
-_BAR_SIZES = (1, 2, 5, 10, 20, 50, 100)  # standard deviations
+_BAR_SIZES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # standard deviations
 _SCORE = "score (0 = copy, 1 = perfect)"
 
 
@@ -66,7 +66,7 @@ def forecast_traces(
         dots = {"color": lines[model]["color"], "markersize": 3.5, "zorder": 4}
         axes.plot(time[now], base + scale * trace[now], "o", **dots)
         size = next((size for size in _BAR_SIZES if size * scale > 0.15), _BAR_SIZES[-1])
-        plotting.scale_bar(axes, 1.008, row - 0.4, size * scale, f"{size} s.d.")
+        plotting.scale_bar(axes, 1.008, row - 0.4, size * scale, f"{size:g} s.d.")
     axes.set_yticks(
         range(len(shown)),
         [
