@@ -1,4 +1,4 @@
-"""A stretch of one session with every forecaster's forecasts along it: what pictures are made from."""
+"""Examples for pictures: a stretch of one session with every forecaster's forecasts along it."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ class Example:
         return next(iter(self.forecasts.values())).shape[1]
 
     def targets(self) -> np.ndarray:
-        """[P, H, N], what came."""
+        """Activity that was to be forecast, [P, H, N]."""
         windows = np.lib.stride_tricks.sliding_window_view(
             self.activity[self.context :], self.horizon, axis=0
         )
         return windows.swapaxes(1, 2)
 
     def copies(self) -> np.ndarray:
-        """[P, 1, N], the last frame each forecast knew, which copy repeats."""
+        """The last frame that each forecast knew, which copy repeats: [P, 1, N]."""
         return self.activity[self.context - 1 : -self.horizon, None]
 
     def unit_scores(self, forecaster: str) -> np.ndarray:
-        """[N] scores against copy along this stretch; NaN for a unit that does not move."""
+        """Scores against copy along this stretch, [N]; NaN for a unit that does not move."""
         return _score(self.forecasts[forecaster], self.targets(), self.copies(), axis=(0, 1))
 
     def unit_explained(self, forecaster: str) -> np.ndarray:
-        """[N] explained variance (R2) along this stretch; NaN for a unit that does not move.
+        """Explained variance (R2) along this stretch, [N]; NaN for a unit that does not move.
 
         A score against copy is high for noise too, which copy forecasts badly; this is high only where the
         forecast follows what came.
@@ -139,7 +139,7 @@ def make_example(
 
 
 def _longest_run(starts: np.ndarray) -> slice:
-    """Where the longest run of neighbouring starts lies."""
+    """The longest run of neighbouring starts."""
     edges = np.concatenate([[0], np.flatnonzero(np.diff(starts) != 1) + 1, [len(starts)]])
     longest = int(np.argmax(np.diff(edges)))
     return slice(int(edges[longest]), int(edges[longest + 1]))
