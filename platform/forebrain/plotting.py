@@ -209,8 +209,8 @@ def duration(frames: int, rate_hz: float | None) -> str:
 
 def ahead_axis(axes: Axes, rate_hz: float | None) -> None:
     """Names an x axis of `time_scale(rate_hz)` that says how far ahead a forecast is."""
-    frame = "frames ahead" if rate_hz is None else f"seconds ahead (1 frame = {1 / rate_hz:.3g} s)"
-    axes.set_xlabel(frame)
+    name = "frames ahead" if rate_hz is None else f"seconds ahead (1 frame = {1 / rate_hz:.2g} s)"
+    axes.set_xlabel(name)
     if rate_hz is None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -254,13 +254,17 @@ def label_line_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
     named = sorted(
         ((name, *end) for name, end in ends.items() if np.isfinite(end[0])), key=lambda item: item[1]
     )
-    heights: list[float] = []
+    groups: list[list[float]] = []  # names that stand close together, centred on their lines
+
+    def bottom(group: list[float]) -> float:
+        span = gap * (len(group) - 1)
+        return float(np.clip(np.mean(group) - span / 2, low, max(low, high - span)))
+
     for _, value, _ in named:
-        heights.append(max(heights[-1] + gap if heights else low, min(value, high)))
-    top = high
-    for position in reversed(range(len(heights))):  # what was pushed out of the picture comes down again
-        heights[position] = min(heights[position], top)
-        top = heights[position] - gap
+        groups.append([float(np.clip(value, low, high))])
+        while len(groups) > 1 and bottom(groups[-1]) < bottom(groups[-2]) + gap * len(groups[-2]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    heights = [bottom(group) + gap * place for group in groups for place in range(len(group))]
     for (name, value, colour), height in zip(named, heights, strict=True):
         below = f" ({value:.2f}, below)" if value < low else ""
         axes.annotate(

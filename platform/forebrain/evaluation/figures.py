@@ -22,6 +22,7 @@ _NUM_TRACES = 6
 _MAX_NAMED_MODELS = 5
 _MAX_NAMED_UNITS = 40
 _BAR_SIZES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # standard deviations
+_ALIKE = 1.05  # rates of one laboratory differ by less
 _SCORE = "score (0 = copy, 1 = perfect)"
 
 
@@ -340,9 +341,10 @@ def _best(evaluations: Mapping[str, Evaluation], labels: Sequence[str]) -> list[
 
 
 def _common_rate(evaluation: Evaluation) -> float | None:
-    """The rate of all sessions, Hz; None where they differ or none is known."""
-    rates = {info.rate_hz for info in evaluation.sessions}
-    return rates.pop() if len(rates) == 1 else None
+    """The mean rate of sessions whose rates are alike, Hz; None where they differ or one is not known."""
+    rates = [info.rate_hz for info in evaluation.sessions if info.rate_hz is not None]
+    alike = len(rates) == len(evaluation.sessions) and max(rates) < _ALIKE * min(rates)
+    return float(np.mean(rates)) if alike else None
 
 
 def _dots(axes: Axes, scores: Mapping[str, Scores], colours: Mapping[str, str]) -> None:
