@@ -317,10 +317,10 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert set((ROOT / "docs").glob("*.md")) <= seen
 
 
-def test_every_command_is_on_the_page_of_commands() -> None:
-    text = (ROOT / "docs" / "commands.md").read_text()
-    for name in importlib.import_module("forebrain.commands").SUMMARIES:
-        assert f"forebrain {name}" in text, f"forebrain {name} is not on the page"
+def test_every_job_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for script in (ROOT / "jobs").glob("*.py"):
+        assert script.name in text, f"{script.name} is not in the README's table of jobs"
 
 
 def test_the_plan_on_the_page_is_what_the_code_calculates(capsys: pytest.CaptureFixture[str]) -> None:
