@@ -1,4 +1,4 @@
-"""What is timed of the model: forecasts, training steps, steps of adaptation, beside the plain formulation.
+"""Timed cases: forecasts, training steps and steps of adaptation, beside the plain formulation.
 
 Ours, the next simpler form and the plain model run in the same process in turn, on the same windows, dropout
 on in training. The latter two compute in float32.
@@ -60,12 +60,12 @@ Step = Callable[[], object]
 
 
 def _product_flops(total: Sequence[int], left: Sequence[int], right: Sequence[int], **_: Any) -> int:
-    """Of total += left @ right in place, which torch's counter leaves out; arguments are shapes."""
+    """FLOPs of total += left @ right in place, which torch's counter leaves out; arguments are shapes."""
     return 2 * math.prod(left) * right[-1]
 
 
 def _fused_flops(rows: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    """Of a linear layer and what follows it in one, which it leaves out too."""
+    """FLOPs of a linear layer fused with what follows it, which the counter leaves out too."""
     return 2 * math.prod(rows) * out_shape[-1]
 
 
@@ -120,7 +120,7 @@ def time_case(
 
 
 def _flops(case: Case, device: torch.device) -> dict[str, int]:
-    """Of a step in each dtype, by one thread and PyTorch's operations: others' are not seen."""
+    """FLOPs of a step in each dtype, counted on one thread; only PyTorch's operations are seen."""
     flops = {}
     with _threads(1):
         steps = _STEPS[case.what](case, device)
@@ -134,7 +134,7 @@ def _flops(case: Case, device: torch.device) -> dict[str, int]:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """With so many threads of torch's own."""
+    """Gives torch so many threads while the block lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -189,7 +189,7 @@ def _row(
 
 
 def _least_bytes(case: Case, itemsize: int) -> int:
-    """What has to be read and written even if nothing else ever left the processor."""
+    """Bytes that have to be read and written even if nothing else ever left the processor."""
     config = PocoConfig()
     windows = 4 * case.rows * (config.context + config.horizon)
     embeddings = 4 * case.units * config.width
@@ -204,7 +204,7 @@ def _least_bytes(case: Case, itemsize: int) -> int:
 
 
 def _model(device: torch.device) -> Poco:
-    """FiLM starts at zero, and with zeros nothing is as slow as it will be."""
+    """A model with random FiLM weights: they start at zero, and zeros are faster than what comes later."""
     model = Poco(PocoConfig())
     for parameter in model.forecaster.parameters():
         nn.init.normal_(parameter, std=0.02)
@@ -218,7 +218,7 @@ def _windows(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _forecast_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
-    """With weights and interface fixed, as a live forecaster has them, one window after the other."""
+    """Forecasts with weights and interface fixed, as a live forecaster has them, a window at a time."""
     model = _model(device).eval()
     interface = model.new_interface(case.units).to(device)
     context, _ = _windows(case, device)
