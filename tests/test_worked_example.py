@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 
 from forebrain.models import registry
-from forebrain.models.base import ModelConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "development.md"
 
