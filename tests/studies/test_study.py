@@ -19,7 +19,6 @@ from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.storage import Folder
-from forebrain.studies import study
 from forebrain.studies.ablation import AblateConfig
 from forebrain.studies.study import conduct
 from forebrain.studies.trials import Trial
@@ -132,7 +131,7 @@ def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: 
     values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
     config = from_values(AblateConfig, values)
     started = []
-    monkeypatch.setattr(study, "run_trials", lambda trials, *rest: started.append(trials))
+    monkeypatch.setattr("forebrain.studies.tuning.run_trials", lambda trials, *rest: started.append(trials))
     for _ in range(2):
         outcomes = conduct(config, make_console())
     shards = str(tmp_path / "study" / "shards")
