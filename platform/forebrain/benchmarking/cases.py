@@ -24,7 +24,7 @@ from forebrain.benchmarking.timing import Patience, Times, time_together
 from forebrain.models.base import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.training.adamw import AdamW
+from forebrain.training.optimise import AdamW
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # On a CPU a training step of more rows takes too long to repeat.

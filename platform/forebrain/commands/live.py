@@ -21,6 +21,7 @@ from torch import nn
 from forebrain import realtime
 from forebrain.adaptation.artifact import Adapted
 from forebrain.errors import ConfigError
+from forebrain.models.base import LossName
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.realtime.latency import Latency, latency_histogram
@@ -150,7 +151,7 @@ def run_server(config: ServeConfig, console: Console) -> None:
         ForebrainError: the adaptation, the state or the address cannot be used.
     """
     torch.set_num_threads(1)  # the forecaster has its own
-    live = _open(config)
+    live, loss = _open(config)
     with ExitStack() as stack:
         state = updater = None
         if config.state is not None:
@@ -159,7 +160,7 @@ def run_server(config: ServeConfig, console: Console) -> None:
                 console.print(f"going on after frame {live.arrivals.index}")
             stack.callback(state.close, live)
         if config.updates:
-            updater = InterfaceUpdater(live, config.update)
+            updater = InterfaceUpdater(live, config.update, loss)
             stack.callback(updater.close)
         port, where = _port(config, live)
         stack.callback(port.close)
@@ -252,12 +253,14 @@ def run_soak(config: SoakJobConfig, console: Console) -> bool:
     )
 
 
-def _open(config: ServeConfig) -> LiveForecaster:
+def _open(config: ServeConfig) -> tuple[LiveForecaster, LossName]:
+    """The forecaster, and the loss that its backbone was trained with."""
     if config.adapted is None:
         assert config.untrained_units is not None
-        return _untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
+        live = _untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
+        return live, "relative"
     adapted = Adapted.load(config.adapted, registry=config.registry)
-    return realtime.open(
+    live = realtime.open(
         adapted.backbone,
         adapted.interface,
         Fit(adapted.mean, adapted.scale),
@@ -268,6 +271,7 @@ def _open(config: ServeConfig) -> LiveForecaster:
         config=config.live,
         threads=config.threads,
     )
+    return live, adapted.description.loss
 
 
 def _untrained(num_units: int, model: PocoConfig, config: LiveConfig, threads: int) -> LiveForecaster:

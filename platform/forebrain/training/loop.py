@@ -34,12 +34,12 @@ from forebrain.training.config import PretrainConfig
 from forebrain.training.data import open_windows
 from forebrain.training.forecasting import ModelForecaster, affordable_windows
 from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
+from forebrain.training.optimise import clip, sum_of_squares
 from forebrain.training.run_folder import RunFolder, check_same_run
 from forebrain.training.saving import Saved, Saver, Snapshot
 from forebrain.training.state import Interfaces, derived_seed, file_of, from_files
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies import Strategy, build_strategy
-from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 Listener = Callable[[dict[str, Any]], None]
 # No session has more units: none is split over the workers.
@@ -285,9 +285,7 @@ class Trainer:
         norm = strategy.step(learning_rate, config.clip_norm, jointly)
         if not torch.isfinite(norm):
             raise DivergenceError(self._divergence(batch, loss))
-        if gradients:
-            of_interfaces = norm if config.joint_clip else interface_norm
-            torch._foreach_mul_(gradients, clip_factor(of_interfaces, config.clip_norm))
+        clip(gradients, norm if config.joint_clip else interface_norm, config.clip_norm)
         interfaces.step(learning_rate)
         self.steps_done += 1
         joint_norm = norm if config.joint_clip else (norm.square() + totals.interface_square).sqrt()
