@@ -23,11 +23,12 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.util.state import list_placement_groups
 from rich.console import Console
 
-from forebrain.errors import ConfigError, ForebrainError, StoppedError
+from forebrain.errors import CheckpointError, ConfigError, ForebrainError, StoppedError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
 from forebrain.storage import Folder
 from forebrain.studies.trials import Trial
+from forebrain.training.events import Event, Validated
 from forebrain.training.stopping import StopSignals
 
 # In a trial's folder, beside what a run has: why there is no result.
@@ -59,7 +60,7 @@ class Note:
 
 def read_note(trial: Trial) -> Note | None:
     try:
-        return Note(**json.loads(Folder(trial.config.out).read(NOTE)))
+        return Note(**json.loads(trial.run.folder.read(NOTE)))
     except FileNotFoundError:
         return None
 
@@ -67,10 +68,10 @@ def read_note(trial: Trial) -> Note | None:
 def read_result(trial: Trial) -> dict[str, Any] | None:
     """A finished trial's result.json; None where it has not finished, or is not there."""
     try:
-        result = json.loads(Folder(trial.config.out).read("result.json"))
-    except (FileNotFoundError, ValueError):  # damaged: pretrain says so when it is asked to go on
+        result = trial.run.read_result()
+    except CheckpointError:  # damaged: pretrain says so when it is asked to go on
         return None
-    return result if "steps" in result else None
+    return result if result and "steps" in result else None
 
 
 def unfinished(trials: Iterable[Trial]) -> list[Trial]:
@@ -169,13 +170,13 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
     steps = trial.config.training.steps
     last = {"step": 0, "score": 0.0}
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: Event) -> None:
         # An undefined score can be compared with nothing, so such a trial is never stopped early.
-        if event["kind"] == "validation" and event["step"] < steps and event["score"] is not None:
-            last.update(step=event["step"], score=event["score"])
+        if isinstance(event, Validated) and event.step < steps and event.score is not None:
+            last.update(step=event.step, score=event.score)
             tune.report(dict(last))
 
-    Folder(trial.config.out).remove(NOTE)
+    trial.run.folder.remove(NOTE)
     try:
         pretrain(trial.config, Console(quiet=True), tell)
     except Exception as error:
@@ -185,7 +186,7 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
 
 
 def _write_note(trial: Trial, note: Note) -> None:
-    Folder(trial.config.out).write(NOTE, json.dumps(vars(note)).encode())
+    trial.run.folder.write(NOTE, json.dumps(vars(note)).encode())
 
 
 class _WhenAsked(tune.Stopper):
