@@ -47,7 +47,7 @@ ONLY_IN = {
         "studies/many_adaptations.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
-    "triton": {"accelerate/film_kernel.py"},
+    "triton": {"accelerate/film_triton.py"},
 }
 
 

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from forebrain.commands import doctor, main
 from forebrain.commands.doctor import Finding, examine, is_well
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from forebrain.sessions.session import Session
 from forebrain.shards.fits import Fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = PocoConfig(
     context=12, horizon=4, token_length=4, width=8, num_latents=2, num_heads=1, head_width=8, film_width=8,
     relative=True,

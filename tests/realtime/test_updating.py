@@ -15,7 +15,7 @@ from forebrain import realtime
 from forebrain.errors import ConfigError
 from forebrain.models.base import LossName, SessionInput
 from forebrain.models.baselines.linear import LinearConfig
-from forebrain.models.normalisation import WindowFrame
+from forebrain.models.normalisation import InstanceNorm
 from forebrain.realtime import LiveForecaster, updating
 from forebrain.realtime.updating import CLIP_NORM, InterfaceUpdater, UpdateConfig, _cut, _windows, improved
 
@@ -32,7 +32,7 @@ def error(small: Small, interface, given: torch.Tensor) -> float:
     context, target = given.split([CONTEXT, HORIZON], dim=1)
     with torch.no_grad():
         (forecast,) = small.model([SessionInput(context, interface)])
-    return float(((forecast - target) / WindowFrame.of(context).spread).square().mean())
+    return float(((forecast - target) / InstanceNorm.of(context).spread).square().mean())
 
 
 def test_an_update_is_better_on_frames_that_it_was_not_fitted_to(small: Small) -> None:
@@ -66,7 +66,7 @@ def test_its_steps_are_those_of_clipped_adamw_on_the_loss_that_the_backbone_was_
         context, target = older[chosen].split([CONTEXT, HORIZON], dim=1)
         (forecast,) = small.model([SessionInput(context, expected)])
         optimiser.zero_grad()
-        spread = WindowFrame.of(context).spread if loss == "relative" else 1.0
+        spread = InstanceNorm.of(context).spread if loss == "relative" else 1.0
         ((forecast - target) / spread).square().mean().backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(expected.parameters(), clip_norm)))
         optimiser.step()

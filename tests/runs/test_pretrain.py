@@ -49,13 +49,13 @@ def test_a_folder_is_claimed_before_ray_starts_and_given_back_if_it_does_not(
 ) -> None:
     met = []
 
-    def start_ray() -> None:
+    def another_comes_meanwhile() -> None:
         with pytest.raises(CheckpointError, match="seed was 1 and is now 2") as caught:
             pretrain(make_run(seed=2), QUIET)
         met.append(caught.value)
         raise ClusterError("no room")
 
-    monkeypatch.setattr(ray_runtime, "start_ray", start_ray)
+    monkeypatch.setattr(ray_runtime, "start_ray", another_comes_meanwhile)
     config = make_run(seed=1, workers=1)
     with pytest.raises(ClusterError):
         pretrain(config, QUIET)

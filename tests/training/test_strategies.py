@@ -107,7 +107,10 @@ def _worker(rank: int, configs: dict[str, dict[str, PretrainConfig]], results: s
         trainer.learner.strategy.load(others)
         parts = trainer.group.gather(trainer.learner.strategy.export())
         exported = joined(parts[0] | parts[1])
-        replica = dict(trainer.learner.strategy.replica().named_parameters())
+        replica = {
+            name.removeprefix("model."): each
+            for name, each in trainer.learner.strategy.replica().named_parameters()
+        }
         found[f"{strategy} loads"] = all(exported[name].equal(each) for name, each in others.items())
         found[f"{strategy} shares out"] = not parts[0].keys() & parts[1].keys()
         found[f"{strategy} gathers"] = all(each.equal(others[name]) for name, each in replica.items())

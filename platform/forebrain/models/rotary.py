@@ -41,4 +41,11 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 def inverse(rotation: Rotation) -> Rotation:
+    """The rotation back."""
     return rotation[0], -rotation[1]
+
+
+def repeat(rotation: Rotation, times: int) -> Rotation:
+    """The tables [S, h] one below the other, [times S, h]: of `times` units with the same S tokens."""
+    cosine, sine = rotation
+    return cosine.repeat(times, 1), sine.repeat(times, 1)

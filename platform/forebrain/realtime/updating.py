@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forebrain.accelerate.frozen import freeze
+from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError
 from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.realtime.forecaster import LiveForecaster
@@ -164,7 +164,7 @@ def _update(
     """The other process."""
     os.nice(NICENESS)
     torch.set_num_threads(1)
-    model = freeze(model.eval().requires_grad_(False), torch.float32)
+    model = accelerate(model.eval().requires_grad_(False), "adapt")
     parent = multiprocessing.parent_process()
     assert parent is not None
     for number in itertools.count():
@@ -210,11 +210,12 @@ def improved(
     for _ in range(config.steps):
         chosen = torch.randint(len(older), (config.batch_size,), generator=generator)
         optimiser.clear_gradients()
-        model.learn(*model.seen(*_told(model, fitted, dataset, older[chosen], loss)))
+        entry, target = _told(model, fitted, dataset, older[chosen], loss)
+        model.loss([entry], [target]).backward()
         optimiser.step()
     with torch.no_grad():
         of_newest = (_told(model, each, dataset, newest, loss) for each in (interface, fitted))
-        before, after = (model([entry], [target]) for entry, target in of_newest)
+        before, after = (model.loss([entry], [target]) for entry, target in of_newest)
     return fitted.requires_grad_(False) if after < before else None
 
 

@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
+from forebrain.accelerate import Kernels
 from forebrain.config import one_of
 from forebrain.errors import ConfigError
 from forebrain.models.base import LossName, ModelConfig
@@ -56,6 +59,8 @@ class TrainingConfig:
         strategy: how the workers hold the backbone: ddp, each the whole of it; zero1, zero2, zero3,
             DeepSpeed, sharing out optimiser state, gradients too, weights too; fsdp, sharing out all with
             PyTorch's own. A run may stop under one and go on under another.
+        kernels: plain, PyTorch's operations; or fused, Triton kernels for FiLM on GPUs that have them.
+        compile: pass the plain equations by torch.compile.
         deepspeed: JSON file, or JSON, with more of DeepSpeed's own options for zero1 to zero3, see
             cluster/deepspeed.
     """
@@ -82,6 +87,8 @@ class TrainingConfig:
     patience: int | None = None
     threads: int | None = None
     strategy: StrategyName = "ddp"
+    kernels: Kernels = "plain"
+    compile: bool = False
     deepspeed: str | None = None
 
     def __post_init__(self) -> None:
@@ -139,6 +146,11 @@ class ResolvedTraining(TrainingConfig):
     amsgrad: bool
     joint_clip: bool
     move_unread_interfaces: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up, then constant or cosine to a tenth."""
@@ -232,6 +244,11 @@ class PretrainConfig:
                 "clip them jointly with those of interfaces; expected ddp or fsdp, or "
                 "--training.joint_clip false."
             )
+        if self.training.split_above is not None and not self.model.splits_units:
+            raise ConfigError(
+                f"training.split_above is {self.training.split_above} and model {self.model.name} needs all "
+                "units of a session on one worker; expected no split_above, or another model."
+            )
         if self.use_gpu is not None and self.workers == 0:
             raise ConfigError(
                 f"use_gpu is {self.use_gpu} and workers is 0, which takes this machine's GPU if it has one; "
@@ -263,9 +280,9 @@ class PretrainConfig:
         values = dataclasses.asdict(self)
         for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s", "use_gpu"):
             del values[name]
-        for name in (
-            "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",
-        ):  # fmt: skip
+        for name in ("threads", "strategy", "kernels", "compile", "deepspeed", "split_above"):
+            del values["training"][name]
+        for name in ("checkpoint_every", "keep_checkpoints"):
             del values["training"][name]
         del values["mixture"]["on_bad_shard"]
         return values

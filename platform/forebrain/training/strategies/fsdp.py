@@ -37,24 +37,26 @@ class FullyShared(Strategy):
 
     lockstep = True
 
-    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(
+        self, backbone: Model, executor: Model, config: ResolvedTraining, group: WorkerGroup
+    ) -> None:
         self._group = group
-        self._replica = copy.deepcopy(backbone)
+        self._replica = copy.deepcopy(executor)
         device = next(backbone.parameters()).device.type
         self._mesh = init_device_mesh(device, (dist.get_world_size(),))
-        self._backbone: FSDPModule = fully_shard(backbone, mesh=self._mesh)
+        self._executor: FSDPModule = fully_shard(executor, mesh=self._mesh)
         # Errors are summed over workers, not averaged.
-        self._backbone.set_gradient_divide_factor(1.0)
-        self._backbone.set_force_sum_reduction_for_comms(True)
+        self._executor.set_gradient_divide_factor(1.0)
+        self._executor.set_force_sum_reduction_for_comms(True)
         self._parameters = {name: _shared(each) for name, each in backbone.named_parameters()}
         self._optimiser = AdamW(backbone.parameters(), config.weight_decay, config.amsgrad)
 
     def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
-        backbone: Any = self._backbone
-        return backbone.train()(inputs, targets)
+        executor: Any = self._executor
+        return executor.train()(inputs, targets)
 
     def backward(self, error: Tensor, is_last: bool) -> None:
-        self._backbone.set_requires_gradient_sync(is_last)
+        self._executor.set_requires_gradient_sync(is_last)
         error.backward()
 
     def reduce(self, totals: Tensor) -> None:
@@ -72,12 +74,12 @@ class FullyShared(Strategy):
 
     @torch.no_grad()
     def replica(self) -> Model:
-        backbone: Any = self._backbone
-        backbone.unshard()
-        weights = dict(backbone.named_parameters())
+        executor: Any = self._executor
+        executor.unshard()
+        weights = dict(executor.named_parameters())
         for name, parameter in self._replica.named_parameters():
             parameter.copy_(weights[name])
-        backbone.reshard()
+        executor.reshard()
         return self._replica
 
     @torch.no_grad()

@@ -25,13 +25,15 @@ from forebrain.training.strategies.base import Strategy
 class Replicated(Strategy):
     """See the module; arguments as in `build_strategy`."""
 
-    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
-        self._backbone, self._group = backbone, group
+    def __init__(
+        self, backbone: Model, executor: Model, config: ResolvedTraining, group: WorkerGroup
+    ) -> None:
+        self._executor, self._group = executor, group
         self._parameters = dict(backbone.named_parameters())
         self._optimiser = AdamW(self._parameters.values(), config.weight_decay, config.amsgrad)
 
     def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
-        return self._backbone.train()(inputs, targets)
+        return self._executor.train().loss(inputs, targets)
 
     def backward(self, error: Tensor, is_last: bool) -> None:
         if error.requires_grad:  # else there is nothing to train, as in copy
@@ -52,7 +54,7 @@ class Replicated(Strategy):
         return norm
 
     def replica(self) -> Model:
-        return self._backbone
+        return self._executor
 
     def export(self) -> PortableTensors:
         return export_parameters(self._optimiser, self._parameters) if self._group.is_first else {}

@@ -1,4 +1,4 @@
-"""How blocks of rows pass POCO's row head, forwards and backwards; `models.row_head` says what that is.
+"""How blocks of unit-windows pass POCO's decoder, forwards and backwards: see `accelerate.unit_decoder`.
 
 What is wide lies in memory that the next block takes again. A block that passes backwards does so while what
 it needs of its way forwards lies there still.
@@ -15,20 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forebrain.accelerate.fused_film import FilmWeights, fused_film
-from forebrain.accelerate.layer import Layer
+from forebrain.accelerate.film_kernels import FilmWeights, film_kernels
 from forebrain.accelerate.memory import keep_freed_memory
-from forebrain.accelerate.row_blocks import Piece, blocks_of
-from forebrain.accelerate.row_weights import RowHeadWeights, RowLayers
-from forebrain.models.dropout import random_drops
+from forebrain.accelerate.packed_linear import PackedLinear
+from forebrain.accelerate.unit_blocks import Piece, block_unit_windows, blocks_of
+from forebrain.accelerate.unit_decoder_weights import DecoderLayers, DecoderWeights
+from forebrain.models.dropout import dropout_mask as draw_mask
 
-# Rows in a block: [rows, 1024] temporaries of a block fit in a CPU core's cache; on a GPU one launch
-# should fill the device.
-CPU_BLOCK_ROWS = 1024
-GPU_BLOCK_ROWS = 65_536
 # Times -1 or less, what is added to a gate that is dropped.
 DROPPED_GATE = 1e4
-# Samples of a session from which on rows share the projections of units and values when they learn.
+# Samples of a session from which on rows share the projections of units and values in training.
 SHARED_FROM = 3
 # Values between rows of 1,024, which would else lie in the same places of a cache.
 APART = 16
@@ -39,7 +35,7 @@ _gelu, _gelu_backward = torch.ops.aten.gelu.out, torch.ops.aten.gelu_backward.gr
 
 
 @dataclass(frozen=True)
-class SessionRows:
+class UnitWindows:
     """The rows of one session: its units times its samples.
 
     Attributes:
@@ -77,16 +73,16 @@ class _Projections:
     Args:
         sessions: whose they are.
         weights: in the dtype of the products.
-        learns: a session of fewer than SHARED_FROM samples has none, since hardly anything would share them.
+        trains: a session of fewer than SHARED_FROM samples has none, since hardly anything would share them.
 
     Attributes:
         of_values: [B, K + 1, F] for each session; None for one that has none.
     """
 
-    def __init__(self, sessions: Sequence[SessionRows], weights: RowHeadWeights, learns: bool) -> None:
+    def __init__(self, sessions: Sequence[UnitWindows], weights: DecoderWeights, trains: bool) -> None:
         self.sessions, self.weight, self._bias = sessions, weights.expand_weight, weights.expand_bias
         self.of_values = [
-            None if learns and len(rows.context) < SHARED_FROM else self._of_values(rows) for rows in sessions
+            None if trains and len(rows.context) < SHARED_FROM else self._of_values(rows) for rows in sessions
         ]
         self._last: tuple[Piece, Tensor] | None = None
 
@@ -100,7 +96,7 @@ class _Projections:
                 found.append(slice(start, piece.rows.stop))
         return found
 
-    def _of_values(self, rows: SessionRows) -> Tensor:
+    def _of_values(self, rows: UnitWindows) -> Tensor:
         """[B, K + 1, F]."""
         projected = rows.values.to(self.weight.dtype) @ self.weight.T
         return torch.cat([projected, self._bias.expand(len(projected), 1, -1)], dim=1)
@@ -163,7 +159,7 @@ class _Block:
         context: [r, C].
     """
 
-    def __init__(self, pieces: list[Piece], sessions: Sequence[SessionRows], dtype: torch.dtype) -> None:
+    def __init__(self, pieces: list[Piece], sessions: Sequence[UnitWindows], dtype: torch.dtype) -> None:
         self.pieces = pieces
         num_rows, units = pieces[-1].rows.stop, sessions[0].units
         self.embedding = units.new_empty(num_rows, units.shape[1])
@@ -191,9 +187,9 @@ class _Block:
 
     def expand(
         self,
-        sessions: Sequence[SessionRows],
+        sessions: Sequence[UnitWindows],
         projections: _Projections,
-        layer: Layer,
+        layer: PackedLinear,
         expanded: Tensor,
     ) -> Tensor:
         """[r, F], the feed-forward's first product; `expanded` is memory that it may be in."""
@@ -261,21 +257,23 @@ class Forward:
         weights: in the dtype of the products.
         layers: of these where they no longer change.
         dropout: probability of dropping a hidden value of the feed-forward.
-        learns: the blocks will pass backwards at once.
+        trains: the blocks will pass backwards at once.
+        kernels: FiLM by Triton kernels where the device has them.
     """
 
     def __init__(
         self,
-        sessions: Sequence[SessionRows],
-        weights: RowHeadWeights,
-        layers: RowLayers | None,
+        sessions: Sequence[UnitWindows],
+        weights: DecoderWeights,
+        layers: DecoderLayers | None,
         dropout: float,
-        learns: bool,
+        trains: bool,
+        kernels: bool = False,
     ) -> None:
         self.sessions, self.weights, self.dropout = sessions, weights, dropout
-        self.layers = layers or RowLayers.of(weights, None)
-        self.projections = _Projections(sessions, weights, learns)
-        self.fused = fused_film(weights, self.units.device)
+        self.layers = layers or DecoderLayers.of(weights, None)
+        self.projections = _Projections(sessions, weights, trains)
+        self.fused = film_kernels(weights, self.units.device) if kernels else None
         self._buffers = _Buffers() if self.units.is_cuda else _OF_THREAD.buffers
 
     @property
@@ -289,22 +287,22 @@ class Forward:
         return self.weights.out_weight.dtype
 
     def blocks(self) -> Iterator[list[Piece]]:
-        """The pieces of each block, see `row_blocks.blocks_of`."""
-        size = GPU_BLOCK_ROWS if self.units.is_cuda else CPU_BLOCK_ROWS
-        return blocks_of([rows.shape for rows in self.sessions], size)
+        """The pieces of each block, see `unit_blocks.blocks_of`."""
+        size = block_unit_windows(self.units.device)
+        return blocks_of([each.shape for each in self.sessions], size)
 
     def take(self, name: str, num_rows: int, width: int) -> Tensor:
         """Memory [num_rows, width] in the dtype of the products, until it is taken again."""
         return self._buffers.take(name, num_rows, width, self.compute_dtype, self.units.device)
 
-    def drops(self, pieces: list[Piece]) -> Tensor | None:
-        """Draws what a block drops."""
+    def dropout_mask(self, pieces: list[Piece]) -> Tensor | None:
+        """Draws which hidden values of a block are dropped; None for none."""
         if self.dropout == 0:
             return None
         size = pieces[-1].rows.stop, self.weights.contract_weight.shape[1]
-        return random_drops(size, self.dropout, self.units.device)
+        return draw_mask(size, self.dropout, self.units.device)
 
-    def __call__(self, pieces: list[Piece], dropped: Tensor | None, keeps_scale: bool) -> _Passed:
+    def __call__(self, pieces: list[Piece], mask: Tensor | None, keeps_scale: bool) -> _Passed:
         weights, layers, take = self.weights, self.layers, self.take
         block = _Block(pieces, self.sessions, self.compute_dtype)
         num_rows, width = len(block), len(weights.expand_weight)
@@ -312,10 +310,10 @@ class Forward:
         expanded = block.expand(self.sessions, self.projections, layers.expand, memory)
         # In one piece, where gelu is half as fast again.
         gate = take("gate", num_rows, width // 2)
-        if dropped is None:
+        if mask is None:
             gate.copy_(expanded[:, width // 2 :])
         else:
-            torch.add(expanded[:, width // 2 :], gate.copy_(dropped), alpha=DROPPED_GATE, out=gate)
+            torch.add(expanded[:, width // 2 :], gate.copy_(mask), alpha=DROPPED_GATE, out=gate)
         gelu = _gelu(gate, out=take("gelu", *gate.shape))
         activated = torch.mul(expanded[:, : width // 2], gelu, out=take("activated", *gate.shape))
         contributed = layers.contract(activated)
@@ -368,7 +366,7 @@ class Backward:
     """Sums gradients over blocks, in the dtype of the parameters; what is frozen costs nothing."""
 
     def __init__(
-        self, forward: Forward, of_sessions: Sequence[SessionGradients], of_weights: RowHeadWeights
+        self, forward: Forward, of_sessions: Sequence[SessionGradients], of_weights: DecoderWeights
     ) -> None:
         self._forward, self.of_sessions, self.of_weights = forward, of_sessions, of_weights
         self.sessions, self.weights, self.projections = forward.sessions, forward.weights, forward.projections
@@ -478,16 +476,16 @@ class Backward:
         )
         assert of_values is not None and grad_of_values is not None
         # What each latent, and b1, would change.
-        asked = (of_values[piece.samples] @ grad.transpose(1, 2)).to(grad_row.dtype)
+        raw_scores = (of_values[piece.samples] @ grad.transpose(1, 2)).to(grad_row.dtype)
         normal = piece.rows_of(block.normal)
-        through_sigma = (along.of(piece) - asked[:, -1, :, None]) / normal.shape[-1]
+        through_sigma = (along.of(piece) - raw_scores[:, -1, :, None]) / normal.shape[-1]
         grad_row.addcmul_(through_sigma, normal, value=-1)
         deviation = piece.rows_of(block.inverse_deviation).reciprocal()
         with_deviation = torch.cat([piece.part_of(rows.attention), deviation], dim=-1)
         _add_product(grad_of_values[piece.samples], with_deviation.to(grad.dtype).transpose(1, 2), grad)
         if of.units is not None or self.of_weights.expand_weight is not None:
             self._add_projected_units(piece, grad)
-        return asked[:, :-1]
+        return raw_scores[:, :-1]
 
     def _add_projected_units(self, piece: Piece, grad: Tensor) -> None:
         """Sums gradients of W1 u [b, n, F] over the pieces of the same units, then passes the sum on."""

@@ -1,4 +1,4 @@
-"""One session with backbone and interface fixed, forecast a window at a time: what a live forecaster calls.
+"""POCO with backbone and interface fixed, one window of a session at a time: what a live forecaster calls.
 
 The equations are those of `models.poco`; nothing is left of them but the frames' share. What weights and
 embeddings decide is folded into the layers once, most results have memory of their own, and the views of that
@@ -11,77 +11,125 @@ each finds its wide results in its own cache; operations that two threads share 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forebrain.accelerate.frozen_layers import Norm, ReadWeights, after_norm, latent_layers, pairs, turn
-from forebrain.accelerate.layer import Layer
-from forebrain.accelerate.row_passes import NORM_EPS
+from forebrain.accelerate.folded_layers import ReadWeights, after_norm, latent_layers, normal, pairs, turn
+from forebrain.accelerate.folded_poco import FoldedSession, FoldedWeights, FrozenPoco
+from forebrain.accelerate.packed_linear import PackedLinear
+from forebrain.accelerate.unit_decoder_passes import NORM_EPS
+from forebrain.accelerate.worker_threads import WorkerThreads
+from forebrain.models.base import Interface, SessionInput
 from forebrain.models.normalisation import MAX_SPREAD, MIN_SPREAD
 from forebrain.models.perceiver import DecoderAttention
-from forebrain.models.poco import FoldedWeights, Poco, SessionTerms
+from forebrain.models.poco import Poco
 from forebrain.models.rotary import Rotation
 
 # Of rows that pass together. Fewer stay nearer to a core, more are fewer calls: 256 to 1,024 differ by 5 %.
 BLOCK_ROWS = 512
 
 
-class FrozenSession:
-    """Forecasts windows of one session; made by `FrozenPoco.session`.
+class StreamingPoco(FrozenPoco):
+    """POCO whose weights no longer change, and whose sessions are each prepared at their first window.
+
+    A session is prepared anew when its interface was changed. What is no single window of all units of a
+    session passes as in `FrozenPoco`.
+
+    Args:
+        model: as it is now.
+        dtype: of the products of the decoder.
+        threads: that share the units of a large session.
+    """
+
+    def __init__(self, model: Poco, dtype: torch.dtype, threads: int = 1) -> None:
+        super().__init__(model.eval(), dtype)
+        with torch.no_grad():
+            self._weights = FrameWeights(self.model, self.exact, self.fold())
+        self._workers = WorkerThreads(threads - 1)
+        self._sessions: WeakKeyDictionary[Interface, tuple[Any, SessionStream]] = WeakKeyDictionary()
+
+    def forecast(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        if (
+            len(inputs) != 1
+            or len(inputs[0].context) != 1
+            or inputs[0].context.shape[1] != self.config.context
+        ):
+            return super().forecast(inputs)
+        (entry,) = inputs
+        if entry.forecast_units is not None or entry.group is not None or torch.is_grad_enabled():
+            return super().forecast(inputs)
+        return [self._session(entry).forecast(entry.context[0])[None]]
+
+    def _session(self, entry: SessionInput) -> SessionStream:
+        interface = entry.interface
+        state = entry.dataset, interface.is_smooth, interface.unit._version, interface.session._version
+        known = self._sessions.get(interface)
+        if known is None or known[0] != state:
+            frameless = SessionInput(entry.context[:0], interface, entry.dataset)
+            with torch.no_grad():
+                (folded,) = self.fold_sessions([frameless], self.fold().queries)
+                is_relative = bool(self.config.relative) and interface.is_smooth
+                known = state, SessionStream(self._weights, folded, is_relative, self._workers)
+            self._sessions[interface] = known
+        return known[1]
+
+
+class SessionStream:
+    """Forecasts windows of one session; made by `StreamingPoco`.
 
     At the default sizes it holds 8 kB a unit in fp32 and 6 kB in bf16, and some megabytes. Results are made
     in that memory and in the backbone's, so calls of all sessions of a backbone wait for one another.
 
     Args:
         weights: of the backbone.
-        terms: of the session.
+        folded: of the session.
         is_relative: windows are seen relative to their last frame and spread.
-        helpers: that share the blocks of units with the caller.
+        workers: that share the blocks of units with the caller.
     """
 
     def __init__(
-        self, weights: FrameWeights, terms: SessionTerms, is_relative: bool, helpers: Helpers
+        self, weights: FrameWeights, folded: FoldedSession, is_relative: bool, workers: WorkerThreads
     ) -> None:
-        config, (num_units, _) = weights.config, terms.units.shape
+        config, (num_units, _) = weights.config, folded.units.shape
         self._weights, self._is_relative = weights, is_relative
-        new = terms.units.new_empty
+        new = folded.units.new_empty
         self._centred, self._squares = new(config.context, num_units), new(config.context, num_units)
         self._frames = new(config.context, num_units)
         self._spread, self._trusted = new(num_units), new(num_units)
         self._least_square = torch.full_like(self._spread, MIN_SPREAD**2)
         encoder_frames = self._frames[config.context - config.encoder_frames :]
-        self._read = _Read(weights.read, terms, encoder_frames.unflatten(0, (-1, config.token_length)))
+        self._read = _Read(weights.read, folded, encoder_frames.unflatten(0, (-1, config.token_length)))
         self._forecast = new(config.horizon, num_units)
         cuts = _cuts(num_units)
-        num_threads = min(1 + len(helpers.threads), len(cuts))
-        scratch = [_Scratch(weights, terms.units, cuts[-1].stop - cuts[-1].start) for _ in range(num_threads)]
+        num_threads = min(1 + len(workers.threads), len(cuts))
+        scratch = [
+            _Scratch(weights, folded.units, cuts[-1].stop - cuts[-1].start) for _ in range(num_threads)
+        ]
         self._blocks: list[list[_Block]] = [[] for _ in range(num_threads)]
         for number, units in enumerate(cuts):
             thread = number % num_threads
             self._blocks[thread].append(
-                _Block(weights, terms, self._frames, self._forecast, units, scratch[thread])
+                _Block(weights, folded, self._frames, self._forecast, units, scratch[thread])
             )
-        self._helpers = helpers
+        self._workers = workers
 
     @torch.inference_mode()
     def forecast(self, window: Tensor) -> Tensor:
         """A window [C, N] to its forecast [H, N]."""
-        with self._weights.in_use, self._helpers.at_work():
+        with self._weights.in_use, self._workers.on_other_cores():
             return self._forecast_window(window)
 
     def _forecast_window(self, window: Tensor) -> Tensor:
         if not self._is_relative:
             self._frames.copy_(window)
             return self._forecast_frames().clone()
-        # As `models.relative` has it.
+        # As `models.normalisation` has it.
         last = window[-1]
         torch.sub(window, last, out=self._centred)
         torch.mul(self._centred, self._centred, out=self._squares)
@@ -94,57 +142,22 @@ class FrozenSession:
     def _forecast_frames(self) -> Tensor:
         """[H, N], in memory that the next call overwrites."""
         weights, (own, *others) = self._weights, self._blocks
-        helped = list(zip(self._helpers.threads, others, strict=False))
+        shared_out = list(zip(self._workers.threads, others, strict=False))
         first = [blocks[0] for blocks in self._blocks]
-        seen = helped[0][0].submit(_see, first) if helped else None
+        seen = shared_out[0][0].submit(_see, first) if shared_out else None
         latents = self._read()
         for layer in weights.latents:
             latents = layer(latents)
-        told = weights.tell(latents)
+        keys_values = weights.readout(latents)
         if seen is None:
             _see(first)
         else:
             seen.result()
-        finished = [helper.submit(_finish, blocks, told) for helper, blocks in helped]
-        _finish(own, told)
+        finished = [worker.submit(_finish, blocks, keys_values) for worker, blocks in shared_out]
+        _finish(own, keys_values)
         for each in finished:
             each.result()
         return self._forecast
-
-
-class Helpers:
-    """Threads that help others to forecast, each bound to a core of its own where there are enough: the last.
-
-    A thread that is woken is put on the core of the one that wakes it and shares it for milliseconds before
-    it is moved, in which a forecast of 1,000 units is made. So whoever is helped keeps off these cores.
-
-    Args:
-        number: of threads.
-    """
-
-    def __init__(self, number: int) -> None:
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self._others = cores[: len(cores) - number]
-        own = cores[len(self._others) :] if self._others else [None] * number
-        self.threads = [ThreadPoolExecutor(1, "forecast", _bind, (core,)) for core in own]
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """In here the calling thread keeps off their cores."""
-        if not (self.threads and self._others):
-            yield
-            return
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, self._others)
-        try:
-            yield
-        finally:
-            os.sched_setaffinity(0, before)
-
-
-def _bind(core: int | None) -> None:
-    if core is not None:
-        os.sched_setaffinity(0, [core])
 
 
 def _cuts(num_units: int) -> list[slice]:
@@ -159,36 +172,36 @@ class FrameWeights:
 
     Args:
         model: whose weights no longer change.
-        folded: from it; the dtype of its row head is that of the products of rows.
+        exact, folded: its folded weights in its own dtype, and in that of the products of the decoder.
 
     Attributes:
         in_use: held by the one forecast at a time that may write to this memory.
     """
 
-    def __init__(self, model: Poco, folded: FoldedWeights) -> None:
-        config, rotation, rows = model.config, model.rotation("latent"), folded.row_head
+    def __init__(self, model: Poco, exact: FoldedWeights, folded: FoldedWeights) -> None:
+        config, rotation, rows = model.config, model.rotation("latent"), folded.decoder
         self.in_use = Lock()
         self.config, self.dtype, self.projected_width = config, rows.out_weight.dtype, len(rows.expand_bias)
         self.read = ReadWeights(model.encoder_attention, rotation, model.rotation("token"))
-        self.latents = [layer.pass_of(batch=1) for layer in latent_layers(model)]
-        exact = model.fold(model.dataset.dtype).row_head
-        self.tell = _Tell(model.decoder_attention, rotation, exact.expand_weight, rows.expand_bias)
+        self.latents = latent_layers(model)
+        expand_weight = exact.decoder.expand_weight
+        self.readout = _Readout(model.decoder_attention, rotation, expand_weight, rows.expand_bias)
         self.expand_weight = rows.expand_weight
-        self.contract = Layer(rows.contract_weight, None, BLOCK_ROWS)
+        self.contract = PackedLinear(rows.contract_weight, None, BLOCK_ROWS)
         # FiLM's shift passes as H more hidden values, which are 1 and go to one output each.
         hidden = [*zip(rows.hidden[::2], rows.hidden[1::2], strict=True)]
         weight, bias = hidden[-1]
         hidden[-1] = F.pad(weight, (0, 0, 0, config.horizon)), F.pad(bias, (0, config.horizon), value=1.0)
-        self.hidden = [Layer(weight, bias, BLOCK_ROWS) for weight, bias in hidden]
+        self.hidden = [PackedLinear(weight, bias, BLOCK_ROWS) for weight, bias in hidden]
         scale = (
             torch.cat([rows.scale_weight, rows.shift_weight]),
             torch.cat([rows.scale_bias, rows.shift_bias]),
         )
-        self.scale = Layer(*scale, BLOCK_ROWS)
+        self.scale = PackedLinear(*scale, BLOCK_ROWS)
         self.out = torch.cat([rows.out_weight, torch.eye(config.horizon).to(rows.out_weight)], dim=1).T
 
 
-class _Told(NamedTuple):
+class _KeysValues(NamedTuple):
     """What latents tell units.
 
     Attributes:
@@ -202,26 +215,26 @@ class _Told(NamedTuple):
     projected: Tensor
 
 
-class _Tell:
+class _Readout:
     def __init__(
         self, layer: DecoderAttention, rotation: Rotation, expand: Tensor, expand_bias: Tensor
     ) -> None:
         value = layer.to_out.weight @ layer.to_value.weight
-        told = torch.cat([layer.to_key.weight, value, expand @ value])
+        keys_values = torch.cat([layer.to_key.weight, value, expand @ value])
         num_latents = len(rotation[0])
-        self.layer = Layer(*after_norm(layer.norm_context, told), num_latents)
-        self.norm, self.turn = Norm(layer.norm_context.eps), turn(rotation)
+        self.layer = PackedLinear(*after_norm(layer.norm_context, keys_values), num_latents)
+        self.eps, self.turn = layer.norm_context.eps, turn(rotation)
         self.widths = [layer.head_width, len(value), len(expand)]
         self.keys = self.turn.real.new_empty(rotation[0].shape)
         self.turned_pairs = pairs(self.keys)
         self.projected = expand_bias.view(2, 1, -1).repeat(1, num_latents + 1, 1)
         self.of_latents = self.projected[:, :-1].transpose(0, 1)
 
-    def __call__(self, latents: Tensor) -> _Told:
-        keys, values, projected = self.layer(self.norm(latents)).split(self.widths, dim=1)
+    def __call__(self, latents: Tensor) -> _KeysValues:
+        keys, values, projected = self.layer(normal(latents, self.eps)).split(self.widths, dim=1)
         torch.mul(pairs(keys), self.turn, out=self.turned_pairs)
         self.of_latents.copy_(projected.unflatten(1, (2, -1)))
-        return _Told(self.keys, values, self.projected)
+        return _KeysValues(self.keys, values, self.projected)
 
 
 class _Read:
@@ -229,22 +242,22 @@ class _Read:
 
     Args:
         weights: of the backbone.
-        terms: of the session.
+        folded: of the session.
         frames: [S, L, N], where each window's frames will be.
     """
 
-    def __init__(self, weights: ReadWeights, terms: SessionTerms, frames: Tensor) -> None:
-        tokens, probes = terms.tokens, terms.tokens.probes
-        (num_tokens, length, num_units), (num_latents, width) = frames.shape, terms.latents.shape
+    def __init__(self, weights: ReadWeights, folded: FoldedSession, frames: Tensor) -> None:
+        tokens, queries = folded.tokens, folded.tokens.queries
+        (num_tokens, length, num_units), (num_latents, width) = frames.shape, folded.latents.shape
         self.weights, self.frames, self.frames_by_unit = weights, frames, frames.mT
-        self.on_frames, self.on_all, self.frame_terms = probes.on_frames, probes.on_all, tokens.frame_terms
+        self.on_frames, self.on_all, self.frame_terms = queries.on_frames, queries.on_all, tokens.frame_terms
         self.units, self.square = tokens.units, tokens.square + weights.eps
-        self.frame_values = probes.frame_weight.T @ weights.weight  # [L, h]
-        self.before = terms.latents + weights.out_bias
+        self.frame_values = queries.frame_weight.T @ weights.weight  # [L, h]
+        self.before = folded.latents + weights.out_bias
 
         new = frames.new_empty
         self.products = torch.empty_like(self.frame_terms)
-        self.of_variance, self.asked = self.products[:, :length], self.products[:, length:]
+        self.of_variance, self.raw_scores = self.products[:, :length], self.products[:, length:]
         self.squares, self.variance = new(frames.shape), new(num_tokens, num_units)
         self.inverse_deviation = self.variance.unsqueeze(1)
         self.scores = new(num_tokens, num_latents, num_units)
@@ -266,7 +279,7 @@ class _Read:
         torch.baddbmm(self.frame_terms, self.on_frames, self.frames, out=self.products)
         torch.mul(self.of_variance, self.frames, out=self.squares)
         torch.sum(self.squares, 1, out=self.variance).add_(self.square).rsqrt_()
-        scores = torch.addcmul(self.on_all, self.asked, self.inverse_deviation, out=self.scores)
+        scores = torch.addcmul(self.on_all, self.raw_scores, self.inverse_deviation, out=self.scores)
         scores.sub_(scores.amax((0, 2), keepdim=True)).exp_()
         torch.sum(scores, 2, out=self.token_weights)
         torch.sum(self.token_weights, 0, out=self.total_flat)
@@ -280,11 +293,11 @@ class _Read:
 
 
 class _Block:
-    """Forecasts some units from their past and from what the latents tell them, as `models.row_head` does.
+    """Forecasts some units from their past and from the latents, as `accelerate.unit_decoder` does.
 
     Args:
         weights: of the backbone.
-        terms: of the session.
+        folded: of the session.
         frames: [C, N], where each window's frames will be.
         forecast: [H, N], where their forecast goes.
         units: which.
@@ -294,16 +307,16 @@ class _Block:
     def __init__(
         self,
         weights: FrameWeights,
-        terms: SessionTerms,
+        folded: FoldedSession,
         frames: Tensor,
         forecast: Tensor,
         units: slice,
         scratch: _Scratch,
     ) -> None:
-        self.weights, self.units = weights, terms.units[units]
-        self.queries = terms.queries[units].T.contiguous()
+        self.weights, self.units = weights, folded.units[units]
+        self.queries = folded.queries[units].T.contiguous()
         self.frames_by_unit, self.of_result = frames[:, units].T, forecast[:, units]
-        (num_units, _), num_latents, dtype = self.units.shape, len(terms.latents), weights.dtype
+        (num_units, _), num_latents, dtype = self.units.shape, len(folded.latents), weights.dtype
         projected = (self.units.to(dtype) @ weights.expand_weight.T).unflatten(1, (2, -1))
         self.projected = projected.transpose(0, 1).contiguous()  # [2, n, F / 2], value and gate
         self.context = self.projected.new_empty(num_units, len(frames))
@@ -326,16 +339,16 @@ class _Block:
             hidden = layer.relu(hidden)
         self.hidden = hidden
 
-    def finish(self, told: _Told) -> None:
+    def finish(self, keys_values: _KeysValues) -> None:
         weights = self.weights
-        attention = torch.mm(told.keys, self.queries).softmax(dim=0)  # [K, n]
-        torch.addmm(self.units, attention.T, told.values, out=self.embedding)
+        attention = torch.mm(keys_values.keys, self.queries).softmax(dim=0)  # [K, n]
+        torch.addmm(self.units, attention.T, keys_values.values, out=self.embedding)
         torch.sub(self.embedding, self.embedding.mean(dim=1, keepdim=True), out=self.centred)
         torch.linalg.vector_norm(self.centred, dim=1, keepdim=True, out=self.norm)
         self.norm.square_().div_(self.centred.shape[1]).add_(NORM_EPS).rsqrt_()
         torch.mul(attention, self.norm.T, out=self.scaled_attention)
         torch.mul(self.projected, self.inverse_deviation.copy_(self.norm), out=self.expanded)
-        self.expanded.baddbmm_(self.attention_by_unit, told.projected)
+        self.expanded.baddbmm_(self.attention_by_unit, keys_values.projected)
         torch.ops.aten.gelu.out(self.gate, out=self.gelu)
         torch.mul(self.value, self.gelu, out=self.activated)
         refined = weights.contract.plus(self.activated, self.embedding.to(weights.dtype))
@@ -361,12 +374,12 @@ class _Scratch:
 
 
 @torch.inference_mode()
-def _finish(blocks: Sequence[_Block], told: _Told) -> None:
+def _finish(blocks: Sequence[_Block], keys_values: _KeysValues) -> None:
     """The first has seen its frames."""
     for number, block in enumerate(blocks):
         if number:
             block.see()
-        block.finish(told)
+        block.finish(keys_values)
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ sums those of weights. That one is split over rows too, and its partial sums are
 order: nothing is added atomically, and no size is found by timing, so that a run that goes on computes what
 it would have computed.
 
-Products of float32 are exact (no TF32), those of bfloat16 are summed in float32. accelerate/fused_film.py
+Products of float32 are exact (no TF32), those of bfloat16 are summed in float32. accelerate/film_kernels.py
 launches these kernels, where there are Triton and a GPU, and tries them first.
 """
 

@@ -1,10 +1,10 @@
-"""The FiLM forecaster of a block of rows by kernels (accelerate/film_kernel.py), where these can be trusted.
+"""The FiLM forecaster of a block of unit-windows by Triton kernels (accelerate/film_triton.py), on request.
 
-They take the place of operations of accelerate/row_passes.py on NVIDIA's GPUs that are new enough, where
-Triton is installed (PyTorch for CUDA on Linux brings it), for one hidden layer and sizes that fit. Before the first
-use of their kind they are tried on random rows and must agree with the formula: where they do not, or cannot
-be compiled, a warning says why and PyTorch's operations do the work. That is decided once in a process, by
-nothing that changes between two runs on one machine.
+They take the place of operations of accelerate/unit_decoder_passes.py on NVIDIA's GPUs that are new enough,
+where Triton is installed (PyTorch for CUDA on Linux brings it), for one hidden layer and sizes that fit.
+Before the first use of their kind they are tried on random rows and must agree with the formula: where they
+do not, or cannot be compiled, a warning says why and PyTorch's operations do the work. That is decided once
+in a process, by nothing that changes between two runs on one machine.
 
 Triton is imported only where a GPU meets it.
 """
@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forebrain.accelerate.row_weights import RowHeadWeights
+from forebrain.accelerate.unit_decoder_weights import DecoderWeights
 
 # Of the GPU: it has bfloat16 in products.
 LEAST_CAPABILITY = (8, 0)
@@ -38,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class FilmWeights(NamedTuple):
-    """Those of `RowHeadWeights` that forecast, or their gradients, which are None for what is frozen."""
+    """Those of `DecoderWeights` that forecast, or their gradients, which are None for what is frozen."""
 
     out: Any
     scale: Any
@@ -49,7 +47,7 @@ class FilmWeights(NamedTuple):
     hidden_bias: Any
 
     @classmethod
-    def of(cls, weights: RowHeadWeights) -> FilmWeights:
+    def of(cls, weights: DecoderWeights) -> FilmWeights:
         """Of a row head with one hidden layer."""
         return cls(
             weights.out_weight, weights.scale_weight, weights.scale_bias, weights.shift_weight,
@@ -165,12 +163,12 @@ class FusedFilm:
 
     def _launch(self, name: str, num_rows: int, num_sums: int, *tensors: Tensor) -> None:
         """Starts a program for each tile of rows or, given `num_sums`, so many for each slice of columns."""
-        from forebrain.accelerate import film_kernel
+        from forebrain.accelerate import film_triton
 
         tile = TILES[name, self.weights.out.dtype]
         by_rows = -(-num_rows // tile.rows), 1
         by_columns = -(-self.sizes.film_width // tile.columns), num_sums
-        kernel = getattr(film_kernel, name)[by_columns if num_sums else by_rows]
+        kernel = getattr(film_triton, name)[by_columns if num_sums else by_rows]
         kernel(*tensors, num_rows, **constants(tile, self.sizes), **tile.options)
 
 
@@ -183,7 +181,7 @@ def constants(tile: Tile, sizes: Sizes) -> dict[str, int]:
     }  # fmt: skip
 
 
-def fused_film(weights: RowHeadWeights, device: torch.device) -> FusedFilm | None:
+def film_kernels(weights: DecoderWeights, device: torch.device) -> FusedFilm | None:
     """The forecaster by kernels; None where PyTorch's operations have to do.
 
     Args:
@@ -191,7 +189,7 @@ def fused_film(weights: RowHeadWeights, device: torch.device) -> FusedFilm | Non
         device: theirs.
     """
     dtype = weights.out_weight.dtype
-    if _is_off or not runs_kernels(device) or dtype not in MOST_ERROR or len(weights.hidden) != 2:
+    if not runs_kernels(device) or dtype not in MOST_ERROR or len(weights.hidden) != 2:
         return None
     film = FilmWeights.of(weights)
     sizes = Sizes.of(film)
@@ -203,20 +201,6 @@ def runs_kernels(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.cuda is None:
         return False  # On AMD's GPUs, which PyTorch calls cuda too, they were never compiled.
     return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
-
-
-_is_off = False
-
-
-@contextmanager
-def without_kernels() -> Iterator[None]:
-    """PyTorch's operations do all the work of this process: to count them, since a kernel's are not seen."""
-    global _is_off
-    before, _is_off = _is_off, True
-    try:
-        yield
-    finally:
-        _is_off = before
 
 
 @functools.cache

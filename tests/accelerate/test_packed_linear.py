@@ -1,4 +1,4 @@
-"""A layer computes x W^T + b and its gradient, however its weight lies in memory."""
+"""A packed layer computes x W^T + b and its gradient, however its weight lies in memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forebrain.accelerate import layer
-from forebrain.accelerate.layer import Layer
+from forebrain.accelerate import packed_linear
+from forebrain.accelerate.packed_linear import PackedLinear
 
-WIDE, MANY = layer.WIDE, layer.MANY_ROWS
+WIDE, MANY = packed_linear.WIDE, packed_linear.MANY_ROWS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -24,7 +24,7 @@ def test_its_result_and_what_follows_it(
     inner, outer = sizes
     weight, bias, x = torch.randn(outer, inner), torch.randn(outer), torch.randn(7, inner)
     other = torch.randn(7, outer)
-    fixed = Layer(weight.to(dtype), bias.to(dtype) if has_bias else None, num_rows, fuses)
+    fixed = PackedLinear(weight.to(dtype), bias.to(dtype) if has_bias else None, num_rows, fuses)
     expected = F.linear(x, weight, bias if has_bias else None)
     tolerance = 0.01 if dtype == torch.bfloat16 else 1e-5
     x, factor = x.to(dtype), other.to(dtype)
@@ -46,9 +46,9 @@ def test_its_result_and_what_follows_it(
             assert (ours.float() - value).norm() < tolerance * value.norm()
 
 
-def test_a_weight_that_learns_is_not_copied() -> None:
+def test_a_weight_in_training_is_not_copied() -> None:
     weight = torch.randn(WIDE, WIDE)
-    learning, fixed = Layer(weight, None, None), Layer(weight, None, MANY)
+    learning, fixed = PackedLinear(weight, None, None), PackedLinear(weight, None, MANY)
     x = torch.randn(3, WIDE)
     before = fixed(x)
     weight.mul_(2)

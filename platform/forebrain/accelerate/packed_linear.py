@@ -21,7 +21,7 @@ if _ONEDNN:
     _linear_with = torch.ops.mkldnn._linear_pointwise.binary
 
 
-class Layer:
+class PackedLinear:
     """x W^T + b, and what follows it.
 
     Args:
@@ -75,5 +75,5 @@ class Layer:
         return self._back(grad, out)
 
     @cached_property
-    def _back(self) -> Layer:
-        return Layer(self.weight.T, None, self._num_rows, self._may_fuse)
+    def _back(self) -> PackedLinear:
+        return PackedLinear(self.weight.T, None, self._num_rows, self._may_fuse)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_poco import SMALL, batch, build
 
-from forebrain.accelerate import fused_film
-from forebrain.accelerate.fused_film import FilmWeights, FusedFilm, runs_kernels
+from forebrain.accelerate import accelerate, film_kernels
+from forebrain.accelerate.film_kernels import FilmWeights, FusedFilm, runs_kernels
+from small_models import SMALL, batch, build
 
-CHECKS = Path(__file__).with_name("fused_film_checks.py")
+CHECKS = Path(__file__).with_name("film_kernel_checks.py")
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton here")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -87,23 +87,27 @@ def test_what_is_launched_compiles_without_spilling_and_fits_small_gpus(
 def test_what_is_lacking_is_said_once_and_pytorch_does_the_work(
     lacking: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, inputs = build(SMALL).eval(), batch(SMALL, [(2, 9)])
-    expected = model(inputs)
-    monkeypatch.setattr(fused_film, "runs_kernels", lambda device: True)
+    model = build(SMALL).eval()
+    inputs = batch(model, [(2, 9)])
+    executor = accelerate(model, "train", kernels="fused")
+    with torch.no_grad():
+        expected = executor.forecast(inputs)
+    monkeypatch.setattr(film_kernels, "runs_kernels", lambda device: True)
     if lacking == "triton":
         monkeypatch.setitem(sys.modules, "triton", None)
-        monkeypatch.delitem(sys.modules, "forebrain.accelerate.film_kernel", raising=False)
-        monkeypatch.delattr("forebrain.accelerate.film_kernel", raising=False)
+        monkeypatch.delitem(sys.modules, "forebrain.accelerate.film_triton", raising=False)
+        monkeypatch.delattr("forebrain.accelerate.film_triton", raising=False)
     elif lacking == "agreement":
-        monkeypatch.setattr(fused_film, "_error", lambda *_: float("nan"))
-    fused_film._agrees.cache_clear()
+        monkeypatch.setattr(film_kernels, "_error", lambda *_: float("nan"))
+    film_kernels._agrees.cache_clear()
     for _ in range(2):
-        for ours, forecast in zip(model(inputs), expected, strict=True):
-            assert torch.equal(ours, forecast)
+        with torch.no_grad():
+            for ours, forecast in zip(executor.forecast(inputs), expected, strict=True):
+                assert torch.equal(ours, forecast)
     (record,) = caplog.records
     # Of a CPU's rows Triton says this or that, depending on whether there is a GPU beside it.
     assert {"triton": "triton", "driver": "Error", "agreement": "wrong by nan"}[lacking] in record.message
-    fused_film._agrees.cache_clear()
+    film_kernels._agrees.cache_clear()
 
 
 def test_old_gpus_those_of_amd_and_cpus_do_without(monkeypatch: pytest.MonkeyPatch) -> None:

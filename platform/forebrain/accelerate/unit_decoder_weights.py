@@ -1,4 +1,4 @@
-"""The weights of the part of POCO that every row passes, folded as `models.row_head` says."""
+"""The weights of the part of POCO that every row passes, folded as `accelerate.unit_decoder` says."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from forebrain.accelerate.layer import Layer
+from forebrain.accelerate.packed_linear import PackedLinear
 
 
-class RowHeadWeights(NamedTuple):
-    """Weights as (out, in), biases (out), folded as `models.row_head` says.
+class DecoderWeights(NamedTuple):
+    """Weights as (out, in), biases (out), folded as `accelerate.unit_decoder` says.
 
     `expand_weight` has rows that sum to zero, which is LayerNorm's subtraction of the mean. `hidden`
     alternates weight and bias of the context's hidden layers, [M, C], [M], then [M, M], [M], ...
@@ -29,20 +29,20 @@ class RowHeadWeights(NamedTuple):
     hidden: tuple[Tensor, ...]
 
     @classmethod
-    def named(cls, flat: Sequence[Any]) -> RowHeadWeights:
+    def named(cls, flat: Sequence[Any]) -> DecoderWeights:
         """What `flat` lists, or something for each of it, by name again."""
         num_plain = len(cls._fields) - 1
         return cls._make([*flat[:num_plain], tuple(flat[num_plain:])])
 
-    def to(self, dtype: torch.dtype) -> RowHeadWeights:
+    def to(self, dtype: torch.dtype) -> DecoderWeights:
         """The same in another dtype."""
         if self.out_weight.dtype == dtype:
             return self
-        return RowHeadWeights.named([tensor.to(dtype) for tensor in self.flat])
+        return DecoderWeights.named([tensor.to(dtype) for tensor in self.flat])
 
-    def no_gradients(self) -> RowHeadWeights:
+    def no_gradients(self) -> DecoderWeights:
         """None for each."""
-        return RowHeadWeights.named([None] * len(self.flat))
+        return DecoderWeights.named([None] * len(self.flat))
 
     @property
     def flat(self) -> tuple[Tensor, ...]:
@@ -51,26 +51,26 @@ class RowHeadWeights(NamedTuple):
         return (*plain, *hidden)
 
 
-class RowLayers(NamedTuple):
+class DecoderLayers(NamedTuple):
     """The layers that rows pass; `out` is given the modulated hidden layer and e1 side by side."""
 
-    expand: Layer
-    contract: Layer
-    scale: Layer
-    hidden: tuple[Layer, ...]
-    out: Layer
+    expand: PackedLinear
+    contract: PackedLinear
+    scale: PackedLinear
+    hidden: tuple[PackedLinear, ...]
+    out: PackedLinear
 
     @classmethod
-    def of(cls, weights: RowHeadWeights, num_rows: int | None) -> RowLayers:
+    def of(cls, weights: DecoderWeights, num_rows: int | None) -> DecoderLayers:
         """Layers of weights in the dtype of the products.
 
         Args:
             weights: theirs.
-            num_rows: as `Layer` has it.
+            num_rows: as `PackedLinear` has it.
         """
 
-        def layer(weight: Tensor, bias: Tensor | None, fuses: bool = False) -> Layer:
-            return Layer(weight, bias, num_rows, fuses)
+        def layer(weight: Tensor, bias: Tensor | None, fuses: bool = False) -> PackedLinear:
+            return PackedLinear(weight, bias, num_rows, fuses)
 
         return cls(
             layer(weights.expand_weight, weights.expand_bias),

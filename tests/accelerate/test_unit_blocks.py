@@ -1,11 +1,11 @@
-"""Rows are cut into blocks of which none is missed, done twice or too large."""
+"""Unit-windows are cut into blocks of which none is missed, done twice or too large."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from forebrain.accelerate.row_blocks import blocks_of
+from forebrain.accelerate.unit_blocks import blocks_of
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from forebrain.accelerate.row_blocks import blocks_of
         [(50, 1), (1, 50)],
     ],
 )
-def test_every_row_is_in_one_block_of_bounded_size(shapes: list[tuple[int, int]]) -> None:
+def test_every_unit_window_is_in_one_block_of_bounded_size(shapes: list[tuple[int, int]]) -> None:
     seen = [torch.zeros(shape, dtype=torch.int64) for shape in shapes]
     blocks = list(blocks_of(shapes, 16))
     for pieces in blocks:
