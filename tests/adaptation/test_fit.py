@@ -17,7 +17,7 @@ from forebrain.adaptation import fit
 from forebrain.adaptation.adapting import adapt, train
 from forebrain.adaptation.artifact import Adapted
 from forebrain.adaptation.backbone import Backbone, weights_of
-from forebrain.adaptation.fit import FitConfig, clip, fit_interface, training_batches
+from forebrain.adaptation.fit import FitConfig, fit_interface, training_batches
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.errors import AdaptationError, ConfigError, DivergenceError
 from forebrain.models.base import Interface, SessionInput, SessionTarget
@@ -153,17 +153,6 @@ def test_each_step_follows_the_mean_error_of_its_own_batch(
 
     config = FitConfig(steps=4, batch_size=4, learning_rate=1e-12)
     fit_interface(backbone.model, interface, iter(batches), config, loss, check)
-
-
-def test_gradients_are_clipped_together() -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
-    clip(parameters, 6.0)
-    assert [each.grad.tolist() for each in parameters[:2]] == [[3, 0], [0, 4]]
-    clip(parameters, 1.0)
-    clipped = torch.stack([each.grad for each in parameters[:2]])
-    torch.testing.assert_close(clipped, torch.tensor([[0.6, 0.0], [0.0, 0.8]]))
-    assert parameters[2].grad is None
 
 
 @pytest.mark.parametrize("is_smooth", [True, False])

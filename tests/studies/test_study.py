@@ -91,7 +91,7 @@ def ablation(small_run: dict[str, Any]) -> AblateConfig:
 def finish(trial: Trial, score: float | None) -> None:
     """A run folder as if the trial had finished."""
     run = RunFolder(trial.config.out)
-    run.write_config(trial.config)
+    run.claim(trial.config)
     by_session = {"lab-a/subject-one/one": {"score": score}}
     part = {"score": score, "by_session": by_session, "baselines": {}}
     run.write_result({"steps": 4, "validation": part, "test": part})

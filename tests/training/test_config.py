@@ -118,7 +118,7 @@ def test_how_often_a_run_is_saved_and_what_computes_it_are_no_part_of_its_identi
 def test_the_subset_is_part_of_a_runs_identity_and_runs_from_before_it_go_on(make_config) -> None:
     plain, part = make_config(), make_config(subset={"sessions": 2})
     run = RunFolder(plain.out)
-    run.write_config(part)
+    run.claim(part)
     with pytest.raises(CheckpointError, match=r"subset\.sessions was 2 and is now None"):
         run.check_config(plain)
     run.check_config(part)

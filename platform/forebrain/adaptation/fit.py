@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from forebrain.accelerate import accelerate
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
-from forebrain.training.adamw import AdamW
+from forebrain.training.optimise import CLIP_NORM, ClippedAdamW, learning_rate_at
 
 WEIGHT_DECAY = 1e-4
-CLIP_NORM = 5.0
 ROWS = 1024
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -90,42 +89,19 @@ def fit_interface(
     """
     of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model = accelerate(model, "adapt", config.compute_dtype)
-    groups = [
-        (parameters, peak, AdamW(parameters, WEIGHT_DECAY))
-        for parameters, peak in (
-            (list(interface.parameters()), config.learning_rate),
-            (of_backbone, config.backbone_learning_rate),
-        )
-        if parameters
-    ]
+    groups = (interface.parameters(), config.learning_rate), (of_backbone, config.backbone_learning_rate)
+    optimiser = ClippedAdamW(groups, WEIGHT_DECAY, CLIP_NORM)
     asked = itertools.islice(batches, config.steps)
     for step, (context, frames) in zip(range(config.steps), asked, strict=True):
         entry = SessionInput(context, interface)
         target = SessionTarget.of(entry, frames, loss).averaged()
-        for _, _, optimiser in groups:
-            optimiser.clear_gradients()
+        optimiser.clear_gradients()
         mean_loss = model.loss([entry], [target])
         mean_loss.backward()
         if not math.isfinite(mean_loss.item()):
             raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
-        for parameters, peak, optimiser in groups:
-            clip(parameters, CLIP_NORM)
-            optimiser.step(peak * falling(step / config.steps))
+        optimiser.step(learning_rate_at(step, 1.0, config.steps))
         after_step(step + 1)
-
-
-def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
-    """Shortens the gradients of parameters together to a norm of `most`."""
-    gradients = [each.grad for each in parameters if each.grad is not None]
-    norm = math.hypot(*(torch.linalg.vector_norm(each).item() for each in gradients))
-    if norm > most:
-        for each in gradients:
-            each.mul_(most / norm)
-
-
-def falling(progress: float) -> float:
-    """What is left of the peak learning rate: cosine to a tenth."""
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def training_batches(windows: SessionWindows, batch_size: int, seed: int) -> Batches:

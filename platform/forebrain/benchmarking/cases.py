@@ -23,7 +23,7 @@ from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.timing import Patience, Times, time_together
 from forebrain.models.base import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.training.adamw import AdamW
+from forebrain.training.optimise import AdamW
 
 # Forms beside ours: the equations in plain tensor code, and what an executor must beat by 1.3 to stay.
 PLAIN, SIMPLER = "plain", "simpler"

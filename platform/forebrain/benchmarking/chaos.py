@@ -99,14 +99,14 @@ def chaos(config: ChaosConfig, console: Console) -> dict[str, Any]:
         console.print(f"Disturbed, for {config.minutes:g} minutes ...")
         until = time.monotonic() + 60 * config.minutes
         _drive(cluster, disturbed, console, lambda: time.monotonic() > until, config, kills)
-        ledger = account(read_attempts(Folder(disturbed.out)))
+        ledger = account(read_attempts(RunFolder(disturbed.out)))
         _print_ledger(ledger, kills, console)
         console.print(f"Undisturbed, {ledger.steps_done:,} steps ...")
         _drive(cluster, undisturbed, console, lambda: _step_of(undisturbed) >= ledger.steps_done)
     report = {
         "kills": kills,
         **dataclasses.asdict(ledger),
-        "undisturbed": dataclasses.asdict(account(read_attempts(Folder(undisturbed.out)))),
+        "undisturbed": dataclasses.asdict(account(read_attempts(RunFolder(undisturbed.out)))),
         **compare(RunFolder(undisturbed.out), RunFolder(disturbed.out), ledger.steps_done),
     }
     _print_comparison(report, console)
@@ -331,7 +331,7 @@ def _kill(kind: Kind, cluster: Cluster, driver: _Driver, rng: random.Random) -> 
 
 
 def _step_of(run: PretrainConfig) -> int:
-    attempts = read_attempts(Folder(run.out))
+    attempts = read_attempts(RunFolder(run.out))
     return attempts[-1].step if attempts else 0
 
 

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class TrainedModel:
-    """What a run came to.
+    """The best checkpoint of a run, on the CPU.
 
     Attributes:
         config: the run's.
@@ -58,7 +58,7 @@ class TrainedModel:
                 f"{run.uri} holds no run (no config.yaml); give the --out of a pretraining."
             )
         config = from_values(PretrainConfig, values)
-        store = CheckpointStore(run.folder.child("checkpoints"))
+        store = run.checkpoints()
         checkpoint, contents = _best_whole(store, run.uri) if step is None else _of_step(store, step, run.uri)
         datasets = checkpoint.record["datasets"]
         backbone = config.resolved_model().build(num_datasets=len(datasets)).eval()

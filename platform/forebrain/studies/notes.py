@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from forebrain.storage import Folder
+from forebrain.errors import CheckpointError
 from forebrain.studies.trials import Trial
 
 # In a trial's folder, beside what a run has: why there is no result.
@@ -29,7 +29,7 @@ class Note:
 
 def read_note(trial: Trial) -> Note | None:
     try:
-        return Note(**json.loads(Folder(trial.config.out).read(NOTE)))
+        return Note(**json.loads(trial.run.folder.read(NOTE)))
     except FileNotFoundError:
         return None
 
@@ -37,10 +37,10 @@ def read_note(trial: Trial) -> Note | None:
 def read_result(trial: Trial) -> dict[str, Any] | None:
     """A finished trial's result.json; None where it has not finished, or is not there."""
     try:
-        result = json.loads(Folder(trial.config.out).read("result.json"))
-    except (FileNotFoundError, ValueError):  # damaged: pretrain says so when it is asked to go on
+        result = trial.run.read_result()
+    except CheckpointError:  # damaged: pretrain says so when it is asked to go on
         return None
-    return result if "steps" in result else None
+    return result if result and "steps" in result else None
 
 
 def unfinished(trials: Iterable[Trial]) -> list[Trial]:

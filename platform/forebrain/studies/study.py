@@ -96,7 +96,7 @@ def conduct(study: Study, console: Console, early_stopping: bool = False) -> lis
     _check_same_study(folder, base)
     trials = study.trials(_with_shards(base, study.trials(base), console))
     for trial in trials:
-        RunFolder(trial.config.out).check_config(trial.config)
+        trial.run.check_config(trial.config)
     for trial in unfinished(trials):
         try:
             check_data(trial.config.data, trial.config)

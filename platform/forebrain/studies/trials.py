@@ -14,6 +14,7 @@ from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
+from forebrain.training.run_folder import RunFolder
 
 # Keys of a model that stay when another model is chosen; all others belong to the one that was there.
 _OF_EVERY_MODEL = ("context", "horizon")
@@ -23,7 +24,7 @@ Overrides = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared: a name, and the keys of the base config that it replaces.
+    """One setting that is compared: a name, and the keys of the base config that it replaces.
 
     Attributes:
         name: as reports show it.
@@ -54,6 +55,11 @@ class Trial:
     @property
     def seed(self) -> int:
         return self.config.seed
+
+    @property
+    def run(self) -> RunFolder:
+        """The trial's run folder."""
+        return RunFolder(self.config.out)
 
     @property
     def label(self) -> str:

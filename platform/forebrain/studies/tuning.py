@@ -28,6 +28,7 @@ from forebrain.runs.pretrain import pretrain
 from forebrain.storage import Folder
 from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
+from forebrain.training.events import Event, Validated
 from forebrain.training.stopping import StopSignals
 
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
@@ -128,13 +129,13 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
     steps = trial.config.training.steps
     last = {"step": 0, "score": 0.0}
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: Event) -> None:
         # An undefined score can be compared with nothing, so such a trial is never stopped early.
-        if event["kind"] == "validation" and event["step"] < steps and event["score"] is not None:
-            last.update(step=event["step"], score=event["score"])
+        if isinstance(event, Validated) and event.step < steps and event.score is not None:
+            last.update(step=event.step, score=event.score)
             tune.report(dict(last))
 
-    Folder(trial.config.out).remove(NOTE)
+    trial.run.folder.remove(NOTE)
     try:
         pretrain(trial.config, Console(quiet=True), tell)
     except Exception as error:
@@ -144,7 +145,7 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
 
 
 def _write_note(trial: Trial, note: Note) -> None:
-    Folder(trial.config.out).write(NOTE, json.dumps(vars(note)).encode())
+    trial.run.folder.write(NOTE, json.dumps(vars(note)).encode())
 
 
 class _WhenAsked(tune.Stopper):

@@ -20,6 +20,7 @@ from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
 from forebrain.shards.subset import SubsetConfig
+from forebrain.training.optimise import CLIP_NORM, Schedule, learning_rate_at
 
 StrategyName = Literal["ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -67,13 +68,13 @@ class TrainingConfig:
     steps: int = 600
     batch_size: int = 64
     learning_rate: float = 3e-4
-    schedule: Literal["constant", "cosine"] | None = None
+    schedule: Schedule | None = None
     warmup_steps: int | None = None
     loss: LossName | None = None
     select_by: Literal["score", "loss"] | None = None
     weight_decay: float = 1e-4
     amsgrad: bool | None = None
-    clip_norm: float = 5.0
+    clip_norm: float = CLIP_NORM
     joint_clip: bool | None = None
     move_unread_interfaces: bool | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -138,7 +139,7 @@ class TrainingConfig:
 class ResolvedTraining(TrainingConfig):
     """A `TrainingConfig` in which nothing is left to the protocol."""
 
-    schedule: Literal["constant", "cosine"]
+    schedule: Schedule
     warmup_steps: int
     loss: LossName
     select_by: Literal["score", "loss"]
@@ -153,12 +154,7 @@ class ResolvedTraining(TrainingConfig):
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up, then constant or cosine to a tenth."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return self.learning_rate
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        return learning_rate_at(step, self.learning_rate, self.steps, self.warmup_steps, self.schedule)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from forebrain import realtime
 from forebrain.adaptation.artifact import Adapted
 from forebrain.commands.live import Transport
 from forebrain.errors import ConfigError
+from forebrain.models.base import LossName
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.realtime.messages import max_frame_bytes
@@ -75,7 +76,7 @@ class Config:
 def run(config: Config, console: Console) -> int:
     """Serves until it is asked to stop, and writes the state once more then."""
     torch.set_num_threads(1)  # the forecaster has its own
-    live = _open(config)
+    live, loss = _open(config)
     with ExitStack() as stack:
         state = updater = None
         if config.state is not None:
@@ -84,7 +85,7 @@ def run(config: Config, console: Console) -> int:
                 console.print(f"going on after frame {live.arrivals.index}")
             stack.callback(state.close, live)
         if config.updates:
-            updater = InterfaceUpdater(live, config.update)
+            updater = InterfaceUpdater(live, config.update, loss)
             stack.callback(updater.close)
         port, where = _port(config, live)
         stack.callback(port.close)
@@ -107,12 +108,14 @@ def run(config: Config, console: Console) -> int:
     return 0
 
 
-def _open(config: Config) -> LiveForecaster:
+def _open(config: Config) -> tuple[LiveForecaster, LossName]:
+    """The forecaster, and the loss that its backbone was trained with."""
     if config.adapted is None:
         assert config.untrained_units is not None
-        return untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
+        live = untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
+        return live, "relative"
     adapted = Adapted.load(config.adapted, registry=config.registry)
-    return realtime.open(
+    live = realtime.open(
         adapted.backbone,
         adapted.interface,
         Fit(adapted.mean, adapted.scale),
@@ -123,6 +126,7 @@ def _open(config: Config) -> LiveForecaster:
         config=config.live,
         threads=config.threads,
     )
+    return live, adapted.description.loss
 
 
 def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:

@@ -20,9 +20,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from forebrain.models.base import Model, SessionInput, SessionTarget
-from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
+from forebrain.training.optimise import AdamW, clip, sum_of_squares
 from forebrain.training.state import (
     PortableTensors,
     check_parameters,
@@ -30,7 +30,6 @@ from forebrain.training.state import (
     portable,
 )
 from forebrain.training.strategies.base import Strategy
-from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 
 class FullyShared(Strategy):
@@ -68,7 +67,7 @@ class FullyShared(Strategy):
         square = sum_of_squares(gradients)
         self._group.sum_tensors([square])
         norm = (square if besides is None else square + besides).sqrt()
-        torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
+        clip(gradients, norm, clip_norm)
         self._optimiser.step(learning_rate)
         self._optimiser.clear_gradients()
         return norm
@@ -123,9 +122,7 @@ class FullyShared(Strategy):
 
     def _own_gradients(self) -> list[Tensor]:
         """This worker's part of every gradient, zero where no window reached it."""
-        for parameter in self._parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        self._optimiser.fill_gradients()
         return [_shared(each.grad).to_local() for each in self._parameters.values()]
 
 

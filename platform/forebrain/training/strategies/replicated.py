@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from forebrain.models.base import Model, SessionInput, SessionTarget
-from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
+from forebrain.training.optimise import AdamW, clip, sum_of_squares
 from forebrain.training.state import (
     PortableTensors,
     export_parameters,
@@ -41,14 +40,15 @@ class Replicated(Strategy):
             error.backward()
 
     def reduce(self, totals: Tensor) -> None:
-        self._group.sum_tensors([*self._gradients(), totals])
+        # Every parameter has one, so that the message is the same on every worker.
+        self._optimiser.fill_gradients()
+        self._group.sum_tensors([*self._optimiser.gradients, totals])
 
     def step(self, learning_rate: float, clip_norm: float, besides: Tensor | None = None) -> Tensor:
-        gradients = self._gradients()
+        gradients = self._optimiser.gradients
         square = sum_of_squares(gradients)
         norm = (square if besides is None else square + besides).sqrt()
-        if gradients:
-            torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
+        clip(gradients, norm, clip_norm)
         self._optimiser.step(learning_rate)
         self._optimiser.clear_gradients()
         return norm
@@ -61,22 +61,3 @@ class Replicated(Strategy):
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         load_parameters(self._optimiser, self._parameters, tensors, "backbone")
-
-    def _gradients(self) -> list[Tensor]:
-        """A gradient for every parameter, zero where no window reached it."""
-        for parameter in self._parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        return [p.grad for p in self._parameters.values() if p.grad is not None]
-
-
-def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
-    """Over all values of all tensors, a scalar."""
-    if not tensors:  # of a model that belongs to sessions altogether
-        return torch.zeros(())
-    return torch.stack(torch._foreach_norm(list(tensors))).square().sum()
-
-
-def clip_factor(norm: Tensor, clip_norm: float) -> Tensor:
-    """What gradients of this norm are multiplied with so that it is at most `clip_norm`."""
-    return (clip_norm / (norm + 1e-6)).clamp(max=1.0)
