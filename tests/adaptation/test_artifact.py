@@ -7,13 +7,14 @@ import pickle
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, Adapted, new_folder, require_new
+from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, new_folder, require_new
 from forebrain.adaptation.backbone import Backbone
 from forebrain.errors import AdaptationError, RecordingError, StorageError
 from forebrain.sessions.session import Session
@@ -39,8 +40,12 @@ def test_a_later_load_forecasts_the_same_and_knows_the_same(
 ) -> None:
     before, after = make_adapted(backbone), Adapted.load(saved)
     np.testing.assert_array_equal(after.forecast(window()), before.forecast(window()))
-    for name in ("unit_names", "rate_hz", "fitted_on", "mode", "origin", "subject", "num_recorded", "model"):
+    for name in ("mode", "origin", "identity"):
         assert getattr(after, name) == getattr(before, name), name
+    for item in fields(before.preprocessing):
+        np.testing.assert_equal(
+            getattr(after.preprocessing, item.name), getattr(before.preprocessing, item.name), item.name
+        )
     assert after.description.protocol == "chronological"
     assert sorted(path.name for path in saved.iterdir()) == [RECORD, INTERFACE]
 
@@ -50,8 +55,9 @@ def test_a_forecast_is_in_the_recordings_own_units(
 ) -> None:
     adapted = make_adapted(backbone)
     frames = window()
-    shifted = adapted.forecast(frames + 3 * adapted.scale)  # a relative model moves with its window
-    np.testing.assert_allclose(shifted, adapted.forecast(frames) + 3 * adapted.scale, atol=1e-4)
+    scale = adapted.preprocessing.scale
+    shifted = adapted.forecast(frames + 3 * scale)  # a relative model moves with its window
+    np.testing.assert_allclose(shifted, adapted.forecast(frames) + 3 * scale, atol=1e-4)
     assert shifted.shape == (4, 5)
 
 
@@ -180,7 +186,7 @@ def test_a_recordings_last_window_is_repaired_as_the_adaptations_recording_was(
     adapted = make_adapted(backbone)
     traces = a_recording().frames(0, 60)
     traces[:, 0], traces[:, 4], traces[50, 1] = 1.0, traces[:, 5], np.nan  # each still the unit that it was
-    expected = traces[-12:, adapted.columns]
+    expected = traces[-12:, adapted.preprocessing.columns]
     expected[2, 1] = traces[49, 1]
     np.testing.assert_array_equal(adapted.latest_window(a_recording(traces=traces)), expected)
 
@@ -188,10 +194,9 @@ def test_a_recordings_last_window_is_repaired_as_the_adaptations_recording_was(
 def test_units_without_a_value_are_named(backbone: Backbone, make_adapted: Callable[..., Adapted]) -> None:
     adapted = make_adapted(backbone)
     traces = a_recording().frames(0, 60)
-    traces[:, adapted.columns[1]] = np.nan
-    with pytest.raises(
-        AdaptationError, match=rf"{adapted.unit_names[1]} \(1 of {adapted.num_units} units\) have no"
-    ):
+    traces[:, adapted.preprocessing.columns[1]] = np.nan
+    name = adapted.preprocessing.unit_names[1]
+    with pytest.raises(AdaptationError, match=rf"{name} \(1 of {adapted.num_units} units\) have no"):
         adapted.latest_window(a_recording(traces=traces))
 
 
@@ -213,9 +218,10 @@ def test_a_last_window_spans_no_gap(backbone: Backbone, make_adapted: Callable[.
 def test_a_recording_whose_frame_times_tell_its_rate_is_resampled_again(
     backbone: Backbone, make_adapted: Callable[..., Adapted]
 ) -> None:
-    adapted = replace(make_adapted(backbone), recorded_rate_hz=10.0, resample_hz=2.5)
+    made = make_adapted(backbone)
+    adapted = replace(made, preprocessing=replace(made.preprocessing, recorded_rate_hz=10.0, resample_hz=2.5))
     timed = a_recording(rate_hz=None, time_s=np.arange(60) / 10)
-    expected = timed.frames(12, 60)[:, adapted.columns].reshape(12, 4, 5).mean(axis=1)
+    expected = timed.frames(12, 60)[:, adapted.preprocessing.columns].reshape(12, 4, 5).mean(axis=1)
     np.testing.assert_allclose(adapted.latest_window(timed), expected, rtol=1e-5, atol=1e-6)
 
 

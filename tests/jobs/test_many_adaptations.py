@@ -13,8 +13,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from forebrain.adaptation.artifact import Adapted
-from forebrain.adaptation.backbone import weights_of
+from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.origin import weights_of
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.fit import FitConfig
 from forebrain.errors import ConfigError, ForebrainError

@@ -68,13 +68,18 @@ def serve(
 
 
 def describe(live: LiveForecaster) -> dict[str, Any]:
-    """What a sender must know: units, context, horizon, rate."""
+    """What a sender must know: units, context, horizon, and how frames were made of what was recorded."""
+    preprocessing = live.preprocessing
     return {
         "num_units": live.num_units,
         "unit_names": live.unit_names,
+        "num_recorded": preprocessing.num_recorded,
         "context": live.context,
         "horizon": live.horizon,
-        "rate_hz": live.arrivals.rate_hz,
+        "rate_hz": preprocessing.rate_hz,
+        "recorded_rate_hz": preprocessing.recorded_rate_hz,
+        "event_rate_hz": preprocessing.event_rate_hz,
+        "resample_hz": preprocessing.resample_hz,
     }
 
 

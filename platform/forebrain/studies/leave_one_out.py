@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from forebrain.adaptation.adapting import train
-from forebrain.adaptation.artifact import Mode
+from forebrain.adaptation.adapting import Mode, train
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.recording import Prepared, open_session, prepare_session
