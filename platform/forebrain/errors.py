@@ -41,6 +41,10 @@ class FrameError(ForebrainError):
     """A frame or message of a live stream cannot be used. Only that one is refused; the stream goes on."""
 
 
+class NoAnswerError(ForebrainError):
+    """A live forecaster did not answer in time: it is not running, or not at that address."""
+
+
 class AdaptationError(ForebrainError):
     """A backbone, a recording and what was adapted do not fit together, or one of them is not there."""
 
