@@ -17,6 +17,8 @@ from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, new_folder, require_new
 from forebrain.adaptation.backbone import Backbone
 from forebrain.errors import AdaptationError, RecordingError, StorageError
+from forebrain.realtime.forecaster import LiveConfig
+from forebrain.realtime.server import describe
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -48,6 +50,46 @@ def test_a_later_load_forecasts_the_same_and_knows_the_same(
         )
     assert after.description.protocol == "chronological"
     assert sorted(path.name for path in saved.iterdir()) == [RECORD, INTERFACE]
+
+
+@pytest.mark.parametrize("name", ["poco", "nlinear"])
+def test_folders_written_before_load_forecast_and_save_as_they_did(name: str, tmp_path: Path) -> None:
+    before = Path(__file__).parent / "written_before"
+    adapted = Adapted.load(before / name)
+    # On the processor that wrote them these are equal to the bit; others may sum in another order.
+    expected = np.load(before / f"{name}.npy")
+    np.testing.assert_allclose(adapted.forecast(window(6)), expected, rtol=1e-5, atol=1e-6)
+    preprocessing = adapted.preprocessing
+    assert (preprocessing.rate_hz, preprocessing.recorded_rate_hz) == (2.5, 10)
+    assert preprocessing.resample_hz == 2.5 and preprocessing.event_rate_hz is None
+    assert preprocessing.fitted_on == ((0, 240), (300, 310)) and adapted.identity.id == "lab/worm9/day1"
+    assert adapted.score is None
+    again = adapted.save(tmp_path / name)
+    for file in (before / name).iterdir():
+        found, data = (again / file.name).read_bytes(), file.read_bytes()
+        assert json.loads(found) == json.loads(data) if file.suffix == ".json" else found == data
+
+
+def test_a_stream_knows_all_that_the_adaptation_knows(
+    backbone: Backbone, make_adapted: Callable[..., Adapted]
+) -> None:
+    made = make_adapted(backbone)
+    adapted = replace(made, preprocessing=replace(made.preprocessing, event_rate_hz=2.5))
+    live = adapted.stream(LiveConfig(memory=10))
+    assert live.preprocessing is adapted.preprocessing and live.arrivals.rate_hz == 2.5
+    assert live.config.memory == 10
+    told = describe(live)
+    assert told["unit_names"] == adapted.preprocessing.unit_names and told["num_recorded"] == 6
+    assert (told["rate_hz"], told["event_rate_hz"]) == (2.5, 2.5)
+    frames = window(num_units=6)
+    shuffled = [4, 2, 0, 1, 3]
+    names = [adapted.preprocessing.unit_names[unit] for unit in shuffled]
+    by_name = adapted.stream()
+    for frame in frames:
+        live.step(frame)
+        by_name.step(frame[adapted.preprocessing.columns][shuffled], units=names)
+    np.testing.assert_array_equal(live.answer, adapted.forecast(frames))
+    np.testing.assert_array_equal(by_name.answer, adapted.forecast(frames))
 
 
 def test_a_forecast_is_in_the_recordings_own_units(

@@ -24,6 +24,7 @@ from forebrain.sessions.session import Session
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,6 +128,27 @@ class Adapted(Artifact):
         """The units' embeddings: a row for each unit, a column for each dimension."""
         return embedding_table(self.interface.unit.detach().float().cpu().numpy(), self.preprocessing)
 
+    def plot(self, session: Session | None = None) -> Figure:
+        """A picture of the end of the recording: what came, and what had been forecast.
+
+        Args:
+            session: a recording of this animal, see `latest_window`; None for the one adapted to.
+
+        Raises:
+            AdaptationError: no recording is given and none is known, it does not fit, or it is too short.
+        """
+        from forebrain.adaptation.plot import forecasts_at_the_end  # needs matplotlib
+
+        if session is not None:
+            prepared = self.preprocessing.recording(session)
+        elif self.comparison is not None:
+            prepared = self.comparison.prepared.session
+        else:
+            raise AdaptationError(
+                "which recording? This adaptation was opened from a folder, or not scored; give a session."
+            )
+        return forecasts_at_the_end(self._forecast, prepared, self.preprocessing, self.context, self.horizon)
+
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Writes what `save` does, and report.md with tables and pictures; the folder must not exist yet.
 
@@ -134,8 +156,7 @@ class Adapted(Artifact):
             AdaptationError: it was not scored, or was opened from a folder.
             StorageError: there is something of that name, or the disk is full.
         """
-        # Draws, so it needs matplotlib, which forecasting does without.
-        from forebrain.adaptation.report import save_comparison
+        from forebrain.adaptation.report import save_comparison  # needs matplotlib
 
         if self.comparison is None:
             raise AdaptationError(

@@ -23,7 +23,7 @@ class Backbone(Pretrained):
         to_rate: bool = False,
         *,
         score: bool = True,
-        scratch: bool = False,
+        scratch: bool = True,
         progress: Progress | bool = True,
     ) -> Adapted:
         """Fits an interface for a session's units, or more. This backbone stays as it is.
@@ -33,8 +33,9 @@ class Backbone(Pretrained):
             mode: what is trained, see `adapting.train`.
             config: the optimisation; None for the defaults.
             to_rate: resample where the recording has another rate than the backbone was trained on.
-            score: score it on the part held back, beside copy, mean, linear and no step at all.
-            scratch: and beside as many steps from random weights, which takes as long again or longer.
+            score: score it on the part held back, beside copy, mean, linear and what else could have been
+                done: no step at all, and as many steps from random weights.
+            scratch: take those steps from random weights; they last as long again or longer.
             progress: show how far it is; or is told, as `compare` says.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,12 +22,17 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 @contextmanager
-def progress_shown(progress: Progress | bool, console: Console | None = None) -> Iterator[Progress]:
+def progress_shown(
+    progress: Progress | bool,
+    console: Console | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Progress]:
     """What to tell of progress.
 
     Args:
         progress: True shows it, False does not; anything else is told itself.
         console: where to show it; None for standard error.
+        clock: seconds, for tests.
     """
     if not isinstance(progress, bool):
         yield progress
@@ -39,7 +45,7 @@ def progress_shown(progress: Progress | bool, console: Console | None = None) ->
                 yield _Bars(bars)
         else:
             plain = Console(file=console.file, width=LOG_WIDTH, highlight=False, markup=False)
-            yield Follower(plain)
+            yield Follower(plain, clock=clock)
 
 
 def _bars(console: Console) -> Bars:
