@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from typing import Any, cast
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.lines import Line2D
 
+from forebrain import plotting
 from forebrain.errors import AdaptationError
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 
 NUM_UNITS = 6
 NUM_FORECASTS = 6
-_INK, _MUTED, _BLUE = "#222222", "#8c8c8c", "#0072b2"
 
 
 class Picture(Figure):
-    """A figure that notebooks show, whatever their back end."""
+    """A figure that a notebook shows, whatever its back end."""
 
     def _repr_png_(self) -> bytes:
-        stream = io.BytesIO()
-        self.savefig(stream, format="png")
-        return stream.getvalue()
+        return plotting.png(self)
 
 
+@plotting.style()
 def forecasts_at_the_end(
     forecast: Callable[[np.ndarray], np.ndarray],
     session: Session,
@@ -68,36 +65,39 @@ def forecasts_at_the_end(
     shown = order[np.unique(np.linspace(0, len(order) - 1, min(NUM_UNITS, len(order))).round().astype(int))]
 
     rate_hz = preprocessing.rate_hz
-    time = (first + np.arange(len(frames))) / (rate_hz or 1)
-    figure = Picture(figsize=(10, 1.2 + 0.9 * len(shown)), layout="constrained", dpi=120)
+    to_time, unit_of_time = plotting.time_scale(rate_hz)
+    time = to_time(first + np.arange(len(frames)))
+    lines = {"copy": plotting.line("copy"), "adapted": plotting.line("adapted")}
+    figure = Picture(figsize=(10, 1.4 + 0.9 * len(shown)))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for row, unit in enumerate(shown):
         trace = frames[:, unit]
         scale = 0.8 / max(np.ptp(trace), least)
-
-        def height(values: Any, row: int = row, scale: float = scale, low: float = trace.min()) -> Any:
-            return row - 0.4 + scale * (values - low)
-
-        axes.plot(time, height(trace), color=_INK, linewidth=1.0, label=None if row else "activity")
+        base = row - 0.4 - scale * trace.min()
+        axes.plot(time, base + scale * trace, color=plotting.INK, linewidth=1.0)
         for number, origin in enumerate(origins):
-            known, ahead = trace[origin - 1 : origin], time[origin - 1 : origin + horizon]
-            copy = height(np.repeat(known, horizon + 1))
-            ours = height(np.concatenate([known, forecasts[number, :, unit]]))
-            first_of_all = not (row or number)
-            named = {"copy": "copy", "ours": "forecast"} if first_of_all else {}
-            axes.plot(ahead, copy, "--", color=_MUTED, linewidth=1.0, label=named.get("copy"))
-            axes.plot(ahead, ours, color=_BLUE, linewidth=1.8, label=named.get("ours"))
-            axes.plot(ahead[0], copy[0], "o", color=_BLUE, markersize=3.5)
+            known = trace[origin - 1 : origin]
+            said = {"copy": np.repeat(known, horizon), "adapted": forecasts[number, :, unit]}
+            for name, style in lines.items():
+                heights = base + scale * np.concatenate([known, said[name]])
+                axes.plot(time[origin - 1 : origin + horizon], heights, **style)
+        now = origins - 1
+        axes.plot(time[now], base + scale * trace[now], "o", color=lines["adapted"]["color"], markersize=3.5)
     axes.set_yticks(
         range(len(shown)), [f"{preprocessing.name(int(unit))}\nR2 {explained[unit]:.2f}" for unit in shown]
     )
-    axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"time in the recording ({'frames' if rate_hz is None else 's'})")
-    title = f"{session.id}, its end: {horizon} frames forecast from each dot on; units scaled to their range"
-    axes.set_title(title, loc="left", fontsize=9)
-    figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8.5)
-    for text in figure.findobj(Text):
-        cast(Text, text).set_parse_math(False)  # names of sessions and units may hold dollars
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(-0.55, len(shown) - 0.4)
+    axes.set_xlim(time[0], time[-1])
+    axes.set_xlabel(f"time in the recording ({unit_of_time})")
+    plotting.title(
+        axes,
+        f"{session.id}, its end",
+        f"forecasts of the next {plotting.duration(horizon, rate_hz)} from each dot on; {len(shown)} of "
+        f"{len(explained)} units, at even quantiles of R2, best on top, each scaled to its own range",
+    )
+    activity = Line2D([], [], color=plotting.INK, linewidth=1.2, label="activity")
+    plotting.legend(figure, [activity, *(Line2D([], [], label=name, **lines[name]) for name in lines)])
     return figure
