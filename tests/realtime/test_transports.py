@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -228,3 +229,31 @@ def test_lsl_channels_that_bear_the_names_of_units_are_taken_by_name(open_live: 
     assert (first_step[2], first_step[0]) == (1.0, 3.0)
     np.testing.assert_array_equal(first_step[[1, 3, 4, 5]], live.preprocessing.mean[[1, 3, 4, 5]])
     assert live.counts["unknown_units"] == 1
+
+
+def test_of_two_lsl_streams_of_one_name_none_is_taken_silently(
+    open_live: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    import pylsl
+
+    name, live = f"forebrain-test-{uuid.uuid4().hex[:8]}", open_live()
+    outlets = [
+        pylsl.StreamOutlet(pylsl.StreamInfo(name, "Activity", 6, 5.0, pylsl.cf_float32, source))
+        for source in ("rig-a", "rig-b")
+    ]
+    port = LslPort(name, HORIZON, 6, 5.0, None)
+    with pytest.raises(FrameError, match=r"2 streams are called .*'rig-a'.*'rig-b'.*none is read") as refused:
+        port.receive(10)
+    assert f"{name}@SOURCE_ID" in str(refused.value)
+    assert port.receive(10) is None  # said once
+    port.close()
+
+    with served(live, LslPort(f"{name}@rig-b", HORIZON, 6, 5.0, None)):
+        assert outlets[1].wait_for_consumers(10)
+        outlets[0].push_sample([0.0] * 6, 1.0)
+        outlets[1].push_sample([7.0] * 6, 2.0)
+        for _ in range(100):
+            if live.counts["frames"]:
+                break
+            time.sleep(0.05)
+    assert live.counts["frames"] == 1 and live.frame[0] == 7

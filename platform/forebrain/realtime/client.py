@@ -76,6 +76,14 @@ class Client:
         """
         return self._ask("status")
 
+    def reset(self) -> dict[str, Any]:
+        """Begins a new run, such as after a pause: the next frame is the first. Returns the status.
+
+        Raises:
+            NoAnswerError: no answer came in time.
+        """
+        return self._ask("reset")
+
     def close(self) -> None:
         """Closes the connection; the server goes on."""
         self._requests.close()

@@ -22,7 +22,7 @@ import torch
 from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError, FrameError
 from forebrain.models.base import Interface, Model, SessionInput
-from forebrain.realtime.arrivals import Arrivals
+from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
@@ -36,12 +36,12 @@ DRIFT_SPREAD = 3.0
 DRIFT_UNITS = 0.2
 MIN_FALLBACK_WINDOWS = 64
 
-Source = Literal["warm-up", "model", "copy"]
+Source = Literal["warm-up", "model", "copy", "late", "repeated"]
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
 # What `status` counts from the start, in its order.
 COUNTED = (
     "frames", "forecasts", "skipped", "missing_frames", "empty_frames", "gaps", "late", "repeated",
-    "restarts", "refused", "missing_values", "vanished", "appeared", "unknown_units", "not_finite",
+    "restarts", "resets", "refused", "missing_values", "vanished", "appeared", "unknown_units", "not_finite",
     "fallbacks", "updates",
 )  # fmt: skip
 
@@ -101,6 +101,7 @@ class LiveForecaster:
         self.num_units, self.horizon, self.context = num_units, model.config.horizon, model.config.context
         self.preprocessing, self.unit_names = preprocessing, unit_names or None
         self.source: Source = "warm-up"
+        self.made_at: tuple[int | None, float | None] = None, None  # index and time of the answer's frame
         self.counts = Counter(dict.fromkeys(COUNTED, 0))
         self.arrivals = Arrivals(preprocessing.rate_hz)
         self.ring = Ring(self.context, num_units)
@@ -145,7 +146,8 @@ class LiveForecaster:
 
         Returns:
             float32 [H, N] in the recording's units, always finite. Until C frames have come in a row, and
-            where `source` is `copy`, it is the last frame known, repeated.
+            where `source` is `copy`, it is the last frame known, repeated. Where `source` is `late` or
+            `repeated` the frame changed nothing, and it is the newest forecast once more, of `made_at`.
 
         Raises:
             FrameError: the frame has the wrong shape or type, or no place. It changes nothing.
@@ -169,8 +171,9 @@ class LiveForecaster:
         if units is not None and named is not None:
             self._named = named
             self.counts["unknown_units"] += named.num_values - len(named.sources)
-        if arrival.kind in ("late", "repeated"):
+        if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
+            self.source = arrival.kind
             return False
         self.counts["frames"] += 1
         if arrival.kind == "restart":
@@ -186,6 +189,7 @@ class LiveForecaster:
         """[H, N] from the newest frame on, in memory that the next call overwrites."""
         self._forecast = None
         self.answer[:] = self._last
+        self.made_at = self.arrivals.index, self.arrivals.time_s
         self.source = "warm-up"
         if self.ring.is_full:
             forecast = self._call_model()
@@ -223,6 +227,19 @@ class LiveForecaster:
         self.interface = interface
         self.rehearse()  # which prepares it
         self.counts["updates"] += 1
+
+    def reset(self) -> None:
+        """Begins a new run: the next frame is the first, whatever its index and time, all units in order.
+
+        What is known of the units stays: statistics, rolling score, interface and counts.
+        """
+        self.counts["resets"] += 1
+        self.arrivals.reset()
+        self._named = None
+        self._empty_run = 0
+        self._restart()
+        self.answer[:] = self._last  # so that nothing of the run before is given again
+        self.source, self.made_at = "warm-up", (None, None)
 
     def state(self) -> State:
         """A copy of all that `restore` needs: arrays, and plain values. Forecasts that are not scored yet are
@@ -268,7 +285,8 @@ class LiveForecaster:
             self.drifted_units = self._count_drifted()
         self.forecast()  # for a sender that never got the newest frame's answer and asks again
         self._forecast = None
-        self.counts = Counter(plain["counts"])
+        known = {name: min(count, MAX_INDEX) for name, count in plain["counts"].items()}
+        self.counts = Counter(dict.fromkeys(COUNTED, 0) | known)
 
     def status(self) -> dict[str, Any]:
         """What happened so far, plain and JSON-able; undefined is None."""
@@ -322,7 +340,8 @@ class LiveForecaster:
         """Frames that did not come: a few are held at the last values, after more the window starts anew."""
         if not missing:
             return
-        self.counts["missing_frames"] += missing
+        # An index may jump by more than a message can hold.
+        self.counts["missing_frames"] = min(self.counts["missing_frames"] + missing, MAX_INDEX)
         self.segment += 1
         self._known[:] = False
         if missing >= MIN_GAP_FRAMES:
