@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from forebrain_registry.storage import Folder
 from packaging.requirements import Requirement
 
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 TINY = {

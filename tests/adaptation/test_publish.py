@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.adaptation.backbone import Backbone
@@ -24,7 +25,6 @@ from forebrain.runs.trained import TrainedModel
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import Registry, pull

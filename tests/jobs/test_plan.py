@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forebrain_registry.storage import Folder
 
 from forebrain.benchmarking import plan
 from forebrain.commands import main
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.single import train_here

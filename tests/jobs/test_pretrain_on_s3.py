@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from faulty_proxy import FAULTS, FaultyProxy
@@ -18,7 +19,6 @@ from forebrain.runs.pretrain import pretrain
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 
 EVALUATE = Path(__file__).parents[2] / "jobs" / "evaluate.py"

@@ -21,13 +21,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from forebrain_registry.storage import Folder
 
 from forebrain.benchmarking.chaos import cluster_of, is_training, training_workers
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
-from forebrain.storage import Folder
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Event

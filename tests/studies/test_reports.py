@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forebrain_registry.storage import Folder
 
 from forebrain.config import from_values
-from forebrain.storage import Folder
 from forebrain.studies.ablation import report_effects
 from forebrain.studies.report import to_html, to_markdown, write_hparams, write_report
 from forebrain.studies.scaling import ScaleConfig, curve_of, report_curve

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from forebrain_registry.storage import Folder
 
 from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.storage import Folder
 from forebrain.studies.ablation import AblateConfig
 from forebrain.studies.study import conduct
 from forebrain.studies.trials import Trial

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forebrain_registry.storage import Folder
 
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.scoring.metrics import Scores
-from forebrain.storage import Folder
 from forebrain.studies import tuning
 from forebrain.studies.notes import NOTE, read_note, unfinished
 from forebrain.studies.trials import Trial, Variant, make_trials

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from forebrain_registry.storage import Folder
 
 from forebrain.errors import CheckpointError
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def test_a_reader_goes_on_when_what_it_reads_is_removed(store: CheckpointStore, 
 
 KILLED_WRITER = """
 import os, signal, sys
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 
 folder, moment = sys.argv[1], int(sys.argv[2])

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forebrain_registry.storage import Folder
 
 from faulty_proxy import FaultyProxy
 from forebrain.errors import StorageError
-from forebrain.storage import Folder
 from forebrain.training.metrics_file import MetricsFile
 
 

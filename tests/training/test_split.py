@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from forebrain_registry.storage import Folder
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
@@ -26,7 +27,6 @@ from forebrain.models.base import Interface
 from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights
-from forebrain.storage import Folder
 from forebrain.training import loop
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup

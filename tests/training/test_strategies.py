@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.distributed as dist
+from forebrain_registry.storage import Folder
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.models.poco import Poco
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig, TrainingConfig

@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import safetensors.torch
 import torch
+from forebrain_registry.storage import PARTIAL
 from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
@@ -38,7 +39,6 @@ from forebrain.errors import AdaptationError, ConfigError, StorageError
 from forebrain.models.base import Interface, Model
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
-from forebrain.storage import PARTIAL
 from forebrain_registry.records import WEIGHTS
 
 FORMAT = "forebrain-adaptation-1"

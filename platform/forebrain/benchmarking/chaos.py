@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import yaml
+from forebrain_registry.storage import Folder
 from rich.console import Console
 from rich.table import Table
 
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.ray_runtime import quiet_ray
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 from forebrain.training.ledger import Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.errors import ConfigError, ForebrainError
@@ -16,7 +17,6 @@ from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
 from forebrain.shards.recordings import find_all
 from forebrain.shards.stream import build_order
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.data import open_windows
 from forebrain.training.events import Ended, Event, Listener, Skipped, Started

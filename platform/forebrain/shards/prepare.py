@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from forebrain_registry.storage import PARTIAL, Folder, readable
+
 from forebrain.errors import ConfigError, ForebrainError, RecordingError, ShardError, StorageError
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
@@ -24,7 +26,6 @@ from forebrain.shards.index import INDEX_NAME, Index, IndexRow, SessionEntry, So
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.recordings import name_of, open_any, sha256_of
 from forebrain.shards.writer import write_session
-from forebrain.storage import PARTIAL, Folder, readable
 
 OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]

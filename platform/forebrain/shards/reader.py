@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
+from forebrain_registry.storage import Folder, readable
 
 from forebrain.errors import BadShardError, ShardError
 from forebrain.sessions.session import Range
@@ -30,7 +31,6 @@ from forebrain.shards.index import (
     entry_name,
     shard_name,
 )
-from forebrain.storage import Folder, readable
 
 OnBadShard = Literal["stop", "skip"]
 

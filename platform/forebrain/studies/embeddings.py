@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from forebrain_registry.storage import Folder
 
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
@@ -21,7 +22,6 @@ from forebrain.scoring.intervals import rng_for
 from forebrain.shards.index import SessionEntry
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
-from forebrain.storage import Folder
 from forebrain.studies.figures import scatter_figure
 from forebrain.studies.report import Picture, StudyReport, write_report
 from forebrain.training.data import open_windows

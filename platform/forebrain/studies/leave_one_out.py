@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.adaptation.adapting import Mode, train
@@ -39,7 +40,6 @@ from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_bas
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 
 

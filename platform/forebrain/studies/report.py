@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.evaluation.tables import Cell as TableCell
 from forebrain.evaluation.tables import Table
 from forebrain.scoring.baselines import BASELINES
-from forebrain.storage import Folder
 from forebrain.studies.effects import cells_of, mean_with_interval
 from forebrain.studies.study import MODEL, Outcome
 

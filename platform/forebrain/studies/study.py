@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import yaml
+from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.errors import ConfigError
 from forebrain.runs.pretrain import check_data, prepare_into
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
-from forebrain.storage import Folder
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from forebrain_registry.storage import Folder
+
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from forebrain_registry.storage import Folder
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.state import list_placement_groups
@@ -25,7 +26,6 @@ from rich.console import Console
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
-from forebrain.storage import Folder
 from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, Validated

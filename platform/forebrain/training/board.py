@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from forebrain_registry.storage import Folder
 from torch.utils.tensorboard import SummaryWriter
-
-from forebrain.storage import Folder
 
 
 class Board(SummaryWriter):

@@ -17,8 +17,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from forebrain_registry.storage import Folder
+
 from forebrain.errors import StorageError
-from forebrain.storage import Folder
 
 Row = dict[str, Any]
 NAME = "metrics.jsonl"

@@ -11,10 +11,10 @@ import json
 from typing import Any
 
 import yaml
+from forebrain_registry.storage import Folder
 
 from forebrain.errors import CheckpointError
 from forebrain.shards.index import INDEX_NAME
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.metrics_file import MetricsFile
