@@ -15,7 +15,8 @@ from forebrain.errors import ForebrainError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import ATTEMPTS, Folder
+from forebrain_registry.storage import Folder
+from forebrain_registry.storage.retries import ATTEMPTS
 
 DATA = bytes(range(256)) * 400
 
@@ -80,6 +81,17 @@ def test_a_put_if_absent_whose_answer_was_lost_is_won_and_a_lost_race_stays_lost
     assert remote.read("record") == b"ours"
 
 
+def test_what_aws_answers_to_many_who_create_at_once_is_tried_again(
+    remote: Folder, faults: FaultyProxy
+) -> None:
+    faults.fail("conflict", times=2)
+    remote.create("record", b"ours")
+    assert faults.met() == ["conflict"] * 2
+    faults.fail("conflict", times=1000)
+    with pytest.raises(StorageError, match=rf"in {ATTEMPTS} attempts .*ConditionalRequestConflict"):
+        remote.create("another", b"ours")
+
+
 def test_attempts_are_bounded_and_do_not_multiply(
     remote: Folder, faults: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +105,7 @@ def test_attempts_are_bounded_and_do_not_multiply(
     with pytest.raises(StorageError, match="in 2 attempts"):
         remote.write("a", DATA)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1000")
-    monkeypatch.setattr("forebrain.storage.RETRY_S", 0.5)
+    monkeypatch.setattr("forebrain_registry.storage.retries.RETRY_S", 0.5)
     faults.log.clear()
     # Without a bound in time it would be read once the thousand faults are used up.
     with pytest.raises(StorageError, match=r"in \d+ attempts") as raised:
@@ -163,6 +175,10 @@ def test_a_bucket_that_is_not_there_is_named(faults: FaultyProxy) -> None:
         lambda: folder.read("a"),
         lambda: folder.read_all(["a", "b"]),
         lambda: folder.read_range("a", 0, 1),
+        lambda: folder.write("a", b""),
+        lambda: folder.create("a", b""),
+        lambda: folder.files(),
+        lambda: list(folder.chunks("a")),
     ):
         with pytest.raises(StorageError, match=r"no-such-bucket.*no such bucket at http"):
             call()

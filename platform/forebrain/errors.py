@@ -1,8 +1,11 @@
-"""The errors a user can mend. Each message says what is wrong, where, what was expected and what to do."""
+"""The errors a user can mend. Each message says what is wrong, where, what was expected and what to do.
 
+All are a ForebrainError, those of storage and registry too, so that one `except` at the door shows any of
+them.
+"""
 
-class ForebrainError(Exception):
-    """Base of every error that is the input's fault, not the program's: shown without a traceback."""
+from forebrain_registry.errors import ForebrainError as ForebrainError
+from forebrain_registry.errors import StorageError as StorageError
 
 
 class RecordingError(ForebrainError):
@@ -11,10 +14,6 @@ class RecordingError(ForebrainError):
 
 class ConfigError(ForebrainError):
     """A configuration asks for something impossible."""
-
-
-class StorageError(ForebrainError):
-    """A disk is full, or an object store does not answer, refuses access, or has no such bucket."""
 
 
 class ShardError(ForebrainError):

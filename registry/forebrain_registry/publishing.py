@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forebrain_registry import layout, strict_json
 from forebrain_registry.card import front_matter, make_card
@@ -33,7 +34,10 @@ from forebrain_registry.records import (
     checked_metadata,
 )
 from forebrain_registry.registry import Registry
-from forebrain_registry.store import Store
+from forebrain_registry.storage import Folder
+
+if TYPE_CHECKING:
+    from forebrain_registry.web import WebStore
 
 METADATA = "metadata.json"
 MAX_HEADER_BYTES = 100 * 2**20
@@ -230,7 +234,7 @@ def _store_blobs(registry: Registry, sources: Mapping[str, Path]) -> None:
     raise StorageError(f"{registry.uri}: blobs disappear as they are stored. Is a collector running wild?")
 
 
-def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> bool:
+def _store_blob(store: Folder, sha256: str, source: Path, grace_s: float) -> bool:
     """Makes sure that a blob is there and young; returns whether it was not."""
     name = layout.blob_name(sha256)
     there = store.stat(name)
@@ -243,12 +247,12 @@ def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> bool
     return True
 
 
-def _create_version(store: Store, name: str, content: bytes, last: int) -> int:
+def _create_version(store: Folder, name: str, content: bytes, last: int) -> int:
     """Creates the record under the first free number, which is returned."""
     folder = layout.versions_folder(name)
     for number in range(last + 1, min(last + 10_000, layout.MAX_NUMBER + 1)):
         try:
-            layout.create_record(store, folder, number, content)
+            store.create(layout.record_name(folder, number), content)
         except FileExistsError:
             continue
         return number
@@ -273,7 +277,7 @@ def _numbers(versions: Mapping[str, Version]) -> list[int]:
     return [version.number for version in versions.values()]
 
 
-def _fetched(store: Store, stored: StoredFile, scratch: Path) -> Path:
+def _fetched(store: Folder | WebStore, stored: StoredFile, scratch: Path) -> Path:
     """A checked local copy of a blob."""
     path = scratch / stored.sha256
     digest, size = hashlib.sha256(), 0
