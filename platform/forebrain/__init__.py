@@ -1,3 +1,3 @@
 """forebrain: foundation models that forecast brain activity, trained over many animals."""
 
-__version__ = "0.1.0"
+from forebrain_registry import __version__ as __version__

@@ -4,8 +4,32 @@ All are a ForebrainError, those of storage and registry too, so that one `except
 them.
 """
 
+import importlib.metadata
+from pathlib import Path
+
+import forebrain_registry
 from forebrain_registry.errors import ForebrainError as ForebrainError
 from forebrain_registry.errors import StorageError as StorageError
+
+
+def _require_one_version() -> None:
+    """Raises ImportError where forebrain_registry was replaced by that of another version.
+
+    Two wheels hold it: forebrain's, and that of the light client, which puts its files over the others.
+    """
+    site = Path(__file__).parents[1]
+    if Path(forebrain_registry.__file__).parents[1] != site:
+        return  # a checkout
+    found = importlib.metadata.Distribution.discover(name="forebrain", path=[str(site)])
+    for version in {own.version for own in found} - {forebrain_registry.__version__}:
+        raise ImportError(
+            f"forebrain {version} found forebrain_registry {forebrain_registry.__version__}, which the "
+            "package forebrain-registry put in its place. Uninstall that, then reinstall forebrain, which "
+            "holds its own."
+        )
+
+
+_require_one_version()
 
 
 class RecordingError(ForebrainError):

@@ -129,10 +129,15 @@ class ObjectStore:
 
     def put(self, name: str, source: bytes | Path, if_absent: bool = False) -> None:
         path, mode = self._path(name), {"mode": "create"} if if_absent else {}
-        if isinstance(source, bytes):
-            self._try(name, lambda: self._fs.pipe_file(path, source, **mode))
-        else:
-            self._try(name, lambda: self._fs.put_file(str(source), path, **mode))
+        try:
+            if isinstance(source, bytes):
+                self._try(name, lambda: self._fs.pipe_file(path, source, **mode))
+            else:
+                self._try(name, lambda: self._fs.put_file(str(source), path, **mode))
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{self.uri}/{name}: cannot be written ({_cause(error)}). Check the address."
+            ) from error
 
     def remove(self, name: str) -> None:
         path = glob.escape(self._path(name))
