@@ -187,7 +187,7 @@ class ObjectStore:
             ) from error
         if isinstance(error, ValueError) and "endpoint" in str(error).lower():
             raise StorageError(
-                f"{where}: {_cause(error)}. AWS_ENDPOINT_URL begins with http:// or https://, as in "
+                f"{where}: {_cause(error)}. AWS_ENDPOINT_URL must begin with http:// or https://, as in "
                 "http://minio.lab:9000."
             ) from error
         if isinstance(error, OSError) or type(error).__module__.startswith("botocore."):
