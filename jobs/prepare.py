@@ -13,7 +13,7 @@ from forebrain.shards.index import SessionEntry, remarks
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import prepare
 from forebrain.shards.recordings import find_all
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 WINDOW_FRAMES = 64  # the published window: context 48, horizon 16
 

@@ -16,7 +16,7 @@ import yaml
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 from linked_environment import environment_of
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ import pytest
 
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.single import train_here
+from forebrain_registry.storage import Folder
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "plan.py"
 

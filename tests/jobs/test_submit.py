@@ -24,13 +24,13 @@ import yaml
 from ray.job_submission import JobSubmissionClient
 
 from forebrain.config import from_values
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
+from forebrain_registry.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "cluster" / "grafana" / "forebrain.json"

@@ -15,7 +15,7 @@ from forebrain.errors import CheckpointError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.state import StateFile
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 Open = Callable[..., LiveForecaster]
 

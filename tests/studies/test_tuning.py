@@ -10,12 +10,12 @@ import pytest
 
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, DivergenceError
-from forebrain.storage import Folder
 from forebrain.studies import tuning
 from forebrain.studies.trials import Trial, Variant, make_trials
 from forebrain.studies.tuning import NOTE, read_note, run_trials, unfinished
 from forebrain.training.config import PretrainConfig
 from forebrain.training.stopping import StopSignals
+from forebrain_registry.storage import Folder
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from forebrain.errors import CheckpointError
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
+from forebrain_registry.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,7 +153,7 @@ def test_a_reader_goes_on_when_what_it_reads_is_removed(store: CheckpointStore, 
 
 KILLED_WRITER = """
 import os, signal, sys
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 
 folder, moment = sys.argv[1], int(sys.argv[2])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from forebrain.storage import Folder
 from forebrain.training.ledger import AttemptClock, account, read_attempts
+from forebrain_registry.storage import Folder
 
 
 class Clock:

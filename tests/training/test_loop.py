@@ -15,7 +15,6 @@ import torch.distributed as dist
 
 from forebrain.errors import CheckpointError, DivergenceError, ShardError
 from forebrain.runs.trained import TrainedModel
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
@@ -23,6 +22,7 @@ from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
 from forebrain.training.telemetry import MetricsLog
+from forebrain_registry.storage import Folder
 from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]

@@ -40,8 +40,8 @@ from forebrain.models.base import Interface, Model
 from forebrain.sessions.repair import repair_units
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
-from forebrain.storage import PARTIAL
 from forebrain_registry.records import WEIGHTS
+from forebrain_registry.storage import PARTIAL
 
 FORMAT = "forebrain-adaptation-1"
 RECORD = "adaptation.json"

@@ -91,7 +91,7 @@ def register_forecast(subcommands: argparse._SubParsersAction) -> None:
 def _forecast(options: argparse.Namespace) -> int:
     from forebrain.adaptation.artifact import Adapted
     from forebrain.adaptation.recording import open_session
-    from forebrain.storage import Folder
+    from forebrain_registry.storage import Folder
 
     adapted = Adapted.load(options.adapted, options.registry)
     window = adapted.latest_window(open_session(options.recording, options.session))

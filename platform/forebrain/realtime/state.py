@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from forebrain.errors import CheckpointError, StorageError
 from forebrain.realtime.forecaster import LiveForecaster, State
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 FORMAT = "forebrain-live-1"
 _log = logging.getLogger(__name__)

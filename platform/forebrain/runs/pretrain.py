@@ -16,13 +16,13 @@ from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
 from forebrain.shards.recordings import find_all
 from forebrain.shards.stream import build_order
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.data import open_windows
 from forebrain.training.loop import Listener, peak_rss_bytes
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
 from forebrain.training.telemetry import ConsoleLog, Event, MetricsLog
+from forebrain_registry.storage import Folder
 
 _REPORTED_PACKAGES = ("forebrain", "torch", "ray", "deepspeed", "webdataset", "numpy", "safetensors")
 

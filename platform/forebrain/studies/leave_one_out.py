@@ -40,8 +40,8 @@ from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_bas
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
+from forebrain_registry.storage import Folder
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 ASKED = "adaptations.yaml"
 _COLUMNS = (

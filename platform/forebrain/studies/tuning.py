@@ -26,9 +26,9 @@ from rich.console import Console
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
-from forebrain.storage import Folder
 from forebrain.studies.trials import Trial
 from forebrain.training.stopping import StopSignals
+from forebrain_registry.storage import Folder
 
 # In a trial's folder, beside what a run has: why there is no result.
 NOTE = "trial.json"

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from forebrain.errors import CheckpointError
-from forebrain.storage import PARTIAL, Folder
+from forebrain_registry.storage import PARTIAL, Folder
 
 if TYPE_CHECKING:
     from forebrain.training.collectives import WorkerGroup

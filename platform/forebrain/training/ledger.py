@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 # What an attempt measures itself. `step` is forward, backward and optimiser, `communication` the message
 # between the workers, which includes waiting for the slowest; both are useful.

@@ -27,7 +27,6 @@ from forebrain.scoring.evaluate import Evaluation, evaluate
 from forebrain.scoring.protocols import PARTS, Part
 from forebrain.shards.stream import Batch, SessionBatch, Stream, build_order
 from forebrain.shards.windows import ShardWindows
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
@@ -40,6 +39,7 @@ from forebrain.training.state import Interfaces, derived_seed, file_of, from_fil
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies import Strategy, build_strategy
 from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
+from forebrain_registry.storage import Folder
 
 Listener = Callable[[dict[str, Any]], None]
 # No session has more units: none is split over the workers.

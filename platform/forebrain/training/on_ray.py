@@ -18,7 +18,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from forebrain import errors
 from forebrain.errors import ConfigError, ForebrainError, StoppedByPeerError, StoppedError
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
@@ -27,6 +26,7 @@ from forebrain.training.ray_metrics import RayMetrics
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests, StopSignals
 from forebrain.training.telemetry import MetricsLog
+from forebrain_registry.storage import Folder
 
 # Environment of every worker: no usage statistics, no compiling at start, nothing printed twice.
 WORKER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}

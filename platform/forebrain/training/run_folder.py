@@ -13,8 +13,8 @@ import yaml
 
 from forebrain.errors import CheckpointError
 from forebrain.shards.index import INDEX_NAME
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
+from forebrain_registry.storage import Folder
 
 
 class RunFolder:

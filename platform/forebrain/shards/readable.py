@@ -1,4 +1,4 @@
-"""Where `Folder` was, and what reading one means for shards."""
+"""What it means for a set of shards that one of its files cannot be read."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import contextlib
 from collections.abc import Iterator
 
 from forebrain.errors import ShardError
-from forebrain_registry.storage import PARTIAL, Folder
-
-__all__ = ["PARTIAL", "Folder", "readable"]
 
 
 @contextlib.contextmanager
 def readable(uri: str, name: str) -> Iterator[None]:
-    """Turns a storage failure while reading `name` into a ShardError."""
+    """Turns a missing file, or a local disk's failure to read `name`, into a ShardError."""
     try:
         yield
     except OSError as error:
