@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from forebrain_registry import layout, strict_json
 from forebrain_registry.card import front_matter, make_card
@@ -35,9 +34,6 @@ from forebrain_registry.records import (
 )
 from forebrain_registry.registry import Registry
 from forebrain_registry.storage import Folder
-
-if TYPE_CHECKING:
-    from forebrain_registry.web import WebStore
 
 METADATA = "metadata.json"
 MAX_HEADER_BYTES = 100 * 2**20
@@ -104,7 +100,7 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     copied = there.get(version.digest)
     if copied is None:
         with _scratch() as scratch:
-            sources = {stored.sha256: _fetched(source.store, stored, scratch) for stored in version.blobs}
+            sources = {stored.sha256: _fetched(source, stored, scratch) for stored in version.blobs}
             _store_blobs(target, sources)
         number = _create_version(store, version.name, version.content, max([0, *_numbers(there)]))
         copied = Version(number, version.record, version.content)
@@ -277,23 +273,13 @@ def _numbers(versions: Mapping[str, Version]) -> list[int]:
     return [version.number for version in versions.values()]
 
 
-def _fetched(store: Folder | WebStore, stored: StoredFile, scratch: Path) -> Path:
+def _fetched(registry: Registry, stored: StoredFile, scratch: Path) -> Path:
     """A checked local copy of a blob."""
     path = scratch / stored.sha256
-    digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("wb") as stream:
-            for chunk in store.chunks(layout.blob_name(stored.sha256)):
-                digest.update(chunk)
-                size += stream.write(chunk)
-                if size > stored.size_bytes:
-                    break
-    except FileNotFoundError as error:
+    with path.open("wb") as stream:
+        problem = registry.blob_problem(stored, stream.write)
+    if problem:
         raise DamagedError(
-            f"{store.uri}: blob {stored.sha256} of {stored.path} is missing; `verify` finds more."
-        ) from error
-    if (size, digest.hexdigest()) != (stored.size_bytes, stored.sha256):
-        raise DamagedError(
-            f"{store.uri}: blob {stored.sha256} of {stored.path} is damaged; `verify` finds more."
+            f"{registry.uri}: blob {stored.sha256} of {stored.path} {problem}; `verify` finds more."
         )
     return path

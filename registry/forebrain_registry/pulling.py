@@ -212,7 +212,7 @@ class _Cache:
             path = self._references(uri, version.name) / f"{selector}.json"
             # What is known already need not be written, which a full or foreign cache would refuse.
             if _read_remembered(path) != entry:
-                _replace(path, content)
+                Folder(path.parent).write(path.name, content)
 
     def is_whole(self, version: Version, interfaces: bool) -> bool:
         """Whether every file is there and is what was published. Reads them all."""
@@ -357,16 +357,6 @@ def _continue(store: Folder | WebStore, stored: StoredFile, partial: Path) -> No
         raise StorageError(
             f"{store.uri}: {stored.path} broke off after {have} bytes. The next pull goes on from there."
         )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +13,7 @@ from forebrain_registry.errors import ConflictError, DamagedError, InvalidError,
 from forebrain_registry.records import (
     MAX_RECORD_BYTES,
     Reference,
+    StoredFile,
     Version,
     check_alias,
     check_name,
@@ -255,6 +257,33 @@ class Registry:
                 store.create(layout.record_name(folder, last + 1), bundle)
             except FileExistsError:
                 continue
+
+    def blob_problem(
+        self, stored: StoredFile, write: Callable[[bytes], object] = lambda chunk: None
+    ) -> str | None:
+        """Reads the blob of a file through, and says what is wrong with it; None if it is as published.
+
+        Args:
+            write: gets its bytes, piece by piece.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        digest, size = hashlib.sha256(), 0
+        try:
+            for chunk in self.store.chunks(layout.blob_name(stored.sha256)):
+                digest.update(chunk)
+                size += len(chunk)
+                write(chunk)
+                if size > stored.size_bytes:
+                    break
+        except FileNotFoundError:
+            return "is missing"
+        if size != stored.size_bytes:
+            more = "more" if size > stored.size_bytes else "less"
+            return f"is damaged: it has {more} than its {stored.size_bytes} bytes"
+        good = digest.hexdigest() == stored.sha256
+        return None if good else "is damaged: it has other bytes than were published"
 
     def search(self, words: str) -> list[Version]:
         """The newest versions, one a model, whose name or metadata hold every word, in any case."""

@@ -128,21 +128,13 @@ def _verify_blobs(registry: Registry, version: Version, checked: set[str], findi
 
 
 def _blob_problem(registry: Registry, stored: StoredFile, findings: Findings) -> str | None:
-    digest, size = hashlib.sha256(), 0
+    def count(chunk: bytes) -> None:
+        findings.checked_bytes += len(chunk)
+
     try:
-        for chunk in registry.store.chunks(layout.blob_name(stored.sha256)):
-            digest.update(chunk)
-            size += len(chunk)
-            if size > stored.size_bytes:
-                break
-    except FileNotFoundError:
-        return "is missing"
+        return registry.blob_problem(stored, count)
     except RegistryError as error:
         return f"cannot be read: {error}"
-    findings.checked_bytes += size
-    if size != stored.size_bytes:
-        return f"has {'more' if size > stored.size_bytes else 'less'} than its {stored.size_bytes} bytes"
-    return None if digest.hexdigest() == stored.sha256 else "has other bytes than were published"
 
 
 def _check_numbers(what: str, numbers: list[int], findings: Findings) -> None:

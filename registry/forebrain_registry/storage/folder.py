@@ -10,10 +10,16 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forebrain_registry.errors import StorageError
 from forebrain_registry.storage.local_disk import LocalDisk, full_disk
-from forebrain_registry.storage.place import Place, Stat
+from forebrain_registry.storage.stat import Stat
+
+if TYPE_CHECKING:
+    from forebrain_registry.storage.object_store import ObjectStore
+
+CHUNK_BYTES = 8 * 2**20
 
 
 class Folder:
@@ -38,7 +44,7 @@ class Folder:
     def __init__(self, uri: str | os.PathLike[str], follow_links: bool = True) -> None:
         scheme, rest = _parts(os.fspath(uri))
         self._follow_links = follow_links
-        self._place: Place
+        self._place: LocalDisk | ObjectStore
         self.is_local = scheme in ("", "file", "local")
         if self.is_local:
             self._place = disk = LocalDisk(_resolved(rest), follow_links)
@@ -90,7 +96,7 @@ class Folder:
             FileNotFoundError: one of them does not exist.
             StorageError: also where one has more than `max_bytes`.
         """
-        found = self._place.read_many(list(names), None if max_bytes is None else max_bytes + 1)
+        found = self._place.read_all(list(names), None if max_bytes is None else max_bytes + 1)
         for name, data in found.items():
             if max_bytes is not None and len(data) > max_bytes:
                 raise StorageError(
@@ -104,7 +110,11 @@ class Folder:
 
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
         """The bytes of a large file from an offset on. Raises FileNotFoundError."""
-        return self._place.chunks(name, start)
+        while chunk := self._place.read(name, start, start + CHUNK_BYTES):
+            yield chunk
+            start += len(chunk)
+            if len(chunk) < CHUNK_BYTES:
+                return
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of files and folders directly below `prefix`, sorted; empty if there is nothing."""
@@ -117,7 +127,7 @@ class Folder:
 
     def files(self, folder: str = "") -> dict[str, Stat]:
         """Every file below a folder, at any depth, with partial ones; {} if there is none."""
-        return self._place.walk(folder)
+        return self._place.files(folder)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file whole, in place of one of that name: a reader sees the old content or the new."""
@@ -142,18 +152,14 @@ class Folder:
         except FileExistsError:
             # An attempt whose answer was lost may have landed: then the race was lost to ourselves. The
             # HTTP client, too, sends a request again when a kept connection turns out to be closed.
-            if self._place.read(name) != data:
-                raise
+            with contextlib.suppress(FileNotFoundError):
+                if self._place.read(name, 0, len(data) + 1) == data:
+                    return
+            raise
 
     def renew(self, name: str, source: Path) -> None:
         """Makes a stored file young again; stores it anew where it is gone, or where that is the only way."""
-        try:
-            if isinstance(self._place, LocalDisk):
-                self._place.touch(name)
-                return
-        except FileNotFoundError:
-            pass
-        self.upload(name, source)
+        self._place.renew(name, source)
 
     @contextlib.contextmanager
     def file_to_fill(self, name: str) -> Iterator[Path]:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from forebrain_registry.errors import StorageError
-from forebrain_registry.storage.place import Stat
+from forebrain_registry.storage.stat import Stat
 
 PARTIAL = ".partial"
-CHUNK_BYTES = 8 * 2**20
 # What link() answers on disks without hard links (exFAT, SMB, many FUSE file systems).
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 # What flushing a folder answers where that is not known.
@@ -50,16 +49,11 @@ class LocalDisk:
                 stream.seek(start)
             return stream.read(-1 if stop is None else max(stop - start, 0))
 
-    def read_many(self, names: list[str], stop: int | None = None) -> dict[str, bytes]:
+    def read_all(self, names: list[str], stop: int | None = None) -> dict[str, bytes]:
         return {name: self.read(name, 0, stop) for name in names}
 
-    def chunks(self, name: str, start: int) -> Iterator[bytes]:
-        with self._open(name) as stream:
-            stream.seek(start)
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
-
     def entries(self, folder: str) -> dict[str, Stat | None]:
+        """What lies directly in a folder, by its last name, with None for folders; {} if there is none."""
         found: dict[str, Stat | None] = {}
         for entry in self._scan(folder):
             # Another process may remove what was just listed.
@@ -69,7 +63,7 @@ class LocalDisk:
                 found[entry.name] = _as_stat(info) if info else None
         return found
 
-    def walk(self, folder: str) -> dict[str, Stat]:
+    def files(self, folder: str) -> dict[str, Stat]:
         found: dict[str, Stat] = {}
         waiting = [folder]
         while waiting:
@@ -85,16 +79,19 @@ class LocalDisk:
         return found
 
     def put(self, name: str, source: bytes | Path, if_absent: bool = False) -> None:
+        """Stores bytes or a local file: whole, or not at all. Raises FileExistsError as `partial` does."""
         with self.partial(name, if_absent) as partial, _errors(self.root / name):
             if isinstance(source, bytes):
                 partial.write_bytes(source)
             else:
                 shutil.copyfile(source, partial)
 
-    def touch(self, name: str) -> None:
-        """Makes a file young again."""
-        with _errors(self.root / name):
-            os.utime(self.root / name)
+    def renew(self, name: str, source: Path) -> None:
+        try:
+            with _errors(self.root / name):
+                os.utime(self.root / name)
+        except FileNotFoundError:
+            self.put(name, source)
 
     def remove(self, name: str) -> None:
         path = self.root / name

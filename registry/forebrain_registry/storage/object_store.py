@@ -18,9 +18,8 @@ import fsspec
 
 from forebrain_registry.errors import StorageError
 from forebrain_registry.storage import retries
-from forebrain_registry.storage.place import Stat
+from forebrain_registry.storage.stat import Stat
 
-CHUNK_BYTES = 8 * 2**20
 _VARIABLES = (
     "AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_DEFAULT_REGION"
 )
@@ -82,7 +81,7 @@ class ObjectStore:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         return self._try(name, lambda: self._get(self._path(name), start, stop))
 
-    def read_many(self, names: list[str], stop: int | None = None) -> dict[str, bytes]:
+    def read_all(self, names: list[str], stop: int | None = None) -> dict[str, bytes]:
         if len(names) < 2:
             return {name: self.read(name, 0, stop) for name in names}
         paths = [self._path(name) for name in names]
@@ -101,11 +100,6 @@ class ObjectStore:
             for name, path, first in zip(names, paths, fetched, strict=True)
         }
 
-    def chunks(self, name: str, start: int) -> Iterator[bytes]:
-        size = self._try(name, lambda: self._fs.info(self._path(name)))["size"]
-        for offset in range(start, size, CHUNK_BYTES):
-            yield self.read(name, offset, min(offset + CHUNK_BYTES, size))
-
     def entries(self, folder: str) -> dict[str, Stat | None]:
         path = self._path(folder)
         try:
@@ -119,7 +113,7 @@ class ObjectStore:
             if row["name"].rstrip("/") != path
         }
 
-    def walk(self, folder: str) -> dict[str, Stat]:
+    def files(self, folder: str) -> dict[str, Stat]:
         try:
             found = self._try(folder, lambda: self._fs.find(self._path(folder), detail=True))
         except FileNotFoundError:
@@ -138,6 +132,9 @@ class ObjectStore:
             raise StorageError(
                 f"{self.uri}/{name}: cannot be written ({_cause(error)}). Check the address."
             ) from error
+
+    def renew(self, name: str, source: Path) -> None:
+        self.put(name, source)
 
     def remove(self, name: str) -> None:
         path = glob.escape(self._path(name))

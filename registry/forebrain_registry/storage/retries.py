@@ -29,11 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Attempts:
-    """The attempts at one request.
-
-    Args:
-        where: what is asked for.
-    """
+    """The attempts at one request for what lies at `where`."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -45,16 +41,10 @@ class Attempts:
         self._failed, self._began = 0, time.monotonic()
 
     def wait(self, error: BaseException, cause: str, answered_by: str, hint: str) -> None:
-        """Waits for the next attempt to be due, after one that failed.
-
-        Args:
-            error: what it failed with.
-            cause: the same in one line.
-            answered_by: who should have answered, for the error.
-            hint: what to look at, for the error.
+        """Waits for the next attempt to be due; `cause` is the last one's error in one line.
 
         Raises:
-            StorageError: there were enough of them.
+            StorageError: there were enough of them. It names who should have answered, and a hint.
         """
         self._failed += 1
         spent_s = time.monotonic() - self._began
@@ -64,14 +54,8 @@ class Attempts:
                 f"{self._where}: {answered_by} did not answer as it should in {self._failed} attempts over "
                 f"{spent_s:.0f} s; the last time: {cause}. {hint}"
             ) from error
-        _log.warning(
-            "%s: %s. Attempt %d of %d; the next in %.1f s.",
-            self._where,
-            cause,
-            self._failed,
-            self._most,
-            pause_s,
-        )
+        counted = f"Attempt {self._failed} of {self._most}; the next in {pause_s:.1f} s."
+        _log.warning("%s: %s. %s", self._where, cause, counted)
         time.sleep(pause_s)
 
 
