@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from forebrain.front import open as open
     from forebrain.front import read as read
     from forebrain.sessions.session import Session as Session
-
-__version__ = "0.1.0"
+    from forebrain_registry import __version__ as __version__
 
 # Public name -> the module that has it; a module by itself has its own name.
 _PUBLIC = {
+    "__version__": "forebrain_registry",
     "Adapted": "forebrain.adaptation.adapted",
     "Backbone": "forebrain.adaptation.backbone",
     "ForebrainError": "forebrain.errors",

@@ -13,7 +13,6 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.adaptation.backbone import Backbone
@@ -28,6 +27,7 @@ from forebrain.shards.prepare import map_here, prepare
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import Registry, pull
+from forebrain_registry.storage import Folder
 
 JOBS = Path(__file__).parents[2] / "jobs"
 TINY = {

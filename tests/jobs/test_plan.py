@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forebrain_registry.storage import Folder
 
 from forebrain.benchmarking import plan
 from forebrain.commands import main
@@ -17,6 +16,7 @@ from forebrain.shards.reader import ShardSet
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.single import train_here
+from forebrain_registry.storage import Folder
 
 
 def test_goodput_is_what_a_simulation_of_failures_gives() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from faulty_proxy import FAULTS, FaultyProxy
@@ -20,6 +19,7 @@ from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.training.config import PretrainConfig
+from forebrain_registry.storage import Folder
 
 EVALUATE = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 TINY: dict[str, Any] = {

@@ -21,7 +21,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
-from forebrain_registry.storage import Folder
 
 from forebrain.benchmarking.chaos import cluster_of, is_training, training_workers
 from forebrain.config import from_values
@@ -35,6 +34,7 @@ from forebrain.training.ledger import account, read_attempts
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
+from forebrain_registry.storage import Folder
 from run_events import steps_of
 from worker_processes import start_workers
 

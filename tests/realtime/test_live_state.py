@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forebrain_registry.storage import Folder
 from realtime_small import HORIZON, Small, activity, build_small, known
 
 from forebrain import realtime
@@ -16,6 +15,7 @@ from forebrain.errors import CheckpointError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.state import StateFile
+from forebrain_registry.storage import Folder
 
 Open = Callable[..., LiveForecaster]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forebrain_registry.storage import Folder
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
@@ -20,6 +19,7 @@ from forebrain.runs.compare_report import write_comparison
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.single import train_here
+from forebrain_registry.storage import Folder
 
 Train = Callable[..., RunFolder]
 MLP = {"name": "mlp", "context": 12, "horizon": 4, "width": 16}

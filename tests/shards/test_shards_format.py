@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from forebrain_registry.storage import Folder
 
 from forebrain.errors import ConfigError, RecordingError
 from forebrain.scoring.protocols import fit_ranges
@@ -18,6 +17,7 @@ from forebrain.shards.fits import Fit, Moments, fit_components, scale_of
 from forebrain.shards.index import SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.writer import write_session
+from forebrain_registry.storage import Folder
 
 SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)
 

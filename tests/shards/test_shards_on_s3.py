@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forebrain_registry.storage import Folder
 
 from forebrain.errors import BadShardError, ShardError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
+from forebrain_registry.storage import Folder
 
 pytest.importorskip("s3fs")
 SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forebrain_registry.storage import Folder
 
 from forebrain.config import from_values
 from forebrain.studies.ablation import report_effects
@@ -17,6 +16,7 @@ from forebrain.studies.report import to_html, to_markdown, write_hparams, write_
 from forebrain.studies.scaling import ScaleConfig, curve_of, report_curve
 from forebrain.studies.study import Outcome, read_outcomes
 from forebrain.studies.trials import Trial
+from forebrain_registry.storage import Folder
 
 COMMAND = "python jobs/ablate.py --config a.yaml"
 SESSIONS = [f"lab/fish/{number}" for number in range(6)]

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from forebrain_registry.storage import Folder
 
 from forebrain.config import from_values
 from forebrain.console import make_console
@@ -23,6 +22,7 @@ from forebrain.studies.ablation import AblateConfig
 from forebrain.studies.study import conduct
 from forebrain.studies.trials import Trial
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forebrain_registry.storage import Folder
 
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, DivergenceError
@@ -20,6 +19,7 @@ from forebrain.studies.tuning import run_trials
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Stopped, Validated
 from forebrain.training.stopping import StopSignals
+from forebrain_registry.storage import Folder
 
 
 @pytest.fixture

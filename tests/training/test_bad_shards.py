@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.config import from_values
@@ -27,6 +26,7 @@ from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Trainer
+from forebrain_registry.storage import Folder
 
 Make = Callable[..., PretrainConfig]
 Train = Callable[[PretrainConfig], list[dict[str, Any]]]

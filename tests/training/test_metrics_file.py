@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forebrain_registry.storage import Folder
 
 from faulty_proxy import FaultyProxy
 from forebrain.errors import StorageError
 from forebrain.training.metrics_file import MetricsFile
+from forebrain_registry.storage import Folder
 
 
 def rows(*steps: int, **more: Any) -> list[dict[str, Any]]:

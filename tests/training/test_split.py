@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from forebrain_registry.storage import Folder
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from forebrain.training.events import Event, Validated
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.state import Interfaces, joined
+from forebrain_registry.storage import Folder
 from run_events import losses_of, steps_of
 from worker_processes import start_workers
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.distributed as dist
-from forebrain_registry.storage import Folder
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -27,6 +26,7 @@ from forebrain.training.loop import Trainer
 from forebrain.training.state import from_files, joined
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies.deepspeed_config import deepspeed_config
+from forebrain_registry.storage import Folder
 from run_events import steps_of
 from worker_processes import start_workers
 

@@ -27,7 +27,6 @@ from typing import Any, Self
 
 import safetensors.torch
 import torch
-from forebrain_registry.storage import PARTIAL
 from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
@@ -40,6 +39,7 @@ from forebrain.models.base import Interface, Model
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
+from forebrain_registry.storage import PARTIAL
 
 FORMAT = "forebrain-adaptation-1"
 RECORD = "adaptation.json"

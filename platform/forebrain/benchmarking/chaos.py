@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import yaml
-from forebrain_registry.storage import Folder
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +36,7 @@ from forebrain.ray_runtime import quiet_ray
 from forebrain.training.config import PretrainConfig
 from forebrain.training.ledger import Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

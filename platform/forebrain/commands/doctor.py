@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from forebrain_registry.storage import Folder
 from packaging.requirements import Requirement
 from rich.console import Console
 
 from forebrain.errors import ConfigError, StorageError
 from forebrain.ray_runtime import quiet_ray, unreachable
+from forebrain_registry.storage import Folder
 
 Area = Literal["machine", "packages", "cluster", "storage", "jobs"]
 # ok: as it should be. note: worth knowing. missing: some jobs cannot run. wrong: what was asked about fails.

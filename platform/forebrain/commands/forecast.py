@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv
+from forebrain_registry.storage import Folder
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from forebrain_registry.storage import Folder
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from forebrain.errors import CheckpointError, StorageError
 from forebrain.realtime.forecaster import LiveForecaster, State
 from forebrain.sessions.preprocessing import Preprocessing
+from forebrain_registry.storage import Folder
 
 FORMAT = "forebrain-live-1"
 _log = logging.getLogger(__name__)

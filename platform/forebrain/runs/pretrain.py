@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.errors import ConfigError, ForebrainError
@@ -26,6 +25,7 @@ from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
 from forebrain.training.telemetry import ConsoleLog, MetricsLog
 from forebrain.training.versions import versions
+from forebrain_registry.storage import Folder
 
 
 def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda event: None) -> str:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
-from forebrain_registry.storage import Folder, readable
 
 from forebrain.errors import BadShardError, ShardError
 from forebrain.sessions.session import Range
@@ -31,6 +30,8 @@ from forebrain.shards.index import (
     entry_name,
     shard_name,
 )
+from forebrain.shards.readable import readable
+from forebrain_registry.storage import Folder
 
 OnBadShard = Literal["stop", "skip"]
 

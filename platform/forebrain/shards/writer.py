@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from forebrain_registry.storage import Folder
 
 from forebrain.errors import RecordingError
 from forebrain.scoring.protocols import fit_ranges, intersect, protocols_for
@@ -34,6 +33,7 @@ from forebrain.shards.index import (
 )
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.tar import TarWriter
+from forebrain_registry.storage import Folder
 
 MIN_WINDOWS_PER_STRETCH = 4  # at least so many longest windows, so that at most a third is stored twice
 

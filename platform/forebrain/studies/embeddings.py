@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from forebrain_registry.storage import Folder
 
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
@@ -26,6 +25,7 @@ from forebrain.studies.figures import scatter_figure
 from forebrain.studies.report import Picture, StudyReport, write_report
 from forebrain.training.data import open_windows
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 NUM_PERMUTATIONS = 1000
 MAX_UNITS = 1500  # distances of all pairs are held, and permuted a thousand times

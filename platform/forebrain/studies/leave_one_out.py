@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.adaptation.adapting import Mode, train
@@ -41,6 +40,7 @@ from forebrain.scoring.intervals import percentile_interval, rng_for, session_re
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
+from forebrain_registry.storage import Folder
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from typing import Any
 import rich.table
 import torch
 import yaml
-from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.adaptation.adapting import Mode
@@ -35,6 +34,7 @@ from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any
+from forebrain_registry.storage import Folder
 
 ASKED = "adaptations.yaml"
 _COLUMNS = (

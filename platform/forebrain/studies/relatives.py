@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forebrain_registry.storage import Folder
-
 from forebrain.errors import ConfigError
 from forebrain.scoring.intervals import rng_for
 from forebrain.shards.index import INDEX_NAME, SessionEntry
@@ -17,6 +15,7 @@ from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import subject_of
 from forebrain.studies.trials import Trial, Variant, make_trials
 from forebrain.training.config import PretrainConfig
+from forebrain_registry.storage import Folder
 
 ALONE = "alone"
 

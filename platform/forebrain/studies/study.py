@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import yaml
-from forebrain_registry.storage import Folder
 from rich.console import Console
 
 from forebrain.errors import ConfigError
@@ -20,6 +19,7 @@ from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder, check_same_run
+from forebrain_registry.storage import Folder
 
 # Of result.json: the forecaster that was trained, and those beside it.
 MODEL = "model"

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forebrain_registry.storage import Folder
-
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 # Keys of a model that stay when another model is chosen; all others belong to the one that was there.
 _OF_EVERY_MODEL = ("context", "horizon")

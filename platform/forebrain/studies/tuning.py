@@ -17,7 +17,6 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from forebrain_registry.storage import Folder
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.state import list_placement_groups
@@ -30,6 +29,7 @@ from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinish
 from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, Validated
 from forebrain.training.stopping import StopSignals
+from forebrain_registry.storage import Folder
 
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
 RESTARTS = 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from forebrain_registry.storage import Folder
 from torch.utils.tensorboard import SummaryWriter
+
+from forebrain_registry.storage import Folder
 
 
 class Board(SummaryWriter):

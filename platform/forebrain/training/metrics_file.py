@@ -17,9 +17,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from forebrain_registry.storage import Folder
-
 from forebrain.errors import StorageError
+from forebrain_registry.storage import Folder
 
 Row = dict[str, Any]
 NAME = "metrics.jsonl"

@@ -11,13 +11,13 @@ import json
 from typing import Any
 
 import yaml
-from forebrain_registry.storage import Folder
 
 from forebrain.errors import CheckpointError
 from forebrain.shards.index import INDEX_NAME
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.metrics_file import MetricsFile
+from forebrain_registry.storage import Folder
 
 _CONFIG = "config.yaml"
 _RESULT = "result.json"
