@@ -57,6 +57,12 @@ class Note:
     status: Literal["failed", "stopped"]
     text: str
 
+    @property
+    def reason(self) -> str:
+        """What happened, in one line: the first of an error for people, the last of a traceback."""
+        lines = self.text.strip().splitlines() or ["no reason was given"]
+        return lines[-1 if lines[0].startswith("Traceback") else 0]
+
 
 def read_note(trial: Trial) -> Note | None:
     try:
@@ -245,7 +251,7 @@ class _Progress(tune.Callback):
         score = (result.get("test") or {}).get("score")
         what = f"test score {score:.4f}" if score is not None else "test score undefined"
         if note is not None:
-            what = f"{note.status}: {note.text.strip().splitlines()[-1]}"
+            what = f"{note.status}: {note.reason}"
         self._console.print(f"[{self._num_done}/{self._num_trials}] {trial.label}: {what}")
 
 
