@@ -74,7 +74,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     except Exception as error:  # Ray raises Exception itself where a process of its own is too slow
         raise ClusterError(
             f"Ray did not start on this machine ({_first_line(error)}). Try again when it is less busy. "
-            "jobs/pretrain.py --workers 0 and jobs/adapt.py --serial do without Ray."
+            "With --workers 0 pretrain, prepare and adapt do without Ray."
         ) from error
 
 

@@ -115,7 +115,7 @@ def submit(head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_doctor_finds_where_jobs_are_submitted(head: Head) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "forebrain.commands", "doctor", "--cluster", head.dashboard],
+        [sys.executable, "-m", "forebrain", "doctor", "--cluster", head.dashboard],
         env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and f"{head.dashboard}: takes jobs" in done.stdout, done.stdout + done.stderr

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from forebrain.commands.chaos import cluster_of, is_training, training_workers
+from forebrain.benchmarking.chaos import cluster_of, is_training, training_workers
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import build_order

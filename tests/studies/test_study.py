@@ -19,7 +19,6 @@ from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError, StudyError
 from forebrain.storage import Folder
-from forebrain.studies import study
 from forebrain.studies.ablation import AblateConfig, ablate
 from forebrain.studies.study import conduct
 from forebrain.studies.trials import Trial
@@ -123,7 +122,7 @@ def test_of_two_studies_that_start_in_one_folder_at_once_one_wins(
     ablation: AblateConfig, small_run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(study, "run_trials", lambda *given: None)
+        patch.setattr("forebrain.studies.tuning.run_trials", lambda *given: None)
         conduct(ablation, make_console())
     small_run["seed"] = 7
     values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
@@ -145,7 +144,7 @@ def test_a_study_without_any_result_reports_and_ends_with_an_error_that_says_why
         for trial in trials:
             trial.run.folder.write(NOTE, b'{"status": "failed", "text": "no such luck"}')
 
-    monkeypatch.setattr(study, "run_trials", fail)
+    monkeypatch.setattr("forebrain.studies.tuning.run_trials", fail)
     with pytest.raises(StudyError, match=r"none of 2 trials has a result.*no such luck"):
         ablate(ablation, make_console(), "the command")
     assert "no such luck" in (tmp_path / "study" / "report.md").read_text()
@@ -165,7 +164,7 @@ def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: 
     values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
     config = from_values(AblateConfig, values)
     started = []
-    monkeypatch.setattr(study, "run_trials", lambda trials, *rest: started.append(trials))
+    monkeypatch.setattr("forebrain.studies.tuning.run_trials", lambda trials, *rest: started.append(trials))
     for _ in range(2):
         outcomes = conduct(config, make_console())
     shards = str(tmp_path / "study" / "shards")

@@ -14,8 +14,9 @@ from forebrain.errors import ConfigError, DivergenceError
 from forebrain.scoring.metrics import Scores
 from forebrain.storage import Folder
 from forebrain.studies import tuning
+from forebrain.studies.notes import NOTE, read_note, unfinished
 from forebrain.studies.trials import Trial, Variant, make_trials
-from forebrain.studies.tuning import NOTE, read_note, run_trials, unfinished
+from forebrain.studies.tuning import run_trials
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Stopped, Validated
 from forebrain.training.stopping import StopSignals

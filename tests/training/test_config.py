@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from forebrain.commands.chaos import ChaosConfig
+from forebrain.benchmarking.chaos import ChaosConfig
 from forebrain.config import from_values, parse
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.models.baselines.linear import DLinearConfig, NLinearConfig

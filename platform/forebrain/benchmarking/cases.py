@@ -109,7 +109,7 @@ def cases(what: str, units: Sequence[int], device: torch.device) -> Iterator[Cas
 def time_case(
     case: Case, device: torch.device, patience: Patience, ceilings: Ceilings
 ) -> list[dict[str, Any]]:
-    """A row for each dtype; see `jobs/benchmark.py` for what is in it."""
+    """A row for each dtype; see `forebrain benchmark` for what is in it."""
     torch.manual_seed(0)
     times = time_together(_STEPS[case.what](case, device), device, patience)
     flops = _flops(case, device)

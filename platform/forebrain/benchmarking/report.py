@@ -20,6 +20,8 @@ _TITLES = {
 def line(rows: Rows) -> str:
     """What was just measured, in a line."""
     row = rows[0]
+    if _is_large(row):
+        return f"{row['what']}: one session of {row['units']:,} units: {row['ms']:,.0f} ms a step"
     times = ", ".join(
         f"{each['dtype']} {_digits(each['seconds'])} s"
         if each["what"] == "fit"
@@ -32,12 +34,24 @@ def line(rows: Rows) -> str:
 
 def tables(rows: Rows) -> list[Table]:
     """One table for each kind of row that there is."""
+    large = [row for row in rows if _is_large(row)]
+    rows = [row for row in rows if not _is_large(row)]
     found = [_of_model(what, rows) for what in _TITLES if any(row["what"] == what for row in rows)]
     for what, make in (("fit", _of_fits), ("load", _of_loading), ("scale", _of_scaling)):
         own = [row for row in rows if row["what"] == what]
         if own:
             found.append(make(own))
-    return found
+    return [*found, _of_large_sessions(large)] if large else found
+
+
+def is_drawn(rows: Rows) -> bool:
+    """Whether there is anything for the picture to show."""
+    return any(row["what"] in _TITLES and not _is_large(row) for row in rows)
+
+
+def _is_large(row: dict[str, Any]) -> bool:
+    """Whether a row is of training on one large session."""
+    return "units_forecast" in row
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -107,6 +121,22 @@ def _of_scaling(rows: Rows) -> Table:
     return table
 
 
+def _of_large_sessions(rows: Rows) -> Table:
+    table = _table(
+        "one large session, one core a worker; fit is of an interface to a frozen backbone",
+        "what", "units", "workers", "units forecast", "windows", "ms a step", "peak MB a worker",
+        "KB sent a step", "loss",
+    )  # fmt: skip
+    for row in rows:
+        sent = f"{row['bytes_given'] / 1e3:,.0f}" if "bytes_given" in row else ""
+        loss = f"{row['loss']:.6f}" if "loss" in row else ""
+        table.add_row(
+            row["what"], f"{row['units']:,}", f"{row['workers']}", f"{row['units_forecast']:,}",
+            f"{row['batch']}", f"{row['ms']:,.0f}", f"{row['peak_bytes'] / 1e6:,.0f}", sent, loss,
+        )  # fmt: skip
+    return table
+
+
 def _digits(number: float | None) -> str:
     """Three digits."""
     if number is None:
@@ -122,6 +152,7 @@ def picture(rows: Rows, path: Path) -> Path:
     """Time against unit-windows, ours in both dtypes beside the plain formulation; a panel a kind of step."""
     from forebrain import plotting
 
+    rows = [row for row in rows if not _is_large(row)]
     threads = min(row["threads"] for row in rows if row["what"] in _TITLES)
     shown = [row for row in rows if row["what"] in _TITLES and row["threads"] == threads]
     # Windows of a fixed session are forecast one after the other, so more of them are no other case.

@@ -1,6 +1,7 @@
-"""Parity: the model against weights, inputs, outputs and gradients of the published implementation.
+"""Checks the model against weights, inputs, outputs and gradients of the published implementation.
 
-A fixture is `<name>.npz` (arrays under the published names) and `<name>.json` (hyper-parameters).
+A fixture is `<name>.npz` (arrays under the published names) and `<name>.json` (hyper-parameters). Prints a
+line of JSON for each. The exit status is 1 if one does not pass.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import copy
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from forebrain.accelerate import Purpose, accelerate
@@ -23,9 +25,32 @@ from forebrain.models.base import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.perceiver import ProcessorLayer
 from forebrain.models.poco import Poco, PocoConfig
 
+POSITIONAL = "folder"
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 2e-5
 OPTIMISER_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to check.
+
+    Attributes:
+        folder: fixtures, <name>.json beside <name>.npz.
+        device: a torch device, for example cuda.
+    """
+
+    folder: str
+    device: str = "cpu"
+
+
+def run(config: Config, console: Console) -> int:
+    """Prints a result for each fixture."""
+    all_passed = True
+    for result in check_folder(config.folder, config.device):
+        print(json.dumps(result), flush=True)
+        all_passed &= result["passed"]
+    return 0 if all_passed else 1
 
 
 class ParityError(ForebrainError):

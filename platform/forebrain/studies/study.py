@@ -17,8 +17,8 @@ from forebrain.runs.pretrain import check_data, prepare_into
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
 from forebrain.storage import Folder
+from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
-from forebrain.studies.tuning import read_note, read_result, run_trials, unfinished
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder, check_same_run
 
@@ -90,6 +90,8 @@ def conduct(study: Study, console: Console, early_stopping: bool = False) -> lis
         CheckpointError: the folder holds another study.
         StudyStoppedError: SIGTERM or SIGINT came.
     """
+    from forebrain.studies.tuning import run_trials  # needs Ray, which definitions and reports do not
+
     base = study.pretrain
     folder = Folder(base.out)
     base = dataclasses.replace(base, out=folder.uri, data=_absolute(base.data))

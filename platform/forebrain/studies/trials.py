@@ -124,7 +124,7 @@ def with_overrides(base: PretrainConfig, overrides: Overrides, where: str) -> Pr
             section = section.get(name, {}) if isinstance(section, dict) else {}
         if "model.name" not in overrides and last not in section:
             raise ConfigError(
-                f"{where} sets {key}, which is no option of a run; see jobs/pretrain.py --help."
+                f"{where} sets {key}, which is no option of a run; see forebrain pretrain --help-all."
             )
         section[last] = value
     try:

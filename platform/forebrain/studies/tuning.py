@@ -12,10 +12,9 @@ import logging
 import os
 import traceback
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray import tune
@@ -23,16 +22,15 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.util.state import list_placement_groups
 from rich.console import Console
 
-from forebrain.errors import CheckpointError, ConfigError, ForebrainError, StoppedError
+from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
 from forebrain.storage import Folder
+from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, Validated
 from forebrain.training.stopping import StopSignals
 
-# In a trial's folder, beside what a run has: why there is no result.
-NOTE = "trial.json"
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
 RESTARTS = 2
 _QUIET_TUNE = {
@@ -43,51 +41,6 @@ _QUIET_TUNE = {
     # The newer output prints a banner however quiet it is to be.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-
-
-@dataclass(frozen=True)
-class Note:
-    """Why a trial has no result.
-
-    Attributes:
-        status: `failed` is tried again by the same command, `stopped` (early, for it was behind) is not.
-        text: what happened, a line or more.
-    """
-
-    status: Literal["failed", "stopped"]
-    text: str
-
-    @property
-    def reason(self) -> str:
-        """What happened, in one line: the first of an error for people, the last of a traceback."""
-        lines = self.text.strip().splitlines() or ["no reason was given"]
-        return lines[-1 if lines[0].startswith("Traceback") else 0]
-
-
-def read_note(trial: Trial) -> Note | None:
-    try:
-        return Note(**json.loads(trial.run.folder.read(NOTE)))
-    except FileNotFoundError:
-        return None
-
-
-def read_result(trial: Trial) -> dict[str, Any] | None:
-    """A finished trial's result.json; None where it has not finished, or is not there."""
-    try:
-        result = trial.run.read_result()
-    except CheckpointError:  # damaged: pretrain says so when it is asked to go on
-        return None
-    return result if result and "steps" in result else None
-
-
-def unfinished(trials: Iterable[Trial]) -> list[Trial]:
-    """Trials that have neither a result nor were stopped early."""
-
-    def is_stopped(trial: Trial) -> bool:
-        note = read_note(trial)
-        return note is not None and note.status == "stopped"
-
-    return [trial for trial in trials if read_result(trial) is None and not is_stopped(trial)]
 
 
 class StudyStoppedError(StoppedError):

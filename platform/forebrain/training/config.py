@@ -188,7 +188,7 @@ class PretrainConfig:
     """A pretraining run.
 
     Attributes:
-        data: prepared shards, a folder or s3:// address (the --out of jobs/prepare.py); or a recording or
+        data: prepared shards, a folder or s3:// address (the --out of `forebrain prepare`); or a recording or
             folder of recordings, which are prepared into the run folder first; or sim://default, simulated.
         out: the run folder, a folder or s3:// address. The same command resumes the run that is there.
         protocol: how recordings are split and normalised.
