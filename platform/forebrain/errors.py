@@ -76,6 +76,10 @@ class PublishError(ForebrainError):
     """A run cannot become a version, or a registry does not take it."""
 
 
+class StudyError(ForebrainError):
+    """A study has nothing to report: none of its trials has a result."""
+
+
 class ClusterError(ForebrainError):
     """Ray does not start, or its cluster cannot be joined."""
 

@@ -7,6 +7,7 @@ table.csv, table.json          a row for each session, failures too
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -136,11 +137,10 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
         "resample": config.resample,
         **dataclasses.asdict(config.fit),
     }
-    try:
-        before = yaml.safe_load(out.read(ASKED))
-    except FileNotFoundError:
-        out.write(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
-        return
+    if not out.exists(ASKED):
+        with contextlib.suppress(FileExistsError):  # another command came first
+            out.create(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
+    before = yaml.safe_load(out.read(ASKED))
     if before != asked:
         other = [name for name in asked if before.get(name) != asked[name]]
         raise ConfigError(

@@ -204,7 +204,7 @@ class _Progress(tune.Callback):
         score = (result.get("test") or {}).get("score")
         what = f"test score {score:.4f}" if score is not None else "test score undefined"
         if note is not None:
-            what = f"{note.status}: {note.text.strip().splitlines()[-1]}"
+            what = f"{note.status}: {note.reason}"
         self._console.print(f"[{self._num_done}/{self._num_trials}] {trial.label}: {what}")
 
 
