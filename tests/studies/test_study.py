@@ -18,12 +18,12 @@ import yaml
 from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError, StudyError
-from forebrain.storage import Folder
 from forebrain.studies.ablation import AblateConfig, ablate
 from forebrain.studies.study import conduct
 from forebrain.studies.trials import Trial
 from forebrain.studies.tuning import NOTE
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,6 @@ import pytest
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.scoring.metrics import Scores
-from forebrain.storage import Folder
 from forebrain.studies import tuning
 from forebrain.studies.notes import NOTE, read_note, unfinished
 from forebrain.studies.trials import Trial, Variant, make_trials
@@ -20,6 +19,7 @@ from forebrain.studies.tuning import run_trials
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Stopped, Validated
 from forebrain.training.stopping import StopSignals
+from forebrain_registry.storage import Folder
 
 
 @pytest.fixture

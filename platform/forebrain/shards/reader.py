@@ -30,7 +30,8 @@ from forebrain.shards.index import (
     entry_name,
     shard_name,
 )
-from forebrain.storage import Folder, readable
+from forebrain.shards.readable import readable
+from forebrain_registry.storage import Folder
 
 OnBadShard = Literal["stop", "skip"]
 

@@ -24,17 +24,18 @@ import torch
 import yaml
 from rich.console import Console
 
-from forebrain.adaptation.artifact import Mode
+from forebrain.adaptation.adapting import Mode
+from forebrain.adaptation.artifact import EVALUATION, RESULT
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
-from forebrain.adaptation.report import EVALUATION, RESULT, save_comparison
+from forebrain.adaptation.report import save_comparison
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 ASKED = "adaptations.yaml"
 _COLUMNS = (

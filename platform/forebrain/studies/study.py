@@ -16,11 +16,11 @@ from forebrain.errors import ConfigError, ForebrainError, StudyError
 from forebrain.runs.pretrain import check_data, prepare_into
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
-from forebrain.storage import Folder
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder, check_same_run
+from forebrain_registry.storage import Folder
 
 # Of result.json: the forecaster that was trained, and those beside it.
 MODEL = "model"

@@ -25,11 +25,11 @@ from rich.console import Console
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
-from forebrain.storage import Folder
 from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, Validated
 from forebrain.training.stopping import StopSignals
+from forebrain_registry.storage import Folder
 
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
 RESTARTS = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 # Of a file in an object store, which each flush writes whole.
 LARGEST_BYTES = 2**20
