@@ -28,7 +28,7 @@ from forebrain.training.totals import StepTotals
 
 
 class Learner:
-    """What is trained on one worker.
+    """The model on one worker, with the interfaces of its sessions and the optimisers of both.
 
     A step is `form_gradients`, then `update`. All workers make the same calls in the same order.
 
@@ -147,7 +147,7 @@ class Learner:
         return {name: part for name, part in tensors.items() if part}
 
     def exported_units(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """Whose embeddings a file of `export` holds, by its name; see `StoredFile`."""
+        """Units whose embeddings a file of `export` holds, by its name; see `StoredFile`."""
         return {file_of("interfaces", self._group.rank): self.interfaces.units}
 
     def load(self, contents: dict[str, bytes]) -> None:

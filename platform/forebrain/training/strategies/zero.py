@@ -34,7 +34,7 @@ from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_con
 
 
 class Zero(Strategy):
-    """See the module; arguments as in `build_strategy`."""
+    """Training by DeepSpeed's ZeRO; see the module. Arguments as in `build_strategy`."""
 
     lockstep = True
 
