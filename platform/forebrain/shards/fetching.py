@@ -55,10 +55,11 @@ class PageFetcher:
 
     Args:
         fetch: brings neighbouring pages of a member, checked; called from any thread.
-        in_flight: requests at a time, at first: the reader's own and those of threads.
+        in_flight: requests ahead of the reader at a time, at first; 0 leaves all to the reader, one by one.
 
     Attributes:
-        in_flight: requests at a time, at most.
+        in_flight: requests ahead of the reader at a time, at most. What the reader needs and nobody has asked
+            for yet, it asks for itself.
     """
 
     def __init__(self, fetch: Fetch, in_flight: int = REQUESTS_IN_FLIGHT) -> None:
@@ -135,7 +136,7 @@ class PageFetcher:
                 self._expected[_key(member, page)] = expected
 
     def _start_threads(self) -> None:
-        wanted = min(self.in_flight - 1, self._num_threads + len(self._queue))
+        wanted = min(self.in_flight, self._num_threads + len(self._queue))
         while self._num_threads < wanted and self._ahead_bytes < AHEAD_BYTES:
             self._num_threads += 1
             threading.Thread(target=self._work, name="fetch", daemon=True).start()

@@ -85,8 +85,8 @@ class ShardSet:
         self.forecasts_components = self.options.get("pca") is not None
         self.sessions = sessions
         self._storage = storage
-        pages = _LocalPages if storage.is_local else _RemotePages
-        self._pages: _Pages = pages(storage, self._checksums)
+        pages = LocalPages if storage.is_local else FarPages
+        self._pages: Pages = pages(storage, self._checksums)
         self._arrays = _ArraysCache(self._read_arrays)
         self._first_pages = lru_cache(CACHED_SESSIONS)(self._find_first_pages)
 
@@ -156,7 +156,7 @@ class ShardSet:
         From a far store they are fetched ahead of their reader, several requests at a time; what is read is
         the same with and without. Ranges that are no windows, or are known to be bad, are passed over.
         """
-        if self._storage.is_local:
+        if isinstance(self._pages, LocalPages):
             return
         for start, stop in ranges:
             found = self._locate(TRACES, session, start, stop)
@@ -176,9 +176,10 @@ class ShardSet:
         if found is None:
             entry = self.sessions[session]
             if name not in entry.pages:
+                older = " It was prepared before inputs were read back; prepare it into another folder."
                 raise ShardError(
                     f"session {entry.id}: has no {name} that can be read; expected one of "
-                    f"{', '.join(entry.pages)}. Sets prepared before inputs were read are prepared again."
+                    f"{', '.join(sorted(entry.pages))}.{older if entry.first_format else ''}"
                 )
             raise ShardError(
                 f"session {entry.id}: frames {start} to {stop} are no readable window; expected at most "
@@ -406,7 +407,7 @@ def _num_bytes(arrays: dict[str, np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
-class _Pages(Protocol):
+class Pages(Protocol):
     """Reads parts of members, checked."""
 
     def read(self, member: Member, start: int, stop: int, channels: slice) -> np.ndarray:
@@ -425,7 +426,7 @@ class _Pages(Protocol):
 Checksums = Callable[[Member], np.ndarray]
 
 
-class _LocalPages:
+class LocalPages:
     """Pages of local tars; each page is checked when it is first read.
 
     Read, not mapped: a file that is cut short while it is mapped ends the process by SIGBUS.
@@ -506,7 +507,7 @@ class _Descriptor:
             os.close(self.number)
 
 
-class _RemotePages:
+class FarPages:
     """Pages of remote tars by byte range, checked as they arrive."""
 
     def __init__(self, storage: Folder, checksums: Checksums) -> None:
