@@ -111,7 +111,7 @@ def test_batches_are_the_same_whatever_comes_when(address: str, store: FarStore)
         delays = np.random.default_rng(seed).exponential(0.003, 10_000)
         store.delay_s = lambda number, delays=delays: float(delays[number])
         shards = far(address)
-        shards._pages.fetcher.in_flight = 8
+        shards.fetcher.in_flight = 8
         assert [contents(batch) for batch in stream(shards).batches(3, 20)] == near
     assert store.most > 1
 
@@ -133,7 +133,7 @@ def test_as_many_requests_at_a_time_as_were_asked_for(address: str, store: FarSt
     store.delay_s = lambda number: 0.01
     for in_flight in (0, 1, 2, 5):
         shards, store.most = far(address), 0
-        shards._pages.fetcher.in_flight = in_flight
+        shards.fetcher.in_flight = in_flight
         windows = [(start, start + 12) for start in range(0, 380, 20)]
         shards.expect(2, windows)
         for start, stop in windows:
@@ -150,7 +150,7 @@ def test_a_step_that_waits_gets_more_requests_and_one_that_is_fed_does_not(
         shards = far(address)
         for _ in stream(shards).batches(0, 10):
             time.sleep(step_s)
-        assert (shards._pages.fetcher.in_flight > fetching.REQUESTS_IN_FLIGHT) == grows
+        assert (shards.fetcher.in_flight > fetching.REQUESTS_IN_FLIGHT) == grows
 
 
 def test_no_more_is_fetched_ahead_of_the_reader_than_the_memory_that_is_stated(
@@ -169,8 +169,8 @@ def test_no_more_is_fetched_ahead_of_the_reader_than_the_memory_that_is_stated(
     expected = ShardSet.open(address)
     for start, stop in windows:
         np.testing.assert_array_equal(shards.read(2, start, stop), expected.read(2, start, stop))
-    assert shards._pages.fetcher._kept_bytes <= 2000
-    assert shards._pages.fetcher._ahead_bytes == 0
+    assert shards.fetcher._num_kept_bytes <= 2000
+    assert shards.fetcher._ahead_bytes == 0
 
 
 def test_an_error_is_raised_at_the_step_it_belongs_to_and_is_gone_with_its_cause(
@@ -219,5 +219,5 @@ def test_nothing_more_is_fetched_once_the_consumer_is_gone(address: str, store: 
     asked = len(store.asked)
     time.sleep(0.05)
     assert len(store.asked) == asked
-    assert shards._pages.fetcher._ahead_bytes == 0
+    assert shards.fetcher._ahead_bytes == 0
     assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]

@@ -60,23 +60,27 @@ class PageFetcher:
     Attributes:
         in_flight: requests ahead of the reader at a time, at most. What the reader needs and nobody has asked
             for yet, it asks for itself.
+        kept_bytes: memory for pages that were read and may be again.
     """
 
     def __init__(self, fetch: Fetch, in_flight: int = REQUESTS_IN_FLIGHT) -> None:
         self._fetch = fetch
         self.in_flight = in_flight
+        self.kept_bytes = KEPT_BYTES
         self._lock = threading.Lock()
         self._expected: dict[_Key, _Expected] = {}
         self._kept: OrderedDict[_Key, np.ndarray] = OrderedDict()  # what was used last is last
         self._queue: deque[_Request] = deque()
         self._num_threads = 0
         self._ahead_bytes = 0
-        self._kept_bytes = 0
+        self._num_kept_bytes = 0
 
     def hurry(self) -> None:
-        """Makes twice as many requests at a time, because what was expected came too late."""
+        """Makes twice as many requests at a time, because what was expected came too late; not where none
+        waits for its turn."""
         with self._lock:
-            self.in_flight = min(2 * self.in_flight, MOST_IN_FLIGHT)
+            if self._queue:
+                self.in_flight = min(2 * self.in_flight, MOST_IN_FLIGHT)
 
     def expect(self, member: Member, pages: Sequence[Page]) -> None:
         """Hears of pages that will be read, after all that it heard of before."""
@@ -177,10 +181,10 @@ class PageFetcher:
         """Keeps a page that was read, in place of those that were not used for longest."""
         self._drop(key)
         if key not in self._kept:
-            self._kept_bytes += values.nbytes
+            self._num_kept_bytes += values.nbytes
         self._kept[key] = values
-        while self._kept_bytes > KEPT_BYTES:
-            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        while self._num_kept_bytes > self.kept_bytes:
+            self._num_kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def _drop(self, key: _Key) -> None:
         expected = self._expected.pop(key, None)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from forebrain.errors import ConfigError, ForebrainError, RecordingError, ShardError, StorageError
+from forebrain.sessions.finding import printable
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.resample import bin_events, resample
@@ -137,7 +138,7 @@ def prepare(
             raise StorageError(f"{row['stopped']} Prepared sessions are kept: running it again goes on.")
         failures += row["failures"]
         usable.update(row["prepared"])
-        progress(f"[{number}/{len(todo)}] {row['recording']}: {', '.join(row['lines'])}")
+        progress(f"[{number}/{len(todo)}] {printable(row['recording'])}: {', '.join(row['lines'])}")
 
     stored = _complete_entries(storage, config, indexed)
     prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
@@ -223,6 +224,7 @@ def _named(recording: str, error: ForebrainError | OSError, out: str | None = No
     Args:
         out: where it was being written to, if it was.
     """
+    recording = printable(recording)
     if isinstance(error, OSError):
         reason = error.strerror or error
         if out is not None:

@@ -163,6 +163,11 @@ class ShardSet:
             if found is not None and found[0].shard not in self._unreadable:
                 self._pages.expect(*found, units)
 
+    @property
+    def fetcher(self) -> PageFetcher | None:
+        """What fetches pages from a far store; None of a set on a disk."""
+        return self._pages.fetcher if isinstance(self._pages, FarPages) else None
+
     def forget_expected(self) -> None:
         """Hears that what was expected is not read after all."""
         self._pages.forget_expected()

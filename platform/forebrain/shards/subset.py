@@ -18,6 +18,7 @@ import numpy as np
 from forebrain.errors import BadShardError, ConfigError
 from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Range, fit_ranges, part_ranges, without
+from forebrain.shards.fetching import PageFetcher
 from forebrain.shards.fits import Fit, Moments, scale_of
 from forebrain.shards.index import SessionEntry
 from forebrain.shards.reader import ALL, ShardSet
@@ -143,6 +144,11 @@ class SubsetShards:
         """Hears that windows will be read; see `ShardSet.expect`."""
         narrow = units if self._units[session] is None else ALL
         self._whole.expect(self._positions[session], ranges, narrow)
+
+    @property
+    def fetcher(self) -> PageFetcher | None:
+        """See `ShardSet.fetcher`."""
+        return self._whole.fetcher
 
     def forget_expected(self) -> None:
         """Hears that what was expected is not read after all."""
