@@ -98,6 +98,6 @@ def _names_of_own_output(folder: Path) -> set[str]:
             if is_own:
                 return _OF_A_RUN | _OF_A_SET | {name}
     # A set of shards that is not finished has no index yet.
-    if any((folder / "shards").glob("??/*-?????.tar*")) and (folder / "sessions").is_dir():
+    if any((folder / "shards").glob("?/*-?????.tar*")) and (folder / "sessions").is_dir():
         return _OF_A_SET
     return set()

@@ -24,6 +24,7 @@ FORMAT = "forebrain-shards-2"
 INDEX_NAME = "index.json"
 # Every entry, a line each: one request opens a set of ten thousand sessions.
 ENTRIES_NAME = "sessions.jsonl"
+NUM_PREFIXES = 16  # of tars
 # Members of a sample that are read back in pages; what was done to the animal, and what it did.
 TRACES, STIMULUS, BEHAVIOUR = "traces", "stimulus", "behaviour"
 
@@ -299,8 +300,8 @@ def arrays_name(key: str) -> str:
 
 
 def shard_name(key: str, number: int) -> str:
-    """The name of a session's tar; under one of 256 prefixes, each of which a store serves by itself."""
-    return f"shards/{key[-2:]}/{key}-{number:05d}.tar"
+    """The name of a session's tar, under one of 16 prefixes: a store serves and lists each by itself."""
+    return f"shards/{key[-1]}/{key}-{number:05d}.tar"
 
 
 def pages_array(member: str) -> str:

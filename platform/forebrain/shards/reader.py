@@ -325,11 +325,12 @@ def sizes_of_shards(storage: Folder) -> dict[str, int]:
     """Size in bytes of every tar, name -> size, those directly in `shards` and those in folders there."""
     with readable(storage.uri, "shards/"):
         folders = ["shards", *(f"shards/{name}" for name in storage.names("shards") if "." not in name)]
-        sizes: dict[str, int] = {}
-        with ThreadPoolExecutor(1 if storage.is_local else LISTINGS_IN_FLIGHT) as pool:
-            for found in pool.map(storage.sizes, folders):
-                sizes |= found
-    return sizes
+        if storage.is_local:
+            listings = list(map(storage.sizes, folders))
+        else:
+            with ThreadPoolExecutor(LISTINGS_IN_FLIGHT) as pool:
+                listings = list(pool.map(storage.sizes, folders))
+    return {name: size for listing in listings for name, size in listing.items()}
 
 
 def _read_entries(index: Index, storage: Folder) -> list[bytes]:
