@@ -13,16 +13,21 @@ RUN ?= runs/$(if $(filter sim://%,$(DATA)),simulated,$(notdir $(abspath $(DATA))
 STEPS ?= $(if $(filter sim://%,$(DATA)),300)
 ARGS ?=
 
-.PHONY: pretrain test lint audit setup clean
+.PHONY: pretrain test test-all lint audit setup clean
 
 pretrain: $(READY)
-	@$(BIN)/python jobs/pretrain.py --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(ARGS)
+	@$(BIN)/python -m forebrain pretrain --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(ARGS)
 
-# All tests in two processes; what ARGS names, in one, which starts sooner. Ray's workers would by default give way
-# to whatever is tested beside them.
+# Tests in two processes; what ARGS names, in one, which starts sooner. Those marked slow run in test-all alone.
+# Ray's workers would by default give way to whatever is tested beside them.
+PYTEST = OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest
+PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	@OMP_NUM_THREADS=1 RAY_worker_niceness=0 \
-		$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+	@$(PYTEST) -m "not slow" $(or $(ARGS),$(PARALLEL))
+
+test-all: lint
+	@$(PYTEST) $(or $(ARGS),$(PARALLEL))
 
 lint: $(READY)
 	@$(BIN)/ruff check .

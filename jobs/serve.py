@@ -1,24 +1,8 @@
-"""Serves an adapted model to a rig: python jobs/serve.py --adapted DIR [--address tcp://127.0.0.1:5600]
-
-Frames come in over ZeroMQ or the Lab Streaming Layer and forecasts go back, until SIGINT or SIGTERM.
-docs/live.md has the messages, and what happens to frames that are late, missing or damaged.
-"""
+"""Serves an adapted model to a rig: `forebrain live serve`, for `ray job submit`."""
 
 import sys
 
-from forebrain.commands.live import ServeConfig, run_server
-from forebrain.config import exit_status, parse
-from forebrain.console import make_console
-from forebrain.errors import ForebrainError
+if __name__ == "__main__":  # not in the processes that it starts
+    from forebrain.commands import main
 
-
-def main() -> int:
-    try:
-        run_server(parse(ServeConfig, description=__doc__), make_console())
-    except (ForebrainError, OSError) as error:
-        return exit_status(error)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["live", "serve", *sys.argv[1:]]))

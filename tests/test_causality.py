@@ -19,8 +19,10 @@ from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig
+from forebrain.training.events import Event, Validated
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.single import train_here
+from run_events import losses_of
 
 NUM_FRAMES, CONTEXT, HORIZON = 300, 12, 4
 # Within the test part, which begins at frame 240.
@@ -107,11 +109,11 @@ def test_training_and_forecasts_know_nothing_of_what_comes_after(
             "training": {"steps": 4, "batch_size": 8, "validate_every": 2, "threads": 1},
         }
         config = from_values(PretrainConfig, values)
-        RunFolder(config.out).write_config(config)
-        events: list[dict[str, Any]] = []
+        RunFolder(config.out).claim(config)
+        events: list[Event] = []
         train_here(config, events.append)
-        losses.append([event["loss"] for event in events if event["kind"] == "step"])
-        validations.append([event["mse"] for event in events if event["kind"] == "validation"])
+        losses.append(losses_of(events))
+        validations += [event.scores.values.tolist() for event in events if isinstance(event, Validated)]
         windows = ShardWindows(ShardSet.open(uri), "chronological", CONTEXT, HORIZON)
         context, _, starts = windows.read(0, "test", np.arange(windows.num_windows(0, "test")))
         known = starts + CONTEXT <= FUTURE
@@ -122,7 +124,7 @@ def test_training_and_forecasts_know_nothing_of_what_comes_after(
         baselines.append([fitted[name](0, context[known]) for name in ("copy", "mean", "linear")])
         assert evaluate(fitted, windows, "test").summary("linear").num_windows == len(starts)
     assert losses[0] == losses[1]
-    assert validations[0] == validations[1]
+    assert len(validations) == 4 and validations[:2] == validations[2:]
     assert np.array_equal(*forecasts)
     for ours, theirs in zip(*baselines, strict=True):
         assert np.array_equal(ours, theirs)

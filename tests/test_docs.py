@@ -9,27 +9,27 @@ import argparse
 import ast
 import contextlib
 import importlib
-import importlib.util
-import inspect
 import itertools
 import re
+import runpy
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
-import jsonargparse
 import pytest
 import yaml
 
-import forebrain.config
-from forebrain.commands.live import ReplayConfig, ServeConfig, SoakJobConfig
-from forebrain.config import from_values
+import forebrain.commands
+from forebrain.benchmarking.plan import PlanConfig, calculate
+from forebrain.commands import SUMMARIES, module_of, parse_command, split
+from forebrain.config import flat, from_values, options
+from forebrain.errors import ConfigError
 from forebrain.sessions.sidecar import Sidecar
 from forebrain.training.config import PretrainConfig
+from forebrain_registry import cli as registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -40,7 +40,7 @@ PAGES = [
 IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 # Options of other programs that the pages name by themselves.
 FOREIGN = {
-    "--help", "--no-wait", "--build-arg", "--runtime-env-json", "--dashboard-host", "--config",
+    "--help", "--no-wait", "--build-arg", "--runtime-env-json", "--dashboard-host", "--config", "--help-all",
 }  # fmt: skip
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -81,13 +81,10 @@ def shown(page: Path) -> Iterator[list[str]]:
             text = text.replace(f"${name}", first).replace(f"${{{name}}}", first)
         with contextlib.suppress(ValueError):  # a table or a tree of folders, not shell
             for words in commands(text):
-                words = words[: words.index("#")] if "#" in words else words
+                for end in ("#", ">"):  # a comment, and where the output goes
+                    words = words[: words.index(end)] if end in words else words
                 # [--option VALUE] may be left out, and N is any number.
                 yield ["1" if word.strip("[]") == "N" else word.strip("[]") for word in words]
-
-
-# What the actions of `forebrain live` are given.
-LIVE: dict[str, type] = {"serve": ServeConfig, "replay": ReplayConfig, "soak": SoakJobConfig}
 
 
 def program(words: list[str]) -> str:
@@ -98,18 +95,15 @@ def check(words: list[str]) -> bool:
     """Raises unless a command can be given like this; returns whether it is one that is known here."""
     name, rest = program(words), words[1:]
     if name == "python" and rest and rest[0].startswith("jobs/"):
-        if "..." in rest:  # stands for what else must be given
-            assert {word for word in rest if word.startswith("--")} <= options_of_job(rest[0]), words
-        else:
-            give_to_job(rest[0], rest[1:])
-    elif name == "forebrain" and rest[:1] == ["live"]:
-        forebrain.config.parse(LIVE[rest[1]], rest[2:])
+        give_to_command(words_of_job(rest[0], rest[1:]))
+    elif name == "python" and rest[:2] == ["-m", "forebrain"]:
+        give_to_command(rest[2:])
     elif name == "forebrain":
-        give_to(importlib.import_module("forebrain.commands").main, rest)
+        give_to_command(rest)
     elif name == "forebrain-registry":
-        give_to(importlib.import_module("forebrain_registry.cli").main, ["--registry", "r", *rest], move=True)
+        give_to_registry(rest)
     elif name == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert all(word in targets or "=" in word for word in rest), words
     elif name == "ray":
         give_to_ray(rest)
@@ -128,35 +122,30 @@ def check(words: list[str]) -> bool:
     return True
 
 
-def load_job(script: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"job_{Path(script).stem}", ROOT / script)
-    assert spec is not None and spec.loader is not None, f"there is no {script}"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def give_to_job(script: str, arguments: list[str]) -> None:
-    job = load_job(script)
-
-    def parse(*given: Any, **more: Any) -> Any:
-        forebrain.config.parse(*given, **more)
-        raise Parsed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "parse", parse)
+def words_of_job(script: str, arguments: list[str]) -> list[str]:
+    """What a script of jobs/ gives to the program `forebrain`."""
+    given: list[list[str]] = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(forebrain.commands, "main", given.append)
         patch.setattr(sys, "argv", [script, *arguments])
-        takes_arguments = bool(inspect.signature(job.main).parameters)
-        with pytest.raises(Parsed):
-            status = job.main(arguments) if takes_arguments else job.main()
-            pytest.fail(f"{script} {shlex.join(arguments)}: status {status}")
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    return given[0]
 
 
-def give_to(main: Callable[[list[str]], int], arguments: list[str], move: bool = False) -> None:
-    """To a command of subcommands; `move`: the first two words go behind the subcommand."""
-    if move:
-        arguments = [*arguments[2:3], *arguments[:2], *arguments[3:]]
+def give_to_command(words: list[str]) -> None:
+    if words[0] in ("--help", "--version") or words[1:] == ["--help"]:
+        return
+    name, arguments = split(words)
+    if name == "registry":
+        give_to_registry(arguments)
+    elif "..." in arguments:  # stands for what else must be given
+        assert {word for word in arguments if word.startswith("--")} <= options_of_command(name), words
+    else:
+        parse_command(name, arguments)
+
+
+def give_to_registry(arguments: list[str]) -> None:
+    """Asks for the registry behind the subcommand, which the pages leave out."""
 
     def parse_args(self: argparse.ArgumentParser, given: Any = None, namespace: Any = None) -> Any:
         unknown = self.parse_known_args(given, namespace)[1]
@@ -165,7 +154,7 @@ def give_to(main: Callable[[list[str]], int], arguments: list[str], move: bool =
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed):
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-        main(arguments)
+        registry.main([*arguments[:1], "--registry", "r", *arguments[1:]])
 
 
 def give_to_ray(arguments: list[str]) -> None:
@@ -193,8 +182,8 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
     return found
 
 
-def options_of_main(module: Any) -> set[str]:
-    """Every option that a program's parser knows, its subcommands' too."""
+def options_of_registry() -> set[str]:
+    """Every option of the registry's client, its subcommands' too."""
     found: set[str] = set()
 
     def collect(self: argparse.ArgumentParser, *given: Any, **more: Any) -> Any:
@@ -203,29 +192,24 @@ def options_of_main(module: Any) -> set[str]:
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Parsed):
         patch.setattr(argparse.ArgumentParser, "parse_args", collect)
-        patch.setattr(jsonargparse.ArgumentParser, "parse_args", collect)
-        patch.setattr(sys, "argv", ["program"])
-        module.main([]) if inspect.signature(module.main).parameters else module.main()
+        registry.main([])
     return found
 
 
-def options_of_job(script: str) -> set[str]:
-    short = re.findall(r'"(--\w+)": "--', (ROOT / script).read_text())
-    return options_of_main(load_job(script)) | set(short)
+def options_of_command(name: str) -> set[str]:
+    module = module_of(name)
+    if not hasattr(module, "Config"):
+        return options_of_registry()
+    named = {f"--{option.name}" for option in flat(options(module.Config))}
+    return named | set(getattr(module, "ALIASES", {}))
 
 
 @pytest.fixture(scope="module")
 def known_options() -> set[str]:
     """Every option of every command of the project."""
     found: set[str] = set()
-    for name in ("forebrain.commands", "forebrain_registry.cli"):
-        found |= options_of_main(importlib.import_module(name))
-    for config in LIVE.values():
-        parser = jsonargparse.ArgumentParser()
-        parser.add_class_arguments(config)
-        found |= options_of(parser)
-    for script in (ROOT / "jobs").glob("*.py"):
-        found |= options_of_job(f"jobs/{script.name}")
+    for name in SUMMARIES:
+        found |= options_of_command(name)
     assert {"--training.steps", "--storage", "--alias", "--recordings", "--full"} <= found
     return found
 
@@ -241,7 +225,8 @@ def test_commands_in_blocks_are_taken_by_what_they_are_given_to(
     known = [
         words for words in shown(page) if check([mine if word == "mine.yaml" else word for word in words])
     ]
-    expects_some = {"README.md", "operating.md", "pretraining.md", "registry.md", "guarantees.md", "scale.md"}
+    names = "benchmarks commands guarantees operating pretraining registry results scale studies README"
+    expects_some = {f"{name}.md" for name in names.split()}
     assert known or page.name not in expects_some or page.parent.name == "cluster"
 
 
@@ -250,7 +235,9 @@ def test_options_named_in_the_text_exist(page: Path, known_options: set[str]) ->
     # What is in capitals stands for something.
     named = {option for span in spans(page) for option in re.findall(r"(?<!\S)\[?(--[a-z][\w.-]*)", span)}
     named = {option for option in named if option.islower()}
-    assert named - known_options - FOREIGN == set()
+    underscored = {option.replace("-", "_") for option in known_options}  # either is taken
+    named = {option for option in named if option.replace("-", "_") not in underscored}
+    assert named - FOREIGN == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -296,6 +283,12 @@ def test_python_in_the_pages_is_python_and_imports_what_exists(page: Path) -> No
             if isinstance(node, ast.ImportFrom) and node.module:
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), text
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fb":
+                assert hasattr(importlib.import_module("forebrain"), node.attr), f"fb.{node.attr}"
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
@@ -310,35 +303,40 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert set((ROOT / "docs").glob("*.md")) <= seen
 
 
-def test_every_job_is_in_the_readme() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_every_command_every_job_and_every_other_name_is_on_the_page_of_commands() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text()
+    for name in SUMMARIES:
+        assert f"`forebrain {name}" in text, f"{name} is not on the page"
+        for other in getattr(module_of(name), "ALIASES", {}):
+            assert f"`{other}`" in text, f"{other} of {name} is not on the page"
     for script in (ROOT / "jobs").glob("*.py"):
-        assert script.name in text, f"{script.name} is not in the README's table of jobs"
+        assert f"`jobs/{script.name}`" in text, f"{script.name} is not on the page"
 
 
 def test_the_plan_on_the_page_is_what_the_code_calculates(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "scale.md").read_text()
-    assert load_job("jobs/plan.py").main([]) == 0
+    assert forebrain.commands.main(["plan"]) == 0
     found = re.search(r"<!-- plan -->\n```\n(.*?)```", page, re.DOTALL)
     assert found is not None
     assert found[1].splitlines() == capsys.readouterr().out.splitlines(), (
-        "put the output of jobs/plan.py there"
+        "put the output of `forebrain plan` there"
     )
 
 
-def test_what_a_terabyte_costs_follows_from_the_readme() -> None:
-    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/operating.md"))
-    rows, ms = re.search(r"step, (19,200) rows \| ([\d,]+) \|", readme).groups()  # type: ignore[union-attr]
+def test_what_a_terabyte_costs_follows_from_the_benchmarks() -> None:
+    measured, page = ((ROOT / "docs" / name).read_text() for name in ("benchmarks.md", "operating.md"))
+    found_row = re.search(r"step, (19,200) unit-windows \| ([\d,]+) \|", measured)
+    assert found_row is not None
+    rows, ms = found_row.groups()
     rows_per_s = int(rows.replace(",", "")) / int(ms.replace(",", "")) * 1000
     rounded = float(f"{rows_per_s:.3g}")
-    assert f"{rounded:,.0f} rows a\nsecond" in page and f"--rows_per_s {rounded:.0f}" in page
+    assert f"{rounded:,.0f} rows a second" in page and f"--rows_per_s {rounded:.0f}" in page
     hours = 2.5e11 * 0.6 / 16 / rows_per_s / 3600
     assert f"{hours:.0f} core hours" in page
-    plan = load_job("jobs/plan.py")
-    given = plan.PlanConfig(
+    given = PlanConfig(
         sessions=1000, units=10**6, data_bytes=1e12, workers=64, batch_size=512, rows_per_s=rounded
     )
-    found = plan.calculate(given)
+    found = calculate(given)
     assert f"({found['worker_hours_a_pass']:.1f})" in page
     assert f"({found['steps_a_pass'] * 512 / 1e6:.1f} million in a pass)" in page
 
@@ -358,6 +356,6 @@ def test_the_command_of_the_manifest_is_taken() -> None:
     ],
 )  # fmt: skip
 def test_a_command_that_does_not_exist_is_found(wrong: str) -> None:
-    refusals = (AssertionError, pytest.fail.Exception, SystemExit, FileNotFoundError, click.ClickException)
+    refusals = (AssertionError, ConfigError, SystemExit, FileNotFoundError, click.ClickException)
     with pytest.raises(refusals):
         check(shlex.split(wrong))

@@ -6,11 +6,13 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
 
 from cluster_folders import CLUSTERS
+from forebrain.commands import SUMMARIES, module_of
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "platform" / "forebrain"
@@ -37,17 +39,17 @@ MAY_IMPORT = {
 # Heavy packages, and the only modules that may import them.
 ONLY_IN = {
     "ray": {
+        "benchmarking/chaos.py",
         "shards/prepare.py",
         "training/on_ray.py",
         "training/ray_metrics.py",
         "ray_runtime.py",
-        "commands/chaos.py",
         "commands/doctor.py",
         "studies/tuning.py",
         "studies/many_adaptations.py",
     },
     "deepspeed": {"training/strategies/zero.py"},
-    "triton": {"accelerate/film_kernel.py"},
+    "triton": {"accelerate/film_triton.py"},
 }
 
 
@@ -91,6 +93,36 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
     assert users <= ONLY_IN[package]
 
 
+def test_nobody_imports_the_commands() -> None:
+    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "registry").rglob("*.py")]
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in sources
+        if any(name.startswith("forebrain.commands") for name in imports_of(path))
+        and not path.is_relative_to(PACKAGE / "commands")
+    }
+    assert users == {"platform/forebrain/__main__.py"}
+
+
+def test_every_command_is_a_module_of_its_words_with_a_config_and_a_run() -> None:
+    folder = PACKAGE / "commands"
+    modules = {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.py")
+        if not path.name.startswith("_")
+    }
+    assert modules == {name.replace("-", "_").replace(" ", "/") for name in SUMMARIES}
+    for name in SUMMARIES:
+        module = module_of(name)
+        assert hasattr(module, "main") or (is_dataclass(module.Config) and callable(module.run)), name
+
+
+def test_jobs_hold_nothing_but_a_call() -> None:
+    for path in (ROOT / "jobs").rglob("*.py"):
+        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        assert len(lines) == 5 and lines[-1].startswith("    sys.exit(main(["), path.name
+
+
 def test_clusters_are_started_where_tests_run_one_after_another() -> None:
     starts = re.compile(r"\b(start_ray|cluster_of|ray\.init)\(")
     tests = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("*.py")}
@@ -107,7 +139,12 @@ def test_clusters_are_started_where_tests_run_one_after_another() -> None:
         ("forebrain.adaptation.artifact", ["ray", "deepspeed", "tensorboard", "matplotlib", "triton"]),
         ("forebrain.commands", ["torch", "ray"]),
         ("forebrain.realtime", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib", "forebrain.adaptation"]),
-        ("forebrain.commands.live", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib"]),
+        ("forebrain.commands._help", ["torch", "ray", "numpy", "jsonargparse"]),
+        ("forebrain.commands.doctor", ["torch", "ray"]),
+        ("forebrain.commands.inspect", ["torch", "ray"]),
+        ("forebrain.commands.adapt", ["ray", "deepspeed", "tensorboard", "triton"]),
+        ("forebrain.commands.live.serve", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib"]),
+        ("forebrain.commands.live.replay", ["ray", "deepspeed", "zmq", "pylsl", "matplotlib"]),
         ("forebrain_registry", ["torch", "ray", "forebrain"]),
     ],
 )

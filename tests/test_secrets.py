@@ -52,7 +52,7 @@ def test_nothing_that_a_run_or_a_publication_writes_or_says_holds_a_secret(
     assert call(*train) == 0, said[-1].decode()
     assert call("jobs/publish.py", "--run", out, "--name", "worms") == 0, said[-1].decode()
     # Wrong credentials are an error, which does not show them.
-    examine = ["-m", "forebrain.commands", "doctor", "--storage", out]
+    examine = ["-m", "forebrain", "doctor", "--storage", out]
     assert call(*examine, AWS_SECRET_ACCESS_KEY=f"{CANARY}-wrong") == 1
 
     files = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)

@@ -9,18 +9,19 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from forebrain.errors import ConfigError, ForebrainError, StoppedError
+from forebrain.errors import ConfigError
 
 Config = TypeVar("Config")
 # Key of a choice's config classes in its field's metadata.
@@ -35,34 +36,39 @@ def one_of(configs: Mapping[str, type[Any]]) -> dict[str, Any]:
 
 def parse(
     config_class: type[Config],
-    arguments: Sequence[str] | None = None,
-    description: str = "",
-    short: Mapping[str, str] | None = None,
+    arguments: Sequence[str],
+    *,
+    positional: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+    definitions: Mapping[str, str] | None = None,
 ) -> Config:
     """Reads a config: defaults, then `--config FILE`, then the other options, in that order.
 
     An option that is true or false may stand alone, which means true; one that is a list takes all words up
-    to the next option.
+    to the next option. `--batch-size` is `--batch_size`. No option may be cut short.
 
     Args:
         config_class: a dataclass whose docstring says what each field is.
-        arguments: the command line; None for the process's own.
-        description: shown by --help.
-        short: other names of options, for example {"--full": "--evaluation.full"}.
+        arguments: the command line.
+        positional: the option that words belong to which follow none.
+        aliases: other names of options, {"--full": "--evaluation.full"}; of one that is true or false the
+            other may bring a value, {"--serial": "--workers 0"}. Those of whole fields hold in files too.
+        definitions: files that --config finds by a name, where no file is called so.
 
     Raises:
         ConfigError: an unknown key, a missing one, or an impossible value; the message names it.
-        SystemExit: --help was asked for.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = ArgumentParser(description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_class_arguments(_narrowed(config_class, lambda key: _given(given, key)))
+    given = _with_files(arguments, aliases or {}, definitions or {})
+    narrowed = _narrowed(config_class, lambda key: _given(given, key))
+    known = {f"--{option.name}": option.type for option in flat(_options(narrowed))}
+    parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(narrowed)
     try:
-        values = parser.parse_args(_spelled_out(given, parser, short or {}))
+        values = parser.parse_args(_spelled_out(given, known, aliases or {}, positional))
         return _instantiate(parser, config_class, values)
     except ArgumentError as error:
-        raise ConfigError(_with_suggestion(str(error), parser)) from error
+        raise ConfigError(_explained(str(error), known, [*known, *(aliases or {})])) from error
 
 
 def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config:
@@ -149,12 +155,17 @@ def _given(arguments: Sequence[str], key: str) -> Any:
         if option == f"--{key}":
             found = value
         elif option.startswith("--") and key.startswith(f"{name}." if name else ""):
-            try:
-                text = Path(value).read_text() if Path(value).is_file() else value
-                found = _at(yaml.safe_load(text), key.removeprefix(f"{name}.")) or found
-            except (OSError, yaml.YAMLError):  # the parser says it better
-                continue
+            found = _at(_yaml_of(value), key.removeprefix(f"{name}.")) or found
     return found
+
+
+def _yaml_of(text: str) -> Any:
+    """What a file, or else the text itself, holds; None where it cannot be read, which the parser says."""
+    try:
+        is_file = "\n" not in text and not text.startswith("{") and Path(text).is_file()
+        return yaml.safe_load(Path(text).read_text() if is_file else text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
 
 
 def _at(values: Any, key: str) -> Any:
@@ -164,27 +175,97 @@ def _at(values: Any, key: str) -> Any:
     return values
 
 
-def _spelled_out(arguments: Sequence[str], parser: ArgumentParser, short: Mapping[str, str]) -> list[str]:
-    """The command line with other names replaced, `true` after options that stand alone, and the values of
-    an option that takes several (`--recordings A B`, what a shell makes of *.nwb) as one list."""
-    type_of = {
-        option: getattr(action, "_typehint", None)
-        for action in parser._actions
-        for option in action.option_strings
-    }
-    spelled: list[str] = []
+def _with_files(
+    arguments: Sequence[str], aliases: Mapping[str, str], definitions: Mapping[str, str]
+) -> list[str]:
+    """The command line with `--config NAME` as the file of that name, and other names in files replaced."""
+    words: list[str] = []
+    for word in arguments:
+        is_joined = word.startswith("--config=")
+        if is_joined or (words and words[-1] == "--config"):
+            value = word.removeprefix("--config=")
+            if value in definitions and not Path(value).exists():
+                value = definitions[value]
+            values = _yaml_of(value)
+            if isinstance(values, dict) and (renamed := _renamed(values, aliases)) != values:
+                value = json.dumps(renamed)
+            word = f"--config={value}" if is_joined else value
+        words.append(word)
+    return words
+
+
+def _renamed(values: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a file under the names that fields have."""
+    renamed = {}
+    for key, value in values.items():
+        name, _, implied = aliases.get(f"--{key}", f"--{key}").removeprefix("--").partition(" ")
+        if "." in name:
+            renamed[key] = value
+        elif not implied:
+            renamed[name] = value
+        elif value is True:
+            renamed[name] = yaml.safe_load(implied)
+    return renamed
+
+
+def _spelled_out(
+    arguments: Sequence[str], known: Mapping[str, Any], aliases: Mapping[str, str], positional: str | None
+) -> list[str]:
+    """The command line as the parser wants it: other names replaced, `true` after options that stand alone,
+    the values of an option that takes several (`--recording A B`, what a shell makes of *.nwb, or in parts,
+    `--recording A --recording B`) as one list, and words that follow no option as the positional one's."""
+    spelled: list[str | list[Any]] = []
+    lists: dict[str, list[Any]] = {}
+    free: list[str] = []
+
+    def give(option: str, values: list[str]) -> None:
+        whole = values
+        if len(values) == 1 and values[0].startswith("["):
+            with suppress(yaml.YAMLError):
+                whole = yaml.safe_load(values[0])
+        if not _is_list(known.get(option)) or values in ([], ["null"]) or not isinstance(whole, list):
+            # Joined, since a value may begin like an option.
+            spelled.extend([f"{option}={values[0]}"] if len(values) == 1 else [option, *values])
+        elif option in lists:
+            lists[option] += whole
+        else:
+            lists[option] = list(whole)
+            spelled.extend([option, lists[option]])
+
     words = list(arguments)
     while words:
-        option = words.pop(0)
-        option = short.get(option, option)
-        spelled.append(option)
-        num_values = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
-        if type_of.get(option) is bool and num_values == 0:
-            spelled.append("true")
-        elif _is_list(type_of.get(option)) and num_values and not words[0].startswith(("[", "null")):
-            spelled.append(json.dumps(words[:num_values]))
-            del words[:num_values]
-    return spelled
+        if not words[0].startswith("--"):
+            free.append(words.pop(0))
+            continue
+        option, equals, value = words.pop(0).partition("=")
+        option = "--" + option[2:].replace("-", "_")
+        option, _, implied = aliases.get(option, option).partition(" ")
+        hint = known.get(option)
+        stands_alone = bool(implied) or _holds(hint, bool)
+        if equals:
+            values = [value]
+        else:
+            num_values = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
+            if stands_alone and positional is not None and words[:1] not in (["true"], ["false"], ["null"]):
+                num_values = 0
+            elif not _is_list(hint):
+                num_values = min(num_values, 1)
+            values, words = words[:num_values], words[num_values:]
+        if stands_alone and not values:
+            values = ["true"]
+        if not implied:
+            give(option, values)
+        elif values == ["true"]:
+            give(option, [implied])
+    if positional is not None and free:
+        give(f"--{positional}", free)
+        free = []
+    return [word if isinstance(word, str) else json.dumps(word) for word in [*spelled, *free]]
+
+
+def _holds(hint: Any, kind: type) -> bool:
+    """Whether a type is this one, or this one or None."""
+    return hint is kind or (get_origin(hint) in (Union, UnionType) and kind in get_args(hint))
 
 
 def _is_list(hint: Any) -> bool:
@@ -193,19 +274,100 @@ def _is_list(hint: Any) -> bool:
     return any(get_origin(each) is list for each in of_any)
 
 
-def _with_suggestion(message: str, parser: ArgumentParser) -> str:
-    """Adds the option that was probably meant, where one was not recognised."""
-    known = [option for action in parser._actions for option in action.option_strings]
-    unknown = next((word.split("=")[0] for word in message.split() if word.startswith("--")), "")
-    if unknown in known or not (close := difflib.get_close_matches(unknown, known, n=1)):
+def _explained(message: str, types: Mapping[str, Any], known: Sequence[str]) -> str:
+    """The parser's message in words: what is missing, what was expected, which option was probably meant."""
+    wrong = re.match(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL)
+    if wrong and (hint := types.get(f"--{wrong[1]}")) is not None:
+        return f"{wrong[1]} is {wrong[2].strip()}; expected {_in_words(hint)}."
+    if missing := re.search(r"arguments are required: ([\w.]+)|[Kk]ey \"([\w.]+)\" is required", message):
+        return f"--{missing[1] or missing[2]} is not given; expected a value."
+    if bare := re.match(r"argument (--[\w.]+): expected one argument", message):
+        return f"{bare[1]} stands without a value; expected one after it."
+    unknown = next((word for word in message.split() if word.startswith("--")), "").split("=")[0].rstrip(":,")
+    if not unknown or unknown in known:
         return message
-    return f"{message}\nDid you mean {close[0]}?"
+    same_end = [option for option in known if option.endswith(f".{unknown.removeprefix('--')}")]
+    close = same_end or difflib.get_close_matches(unknown, known, n=1)
+    return f"{message}\nDid you mean {close[0]}?" if close else message
 
 
-def exit_status(error: ForebrainError | OSError) -> int:
-    """Shows an error that the user can mend, without a traceback. Returns the exit status of the job."""
-    if isinstance(error, StoppedError):
-        print(error, file=sys.stderr)
-        return 128 + signal.Signals[error.signal_name]
-    print(f"error: {error}", file=sys.stderr)
-    return 2 if isinstance(error, ConfigError) else 1
+def _in_words(hint: Any) -> str:
+    """What a type allows."""
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    if get_origin(hint) is Literal:
+        return f"{'one of ' * (len(get_args(hint)) > 1)}{', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (Union, UnionType):
+        return ", or ".join(_in_words(each) for each in get_args(hint))
+    if get_origin(hint) is list:
+        return f"a list, each of it {_in_words(get_args(hint)[0])}"
+    return words.get(hint, "another value" if get_origin(hint) is None else "a mapping, as YAML writes it")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a config, as people are told of it.
+
+    Attributes:
+        name: as it is given, dotted: training.steps.
+        type: what its values are.
+        default: MISSING where one must be given.
+        text: its line of the config's docstring.
+        members: the options of a config within the config; empty for a single value.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    text: str
+    members: tuple[Option, ...] = ()
+
+
+def options(config_class: type[Any], arguments: Sequence[str] = ()) -> tuple[Option, ...]:
+    """All options of a config, those of a choice as the command line has chosen.
+
+    Raises:
+        ConfigError: the command line chooses what there is not.
+    """
+    return _options(_narrowed(config_class, lambda key: _given(arguments, key)))
+
+
+def flat(options: Iterable[Option]) -> Iterator[Option]:
+    """The options that hold a value, those of configs within configs too."""
+    for option in options:
+        if option.members:
+            yield from flat(option.members)
+        else:
+            yield option
+
+
+def _options(config_class: type[Any], prefix: str = "") -> tuple[Option, ...]:
+    hints, texts = get_type_hints(config_class), _texts(config_class)
+    found = []
+    for item in fields(config_class):
+        hint, text = hints[item.name], texts.get(item.name, "")
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        members: tuple[Option, ...] = ()
+        if isinstance(hint, type) and is_dataclass(hint):
+            members = _options(hint, f"{prefix}{item.name}.")
+        if members:  # the field's own default holds, not that of its class
+            members = tuple(_with_default(member, default) for member in members)
+        found.append(Option(f"{prefix}{item.name}", hint, default, text, members))
+    return tuple(found)
+
+
+def _with_default(option: Option, within: Any) -> Option:
+    """The option with the default that a config around it gives."""
+    name = option.name.rsplit(".", 1)[-1]
+    default = getattr(within, name, option.default)
+    members = tuple(_with_default(member, default) for member in option.members)
+    return replace(option, default=default, members=members)
+
+
+def _texts(config_class: type[Any]) -> dict[str, str]:
+    """What docstrings say of each field, those of the classes below first."""
+    found: dict[str, str] = {}
+    for each in reversed(config_class.__mro__):
+        if is_dataclass(each):
+            described = docstring_parser.parse(each.__doc__ or "").params
+            found |= {param.arg_name: " ".join((param.description or "").split()) for param in described}
+    return found

@@ -19,6 +19,10 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # A local start would turn token authentication on, and other commands would then be refused.
     "RAY_AUTH_MODE": "disabled",
+    # What still runs when this process ends would start another Ray, and hang in it.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    # Ray's processes start in the locale C, in which Python takes names of files for ASCII.
+    "PYTHONUTF8": "1",
 }
 CONNECT_TIMEOUT_S = 5.0
 _LOGGING: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -74,7 +78,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     except Exception as error:  # Ray raises Exception itself where a process of its own is too slow
         raise ClusterError(
             f"Ray did not start on this machine ({_first_line(error)}). Try again when it is less busy. "
-            "jobs/pretrain.py --workers 0 and jobs/adapt.py --serial do without Ray."
+            "With --workers 0 pretrain, prepare and adapt do without Ray."
         ) from error
 
 

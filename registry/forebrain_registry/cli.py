@@ -24,15 +24,19 @@ from forebrain_registry.verifying import Findings, verify, verify_version, write
 LOG_WIDTH = 140
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "forebrain-registry") -> int:
     """Runs one subcommand.
+
+    Args:
+        arguments: the command line after the program's name; of this process by default.
+        prog: how the program is called, for its help.
 
     Returns:
         The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense,
         130 if it was interrupted.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    parser = _parser()
+    parser = _parser(prog)
     options = parser.parse_args(arguments)
     if not options.registry:
         parser.error("which registry? Give --registry URI, or set FOREBRAIN_REGISTRY.")
@@ -52,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="forebrain-registry", description="Publish and pull models.")
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Publish and pull models.")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--registry",

@@ -155,9 +155,7 @@ def test_pictures_call_units_what_the_recording_calls_them(
     backbone: Backbone, walk: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, Figure] = {}
-    monkeypatch.setattr(
-        "forebrain.evaluation.figures._save", lambda figure, path: drawn.update({path.name: figure})
-    )
+    monkeypatch.setattr("forebrain.plotting.save", lambda figure, path: drawn.update({path.name: figure}))
     traces = walk(9, num_frames=300).frames(0, 300)
     traces[:, 2] = 1.0
     named = replace(walk(9, num_frames=300), traces=traces, unit_names=("AVA", "AVB", "RIM", "SMD", "RIV"))

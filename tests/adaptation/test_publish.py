@@ -29,7 +29,7 @@ from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import Registry, pull
 
-JOBS = Path(__file__).parents[1] / "jobs"
+JOBS = Path(__file__).parents[2] / "jobs"
 TINY = {
     "model": {"width": 16, "num_heads": 2, "head_width": 16, "film_width": 32},
     "training": {"batch_size": 16, "steps": 6, "validate_every": 3, "checkpoint_every": 3, "threads": 1},

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from forebrain.benchmarking import store
+from forebrain.benchmarking import report, store
 from forebrain.errors import ConfigError
 from forebrain.storage import Folder
 
@@ -32,7 +32,7 @@ def test_a_store_is_timed_with_and_without_requests_in_flight(
 
     files = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
     assert files.find(place.removeprefix("s3://")) == []
-    shown = store.table_of(rows)
+    (shown,) = report.tables(rows)
     assert shown.row_count == 3 and "as many as needed" in str(list(shown.columns[2].cells))
 
 

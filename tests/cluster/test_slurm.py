@@ -53,7 +53,7 @@ signal.signal(signal.SIGTERM, save)  # after Ray's own
 while sum(node["Alive"] for node in ray.nodes()) < 2:
     time.sleep(0.1)
 assert ray.cluster_resources()["CPU"] == 2
-doctor = [sys.executable, "-m", "forebrain.commands", "doctor", "--json"]
+doctor = [sys.executable, "-m", "forebrain", "doctor", "--json"]
 found = json.loads(subprocess.run(doctor, capture_output=True, check=True).stdout)
 assert "2 nodes, 2 cores" in found["cluster"][0]["text"], found
 leaving = subprocess.Popen([sys.executable, leave, "--seconds", "60"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,26 +108,27 @@ def test_an_animal_that_the_backbone_has_seen_raises_a_flag(
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "words", "status"),
     [
-        ({"model": "wurms"}, "Did you mean 'worms'?"),
-        ({"model": "worms@4"}, "no version 4; the nearest is worms@1"),
-        ({"model": "./nowhere"}, "holds no run"),
-        ({"recording": "nothing.npy"}, "nothing is there"),
-        ({"steps": "-3"}, "steps is -3"),
-        ({"registry": "", "model": "worms"}, "which registry"),
+        ({"model": "wurms"}, "Did you mean 'worms'?", 1),
+        ({"model": "worms@4"}, "no version 4; the nearest is worms@1", 1),
+        ({"model": "./nowhere"}, "holds no run", 1),
+        ({"recording": "nothing.npy"}, "nothing is there", 1),
+        ({"steps": "-3"}, "steps is -3", 2),
+        ({"registry": "", "model": "worms"}, "which registry", 1),
     ],
 )
 def test_what_is_not_there_is_one_clear_error_and_leaves_nothing(
     changes: dict[str, str],
     words: str,
+    status: int,
     command: Callable[..., list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("FOREBRAIN_REGISTRY", raising=False)
-    assert main(command(**changes)) == 1
+    assert main(command(**changes)) == status
     error = capsys.readouterr().err
     assert words in error and error.startswith("error: ") and "Traceback" not in error
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial"))
@@ -170,6 +172,36 @@ def test_a_full_disk_and_a_folder_that_is_there_are_refused(
     assert main(command(mode="none")) == 1
     assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "out" / "mine").read_text() == "precious"
+
+
+def test_several_recordings_get_a_folder_each_and_a_table(
+    command: Callable[..., list[str]],
+    recording: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "lab").mkdir()
+    for name in ("a", "b"):
+        for made in (recording(name, subject=name), f"{tmp_path}/{name}.npy.session.yaml"):
+            Path(made).rename(tmp_path / "lab" / Path(made).name)
+    several = [*command(mode="none", recording=str(tmp_path / "lab")), "--workers", "0"]
+    assert main(several) == 0
+    assert "2 adapted, 0 failed" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines()))
+    assert [row["status"] for row in rows] == ["adapted", "adapted"]
+    assert main(several) == 0  # the same command goes on
+    assert "finished" in capsys.readouterr().out
+    assert main([*several, "--session", "day1"]) == 2
+    assert "session is 'day1' with several recordings" in capsys.readouterr().err
+
+
+def test_a_single_recording_gets_a_table_where_that_is_asked_for(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    assert main([*command(mode="none"), "--each", "--serial"]) == 0
+    assert (tmp_path / "out" / "table.csv").exists() and not (tmp_path / "out" / "result.json").exists()
 
 
 def test_a_forecast_needs_the_units_that_were_adapted_to(

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from forebrain.commands import doctor, main
 from forebrain.commands.doctor import Finding, examine, is_well
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +104,7 @@ def test_with_the_core_alone_it_says_what_to_install_and_ray_is_never_imported(t
     """A process in which only the core's packages can be found."""
     code = f"""
 import importlib.metadata, sys
+import jsonargparse  # which looks for packages of its own
 CORE = {sorted(core_packages())!r}
 real = importlib.metadata.version
 def version(name):
@@ -124,8 +125,8 @@ sys.exit(status)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Ray is not installed" in done.stdout
-    assert "missing jobs/prepare.py: without ray" in done.stdout
-    assert "ok      jobs/pretrain.py --workers 0" in done.stdout
+    assert "missing forebrain prepare: without ray" in done.stdout
+    assert "ok      forebrain pretrain --workers 0" in done.stdout
     assert "s3fs is missing" in done.stdout and "pip install 'forebrain[lab]'" in done.stdout
 
 

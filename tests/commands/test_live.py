@@ -24,7 +24,7 @@ from forebrain.adaptation.artifact import Adapted
 from forebrain.adaptation.backbone import Origin, weights_of
 from forebrain.adaptation.description import Description
 from forebrain.commands import main
-from forebrain.commands.live import ReplayConfig, ServeConfig
+from forebrain.commands.live import replay, serve
 from forebrain.errors import ConfigError
 from forebrain.models.base import Interface
 from forebrain.models.poco import Poco, PocoConfig
@@ -34,7 +34,7 @@ from forebrain.sessions.session import Session
 from forebrain.shards.fits import Fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = PocoConfig(
     context=12, horizon=4, token_length=4, width=8, num_latents=2, num_heads=1, head_width=8, film_width=8,
     relative=True,
@@ -180,21 +180,21 @@ def test_a_soak_shows_what_it_came_to(capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_makes_no_sense_is_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for options in (
-        ["serve"],
-        ["serve", "--adapted", str(tmp_path)],
-        ["serve", "--untrained_units", "5", "--address", "nowhere"],
-        ["serve", "--untrained_units", "5", "--updates", "--live.normalise", "running"],
-        ["replay", "--speed", "-1"],
-        ["replay", "--recording", str(tmp_path / "missing.npz")],
-        ["soak", "--soak.frames", "10"],
+    for status, options in (
+        (2, ["serve"]),
+        (1, ["serve", "--adapted", str(tmp_path)]),
+        (2, ["serve", "--untrained_units", "5", "--address", "nowhere"]),
+        (2, ["serve", "--untrained_units", "5", "--updates", "--live.normalise", "running"]),
+        (2, ["replay", "--speed", "-1"]),
+        (1, ["replay", "--recording", str(tmp_path / "missing.npz")]),
+        (2, ["soak", "--soak.frames", "10"]),
     ):
-        assert main(["live", *options]) == 1, options
+        assert main(["live", *options]) == status, options
         assert capsys.readouterr().err.count("error: ") == 1, options
     with pytest.raises(ConfigError):
-        ServeConfig(adapted="a", untrained_units=3)
+        serve.Config(adapted="a", untrained_units=3)
     with pytest.raises(ConfigError):
-        ReplayConfig(frames=0)
+        replay.Config(frames=0)
 
 
 def _saved_index(state: Path) -> int:

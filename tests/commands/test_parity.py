@@ -9,22 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from forebrain.accelerate import row_passes
-from forebrain.accelerate.frozen import FrozenPoco
+from forebrain.accelerate import unit_blocks
 from forebrain.commands import main, parity
 from forebrain.commands.parity import ParityError, check_folder
-from forebrain.models.base import SessionInput
-from forebrain.models.poco import Poco
 
 FIXTURE = "b_multi_n80_n130"
 
 
 @pytest.fixture(scope="module")
 def parity_dir() -> Path:
-    data = Path(os.environ.get("FOREBRAIN_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    data = Path(os.environ.get("FOREBRAIN_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
     folder = data.parent / "parity"
     if not folder.is_dir():
         pytest.skip(f"parity fixtures not found at {folder}; set FOREBRAIN_TEST_DATA")
@@ -74,22 +69,10 @@ def test_an_empty_folder_and_a_broken_fixture_are_errors(tmp_path: Path) -> None
         list(check_folder(tmp_path))
 
 
-def test_paths_that_small_fixtures_do_not_take_are_exact_too(
+def test_every_form_of_the_model_is_exact_in_blocks_too(
     parity_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows in several blocks, and a frozen backbone."""
-    monkeypatch.setattr(row_passes, "CPU_BLOCK_ROWS", 100)
+    monkeypatch.setattr(unit_blocks, "CPU_BLOCK", 100)
     result = parity.check_fixture(parity_dir / f"{FIXTURE}.json")
     assert result["passed"] and result["gradient_error"] <= 2e-5
-
-    def by_windows(model: Poco, inputs: list[SessionInput]) -> list[Tensor]:
-        """One after the other, as a live forecaster does."""
-        sessions = [(entry, FrozenPoco(model).session(entry.interface, entry.dataset)) for entry in inputs]
-        return [
-            torch.stack([session.forecast(each) for each in entry.context]) for entry, session in sessions
-        ]
-
-    for forward in (lambda model, inputs: FrozenPoco(model)(inputs), by_windows):
-        monkeypatch.setattr(Poco, "forward", forward)
-        result = parity.check_fixture(parity_dir / "a_single_n60.json")  # which has no gradients
-        assert result["passed"] and "gradient_error" not in result
+    assert set(result["output_error_by_form"]) == {"plain", "train", "adapt", "stream"}

@@ -29,6 +29,23 @@ def test_forecasts_and_targets_line_up_with_the_recording(walk) -> None:
     np.testing.assert_array_equal(example.activity[:C], context[0])
 
 
+def test_explained_variance_is_low_for_a_constant_forecast_of_noise_and_high_for_one_that_follows(
+    walk,
+) -> None:
+    rng = np.random.default_rng(0)
+    session = dataclasses.replace(walk(0), traces=rng.normal(size=(400, 5)).astype(np.float32))
+    noise = ArrayWindows([session], "chronological", C, H)
+    constant = make_example({"model": lambda _, context: 0 * context[:, -H:]}, noise, 0, "test")
+    assert (constant.unit_scores("model") > 0.4).all() and (constant.unit_explained("model") < 0.05).all()
+    smooth = make_example(
+        fit_baselines(ArrayWindows([walk(0)], "chronological", C, H)),
+        ArrayWindows([walk(0)], "chronological", C, H),
+        0,
+        "test",
+    )
+    assert (smooth.unit_explained("linear") > 0.3).all()
+
+
 def test_scores_of_an_example_are_those_of_its_windows(walk) -> None:
     source = ArrayWindows([walk(0)], "chronological", C, H)
     example = make_example({"model": _last_frames, **fit_baselines(source)}, source, 0, "test")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from forebrain import plotting
 from forebrain.errors import ConfigError
 from forebrain.evaluation import figures
 from forebrain.evaluation.examples import make_example, typical_session
@@ -72,7 +73,7 @@ def test_units_that_never_move_can_be_shown(walk, tmp_path: Path) -> None:
 
 def test_rounding_paints_no_unit_that_stands_still(walk, tmp_path: Path, monkeypatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plotting, "save", lambda figure, path: drawn.append(figure))
     source = ArrayWindows([walk(0, num_units=3)], "chronological", C, H)
     example = make_example({"model": _last_frames}, source, 0, "test")
     example.activity[:, 1:] = np.float32(0.1)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "jobs"))
-import benchmark
+from forebrain.benchmarking import measure
+from forebrain.commands import main
 
 PROMISED = {
     "what", "units", "batch", "threads", "device", "dtype", "median_ms", "p99_ms", "plain_median_ms",
@@ -19,14 +18,13 @@ PROMISED = {
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs the job in this process and returns its rows."""
+def run(tmp_path: Path):
+    """Measures in this process and returns the rows."""
 
     def job(*arguments: str) -> list[dict]:
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, "--json", str(tmp_path / "rows.json")])
         threads = torch.get_num_threads()
         try:
-            assert benchmark.main() == 0
+            assert main(["benchmark", *arguments, "--json", str(tmp_path / "rows.json")]) == 0
         finally:
             torch.set_num_threads(threads)
         return json.loads((tmp_path / "rows.json").read_text())
@@ -70,21 +68,17 @@ def test_a_run_that_is_cut_short_keeps_its_rows(monkeypatch: pytest.MonkeyPatch,
         return [{"what": "forecast", "units": case.units, "batch": 1, "dtype": "fp32", "median_ms": 1.0}]
 
     path = tmp_path / "rows.json"
-    monkeypatch.setattr(benchmark, "time_case", cut)
-    monkeypatch.setattr(
-        sys, "argv", ["", "--what", "forecast", "--units", "10", "20", "--threads", "1", "--json", str(path)]
-    )
-    with pytest.raises(KeyboardInterrupt):
-        benchmark.main()
+    monkeypatch.setattr(measure, "time_case", cut)
+    given = ["--what", "forecast", "--units", "10", "20", "--threads", "1", "--out", str(path)]
+    assert main(["benchmark", *given]) == 130
     assert [row["units"] for row in json.loads(path.read_text())] == [10]
 
 
-def test_a_file_that_holds_something_else_is_left_alone(monkeypatch, tmp_path: Path, capsys) -> None:
+def test_a_file_that_holds_something_else_is_left_alone(tmp_path: Path, capsys) -> None:
     path = tmp_path / "notes.json"
     for text in ('{"a": 1}', "no json", "[3]"):
         path.write_text(text)
-        monkeypatch.setattr(sys, "argv", ["", "--quick", "--json", str(path)])
-        assert benchmark.main() == 2
+        assert main(["benchmark", "--quick", "--json", str(path)]) == 2
         assert "notes.json" in capsys.readouterr().err and path.read_text() == text
 
 
@@ -92,7 +86,6 @@ def test_a_file_that_holds_something_else_is_left_alone(monkeypatch, tmp_path: P
     ("arguments", "word"),
     [(["--units", "0"], "units"), (["--what", "speed"], "what"), (["--threads", "0"], "threads")],
 )
-def test_impossible_options_are_named(arguments: list[str], word: str, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
-    assert benchmark.main() == 2
+def test_impossible_options_are_named(arguments: list[str], word: str, capsys) -> None:
+    assert main(["benchmark", *arguments]) == 2
     assert word in capsys.readouterr().err

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def is_driver(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return "pretrain.py" in " ".join(process.cmdline())
+        return "-m forebrain pretrain" in " ".join(process.cmdline())
     return False
 
 

@@ -13,7 +13,7 @@ from forebrain.ray_runtime import start_ray
     ("address", "raised", "words"),
     [
         (None, Exception("The node timed out.\nLook at /tmp/ray"), r"did not start.*\(The node timed out\)"),
-        (None, RuntimeError(), r"\(RuntimeError\).*--workers 0.*--serial"),
+        (None, RuntimeError(), r"\(RuntimeError\).*--workers 0 pretrain, prepare and adapt"),
         ("auto", ConnectionError("nobody"), r"RAY_ADDRESS=auto.*\(nobody\).*doctor"),
         ("127.0.0.1:1", AssertionError("not asked"), r"RAY_ADDRESS=127\.0\.0\.1:1 .*nobody answers.*doctor"),
     ],

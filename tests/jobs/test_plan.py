@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from forebrain.benchmarking import plan
+from forebrain.commands import main
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
 from forebrain.storage import Folder
@@ -18,19 +18,8 @@ from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.single import train_here
 
-SCRIPT = Path(__file__).parents[2] / "jobs" / "plan.py"
 
-
-@pytest.fixture(scope="module")
-def plan() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("plan", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_goodput_is_what_a_simulation_of_failures_gives(plan: ModuleType) -> None:
+def test_goodput_is_what_a_simulation_of_failures_gives() -> None:
     every_s, stall_s, recovery_s, between_s = 600.0, 30.0, 200.0, 3000.0
     rng = np.random.default_rng(0)
     now, useful, fails_at = 0.0, 0.0, rng.exponential(between_s)
@@ -46,9 +35,7 @@ def test_goodput_is_what_a_simulation_of_failures_gives(plan: ModuleType) -> Non
     assert plan.goodput(every_s, stall_s, recovery_s, between_s) == pytest.approx(useful / now, abs=0.01)
 
 
-def test_sizes_are_those_of_a_real_set_and_a_real_checkpoint(
-    plan: ModuleType, small_shards: str, tmp_path: Path
-) -> None:
+def test_sizes_are_those_of_a_real_set_and_a_real_checkpoint(small_shards: str, tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "data": small_shards, "out": str(tmp_path / "run"), "workers": 0,
         "training": {"steps": 1, "batch_size": 4, "threads": 1},
@@ -71,7 +58,7 @@ def test_sizes_are_those_of_a_real_set_and_a_real_checkpoint(
     assert found["shards"] == sum(len(entry.shards) for entry in entries)
 
 
-def test_more_of_anything_costs_more(plan: ModuleType) -> None:
+def test_more_of_anything_costs_more() -> None:
     small = plan.calculate(
         plan.PlanConfig(sessions=100, units=10**5, data_bytes=1e10, workers=4, batch_size=64)
     )
@@ -95,7 +82,7 @@ def test_more_of_anything_costs_more(plan: ModuleType) -> None:
 
 
 def test_it_prints_its_numbers_and_refuses_what_makes_no_sense(
-    plan: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [
         "--sessions",
@@ -109,9 +96,9 @@ def test_it_prints_its_numbers_and_refuses_what_makes_no_sense(
         "--batch_size",
         "8",
     ]
-    assert plan.main([*given, "--json", str(tmp_path / "plan.json")]) == 0
+    assert main(["plan", *given, "--json", str(tmp_path / "plan.json")]) == 0
     assert json.loads((tmp_path / "plan.json").read_text())["units_a_session"] == 100
     assert "what gives way first" in capsys.readouterr().out
-    assert plan.main([*given, "--workers", "0"]) == 2
-    assert plan.main([*given, "--data_bytes", "1000"]) == 2
+    assert main(["plan", *given, "--workers", "0"]) == 2
+    assert main(["plan", *given, "--data_bytes", "1000"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2

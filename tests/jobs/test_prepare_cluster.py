@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from forebrain.commands import main
 from forebrain.errors import RecordingError
 from forebrain.ray_runtime import start_ray
 from forebrain.sessions.session import Session
@@ -55,7 +55,10 @@ def test_parallel_preparation_gives_the_bytes_of_one_process(save_session, tmp_p
 
 def test_the_job_prepares_simulated_sessions_and_ends_with_a_table_and_the_address(tmp_path, capfd):
     out = str(tmp_path / "out")
-    assert job(["--recordings", "sim://default?seed=0", "--out", out, "--prepare.max_window", "96"]) == 0
+    assert (
+        main(["prepare", "--recordings", "sim://default?seed=0", "--out", out, "--prepare.max_window", "96"])
+        == 0
+    )
     printed = capfd.readouterr().out.splitlines()
     assert printed[-1] == out
     assert any("sim-mouse/animal2/seed0" in line and "3637" in line for line in printed), printed
@@ -71,7 +74,10 @@ def test_the_job_tells_what_was_guessed_and_ends_with_the_absolute_address(
     config = tmp_path / "config.yaml"
     config.write_text("prepare:\n  max_window: 96\n")
     monkeypatch.chdir(tmp_path)
-    assert job(["--config", str(config), "--recordings", str(turned), named, "--out", "relative"]) == 0
+    assert (
+        main(["prepare", "--config", str(config), "--recordings", str(turned), named, "--out", "relative"])
+        == 0
+    )
     printed = capfd.readouterr().out.splitlines()
     assert printed[-1] == str(tmp_path / "relative")
     session_id = f"{tmp_path.name}/turned/turned"
@@ -87,12 +93,12 @@ def test_the_job_tells_what_was_guessed_and_ends_with_the_absolute_address(
         (["--recordings", "sim://other"], "no such simulated set", 1),
         (["--recordings", "sim://default", "--prepare.max_window", "0"], "max_window is 0", 2),
         (["--recordings", "sim://default", "--prepare.max_windw", "9"], "mean --prepare.max_window?", 2),
-        (["--recordings"], "recordings", 2),
-        ([], "recordings", 2),
+        (["--recordings"], "recording", 2),
+        ([], "recording", 2),
     ],
 )
 def test_the_job_fails_with_one_line_where_nothing_can_be_done(tmp_path, capfd, arguments, message, status):
-    assert job([*arguments, "--out", str(tmp_path / "out")]) == status
+    assert main(["prepare", *arguments, "--out", str(tmp_path / "out")]) == status
     error = capfd.readouterr().err
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "out").exists()
@@ -100,14 +106,7 @@ def test_the_job_fails_with_one_line_where_nothing_can_be_done(tmp_path, capfd, 
 
 def test_the_job_fails_with_one_line_where_nothing_can_be_written(save_session, tmp_path, capfd):
     (tmp_path / "file").touch()
-    assert job(["--recordings", save_session("a.npz"), "--out", str(tmp_path / "file" / "out")]) == 1
+    assert (
+        main(["prepare", "--recordings", save_session("a.npz"), "--out", str(tmp_path / "file" / "out")]) == 1
+    )
     assert capfd.readouterr().err.startswith("error: ")
-
-
-def job(arguments: list[str]) -> int:
-    path = Path(__file__).parents[2] / "jobs" / "prepare.py"
-    spec = importlib.util.spec_from_file_location("job_prepare", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main(arguments)

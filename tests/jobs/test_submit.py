@@ -16,7 +16,6 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,13 +23,13 @@ import yaml
 from ray.job_submission import JobSubmissionClient
 
 from forebrain.config import from_values
-from forebrain.storage import Folder
-from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
+from forebrain.training.events import Event
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
+from run_events import steps_of
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "cluster" / "grafana" / "forebrain.json"
@@ -116,7 +115,7 @@ def submit(head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_doctor_finds_where_jobs_are_submitted(head: Head) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "forebrain.commands", "doctor", "--cluster", head.dashboard],
+        [sys.executable, "-m", "forebrain", "doctor", "--cluster", head.dashboard],
         env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and f"{head.dashboard}: takes jobs" in done.stdout, done.stdout + done.stderr
@@ -169,7 +168,7 @@ def test_a_stopped_job_has_saved_and_the_same_command_goes_on_bit_for_bit(
         },
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    store = CheckpointStore(Folder(values["out"]).child("checkpoints"))
+    store = RunFolder(values["out"]).checkpoints()
     client = JobSubmissionClient(head.dashboard)
     for step in (10, 40):
         job = client.submit_job(
@@ -190,13 +189,12 @@ def test_a_stopped_job_has_saved_and_the_same_command_goes_on_bit_for_bit(
         log = client.get_job_logs(job)
         assert f"stopped by SIGTERM after step {store.newest_step()};" in log, log
 
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     config = from_values(PretrainConfig, {**values, "out": str(tmp_path / "alone")})
     Trainer(config, WorkerGroup(), torch.device("cpu"), events.append, StopAfter(store.newest_step())).run()
     rows = RunFolder(values["out"]).read_metrics()
-    found, expected = (
-        [(row["step"], row["loss"]) for row in each if row["kind"] == "step"] for each in (rows, events)
-    )
+    found = [(row["step"], row["loss"]) for row in rows if row["kind"] == "step"]
+    expected = [(event.step, event.loss) for event in steps_of(events)]
     assert found == expected and len(found) >= 40
 
 

@@ -22,19 +22,20 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from forebrain.commands.chaos import cluster_of, is_training, training_workers
+from forebrain.benchmarking.chaos import cluster_of, is_training, training_workers
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.storage import Folder
-from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
+from forebrain.training.events import Event
 from forebrain.training.ledger import account, read_attempts
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
+from run_events import steps_of
 from worker_processes import start_workers
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ class Job:
         ]  # fmt: skip
         self._environment = {**os.environ, "RAY_ADDRESS": cluster.address}
         self._folder = folder
-        self.store = CheckpointStore(Folder(values["out"]).child("checkpoints"))
+        self.store = RunFolder(values["out"]).checkpoints()
         self.start()
 
     def start(self) -> None:
@@ -151,9 +152,9 @@ class StopAfter(StopRequests):
 
 def undisturbed_here(config: PretrainConfig, steps: int) -> dict[int, float]:
     """The losses of the same run by one worker, which is this process."""
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     Trainer(config, WorkerGroup(), torch.device("cpu"), events.append, StopAfter(steps)).run()
-    return {event["step"]: event["loss"] for event in events if event["kind"] == "step"}
+    return {event.step: event.loss for event in steps_of(events)}
 
 
 def _undisturbed_worker(rank: int, size: int, config: PretrainConfig, steps: int, folder: str) -> None:
@@ -221,7 +222,7 @@ def test_a_run_on_two_nodes_survives_every_fault_bit_for_bit(
 
     alone = from_values(PretrainConfig, {**asked, "out": f"{run}-alone"})
     assert losses(run) == undisturbed(alone, steps, tmp_path)
-    attempts = read_attempts(Folder(run))
+    attempts = read_attempts(RunFolder(run))
     firsts = [attempt.first_step for attempt in attempts]
     assert len(attempts) == 6, firsts
     assert firsts[4] == stopped_at and firsts[5] == left_at  # nothing is lost where there was notice

@@ -1,21 +1,21 @@
-"""Dropout drops the asked share, and keeps the mean."""
+"""Dropout mask the asked share, and keeps the mean."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from forebrain.models.dropout import drop, random_drops
+from forebrain.models.dropout import drop, dropout_mask
 
 
 @pytest.mark.parametrize("dropout", [1e-3, 0.2, 0.9])
 def test_the_asked_share_is_dropped(dropout: float) -> None:
     torch.manual_seed(0)
-    drops = random_drops((1000, 512), dropout, torch.device("cpu"))
-    assert drops.shape == (1000, 512) and drops.dtype == torch.int16
-    assert drops.max() == 0
-    share = (drops < 0).double().mean()
-    assert abs(share - dropout) < 4 * (dropout * (1 - dropout) / drops.numel()) ** 0.5 + 2**-16
+    mask = dropout_mask((1000, 512), dropout, torch.device("cpu"))
+    assert mask.shape == (1000, 512) and mask.dtype == torch.int16
+    assert mask.max() == 0
+    share = (mask < 0).double().mean()
+    assert abs(share - dropout) < 4 * (dropout * (1 - dropout) / mask.numel()) ** 0.5 + 2**-16
 
 
 def test_what_is_kept_is_scaled_up_and_what_is_dropped_has_no_gradient() -> None:

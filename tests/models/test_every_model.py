@@ -1,4 +1,4 @@
-"""The contract of every model: what `models.slots` lists is held to it, new ones too."""
+"""The contract of every model: what `models.registry` lists is held to it, new ones too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.models.base import Interface, LossName, Model, ModelConfig, SessionInput, SessionTarget
-from forebrain.models.normalisation import WindowFrame
+from forebrain.models.normalisation import InstanceNorm
 from forebrain.models.registry import MODELS
 from forebrain.training.config import PretrainConfig
 
@@ -195,7 +195,7 @@ def test_the_error_and_its_gradients_are_those_of_the_forecasts(case: str, loss:
     for entry, forecast in zip(inputs, model(inputs), strict=True):
         frames, present = torch.randn_like(forecast), torch.rand(len(forecast)) < 0.7
         targets.append(SessionTarget.of(entry, frames, loss, present))
-        spread = WindowFrame.of(entry.of_forecast(entry.context, 2)).spread if loss == "relative" else 1.0
+        spread = InstanceNorm.of(entry.of_forecast(entry.context, 2)).spread if loss == "relative" else 1.0
         expected.append(((forecast - frames) / spread)[present].square().sum())
     of_forecasts = torch.stack(expected).sum()
     error = model(inputs, targets)

@@ -1,4 +1,4 @@
-"""The frame of a window: equivariant to level and amplitude, causal, and bounded far outside."""
+"""Instance normalisation: equivariant to level and amplitude, causal, and bounded far outside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from forebrain.models.base import Interface, SessionInput, SessionTarget
-from forebrain.models.normalisation import MAX_SPREAD, MIN_SPREAD, WindowFrame
+from forebrain.models.normalisation import MAX_SPREAD, MIN_SPREAD, InstanceNorm
 from forebrain.models.poco import Poco, PocoConfig
 
 CONFIG = PocoConfig(context=24, horizon=5, token_length=8, width=16, num_latents=3, num_heads=2, head_width=8,
@@ -30,10 +30,10 @@ def forecast(model: Poco, context: torch.Tensor) -> torch.Tensor:
         return model([SessionInput(context, interface, 0)])[0]
 
 
-def test_entering_and_leaving_is_the_identity_within_the_bound() -> None:
+def test_normalising_and_denormalising_is_the_identity_within_the_bound() -> None:
     context = torch.randn(2, 24, 5)
-    frame = WindowFrame.of(context)
-    torch.testing.assert_close(frame.leave(frame.enter(context)), context)
+    norm = InstanceNorm.of(context)
+    torch.testing.assert_close(norm.denormalise(norm.normalise(context)), context)
 
 
 def test_a_level_moves_the_forecast_along(model: Poco) -> None:
@@ -50,7 +50,7 @@ def test_far_outside_of_training_the_forecast_deviates_from_copy_by_a_bounded_am
     assert far < 20 * MAX_SPREAD * near
 
 
-def test_a_session_that_does_not_persist_is_seen_as_it_is_beside_one_that_does(model: Poco) -> None:
+def test_a_session_that_is_not_smooth_is_seen_as_it_is_beside_one_that_is(model: Poco) -> None:
     windows = torch.randn(2, 2, 24, 5)
     walk, events = (Interface(5, CONFIG.width, torch.Generator().manual_seed(seed)) for seed in range(2))
     events.is_smooth = False
@@ -70,8 +70,8 @@ def test_a_session_that_does_not_persist_is_seen_as_it_is_beside_one_that_does(m
 
 
 def test_a_silent_row_is_not_blown_up() -> None:
-    frame = WindowFrame.of(torch.zeros(1, 24, 3))
-    assert frame.spread.min() == pytest.approx(MIN_SPREAD)
+    norm = InstanceNorm.of(torch.zeros(1, 24, 3))
+    assert norm.spread.min() == pytest.approx(MIN_SPREAD)
 
 
 def test_relative_error_is_the_same_for_loud_and_quiet_windows() -> None:

@@ -12,7 +12,7 @@ import torch
 from realtime_small import CONTEXT, HORIZON, Small, activity, build_small
 
 from forebrain import realtime
-from forebrain.accelerate.frozen import session_forecaster
+from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError, FrameError
 from forebrain.models.base import SessionInput
 from forebrain.models.baselines.linear import LinearConfig
@@ -22,10 +22,12 @@ from forebrain.shards.fits import Fit
 Open = Callable[..., LiveForecaster]
 
 
+@torch.inference_mode()
 def offline(small: Small, windows: np.ndarray) -> np.ndarray:
     """Normalised windows [B, C, N] one at a time, as an adapted model forecasts them."""
-    session = session_forecaster(small.model)(small.interface, None)
-    return np.stack([session.forecast(torch.from_numpy(window)).numpy() for window in windows])
+    executor = accelerate(small.model, "stream")
+    entries = [SessionInput(torch.from_numpy(window)[None], small.interface) for window in windows]
+    return np.stack([executor.forecast([entry])[0][0].numpy() for entry in entries])
 
 
 @torch.inference_mode()
@@ -303,7 +305,8 @@ def test_the_model_comes_back_once_it_is_better_than_copy(small: Small) -> None:
     assert live.source == "copy"
     for number in range(150, 400):  # a model that knows what comes
         coming = small.fit.apply(frames[number + 1 : number + 1 + HORIZON])
-        live._forecaster = SimpleNamespace(forecast=lambda window, coming=coming: torch.from_numpy(coming))
+        known = torch.from_numpy(coming)[None]
+        live._executor = SimpleNamespace(forecast=lambda inputs, known=known: [known])
         if len(coming) == HORIZON:
             live.step(frames[number])
     assert live.source == "model" and live.score.score > 0.99

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from forebrain import plotting
 from forebrain.console import make_console
 from forebrain.realtime.latency import Latency, latency_histogram
 
@@ -30,8 +32,24 @@ def test_the_table_shows_every_figure(capsys: pytest.CaptureFixture[str]) -> Non
         assert shown in out
 
 
-def test_the_histogram_is_drawn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frame_ms", [16.7, None])
+def test_the_histogram_shows_what_came_after_the_rigs_next_frame(
+    frame_ms: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     latencies = np.random.default_rng(0).gamma(20, 0.1, 2000)
     latencies[:3] = np.nan, 9.0, 20.0
-    path = latency_histogram(latencies, Latency.of(latencies, 5.0), "1,000 units", tmp_path / "new" / "l.png")
+    drawn: list[Figure] = []
+    save = plotting.save
+    monkeypatch.setattr(plotting, "save", lambda figure, path: save(drawn.append(figure) or figure, path))
+    picture = tmp_path / "new" / "l.png"
+    latency = Latency.of(latencies, 5.0)
+    path = latency_histogram(latencies, latency, "1,000 units", picture, frame_ms)
     assert path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size > 10_000
+    (axes,) = drawn[0].axes
+    shown = axes.get_title(loc="left")
+    names = {text.get_text().strip() for text in axes.texts}
+    if frame_ms:
+        assert "2 later than the next frame or never, 3 later than the goal (0.1%)" in shown
+        assert {"the next frame 16.7 ms", "goal 5 ms"} <= names
+    else:
+        assert "3 later than the budget or never" in shown and "budget 5 ms" in names

@@ -39,7 +39,7 @@ def trained(small_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trai
         }
         config = from_values(PretrainConfig, {**values, **changes})
         run = RunFolder(config.out)
-        run.write_config(config)
+        run.claim(config)
         train_here(config, lambda event: None)
         return run
 

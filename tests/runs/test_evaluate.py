@@ -19,10 +19,11 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.training.config import PretrainConfig
 from forebrain.training.data import open_windows
+from forebrain.training.events import Event
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.single import train_here
 
-Run = Callable[..., tuple[dict[str, Any], RunFolder, list[dict[str, Any]]]]
+Run = Callable[..., tuple[dict[str, Any], RunFolder, list[Event]]]
 QUIET = Console(quiet=True)
 HELD_OUT = "lab-a/subject-two/two"
 
@@ -34,7 +35,7 @@ def run(small_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
 
     def go(
         name: str = "run", pictures: bool = False, **changes: Any
-    ) -> tuple[dict[str, Any], RunFolder, list[dict[str, Any]]]:
+    ) -> tuple[dict[str, Any], RunFolder, list[Event]]:
         values = {
             "data": small_shards,
             "out": str(tmp_path / name),
@@ -45,8 +46,8 @@ def run(small_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
         config = from_values(PretrainConfig, {**values, **changes})
         if not pictures:
             monkeypatch.setattr(evaluation_run, "_write_report", lambda *given: {})
-        events: list[dict[str, Any]] = []
-        RunFolder(config.out).write_config(config)
+        events: list[Event] = []
+        RunFolder(config.out).claim(config)
         train_here(config, events.append)
         folder = RunFolder(config.out)
         return evaluate_run(folder, None, False, QUIET)[0], folder, events
@@ -67,7 +68,7 @@ def test_what_is_held_out_is_not_trained_on_and_scored_apart(
         model={"name": model, "context": 12, "horizon": 4, "width": 16},
         holdout=holdout,
     )
-    trained = {row["dataset"]: row["windows"] for row in events[0]["mixture"]}
+    trained = {row.dataset: row.windows for row in events[0].mixture}
     assert trained["lab-a"] == 200 * 0.6 - 16 + 1  # those of session one alone
     assert set(result["held_out"]["by_session"]) == {HELD_OUT}
     for part in ("validation", "test"):

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from adaptation.conftest import description, publish_backbone, registry
 from forebrain.config import from_values
 from forebrain.studies.study import Outcome
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
 
+__all__ = ["description", "publish_backbone", "registry"]
 MODEL = {
     "context": 12, "horizon": 4, "token_length": 4, "width": 16, "num_latents": 2, "num_heads": 2,
     "head_width": 8, "film_width": 32,

@@ -18,7 +18,7 @@ DEFINITIONS = sorted((Path(__file__).parents[2] / "jobs" / "studies").glob("*.ya
 def test_a_definition_says_how_it_is_run_and_how_much_that_is(path: Path) -> None:
     text = path.read_text()
     job = "ablate" if "variants:" in text else "scale"
-    assert f"python jobs/{job}.py --config jobs/studies/{path.name} --pretrain.data URI" in text
+    assert f"forebrain study {job} --config {path.stem} --pretrain.data URI" in text
     given = ["--config", str(path), "--pretrain.data", "shards", "--pretrain.out", "study"]
     if path.stem == "relatives":
         scale = parse(ScaleConfig, given)

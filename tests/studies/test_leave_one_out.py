@@ -37,7 +37,7 @@ def test_each_way_is_done_once_and_other_settings_are_refused(
 ) -> None:
     backbone = Backbone.from_registry(publish_backbone(), registry.uri)
     monkeypatch.setattr(Backbone, "from_run", lambda run: backbone)
-    rows = list(adapted(config, config.recordings[0], 0, "run", QUIET))
+    rows = list(adapted(config, config.recording[0], 0, "run", QUIET))
     assert [row["way"] for row in rows] == [way.name for way in WAYS]
     assert {name for row in rows for name in row["test"]} == {way.name for way in WAYS} | {*BASELINES}
     # The start is the backbone's, which has none; scratch begins with other weights.
@@ -46,11 +46,11 @@ def test_each_way_is_done_once_and_other_settings_are_refused(
     monkeypatch.setattr(
         "forebrain.studies.leave_one_out.train", None
     )  # would fail if anything were done again
-    assert list(adapted(config, config.recordings[0], 0, "run", QUIET)) == rows
+    assert list(adapted(config, config.recording[0], 0, "run", QUIET)) == rows
     with pytest.raises(ConfigError, match="another --fit"):
-        list(adapted(replace(config, fit=FitConfig(steps=3)), config.recordings[0], 0, "run", QUIET))
+        list(adapted(replace(config, fit=FitConfig(steps=3)), config.recording[0], 0, "run", QUIET))
     with pytest.raises(ConfigError, match="expected 3 or more"):
-        study(replace(config, recordings=config.recordings[:2]), QUIET)
+        study(replace(config, recording=config.recording[:2]), QUIET)
 
 
 def made_row(way: str, animal: str, seed: int, score: float) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.storage import Folder
-from forebrain.studies import study
 from forebrain.studies.ablation import AblateConfig
 from forebrain.studies.study import conduct
 from forebrain.studies.trials import Trial
@@ -92,7 +91,7 @@ def ablation(small_run: dict[str, Any]) -> AblateConfig:
 def finish(trial: Trial, score: float | None) -> None:
     """A run folder as if the trial had finished."""
     run = RunFolder(trial.config.out)
-    run.write_config(trial.config)
+    run.claim(trial.config)
     by_session = {"lab-a/subject-one/one": {"score": score}}
     part = {"score": score, "by_session": by_session, "baselines": {}}
     run.write_result({"steps": 4, "validation": part, "test": part})
@@ -132,7 +131,7 @@ def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: 
     values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
     config = from_values(AblateConfig, values)
     started = []
-    monkeypatch.setattr(study, "run_trials", lambda trials, *rest: started.append(trials))
+    monkeypatch.setattr("forebrain.studies.tuning.run_trials", lambda trials, *rest: started.append(trials))
     for _ in range(2):
         outcomes = conduct(config, make_console())
     shards = str(tmp_path / "study" / "shards")

@@ -6,15 +6,19 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, DivergenceError
+from forebrain.scoring.metrics import Scores
 from forebrain.storage import Folder
 from forebrain.studies import tuning
+from forebrain.studies.notes import NOTE, read_note, unfinished
 from forebrain.studies.trials import Trial, Variant, make_trials
-from forebrain.studies.tuning import NOTE, read_note, run_trials, unfinished
+from forebrain.studies.tuning import run_trials
 from forebrain.training.config import PretrainConfig
+from forebrain.training.events import Stopped, Validated
 from forebrain.training.stopping import StopSignals
 
 
@@ -65,8 +69,10 @@ def test_a_trial_that_fails_says_why_and_is_tried_again(
 def test_validations_are_told_but_not_the_last_nor_undefined_ones(trials, reports, monkeypatch) -> None:
     def train(config: PretrainConfig, console: Any, tell: Any) -> None:
         for step, score in ((1, 0.1), (2, None), (3, 0.3), (4, 0.4)):
-            tell({"kind": "step", "step": step})
-            tell({"kind": "validation", "step": step, "score": score})
+            tell(Stopped(step, "another kind of event"))
+            values = np.full((4, 2), np.nan if score is None else score)
+            scores = Scores(values, values, values, "none", np.zeros(5), num_windows=1, num_sessions=1)
+            tell(Validated(step, scores, {}, seconds=0.1))
 
     monkeypatch.setattr(tuning, "pretrain", train)
     tuning._run_trial({"number": 0}, trials)

@@ -10,6 +10,7 @@ import pytest
 
 from forebrain.config import from_values
 from forebrain.training.config import PretrainConfig
+from forebrain.training.events import Event
 from forebrain.training.single import train_here
 
 MODEL = {
@@ -37,11 +38,11 @@ def make_config(small_shards: str, tmp_path: Path) -> Callable[..., PretrainConf
 
 
 @pytest.fixture
-def train() -> Callable[[PretrainConfig], list[dict[str, Any]]]:
+def train() -> Callable[[PretrainConfig], list[Event]]:
     """Trains in this process; returns the run's events."""
 
-    def run(config: PretrainConfig) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = []
+    def run(config: PretrainConfig) -> list[Event]:
+        events: list[Event] = []
         train_here(config, events.append)
         return events
 

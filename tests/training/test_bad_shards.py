@@ -71,9 +71,9 @@ def trainer(config: PretrainConfig) -> Trainer:
 def gradients(config: PretrainConfig, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss of a batch, and the gradients of all that is trained, as the optimisers are to take them."""
     one = trainer(config)
-    modules = {"backbone": one.strategy.replica(), **one.interfaces.of_session}
+    modules = {"backbone": one.learner.strategy.replica(), **one.learner.interfaces.of_session}
     found: dict[str, torch.Tensor] = {}
-    step = one.strategy.step
+    step = one.learner.strategy.step
 
     def taken(*given: Any) -> torch.Tensor:
         for of, module in modules.items():
@@ -81,7 +81,7 @@ def gradients(config: PretrainConfig, batch: Batch) -> tuple[float, dict[str, to
             found.update({name: grad.clone() for name, grad in named.items() if grad is not None})
         return step(*given)
 
-    one.strategy.step = taken  # type: ignore[method-assign]
+    one.learner.strategy.step = taken  # type: ignore[method-assign]
     return one.step(batch).loss, found
 
 
@@ -143,13 +143,13 @@ def test_damage_stops_a_run_and_skip_goes_on_from_there_and_counts_over_attempts
         train(make_config(data=str(shards)))
     config = make_config(data=str(shards), **SKIP)  # the same run folder
     whole = make_config("whole", data=str(shards), **SKIP)
-    end = train(whole)[-1]["skipped"]
-    assert end["windows"] == expected_skips(config, bad, range(6)) > 0
-    assert end["shards"] == [tar_of(shards).relative_to(shards).as_posix()]
-    assert train(config)[-1]["skipped"] == end
+    end = train(whole)[-1].skipped
+    assert end.windows == expected_skips(config, bad, range(6)) > 0
+    assert end.shards == [tar_of(shards).relative_to(shards).as_posix()]
+    assert train(config)[-1].skipped == end
     # Gone on after step 4, by another process as it were: what was counted before is still there.
     CheckpointStore(Folder(config.out).child("checkpoints")).folder.remove("00000006.json")
-    assert train(config)[-1]["skipped"] == end
+    assert train(config)[-1].skipped == end
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing"])

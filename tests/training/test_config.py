@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from forebrain.commands.chaos import ChaosConfig
+from forebrain.benchmarking.chaos import ChaosConfig
 from forebrain.config import from_values, parse
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.models.baselines.linear import DLinearConfig, NLinearConfig
@@ -109,10 +109,16 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
     assert all(after <= before for before, after in itertools.pairwise(rates[10:]))
 
 
+def test_how_often_a_run_is_saved_and_what_computes_it_are_no_part_of_its_identity(make_config) -> None:
+    other = make_config("elsewhere", workers=3, training={"checkpoint_every": 99, "keep_checkpoints": 5})
+    assert other.identity() == make_config().identity()
+    assert make_config(training={"batch_size": 16}).identity() != make_config().identity()
+
+
 def test_the_subset_is_part_of_a_runs_identity_and_runs_from_before_it_go_on(make_config) -> None:
     plain, part = make_config(), make_config(subset={"sessions": 2})
     run = RunFolder(plain.out)
-    run.write_config(part)
+    run.claim(part)
     with pytest.raises(CheckpointError, match=r"subset\.sessions was 2 and is now None"):
         run.check_config(plain)
     run.check_config(part)

@@ -15,59 +15,56 @@ import torch.distributed as dist
 
 from forebrain.errors import CheckpointError, DivergenceError, ShardError
 from forebrain.runs.trained import TrainedModel
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
+from forebrain.training.events import CheckpointSaved, Ended, Event, Started, StepDone, Validated
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
 from forebrain.training.telemetry import MetricsLog
+from run_events import losses_of
 from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]
-Train = Callable[[PretrainConfig], list[dict[str, Any]]]
+Train = Callable[[PretrainConfig], list[Event]]
 NO_DROPOUT = {"feed_forward_dropout": 0.0, "branch_dropout": 0.0}
-
-
-def losses(events: list[dict[str, Any]]) -> list[float]:
-    return [event["loss"] for event in events if event["kind"] == "step"]
 
 
 def test_training_learns_to_beat_copy(make_config: Make, train: Train) -> None:
     config = make_config(training={"steps": 150, "validate_every": 150, "checkpoint_every": 150})
     events = train(config)
-    assert sum(losses(events)[-10:]) < 0.9 * sum(losses(events)[:10])
-    scores = [event["score"] for event in events if event["kind"] == "validation"]
-    assert scores[-1] > 0.1
+    assert sum(losses_of(events)[-10:]) < 0.9 * sum(losses_of(events)[:10])
+    (validated,) = [event for event in events if isinstance(event, Validated)]
+    assert validated.score > 0.1
 
 
 @pytest.mark.parametrize("protocol", ["chronological", "poco"])
 def test_a_run_that_stopped_goes_on_bit_for_bit(make_config: Make, train: Train, protocol: str) -> None:
-    whole = losses(train(make_config("whole", protocol=protocol)))
+    whole = losses_of(train(make_config("whole", protocol=protocol)))
     config = make_config("broken", protocol=protocol)
-    seen: list[dict[str, Any]] = []
+    seen: list[Event] = []
 
     class PowerCutError(Exception):
         pass
 
-    def cut_after_five(event: dict[str, Any]) -> None:
+    def cut_after_five(event: Event) -> None:
         seen.append(event)
-        if event["kind"] == "step" and event["step"] == 5:
+        if isinstance(event, StepDone) and event.step == 5:
             raise PowerCutError
 
     with pytest.raises(PowerCutError):
         Trainer(config, WorkerGroup(), torch.device("cpu"), cut_after_five).run()
     resumed = train(config)
     # The checkpoint of step 4 was being written; the one before it was waited for.
-    assert resumed[0]["step"] in (3, 4)
-    assert losses(seen) == whole[:5]
-    assert losses(resumed) == whole[resumed[0]["step"] :]
+    assert resumed[0].step in (3, 4)
+    assert losses_of(seen) == whole[:5]
+    assert losses_of(resumed) == whole[resumed[0].step :]
 
 
 def test_a_finished_run_has_nothing_left_to_do(make_config: Make, train: Train) -> None:
     train(make_config())
-    assert [event["kind"] for event in train(make_config())] == ["start", "end"]
+    assert [type(event) for event in train(make_config())] == [Started, Ended]
 
 
 def test_a_run_of_another_config_is_refused_and_the_difference_named(make_config: Make, train: Train) -> None:
@@ -79,7 +76,7 @@ def test_a_run_of_another_config_is_refused_and_the_difference_named(make_config
 def test_other_data_is_refused(make_config: Make, train: Train) -> None:
     config = make_config()
     train(config)
-    store = CheckpointStore(Folder(config.out).child("checkpoints"))
+    store = RunFolder(config.out).checkpoints()
     for name in [name for name in store.folder.names() if name.endswith(".json")]:
         record = json.loads(store.folder.read(name))
         record["record"]["data_fingerprint"] = "0" * 64
@@ -89,14 +86,14 @@ def test_other_data_is_refused(make_config: Make, train: Train) -> None:
 
 
 def test_accumulation_changes_the_memory_and_not_the_result(make_config: Make, train: Train) -> None:
-    whole = losses(train(make_config("whole", model=NO_DROPOUT)))
-    parts = losses(train(make_config("parts", model=NO_DROPOUT, training={"accumulation": 3})))
+    whole = losses_of(train(make_config("whole", model=NO_DROPOUT)))
+    parts = losses_of(train(make_config("parts", model=NO_DROPOUT, training={"accumulation": 3})))
     assert parts == pytest.approx(whole, rel=1e-5)
 
 
 def test_bf16_trains_near_fp32(make_config: Make, train: Train) -> None:
-    exact = losses(train(make_config("fp32", model=NO_DROPOUT)))
-    rough = losses(train(make_config("bf16", model=NO_DROPOUT, training={"precision": "bf16"})))
+    exact = losses_of(train(make_config("fp32", model=NO_DROPOUT)))
+    rough = losses_of(train(make_config("bf16", model=NO_DROPOUT, training={"precision": "bf16"})))
     assert rough != exact
     assert rough == pytest.approx(exact, rel=0.02)
 
@@ -106,16 +103,17 @@ def test_training_stops_when_validation_no_longer_improves(make_config: Make, tr
         training={"steps": 40, "validate_every": 1, "patience": 2, "learning_rate": 1e-30, "warmup_steps": 0}
     )
     end = train(config)[-1]
-    assert end["stopped_early"] and end["step"] < 40
+    assert end.stopped_early and end.step < 40
 
 
 def test_interfaces_that_no_window_reads_stay_as_they_were(make_config: Make) -> None:
     config = make_config(training={"batch_size": 1})
     trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
     batch = trainer.stream.batch(0)
-    before = {name: own.unit.detach().clone() for name, own in trainer.interfaces.of_session.items()}
+    of_session = trainer.learner.interfaces.of_session
+    before = {name: own.unit.detach().clone() for name, own in of_session.items()}
     trainer.step(batch)
-    moved = {name for name, own in trainer.interfaces.of_session.items() if not own.unit.equal(before[name])}
+    moved = {name for name, own in of_session.items() if not own.unit.equal(before[name])}
     assert moved == {batch.groups[0].session}
 
 
@@ -154,18 +152,18 @@ def test_without_validation_windows_training_neither_stops_early_nor_fails(
 ) -> None:
     config = make_config(model={"context": 36, "horizon": 12}, training={"validate_every": 1, "patience": 1})
     events = train(config)
-    assert events[0]["without_windows"]["validation"]
-    assert events[-1]["step"] == 6 and not events[-1]["stopped_early"]
+    assert events[0].without_windows["validation"]
+    assert events[-1].step == 6 and not events[-1].stopped_early
 
 
 def test_the_trained_model_is_the_best_checkpoint(make_config: Make, train: Train) -> None:
     config = make_config()
     run = RunFolder(config.out)
-    run.write_config(config)
+    run.claim(config)
     train(config)
     trained = TrainedModel.load(run)
     best = min(
-        CheckpointStore(run.folder.child("checkpoints")).committed(),
+        run.checkpoints().committed(),
         key=lambda found: float("inf") if found.validation_loss is None else found.validation_loss,
     )
     assert trained.checkpoint == best
@@ -186,9 +184,9 @@ def test_metrics_hold_each_step_once_after_a_resume(make_config: Make) -> None:
     def attempt(cut_at: int | None) -> None:
         log = MetricsLog(run)
 
-        def report(event: dict[str, Any]) -> None:
+        def report(event: Event) -> None:
             log(event)
-            if event["kind"] == "step" and event["step"] == cut_at:
+            if isinstance(event, StepDone) and event.step == cut_at:
                 raise PowerCutError
 
         Trainer(config, WorkerGroup(), torch.device("cpu"), report).run()
@@ -236,7 +234,7 @@ def _worker(
     torch.set_num_threads(1)
     store = dist.FileStore(f"{results}/store", size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     error, read, loaded = "", CheckpointStore.read, list[str]()
 
     def noted_read(*given: Any) -> dict[str, bytes]:
@@ -255,7 +253,7 @@ def _worker(
     left = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     assert not [name for name in left if "gloo" in name], left
     Path(f"{results}/{rank}.json").write_text(
-        json.dumps({"losses": losses(events), "error": error, "loaded": loaded})
+        json.dumps({"losses": losses_of(events), "error": error, "loaded": loaded})
     )
 
 
@@ -296,17 +294,17 @@ def run_workers(
 def test_two_workers_train_what_one_trains_and_one_goes_on_where_two_stopped(
     make_config: Make, train: Train, tmp_path: Path
 ) -> None:
-    alone = losses(train(make_config("alone", model=NO_DROPOUT)))
+    alone = losses_of(train(make_config("alone", model=NO_DROPOUT)))
     config = make_config("together", model=NO_DROPOUT)
     first, second = run_workers(2, config, tmp_path / "results")
     assert first["losses"] == pytest.approx(alone, rel=1e-5)
     assert second["losses"] == []  # only the first worker reports
-    (last,) = [c for c in CheckpointStore(Folder(config.out).child("checkpoints")).committed() if c.step == 6]
+    (last,) = [c for c in RunFolder(config.out).checkpoints().committed() if c.step == 6]
     assert sorted(stored.name for stored in last.files) == [
         "backbone-00000.safetensors", "interfaces-00000.safetensors", "interfaces-00001.safetensors",
     ]  # fmt: skip
-    CheckpointStore(Folder(config.out).child("checkpoints")).folder.remove("00000006.json")
-    assert losses(train(config)) == pytest.approx(alone[4:], rel=1e-5)
+    RunFolder(config.out).checkpoints().folder.remove("00000006.json")
+    assert losses_of(train(config)) == pytest.approx(alone[4:], rel=1e-5)
 
 
 @pytest.mark.parametrize("split_above", [1000, 10], ids=["no session split", "another session split"])
@@ -340,14 +338,14 @@ def test_workers_skip_and_count_together_what_one_skips_and_counts(
         tar.write_bytes(bytes(content))
     changes = {"data": str(copied), "mixture": {"on_bad_shard": "skip"}, "model": NO_DROPOUT}
     alone = train(make_config("alone", **changes))
-    skipped = alone[-1]["skipped"]
-    assert skipped["windows"] > 10 and len(skipped["shards"]) == 2
+    skipped = alone[-1].skipped
+    assert skipped.windows > 10 and len(skipped.shards) == 2
     config = make_config("together", training={"split_above": 10}, **changes)
     first, _ = run_workers(2, config, tmp_path / "results")
-    assert first["losses"] == pytest.approx(losses(alone), rel=1e-5)
-    (last,) = [c for c in CheckpointStore(Folder(config.out).child("checkpoints")).committed() if c.step == 6]
+    assert first["losses"] == pytest.approx(losses_of(alone), rel=1e-5)
+    (last,) = [c for c in RunFolder(config.out).checkpoints().committed() if c.step == 6]
     progress = last.record["progress"]
-    assert {"windows": progress["windows_skipped"], "shards": progress["bad_shards"]} == skipped
+    assert (progress["windows_skipped"], progress["bad_shards"]) == (skipped.windows, skipped.shards)
 
 
 def test_workers_save_and_stop_at_the_same_step_whoever_is_asked(make_config: Make, tmp_path: Path) -> None:
@@ -356,7 +354,7 @@ def test_workers_save_and_stop_at_the_same_step_whoever_is_asked(make_config: Ma
     # The schedule and the data order are those of the same steps.
     first = run_workers(2, config, tmp_path / "1", Requests)[0]
     assert first == {"losses": whole[:4], "error": "", "loaded": []}
-    store = CheckpointStore(Folder(config.out).child("checkpoints"))
+    store = RunFolder(config.out).checkpoints()
     assert [checkpoint.step for checkpoint in store.committed()] == [2, 4]
     resumed = run_workers(2, config, tmp_path / "2")
     assert resumed[0]["losses"] == whole[4:]
@@ -378,22 +376,22 @@ def test_when_a_worker_cannot_write_its_checkpoint_all_stop_and_the_one_before_s
     assert "StoppedByPeerError" in first["error"]
     for words in ("CheckpointError", "interfaces-00001.safetensors", "File too large", "the same command"):
         assert words in second["error"]
-    found = CheckpointStore(Folder(config.out).child("checkpoints")).newest()
+    found = RunFolder(config.out).checkpoints().newest()
     assert found is not None and found[0].step in (2, 4)
 
 
 def test_training_goes_on_while_a_snapshot_is_written_and_does_not_change_it(
     make_config: Make, train: Train
 ) -> None:
-    whole = losses(train(make_config("whole")))
+    whole = losses_of(train(make_config("whole")))
     config = make_config(training={"checkpoint_every": 3, "validate_every": 6})
     written_after: list[int] = []
     at_five = threading.Event()
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
 
-    def report(event: dict[str, Any]) -> None:
+    def report(event: Event) -> None:
         events.append(event)
-        if event["kind"] == "step" and event["step"] == 5:
+        if isinstance(event, StepDone) and event.step == 5:
             at_five.set()
 
     trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), report)
@@ -406,9 +404,9 @@ def test_training_goes_on_while_a_snapshot_is_written_and_does_not_change_it(
 
     trainer.store.write_file = slow_write  # type: ignore[method-assign]
     trainer.run()
-    assert losses(events) == whole and min(written_after) == 5
-    (first, _) = [event for event in events if event["kind"] == "checkpoint"]
-    assert first["step"] == 3 and first["stall_s"] < first["seconds"]
+    assert losses_of(events) == whole and min(written_after) == 5
+    (first, _) = [event for event in events if isinstance(event, CheckpointSaved)]
+    assert first.step == 3 and first.stall_s < first.seconds
     trainer.store.folder.remove("00000006.json")
     resumed = train(config)
-    assert resumed[0]["step"] == 3 and losses(resumed) == whole[3:]
+    assert resumed[0].step == 3 and losses_of(resumed) == whole[3:]

@@ -31,9 +31,11 @@ from forebrain.training import loop
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig, TrainingConfig
+from forebrain.training.events import Event, Validated
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.state import Interfaces, joined
+from run_events import losses_of, steps_of
 from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]
@@ -57,14 +59,19 @@ def _worker(rank: int, size: int, work: Callable[..., Any], given: list[Any], fo
     dist.destroy_process_group()
 
 
-def _events(config: PretrainConfig) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
+def measured(events: list[Event]) -> dict[str, list[float]]:
+    """Losses and gradient norms of the steps, and errors of the validations."""
+    return {
+        "loss": losses_of(events),
+        "gradient_norm": [event.gradient_norm for event in steps_of(events)],
+        "mse": [event.scores.value("mse") for event in events if isinstance(event, Validated)],
+    }
+
+
+def _measured(config: PretrainConfig) -> dict[str, list[float]]:
+    events: list[Event] = []
     Trainer(config, WorkerGroup(), torch.device("cpu"), events.append).run()
-    return events
-
-
-def of_kind(events: list[dict[str, Any]], kind: str, name: str) -> list[float]:
-    return [event[name] for event in events if event["kind"] == kind]
+    return measured(events)
 
 
 def newest_tensors(config: PretrainConfig) -> dict[str, dict[str, Tensor]]:
@@ -93,18 +100,13 @@ def test_split_sessions_train_what_whole_ones_train(make_config: Make, train: Tr
         return make_config(f"{name}-{split}", **{**case, "model": model, "training": training})
 
     split = [make(name, True) for name in CASES]
-    first, second = run_workers(_events, 2, split, tmp_path / "results")
-    assert second == [[], [], []]  # only the first worker reports
-    for name, config, events in zip(CASES, split, first, strict=True):
+    first, second = run_workers(_measured, 2, split, tmp_path / "results")
+    assert second == [measured([])] * 3  # only the first worker reports
+    for name, config, found_here in zip(CASES, split, first, strict=True):
         whole = make(name, False)
-        alone = train(whole)
-        assert of_kind(events, "step", "loss") == pytest.approx(of_kind(alone, "step", "loss"), rel=1e-5)
-        assert of_kind(events, "step", "gradient_norm") == pytest.approx(
-            of_kind(alone, "step", "gradient_norm"), rel=1e-4
-        )
-        assert of_kind(events, "validation", "mse") == pytest.approx(
-            of_kind(alone, "validation", "mse"), rel=1e-5
-        )
+        alone = measured(train(whole))
+        for what, tolerance in (("loss", 1e-5), ("gradient_norm", 1e-4), ("mse", 1e-5)):
+            assert found_here[what] == pytest.approx(alone[what], rel=tolerance)
         files = newest_tensors(config)
         expected, found = all_of(newest_tensors(whole)), all_of(files)
         assert found.keys() == expected.keys()
@@ -114,7 +116,7 @@ def test_split_sessions_train_what_whole_ones_train(make_config: Make, train: Tr
         # The pieces are there, and whoever loads the run meets whole sessions.
         pieces = [content for file, content in files.items() if file.startswith("interfaces-")]
         assert [any(key.endswith("]") for key in content) for content in pieces] == [True, True]
-        RunFolder(config.out).write_config(config)
+        RunFolder(config.out).claim(config)
         trained = TrainedModel.load(RunFolder(config.out))
         sizes = sorted(len(interface.unit) for interface in trained.interfaces.values())
         assert sizes == [5, 9, 14]
@@ -122,12 +124,12 @@ def test_split_sessions_train_what_whole_ones_train(make_config: Make, train: Tr
     # One worker goes on from what two wrote, and two from what one wrote.
     config = split[0]
     checkpoints = CheckpointStore(Folder(config.out).child("checkpoints")).folder
-    expected_losses = of_kind(first[0], "step", "loss")[4:]
+    expected_losses = first[0]["loss"][4:]
     checkpoints.remove("00000006.json")
-    assert of_kind(train(config), "step", "loss") == pytest.approx(expected_losses, rel=1e-5)
+    assert losses_of(train(config)) == pytest.approx(expected_losses, rel=1e-5)
     checkpoints.remove("00000006.json")
-    ((again,), _) = run_workers(_events, 2, [config], tmp_path / "again")
-    assert of_kind(again, "step", "loss") == pytest.approx(expected_losses, rel=1e-5)
+    ((again,), _) = run_workers(_measured, 2, [config], tmp_path / "again")
+    assert again["loss"] == pytest.approx(expected_losses, rel=1e-5)
 
 
 def new_interface(width: int, num_units: int, generator: torch.Generator) -> Interface:

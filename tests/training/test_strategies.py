@@ -22,10 +22,12 @@ from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig, TrainingConfig
+from forebrain.training.events import Event
 from forebrain.training.loop import Trainer
 from forebrain.training.state import from_files, joined
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies.deepspeed_config import deepspeed_config
+from run_events import steps_of
 from worker_processes import start_workers
 
 Make = Callable[..., PretrainConfig]
@@ -55,9 +57,9 @@ class StopAfter(StopRequests):
 def steps(config: PretrainConfig, count: int) -> list[tuple[float, float]]:
     """Goes on from the newest checkpoint for so many steps; loss and gradient norm of each, on the first
     worker."""
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     Trainer(config, WorkerGroup(), torch.device("cpu"), events.append, StopAfter(count)).run()
-    return [(event["loss"], event["gradient_norm"]) for event in events if event["kind"] == "step"]
+    return [(event.loss, event.gradient_norm) for event in steps_of(events)]
 
 
 class MessageCounter(TorchDispatchMode):
@@ -102,10 +104,13 @@ def _worker(rank: int, configs: dict[str, dict[str, PretrainConfig]], results: s
 
         trainer = Trainer(of_strategy["whole"], WorkerGroup(), torch.device("cpu"), lambda event: None)
         others = saved_backbone(configs["ddp"]["whole"])
-        trainer.strategy.load(others)
-        parts = trainer.group.gather(trainer.strategy.export())
+        trainer.learner.strategy.load(others)
+        parts = trainer.group.gather(trainer.learner.strategy.export())
         exported = joined(parts[0] | parts[1])
-        replica = dict(trainer.strategy.replica().named_parameters())
+        replica = {
+            name.removeprefix("model."): each
+            for name, each in trainer.learner.strategy.replica().named_parameters()
+        }
         found[f"{strategy} loads"] = all(exported[name].equal(each) for name, each in others.items())
         found[f"{strategy} shares out"] = not parts[0].keys() & parts[1].keys()
         found[f"{strategy} gathers"] = all(each.equal(others[name]) for name, each in replica.items())
@@ -114,14 +119,14 @@ def _worker(rank: int, configs: dict[str, dict[str, PretrainConfig]], results: s
             found[f"{strategy} counts"] = (
                 counter.sent == counted > sum(each.nbytes for each in replica.values())
             )
-            trainer.strategy.export()
+            trainer.learner.strategy.export()
             found[f"{strategy} exports in silence"] = counter.sent == counted
         for last in (False, True):
-            trainer.strategy.backward(trainer._error_of_nothing() * float("nan"), is_last=last)
-        trainer.strategy.reduce(torch.zeros(3))
-        norm = trainer.strategy.step(1e-3, 1.0)
+            trainer.learner.strategy.backward(trainer.learner.error_of_nothing() * float("nan"), is_last=last)
+        trainer.learner.strategy.reduce(torch.zeros(3))
+        norm = trainer.learner.strategy.step(1e-3, 1.0)
         found[f"{strategy} notices"] = not bool(torch.isfinite(norm))
-        trainer.strategy.close()
+        trainer.learner.strategy.close()
     if rank == 0:
         Path(f"{results}/found.json").write_text(json.dumps(found))
     dist.barrier()

@@ -32,11 +32,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from forebrain.accelerate.frozen import SessionForecaster, session_forecaster
+from forebrain.accelerate import accelerate
 from forebrain.adaptation.backbone import Origin, pull_version, weights_of
 from forebrain.adaptation.description import Description, fill, tensors_of
 from forebrain.errors import AdaptationError, StorageError
-from forebrain.models.base import Interface, Model
+from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.sessions.repair import repair_units
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
@@ -130,12 +130,13 @@ class Adapted:
         """
         frames = self._checked(window)
         normalised = (frames - self.mean) / self.scale
-        forecast = self._forecaster.forecast(torch.from_numpy(normalised).to(self.interface.unit.device))
-        return forecast.cpu().numpy() * self.scale + self.mean
+        window_ = torch.from_numpy(normalised).to(self.interface.unit.device)
+        (forecast,) = self._forecaster.forecast([SessionInput(window_[None], self.interface)])
+        return forecast[0].cpu().numpy() * self.scale + self.mean
 
     @cached_property
-    def _forecaster(self) -> SessionForecaster:
-        return session_forecaster(self.backbone)(self.interface, None)
+    def _forecaster(self) -> Model:
+        return accelerate(self.backbone, "stream")
 
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: without what follows from the rest."""

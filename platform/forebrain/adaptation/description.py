@@ -98,7 +98,7 @@ class Description:
             if (found := values.get("format")) != expected:
                 raise AdaptationError(
                     f"{where}: its {name} has format {found!r:.60}; this program reads {expected!r}. "
-                    "Update forebrain, or take a model that jobs/publish.py made."
+                    "Update forebrain, or take a model that `forebrain publish` made."
                 )
         try:
             model = from_values(MODELS[config["model"]["name"]], config["model"])

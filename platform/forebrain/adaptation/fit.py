@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from forebrain.accelerate.frozen import FrozenPoco, freeze
+from forebrain.accelerate import accelerate
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
-from forebrain.training.adamw import AdamW
+from forebrain.training.optimise import CLIP_NORM, ClippedAdamW, learning_rate_at
 
 WEIGHT_DECAY = 1e-4
-CLIP_NORM = 5.0
 ROWS = 1024
-# Rows that a model is shown at a time.
-AHEAD_ROWS = 4096
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -69,9 +65,6 @@ class FitConfig:
     def compute_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
 
 def fit_interface(
     model: Model,
@@ -86,7 +79,7 @@ def fit_interface(
     Args:
         model: the backbone; its mode, which decides about dropout, is left as it is.
         interface: changed in place.
-        batches: context [B, C, N] and target [B, H, N], normalised, one a step; all of one size.
+        batches: context [B, C, N] and target [B, H, N], normalised, one a step.
         config: the optimisation.
         loss: what the backbone was trained with.
         after_step: is told the number of steps done, 1 to `config.steps`.
@@ -95,62 +88,20 @@ def fit_interface(
         DivergenceError: the loss is not finite.
     """
     of_backbone = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not of_backbone:
-        model = freeze(model, config.compute_dtype)
-    groups = [
-        (parameters, peak, AdamW(parameters, WEIGHT_DECAY))
-        for parameters, peak in (
-            (list(interface.parameters()), config.learning_rate),
-            (of_backbone, config.backbone_learning_rate),
-        )
-        if parameters
-    ]
-    # What was frozen needs no autocast, which costs a hundredth of a step.
-    autocast = nullcontext() if isinstance(model, FrozenPoco) else config.autocast()
-    seen = _seen(model, interface, itertools.islice(batches, config.steps), loss)
-    for step, (entry, target) in zip(range(config.steps), seen, strict=True):
-        for _, _, optimiser in groups:
-            optimiser.clear_gradients()
-        with autocast:
-            mean_error = model.learn(entry, target)
-        if not math.isfinite(mean_error.item()):
+    model = accelerate(model, "adapt", config.compute_dtype)
+    groups = (interface.parameters(), config.learning_rate), (of_backbone, config.backbone_learning_rate)
+    optimiser = ClippedAdamW(groups, WEIGHT_DECAY, CLIP_NORM)
+    asked = itertools.islice(batches, config.steps)
+    for step, (context, frames) in zip(range(config.steps), asked, strict=True):
+        entry = SessionInput(context, interface)
+        target = SessionTarget.of(entry, frames, loss).averaged()
+        optimiser.clear_gradients()
+        mean_loss = model.loss([entry], [target])
+        mean_loss.backward()
+        if not math.isfinite(mean_loss.item()):
             raise DivergenceError(f"step {step}: the loss is not finite. Lower the learning rate.")
-        for parameters, peak, optimiser in groups:
-            clip(parameters, CLIP_NORM)
-            optimiser.step(peak * falling(step / config.steps))
+        optimiser.step(learning_rate_at(step, 1.0, config.steps))
         after_step(step + 1)
-
-
-def _seen(
-    model: Model, interface: Interface, batches: Batches, loss: LossName
-) -> Iterator[tuple[SessionInput, SessionTarget]]:
-    """Batches as the model sees them, each to learn its mean error from.
-
-    That is many small operations, so it is done for as many batches at a time as make some thousand rows.
-    """
-    for first in batches:
-        (batch_size, _, num_units), values = first[0].shape, first[1].numel()
-        further = itertools.islice(batches, max(0, AHEAD_ROWS // (batch_size * num_units) - 1))
-        contexts, frames = (torch.stack(each).flatten(0, 1) for each in zip(first, *further, strict=True))
-        entry = SessionInput(contexts, interface)
-        entry, target = model.seen(entry, SessionTarget.of(entry, frames, loss))
-        together = entry.context, target.frames, target.weight / values
-        for context, frame, weight in zip(*(each.split(batch_size) for each in together), strict=True):
-            yield SessionInput(context, interface), SessionTarget(frame, weight)
-
-
-def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
-    """Shortens the gradients of parameters together to a norm of `most`."""
-    gradients = [each.grad for each in parameters if each.grad is not None]
-    norm = math.hypot(*(torch.linalg.vector_norm(each).item() for each in gradients))
-    if norm > most:
-        for each in gradients:
-            each.mul_(most / norm)
-
-
-def falling(progress: float) -> float:
-    """What is left of the peak learning rate: cosine to a tenth."""
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def training_batches(windows: SessionWindows, batch_size: int, seed: int) -> Batches:
@@ -170,14 +121,13 @@ class WindowForecaster:
     """A model with one interface, for the scorer: (session 0, context [B, C, N]) -> [B, H, N]."""
 
     def __init__(self, model: Model, interface: Interface, config: FitConfig) -> None:
-        self.model, self.interface, self.config = model, interface, config
+        self.interface = interface
+        self.executor = accelerate(model, "train", config.compute_dtype)
 
     @torch.inference_mode()
     def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
         frames = torch.from_numpy(np.ascontiguousarray(context))
-        was_training = self.model.training
-        self.model.eval()
-        with self.config.autocast():
-            (forecast,) = self.model([SessionInput(frames, self.interface)])
-        self.model.train(was_training)
+        was_training = self.executor.training
+        (forecast,) = self.executor.eval().forecast([SessionInput(frames, self.interface)])
+        self.executor.train(was_training)
         return forecast.float().numpy()

@@ -44,7 +44,7 @@ class PublishConfig:
     """What to publish, and where.
 
     Attributes:
-        run: the run folder, the --out of jobs/pretrain.py.
+        run: the run folder, the --out of `forebrain pretrain`.
         name: of the model in the registry: a-z, 0-9, '.', '_' and '-'.
         registry: its address, a folder or s3://bucket/prefix. None: FOREBRAIN_REGISTRY.
         licence: of the weights, as SPDX writes it, for example CC-BY-4.0. Mind those of the recordings.

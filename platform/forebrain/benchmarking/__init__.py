@@ -1,1 +1,1 @@
-"""How fast model, training, adaptation and the way of the data are, beside what the machine can do."""
+"""Benchmarks of the model, of training, adaptation and loading, beside what the machine can do."""

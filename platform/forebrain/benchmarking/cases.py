@@ -1,7 +1,7 @@
-"""What is timed of the model: forecasts, training steps, steps of adaptation, beside the plain formulation.
+"""Timed cases: forecasts, training steps and steps of adaptation, beside the plain formulation.
 
-Ours and the plain one run in the same process in turn, on the same windows, dropout on in training. The plain
-one computes in float32.
+Ours, the next simpler form and the plain model run in the same process in turn, on the same windows, dropout
+on in training. The latter two compute in float32.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from forebrain.accelerate.frozen import FrozenPoco, SessionForecaster, session_forecaster
-from forebrain.accelerate.fused_film import without_kernels
+from forebrain.accelerate import accelerate
+from forebrain.accelerate.blocks import Blockwise
 from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.timing import Patience, Times, time_together
 from forebrain.models.base import Interface, Model, SessionInput, SessionTarget
-from forebrain.models.plain import plain_forecast
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.training.adamw import AdamW
+from forebrain.training.optimise import AdamW
 
+# Forms beside ours: the equations in plain tensor code, and what an executor must beat by 1.3 to stay.
+PLAIN, SIMPLER = "plain", "simpler"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # On a CPU a training step of more rows takes too long to repeat.
 MAX_TRAINING_ROWS = 40_000
@@ -59,12 +60,12 @@ Step = Callable[[], object]
 
 
 def _product_flops(total: Sequence[int], left: Sequence[int], right: Sequence[int], **_: Any) -> int:
-    """Of total += left @ right in place, which torch's counter leaves out; arguments are shapes."""
+    """FLOPs of total += left @ right in place, which torch's counter leaves out; arguments are shapes."""
     return 2 * math.prod(left) * right[-1]
 
 
 def _fused_flops(rows: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    """Of a linear layer and what follows it in one, which it leaves out too."""
+    """FLOPs of a linear layer fused with what follows it, which the counter leaves out too."""
     return 2 * math.prod(rows) * out_shape[-1]
 
 
@@ -108,19 +109,23 @@ def cases(what: str, units: Sequence[int], device: torch.device) -> Iterator[Cas
 def time_case(
     case: Case, device: torch.device, patience: Patience, ceilings: Ceilings
 ) -> list[dict[str, Any]]:
-    """A row for each dtype; see `jobs/benchmark.py` for what is in it."""
+    """A row for each dtype; see `forebrain benchmark` for what is in it."""
     torch.manual_seed(0)
     times = time_together(_STEPS[case.what](case, device), device, patience)
     flops = _flops(case, device)
-    return [_row(case, name, flops[name], times[name], times["plain"], device, ceilings) for name in DTYPES]
+    return [
+        _row(case, name, flops[name], times[name], times[PLAIN], times[SIMPLER], device, ceilings)
+        for name in DTYPES
+    ]
 
 
 def _flops(case: Case, device: torch.device) -> dict[str, int]:
-    """Of a step in each dtype, by one thread and PyTorch's operations: others' are not seen."""
+    """FLOPs of a step in each dtype, counted on one thread; only PyTorch's operations are seen."""
     flops = {}
-    with _threads(1), without_kernels():
+    with _threads(1):
         steps = _STEPS[case.what](case, device)
         for name in DTYPES:
+            steps[name]()  # a stream's first window prepares the session
             with FlopCounterMode(display=False, custom_mapping=_LEFT_OUT) as counter:
                 steps[name]()
             flops[name] = counter.get_total_flops()
@@ -129,7 +134,7 @@ def _flops(case: Case, device: torch.device) -> dict[str, int]:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """With so many threads of torch's own."""
+    """Gives torch so many threads while the block lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -139,7 +144,14 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _row(
-    case: Case, dtype: str, flops: int, own: Times, plain: Times, device: torch.device, ceilings: Ceilings
+    case: Case,
+    dtype: str,
+    flops: int,
+    own: Times,
+    plain: Times,
+    simpler: Times,
+    device: torch.device,
+    ceilings: Ceilings,
 ) -> dict[str, Any]:
     seconds = own.median_ms / 1e3
     least_bytes = _least_bytes(case, DTYPES[dtype].itemsize)
@@ -161,6 +173,8 @@ def _row(
         "plain_median_ms": plain.median_ms,
         "plain_best_ms": plain.best_ms,
         "plain_ratio": plain.median_ms / own.median_ms,
+        "simpler_median_ms": simpler.median_ms,
+        "simpler_ratio": simpler.median_ms / own.median_ms,
         "published_ms": published,
         "published_ratio": None if published is None else published / own.median_ms,
         "rows_per_s": case.rows / seconds,
@@ -175,7 +189,7 @@ def _row(
 
 
 def _least_bytes(case: Case, itemsize: int) -> int:
-    """What has to be read and written even if nothing else ever left the processor."""
+    """Bytes that have to be read and written even if nothing else ever left the processor."""
     config = PocoConfig()
     windows = 4 * case.rows * (config.context + config.horizon)
     embeddings = 4 * case.units * config.width
@@ -190,7 +204,7 @@ def _least_bytes(case: Case, itemsize: int) -> int:
 
 
 def _model(device: torch.device) -> Poco:
-    """FiLM starts at zero, and with zeros nothing is as slow as it will be."""
+    """A model with random FiLM weights: they start at zero, and zeros are faster than what comes later."""
     model = Poco(PocoConfig())
     for parameter in model.forecaster.parameters():
         nn.init.normal_(parameter, std=0.02)
@@ -204,25 +218,25 @@ def _windows(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _forecast_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
-    """With weights and interface fixed, as a live forecaster has them, one window after the other."""
+    """Forecasts with weights and interface fixed, as a live forecaster has them, a window at a time."""
     model = _model(device).eval()
     interface = model.new_interface(case.units).to(device)
     context, _ = _windows(case, device)
 
-    def plain() -> None:
+    def whole_batch(form: Model) -> None:
         with torch.inference_mode():
-            plain_forecast(model, [SessionInput(context, interface, 0)])
+            form.forecast([SessionInput(context, interface, 0)])
 
-    def ours(session: SessionForecaster) -> None:
-        with _threads(1):
+    def one_by_one(form: Model) -> None:
+        with _threads(1), torch.inference_mode():
             for window in context:
-                session.forecast(window)
+                form.forecast([SessionInput(window[None], interface, 0)])
 
     threads = torch.get_num_threads()
-    sessions = {
-        name: session_forecaster(model, dtype, threads)(interface, 0) for name, dtype in DTYPES.items()
-    }
-    return {**{name: partial(ours, session) for name, session in sessions.items()}, "plain": plain}
+    ours = {name: accelerate(model, "stream", dtype, threads=threads) for name, dtype in DTYPES.items()}
+    steps: dict[str, Step] = {name: partial(one_by_one, form) for name, form in ours.items()}
+    simpler = accelerate(model, "adapt")
+    return {**steps, SIMPLER: partial(whole_batch, simpler), PLAIN: partial(whole_batch, model)}
 
 
 def _training_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
@@ -230,15 +244,16 @@ def _training_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
     interface = model.new_interface(case.units).to(device)
     parameters = [*model.parameters(), *interface.parameters()]
     move = _mover(parameters, amsgrad=True)
-    return _learning(model, interface, case, device, dict.fromkeys(DTYPES, model), move)
+    ours = {name: accelerate(model, "train", dtype) for name, dtype in DTYPES.items()}
+    return _learning(model, interface, case, device, ours, Blockwise(model, torch.float32), move)
 
 
 def _adaptation_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
     model = _model(device).eval().requires_grad_(False)
     interface = model.new_interface(case.units).to(device)
     move = _mover(list(interface.parameters()), amsgrad=False)
-    frozen = {name: FrozenPoco(model, dtype) for name, dtype in DTYPES.items()}
-    return _learning(model, interface, case, device, frozen, move)
+    ours = {name: accelerate(model, "adapt", dtype) for name, dtype in DTYPES.items()}
+    return _learning(model, interface, case, device, ours, Blockwise(model, torch.float32), move)
 
 
 def _learning(
@@ -247,24 +262,20 @@ def _learning(
     case: Case,
     device: torch.device,
     ours: Mapping[str, Model],
+    simpler: Model,
     move: Callable[[], None],
 ) -> Mapping[str, Step]:
-    """Steps that learn from the error of each of ours, or of the model's plain formulation."""
+    """Optimiser steps on the loss of each of ours, of the next simpler form and of the plain model."""
     context, future = _windows(case, device)
     entry = SessionInput(context, interface, 0)
     target = SessionTarget.of(entry, future, "squared").averaged()
 
-    def step(name: str) -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
-            ours[name].learn(*ours[name].seen(entry, target))
+    def step(form: Model) -> None:
+        form.loss([entry], [target]).backward()
         move()
 
-    def plain() -> None:
-        (forecast,) = plain_forecast(model, [entry])
-        (forecast - future).square().mean().backward()
-        move()
-
-    return {**{name: partial(step, name) for name in DTYPES}, "plain": plain}
+    forms = {**ours, SIMPLER: simpler, PLAIN: model}
+    return {name: partial(step, form) for name, form in forms.items()}
 
 
 def _mover(parameters: list[nn.Parameter], amsgrad: bool) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""What this machine can do at most: how fast it multiplies matrices, and how fast it copies."""
+"""Ceilings of this machine: how fast it multiplies matrices, and how fast it copies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Ceilings:
 
     @classmethod
     def measure(cls, device: torch.device, dtypes: dict[str, torch.dtype]) -> Ceilings:
-        """With the threads that are set; a second or two."""
+        """Measures the ceilings with the threads that are set, which takes a second or two."""
         side = GPU_SIDE if device.type == "cuda" else CPU_SIDE
         flops = {}
         for name, dtype in dtypes.items():

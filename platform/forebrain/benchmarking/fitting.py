@@ -1,4 +1,4 @@
-"""How long a lab waits for its interface: the whole of the loop that adapts, on windows of noise."""
+"""Times of adapting: the whole loop that a laboratory waits for, on windows of noise."""
 
 from __future__ import annotations
 

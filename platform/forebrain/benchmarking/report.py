@@ -10,7 +10,6 @@ from rich import box
 from rich.table import Table
 
 Rows = Sequence[dict[str, Any]]
-_INK, _MUTED, _BLUE, _VERMILION = "#222222", "#767676", "#0072b2", "#d55e00"  # Okabe & Ito's palette
 _TITLES = {
     "forecast": "forecast, weights and interface fixed",
     "train": "training step",
@@ -21,6 +20,10 @@ _TITLES = {
 def line(rows: Rows) -> str:
     """What was just measured, in a line."""
     row = rows[0]
+    if row["what"] == "store":
+        return f"store: {row['source']}, {row['delay_ms']:.0f} ms: steps wait {row['wait_share']:.1%}"
+    if _is_large(row):
+        return f"{row['what']}: one session of {row['units']:,} units: {row['ms']:,.0f} ms a step"
     times = ", ".join(
         f"{each['dtype']} {_digits(each['seconds'])} s"
         if each["what"] == "fit"
@@ -33,12 +36,29 @@ def line(rows: Rows) -> str:
 
 def tables(rows: Rows) -> list[Table]:
     """One table for each kind of row that there is."""
+    large = [row for row in rows if _is_large(row)]
+    rows = [row for row in rows if not _is_large(row)]
     found = [_of_model(what, rows) for what in _TITLES if any(row["what"] == what for row in rows)]
-    for what, make in (("fit", _of_fits), ("load", _of_loading), ("scale", _of_scaling)):
+    for what, make in (
+        ("fit", _of_fits),
+        ("load", _of_loading),
+        ("scale", _of_scaling),
+        ("store", _of_stores),
+    ):
         own = [row for row in rows if row["what"] == what]
         if own:
             found.append(make(own))
-    return found
+    return [*found, _of_large_sessions(large)] if large else found
+
+
+def is_drawn(rows: Rows) -> bool:
+    """Whether there is anything for the picture to show."""
+    return any(row["what"] in _TITLES and not _is_large(row) for row in rows)
+
+
+def _is_large(row: dict[str, Any]) -> bool:
+    """Whether a row is of training on one large session."""
+    return "units_forecast" in row
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -108,6 +128,38 @@ def _of_scaling(rows: Rows) -> Table:
     return table
 
 
+def _of_stores(rows: Rows) -> Table:
+    table = _table(
+        "training from a store: the share of their time that steps wait for their windows",
+        "store", "first byte after ms", "requests in flight", "ms a step", "waits",
+    )  # fmt: skip
+    for row in rows:
+        asked = f"{row['in_flight']}" if row["in_flight"] else "one after another"
+        if row["in_flight"] is None:
+            asked = f"as many as needed: {row['reached']}" if row["delay_ms"] else ""
+        table.add_row(
+            row["source"], f"{row['delay_ms']:.0f}" if row["delay_ms"] else "", asked,
+            _digits(row["median_ms"]), f"{row['wait_share']:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def _of_large_sessions(rows: Rows) -> Table:
+    table = _table(
+        "one large session, one core a worker; fit is of an interface to a frozen backbone",
+        "what", "units", "workers", "units forecast", "windows", "ms a step", "peak MB a worker",
+        "KB sent a step", "loss",
+    )  # fmt: skip
+    for row in rows:
+        sent = f"{row['bytes_given'] / 1e3:,.0f}" if "bytes_given" in row else ""
+        loss = f"{row['loss']:.6f}" if "loss" in row else ""
+        table.add_row(
+            row["what"], f"{row['units']:,}", f"{row['workers']}", f"{row['units_forecast']:,}",
+            f"{row['batch']}", f"{row['ms']:,.0f}", f"{row['peak_bytes'] / 1e6:,.0f}", sent, loss,
+        )  # fmt: skip
+    return table
+
+
 def _digits(number: float | None) -> str:
     """Three digits."""
     if number is None:
@@ -120,44 +172,37 @@ def _ratio(ratio: float | None) -> str:
 
 
 def picture(rows: Rows, path: Path) -> Path:
-    """Time against rows, ours in both dtypes beside the plain formulation; a panel for each kind of step."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Time against unit-windows, ours in both dtypes beside the plain formulation; a panel a kind of step."""
+    from forebrain import plotting
 
+    rows = [row for row in rows if not _is_large(row)]
     threads = min(row["threads"] for row in rows if row["what"] in _TITLES)
     shown = [row for row in rows if row["what"] in _TITLES and row["threads"] == threads]
     # Windows of a fixed session are forecast one after the other, so more of them are no other case.
     shown = [row for row in shown if row["what"] != "forecast" or row["batch"] == 1]
     kinds = [what for what in _TITLES if any(row["what"] == what for row in shown)]
-    figure = Figure(figsize=(max(6.4, 4.3 * len(kinds)), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for number, (what, axes) in enumerate(zip(kinds, panels, strict=True)):
-        own = sorted((row for row in shown if row["what"] == what), key=lambda row: row["rows"])
-        exact = [row for row in own if row["dtype"] == "fp32"]
-        rounded = [row for row in own if row["dtype"] == "bf16"]
-        published = [row for row in exact if row["published_ms"]]
-        lines = [
-            ("plain formulation, fp32", _MUTED, exact, "plain_median_ms", "o-"),
-            ("forebrain, fp32", _BLUE, exact, "median_ms", "o-"),
-            ("forebrain, bf16", _VERMILION, rounded, "median_ms", "o-"),
-            ("published implementation", _INK, published, "published_ms", "x"),
-        ]  # fmt: skip
-        for label, colour, given, name, style in lines:
-            counts, times = [row["rows"] for row in given], [row[name] for row in given]
-            size = 6 if style == "x" else 3.5
-            axes.plot(counts, times, style, color=colour, markersize=size, linewidth=1.3, label=label)
-        axes.set(xscale="log", yscale="log", xlabel="rows (units x windows)")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-            axis.set_minor_formatter("")
-        axes.set_title(_TITLES[what], loc="left", fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#d9d9d9", linewidth=0.6)
-        axes.set_axisbelow(True)
-        if number == 0:
-            axes.set_ylabel(f"milliseconds, median, {threads} thread{'s' if threads > 1 else ''}")
-            axes.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
-    return path
+    with plotting.style():
+        figure, grid = plotting.panels(max(6.4, 4.3 * len(kinds)), 4.2, 1, len(kinds), sharey=True)
+        for what, axes in zip(kinds, grid[0], strict=True):
+            own = sorted((row for row in shown if row["what"] == what), key=lambda row: row["rows"])
+            exact = [row for row in own if row["dtype"] == "fp32"]
+            rounded = [row for row in own if row["dtype"] == "bf16"]
+            published = [row for row in exact if row["published_ms"]]
+            lines = [
+                ("plain formulation, fp32", plotting.MUTED, exact, "plain_median_ms", "o-"),
+                ("forebrain, fp32", plotting.BLUE, exact, "median_ms", "o-"),
+                ("forebrain, bf16", plotting.VERMILION, rounded, "median_ms", "o-"),
+                ("published implementation", plotting.INK, published, "published_ms", "x"),
+            ]
+            for label, colour, given, name, style in lines:
+                counts, times = [row["rows"] for row in given], [row[name] for row in given]
+                size = 6 if style == "x" else 3.5
+                axes.plot(counts, times, style, color=colour, markersize=size, linewidth=1.3, label=label)
+            axes.set(xscale="log", yscale="log", xlabel="unit-windows (units x windows)")
+            plotting.plain_numbers(axes.xaxis)
+            plotting.plain_numbers(axes.yaxis)
+            axes.set_title(_TITLES[what], fontsize=10, color=plotting.INK)
+            axes.grid()
+        grid[0, 0].set_ylabel(f"median time of a step (ms), {threads} thread{'s' if threads > 1 else ''}")
+        grid[0, 0].legend()
+        return plotting.save(figure, path)

@@ -14,13 +14,12 @@ import tempfile
 import time
 import urllib.parse
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from forebrain.benchmarking.loading import noise_shards
 from forebrain.errors import ConfigError
@@ -71,23 +70,6 @@ def time_store(store: str | None, steps: int = 30, quick: bool = False) -> Itera
                     yield _row(found, "store", delay_s, in_flight)
         finally:
             Folder(store).remove(name)
-
-
-def table_of(rows: Sequence[dict[str, Any]]) -> Table:
-    """Rows as people read them: the share of its time that a step waits, over requests in flight."""
-    table = Table(title="training from a store; share of the time that steps wait for their windows")
-    for name in ("store", "first byte after ms", "requests in flight", "ms a step", "waits"):
-        table.add_column(name, justify="left" if name == "store" else "right")
-    for row in rows:
-        if row["source"] == "local disk":
-            asked = ""
-        elif row["in_flight"] is None:
-            asked = f"as many as needed: {row['reached']:.0f}"
-        else:
-            asked = f"{row['in_flight']}" if row["in_flight"] else "one after another"
-        delay = f"{row['delay_ms']:.0f}" if row["delay_ms"] else ""
-        table.add_row(row["source"], delay, asked, f"{row['median_ms']:,.0f}", f"{row['wait_share']:.1%}")
-    return table
 
 
 def _train(data: str, in_flight: int | None, steps: int) -> dict[str, float]:

@@ -20,7 +20,7 @@ P99_FROM = 100
 
 @dataclass(frozen=True)
 class Patience:
-    """When a measurement has been repeated often enough.
+    """Limits after which a measurement has been repeated often enough.
 
     Attributes:
         repetitions: of what is timed, after one to warm up.
@@ -50,12 +50,12 @@ class Times:
 
     @property
     def best_ms(self) -> float:
-        """What the machine can do when nothing disturbs it."""
+        """The fastest repetition, milliseconds: what the machine does when nothing disturbs it."""
         return 1e3 * min(self.seconds)
 
     @property
     def p99_ms(self) -> float | None:
-        """None where the repetitions are too few to have one."""
+        """The 99th percentile, milliseconds; None where there are too few repetitions for one."""
         return 1e3 * float(np.quantile(self.seconds, 0.99)) if len(self.seconds) >= P99_FROM else None
 
 

@@ -1,42 +1,190 @@
-"""The command `forebrain`: a module for each subcommand; what that needs is imported when it runs."""
+"""The program `forebrain`: the words of a command name its module here, `forebrain live serve` live/serve.py.
+
+A command's module has a docstring, which its help begins with, and
+    Config                          the dataclass of its options
+    run(config, console) -> int     what it does; the exit status
+    FIRST         options that its help shows, the most used first; all at the top level where it has none
+    POSITIONAL    the option that words belong to which follow none
+    ALIASES       other names of options: what people's scripts call them, and short ones of the most used
+    DEFINITIONS   files that --config finds by a name
+of which only the first two must be there. It is imported when it is called, so that help is quick and a
+command needs no package but its own. No other room imports this one.
+"""
 
 from __future__ import annotations
 
-import argparse
+import difflib
+import importlib
+import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from forebrain.commands import cli_adapt, cli_doctor, cli_inspect, cli_live, cli_parity, data
-from forebrain.errors import ForebrainError
+import forebrain
+from forebrain.errors import ConfigError, ForebrainError, StoppedError
 
-_COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
-    cli_inspect.register,
-    data.register,
-    cli_adapt.register,
-    cli_adapt.register_forecast,
-    cli_live.register,
-    cli_doctor.register,
-    cli_parity.register,
-)
+# Each command and what it does, by what people come for.
+COMMANDS: dict[str, dict[str, str]] = {
+    "From recordings to a model": {
+        "inspect": "say what would be read from recordings, and in what state they are",
+        "data list": "name the public recordings of the catalogue",
+        "data get": "download public recordings, checked, and print where they lie",
+        "data add": "add a recording of your own to the catalogue",
+        "prepare": "read, check and repair recordings into shards that runs train on",
+        "pretrain": "train a model on recordings or shards, score it, keep all in a run folder",
+        "evaluate": "score a run's best checkpoint again, or compare several runs in one table",
+        "publish": "publish a run's checkpoint in a registry",
+        "registry": "list, search, pull, verify, sign, copy what a registry holds",
+    },
+    "A model for your animal": {
+        "adapt": "fit a published model to one recording, or to many",
+        "forecast": "forecast what comes after a recording's end",
+        "live serve": "forecast while recording: frames in, forecasts out",
+        "live replay": "play a recording to a server, and measure its latency",
+        "live soak": "run a server for long with everything that can be wrong with a stream",
+    },
+    "Studies": {
+        "study ablate": "compare variants of a run: ablations, models, settings",
+        "study scale": "see how the score grows with data, units, context or model",
+        "study embeddings": "see what a run's unit embeddings know of regions and names",
+        "study leave-one-out": "pretrain on all animals but one and adapt to it, each in turn",
+        "leaks": "measure what looking into the future would seem to gain",
+    },
+    "Machines": {
+        "doctor": "say what is here, and what is missing for which command",
+        "plan": "calculate a pretraining that is too large to try",
+        "benchmark": "time forecasts, training, adaptation, loading, several workers",
+        "chaos": "kill parts of a run at random, and account for what that cost",
+        "parity": "check the model against the published implementation",
+        "completion": "print what completes these commands in bash or zsh",
+    },
+}
+SUMMARIES = {name: summary for group in COMMANDS.values() for name, summary in group.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand.
+    """Runs one command.
 
     Returns:
-        The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense, 130
-        for Ctrl-C.
+        The exit status: 0 if it did what was asked, 1 if it could not, 2 for a command line or config that
+        makes no sense, 128 and the signal's number where one stopped it (130 for Ctrl-C).
     """
-    parser = argparse.ArgumentParser(prog="forebrain", description="Forecast brain activity.")
-    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for register in _COMMANDS:
-        register(subcommands)
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return options.run(options)
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as `head` does; what is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "forebrain", "forebrain_registry"):
+            raise
+        print(
+            f"error: this needs the package {package}, which is not installed. `forebrain doctor` says what "
+            "is missing for which job, and how to install it.",
+            file=sys.stderr,
+        )
+        return 1
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        return 128 + signal.Signals[error.signal_name]
     except (ForebrainError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
+
+
+def split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The command that a command line begins with, and what it is given.
+
+    Raises:
+        ConfigError: it begins with none.
+    """
+    for length in (2, 1):
+        if (name := " ".join(words[:length])) in SUMMARIES:
+            return name, list(words[length:])
+    known = [name for name in SUMMARIES if name.split()[0] == words[0]]
+    given = " ".join(words[:2] if known else words[:1])
+    close = difflib.get_close_matches(given, known or SUMMARIES, n=1) or known[:1]
+    meant = f" Did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"there is no command {given!r}.{meant} `forebrain --help` names all.")
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a command."""
+    path = name.replace("-", "_").replace(" ", ".")
+    return importlib.import_module(f"forebrain.commands.{path}")
+
+
+def parse_command(name: str, arguments: Sequence[str]) -> Any:
+    """The config that a command is given.
+
+    Raises:
+        ConfigError: the command line makes no sense.
+    """
+    from forebrain.config import parse
+
+    module = module_of(name)
+    try:
+        return parse(
+            module.Config,
+            arguments,
+            positional=getattr(module, "POSITIONAL", None),
+            aliases=getattr(module, "ALIASES", {}),
+            definitions=definitions_of(module),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{error}\n`forebrain {name} --help` shows the options.") from error
+
+
+def definitions_of(module: ModuleType) -> Mapping[str, str]:
+    """Files that a command's --config finds by name."""
+    folder: Path | None = getattr(module, "DEFINITIONS", None)
+    return {} if folder is None else {path.stem: str(path) for path in sorted(folder.glob("*.yaml"))}
+
+
+def command_line() -> str:
+    """How this process was called, for reports that say how they came about."""
+    program = Path(sys.argv[0])
+    if program.suffix == ".py" and program.name != "__main__.py":
+        return shlex.join(["python", *sys.argv])
+    return shlex.join(["forebrain", *sys.argv[1:]])
+
+
+def _run(words: list[str]) -> int:
+    from forebrain.commands import _help
+
+    if not words:
+        print(_help.overview(), file=sys.stderr)
+        return 2
+    if words[0] == "help":
+        words = [*words[1:], "--help"]
+    if words[0] in ("-h", "--help"):
+        print(_help.overview())
+        return 0
+    if words[0] == "--version":
+        print(f"forebrain {forebrain.__version__}")
+        return 0
+    if words[1:] in ([], ["-h"], ["--help"]) and (actions := _help.actions(words[0])):
+        print(actions, file=None if words[1:] else sys.stderr)
+        return 0 if words[1:] else 2
+    name, given = split(words)
+    module = module_of(name)
+    if hasattr(module, "main"):  # has a parser of its own
+        return module.main(given)
+    if asked := _help.asked(given):
+        print(_help.command(name, module, given, asked))
+        return 0
+    config = parse_command(name, given)
+    from forebrain.console import make_console
+
+    return module.run(config, make_console())

@@ -1,13 +1,17 @@
-"""What this machine, a cluster and storage have, and what is missing for which job: `forebrain doctor`.
+"""Looks at this machine, the packages, and the storage and cluster that are named.
 
-Works with the core packages alone: what is not installed is a finding and not an error, and Ray and torch are
-imported only where they are.
+Says what is here, and what is missing for which job. The exit status is 1 if something that was asked
+about does not work.
 """
+
+# Works with the core packages alone: what is not installed is a finding and not an error, and Ray and torch
+# are imported only where they are.
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import logging
 import os
 import platform
@@ -16,11 +20,12 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
+from rich.console import Console
 
 from forebrain.errors import ConfigError, StorageError
 from forebrain.ray_runtime import quiet_ray, unreachable
@@ -33,23 +38,58 @@ Verdict = Literal["ok", "note", "missing", "wrong"]
 # Jobs, and the packages each needs besides the core's.
 JOBS = {
     "forebrain inspect, on every format": ("h5py", "scipy", "pandas", "zarr"),
-    "jobs/prepare.py": ("ray",),
-    "jobs/pretrain.py --workers 0": (),
-    "jobs/pretrain.py": ("ray",),
-    "jobs/pretrain.py --training.strategy zero1, zero2, zero3": ("ray", "deepspeed"),
-    "jobs/ablate.py, jobs/scale.py": ("ray",),
+    "forebrain prepare": ("ray",),
+    "forebrain prepare --workers 0": (),
+    "forebrain pretrain": ("ray",),
+    "forebrain pretrain --workers 0": (),
+    "forebrain pretrain --training.strategy zero1, zero2, zero3": ("ray", "deepspeed"),
+    "forebrain study ablate, study scale": ("ray",),
     "forebrain adapt, forebrain forecast": (),
     "forebrain live, over ZeroMQ": ("msgpack", "pyzmq"),
     "forebrain live, over the Lab Streaming Layer": ("pylsl",),
+    "forebrain registry sign, verify of signatures": ("model-signing",),
     "pictures of a run": ("matplotlib",),
     "TensorBoard of a run": ("tensorboard",),
     "s3:// addresses": ("s3fs",),
     "gs:// addresses": ("gcsfs",),
-    "forebrain-registry sign, verify of signatures": ("model-signing",),
 }
 GIB = 2**30
 LEAST_SHM_BYTES = 2 * GIB
 LEAST_OPEN_FILES = 4096
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to look at besides this machine.
+
+    Attributes:
+        storage: where runs, shards or models are to lie; a small file is written there, read and removed.
+        cluster: host:port of a Ray cluster's head, or http://host:port, where jobs are submitted. None:
+            RAY_ADDRESS.
+        json: print JSON.
+    """
+
+    storage: list[str] = field(default_factory=list)
+    cluster: str | None = None
+    json: bool = False
+
+
+def run(config: Config, console: Console) -> int:
+    """Says one thing after the other as it is found."""
+    findings, area = [], ""
+    for finding in examine(config.storage, config.cluster or os.environ.get("RAY_ADDRESS")):
+        findings.append(finding)
+        if config.json:
+            continue
+        if finding.area != area:
+            area = finding.area
+            print(area)
+        print(f"  {finding.verdict:8}{finding.text}", flush=True)
+        if finding.mend:
+            print(f"          -> {finding.mend}")
+    if config.json:
+        print(json.dumps(as_json(findings), indent=1))
+    return 0 if is_well(findings) else 1
 
 
 @dataclass(frozen=True)

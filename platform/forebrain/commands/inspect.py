@@ -1,10 +1,15 @@
-"""What would be read from recordings, before anything is prepared: `forebrain inspect`."""
+"""Reads and repairs recordings, says what was found, and writes nothing.
+
+The exit status is 1 if none can be used.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from rich.console import Console
 from rich.table import Table
 
 from forebrain.errors import RecordingError
@@ -12,6 +17,36 @@ from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.recordings import find_all, name_of, open_any
+
+POSITIONAL = "recording"
+ALIASES = {"--recordings": "--recording"}  # as scripts have it
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to look at.
+
+    Attributes:
+        recording: files and folders of recordings, or sim://default?seed=0.
+    """
+
+    recording: list[str]
+
+
+def run(config: Config, console: Console) -> int:
+    """Shows a table of sessions, remarks, and what cannot be used."""
+    results = list(inspect(config.recording))
+    num_usable = sum(result.session is not None for result in results)
+    if num_usable:
+        console.print(as_table(results))
+    for result in results:
+        for line in result.remarks():
+            print(line)
+    for result in results:
+        if result.error:
+            print(f"cannot be used: {result.error}", file=sys.stderr)
+    print(f"{num_usable} sessions can be used, {len(results) - num_usable} cannot")
+    return 0 if num_usable else 1
 
 
 @dataclass(frozen=True)

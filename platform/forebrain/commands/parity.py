@@ -1,27 +1,56 @@
-"""Parity: the model against weights, inputs, outputs and gradients of the published implementation.
+"""Checks the model against weights, inputs, outputs and gradients of the published implementation.
 
-A fixture is `<name>.npz` (arrays under the published names) and `<name>.json` (hyper-parameters).
+A fixture is `<name>.npz` (arrays under the published names) and `<name>.json` (hyper-parameters). Prints a
+line of JSON for each. The exit status is 1 if one does not pass.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
+from forebrain.accelerate import Purpose, accelerate
 from forebrain.errors import ForebrainError
-from forebrain.models.base import Interface, SessionInput, SessionTarget
+from forebrain.models.base import Interface, Model, SessionInput, SessionTarget
+from forebrain.models.perceiver import ProcessorLayer
 from forebrain.models.poco import Poco, PocoConfig
 
+POSITIONAL = "folder"
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 2e-5
 OPTIMISER_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to check.
+
+    Attributes:
+        folder: fixtures, <name>.json beside <name>.npz.
+        device: a torch device, for example cuda.
+    """
+
+    folder: str
+    device: str = "cpu"
+
+
+def run(config: Config, console: Console) -> int:
+    """Prints a result for each fixture."""
+    all_passed = True
+    for result in check_folder(config.folder, config.device):
+        print(json.dumps(result), flush=True)
+        all_passed &= result["passed"]
+    return 0 if all_passed else 1
 
 
 class ParityError(ForebrainError):
@@ -60,17 +89,29 @@ def check_fixture(path: Path, device: str = "cpu") -> dict[str, Any]:
     except (KeyError, ValueError, OSError, RuntimeError) as error:
         raise ParityError(f"{path}: cannot be read as a parity fixture ({error!r}).") from error
 
-    result: dict[str, Any] = {"fixture": path.stem, "output_error": fixture.output_error("output")}
+    forms = fixture.forms()
+    by_form = {name: fixture.output_error("output", form) for name, form in forms.items()}
+    result: dict[str, Any] = {
+        "fixture": path.stem,
+        "output_error": max(by_form.values()),
+        "output_error_by_form": by_form,
+    }
     passed = result["output_error"] <= OUTPUT_TOLERANCE
     if fixture.has("grad/"):
-        loss, gradient_error, worst = fixture.gradient_error()
+        found = [fixture.gradient_error(forms[name]) for name in ("plain", "train")]
+        loss, gradient_error, worst = max(found, key=lambda each: each[1])
         result |= {"gradient_error": gradient_error, "worst_gradient": worst}
         if "loss" in description:
             result["loss_error"] = abs(loss - description["loss"])
         passed &= gradient_error <= GRADIENT_TOLERANCE
     if fixture.has("after5/"):
-        fixture.optimise(5, hyper)
-        result["after_steps_error"] = fixture.output_error("after5")
+        # By either form of the loss from the same weights.
+        other = copy.deepcopy(fixture)
+        for each, form in ((fixture, fixture.model), (other, other.forms()["train"])):
+            each.optimise(5, hyper, form)
+        result["after_steps_error"] = max(
+            each.output_error("after5", each.model) for each in (fixture, other)
+        )
         passed &= result["after_steps_error"] <= OPTIMISER_TOLERANCE
     return {**result, "passed": bool(passed)}
 
@@ -132,27 +173,46 @@ class _Fixture:
             for i, (interface, dataset) in enumerate(zip(self.interfaces, self.datasets, strict=True))
         ]
 
-    def output_error(self, prefix: str) -> float:
-        with torch.no_grad():
-            return max(
-                _largest_difference(forecast, self.windows(f"{prefix}/y", i))
-                for i, forecast in enumerate(self.model(self.inputs()))
-            )
+    def forms(self) -> dict[str, Model]:
+        """The plain model and the executors that take its place."""
+        purposes: tuple[Purpose, ...] = ("train", "adapt", "stream")
+        frozen = copy.deepcopy(self.model).requires_grad_(False)
+        forms: dict[str, Model] = {"plain": self.model}
+        for each in purposes:
+            forms[each] = accelerate(self.model if each == "train" else frozen, each)
+        return forms
 
-    def loss(self) -> Tensor:
+    def output_error(self, prefix: str, form: Model) -> float:
+        """Of forecasts of whole batches and of their windows one by one."""
+        inputs = self.inputs()
+        with torch.no_grad():
+            together = form.forecast(inputs)
+            alone = [
+                [form.forecast([replace(entry, context=window[None])])[0] for window in entry.context]
+                for entry in inputs
+            ]
+        return max(
+            max(
+                _largest_difference(forecast, expected := self.windows(f"{prefix}/y", i)),
+                _largest_difference(torch.cat([*windows, forecast[:0]]), expected),
+            )
+            for i, (forecast, windows) in enumerate(zip(together, alone, strict=True))
+        )
+
+    def loss(self, form: Model) -> Tensor:
         """Squared errors summed over sessions, over the number of predicted values."""
         inputs = self.inputs()
         targets = [
             SessionTarget.of(entry, self.windows("target/y", i), "squared") for i, entry in enumerate(inputs)
         ]
-        return self.model(inputs, targets) / sum(target.frames.numel() for target in targets)
+        return form.loss(inputs, targets) / sum(target.frames.numel() for target in targets)
 
-    def gradient_error(self) -> tuple[float, float, str]:
+    def gradient_error(self, form: Model) -> tuple[float, float, str]:
         """Loss, largest gradient error, and the published name of the parameter that has it."""
         self.model.zero_grad()
         for interface in self.interfaces:
             interface.zero_grad()
-        loss = self.loss()
+        loss = self.loss(form)
         loss.backward()
         errors = {}
         for name, parameters in self._published_names():
@@ -165,14 +225,14 @@ class _Fixture:
         worst = max(errors, key=errors.__getitem__)
         return loss.item(), errors[worst], worst
 
-    def optimise(self, num_steps: int, hyper: Mapping[str, Any]) -> None:
+    def optimise(self, num_steps: int, hyper: Mapping[str, Any], form: Model) -> None:
         parameters = [parameter for _, joined in self._published_names() for parameter in joined]
         optimiser = torch.optim.AdamW(
             parameters, lr=hyper["lr"], weight_decay=hyper["wdecay"], amsgrad=True, foreach=True
         )
         for _ in range(num_steps):
             optimiser.zero_grad()
-            self.loss().backward()
+            self.loss(form).backward()
             nn.utils.clip_grad_norm_(parameters, hyper["grad_clip"])
             optimiser.step()
 
@@ -197,7 +257,8 @@ class _Fixture:
             }
             yield f"{prefix}.to_kv.weight", [attention.to_key.weight, attention.to_value.weight]
             modules |= _feed_forward_names(f"{perceiver}.{name}_ffn", feed_forward)
-        for index, layer in enumerate(model.processor_layers()):
+        for index, layer in enumerate(model.processor):
+            assert isinstance(layer, ProcessorLayer)
             prefix = f"{perceiver}.proc_layers.{index}"
             modules |= {
                 f"{prefix}.0.norm": layer.attention.norm,

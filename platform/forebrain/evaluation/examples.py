@@ -1,4 +1,4 @@
-"""A stretch of one session with every forecaster's forecasts along it: what pictures are made from."""
+"""Examples for pictures: a stretch of one session with every forecaster's forecasts along it."""
 
 from __future__ import annotations
 
@@ -46,19 +46,28 @@ class Example:
         return next(iter(self.forecasts.values())).shape[1]
 
     def targets(self) -> np.ndarray:
-        """[P, H, N], what came."""
+        """Activity that was to be forecast, [P, H, N]."""
         windows = np.lib.stride_tricks.sliding_window_view(
             self.activity[self.context :], self.horizon, axis=0
         )
         return windows.swapaxes(1, 2)
 
     def copies(self) -> np.ndarray:
-        """[P, 1, N], the last frame each forecast knew, which copy repeats."""
+        """The last frame that each forecast knew, which copy repeats: [P, 1, N]."""
         return self.activity[self.context - 1 : -self.horizon, None]
 
     def unit_scores(self, forecaster: str) -> np.ndarray:
-        """[N] scores against copy along this stretch; NaN for a unit that does not move."""
+        """Scores against copy along this stretch, [N]; NaN for a unit that does not move."""
         return _score(self.forecasts[forecaster], self.targets(), self.copies(), axis=(0, 1))
+
+    def unit_explained(self, forecaster: str) -> np.ndarray:
+        """Explained variance (R2) along this stretch, [N]; NaN for a unit that does not move.
+
+        A score against copy is high for noise too, which copy forecasts badly; this is high only where the
+        forecast follows what came.
+        """
+        mean = self.activity[self.context :].mean(axis=0)
+        return _score(self.forecasts[forecaster], self.targets(), mean, axis=(0, 1))
 
     def step_score(self, forecaster: str, step: int) -> float:
         """The score against copy of one horizon step, 1 to H, along this stretch."""
@@ -130,16 +139,17 @@ def make_example(
 
 
 def _longest_run(starts: np.ndarray) -> slice:
-    """Where the longest run of neighbouring starts lies."""
+    """The longest run of neighbouring starts."""
     edges = np.concatenate([[0], np.flatnonzero(np.diff(starts) != 1) + 1, [len(starts)]])
     longest = int(np.argmax(np.diff(edges)))
     return slice(int(edges[longest]), int(edges[longest + 1]))
 
 
 def _score(
-    forecast: np.ndarray, target: np.ndarray, copy: np.ndarray, axis: tuple[int, ...] | None
+    forecast: np.ndarray, target: np.ndarray, reference: np.ndarray, axis: tuple[int, ...] | None
 ) -> np.ndarray:
+    """1 - squared error of the forecast / that of the reference, NaN where the latter has none."""
     sse = ((forecast - target) ** 2).sum(axis=axis, keepdims=True)
-    copy_sse = ((copy - target) ** 2).sum(axis=axis, keepdims=True)
-    ratio = np.divide(sse, copy_sse, out=np.full_like(sse, np.nan), where=copy_sse > 0)
+    reference_sse = ((reference - target) ** 2).sum(axis=axis, keepdims=True)
+    ratio = np.divide(sse, reference_sse, out=np.full_like(sse, np.nan), where=reference_sse > 0)
     return 1 - ratio.squeeze(axis)

@@ -1,4 +1,4 @@
-"""What looking into the future is worth: the same small model, honestly prepared and with one leak.
+"""Leaks: what looking into the future is worth to a small model, against the same model without.
 
 Each leak stands in published work. It is measured as the score that would be reported with it less the score
 of its honest counterpart, which differs in nothing but the leak:
@@ -59,7 +59,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class LeakResult:
-    """What one leak is worth to one forecaster.
+    """The worth of one leak to one forecaster.
 
     Attributes:
         leak: one of `LEAKS`.
@@ -164,13 +164,13 @@ def _zscored(frames: np.ndarray, ranges: Sequence[Range]) -> np.ndarray:
 
 
 def _components(rows: np.ndarray) -> np.ndarray:
-    """[N, k], orthonormal columns."""
+    """The first principal components, [N, k] with orthonormal columns."""
     _, _, right = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     return right[:_NUM_COMPONENTS].T
 
 
 def _filtered(frames: np.ndarray, segments: Sequence[Range], backward: bool) -> np.ndarray:
-    """Low-pass filtered twice, so that both ways leave the same frequencies; each segment by itself."""
+    """Traces filtered by a low-pass twice, so that both ways leave the same frequencies; segments apart."""
     from scipy.signal import butter, sosfilt, sosfilt_zi
 
     sections = butter(2, _CUTOFF, output="sos")

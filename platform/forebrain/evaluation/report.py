@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from forebrain.evaluation import figures, tables
@@ -9,7 +10,13 @@ from forebrain.evaluation.examples import Example
 from forebrain.scoring.evaluate import Evaluation
 
 
-def write_report(folder: Path, evaluation: Evaluation, example: Example, model: str) -> Path:
+def write_report(
+    folder: Path,
+    evaluation: Evaluation,
+    example: Example,
+    model: str,
+    unit_names: Sequence[str] | None = None,
+) -> Path:
     """Writes `report.md`, a CSV file for each table and four pictures into a folder.
 
     Args:
@@ -17,6 +24,7 @@ def write_report(folder: Path, evaluation: Evaluation, example: Example, model: 
         evaluation: with the model and all baselines.
         example: a stretch of one session (`examples.typical_session` names one that flatters nobody).
         model: the forecaster the report is about.
+        unit_names: of all units of the example's session, for the pictures; None numbers them.
 
     Returns:
         The path of `report.md`.
@@ -31,8 +39,8 @@ def write_report(folder: Path, evaluation: Evaluation, example: Example, model: 
         (folder / f"{table.name}.csv").write_text(table.to_csv())
     step = example.horizon
     pictures = (
-        figures.forecast_traces(example, model, folder / "forecast_traces.png"),
-        figures.population_raster(example, model, step, folder / "population_raster.png"),
+        figures.forecast_traces(example, model, folder / "forecast_traces.png", unit_names),
+        figures.population_raster(example, model, step, folder / "population_raster.png", unit_names),
         figures.score_by_horizon(evaluation, folder / "score_by_horizon.png"),
         figures.score_by_session(evaluation, model, folder / "score_by_session.png"),
     )

@@ -42,7 +42,7 @@ class Table:
     digits: int = 3
 
     def to_rich(self) -> rich.table.Table:
-        """For a terminal."""
+        """The table for a terminal."""
         table = rich.table.Table(title=self.title, title_justify="left", title_style="bold")
         for name, right in zip(self.columns, self.right_aligned(), strict=True):
             table.add_column(name, justify="right" if right else "left", overflow="fold")
@@ -73,7 +73,7 @@ class Table:
         return "\n".join([f"### {self.title}", "", line(texts[0]), line(rule), *map(line, texts[1:])]) + "\n"
 
     def to_csv(self) -> str:
-        """A header and full precision; undefined is empty."""
+        """The table as CSV in full precision, with a header; undefined cells are empty."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(self.columns)
@@ -90,7 +90,7 @@ class Table:
         return f"{cell:.{self.digits}f}" if isinstance(cell, float) else str(cell)
 
     def right_aligned(self) -> list[bool]:
-        """Which columns hold numbers alone."""
+        """For each column whether it holds numbers alone."""
         columns = range(len(self.columns))
         return [all(not isinstance(row[column], str) for row in self.rows) for column in columns]
 
@@ -213,7 +213,7 @@ def _by_group(evaluation: Evaluation, attribute: str, groups_of: Callable[[str],
 
 
 def _forecasters(evaluation: Evaluation) -> list[str]:
-    """Models first, then the baselines in their usual order."""
+    """Names of the models, then of the baselines in their usual order."""
     evaluation.require_baselines()
     return [*evaluation.models, *BASELINES]
 

@@ -1,11 +1,15 @@
-"""What a model is given, what it gives, and what belongs to a session.
+"""The contract of every model: what it is given, what it gives, and what belongs to a session.
 
-A model is a slot: one config and one module whose `forward` takes a list of `SessionInput` and returns one
-forecast for each or, told what came, the error of them all. Everything that belongs to a session is in its
-`Interface`, which the model makes; the rest is the backbone. `models.slots` lists them all.
+A model is one plain file: a config and a module. Its public methods are `forecast`, `loss` and
+`new_interface`; a new one writes the plain equations of one session, in one of three forms:
 
-Every loss is a sum of squared errors with weights that are known beforehand (`SessionTarget`), so a model may
-form gradients of it as soon as it has forecast some rows.
+- `PerUnitModel`: `forecast_unit_windows`, each unit from its own past alone.
+- `EncoderDecoder`: `embed_units`, `encode` and `decode`; the units mix once, in the encoder.
+- `Model`: `forecast_session`; the units mix in every layer.
+
+How units mix (`Model.mixes_units`) is all that training needs to know to go through large batches block by
+block (`accelerate.blocks`).
+What belongs to a session is in its `Interface`; every other parameter is the backbone.
 """
 
 from __future__ import annotations
@@ -20,15 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from forebrain.errors import ConfigError
-from forebrain.models.normalisation import WindowFrame
+from forebrain.models.normalisation import InstanceNorm
 
-# What an error is: squared, or squared over the window's squared spread, so that loud windows do not outvote
-# others.
+# An error is squared, or squared over the window's squared spread: loud windows do not outvote others.
 LossName = Literal["squared", "relative"]
 
 
 class Interface(nn.Module):
-    """What belongs to one session: a row for each unit, and one vector for the session.
+    """The session interface: what belongs to one session, a row for each unit and one vector for all of it.
 
     What they mean is the model's affair: embeddings of POCO, maps of single units into and out of a latent
     space, nothing at all (widths of 0). That a unit's numbers are a row is what lets sessions be split over
@@ -44,7 +47,7 @@ class Interface(nn.Module):
         unit: [N, d].
         session: [e].
         is_smooth: the session's frames are nearer to the one before than to the mean, which follows from the
-            recording. Windows of others (events, spike counts) no model sees relative to their last frame.
+            recording. Windows of others (events, spike counts) are never instance-normalised.
     """
 
     INITIAL_STD = 0.02
@@ -103,11 +106,11 @@ class SessionInput:
     """The windows of one session in a batch.
 
     Attributes:
-        context: [B, C, N] normalised activity, the frames before the forecast; B may be 0.
+        context: [B, C, N] z-scored activity, the frames before the forecast; B may be 0.
         interface: the session's own part, as the model's `new_interface` made it.
         dataset: position in the backbone's list of datasets, None for a data set it was not trained on.
         forecast_units: int64 [M], the units to forecast; all are read as the population. None for all.
-        peers: where the session's other units are: N are those that this worker holds, and each worker
+        group: where the session's other units are: N are those that this worker holds, and each worker
             forecasts its own. Their forwards are in step. None where all units are here.
     """
 
@@ -115,12 +118,12 @@ class SessionInput:
     interface: Interface
     dataset: int | None = None
     forecast_units: Tensor | None = None
-    peers: ProcessGroup | None = None
+    group: ProcessGroup | None = None
 
     @cached_property
-    def frame(self) -> WindowFrame:
-        """Where its rows stand."""
-        return WindowFrame.of(self.context)
+    def norm(self) -> InstanceNorm:
+        """The instance normalisation of its windows."""
+        return InstanceNorm.of(self.context)
 
     @property
     def num_forecast(self) -> int:
@@ -134,11 +137,11 @@ class SessionInput:
 
 @dataclass(frozen=True)
 class SessionTarget:
-    """What came after the windows of one session, and what it counts to have missed it.
+    """What came after the windows of one session, and the weight of its errors.
 
     Attributes:
-        frames: [B, H, M], normalised.
-        weight: [B, 1, M], what the squared errors of a row are multiplied by.
+        frames: [B, H, M], z-scored.
+        weight: [B, 1, M], what the squared errors of a unit's window are multiplied by.
     """
 
     frames: Tensor
@@ -159,17 +162,17 @@ class SessionTarget:
         if loss == "squared":
             weight = torch.ones_like(frames[:, :1])
         else:
-            weight = entry.of_forecast(entry.frame.spread, 2).square().reciprocal()
+            weight = entry.of_forecast(entry.norm.spread, 2).square().reciprocal()
         return cls(frames, weight if present is None else weight * present[:, None, None])
 
     def averaged(self) -> SessionTarget:
-        """The same with weights over the number of values, so that the error is a mean."""
+        """The same with weights over the number of values, so that the loss is a mean."""
         return SessionTarget(self.frames, self.weight / self.frames.numel())
 
-    def within(self, frame: WindowFrame) -> SessionTarget:
-        """The same for forecasts that `frame` has not put back yet."""
-        trusted = frame.trusted
-        return SessionTarget((self.frames - frame.last) / trusted, self.weight * trusted.square())
+    def normalised(self, norm: InstanceNorm) -> SessionTarget:
+        """The same for forecasts that `norm` has not put back yet."""
+        scale = norm.forecast_scale
+        return SessionTarget((self.frames - norm.last) / scale, self.weight * scale.square())
 
 
 @dataclass(frozen=True)
@@ -177,12 +180,11 @@ class ModelConfig:
     """What every model's config says; a model's own adds its name and sizes.
 
     Attributes:
-        name: the model's name among the slots.
+        name: the model's name in the registry of models.
         context: frames a forecast is made from.
         horizon: frames forecast.
-        relative: see and forecast each window relative to its last frame and spread (`models.relative`), in
-            sessions whose frames persist. None: in a run what the protocol does (yes, under protocol poco
-            no), elsewhere no, as published.
+        relative: instance-normalise each window (`models.normalisation`), in sessions that are smooth.
+            None: in a run what the protocol does (yes, under protocol poco no), elsewhere no, as published.
     """
 
     # What tables call the model.
@@ -213,6 +215,12 @@ class ModelConfig:
             return self
         return dataclasses.replace(self, relative=protocol != "poco")
 
+    @property
+    def splits_units(self) -> bool:
+        """Whether the model can forecast sessions whose units are split over workers."""
+        with torch.device("meta"):
+            return self.build().splits_units
+
     def build(self, num_datasets: int = 1) -> Model:
         """The model, initialised from torch's global generator.
 
@@ -227,69 +235,41 @@ class Model(nn.Module):
 
     Attributes:
         config: sizes.
-        splits_units: it forecasts sessions whose units are split over workers (`SessionInput.peers`).
+        mixes_units: `once`, in an encoder after which each unit is decoded by itself, or in `every_layer`.
+        splits_units: it can forecast sessions whose units are split over workers (`SessionInput.group`).
     """
 
     config: ModelConfig
+    mixes_units: ClassVar[Literal["once", "every_layer"]] = "every_layer"
     splits_units: ClassVar[bool] = False
 
     def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
-        """What belongs to a session of so many units before training; it reads no weight of the backbone."""
+        """The interface of a session of so many units before training. Here: empty."""
+        return Interface(num_units, 0)
+
+    def forecast_session(self, entry: SessionInput) -> Tensor:
+        """Forecasts [B, H, M] of one session's windows, normalised as these are; B > 0."""
         raise NotImplementedError
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        """Forecasts [B_i, H, M_i] of sessions that have windows (at least one of them, each B_i > 0)."""
-        raise NotImplementedError
-
-    def error_of_windows(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
-        """Squared errors of `forecast_windows`, weighted and summed: a scalar."""
-        errors = [
-            (target.weight * (forecast.to(target.frames.dtype) - target.frames).square()).sum()
-            for forecast, target in zip(self.forecast_windows(inputs), targets, strict=True)
-        ]
-        return torch.stack(errors).sum()
-
-    def seen(self, entry: SessionInput, target: SessionTarget) -> tuple[SessionInput, SessionTarget]:
-        """Windows of one session, and what came after them, as `error_of_windows` is given them."""
-        (seen,), (frame,) = self._enter([entry])
-        return seen, target if frame is None else target.within(frame)
-
-    def learn(self, entry: SessionInput, target: SessionTarget) -> Tensor:
-        """The error of what is `seen`, whose gradients are added to all that require them."""
-        error = self.error_of_windows([entry], [target])
-        with torch.autocast(entry.context.device.type, enabled=False):
-            error.backward()
-        return error.detach()
-
-    def forward(
-        self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget] | None = None
-    ) -> list[Tensor] | Tensor:
-        """Forecasts every window of a batch, or says how far forecasts are from what came.
+    def forecast(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        """Forecasts every window of a batch.
 
         Args:
             inputs: sessions with their windows, context [B_i, C, N_i]; a session may have none (B_i = 0).
-            targets: what came after them.
 
         Returns:
-            Without targets a forecast [B_i, H, M_i] for each session, in the order of `inputs`; M_i is N_i
-            unless the input names the units to forecast. With targets the squared errors of all sessions,
-            weighted and summed, a scalar: cheaper to learn from than forecasts.
+            [B_i, H, M_i] for each session, in the order of `inputs`; M_i is N_i unless the input names the
+            units to forecast.
 
         Raises:
             ConfigError: a context's length is not the model's.
         """
-        present = [index for index, entry in enumerate(inputs) if len(entry.context)]
-        seen, frames = self._enter([inputs[index] for index in present])
-        if targets is not None:
-            entered = [
-                targets[index] if frame is None else targets[index].within(frame)
-                for index, frame in zip(present, frames, strict=True)
-            ]
-            return self.error_of_windows(seen, entered) if present else torch.zeros(())
-        forecasts = self.forecast_windows(seen) if present else []
+        present = [entry for entry in inputs if len(entry.context)]
+        normalised, norms = self._normalise(present)
+        forecasts = iter(self.forecast_normalised(normalised) if present else [])
         left = (
-            forecast if frame is None else frame.leave(forecast)
-            for forecast, frame in zip(forecasts, frames, strict=True)
+            forecast if norm is None else norm.denormalise(forecast)
+            for forecast, norm in zip(forecasts, norms, strict=True)
         )
         horizon = self.config.horizon
         return [
@@ -297,56 +277,132 @@ class Model(nn.Module):
             for entry in inputs
         ]
 
-    def _enter(self, inputs: Sequence[SessionInput]) -> tuple[list[SessionInput], list[WindowFrame | None]]:
-        """What is seen of windows, and in which frame each session's units are forecast."""
+    def loss(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        """Squared errors of the forecasts of all sessions, weighted and summed: a scalar.
+
+        Raises:
+            ConfigError: a context's length is not the model's.
+        """
+        present = [index for index, entry in enumerate(inputs) if len(entry.context)]
+        if not present:
+            return torch.zeros(())
+        normalised, norms = self._normalise([inputs[index] for index in present])
+        aims = [
+            targets[index] if norm is None else targets[index].normalised(norm)
+            for index, norm in zip(present, norms, strict=True)
+        ]
+        return self.loss_normalised(normalised, aims)
+
+    def forward(
+        self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget] | None = None
+    ) -> list[Tensor] | Tensor:
+        """`forecast`, or with targets `loss`: for what wraps a module (FSDP, DeepSpeed)."""
+        return self.forecast(inputs) if targets is None else self.loss(inputs, targets)
+
+    def forecast_normalised(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        """`forecast` of sessions that have windows, before they are denormalised. Executors replace it."""
+        return [self.forecast_session(entry) for entry in inputs]
+
+    def loss_normalised(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        """`loss` of sessions that have windows, of normalised forecasts. Executors replace it."""
+        return weighted_squares(self.forecast_normalised(inputs), targets)
+
+    def _normalise(
+        self, inputs: Sequence[SessionInput]
+    ) -> tuple[list[SessionInput], list[InstanceNorm | None]]:
+        """Windows as the model sees them, and the normalisation of the units that each forecasts."""
+        normalised: list[SessionInput] = []
+        norms: list[InstanceNorm | None] = []
         for entry in inputs:
             if entry.context.shape[1] != self.config.context:
                 raise ConfigError(
                     f"a context of {entry.context.shape[1]} frames was given; "
                     f"this model forecasts from {self.config.context}."
                 )
-        seen: list[SessionInput] = []
-        frames: list[WindowFrame | None] = []
-        for entry in inputs:
-            if not (self.config.relative and entry.interface.is_smooth):
-                seen.append(entry)
-                frames.append(None)
-                continue
-            frame = entry.frame
-            seen.append(replace(entry, context=frame.enter(entry.context)))
-            frames.append(WindowFrame(entry.of_forecast(frame.last, 2), entry.of_forecast(frame.spread, 2)))
-        return seen, frames
+            norm = entry.norm if self.config.relative and entry.interface.is_smooth else None
+            if norm is not None:
+                entry = replace(entry, context=norm.normalise(entry.context))
+                norm = InstanceNorm(entry.of_forecast(norm.last, 2), entry.of_forecast(norm.spread, 2))
+            normalised.append(entry)
+            norms.append(norm)
+        return normalised, norms
 
 
-class RowModel(Model):
-    """A model that forecasts each row (one unit of one sample) from its own past, all with the same weights.
+def weighted_squares(forecasts: Sequence[Tensor], targets: Sequence[SessionTarget]) -> Tensor:
+    """The loss: squared errors of forecasts [B_i, H, M_i], weighted and summed over sessions."""
+    errors = [
+        (target.weight * (forecast.to(target.frames.dtype) - target.frames).square()).sum()
+        for forecast, target in zip(forecasts, targets, strict=True)
+    ]
+    return torch.stack(errors).sum()
 
-    It reads neither who the unit is nor what its neighbours do, so a session's own part is empty.
+
+class EncoderDecoder(Model):
+    """A model whose units mix once: an encoder reads the population into latents, a decoder forecasts each
+    unit from its own past, from who it is and from the latents."""
+
+    mixes_units: ClassVar[Literal["once", "every_layer"]] = "once"
+
+    def embed_units(self, entry: SessionInput) -> Tensor:
+        """[N, d]: who each unit is."""
+        raise NotImplementedError
+
+    def encode(self, entry: SessionInput, units: Tensor) -> Tensor:
+        """Latents [B, K, d] that have read a session's windows, given its embedded units [N, d]."""
+        raise NotImplementedError
+
+    def decode(self, context: Tensor, units: Tensor, latents: Tensor) -> Tensor:
+        """Forecasts [B, H, n] from the units' own past [B, C, n], their embeddings [n, d] and the latents."""
+        raise NotImplementedError
+
+    def forecast_session(self, entry: SessionInput) -> Tensor:
+        units = self.embed_units(entry)
+        latents = self.encode(entry, units)
+        return self.decode(entry.of_forecast(entry.context, 2), entry.of_forecast(units, 0), latents)
+
+
+class PerUnitModel(EncoderDecoder):
+    """A model that forecasts each unit from its own past, all with the same weights.
+
+    It reads neither who the unit is nor what its neighbours do, so a session's interface is empty.
     """
 
     splits_units = True
 
-    def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
-        return Interface(num_units, 0)
-
-    def forecast_rows(self, rows: Tensor) -> Tensor:
-        """Contexts [R, C] to forecasts [R, H]."""
+    def forecast_unit_windows(self, past: Tensor) -> Tensor:
+        """Contexts of single units [R, C] to forecasts [R, H]; R > 0."""
         raise NotImplementedError
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        rows = rows_of(inputs)
-        # No rows where a step forecasts some units, and all of those are other workers'.
-        forecast = self.forecast_rows(rows) if len(rows) else rows.new_zeros(0, self.config.horizon)
-        return windows_of(forecast, inputs)
+    def embed_units(self, entry: SessionInput) -> Tensor:
+        return entry.interface.unit
+
+    def encode(self, entry: SessionInput, units: Tensor) -> Tensor:
+        return entry.context.new_zeros(len(entry.context), 0, 0)
+
+    def decode(self, context: Tensor, units: Tensor, latents: Tensor) -> Tensor:
+        if not context.numel():  # a step may forecast some units, and all of those are other workers'
+            return context.new_zeros(len(context), self.config.horizon, context.shape[2])
+        past = context.mT
+        return self.forecast_unit_windows(past.flatten(0, 1)).unflatten(0, past.shape[:2]).mT
 
 
-def rows_of(inputs: Sequence[SessionInput]) -> Tensor:
-    """Each forecast unit's own past in each window, [R, C], of all sessions one below the other."""
-    return torch.cat([entry.of_forecast(entry.context, 2).transpose(1, 2).flatten(0, 1) for entry in inputs])
+def over_population(entry: SessionInput, scores: Tensor, values: Tensor) -> Tensor:
+    """Softmax-weighted sums over a session's whole population, wherever its units are.
 
+    The one place where units meet that may lie on several workers: with `entry.group` the largest score
+    and then the sums, the size of the latents, are all-reduced over it.
 
-def windows_of(rows: Tensor, inputs: Sequence[SessionInput]) -> list[Tensor]:
-    """Forecasts [R, H], in the order of `rows_of`, as [B_i, H, M_i] for each session."""
-    shapes = [(len(entry.context), entry.num_forecast) for entry in inputs]
-    parts = rows.split([size * num_units for size, num_units in shapes])
-    return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
+    Args:
+        entry: the session.
+        scores: [B, K, T] of this worker's T tokens.
+        values: [B, T, h].
+
+    Returns:
+        [B, K, h].
+    """
+    group = entry.group
+    largest = scores.detach().amax(dim=-1, keepdim=True)
+    weights = (scores - (largest if group is None else group.all_reduce_max(largest))).exp()
+    sums = torch.cat([weights @ values, weights.sum(dim=-1, keepdim=True)], dim=-1)
+    sums = sums if group is None else group.all_reduce_sum(sums)
+    return sums[..., :-1] / sums[..., -1:]

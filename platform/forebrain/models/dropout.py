@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def random_drops(size: Sequence[int], dropout: float, device: torch.device) -> Tensor:
+def dropout_mask(size: Sequence[int], dropout: float, device: torch.device) -> Tensor:
     """int16, below zero with probability `dropout` (to 2^-15) and else zero."""
     count = torch.Size(size).numel()
     drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
@@ -24,5 +24,5 @@ def drop(x: Tensor, dropout: float, active: bool) -> Tensor:
     """Sets values to zero with probability `dropout` and scales the others up, where it is active."""
     if not active or dropout == 0:
         return x
-    kept = random_drops(x.shape, dropout, x.device).add_(1).clamp_(min=0)
+    kept = dropout_mask(x.shape, dropout, x.device).add_(1).clamp_(min=0)
     return x * kept.to(x.dtype).mul_(1 / (1 - dropout))

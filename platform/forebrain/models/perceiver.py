@@ -1,23 +1,13 @@
-"""The Perceiver encoder of POYO: a population of any size is read into a few latents, and read out again.
-
-The arithmetic is the published one, reordered where the order is free: with K latents against thousands
-of tokens, keys and values are never formed. Wk is pushed through the K queries and Wv through the K
-weighted sums. What depends on weights alone, and what depends on the units alone, stands apart from what
-depends on the frames, so that whoever keeps the former fixed does it once.
-"""
+"""The Perceiver encoder of POYO (Azabou et al. 2023) in plain tensor code: a population of any size is read
+into a few latents, and read out again. Equations 4 to 6 of POCO; all layers are pre-norm."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from forebrain.models.base import ProcessGroup
+from forebrain.models.base import SessionInput, over_population
 from forebrain.models.dropout import drop
 from forebrain.models.rotary import Rotation, inverse, rotate
 
@@ -33,12 +23,13 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., d] to its update [..., d]."""
         value, gate = self.expand(self.norm(x)).chunk(2, dim=-1)
         return self.contract(drop(value * F.gelu(gate), self.dropout, self.training))
 
 
 class CrossAttention(nn.Module):
-    """Parameters of one cross-attention head, which two subclasses use in their own way."""
+    """One head of cross-attention: LayerNorm on both sides, keys and queries rotated by their times."""
 
     def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
@@ -50,221 +41,43 @@ class CrossAttention(nn.Module):
         self.to_value = nn.Linear(width, head_width, bias=False)
         self.to_out = nn.Linear(head_width, width)
 
+    def query(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """q = R Wq LN(x), [..., h]."""
+        return rotate(self.to_query(self.norm(x)), rotation)
 
-@dataclass(frozen=True)
-class Probes:
-    """What the latents ask of a token, whoever its unit is: made from weights and latents alone.
-
-    A token W x + e (x its frames, e who the unit is) is wide but made from few numbers, and a normalised
-    token is (Wc x + ec) / sigma with Wc and ec centred over the width. q . R_t Wk y = (Wk^T R_-t q) . y, so
-    each token time needs K vectors of width d, and no keys.
-
-    Attributes:
-        frame_weight: [d, L], Wc.
-        on_frames: [S, L + K, L], above Wc^T Wc / d, which gives sigma, below what each latent asks of frames.
-        on_units: [S K, d], what each latent asks of ec.
-        on_all: [S, K, 1], what it asks of the LayerNorm's bias.
-    """
-
-    frame_weight: Tensor
-    on_frames: Tensor
-    on_units: Tensor
-    on_all: Tensor
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What the scores of tokens need of their units, whatever their frames are.
-
-    Attributes:
-        probes: what they are asked.
-        units: [N, d], ec.
-        frame_terms: [S, L + K, N], what ec adds to products of `on_frames` with frames.
-        square: [N], |ec|^2 / d.
-    """
-
-    probes: Probes
-    units: Tensor
-    frame_terms: Tensor
-    square: Tensor
-
-    def split(self, sizes: Sequence[int]) -> list[Tokens]:
-        """The same for each session, of so many units."""
-        parts = zip(
-            self.units.split(sizes),
-            self.frame_terms.split(sizes, dim=2),
-            self.square.split(sizes),
-            strict=True,
-        )
-        return [Tokens(self.probes, *each) for each in parts]
+    def scores(self, query: Tensor, context: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """Scaled scores [B, Q, T] of queries [B, Q, h] with the keys of a context [B, T, d], whose values
+        [B, T, h], not rotated, come with them."""
+        normed = self.norm_context(context)
+        key = rotate(self.to_key(normed), rotation)
+        return query @ key.transpose(-1, -2) * self.head_width**-0.5, self.to_value(normed)
 
 
 class EncoderAttention(CrossAttention):
-    """Latents read tokens; values are rotated too, and the sum is turned back to the latent's time.
-
-    Scores, the deviations of tokens and weighted sums follow from their frames, from the unit vectors once a
-    session, and from small products of the weights, in three steps: `probes` of the weights, `tokens` of the
-    units, and `forward` of the frames. No tensor of tokens is formed, and units stay the last dimension.
-
-    The softmax is over all tokens of a sample, wherever their units are: the largest score first, then sums
-    of weighted values and of weights, [B, K, h + 1]. Only these cross between workers, in one message each
-    for all sessions that are spread.
-
-    Sessions may be many and small, so what need not see their frames apart is done for all at once.
-    """
-
-    def probes(
-        self, latents: Tensor, frame_weight: Tensor, latent_rotation: Rotation, token_rotation: Rotation
-    ) -> Probes:
-        """Latents [K, d] and the weight of frames W [d, L]; tables [K, h] and [S, h]."""
-        weight = frame_weight - frame_weight.mean(dim=0)
-        query = rotate(self.to_query(self.norm(latents)), latent_rotation)  # [K, h]
-        cosine, sine = inverse(token_rotation)
-        turned = rotate(query, (cosine[:, None], sine[:, None]))  # [S, K, h]
-        probes = turned @ self.to_key.weight * self.head_width**-0.5  # [S, K, d]
-        scaled = probes * self.norm_context.weight
-        gram = weight.T @ weight / len(weight)
-        on_frames = torch.cat([gram.expand(len(scaled), -1, -1), scaled @ weight], dim=1)
-        on_all = (probes @ self.norm_context.bias).unsqueeze(-1)
-        return Probes(weight, on_frames, scaled.flatten(0, 1), on_all)
-
-    def tokens(self, probes: Probes, units: Tensor) -> Tokens:
-        """Unit vectors [N, d], the tokens' bias included."""
-        num_tokens, num_latents, width = *probes.on_all.shape[:2], units.shape[1]
-        units, square = _Centred.apply(units)
-        # Twice, since it is the cross term of a square.
-        weight = torch.cat([probes.frame_weight.T * (2 / width), probes.on_units])
-        cross, asked = (weight @ units.T).split([len(weight) - len(probes.on_units), len(probes.on_units)])
-        asked = asked.unflatten(0, (num_tokens, num_latents))
-        frame_terms = torch.cat([cross.expand(num_tokens, -1, -1), asked], dim=1)
-        return Tokens(probes, units, frame_terms, square)
+    """Latents read the tokens of the population. Values are rotated too, and the sum is turned back."""
 
     def forward(
-        self,
-        populations: Sequence[tuple[Tokens, Tensor, ProcessGroup | None]],
-        latent_rotation: Rotation,
-        token_rotation: Rotation,
+        self, latents: Tensor, tokens: Tensor, at: Rotation, tokens_at: Rotation, entry: SessionInput
     ) -> Tensor:
-        """Reads the population of each session.
+        """The update [B, K, d] of latents [B, K, d] from tokens [B, T, d] of a session.
 
         Args:
-            populations: at least one unit in each: its tokens; their frames [B_i, S, L, N_i]; and the workers
-                that hold other units of the session, which are read with these, or None.
-            latent_rotation, token_rotation: tables [K, h] and [S, h].
-
-        Returns:
-            [sum B_i, K, d], to be added to the latents.
+            latents, tokens: see above.
+            at, tokens_at: rotations [K, h] and [T, h] to their times.
+            entry: the session, which says where its other units are.
         """
-        peers = [over for _, _, over in populations]
-        scored = [_Scored(tokens, frames, self.norm_context.eps) for tokens, frames, _ in populations]
-        largest = _over_peers([each.largest() for each in scored], peers, lambda over: over.all_reduce_max)
-        sums = [each.sums(shift) for each, shift in zip(scored, largest, strict=True)]
-        of_frames, of_units, token_weights = (torch.cat(each) for each in zip(*sums, strict=True))
-        gathered = of_frames @ populations[0][0].probes.frame_weight.T + of_units  # [sum B, S, K, d]
-        gathered = gathered * self.norm_context.weight + token_weights * self.norm_context.bias
-        cosine, sine = token_rotation
-        values = rotate(self.to_value(gathered), (cosine[:, None], sine[:, None]))
-        summed = torch.cat([values.sum(dim=1), token_weights.sum(dim=1)], dim=-1)
-        parts = summed.split([len(frames) for _, frames, _ in populations])
-        summed = torch.cat(_over_peers(parts, peers, lambda over: over.all_reduce_sum))
-        return self.to_out(rotate(summed[..., :-1] / summed[..., -1:], inverse(latent_rotation)))
+        scores, values = self.scores(self.query(latents, at), tokens, tokens_at)
+        read = over_population(entry, scores, rotate(values, tokens_at))
+        return self.to_out(rotate(read, inverse(at)))
 
 
-class _Centred(torch.autograd.Function):
-    """Rows [N, d] less their means, and the mean squares of that, [N].
+class DecoderAttention(CrossAttention):
+    """Units read the latents. Values are not rotated."""
 
-    In three passes, backwards too, where autograd takes ten: units are many, and this is little work.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-        centred = rows - rows.mean(dim=1, keepdim=True)
-        ctx.save_for_backward(centred)
-        return centred, torch.linalg.vector_norm(centred, dim=1).square_() / rows.shape[1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_centred: Tensor, grad_square: Tensor) -> Tensor:
-        (centred,) = ctx.saved_tensors
-        grad = torch.addcmul(grad_centred, centred, grad_square[:, None], value=2 / centred.shape[1])
-        return grad.sub_(grad.mean(dim=1, keepdim=True))
-
-
-class _Scored:
-    """Tokens [B, S, L, N] and their scores, which gradients reach by way of `sums`."""
-
-    @torch.no_grad()
-    def __init__(self, tokens: Tokens, frames: Tensor, eps: float) -> None:
-        probes, length = tokens.probes, frames.shape[2]
-        products = (probes.on_frames @ frames).add_(tokens.frame_terms)  # [B, S, L + K, N]
-        self.asked = products[:, :, length:]
-        # Variance of a token: |Wc x + ec|^2 / d, multiplied out.
-        variance = products[:, :, :length].mul_(frames).sum(dim=2, keepdim=True).add_(tokens.square)
-        self.inverse_deviation = variance.add_(eps).rsqrt_()  # [B, S, 1, N]
-        self.scores = torch.addcmul(probes.on_all, self.asked, self.inverse_deviation)  # [B, S, K, N]
-        self.tokens, self.frames = tokens, frames
-
-    def largest(self) -> Tensor:
-        """[B, K], the largest score of a sample; it cancels, so no gradient need pass."""
-        return self.scores.amax(dim=(1, 3))
-
-    def sums(self, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames [B, S, K, L] and units [B, S, K, d], weighted by exp(score - shift) over the deviation, and
-        the weights themselves [B, S, K, 1], summed over units. To be called once."""
-        tokens = self.tokens
-        return _Sums.apply(
-            self, shift, tokens.probes.on_frames, tokens.probes.on_all, tokens.frame_terms, tokens.square,
-            tokens.units,
-        )  # fmt: skip
-
-
-class _Sums(torch.autograd.Function):
-    """By hand in a third of autograd's operations: of many small sessions it is their number that costs."""
-
-    @staticmethod
-    def forward(ctx: Any, scored: _Scored, shift: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights = scored.scores.sub_(shift[:, None, :, None]).exp_()
-        weighted = weights * scored.inverse_deviation
-        frames, units = scored.frames, tensors[-1]
-        ctx.save_for_backward(frames, units, scored.asked, scored.inverse_deviation, weights, weighted)
-        of_frames = weighted @ frames.transpose(2, 3)
-        return of_frames, weighted @ units, weights.sum(dim=3, keepdim=True)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_frames: Tensor, of_units: Tensor, of_weights: Tensor) -> tuple[Any, ...]:
-        frames, units, asked, inverse_deviation, weights, weighted = ctx.saved_tensors
-        grad_weighted = (of_units @ units.T).add_(of_frames @ frames)  # [B, S, K, N]
-        grad_scores = torch.addcmul(of_weights, grad_weighted, inverse_deviation).mul_(weights)
-        grad_inverse = grad_weighted.mul_(weights).addcmul_(grad_scores, asked).sum(dim=2, keepdim=True)
-        grad_variance = grad_inverse.mul_(inverse_deviation.pow(3)).mul_(-0.5)  # [B, S, 1, N]
-        grad_products = torch.cat([frames * grad_variance, grad_scores * inverse_deviation], dim=2)
-        return (
-            None, None,
-            (grad_products @ frames.transpose(2, 3)).sum(dim=0),
-            grad_scores.sum(dim=(0, 3)).unsqueeze(-1),
-            grad_products.sum(dim=0),
-            grad_variance.sum(dim=(0, 1, 2)),
-            weighted.flatten(0, 2).T @ of_units.flatten(0, 2),
-        )  # fmt: skip
-
-
-def _over_peers(
-    tensors: Sequence[Tensor],
-    peers: Sequence[ProcessGroup | None],
-    operation: Callable[[ProcessGroup], Callable[[Tensor], Tensor]],
-) -> list[Tensor]:
-    """The tensors of sessions that are spread over workers combined over these, in one message."""
-    spread = [index for index, over in enumerate(peers) if over is not None]
-    combined = list(tensors)
-    if spread:
-        over = peers[spread[0]]
-        assert over is not None
-        together = operation(over)(torch.cat([tensors[index] for index in spread]))
-        parts = together.split([len(tensors[index]) for index in spread])
-        for index, part in zip(spread, parts, strict=True):
-            combined[index] = part
-    return combined
+    def forward(self, units: Tensor, latents: Tensor, at: Rotation, latents_at: Rotation) -> Tensor:
+        """What units [n, d] read of latents [B, K, d]: [B, n, d]; rotations [1, h] and [K, h]."""
+        scores, values = self.scores(self.query(units, at), latents, latents_at)
+        return self.to_out(scores.softmax(dim=-1) @ values)
 
 
 class SelfAttention(nn.Module):
@@ -280,29 +93,14 @@ class SelfAttention(nn.Module):
     def forward(self, latents: Tensor, rotation: Rotation) -> Tensor:
         """Latents [B, K, d] to their update [B, K, d]."""
         packed = self.to_query_key_value(self.norm(latents))
-        split = packed.unflatten(-1, (3, self.num_heads, self.head_width)).transpose(
-            1, 3
-        )  # [B, heads, 3, K, h]
+        # [B, heads, 3, K, h]
+        split = packed.unflatten(-1, (3, self.num_heads, self.head_width)).transpose(1, 3)
         # Rotations are float32, and attention among so few is twice as fast in it, and more exact.
         with torch.autocast(latents.device.type, enabled=False):
             query, key, value = rotate(split.to(latents.dtype), rotation).unbind(2)
             read = F.scaled_dot_product_attention(query, key, value)  # [B, heads, K, h]
             turned = rotate(read, inverse(rotation))
         return self.to_out(turned.transpose(1, 2).flatten(2))
-
-
-class DecoderAttention(CrossAttention):
-    """Units read the latents; the values are not rotated."""
-
-    def queries(self, units: Tensor, rotation: Rotation) -> Tensor:
-        """Unit vectors [N, d] to queries [N, h]: once a session, since every sample asks the same."""
-        return rotate(self.to_query(self.norm(units)), rotation) * self.head_width**-0.5
-
-    def project_latents(self, latents: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
-        """Latents [B, K, d] to keys [B, K, h] and values already carried through Wo, [B, K, d]."""
-        context = self.norm_context(latents)
-        values = self.to_value(context) @ self.to_out.weight.T
-        return rotate(self.to_key(context), rotation), values
 
 
 class ProcessorLayer(nn.Module):
@@ -323,5 +121,6 @@ class ProcessorLayer(nn.Module):
         self.branch_dropout = branch_dropout
 
     def forward(self, latents: Tensor, rotation: Rotation) -> Tensor:
+        """Latents [B, K, d] to the next [B, K, d]."""
         latents = latents + drop(self.attention(latents, rotation), self.branch_dropout, self.training)
         return latents + drop(self.feed_forward(latents), self.branch_dropout, self.training)

@@ -17,10 +17,24 @@ from forebrain.models.baselines.transformer import TransformerConfig
 from forebrain.models.baselines.tsmixer import TsMixerConfig
 from forebrain.models.poco import PocoConfig
 
+# Of each model one line.
 _CONFIGS: tuple[type[ModelConfig], ...] = (
-    PocoConfig, PoyoConfig, UicoConfig, TacoConfig, MlpConfig, LinearConfig, NLinearConfig, DLinearConfig,
-    TsMixerConfig, FilterNetConfig, ModernTcnConfig, TransformerConfig, PlrnnConfig, NetFormerConfig,
-    CopyConfig, MeanConfig,
-)  # fmt: skip
+    PocoConfig,
+    PoyoConfig,
+    UicoConfig,
+    TacoConfig,
+    MlpConfig,
+    LinearConfig,
+    NLinearConfig,
+    DLinearConfig,
+    TsMixerConfig,
+    FilterNetConfig,
+    ModernTcnConfig,
+    TransformerConfig,
+    PlrnnConfig,
+    NetFormerConfig,
+    CopyConfig,
+    MeanConfig,
+)
 
 MODELS: Mapping[str, type[ModelConfig]] = {config().name: config for config in _CONFIGS}

@@ -35,10 +35,22 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     That is a product of complex numbers, and as such one pass instead of five.
     """
     cosine, sine = rotation
+    if torch.compiler.is_compiling():  # whose code generators know no complex numbers
+        even, odd = x.to(cosine.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+        cosine, sine = cosine[..., ::2], sine[..., ::2]
+        turned = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)
+        return turned.flatten(-2).to(x.dtype)
     turn = torch.complex(cosine[..., ::2], sine[..., ::2])
     pairs = torch.view_as_complex(x.to(cosine.dtype).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 def inverse(rotation: Rotation) -> Rotation:
+    """The rotation back."""
     return rotation[0], -rotation[1]
+
+
+def repeat(rotation: Rotation, times: int) -> Rotation:
+    """The tables [S, h] one below the other, [times S, h]: of `times` units with the same S tokens."""
+    cosine, sine = rotation
+    return cosine.repeat(times, 1), sine.repeat(times, 1)

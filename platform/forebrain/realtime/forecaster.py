@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from forebrain.accelerate.frozen import session_forecaster
+from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError, FrameError
-from forebrain.models.base import Interface, Model
+from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
@@ -115,13 +115,12 @@ class LiveForecaster:
         self._recorded_columns = columns
         self._named: _Named | None = None
         self._normalised = np.empty((self.context, num_units), np.float32)
-        self._input = torch.from_numpy(self._normalised)
+        self._input = torch.from_numpy(self._normalised)[None]
         self._forecast: np.ndarray | None = None  # of the newest frame, by the model
         self.answer = np.repeat(self._last[None], self.horizon, axis=0)
         self._falls_back = False
         compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        self._forecaster_of = session_forecaster(self.model, compute_dtype, threads)
-        self._forecaster = self._forecaster_of(interface, dataset)
+        self._executor = accelerate(self.model, "stream", compute_dtype, threads=threads)
         if unit_names is not None and (len(unit_names), len(set(unit_names))) != (num_units, num_units):
             raise ConfigError(
                 f"{len(unit_names)} unit names, {len(set(unit_names))} of them different, for {num_units} "
@@ -223,7 +222,7 @@ class LiveForecaster:
     def replace_interface(self, interface: Interface) -> None:
         """Goes on with another interface of the same units, from the next forecast on."""
         self.interface = interface
-        self._forecaster = self._forecaster_of(self.interface, self.dataset)
+        self.rehearse()  # which prepares it
         self.counts["updates"] += 1
 
     def state(self) -> State:
@@ -264,7 +263,6 @@ class LiveForecaster:
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
         self.interface.unit.copy_(torch.from_numpy(arrays["unit"]))
         self.interface.session.copy_(torch.from_numpy(arrays["session"]))
-        self._forecaster = self._forecaster_of(self.interface, self.dataset)
         if self.config.normalise == "running":
             self._mean[:], self._scale[:] = self.moments.mean, self.moments.scale()
         else:
@@ -384,7 +382,10 @@ class LiveForecaster:
     def _call_model(self) -> np.ndarray:
         np.subtract(self.ring.window, self._mean, out=self._normalised)
         np.divide(self._normalised, self._scale, out=self._normalised)
-        return self._forecaster.forecast(self._input).numpy() * self._scale + self._mean
+        entry = SessionInput(self._input, self.interface, self.dataset)
+        with torch.inference_mode():
+            (forecast,) = self._executor.forecast([entry])
+        return forecast[0].numpy() * self._scale + self._mean
 
     def _count_drifted(self) -> int:
         fit, moments = self.fit, self.moments

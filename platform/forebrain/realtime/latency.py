@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-_INK, _MUTED, _BLUE, _VERMILION = "#222222", "#767676", "#0072b2", "#d55e00"  # Okabe & Ito's palette
-
 
 @dataclass(frozen=True)
 class Latency:
@@ -79,56 +77,61 @@ class Latency:
         return table
 
 
-def latency_histogram(latencies_ms: np.ndarray, latency: Latency, title: str, path: Path) -> Path:
+def latency_histogram(
+    latencies_ms: np.ndarray, latency: Latency, title: str, path: Path, frame_ms: float | None = None
+) -> Path:
     """Draws how often each latency occurred, on logarithmic axes: the tail is what matters.
+
+    A forecast is late, and its bar of another colour, where it came after the next frame was due.
 
     Args:
         latencies_ms: one for each frame, NaN where no forecast came.
-        latency: their summary.
+        latency: their summary. A budget other than the frame is drawn as a goal.
         title: of the picture.
         path: a PNG file.
+        frame_ms: time from a frame to the next on the rig; None takes the budget for it.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from forebrain import plotting
 
     came = latencies_ms[np.isfinite(latencies_ms)]
-    figure = Figure(figsize=(8, 4), layout="constrained", dpi=160)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    low, high = came.min() / 1.1, max(came.max(), latency.budget_ms) * 1.15
-    counts, edges = np.histogram(came, np.geomspace(low, high, 90))
-    is_late = edges[:-1] >= latency.budget_ms
-    for shown, colour in ((~is_late, _BLUE), (is_late, _VERMILION)):
-        axes.stairs(np.where(shown, counts, 0), edges, fill=True, color=colour)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(low, high)
-    top = counts.max() * 6
-    axes.set_ylim(0.7, top)
-    marks = [("median", latency.p50_ms), ("p99", latency.p99_ms), ("budget", latency.budget_ms)]
-    for row, (name, value) in enumerate(marks):
-        colour = _VERMILION if name == "budget" else _INK
-        side = "right" if name == "p99" else "left"
-        axes.axvline(value, color=colour, linewidth=1, linestyle="-" if name == "budget" else (0, (2, 1.5)))
-        axes.annotate(
-            f"{name} {value:.3g} ms", (value, top), xytext=(4 if side == "left" else -4, -10 - 12 * row),
-            textcoords="offset points", ha=side, fontsize=8.5, color=colour,
-        )  # fmt: skip
-    axes.set_xlabel("from the time a frame is due to the arrival of its forecast (ms)", color=_INK)
-    axes.set_ylabel("frames", color=_INK)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
-    axes.tick_params(which="both", color=_MUTED, labelcolor=_INK, labelsize=8.5)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_MUTED)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
-    axes.set_title(
-        f"{latency.frames:,} frames, {latency.misses:,} later than the budget or never "
-        f"({latency.miss_rate:.2%}), slowest {latency.max_ms:.3g} ms",
-        loc="left", fontsize=8.5, color=_MUTED,
-    )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white")
-    return path
+    due_ms = frame_ms or latency.budget_ms
+    late = len(latencies_ms) - int(np.count_nonzero(came <= due_ms))
+    told = f"{late:,} later than {'the next frame' if frame_ms else 'the budget'} or never"
+    marks = [("median", latency.p50_ms), ("99th percentile", latency.p99_ms)]
+    if frame_ms and latency.budget_ms < frame_ms:
+        marks.append(("goal", latency.budget_ms))
+        told += f", {latency.misses:,} later than the goal ({latency.miss_rate:.1%})"
+    marks.append(("the next frame" if frame_ms else "budget", due_ms))
+    with plotting.style():
+        figure, axes = plotting.canvas(8, 4)
+        low, high = came.min() / 1.1, max(came.max(), due_ms if np.isfinite(due_ms) else 0) * 1.5
+        counts, edges = np.histogram(came, np.geomspace(low, high, 90))
+        is_late = edges[:-1] >= due_ms
+        for shown, colour in ((~is_late, plotting.BLUE), (is_late, plotting.VERMILION)):
+            axes.stairs(np.where(shown, counts, 0), edges, fill=True, color=colour)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(low, high)
+        top = counts.max() * 20
+        axes.set_ylim(0.7, top)
+        for row, (name, value) in enumerate(sorted(marks, key=lambda mark: mark[1])):
+            height = 0.96 - 0.06 * row  # each line ends below the names of those to its left
+            is_due = value == due_ms
+            colour = plotting.VERMILION if is_due else plotting.INK
+            dashes = "-" if is_due else (0, (2, 1.5))
+            axes.axvline(value, ymax=height + 0.02, color=colour, linewidth=1, linestyle=dashes)
+            axes.text(
+                value,
+                height,
+                f" {name} {value:.3g} ms",
+                transform=axes.get_xaxis_transform(),
+                color=colour,
+                va="center",
+            )
+        axes.set_xlabel("from the time a frame is due to the arrival of its forecast (ms)")
+        axes.set_ylabel("frames")
+        plotting.plain_numbers(axes.xaxis, minor="235")
+        plotting.plain_numbers(axes.yaxis)
+        slowest = f"slowest {latency.max_ms:.3g} ms"
+        plotting.title(axes, title, f"{latency.frames:,} frames, {told}; {slowest}")
+        return plotting.save(figure, path)

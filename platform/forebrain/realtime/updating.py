@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forebrain.accelerate.frozen import freeze
+from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError
 from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.shards.fits import Fit
-from forebrain.training.adamw import AdamW
+from forebrain.training.optimise import CLIP_NORM, ClippedAdamW
 
 NICENESS = 10
 WEIGHT_DECAY = 1e-2
@@ -106,13 +106,14 @@ class InterfaceUpdater:
     Args:
         live: the forecaster; it must be normalised by a fit, which both processes then share.
         config: how.
+        loss: what the backbone was trained with, which its description says.
 
     Raises:
         ConfigError: the forecaster normalises by running statistics, the model has no interface, or the
             frames hold no window.
     """
 
-    def __init__(self, live: LiveForecaster, config: UpdateConfig) -> None:
+    def __init__(self, live: LiveForecaster, config: UpdateConfig, loss: LossName) -> None:
         if live.config.normalise != "fit":
             raise ConfigError("an interface is updated only where the stream is normalised by a fit.")
         if not live.interface.unit.numel():
@@ -126,7 +127,7 @@ class InterfaceUpdater:
         context = multiprocessing.get_context("spawn")
         self._shared = _Shared(context, config.frames, live.interface)
         self._frames, self._segments = self._shared.frames()
-        given = copy.deepcopy(live.model), copy.deepcopy(live.interface), live.fit, live.dataset, config
+        given = copy.deepcopy(live.model), copy.deepcopy(live.interface), live.fit, live.dataset, config, loss
         self._process = context.Process(
             target=_update, args=(self._shared, *given), name="live-updates", daemon=True
         )
@@ -158,11 +159,12 @@ def _update(
     fit: Fit,
     dataset: int | None,
     config: UpdateConfig,
+    loss: LossName,
 ) -> None:
     """The other process."""
     os.nice(NICENESS)
     torch.set_num_threads(1)
-    model = freeze(model.eval().requires_grad_(False), torch.float32)
+    model = accelerate(model.eval().requires_grad_(False), "adapt")
     parent = multiprocessing.parent_process()
     assert parent is not None
     for number in itertools.count():
@@ -171,7 +173,7 @@ def _update(
         windows = _windows(shared, fit, model.config.context + model.config.horizon)
         if windows is None or not shared.wanted.acquire(block=False):
             continue
-        better = improved(model, interface, dataset, *windows, config, seed=number)
+        better = improved(model, interface, dataset, *windows, config, loss, seed=number)
         if better is None:
             shared.wanted.release()
             continue
@@ -188,6 +190,7 @@ def improved(
     older: Tensor,
     newest: Tensor,
     config: UpdateConfig,
+    loss: LossName,
     seed: int,
 ) -> Interface | None:
     """An interface fitted to older windows, or None where it is no better on the newest.
@@ -198,29 +201,30 @@ def improved(
         dataset: see `SessionInput`.
         older, newest: normalised windows [B, C + H, N].
         config: of the update.
+        loss: what the backbone was trained with.
         seed: of the order of windows.
     """
     fitted = copy.deepcopy(interface).requires_grad_(True)
-    optimiser = AdamW(fitted.parameters(), WEIGHT_DECAY)
+    optimiser = ClippedAdamW([(fitted.parameters(), config.learning_rate)], WEIGHT_DECAY, CLIP_NORM)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(config.steps):
         chosen = torch.randint(len(older), (config.batch_size,), generator=generator)
         optimiser.clear_gradients()
-        model.learn(*model.seen(*_told(model, fitted, dataset, older[chosen])))
-        optimiser.step(config.learning_rate)
+        entry, target = _told(model, fitted, dataset, older[chosen], loss)
+        model.loss([entry], [target]).backward()
+        optimiser.step()
     with torch.no_grad():
-        of_newest = (_told(model, each, dataset, newest) for each in (interface, fitted))
-        before, after = (model([entry], [target]) for entry, target in of_newest)
+        of_newest = (_told(model, each, dataset, newest, loss) for each in (interface, fitted))
+        before, after = (model.loss([entry], [target]) for entry, target in of_newest)
     return fitted.requires_grad_(False) if after < before else None
 
 
 def _told(
-    model: Model, interface: Interface, dataset: int | None, windows: Tensor
+    model: Model, interface: Interface, dataset: int | None, windows: Tensor, loss: LossName
 ) -> tuple[SessionInput, SessionTarget]:
     """Windows and what came after them, each missed value with an equal share."""
     context, target = windows.split([model.config.context, model.config.horizon], dim=1)
     entry = SessionInput(context, interface, dataset)
-    loss: LossName = "relative" if model.config.relative else "squared"
     return entry, SessionTarget.of(entry, target, loss).averaged()
 
 

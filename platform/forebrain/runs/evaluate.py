@@ -178,9 +178,11 @@ def _write_report(
     scored = evaluation.scores[model]
     session = ids.index(shown if shown and shown in scored else typical_session(evaluation, model))
     example = make_example(forecasters, windows, session, evaluation.part)
+    shards = windows.shards
+    named = None if shards.forecasts_components else shards.unit_names(session)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_report(folder, evaluation, example, model)
+        write_report(folder, evaluation, example, model, named)
         for path in sorted(folder.iterdir()):
             run.folder.write(f"evaluation/{evaluation.part}/{path.name}", path.read_bytes())
         return {f"{evaluation.part}/{path.stem}": path.read_bytes() for path in folder.glob("*.png")}

@@ -1,12 +1,12 @@
-"""A pretraining run from end to end: prepare where needed, train, evaluate, and say what came out."""
+"""A pretraining run from end to end: prepare where needed, train, evaluate, and keep the result."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
-import platform
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -19,12 +19,13 @@ from forebrain.shards.stream import build_order
 from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.data import open_windows
-from forebrain.training.loop import Listener, peak_rss_bytes
+from forebrain.training.events import Ended, Event, Listener, Skipped, Started
+from forebrain.training.ledger import read_attempts
+from forebrain.training.memory import peak_rss_bytes
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
-from forebrain.training.telemetry import ConsoleLog, Event, MetricsLog
-
-_REPORTED_PACKAGES = ("forebrain", "torch", "ray", "deepspeed", "webdataset", "numpy", "safetensors")
+from forebrain.training.telemetry import ConsoleLog, MetricsLog
+from forebrain.training.versions import versions
 
 
 def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda event: None) -> str:
@@ -43,96 +44,94 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
         ForebrainError: something the user can mend; the run folder holds what was done until then.
     """
     run = RunFolder(config.out)
-    # Absolute, because workers start in folders of their own.
-    config = dataclasses.replace(
-        config, data=_absolute(config.data), out=run.uri, training=_with_options(config.training)
-    )
+    config = _resolved(config, run)
     run.check_config(config)
     if "steps" in (run.read_result() or {}):
         console.print(f"{run.uri} is finished; nothing to do. Give another --out for a new run.")
         return run.uri
-    started, launched = time.perf_counter(), time.time()
-    if config.workers:
-        from forebrain.ray_runtime import start_ray
-
-        console.print("Starting Ray ...")
-        start_ray()
-    is_new = run.read_config() is None
-    try:
-        _make_shards(config, run, console)
-        check_data(run.shards(config.data), config)
-    except ForebrainError:
-        if is_new:
-            run.clear()
-        raise
-    if config.training.strategy in STAGES:
-        run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))
-    events = _train(config, run, console, launched, listen)
-    trained_s = time.perf_counter() - started
-    skipped = events["end"]["skipped"]
-    if skipped["shards"]:
-        console.print(
-            f"{skipped['windows']:,} training windows could not be read and were skipped; damaged: "
-            f"{', '.join(skipped['shards'][:8])}{' and more' * (len(skipped['shards']) > 8)}."
-        )
+    began, launched = time.perf_counter(), time.time()
+    _make_ready(config, run, console)
+    started, ended = _train(config, run, console, launched, listen)
+    trained_s = time.perf_counter() - began
+    _show_skipped(ended.skipped, console)
     console.print("Evaluating the best checkpoint beside copy, mean and linear forecasts ...")
     scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
     show_evaluation(run, evaluations, console)
-    end, seconds_before = events["end"], events["start"]["seconds"]
-    seconds = time.perf_counter() - started
-    result = {
-        **scores,
-        "steps": end["step"],
-        "backbone_parameters": events["start"]["backbone_parameters"],
-        "stopped_early": end["stopped_early"],
-        "seconds": round(seconds_before + seconds, 3),
-        "seconds_evaluation": round(seconds - trained_s, 3),
-        "seconds_training": round(end["seconds"], 3),
-        "units_x_frames_per_s": end["units_x_frames_per_s"],
-        "peak_rss_bytes": max(end["peak_rss_bytes"], peak_rss_bytes()),
-        "num_workers": end["num_workers"],
-        "skipped": end["skipped"],
-        "goodput": end["ledger"]["goodput"],
-        "ledger": end["ledger"],
-        "config": json.loads(json.dumps(dataclasses.asdict(config))),
-        "versions": versions(),
-    }
-    run.write_result(result)
+    seconds = time.perf_counter() - began
+    run.check_config(config)  # nobody has put another run in its place
+    run.write_result(
+        {
+            **scores,
+            "steps": ended.step,
+            "backbone_parameters": started.backbone_parameters,
+            "stopped_early": ended.stopped_early,
+            "seconds": round(started.seconds + seconds, 3),
+            "seconds_evaluation": round(seconds - trained_s, 3),
+            "seconds_training": round(ended.seconds, 3),
+            "units_x_frames_per_s": ended.units_x_frames_per_s,
+            "peak_rss_bytes": max(ended.peak_rss_bytes, peak_rss_bytes()),
+            "num_workers": ended.num_workers,
+            "skipped": dataclasses.asdict(ended.skipped),
+            "goodput": ended.ledger.goodput,
+            "ledger": dataclasses.asdict(ended.ledger),
+            "config": json.loads(json.dumps(dataclasses.asdict(config))),
+            "versions": versions(),
+            **_earlier_versions(run),
+        }
+    )
     return run.uri
 
 
-def _absolute(data: str) -> str:
-    return data if data.startswith("sim://") else Folder(data).uri
+def _resolved(config: PretrainConfig, run: RunFolder) -> PretrainConfig:
+    """The config as workers can read it, who start in folders of their own and may not reach a file."""
+    data = config.data if config.data.startswith("sim://") else Folder(config.data).uri
+    return dataclasses.replace(config, data=data, out=run.uri, training=_with_options(config.training))
 
 
 def _with_options(training: TrainingConfig) -> TrainingConfig:
-    """The same with the text of DeepSpeed's options, because workers may not reach the file."""
+    """The same with the text of DeepSpeed's options."""
     if training.deepspeed is None:
         return training
     return dataclasses.replace(training, deepspeed=json.dumps(read_options(training.deepspeed)))
 
 
-def _make_shards(config: PretrainConfig, run: RunFolder, console: Console) -> None:
-    """Claims the run folder for this config, and prepares recordings into it where `data` names some."""
-    if run.shards(config.data) == config.data:
-        run.write_config(config)
-        return
-    recordings = find_all([config.data])
+def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> None:
+    """Claims the run folder, starts Ray for workers, and prepares recordings where `data` names some."""
+    is_set = run.shards(config.data) == config.data
+    recordings = [] if is_set else _recordings_of(config)
+    is_new = run.claim(config)
+    try:
+        if config.workers:
+            from forebrain.ray_runtime import start_ray
+
+            console.print("Starting Ray ...")
+            start_ray()
+        if not is_set:
+            prepare_into(run.shards(config.data), recordings, config, console)
+        check_data(run.shards(config.data), config)
+    except ForebrainError:
+        if is_new:
+            run.release()
+        raise
+    if config.training.strategy in STAGES:
+        run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))
+
+
+def _recordings_of(config: PretrainConfig) -> list[str]:
     window = config.model.context + config.model.horizon
     if window > config.prepare.max_window:
         raise ConfigError(
             f"prepare.max_window is {config.prepare.max_window}; expected at least the {window} frames of "
             "model.context + model.horizon."
         )
-    run.write_config(config)
-    prepare_into(run.shards(config.data), recordings, config, console)
+    return find_all([config.data])
 
 
-def prepare_into(out: str, recordings: list[str], config: PretrainConfig, console: Console) -> None:
+def prepare_into(out: str, recordings: Sequence[str], config: PretrainConfig, console: Console) -> None:
     """Prepares recordings, and says what is worth knowing of each."""
     console.print(f"Preparing {len(recordings)} recordings of {config.data} ...")
     run_each = map_with_ray if config.workers else map_here
-    result = prepare(recordings, out, config.prepare, run_each=run_each, progress=console.print)
+    result = prepare(list(recordings), out, config.prepare, run_each=run_each, progress=console.print)
     for entry in result.sessions:
         for remark in remarks(entry):
             console.print(f"  {entry.id}: {remark}")
@@ -146,46 +145,53 @@ def check_data(shards: str, config: PretrainConfig) -> None:
     build_order(windows, config.training.batch_size, config.seed, config.mixture)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in _REPORTED_PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _train(
     config: PretrainConfig, run: RunFolder, console: Console, launched: float, listen: Listener
-) -> dict[str, Event]:
-    """Trains; returns the last event of each kind."""
-    last: dict[str, Event] = {}
+) -> tuple[Started, Ended]:
+    """Trains; returns how it started in this process, and how it ended."""
+    events: list[Started | Ended] = []
     show = ConsoleLog(console)
 
     def report(event: Event) -> None:
-        last[event["kind"]] = event
+        if isinstance(event, Started | Ended):
+            events.append(event)
         show(event)
         listen(event)
 
     if config.workers:
         from forebrain.training.on_ray import train_on_ray
 
+        run.read_metrics()  # what is damaged there is said here; workers only write it to their logs
         console.print(f"Starting {config.workers} training worker{'s' * (config.workers > 1)} ...")
         train_on_ray(config, report, launched)
     else:
         from forebrain.training.single import train_here
 
-        train_here(config, _both(MetricsLog(run), report), launched)
-    if "end" not in last:
+        keep = MetricsLog(run)
+
+        def keep_and_report(event: Event) -> None:
+            keep(event)
+            report(event)
+
+        train_here(config, keep_and_report, launched)
+    started, ended = (events[0], events[-1]) if events else (None, None)
+    if not (isinstance(started, Started) and isinstance(ended, Ended)):
         raise ForebrainError(f"training ended without finishing; see {run.uri}. The same command resumes it.")
-    return last
+    return started, ended
 
 
-def _both(first: Listener, second: Listener) -> Listener:
-    def report(event: Event) -> None:
-        first(event)
-        second(event)
+def _show_skipped(skipped: Skipped, console: Console) -> None:
+    if skipped.shards:
+        console.print(
+            f"{skipped.windows:,} training windows could not be read and were skipped; damaged: "
+            f"{', '.join(skipped.shards[:8])}{' and more' * (len(skipped.shards) > 8)}."
+        )
 
-    return report
+
+def _earlier_versions(run: RunFolder) -> dict[str, Any]:
+    """Versions that earlier attempts of the run trained with, where they were others."""
+    others: list[dict[str, str]] = []
+    for attempt in read_attempts(run):
+        if attempt.versions and attempt.versions not in (versions(), *others):
+            others.append(attempt.versions)
+    return {"earlier_versions": others} if others else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from forebrain.accelerate import accelerate
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError
 from forebrain.models.base import Interface, Model
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class TrainedModel:
-    """What a run came to.
+    """The best checkpoint of a run, on the CPU.
 
     Attributes:
         config: the run's.
@@ -58,7 +58,7 @@ class TrainedModel:
                 f"{run.uri} holds no run (no config.yaml); give the --out of a pretraining."
             )
         config = from_values(PretrainConfig, values)
-        store = CheckpointStore(run.folder.child("checkpoints"))
+        store = run.checkpoints()
         checkpoint, contents = _best_whole(store, run.uri) if step is None else _of_step(store, step, run.uri)
         datasets = checkpoint.record["datasets"]
         backbone = config.resolved_model().build(num_datasets=len(datasets)).eval()
@@ -99,10 +99,8 @@ class TrainedModel:
         datasets = [name if name in known else "" for name in self.datasets]
         bf16 = self.config.training.precision == "bf16"
 
-        def autocast() -> contextlib.AbstractContextManager[None]:
-            return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
-
-        return ModelForecaster(self.backbone, interfaces, datasets, sessions, autocast)
+        executor = accelerate(self.backbone, "train", torch.bfloat16 if bf16 else torch.float32)
+        return ModelForecaster(executor, interfaces, datasets, sessions)
 
 
 def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[str, bytes]]:

@@ -1,4 +1,4 @@
-"""Scoring forecasters on a part of a data set."""
+"""Scores of forecasters on one part of a data set, all on the same windows."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ class Evaluation:
 
     @property
     def models(self) -> list[str]:
-        """The forecasters that are no baselines."""
+        """Names of the forecasters that are not baselines."""
         return [name for name in self.scores if name not in BASELINES]
 
     def require_baselines(self) -> None:
-        """No number is reported without copy, mean and linear beside it.
+        """Makes sure that copy, mean and linear stand beside what is reported.
 
         Raises:
             ConfigError: a baseline was not evaluated.
@@ -97,7 +97,7 @@ class Evaluation:
         require_baselines(self.scores, f"evaluation on {self.part}")
 
     def require(self, model: str) -> None:
-        """A report on a model needs the model, and the baselines.
+        """Makes sure that a model and the baselines were evaluated.
 
         Raises:
             ConfigError: one of them was not evaluated.
@@ -140,7 +140,7 @@ class Evaluation:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, plain and JSON-able: what workers send each other and what a report is made from."""
+        """The evaluation as plain values, which JSON can hold and workers send each other."""
         return {
             "part": self.part,
             "horizon": self.horizon,
@@ -156,7 +156,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Evaluation:
-        """Reads what `to_json` gave."""
+        """The evaluation that `to_json` was given."""
         return cls(
             part=state["part"],
             horizon=state["horizon"],

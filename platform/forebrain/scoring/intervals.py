@@ -18,7 +18,7 @@ def rng_for(seed: int, *names: str) -> np.random.Generator:
 
 
 def windows_per_block(starts: np.ndarray, window_frames: int) -> int:
-    """How many neighbouring windows make a block at least as long as one window.
+    """Number of neighbouring windows in a block that is at least as long as one window.
 
     Overlapping windows share frames, so they are no independent samples; blocks this long nearly are.
 

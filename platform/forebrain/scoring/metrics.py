@@ -37,7 +37,7 @@ IntervalKind = Literal["sessions", "blocks", "none"]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What one forecaster reached on one session, or on average over several.
+    """Metrics of one forecaster on one session, or averaged over several.
 
     Attributes:
         values: [4, 1 + H]; a row for each of `METRICS`, the first column over the whole horizon, then
@@ -82,7 +82,7 @@ class Scores:
         return self.values[row, 1:], self.low[row, 1:], self.high[row, 1:]
 
     def headline(self) -> dict[str, Any]:
-        """Everything but the horizon steps, plain and JSON-able; undefined is None."""
+        """The metrics over the whole horizon as plain values for JSON; what is undefined is None."""
         return {
             **{metric: _plain(self.value(metric)) for metric in METRICS},
             "interval": {
@@ -108,7 +108,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Scores:
-        """Reads what `to_json` gave."""
+        """The scores that `to_json` was given."""
         interval, steps = state["interval"], state["by_horizon"]
 
         def rows(name: str, overall: Mapping[str, Any]) -> np.ndarray:

@@ -24,7 +24,7 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
 def protocols_for(num_frames: int) -> tuple[str, ...]:
-    """Those that a session of this length can be read under."""
+    """Names of the protocols that a session of this length can be read under."""
     is_zapbench = num_frames == zapbench_frames.NUM_FRAMES
     return tuple(name for name in PROTOCOLS if name != "zapbench" or is_zapbench)
 
@@ -84,7 +84,7 @@ def fit_ranges(protocol: str, num_frames: int, segments: list[Range]) -> list[Ra
 
 
 def without(ranges: list[Range], excluded: list[Range]) -> list[Range]:
-    """What ordered ranges hold besides other ordered ranges."""
+    """Ordered ranges less other ordered ranges."""
     edges = [0, *(edge for each in excluded for edge in each), 2**62]
     return intersect(ranges, list(zip(edges[::2], edges[1::2], strict=True)))
 

@@ -1,4 +1,4 @@
-"""Where evaluation reads windows from, and which windows it scores."""
+"""Sources of windows for evaluation, and the choice of the windows that are scored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forebrain.sessions.session import Session
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What reports say of a session, and models are told of it.
+    """A session as reports name it and models are told of it.
 
     Attributes:
         rate_hz: frames a second, None where unknown.
@@ -45,7 +45,7 @@ class WindowSource(Protocol):
         """H, frames."""
 
     def num_windows(self, session: int, part: Part) -> int:
-        """How many windows the session has in a part."""
+        """Number of windows that the session has in a part."""
 
     def read(
         self, session: int, part: Part, windows: np.ndarray

@@ -28,7 +28,7 @@ _TESTED: tuple[Part, ...] = ("test", "held_out")
 
 @dataclass(frozen=True, eq=False)
 class ZapbenchScores:
-    """What one forecaster reached.
+    """Errors of one forecaster by ZAPBench's rules.
 
     Attributes:
         by_condition: mean absolute error at each step [H], of every condition, the held-out one too.
@@ -40,12 +40,12 @@ class ZapbenchScores:
 
     @property
     def mean(self) -> np.ndarray:
-        """[H], over the trained conditions, each counting alike."""
+        """Mean absolute error at each step [H], over the trained conditions, each counting alike."""
         return np.mean([errors for name, errors in self.by_condition.items() if name != HELD_OUT], axis=0)
 
     @property
     def held_out(self) -> np.ndarray:
-        """[H], of the held-out condition."""
+        """Mean absolute error at each step [H] in the held-out condition."""
         return self.by_condition[HELD_OUT]
 
     def to_json(self) -> dict[str, Any]:

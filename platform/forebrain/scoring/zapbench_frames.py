@@ -1,4 +1,4 @@
-"""Which frames ZAPBench trains on and which it forecasts: the constants of its published protocol."""
+"""Frames that ZAPBench trains on and forecasts: the constants of its published protocol."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class StudyConfig:
     """A study; the same command goes on where it was stopped.
 
     Attributes:
-        recordings: one recording an animal, of one data set.
+        recording: one recording an animal, of one data set.
         out: folder for runs and results.
         seeds: times that everything is done, with other seeds.
         model: the backbones.
@@ -79,7 +79,7 @@ class StudyConfig:
         fit: the optimisation of each way of adapting.
     """
 
-    recordings: list[str]
+    recording: list[str]
     out: str
     seeds: int = 2
     model: ModelConfig = field(default_factory=PocoConfig, metadata=one_of(MODELS))
@@ -96,14 +96,14 @@ def study(config: StudyConfig, console: Console) -> dict[str, Any]:
     Raises:
         ConfigError: there are too few recordings, or results of other settings in the folder.
     """
-    if len(config.recordings) < 3:
+    if len(config.recording) < 3:
         raise ConfigError(
-            f"{len(config.recordings)} recordings; expected 3 or more, so that two are left to train on."
+            f"{len(config.recording)} recordings; expected 3 or more, so that two are left to train on."
         )
     out = Folder(config.out)
     rows: list[dict[str, Any]] = []
     for seed in range(config.seeds):
-        for left_out in config.recordings:
+        for left_out in config.recording:
             run = pretrained(config, left_out, seed, console)
             rows += adapted(config, left_out, seed, run, console)
     result = summarise(rows)
@@ -120,7 +120,7 @@ def study(config: StudyConfig, console: Console) -> dict[str, Any]:
 def pretrained(config: StudyConfig, left_out: str, seed: int, console: Console) -> str:
     """The run on all recordings but one: trained, or gone on with, or found finished. Returns its address."""
     place = _place(config, left_out)
-    others = [recording for recording in config.recordings if recording != left_out]
+    others = [recording for recording in config.recording if recording != left_out]
     prepare(others, place.uri_of("shards"), PrepareConfig(), run_each=map_here)
     run = PretrainConfig(
         data=place.uri_of("shards"),

@@ -36,7 +36,7 @@ def relative_trials(
     """
     if not Folder(base.data).exists(INDEX_NAME):
         raise ConfigError(
-            f"data is {base.data}; expected prepared shards (jobs/prepare.py), whose subjects are known."
+            f"data is {base.data}; expected prepared shards (forebrain prepare), whose subjects are known."
         )
     entries = list(ShardSet.open(base.data).sessions)
     trials: list[Trial] = []

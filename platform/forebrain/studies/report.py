@@ -218,7 +218,7 @@ def write_hparams(folder: Folder, outcomes: Sequence[Outcome]) -> None:
     options = {id(outcome): _flat(outcome.trial.config.identity()) for outcome in outcomes}
     keys = {key for flat in options.values() for key in flat}
     varied = sorted(key for key in keys if len({repr(flat.get(key)) for flat in options.values()}) > 1)
-    board = Board(folder)
+    board = Board(folder.child("tensorboard"))
     for outcome in outcomes:
         if outcome.result is None:
             continue

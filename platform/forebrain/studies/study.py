@@ -16,8 +16,8 @@ from forebrain.runs.pretrain import check_data, prepare_into
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
 from forebrain.storage import Folder
+from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
-from forebrain.studies.tuning import read_note, read_result, run_trials, unfinished
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder, check_same_run
 
@@ -88,13 +88,15 @@ def conduct(study: Study, console: Console, early_stopping: bool = False) -> lis
         CheckpointError: the folder holds another study.
         StudyStoppedError: SIGTERM or SIGINT came.
     """
+    from forebrain.studies.tuning import run_trials  # needs Ray, which definitions and reports do not
+
     base = study.pretrain
     folder = Folder(base.out)
     base = dataclasses.replace(base, out=folder.uri, data=_absolute(base.data))
     _check_same_study(folder, base)
     trials = study.trials(_with_shards(base, study.trials(base), console))
     for trial in trials:
-        RunFolder(trial.config.out).check_config(trial.config)
+        trial.run.check_config(trial.config)
     for trial in unfinished(trials):
         try:
             check_data(trial.config.data, trial.config)

@@ -14,6 +14,7 @@ from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
+from forebrain.training.run_folder import RunFolder
 
 # Keys of a model that stay when another model is chosen; all others belong to the one that was there.
 _OF_EVERY_MODEL = ("context", "horizon")
@@ -23,7 +24,7 @@ Overrides = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared: a name, and the keys of the base config that it replaces.
+    """One setting that is compared: a name, and the keys of the base config that it replaces.
 
     Attributes:
         name: as reports show it.
@@ -54,6 +55,11 @@ class Trial:
     @property
     def seed(self) -> int:
         return self.config.seed
+
+    @property
+    def run(self) -> RunFolder:
+        """The trial's run folder."""
+        return RunFolder(self.config.out)
 
     @property
     def label(self) -> str:
@@ -118,7 +124,7 @@ def with_overrides(base: PretrainConfig, overrides: Overrides, where: str) -> Pr
             section = section.get(name, {}) if isinstance(section, dict) else {}
         if "model.name" not in overrides and last not in section:
             raise ConfigError(
-                f"{where} sets {key}, which is no option of a run; see jobs/pretrain.py --help."
+                f"{where} sets {key}, which is no option of a run; see forebrain pretrain --help-all."
             )
         section[last] = value
     try:

@@ -12,10 +12,9 @@ import logging
 import os
 import traceback
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray import tune
@@ -27,11 +26,11 @@ from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
 from forebrain.storage import Folder
+from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
+from forebrain.training.events import Event, Validated
 from forebrain.training.stopping import StopSignals
 
-# In a trial's folder, beside what a run has: why there is no result.
-NOTE = "trial.json"
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
 RESTARTS = 2
 _QUIET_TUNE = {
@@ -42,45 +41,6 @@ _QUIET_TUNE = {
     # The newer output prints a banner however quiet it is to be.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-
-
-@dataclass(frozen=True)
-class Note:
-    """Why a trial has no result.
-
-    Attributes:
-        status: `failed` is tried again by the same command, `stopped` (early, for it was behind) is not.
-        text: what happened, a line or more.
-    """
-
-    status: Literal["failed", "stopped"]
-    text: str
-
-
-def read_note(trial: Trial) -> Note | None:
-    try:
-        return Note(**json.loads(Folder(trial.config.out).read(NOTE)))
-    except FileNotFoundError:
-        return None
-
-
-def read_result(trial: Trial) -> dict[str, Any] | None:
-    """A finished trial's result.json; None where it has not finished, or is not there."""
-    try:
-        result = json.loads(Folder(trial.config.out).read("result.json"))
-    except (FileNotFoundError, ValueError):  # damaged: pretrain says so when it is asked to go on
-        return None
-    return result if "steps" in result else None
-
-
-def unfinished(trials: Iterable[Trial]) -> list[Trial]:
-    """Trials that have neither a result nor were stopped early."""
-
-    def is_stopped(trial: Trial) -> bool:
-        note = read_note(trial)
-        return note is not None and note.status == "stopped"
-
-    return [trial for trial in trials if read_result(trial) is None and not is_stopped(trial)]
 
 
 class StudyStoppedError(StoppedError):
@@ -169,13 +129,13 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
     steps = trial.config.training.steps
     last = {"step": 0, "score": 0.0}
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: Event) -> None:
         # An undefined score can be compared with nothing, so such a trial is never stopped early.
-        if event["kind"] == "validation" and event["step"] < steps and event["score"] is not None:
-            last.update(step=event["step"], score=event["score"])
+        if isinstance(event, Validated) and event.step < steps and event.score is not None:
+            last.update(step=event.step, score=event.score)
             tune.report(dict(last))
 
-    Folder(trial.config.out).remove(NOTE)
+    trial.run.folder.remove(NOTE)
     try:
         pretrain(trial.config, Console(quiet=True), tell)
     except Exception as error:
@@ -185,7 +145,7 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
 
 
 def _write_note(trial: Trial, note: Note) -> None:
-    Folder(trial.config.out).write(NOTE, json.dumps(vars(note)).encode())
+    trial.run.folder.write(NOTE, json.dumps(vars(note)).encode())
 
 
 class _WhenAsked(tune.Stopper):

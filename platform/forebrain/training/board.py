@@ -1,4 +1,4 @@
-"""TensorBoard's files in a run folder, also where that is in an object store."""
+"""TensorBoard's files, also where they are in an object store."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from forebrain.storage import Folder
 
 
 class Board(SummaryWriter):
-    """Writes to tensorboard/ of a run; what was added is there after `flush` or `close`.
+    """Writes for TensorBoard into a folder; what was added is there after `flush` or `close`.
 
     TensorBoard itself appends to an object by reading and writing all of it, for each row of an embedding,
     and gives up at the first fault. So the files grow on a local disk and are brought over whole.
 
     Args:
-        run: the run folder.
+        folder: where TensorBoard reads.
         purge_step: steps from here on, written by an attempt that was lost, are not shown.
     """
 
-    def __init__(self, run: Folder, purge_step: int | None = None) -> None:
-        self._remote = None if run.is_local else run.child("tensorboard")
+    def __init__(self, folder: Folder, purge_step: int | None = None) -> None:
+        self._remote = None if folder.is_local else folder
         self._sizes: dict[str, int] = {}
         if self._remote is None:
-            super().__init__(run.uri_of("tensorboard"), purge_step=purge_step)
+            super().__init__(folder.uri, purge_step=purge_step)
         else:
             self._scratch = tempfile.TemporaryDirectory(prefix="forebrain-")
             super().__init__(self._scratch.name, purge_step=purge_step)

@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
+from forebrain.accelerate import Kernels
 from forebrain.config import one_of
 from forebrain.errors import ConfigError
 from forebrain.models.base import LossName, ModelConfig
@@ -17,6 +20,7 @@ from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.stream import MixtureConfig
 from forebrain.shards.subset import SubsetConfig
+from forebrain.training.optimise import CLIP_NORM, Schedule, learning_rate_at
 
 StrategyName = Literal["ddp", "zero1", "zero2", "zero3", "fsdp"]
 
@@ -55,6 +59,8 @@ class TrainingConfig:
         strategy: how the workers hold the backbone: ddp, each the whole of it; zero1, zero2, zero3,
             DeepSpeed, sharing out optimiser state, gradients too, weights too; fsdp, sharing out all with
             PyTorch's own. A run may stop under one and go on under another.
+        kernels: plain, PyTorch's operations; or fused, Triton kernels for FiLM on GPUs that have them.
+        compile: pass the plain equations by torch.compile.
         deepspeed: JSON file, or JSON, with more of DeepSpeed's own options for zero1 to zero3, see
             cluster/deepspeed.
     """
@@ -62,13 +68,13 @@ class TrainingConfig:
     steps: int = 600
     batch_size: int = 64
     learning_rate: float = 3e-4
-    schedule: Literal["constant", "cosine"] | None = None
+    schedule: Schedule | None = None
     warmup_steps: int | None = None
     loss: LossName | None = None
     select_by: Literal["score", "loss"] | None = None
     weight_decay: float = 1e-4
     amsgrad: bool | None = None
-    clip_norm: float = 5.0
+    clip_norm: float = CLIP_NORM
     joint_clip: bool | None = None
     move_unread_interfaces: bool | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -81,6 +87,8 @@ class TrainingConfig:
     patience: int | None = None
     threads: int | None = None
     strategy: StrategyName = "ddp"
+    kernels: Kernels = "plain"
+    compile: bool = False
     deepspeed: str | None = None
 
     def __post_init__(self) -> None:
@@ -131,7 +139,7 @@ class TrainingConfig:
 class ResolvedTraining(TrainingConfig):
     """A `TrainingConfig` in which nothing is left to the protocol."""
 
-    schedule: Literal["constant", "cosine"]
+    schedule: Schedule
     warmup_steps: int
     loss: LossName
     select_by: Literal["score", "loss"]
@@ -139,14 +147,14 @@ class ResolvedTraining(TrainingConfig):
     joint_clip: bool
     move_unread_interfaces: bool
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up, then constant or cosine to a tenth."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return self.learning_rate
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        return learning_rate_at(step, self.learning_rate, self.steps, self.warmup_steps, self.schedule)
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,7 @@ class PretrainConfig:
     """A pretraining run.
 
     Attributes:
-        data: prepared shards, a folder or s3:// address (the --out of jobs/prepare.py); or a recording or
+        data: prepared shards, a folder or s3:// address (the --out of `forebrain prepare`); or a recording or
             folder of recordings, which are prepared into the run folder first; or sim://default, simulated.
         out: the run folder, a folder or s3:// address. The same command resumes the run that is there.
         protocol: how recordings are split and normalised.
@@ -236,6 +244,11 @@ class PretrainConfig:
                 "clip them jointly with those of interfaces; expected ddp or fsdp, or "
                 "--training.joint_clip false."
             )
+        if self.training.split_above is not None and not self.model.splits_units:
+            raise ConfigError(
+                f"training.split_above is {self.training.split_above} and model {self.model.name} needs all "
+                "units of a session on one worker; expected no split_above, or another model."
+            )
         if self.use_gpu is not None and self.workers == 0:
             raise ConfigError(
                 f"use_gpu is {self.use_gpu} and workers is 0, which takes this machine's GPU if it has one; "
@@ -267,9 +280,9 @@ class PretrainConfig:
         values = dataclasses.asdict(self)
         for name in ("out", "workers", "min_workers", "max_restarts", "resize_check_s", "use_gpu"):
             del values[name]
-        for name in (
-            "threads", "strategy", "deepspeed", "split_above", "checkpoint_every", "keep_checkpoints",
-        ):  # fmt: skip
+        for name in ("threads", "strategy", "kernels", "compile", "deepspeed", "split_above"):
+            del values["training"][name]
+        for name in ("checkpoint_every", "keep_checkpoints"):
             del values["training"][name]
         del values["mixture"]["on_bad_shard"]
         return values

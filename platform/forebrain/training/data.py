@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from forebrain.errors import CheckpointError
+from forebrain.scoring.protocols import PARTS, Part
 from forebrain.shards.holdout import held_out_sessions
+from forebrain.shards.order import DataOrder
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
 from forebrain.shards.windows import ShardWindows
+from forebrain.training.checkpoints import Checkpoint
 from forebrain.training.config import PretrainConfig
+from forebrain.training.events import DatasetShare
 
 
 def open_windows(config: PretrainConfig, shards: str) -> ShardWindows:
@@ -33,3 +38,50 @@ def open_windows(config: PretrainConfig, shards: str) -> ShardWindows:
         config.evaluation.longest_context,
         held_out_sessions(kept, config.holdout),
     )
+
+
+def dataset_names(windows: ShardWindows) -> list[str]:
+    """Names of the data sets, in the order of the backbone's embedding of them."""
+    return sorted({info.dataset for info in windows.sessions})
+
+
+def mixture_of(windows: ShardWindows, order: DataOrder) -> tuple[DatasetShare, ...]:
+    """What each data set adds to the training batches."""
+    names = dataset_names(windows)
+    shares = dict.fromkeys(names, 0.0)
+    for session, draws in zip(order.sessions, order.draws_each_epoch, strict=True):
+        shares[session.dataset] += float(draws / order.epoch_length)
+    return tuple(
+        DatasetShare(
+            name,
+            sessions=sum(info.dataset == name for info in windows.sessions),
+            units=sum(info.num_units for info in windows.sessions if info.dataset == name),
+            windows=sum(
+                windows.num_windows(number, "train")
+                for number, info in enumerate(windows.sessions)
+                if info.dataset == name
+            ),
+            share=shares[name],
+        )
+        for name in names
+    )
+
+
+def sessions_without_windows(windows: ShardWindows) -> dict[Part, list[str]]:
+    """Ids of the sessions that are too short for a window, by part."""
+    numbered = list(enumerate(windows.sessions))
+    return {
+        part: [info.id for number, info in numbered if not windows.num_windows(number, part)]
+        for part in PARTS
+    }
+
+
+def check_same_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint: str) -> None:
+    """Raises CheckpointError if a checkpoint was trained on other data."""
+    stored = checkpoint.record["data_fingerprint"]
+    if stored != data_fingerprint:
+        raise CheckpointError(
+            f"{config.out} was trained on other data than {config.data} holds now "
+            f"(fingerprint {stored[:12]}, now {data_fingerprint[:12]}). "
+            "Give the data it was started with, or another --out."
+        )

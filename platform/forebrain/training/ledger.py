@@ -6,6 +6,9 @@ The first worker keeps the file of its attempt; whatever kills the attempt, the 
 From the files of a run follows a ledger that divides the time from the first launch to the last sign of life
 without a gap: what lies between two attempts is recovery, and steps after the checkpoint that the next
 attempt went on from are lost work.
+
+Machines' clocks differ and are set anew, so attempts are counted, their own time is measured by a clock that
+only goes forward, and what would be less than no time between two of them is none.
 """
 
 from __future__ import annotations
@@ -18,18 +21,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from forebrain.storage import Folder
+from forebrain.training.versions import versions
 
-# What an attempt measures itself. `step` is forward, backward and optimiser, `communication` the message
-# between the workers, which includes waiting for the slowest; both are useful.
+if TYPE_CHECKING:
+    from forebrain.training.run_folder import RunFolder
+
+# Categories that an attempt measures itself. `step` is forward, backward and optimiser, `communication` the
+# message between the workers, which includes waiting for the slowest; both are useful.
 MEASURED = ("resume", "wait", "step", "communication", "validation", "checkpoint")
-# What follows from comparing attempts. `away` is time in which no driver ran; `other` is what an attempt
-# spent outside everything it measures.
+# Categories that follow from comparing attempts. `away` is time in which no driver ran; `other` is what an
+# attempt spent outside everything it measures.
 DERIVED = ("start", "recovery", "away", "lost", "other")
 USEFUL = ("step", "communication", "validation")
 
-_FOLDER = "attempts"
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +51,8 @@ class Attempt:
         step: steps done when it last gave a sign.
         seconds: by category of `MEASURED`.
         at_step: the same, as it stood at its latest checkpoints, by their step.
+        number: attempts of the run that were there before, and this one; 0 in records that do not say.
+        versions: of what it computed with, by package.
     """
 
     launched: float
@@ -54,6 +62,8 @@ class Attempt:
     step: int
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MEASURED, 0.0))
     at_step: dict[int, dict[str, float]] = field(default_factory=dict)
+    number: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Ledger:
 
     Attributes:
         seconds: by category; they sum to `wall_s`.
-        wall_s: from the first launch to the last sign of life.
+        wall_s: from the first launch to the last sign of life, as far as the clocks of the attempts agree.
         goodput: useful seconds over `wall_s`, in [0, 1].
         attempts: starts of the training loop.
         steps_done: steps that count.
@@ -77,6 +87,12 @@ class Ledger:
     steps_lost: int
 
 
+def steady_clock() -> Callable[[], float]:
+    """A clock that is right now and only goes forward, seconds of the Unix clock."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
 class AttemptClock:
     """Measures an attempt and keeps its file.
 
@@ -84,23 +100,27 @@ class AttemptClock:
         run: the run folder; None keeps no file.
         launched: when the driver began, seconds of the Unix clock; None for now.
         save_every_s: seconds between rewrites of the file.
-        clock: seconds of the Unix clock, for tests.
+        clock: seconds of the Unix clock; None for a steady one.
     """
 
     KEPT_CHECKPOINTS = 4
 
     def __init__(
         self,
-        run: Folder | None,
+        run: RunFolder | None,
         launched: float | None = None,
         save_every_s: float = 5.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        now = clock()
-        self.attempt = Attempt(now if launched is None else launched, now, now, 0, 0)
-        self._folder = run.child(_FOLDER) if run else None
+        self._clock = clock or steady_clock()
+        now = self._clock()
+        number = 1 + max((before.number for before in read_attempts(run)), default=0) if run else 1
+        self.attempt = Attempt(
+            now if launched is None else launched, now, now, 0, 0, number=number, versions=versions()
+        )
+        self._folder = run.attempts if run else None
         self._name = f"{uuid.uuid4().hex[:12]}.json"
-        self._save_every_s, self._clock = save_every_s, clock
+        self._save_every_s = save_every_s
         self._saved = -float("inf")
 
     def begin(self, step: int) -> None:
@@ -137,19 +157,28 @@ class AttemptClock:
             self._folder.write(self._name, json.dumps(dataclasses.asdict(self.attempt)).encode())
 
 
-def read_attempts(run: Folder) -> list[Attempt]:
+def read_attempts(run: RunFolder) -> list[Attempt]:
     """The attempts of a run, oldest first; a file that cannot be read is reported and left out."""
-    folder = run.child(_FOLDER)
+    folder = run.attempts
     attempts = []
     for name in folder.names():
         if name.endswith(".json"):
             try:
-                values = json.loads(folder.read(name))
-                values["at_step"] = {int(step): seconds for step, seconds in values["at_step"].items()}
-                attempts.append(Attempt(**values))
-            except (ValueError, TypeError, KeyError) as error:
+                attempts.append(_attempt(json.loads(folder.read(name))))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 _log.warning("%s: not the record of an attempt (%r); ignored.", folder.uri_of(name), error)
-    return sorted(attempts, key=lambda attempt: attempt.started)
+    return sorted(attempts, key=lambda attempt: (attempt.number, attempt.started))
+
+
+def _attempt(values: dict[str, Any]) -> Attempt:
+    """An attempt from its record; what another version of the program wrote besides is passed over."""
+    known = {item.name: values[item.name] for item in dataclasses.fields(Attempt) if item.name in values}
+    known["at_step"] = {int(step): _categories(seconds) for step, seconds in known["at_step"].items()}
+    return Attempt(**{**known, "seconds": _categories(known["seconds"])})
+
+
+def _categories(seconds: dict[str, float]) -> dict[str, float]:
+    return {category: float(seconds.get(category, 0.0)) for category in MEASURED}
 
 
 def account(attempts: Sequence[Attempt]) -> Ledger:
@@ -160,7 +189,7 @@ def account(attempts: Sequence[Attempt]) -> Ledger:
     """
     seconds = dict.fromkeys((*MEASURED, *DERIVED), 0.0)
     steps_lost = 0
-    seconds["start"] = attempts[0].started - attempts[0].launched
+    seconds["start"] = max(0.0, attempts[0].started - attempts[0].launched)
     for number, attempt in enumerate(attempts):
         following = attempts[number + 1] if number + 1 < len(attempts) else None
         resumed_at = attempt.step if following is None else min(following.first_step, attempt.step)
@@ -169,14 +198,15 @@ def account(attempts: Sequence[Attempt]) -> Ledger:
             lost = attempt.seconds[category] - kept[category] if category in (*USEFUL, "wait") else 0.0
             seconds[category] += attempt.seconds[category] - lost
             seconds["lost"] += lost
-        seconds["other"] += attempt.until - attempt.started - sum(attempt.seconds.values())
+        span_s = attempt.until - attempt.started
+        seconds["other"] += max(0.0, span_s - sum(attempt.seconds.values()))
         steps_lost += attempt.step - resumed_at
         if following is not None:
             # Another driver: nobody was there between the last sign of life and its launch.
             away = max(0.0, following.launched - attempt.until)
             seconds["away"] += away
-            seconds["recovery"] += following.started - attempt.until - away
-    wall_s = attempts[-1].until - attempts[0].launched
+            seconds["recovery"] += max(0.0, following.started - attempt.until - away)
+    wall_s = sum(seconds.values())
     useful = sum(seconds[category] for category in USEFUL)
     goodput = useful / wall_s if wall_s > 0 else 0.0
     return Ledger(seconds, wall_s, goodput, len(attempts), attempts[-1].step, steps_lost)

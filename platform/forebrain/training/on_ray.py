@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,18 +19,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from forebrain import errors
 from forebrain.errors import ConfigError, ForebrainError, StoppedByPeerError, StoppedError
-from forebrain.storage import Folder
-from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
-from forebrain.training.loop import Listener, Trainer
+from forebrain.training.events import Event, Listener, StepDone
+from forebrain.training.loop import Trainer
 from forebrain.training.ray_metrics import RayMetrics
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests, StopSignals
 from forebrain.training.telemetry import MetricsLog
 
-# Environment of every worker: no usage statistics, no compiling at start, nothing printed twice.
-WORKER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+# Environment of every worker: nothing printed twice, names of files in UTF-8 whatever the locale.
+WORKER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "PYTHONUTF8": "1"}
 # What Ray Train reads in the driver; set by hand, these stand.
 TRAIN_ENVIRONMENT = {
     # How soon a lost worker is noticed.
@@ -95,7 +95,7 @@ def train_on_ray(config: PretrainConfig, report: Listener, launched: float | Non
         ),
         run_config=RunConfig(
             name="run",
-            storage_path=Folder(config.out).uri_of("ray"),
+            storage_path=RunFolder(config.out).ray_uri,
             # Ray starts workers again without end; `_Desk.begin` counts, because it knows of progress.
             failure_config=FailureConfig(max_failures=-1),
             # The stub that type checkers see is of Ray Train's first version.
@@ -133,10 +133,10 @@ def _fit(trainer: TorchTrainer, desk: Any, signals: StopSignals, report: Listene
     while True:
         is_last = not thread.is_alive()
         for event in ray.get(desk.heard.remote()):
-            if event["kind"] == "error":
-                error = getattr(errors, event["type"])(event["message"])
+            if isinstance(event, _Error):
+                error = getattr(errors, event.type)(event.message)
                 continue
-            step = event["step"]
+            step = event.step
             report(event)
         if is_last:
             break
@@ -156,6 +156,14 @@ def _fit(trainer: TorchTrainer, desk: Any, signals: StopSignals, report: Listene
     return step
 
 
+@dataclass(frozen=True)
+class _Error:
+    """An error that starting the workers again would meet again; `type` is a class of `forebrain.errors`."""
+
+    type: str
+    message: str
+
+
 class _Desk:
     """An actor between the driver and the workers: events one way, the wish to stop the other.
 
@@ -165,18 +173,19 @@ class _Desk:
 
     def __init__(self, max_restarts: int) -> None:
         self._max_restarts = max_restarts
-        self._events: list[dict[str, Any]] = []
+        self._events: list[Event | _Error] = []
         self._stop, self._reason = asyncio.Event(), ""
         self._restarts = self._fruitless = self._step = self._workers = 0
         self._excused, self._failure = True, "a worker was lost"
 
-    async def tell(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "failure":
-            self._failure = event["message"]
-        else:
-            self._events.append(event)
+    async def tell(self, event: Event | _Error) -> None:
+        self._events.append(event)
 
-    async def heard(self) -> list[dict[str, Any]]:
+    async def fail(self, message: str) -> None:
+        """A worker is lost; Ray will start it again."""
+        self._failure = message
+
+    async def heard(self) -> list[Event | _Error]:
         """What was told since the last time."""
         events, self._events = self._events, []
         return events
@@ -252,25 +261,23 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
     desk = arguments["desk"]
     torch.set_num_threads(config.training.threads or _threads_each())
     group = WorkerGroup()
-    logs: list[Listener] = (
-        [MetricsLog(RunFolder(config.out)), RayMetrics(config.out)] if group.is_first else []
-    )
+    run = RunFolder(config.out)
+    logs: list[Listener] = [MetricsLog(run), RayMetrics(run.uri)] if group.is_first else []
 
     last_sent = 0.0
 
-    def report(event: dict[str, Any]) -> None:
+    def report(event: Event) -> None:
         nonlocal last_sent
         for log in logs:
             log(event)
         # Progress for people needs no more than one step a second, and each costs a message.
-        if event["kind"] != "step" or time.monotonic() - last_sent > 1:
+        if not isinstance(event, StepDone) or time.monotonic() - last_sent > 1:
             last_sent = time.monotonic()
             desk.tell.remote(event)
 
     def begin() -> None:
         if group.is_first:
-            step = CheckpointStore(Folder(config.out).child("checkpoints")).newest_step()
-            reason = ray.get(desk.begin.remote(step, group.size))
+            reason = ray.get(desk.begin.remote(run.checkpoints().newest_step(), group.size))
             if reason is not None:
                 raise ForebrainError(reason)
 
@@ -283,11 +290,10 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
         return
     except ForebrainError as error:
         # Starting again would meet the same error, so this is an end and not a failure to Ray.
-        event = {"kind": "error", "type": type(error).__name__, "message": str(error)}
-        ray.get(desk.tell.remote(event))
+        ray.get(desk.tell.remote(_Error(type(error).__name__, str(error))))
         return
     except Exception as error:
-        ray.get(desk.tell.remote({"kind": "failure", "message": f"{type(error).__name__}: {error}"}))
+        ray.get(desk.fail.remote(f"{type(error).__name__}: {error}"))
         raise
     if trainer.stopped == PREEMPTION:
         if group.is_first:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray.util.metrics import Gauge
 
-# Metric, the kind of event that it comes from, the event's field, and what it says.
+from forebrain.training.events import CheckpointSaved, Event, StepDone, Validated
+
+# Metric, the event that it comes from, the event's field, and its description.
 METRICS = (
-    ("forebrain_step", "step", "step", "optimiser steps done"),
-    ("forebrain_loss", "step", "loss", "training loss of the last step"),
-    ("forebrain_gradient_norm", "step", "gradient_norm", "norm of the gradient before clipping"),
-    ("forebrain_units_x_frames_per_second", "step", "units_x_frames_per_s", "activity values read a second"),
-    ("forebrain_step_seconds", "step", "step_s", "forward, backward and optimiser of a step"),
-    ("forebrain_data_wait_seconds", "step", "wait_s", "waiting for the data of a step"),
-    ("forebrain_communication_seconds", "step", "communication_s", "exchange of a step's gradients"),
-    ("forebrain_memory_bytes", "step", "memory_bytes", "largest memory of the first worker so far"),
-    ("forebrain_checkpoint_stall_seconds", "checkpoint", "stall_s", "training held up by a checkpoint"),
-    ("forebrain_goodput", "checkpoint", "goodput", "useful time over wall time, since the run was launched"),
-    ("forebrain_validation_score", "validation", "score", "score on the validation part"),
+    ("forebrain_step", StepDone, "step", "optimiser steps done"),
+    ("forebrain_loss", StepDone, "loss", "training loss of the last step"),
+    ("forebrain_gradient_norm", StepDone, "gradient_norm", "norm of the gradient before clipping"),
+    (
+        "forebrain_units_x_frames_per_second",
+        StepDone,
+        "units_x_frames_per_s",
+        "activity values read a second",
+    ),
+    ("forebrain_step_seconds", StepDone, "step_s", "forward, backward and optimiser of a step"),
+    ("forebrain_data_wait_seconds", StepDone, "wait_s", "waiting for the data of a step"),
+    ("forebrain_communication_seconds", StepDone, "communication_s", "exchange of a step's gradients"),
+    ("forebrain_memory_bytes", StepDone, "memory_bytes", "largest memory of the first worker so far"),
+    ("forebrain_checkpoint_stall_seconds", CheckpointSaved, "stall_s", "training held up by a checkpoint"),
+    (
+        "forebrain_goodput",
+        CheckpointSaved,
+        "goodput",
+        "useful time over wall time, since the run was launched",
+    ),
+    ("forebrain_validation_score", Validated, "score", "score on the validation part"),
 )
 
 
@@ -37,7 +47,7 @@ class RayMetrics:
         for _, _, gauge in self._gauges:
             gauge.set_default_tags({"run": run})
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         for kind, name, gauge in self._gauges:
-            if event["kind"] == kind and event.get(name) is not None:
-                gauge.set(event[name])
+            if isinstance(event, kind) and (value := getattr(event, name)) is not None:
+                gauge.set(value)

@@ -1,10 +1,11 @@
 """A run folder: what was asked, what happened, what came out. The same layout on a disk and on S3.
 
-config.yaml  metrics.jsonl  tensorboard/  checkpoints/  result.json  figures/
+config.yaml  metrics.jsonl  tensorboard/  checkpoints/  attempts/  shards/  result.json  evaluation/
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -14,11 +15,23 @@ import yaml
 from forebrain.errors import CheckpointError
 from forebrain.shards.index import INDEX_NAME
 from forebrain.storage import Folder
+from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
+from forebrain.training.metrics_file import MetricsFile
+
+_CONFIG = "config.yaml"
+_RESULT = "result.json"
 
 
 class RunFolder:
-    """Reads and writes a run folder."""
+    """Reads and writes a run folder; nobody else knows where in it things are.
+
+    Args:
+        uri: its address, a path or s3://bucket/prefix.
+
+    Attributes:
+        folder: the same as a `Folder`.
+    """
 
     def __init__(self, uri: str) -> None:
         self.folder = Folder(uri)
@@ -27,65 +40,107 @@ class RunFolder:
     def uri(self) -> str:
         return self.folder.uri
 
+    @property
+    def attempts(self) -> Folder:
+        """Records of the starts of the training loop; see `training.ledger`."""
+        return self.folder.child("attempts")
+
+    @property
+    def tensorboard(self) -> Folder:
+        return self.folder.child("tensorboard")
+
+    @property
+    def ray_uri(self) -> str:
+        """Address of what Ray Train keeps for itself; nothing of it is read."""
+        return self.folder.uri_of("ray")
+
+    def checkpoints(self, keep: int = 2) -> CheckpointStore:
+        """The run's checkpoints; `keep` as in `CheckpointStore`."""
+        return CheckpointStore(self.folder.child("checkpoints"), keep)
+
+    def metrics(self) -> MetricsFile:
+        """The run's metrics.jsonl."""
+        return MetricsFile(self.folder)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl, each kind of a step once."""
+        return self.metrics().read()
+
+    def shards(self, data: str) -> str:
+        """Address of the run's shards: `data` where it is a set of shards, else those prepared in the run
+        folder."""
+        is_set = not data.startswith("sim://") and Folder(data).exists(INDEX_NAME)
+        return data if is_set else self.folder.uri_of("shards")
+
+    def claim(self, config: PretrainConfig) -> bool:
+        """Makes this the folder of a run before any work is done; the config is then enough to run again.
+
+        Of two commands that start here at once one is first; the other must ask for the same run.
+
+        Returns:
+            Whether there was no run before.
+
+        Raises:
+            CheckpointError: a run of another config is there.
+        """
+        content = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode()
+        is_new = False
+        if self.read_config() is None:
+            with contextlib.suppress(FileExistsError):
+                self.folder.create(_CONFIG, content)
+                is_new = True
+        self.check_config(config)
+        if not is_new:  # what computes it, and how often it is saved, may have changed
+            self.folder.write(_CONFIG, content)
+        return is_new
+
+    def release(self) -> None:
+        """Takes back the claim of a run that could not start, unless another process has started it."""
+        if self.attempts.names() or self.folder.exists("checkpoints"):
+            return
+        for name in (_CONFIG, "shards"):
+            self.folder.remove(name)
+        self.folder.remove_if_empty()
+
     def check_config(self, config: PretrainConfig) -> None:
         """Raises CheckpointError if the folder holds a run of another config."""
         stored = self.read_config()
         if stored is not None:
             check_same_run(stored, json.loads(json.dumps(config.identity())), self.uri)
 
-    def write_config(self, config: PretrainConfig) -> None:
-        """Keeps the resolved config; it is enough to run again."""
-        values = dataclasses.asdict(config)
-        self.folder.write("config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+    def read_config(self) -> dict[str, Any] | None:
+        """The run's config as plain values; None if no run was started here."""
+        try:
+            values = yaml.safe_load(self.folder.read(_CONFIG))
+        except FileNotFoundError:
+            return None
+        except yaml.YAMLError as error:
+            raise CheckpointError(f"{self.uri}/{_CONFIG}: not valid YAML ({error}).") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{self.uri}/{_CONFIG}: expected the keys and values of a run.")
+        return values
 
     def write_deepspeed(self, config: dict[str, Any]) -> None:
         """Keeps what DeepSpeed is given, for people; nothing reads it."""
         self.folder.write("deepspeed.json", json.dumps(config, indent=1).encode())
 
-    def read_config(self) -> dict[str, Any] | None:
-        """The run's config as plain values; None if no run was started here."""
-        try:
-            values = yaml.safe_load(self.folder.read("config.yaml"))
-        except FileNotFoundError:
-            return None
-        except yaml.YAMLError as error:
-            raise CheckpointError(f"{self.uri}/config.yaml: not valid YAML ({error}).") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{self.uri}/config.yaml: expected the keys and values of a run.")
-        return values
-
-    def shards(self, data: str) -> str:
-        """The run's shards: `data` where it is a set of shards, else those prepared in the run folder."""
-        is_set = not data.startswith("sim://") and Folder(data).exists(INDEX_NAME)
-        return data if is_set else self.folder.uri_of("shards")
-
-    def clear(self) -> None:
-        """Takes back a run that could not start."""
-        for name in ("config.yaml", "shards"):
-            self.folder.remove(name)
-        self.folder.remove_if_empty()
-
     def write_result(self, result: dict[str, Any]) -> None:
-        self.folder.write("result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+        self.folder.write(_RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
 
     def read_result(self) -> dict[str, Any] | None:
+        """What came out; None before it is there.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
         try:
-            return json.loads(self.folder.read("result.json"))
+            return json.loads(self.folder.read(_RESULT))
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise CheckpointError(
-                f"{self.uri}/result.json: damaged ({error}); remove it, and the same command makes it again."
+                f"{self.uri}/{_RESULT}: damaged ({error}); remove it, and the same command makes it again."
             ) from error
-
-    def read_metrics(self) -> list[dict[str, Any]]:
-        try:
-            return [json.loads(line) for line in self.folder.read("metrics.jsonl").splitlines()]
-        except FileNotFoundError:
-            return []
-
-    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        self.folder.write("metrics.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
 def check_same_run(stored: dict[str, Any], identity: dict[str, Any], where: str) -> None:

@@ -9,7 +9,9 @@ import torch
 from forebrain.errors import StoppedError
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
-from forebrain.training.loop import Listener, Progress, Trainer
+from forebrain.training.events import Listener
+from forebrain.training.loop import Trainer
+from forebrain.training.progress import Progress
 from forebrain.training.stopping import StopSignals
 
 

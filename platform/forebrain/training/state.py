@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from forebrain.errors import CheckpointError
 from forebrain.models.base import Interface
 from forebrain.shards.order import OwnedSession, split_edge
-from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
+from forebrain.training.optimise import AdamW
 
 PortableTensors = dict[str, Tensor]
 # A session's own part of the model before training, of so many units: `Model.new_interface`.
@@ -92,21 +92,18 @@ class Interfaces:
         self._parameters = {
             session: dict(interface.named_parameters()) for session, interface in self.of_session.items()
         }
-        self._all = [p for named in self._parameters.values() for p in named.values()]
-        self._optimiser = AdamW(self._all, config.weight_decay, config.amsgrad)
+        everything = [p for named in self._parameters.values() for p in named.values()]
+        self._optimiser = AdamW(everything, config.weight_decay, config.amsgrad)
 
     def clear_gradients(self) -> None:
-        for parameter in self._all:
-            parameter.grad = None
+        self._optimiser.clear_gradients()
 
     def fill_gradients(self) -> None:
         """Gives interfaces that no window read a gradient of zero, so that they decay and move too."""
-        for parameter in self._all:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        self._optimiser.fill_gradients()
 
     def gradients(self) -> list[Tensor]:
-        return [p.grad for p in self._all if p.grad is not None]
+        return self._optimiser.gradients
 
     def shared_gradients(self) -> list[Tensor]:
         """Those among the gradients that are to be summed over the workers, [d] each, for the split sessions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -10,64 +11,80 @@ from rich.console import Console
 from rich.table import Table
 
 from forebrain.console import Follower, of
+from forebrain.training.events import (
+    CheckpointSaved,
+    Committing,
+    Ended,
+    Event,
+    Started,
+    StepDone,
+    Stopped,
+    Validated,
+    metrics_row,
+)
 from forebrain.training.run_folder import RunFolder
 
-Event = dict[str, Any]
-
+_OF_TRAINING = ("loss", "gradient_norm", "learning_rate")
 _OF_SYSTEM = (
     "units_x_frames_per_s", "step_s", "wait_s", "communication_s", "bytes_given", "memory_bytes",
 )  # fmt: skip
 
 
 class MetricsLog:
-    """Keeps step and validation events in the run folder, and as scalars for TensorBoard.
+    """Keeps steps, validations and checkpoints in the run folder, and as scalars for TensorBoard.
 
-    Written just before a checkpoint is committed, so that it holds what a resumed run goes on from: rows of
-    steps that were lost are dropped when they are done again.
+    They are written just before a checkpoint is committed, so the file holds what a resumed run goes on from;
+    rows of steps that were lost are dropped when they are done again.
+
+    Args:
+        run: the run folder.
     """
 
     def __init__(self, run: RunFolder) -> None:
-        self._run = run
-        self._rows: list[Event] = []
+        self._run, self._metrics = run, run.metrics()
+        # Filled by the thread that trains, emptied by the one that saves.
+        self._rows: deque[dict[str, Any]] = deque()
         self._board: Any = None
 
     def __call__(self, event: Event) -> None:
-        kind = event["kind"]
-        if kind == "start":
-            self._board = tensorboard_writer(self._run, purge_step=event["step"] + 1)
-            self._rows = [row for row in self._run.read_metrics() if row["step"] <= event["step"]]
-        if kind in ("step", "validation", "checkpoint"):
-            self._rows.append(event)
-            self._scalars(event)
-        if kind in ("committing", "stopped", "end"):
-            # Committing is told in another thread, while this one adds rows.
-            self._run.write_metrics(list(self._rows))
+        if isinstance(event, Started):
+            self._board = tensorboard_writer(self._run, purge_step=event.step + 1)
+            self._metrics.rewind(event.step)
+        row = metrics_row(event)
+        if row is not None:
+            self._rows.append(row)
+            self._add_scalars(event)
+        if isinstance(event, Committing | Stopped | Ended):
+            self._metrics.append([self._rows.popleft() for _ in range(len(self._rows))])
             if self._board:
                 self._board.flush()
+        if isinstance(event, Stopped | Ended):
+            self._metrics.join()
 
-    def _scalars(self, event: Event) -> None:
+    def _add_scalars(self, event: Event) -> None:
         if self._board is None:
             return
-        step = event["step"]
-        if event["kind"] == "step":
-            for name in ("loss", "gradient_norm", "learning_rate"):
-                self._board.add_scalar(f"train/{name}", event[name], step)
-            for name in _OF_SYSTEM:
-                self._board.add_scalar(f"system/{name}", event[name], step)
-            return
-        if event["kind"] == "checkpoint":
-            for name in ("stall_s", "goodput"):
-                self._board.add_scalar(f"system/{name}", event[name], step)
-            return
-        for name in ("score", "mse", "mae", "correlation"):
-            if event[name] is not None:
-                self._board.add_scalar(f"validation/{name}", event[name], step)
-        for horizon, score in enumerate(event["by_horizon"]["score"]["value"], start=1):
-            if score is not None:
-                self._board.add_scalar(f"validation_score_by_horizon/{horizon:02d}", score, step)
-        for session, score in event["by_session"].items():
-            if score is not None:
-                self._board.add_scalar(f"validation_score_by_session/{session}", score, step)
+        match event:
+            case StepDone():
+                scalars = {
+                    **{f"train/{name}": getattr(event, name) for name in _OF_TRAINING},
+                    **{f"system/{name}": getattr(event, name) for name in _OF_SYSTEM},
+                }
+            case CheckpointSaved():
+                scalars = {"system/stall_s": event.stall_s, "system/goodput": event.goodput}
+            case Validated():
+                values = event.scores.to_json()
+                by_horizon = enumerate(values["by_horizon"]["score"]["value"], start=1)
+                scalars = {
+                    **{f"validation/{name}": values[name] for name in ("score", "mse", "mae", "correlation")},
+                    **{f"validation_score_by_horizon/{step:02d}": score for step, score in by_horizon},
+                    **{f"validation_score_by_session/{name}": own for name, own in event.by_session.items()},
+                }
+            case _:
+                return
+        for name, value in scalars.items():
+            if value is not None:
+                self._board.add_scalar(name, value, event.step)
 
 
 class ConsoleLog:
@@ -87,53 +104,42 @@ class ConsoleLog:
         self._steps = 0
 
     def __call__(self, event: Event) -> None:
-        handler = getattr(self, f"_{event['kind']}", None)
-        if handler:
-            handler(event)
+        match event:
+            case Started():
+                self._show_start(event)
+            case StepDone():
+                speed = f"{event.units_x_frames_per_s / 1e6:.2f} M units x frames/s"
+                self._follow("step", event.step, self._steps, f"loss {event.loss:.4f}  {speed}  ")
+            case Validated():
+                score = "undefined" if event.score is None else f"{event.score:.4f}"
+                step = of(event.step, self._steps)
+                self._console.print(f"step {step}  validation score {score} (0 is copy, 1 is perfect)")
+            case Stopped():
+                self._console.print(f"Saved after step {event.step:,} and stopping: {event.reason}.")
 
-    def _start(self, event: Event) -> None:
+    def _show_start(self, event: Started) -> None:
         if self._steps:
-            self._console.print(f"A worker was lost. Going on after step {event['step']:,}.")
+            self._console.print(f"A worker was lost. Going on after step {event.step:,}.")
             return
-        self._steps = event["steps"]
-        self._follow("step", event["step"], self._steps)
+        self._steps = event.steps
+        self._follow("step", event.step, self._steps)
         table = Table("data set", title="What it trains on", title_justify="left", box=None, pad_edge=False)
         for name in ("sessions", "units", "windows", "share"):
             table.add_column(name, justify="right")
-        for row in event["mixture"]:
-            table.add_row(
-                row["dataset"],
-                *(f"{row[name]:,}" for name in ("sessions", "units", "windows")),
-                f"{row['share']:.1%}",
-            )
+        for row in event.mixture:
+            counts = (f"{count:,}" for count in (row.sessions, row.units, row.windows))
+            table.add_row(row.dataset, *counts, f"{row.share:.1%}")
         self._console.print(table)
-        for part, sessions in event["without_windows"].items():
+        for part, sessions in event.without_windows.items():
             if sessions:
                 shown = ", ".join(sessions[:8]) + (f" and {len(sessions) - 8} more" if sessions[8:] else "")
                 self._console.print(f"no stretch is long enough for a {part} window in: {shown}")
         self._console.print(
-            f"{event['backbone_parameters']:,} backbone parameters on {event['device']}, "
-            f"{event['rows_each_step']:,} rows a step, {event['steps_each_epoch']:,} steps an epoch."
+            f"{event.backbone_parameters:,} backbone parameters on {event.device}, "
+            f"{event.rows_each_step:,} rows a step, {event.steps_each_epoch:,} steps an epoch."
         )
-        if event["step"]:
-            self._console.print(f"Resuming after step {event['step']:,}.")
-
-    def _step(self, event: Event) -> None:
-        self._follow(
-            "step",
-            event["step"],
-            self._steps,
-            f"loss {event['loss']:.4f}  {event['units_x_frames_per_s'] / 1e6:.2f} M units x frames/s  ",
-        )
-
-    def _stopped(self, event: Event) -> None:
-        self._console.print(f"Saved after step {event['step']:,} and stopping: {event['reason']}.")
-
-    def _validation(self, event: Event) -> None:
-        score = "undefined" if event["score"] is None else f"{event['score']:.4f}"
-        self._console.print(
-            f"step {of(event['step'], self._steps)}  validation score {score} (0 is copy, 1 is perfect)"
-        )
+        if event.step:
+            self._console.print(f"Resuming after step {event.step:,}.")
 
 
 def tensorboard_writer(run: RunFolder, purge_step: int | None = None) -> Any:
@@ -146,4 +152,4 @@ def tensorboard_writer(run: RunFolder, purge_step: int | None = None) -> Any:
         from forebrain.training.board import Board
     except ImportError:
         return None
-    return Board(run.folder, purge_step)
+    return Board(run.tensorboard, purge_step)

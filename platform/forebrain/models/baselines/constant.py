@@ -1,8 +1,7 @@
-"""The two forecasts that cost nothing, as slots: they show what the machinery alone does to a forecast."""
+"""Copy and mean as models: they show what the machinery alone does to a forecast."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -17,7 +16,7 @@ from forebrain.models.base import Interface, Model, ModelConfig, SessionInput
 class CopyConfig(ModelConfig):
     """The last frame, repeated. Nothing is trained."""
 
-    title = "Copy (slot)"
+    title = "Copy (model)"
     name: Literal["copy"] = "copy"
 
     def under(self, protocol: str) -> Self:
@@ -36,14 +35,8 @@ class Copy(Model):
         super().__init__()
         self.config = config
 
-    def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
-        return Interface(num_units, 0)
-
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        horizon = self.config.horizon
-        return [
-            entry.of_forecast(entry.context[:, -1:], 2).repeat_interleave(horizon, dim=1) for entry in inputs
-        ]
+    def forecast_session(self, entry: SessionInput) -> Tensor:
+        return entry.of_forecast(entry.context[:, -1:], 2).repeat_interleave(self.config.horizon, dim=1)
 
 
 @dataclass(frozen=True)
@@ -77,8 +70,6 @@ class Mean(Model):
     def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
         return Interface.of_maps(num_units, [(1, 0.0)], generator)
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        return [
-            entry.of_forecast(entry.interface.unit, 0).T.expand(len(entry.context), self.config.horizon, -1)
-            for entry in inputs
-        ]
+    def forecast_session(self, entry: SessionInput) -> Tensor:
+        levels = entry.of_forecast(entry.interface.unit, 0).T  # [1, M]
+        return levels.expand(len(entry.context), self.config.horizon, -1)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forebrain.models.base import ModelConfig, RowModel
+from forebrain.models.base import ModelConfig, PerUnitModel
 
 # A spread below this is that of a row at rest.
 _EPS = 1e-5
@@ -46,7 +46,7 @@ class FilterNetConfig(ModelConfig):
         return FilterNet(self)
 
 
-class FilterNet(RowModel):
+class FilterNet(PerUnitModel):
     """See the module. The spectrum is that of each row's own embedded past, so units do not mix."""
 
     config: FilterNetConfig
@@ -64,11 +64,11 @@ class FilterNet(RowModel):
         self.contract = nn.Linear(config.hidden_width, config.width)
         self.out = nn.Linear(config.width, config.horizon)
 
-    def forecast_rows(self, rows: Tensor) -> Tensor:
-        mean = rows.mean(dim=1, keepdim=True)
-        spread = (rows.var(dim=1, keepdim=True, unbiased=False) + _EPS).sqrt()
-        embedded = self.norm_in(self.embed((rows - mean) / spread))
-        with torch.autocast(rows.device.type, enabled=False):  # there is no Fourier transform in bf16
+    def forecast_unit_windows(self, past: Tensor) -> Tensor:
+        mean = past.mean(dim=1, keepdim=True)
+        spread = (past.var(dim=1, keepdim=True, unbiased=False) + _EPS).sqrt()
+        embedded = self.norm_in(self.embed((past - mean) / spread))
+        with torch.autocast(past.device.type, enabled=False):  # there is no Fourier transform in bf16
             spectrum = torch.fft.rfft(embedded.to(self.weight.dtype), norm="ortho")
             filtered = torch.fft.irfft(spectrum * self._filter(spectrum), n=self.config.width, norm="ortho")
         hidden = F.dropout(self.norm_out(filtered), self.config.dropout, self.training)

@@ -3,7 +3,6 @@ Forecasting?"): as it is, less the last frame (NLinear), or of trend and rest ap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,10 +97,7 @@ class Linear(Model):
         """The parts [B, C, M] of contexts [B, C, M] that are mapped each by its own map."""
         return [context]
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        return [self._forecast(entry) for entry in inputs]
-
-    def _forecast(self, entry: SessionInput) -> Tensor:
+    def forecast_session(self, entry: SessionInput) -> Tensor:
         components = self.components(entry.of_forecast(entry.context, 2))
         if not self.config.individual:
             mapped = [map_(part.mT) for map_, part in zip(self.maps, components, strict=True)]
@@ -115,8 +111,8 @@ class Linear(Model):
 class NLinear(Linear):
     """See `NLinearConfig`."""
 
-    def _forecast(self, entry: SessionInput) -> Tensor:
-        return entry.of_forecast(entry.context[:, -1:], 2) + super()._forecast(entry)
+    def forecast_session(self, entry: SessionInput) -> Tensor:
+        return entry.of_forecast(entry.context[:, -1:], 2) + super().forecast_session(entry)
 
     def components(self, context: Tensor) -> list[Tensor]:
         return [context - context[:, -1:]]

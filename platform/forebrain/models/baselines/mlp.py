@@ -9,7 +9,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from forebrain.models.base import ModelConfig, RowModel
+from forebrain.models.base import ModelConfig, PerUnitModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class MlpConfig(ModelConfig):
         return Mlp(self)
 
 
-class Mlp(RowModel):
+class Mlp(PerUnitModel):
     """See `MlpConfig`."""
 
     def __init__(self, config: MlpConfig) -> None:
@@ -44,7 +44,7 @@ class Mlp(RowModel):
         self.hidden = nn.ModuleList(nn.Linear(inner, outer) for inner, outer in itertools.pairwise(widths))
         self.out = nn.Linear(config.width, config.horizon)
 
-    def forecast_rows(self, rows: Tensor) -> Tensor:
+    def forecast_unit_windows(self, past: Tensor) -> Tensor:
         for layer in self.hidden:
-            rows = F.relu(layer(rows))
-        return self.out(rows)
+            past = F.relu(layer(past))
+        return self.out(past)

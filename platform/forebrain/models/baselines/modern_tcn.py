@@ -3,7 +3,6 @@ Analysis"): long convolutions over time, then perceptrons over features and over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,10 +87,7 @@ class ModernTcn(Model):
     def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
         return new_unit_mixers(num_units, self.config.num_blocks, self.config.unit_width, generator)
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        return [self._forecast(entry) for entry in inputs]
-
-    def _forecast(self, entry: SessionInput) -> Tensor:
+    def forecast_session(self, entry: SessionInput) -> Tensor:
         config = self.config
         # Patches end with the context; the first one begins before it, where its first frame is repeated.
         missing = (config.num_patches - 1) * config.stride + config.patch - config.context

@@ -3,7 +3,6 @@ neuronal population dynamics"): who drives whom is attention between units, anew
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -64,10 +63,7 @@ class NetFormer(Model):
     def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
         return Interface.of_maps(num_units, [(self.config.unit_width, 1.0)], generator)
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        return [self._forecast(entry) for entry in inputs]
-
-    def _forecast(self, entry: SessionInput) -> Tensor:
+    def forecast_session(self, entry: SessionInput) -> Tensor:
         history = entry.context.mT  # [B, N, C]
         units = entry.interface.unit.expand(len(history), -1, -1)
         scale = self.config.width**-0.5 / history.shape[1]

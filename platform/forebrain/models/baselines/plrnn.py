@@ -3,7 +3,6 @@ Forcing for Learning Chaotic Dynamics"): z' = A z + W1 relu(W2 z + h2) + h1, A d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,10 +62,7 @@ class Plrnn(Model):
         maps = [(width, num_units**-0.5), (width, width**-0.5), (1, 0.0)]
         return Interface.of_maps(num_units, maps, generator)
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        return [self._forecast(entry) for entry in inputs]
-
-    def _forecast(self, entry: SessionInput) -> Tensor:
+    def forecast_session(self, entry: SessionInput) -> Tensor:
         width, forcing = self.config.width, self.config.forcing
         into, out_of, bias = entry.interface.unit.split([width, width, 1], dim=1)
         seen = entry.context @ into  # [B, C, d]

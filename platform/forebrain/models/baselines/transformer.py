@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,10 +68,7 @@ class Transformer(Model):
         maps = [(width, num_units**-0.5), (width, width**-0.5), (1, 0.0)]
         return Interface.of_maps(num_units, maps, generator)
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        return [self._forecast(entry) for entry in inputs]
-
-    def _forecast(self, entry: SessionInput) -> Tensor:
+    def forecast_session(self, entry: SessionInput) -> Tensor:
         width = self.config.width
         into, out_of, bias = entry.interface.unit.split([width, width, 1], dim=1)
         pasts: list[Tensor | None] = [None] * self.config.num_layers

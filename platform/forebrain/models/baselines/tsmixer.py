@@ -3,7 +3,6 @@ over time and over units in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,10 +57,7 @@ class TsMixer(Model):
     def new_interface(self, num_units: int, generator: torch.Generator | None = None) -> Interface:
         return new_unit_mixers(num_units, self.config.num_blocks, self.config.unit_width, generator)
 
-    def forecast_windows(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
-        return [self._forecast(entry) for entry in inputs]
-
-    def _forecast(self, entry: SessionInput) -> Tensor:
+    def forecast_session(self, entry: SessionInput) -> Tensor:
         rows, dropout = entry.context.mT, self.config.dropout  # [B, N, C]
         for block, time in enumerate(self.time):
             rows = rows + F.dropout(F.relu(time(_normed(rows))), dropout, self.training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError
 from forebrain.models.base import Model
 from forebrain.training.collectives import WorkerGroup
@@ -29,13 +30,14 @@ def build_strategy(backbone: Model, config: ResolvedTraining, group: WorkerGroup
             f"training.strategy is {config.strategy} and model {backbone.config.name} has no weights besides "
             "those of sessions; expected ddp."
         )
+    executor = accelerate(backbone, "train", config.dtype, kernels=config.kernels, compile=config.compile)
     # Imported where they are used: DeepSpeed takes seconds, and a laptop need not have it.
     if config.strategy.startswith("zero"):
         from forebrain.training.strategies.zero import Zero
 
-        return Zero(backbone, config, group)
+        return Zero(backbone, executor, config, group)
     if config.strategy == "fsdp":
         from forebrain.training.strategies.fsdp import FullyShared
 
-        return FullyShared(backbone, config, group)
-    return Replicated(backbone, config, group)
+        return FullyShared(backbone, executor, config, group)
+    return Replicated(backbone, executor, config, group)

@@ -20,9 +20,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from forebrain.models.base import Model, SessionInput, SessionTarget
-from forebrain.training.adamw import AdamW
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import ResolvedTraining
+from forebrain.training.optimise import AdamW, clip, sum_of_squares
 from forebrain.training.state import (
     PortableTensors,
     check_parameters,
@@ -30,7 +30,6 @@ from forebrain.training.state import (
     portable,
 )
 from forebrain.training.strategies.base import Strategy
-from forebrain.training.strategies.replicated import clip_factor, sum_of_squares
 
 
 class FullyShared(Strategy):
@@ -38,24 +37,26 @@ class FullyShared(Strategy):
 
     lockstep = True
 
-    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(
+        self, backbone: Model, executor: Model, config: ResolvedTraining, group: WorkerGroup
+    ) -> None:
         self._group = group
-        self._replica = copy.deepcopy(backbone)
+        self._replica = copy.deepcopy(executor)
         device = next(backbone.parameters()).device.type
         self._mesh = init_device_mesh(device, (dist.get_world_size(),))
-        self._backbone: FSDPModule = fully_shard(backbone, mesh=self._mesh)
+        self._executor: FSDPModule = fully_shard(executor, mesh=self._mesh)
         # Errors are summed over workers, not averaged.
-        self._backbone.set_gradient_divide_factor(1.0)
-        self._backbone.set_force_sum_reduction_for_comms(True)
+        self._executor.set_gradient_divide_factor(1.0)
+        self._executor.set_force_sum_reduction_for_comms(True)
         self._parameters = {name: _shared(each) for name, each in backbone.named_parameters()}
         self._optimiser = AdamW(backbone.parameters(), config.weight_decay, config.amsgrad)
 
     def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
-        backbone: Any = self._backbone
-        return backbone.train()(inputs, targets)
+        executor: Any = self._executor
+        return executor.train()(inputs, targets)
 
     def backward(self, error: Tensor, is_last: bool) -> None:
-        self._backbone.set_requires_gradient_sync(is_last)
+        self._executor.set_requires_gradient_sync(is_last)
         error.backward()
 
     def reduce(self, totals: Tensor) -> None:
@@ -66,19 +67,19 @@ class FullyShared(Strategy):
         square = sum_of_squares(gradients)
         self._group.sum_tensors([square])
         norm = (square if besides is None else square + besides).sqrt()
-        torch._foreach_mul_(gradients, clip_factor(norm, clip_norm))
+        clip(gradients, norm, clip_norm)
         self._optimiser.step(learning_rate)
         self._optimiser.clear_gradients()
         return norm
 
     @torch.no_grad()
     def replica(self) -> Model:
-        backbone: Any = self._backbone
-        backbone.unshard()
-        weights = dict(backbone.named_parameters())
+        executor: Any = self._executor
+        executor.unshard()
+        weights = dict(executor.named_parameters())
         for name, parameter in self._replica.named_parameters():
             parameter.copy_(weights[name])
-        backbone.reshard()
+        executor.reshard()
         return self._replica
 
     @torch.no_grad()
@@ -121,9 +122,7 @@ class FullyShared(Strategy):
 
     def _own_gradients(self) -> list[Tensor]:
         """This worker's part of every gradient, zero where no window reached it."""
-        for parameter in self._parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        self._optimiser.fill_gradients()
         return [_shared(each.grad).to_local() for each in self._parameters.values()]
 
 

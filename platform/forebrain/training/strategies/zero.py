@@ -38,20 +38,22 @@ class Zero(Strategy):
 
     lockstep = True
 
-    def __init__(self, backbone: Model, config: ResolvedTraining, group: WorkerGroup) -> None:
+    def __init__(
+        self, backbone: Model, executor: Model, config: ResolvedTraining, group: WorkerGroup
+    ) -> None:
         self._group = group
         self._stage = STAGES[config.strategy]
         # Stage 3 takes the weights away between steps, so forecasts of one worker need a copy of them.
-        self._replica = copy.deepcopy(backbone) if self._stage == 3 else backbone
+        self._replica = copy.deepcopy(executor) if self._stage == 3 else executor
         self._parameters = dict(backbone.named_parameters())
         # DeepSpeed shares out the state of one of PyTorch's own.
         self._adamw = torch.optim.AdamW(
             self._parameters.values(), weight_decay=config.weight_decay, amsgrad=config.amsgrad, fused=True
         )
         device = next(backbone.parameters()).device
-        self._engine = _engine(_Whole(backbone), self._adamw, deepspeed_config(config), device)
+        self._engine = _engine(_Whole(executor), self._adamw, deepspeed_config(config), device)
         self._names_of_moments = ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if config.amsgrad else []))
-        self._check(None, dict(self._replica.named_parameters()))
+        self._check(None, dict(zip(self._parameters, self._replica.parameters(), strict=True)))
 
     def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
         device = inputs[0].context.device.type
@@ -77,8 +79,8 @@ class Zero(Strategy):
     def replica(self) -> Model:
         if self._stage == 3:
             weights = self._gathered(None)
-            for name, parameter in self._replica.named_parameters():
-                parameter.copy_(weights[name])
+            for value, parameter in zip(weights.values(), self._replica.parameters(), strict=True):
+                parameter.copy_(value)
         return self._replica
 
     def export(self) -> PortableTensors:
@@ -203,13 +205,13 @@ class Zero(Strategy):
 
 
 class _Whole(nn.Module):
-    """A backbone as one module without submodules, whose gradients all arrive together."""
+    """A model as one module without submodules, whose gradients all arrive together."""
 
-    def __init__(self, backbone: Model) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self._names = [name for name, _ in backbone.named_parameters()]
-        self._backbone = [backbone]  # in a list, so that it is no submodule
-        for name, parameter in backbone.named_parameters():
+        self._names = [name for name, _ in model.named_parameters()]
+        self._model = [model]  # in a list, so that it is no submodule
+        for name, parameter in model.named_parameters():
             self.register_parameter(_flat(name), parameter)
 
     def forward(
@@ -219,7 +221,7 @@ class _Whole(nn.Module):
         # DeepSpeed's engine ends an autocast that is on around it.
         with autocast:
             return functional_call(
-                self._backbone[0].train(), dict(zip(self._names, weights, strict=True)), (inputs, targets)
+                self._model[0].train(), dict(zip(self._names, weights, strict=True)), (inputs, targets)
             )
 
 

@@ -1,0 +1,226 @@
+"""POCO with its small products folded and its decoder in blocks: what trains, and what adapts.
+
+The equations are those of `models.poco`. What follows from the weights alone is multiplied out once a call,
+what follows from a session's embeddings once a session; the population is read without keys and values
+(`population`), and unit-windows pass the decoder in blocks that go backwards at once (`unit_decoder`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from forebrain.accelerate.executor import Executor
+from forebrain.accelerate.population import (
+    FoldedQueries,
+    PopulationRead,
+    Tokens,
+    decoder_keys_values,
+    decoder_queries,
+)
+from forebrain.accelerate.unit_blocks import CPU_BLOCK
+from forebrain.accelerate.unit_decoder import UnitDecoder
+from forebrain.accelerate.unit_decoder_passes import UnitWindows
+from forebrain.accelerate.unit_decoder_weights import DecoderLayers, DecoderWeights
+from forebrain.models.base import SessionInput, SessionTarget
+from forebrain.models.poco import Poco, PocoConfig
+
+
+@dataclass(frozen=True)
+class FoldedWeights:
+    """Products of a backbone's weights with one another.
+
+    Attributes:
+        decoder: folded, see `DecoderWeights`.
+        queries: of its latents, asked of tokens.
+        layers: of the decoder, packed, where the weights no longer change.
+    """
+
+    decoder: DecoderWeights
+    queries: FoldedQueries
+    layers: DecoderLayers | None = None
+
+
+@dataclass(frozen=True)
+class FoldedSession:
+    """Products of a session's embeddings with a backbone's weights, whatever the windows are.
+
+    Attributes:
+        latents: [K, d], before they read the population.
+        tokens: of its N units.
+        queries: [M, h], of each unit to forecast, asked of the latents.
+        units: [M, d], their embeddings, with the bias of what they read.
+    """
+
+    latents: Tensor
+    tokens: Tokens
+    queries: Tensor
+    units: Tensor
+
+
+class FoldedPoco(Executor):
+    """POCO whose weights may change from call to call.
+
+    Args:
+        model: its parameters are read anew in each call.
+        dtype: of the products of the decoder and of layers over latents; those of the encoder's attention
+            stay in the weights' dtype.
+        kernels: FiLM by Triton kernels where the device has them.
+    """
+
+    config: PocoConfig
+    model: Poco
+    splits_units = True
+
+    def __init__(self, model: Poco, dtype: torch.dtype, kernels: bool = False) -> None:
+        super().__init__(model, dtype)
+        self.kernels = kernels
+
+    def forecast_normalised(self, inputs: Sequence[SessionInput]) -> list[Tensor]:
+        if torch.is_grad_enabled():  # gradients of forecasts are autograd's affair
+            return self.model.forecast_normalised(inputs)
+        return self._decoder(inputs).forecast()
+
+    def loss_normalised(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
+        return self._decoder(inputs).loss(targets)
+
+    def _decoder(self, inputs: Sequence[SessionInput]) -> UnitDecoder:
+        """Unit-windows whose populations have been read, ready to be decoded."""
+        folded = self.fold()
+        sessions = self.fold_sessions(inputs, folded.queries)
+        windows = self._read_out(inputs, sessions)
+        dropout = self.model.decoder_feed_forward.dropout if self.training else 0.0
+        return UnitDecoder(windows, folded.decoder, dropout, self.dtype, folded.layers, self.kernels)
+
+    def fold(self) -> FoldedWeights:
+        """Products of the weights, as these are now."""
+        with self.exactly(self.model.dataset.device):
+            return FoldedWeights(self._fold_decoder(), self._fold_queries(self.model.latent))
+
+    def fold_sessions(self, inputs: Sequence[SessionInput], queries: FoldedQueries) -> list[FoldedSession]:
+        """Products of the sessions' embeddings with the weights, whatever their windows are.
+
+        The units of all sessions pass together, unless each session's latents have queries of their own.
+        """
+        model = self.model
+        if self.config.latent_session_embedding and len(inputs) > 1:
+            return [folded for entry in inputs for folded in self.fold_sessions([entry], queries)]
+        latents: Tensor = model.latent
+        vectors = [model.embed_units(entry) for entry in inputs]
+        with self.exactly(self.model.dataset.device):
+            if self.config.latent_session_embedding:
+                latents = latents + model.session_embedding(inputs[0])
+                queries = self._fold_queries(latents)
+            tokens = PopulationRead(model.encoder_attention).tokens(
+                queries, _joined(vectors) + model.token.bias
+            )
+            decoded = [entry.of_forecast(units, 0) for entry, units in zip(inputs, vectors, strict=True)]
+            sizes, units = [len(each) for each in decoded], _joined(decoded)
+            of_sessions = zip(
+                tokens.split([len(each) for each in vectors]),
+                decoder_queries(model.decoder_attention, units, model.rotation("query")).split(sizes),
+                (units + model.decoder_attention.to_out.bias).split(sizes),
+                strict=True,
+            )
+            return [FoldedSession(latents, *each) for each in of_sessions]
+
+    def _read_out(
+        self, inputs: Sequence[SessionInput], sessions: Sequence[FoldedSession]
+    ) -> list[UnitWindows]:
+        """Reads each population into the latents, and for each unit the latents."""
+        model = self.model
+        latents = self._read_populations(inputs, sessions)
+        with self.in_dtype(latents.device):
+            latents = latents + model.encoder_feed_forward(latents)
+            for layer in model.processor:
+                latents = layer(latents, model.rotation("latent"))
+            keys, values = decoder_keys_values(model.decoder_attention, latents, model.rotation("latent"))
+        batch_sizes = [len(entry.context) for entry in inputs]
+        with self.exactly(self.model.dataset.device):
+            dtype = model.dataset.dtype
+            keys_values = zip(
+                keys.to(dtype).split(batch_sizes), values.to(dtype).split(batch_sizes), strict=True
+            )
+            return [
+                UnitWindows(
+                    session.units,
+                    (key @ session.queries.T).softmax(dim=1),
+                    value,
+                    entry.of_forecast(entry.context, 2),
+                )
+                for entry, session, (key, value) in zip(inputs, sessions, keys_values, strict=True)
+            ]
+
+    def _read_populations(self, inputs: Sequence[SessionInput], sessions: Sequence[FoldedSession]) -> Tensor:
+        """Latents [sum B_i, K, d] that have read their sessions."""
+        model, config = self.model, self.config
+        populations = []
+        for entry, session in zip(inputs, sessions, strict=True):
+            frames = entry.context[:, config.context - config.encoder_frames :]
+            frames = frames.unflatten(1, (-1, config.token_length))
+            populations.append((session.tokens, frames, entry.group))
+        # A hundredth of the arithmetic, and its variances would cancel in bf16.
+        with self.exactly(self.model.dataset.device):
+            read = PopulationRead(model.encoder_attention)(
+                populations, model.rotation("latent"), model.rotation("token")
+            )
+        if not config.latent_session_embedding:
+            return model.latent + read
+        pairs = zip(inputs, sessions, strict=True)
+        latents = [session.latents.expand(len(entry.context), -1, -1) for entry, session in pairs]
+        return torch.cat(latents) + read
+
+    def _fold_queries(self, latents: Tensor) -> FoldedQueries:
+        model = self.model
+        return PopulationRead(model.encoder_attention).queries(
+            latents, model.token.weight, model.rotation("latent"), model.rotation("token")
+        )
+
+    def _fold_decoder(self) -> DecoderWeights:
+        feed_forward, forecaster = self.model.decoder_feed_forward, self.model.forecaster
+        out, norm, expand = forecaster.out, feed_forward.norm, feed_forward.expand
+        expand_weight = expand.weight * norm.weight
+        shift_weight = out.weight @ forecaster.shift.weight
+        shift_bias = F.linear(forecaster.shift.bias, out.weight, out.bias)
+        added = feed_forward.contract.bias
+        return DecoderWeights(
+            expand_weight=expand_weight - expand_weight.mean(dim=1, keepdim=True),
+            expand_bias=F.linear(norm.bias, expand.weight, expand.bias),
+            contract_weight=feed_forward.contract.weight,
+            scale_weight=forecaster.scale.weight,
+            scale_bias=F.linear(added, forecaster.scale.weight, forecaster.scale.bias),
+            shift_weight=shift_weight,
+            shift_bias=shift_bias + shift_weight @ added,
+            out_weight=out.weight,
+            hidden=tuple(parameter for layer in forecaster.hidden for parameter in layer.parameters()),
+        )
+
+
+class FrozenPoco(FoldedPoco):
+    """A copy of POCO whose weights stay as they are now: folded, cast and packed once; gradients reach
+    interfaces alone. Autocast changes nothing."""
+
+    def __init__(self, model: Poco, dtype: torch.dtype) -> None:
+        super().__init__(copy.deepcopy(model).requires_grad_(False), dtype)
+        with torch.no_grad():
+            self.exact = super().fold()
+            decoder = self.exact.decoder.to(dtype)
+            self._folded = replace(self.exact, decoder=decoder, layers=DecoderLayers.of(decoder, CPU_BLOCK))
+
+    def fold(self) -> FoldedWeights:
+        return self._folded
+
+    def in_dtype(self, device: torch.device) -> AbstractContextManager[object]:
+        # Latents are few, and an interface that is fitted is the better for exact ones.
+        return self.exactly(device)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One below the other; a single one, which may be large, is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat([*tensors])

@@ -1,0 +1,127 @@
+"""Fits an interface for a recording's units to a published model, whose backbone stays as it is.
+
+What comes of it is scored on the part held back in time, beside copy, mean, linear, as many steps from
+scratch, and no step at all. OUT gets what forecasts again, a report and pictures. Several recordings get a
+folder each in OUT and a table of all; the same command then goes on with what is not finished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich.console import Console
+
+from forebrain.adaptation.artifact import Mode, require_new
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.comparison import compare
+from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.recording import open_session
+from forebrain.adaptation.report import save_comparison
+from forebrain.console import Follower
+from forebrain.errors import ConfigError
+from forebrain.evaluation.tables import overview
+from forebrain.shards.recordings import find_all
+
+FIRST = (
+    "model",
+    "recording",
+    "out",
+    "registry",
+    "mode",
+    "fit.steps",
+    "fit.batch_size",
+    "fit.learning_rate",
+    "fit.precision",
+    "fit.seed",
+    "session",
+    "resample",
+    "each",
+    "workers",
+)
+ALIASES = {
+    # As scripts have it.
+    "--recordings": "--recording",
+    "--serial": "--workers 0",
+    # Much used.
+    "--steps": "--fit.steps",
+    "--batch_size": "--fit.batch_size",
+    "--learning_rate": "--fit.learning_rate",
+    "--precision": "--fit.precision",
+    "--seed": "--fit.seed",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to adapt to what.
+
+    Attributes:
+        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it.
+        recording: a file as for `forebrain inspect`, or several, or folders of them.
+        out: a folder that does not exist yet; of several recordings, any folder or s3://bucket/folder.
+        session: which session, where the recording holds several.
+        registry: where the model is. None: FOREBRAIN_REGISTRY.
+        mode: what is trained: embeddings (of the recording's units), forecaster (and it), full (everything),
+            scratch (everything, from random weights) or none.
+        resample: bring recordings to the nearest rate that the model was trained on.
+        each: a folder in OUT for each session, and a table, also of a single recording.
+        workers: of several recordings, 0: one after another in this process, without Ray. None: with Ray, as
+            many at once as there are CPUs.
+        fit: the optimisation.
+    """
+
+    model: str
+    recording: list[str]
+    out: str
+    session: str | None = None
+    registry: str | None = None
+    mode: Mode = "embeddings"
+    resample: bool = False
+    each: bool = False
+    workers: Literal[0] | None = None
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+def run(config: Config, console: Console) -> int:
+    """Adapts, and says whether it was worth it; 1 where no session of several could be adapted to."""
+    if config.each or len(config.recording) > 1 or len(find_all(config.recording)) > 1:
+        return _adapt_each(config, console)
+    require_new(config.out)
+    backbone = Backbone.open(config.model, config.registry)
+    session = open_session(config.recording[0], config.session)
+    comparison = compare(
+        backbone, session, config.mode, config.fit, config.resample, progress=Follower(console)
+    )
+    save_comparison(comparison, config.out)
+    for finding in comparison.findings():
+        console.print(finding)
+    console.print(overview(comparison.test).to_rich())
+    if comparison.leak:
+        console.print(f"LEAK: {comparison.leak}.", style="bold red")
+    console.print(comparison.verdict())
+    console.print(f"Report and pictures: {config.out}/report.md")
+    return 0
+
+
+def _adapt_each(config: Config, console: Console) -> int:
+    from forebrain.studies.many_adaptations import ManyConfig, adapt_many, show
+
+    if config.session is not None:
+        raise ConfigError(
+            f"session is {config.session!r} with several recordings; expected one recording with it, since "
+            "of several every session is adapted to."
+        )
+    asked = ManyConfig(
+        model=config.model,
+        recordings=config.recording,
+        out=config.out,
+        registry=config.registry,
+        mode=config.mode,
+        resample=config.resample,
+        serial=config.workers == 0,
+        fit=config.fit,
+    )
+    rows = adapt_many(asked, console)
+    show(asked, rows, console)
+    return 0 if any(row["status"] != "failed" for row in rows) else 1

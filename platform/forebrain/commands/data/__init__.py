@@ -1,0 +1,1 @@
+"""Public recordings: a catalogue that is downloaded from and added to."""

@@ -1,0 +1,24 @@
+"""Names every recording of the catalogue, with its licence and what to cite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from forebrain.sessions.catalogue import catalogue
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing is asked."""
+
+
+def run(config: Config, console: Console) -> int:
+    """Shows the table."""
+    table = Table(*("name", "description", "licence", "citation"))
+    for name, entry in catalogue().items():
+        table.add_row(name, entry.description, entry.licence, entry.citation)
+    console.print(table)
+    return 0

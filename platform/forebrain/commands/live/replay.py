@@ -1,0 +1,146 @@
+"""Plays a recording to a server, or noise, and measures how late each forecast is.
+
+The exit status is 1 if too many forecasts were late or lost.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+
+from forebrain.commands.live import TITLES, Transport
+from forebrain.errors import ConfigError
+from forebrain.realtime.latency import Latency, latency_histogram
+from forebrain.realtime.replay import frames_of, play
+from forebrain.scoring.protocols import Part, part_ranges
+from forebrain.sessions.repair import MAX_RATE_ERROR
+from forebrain.sessions.resample import resample
+from forebrain.sessions.session import Session
+from forebrain.shards.recordings import find_all, open_any
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to play, where to, and how late a forecast may be.
+
+    Attributes:
+        recording: file with one session; not given, noise of as many units as the forecaster expects.
+        transport: as the forecaster's.
+        address: of the frames; for lsl the name of the stream.
+        forecasts: address of the forecasts, for `streams`.
+        part: what of the recording to play: `train`, `validation`, `test` or `all`.
+        frames: how many; each of the part once if not given, 1,000 of noise.
+        speed: times the recording's rate; 0 plays the next frame as soon as the last is answered.
+        rate_hz: of the frames; the recording's if not given.
+        budget_ms: by when a forecast is due; the time between two frames if not given.
+        max_miss_rate: a larger part of late or lost forecasts is a failure (exit status 1).
+        out: folder for latency.json and latency.png.
+    """
+
+    recording: str | None = None
+    transport: Transport = "requests"
+    address: str = "tcp://127.0.0.1:5600"
+    forecasts: str = "tcp://127.0.0.1:5601"
+    part: Part | Literal["all"] = "test"
+    frames: int | None = None
+    speed: float = 1.0
+    rate_hz: float | None = None
+    budget_ms: float | None = None
+    max_miss_rate: float = 0.01
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "rate_hz", "budget_ms"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"--{name} is {value}; expected more than 0.")
+        if self.speed < 0:
+            raise ConfigError(f"--speed is {self.speed}; expected 0 or more.")
+
+
+def run(config: Config, console: Console) -> int:
+    """Plays the frames, shows the latency and writes it to `out`."""
+    session = None if config.recording is None else _session(config.recording)
+    client, described = _client(config, session)
+    if session is None:
+        session = _noise(described["num_units"], config.frames or 1000)
+        ranges = session.segments
+    else:
+        session = _at_rate(session, described.get("rate_hz"))
+        ranges = session.segments
+        if config.part != "all":
+            ranges = part_ranges("chronological", config.part, session.num_frames, ranges)
+    rate_hz = config.rate_hz or session.rate_hz
+    if config.speed and rate_hz is None:
+        raise ConfigError(f"{session.id} states no rate; give --rate_hz, or --speed 0.")
+    period_s = 1 / (config.speed * rate_hz) if config.speed and rate_hz else 0.0
+    num_frames = config.frames or sum(stop - start for start, stop in ranges)
+    budget_ms = config.budget_ms or (1e3 * period_s if period_s else float("inf"))
+    frames = frames_of(session, ranges, num_frames)
+    console.print(f"playing {num_frames:,} frames of {session.num_units} units of {session.id} ...")
+    try:
+        played = play(client, frames, num_frames, period_s)
+    finally:
+        client.close()
+    latency = Latency.of(played.latencies_ms, budget_ms)
+    console.print(
+        latency.as_table(f"{TITLES[config.transport]}: from when a frame is due to its forecast's arrival")
+    )
+    last, sources = played.last, ", ".join(f"{name} {n:,}" for name, n in played.sources.most_common())
+    score = "none" if last.score is None else f"{last.score:.3f}"
+    console.print(
+        f"forecasts from: {sources}; rolling score against copy: {score}; "
+        f"drift: {'yes' if last.drift else 'no'}; "
+        f"last frame sent {1e3 * played.late_s:.1f} ms late"
+    )
+    if config.out is not None:
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
+        (out / "latency.json").write_text(json.dumps({"config": asdict(config), **summary}, indent=1))
+        title = f"{session.num_units:,} units over {TITLES[config.transport]}"
+        latency_histogram(played.latencies_ms, latency, title, out / "latency.png")
+        console.print(f"{out}/latency.json, {out}/latency.png")
+    return 0 if latency.miss_rate <= config.max_miss_rate else 1
+
+
+def _client(config: Config, session: Session | None) -> tuple[Any, dict[str, Any]]:
+    """A rig's end of a transport, connected, and what the forecaster says of itself."""
+    if config.transport == "lsl":
+        if session is None:
+            raise ConfigError("over LSL nobody can be asked how many units to play; give --recording.")
+        from forebrain.realtime.lsl import LslClient
+
+        lsl = LslClient(config.address, session.num_units, session.rate_hz)
+        lsl.ready()
+        return lsl, {}
+    from forebrain.realtime.zeromq import RequestClient, StreamClient
+
+    if config.transport == "requests":
+        requests = RequestClient(config.address)
+        return requests, requests.ask("describe")
+    streams = StreamClient(config.address, config.forecasts)
+    return streams, streams.ready()
+
+
+def _session(recording: str) -> Session:
+    sessions = [session for address in find_all([recording]) for session in open_any(address)]
+    if len(sessions) != 1:
+        raise ConfigError(f"{recording} holds {len(sessions)} sessions; expected a file with one.")
+    return sessions[0]
+
+
+def _at_rate(session: Session, rate_hz: float | None) -> Session:
+    """The session at the rate that the forecaster expects, averaged where it was recorded faster."""
+    if rate_hz is None or session.rate_hz is None or abs(session.rate_hz / rate_hz - 1) <= MAX_RATE_ERROR:
+        return session
+    return resample(session, rate_hz)[0]
+
+
+def _noise(num_units: int, num_frames: int) -> Session:
+    traces = np.random.default_rng(0).standard_normal((min(num_frames, 10_000), num_units), np.float32)
+    return Session(traces, None, "none", "noise", f"{num_units} units", "made up")

@@ -1,0 +1,171 @@
+"""Serves an adapted model to a rig: frames come in and forecasts go back, until SIGINT or SIGTERM.
+
+Over ZeroMQ or the Lab Streaming Layer. docs/live.md has the messages, and what happens to frames that are
+late, missing or damaged.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from forebrain import realtime
+from forebrain.adaptation.artifact import Adapted
+from forebrain.commands.live import Transport
+from forebrain.errors import ConfigError
+from forebrain.models.base import LossName
+from forebrain.models.poco import Poco, PocoConfig
+from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
+from forebrain.realtime.messages import max_frame_bytes
+from forebrain.realtime.server import Port, serve
+from forebrain.realtime.state import StateFile
+from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig
+from forebrain.shards.fits import Fit
+
+REHEARSALS = 20  # first calls are slow; after these a forecast takes as long as it will
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to serve, and where.
+
+    Attributes:
+        adapted: folder of an adaptation, the --out of `forebrain adapt`.
+        untrained_units: serve an untrained model of so many units instead, to measure latency.
+        registry: where the adaptation's backbone is; where it was pulled from if not given.
+        transport: `requests` (ZeroMQ REQ/REP), `streams` (ZeroMQ PUB/SUB) or `lsl` (Lab Streaming Layer).
+        address: to bind for frames; for lsl the name of the stream to read.
+        forecasts: address to bind for forecasts, for `streams`.
+        threads: that share the units of a forecast by POCO, 512 each at a time; they want a core each.
+        state: file from which to go on after a restart, and to keep up to date.
+        state_every_s: how often the state is written at most, seconds.
+        updates: go on fitting the interface to the stream, in another process.
+        live: the forecaster: gaps, normalisation, scores, drift.
+        update: how the interface is fitted on, with --updates.
+    """
+
+    adapted: str | None = None
+    untrained_units: int | None = None
+    registry: str | None = None
+    transport: Transport = "requests"
+    address: str = "tcp://127.0.0.1:5600"
+    forecasts: str = "tcp://127.0.0.1:5601"
+    threads: int = 2
+    state: str | None = None
+    state_every_s: float = 1.0
+    updates: bool = False
+    live: LiveConfig = field(default_factory=LiveConfig)
+    update: UpdateConfig = field(default_factory=UpdateConfig)
+
+    def __post_init__(self) -> None:
+        if (self.adapted is None) == (self.untrained_units is None):
+            raise ConfigError("give either --adapted or --untrained_units.")
+        if self.threads < 1 or (self.untrained_units or 1) < 1:
+            raise ConfigError("--threads and --untrained_units: expected 1 or more.")
+
+
+def run(config: Config, console: Console) -> int:
+    """Serves until it is asked to stop, and writes the state once more then."""
+    torch.set_num_threads(1)  # the forecaster has its own
+    live, loss = _open(config)
+    with ExitStack() as stack:
+        state = updater = None
+        if config.state is not None:
+            state = StateFile(config.state, live, config.state_every_s)
+            if state.restore(live):
+                console.print(f"going on after frame {live.arrivals.index}")
+            stack.callback(state.close, live)
+        if config.updates:
+            updater = InterfaceUpdater(live, config.update, loss)
+            stack.callback(updater.close)
+        port, where = _port(config, live)
+        stack.callback(port.close)
+        stop = stack.enter_context(_stop_signals())
+
+        def after_frame(live: LiveForecaster) -> None:
+            if state is not None:
+                state.offer(live)
+            if updater is not None:
+                updater.follow(live)
+
+        for _ in range(REHEARSALS):
+            live.rehearse()
+        # What lives now stays: looking through it for garbage again would hold frames up.
+        gc.collect()
+        gc.freeze()
+        console.print(f"serving {live.num_units} units at {where}")
+        serve(live, port, lambda: bool(stop), after_frame)
+    console.print(f"stopped; {json.dumps(live.status())}")
+    return 0
+
+
+def _open(config: Config) -> tuple[LiveForecaster, LossName]:
+    """The forecaster, and the loss that its backbone was trained with."""
+    if config.adapted is None:
+        assert config.untrained_units is not None
+        live = untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
+        return live, "relative"
+    adapted = Adapted.load(config.adapted, registry=config.registry)
+    live = realtime.open(
+        adapted.backbone,
+        adapted.interface,
+        Fit(adapted.mean, adapted.scale),
+        rate_hz=adapted.rate_hz,
+        unit_names=adapted.unit_names,
+        columns=adapted.columns,
+        num_recorded=adapted.num_recorded,
+        config=config.live,
+        threads=config.threads,
+    )
+    return live, adapted.description.loss
+
+
+def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
+    """The server's end of a transport, and where it is."""
+    if config.transport == "lsl":
+        from forebrain.realtime.lsl import LslPort
+
+        port = LslPort(config.address, live.horizon, live.num_units, live.arrivals.rate_hz, live.unit_names)
+        return port, f"the LSL stream {config.address}"
+    from forebrain.realtime.zeromq import RequestPort, StreamPort
+
+    max_bytes = max_frame_bytes(max(live.num_units, live.num_recorded))
+    if config.transport == "requests":
+        requests = RequestPort(config.address, max_bytes)
+        return requests, requests.address
+    streams = StreamPort(config.address, config.forecasts, max_bytes)
+    return streams, f"{streams.address[0]}, forecasts at {streams.address[1]}"
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM put themselves into."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def untrained(num_units: int, model: PocoConfig, config: LiveConfig, threads: int) -> LiveForecaster:
+    """A model that has learned nothing, for frames of about zero mean and unit spread."""
+    torch.manual_seed(0)
+    poco = Poco(model).requires_grad_(False)
+    for parameter in poco.forecaster.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    fit = Fit(np.zeros(num_units, np.float32), np.ones(num_units, np.float32))
+    return realtime.open(poco, poco.new_interface(num_units), fit, config=config, threads=threads)

@@ -1,0 +1,87 @@
+"""Prepares recordings for training: reads, checks and repairs them into shards with an index.
+
+Sessions that are there already are left as they are. Recordings are prepared in parallel with Ray, or with
+`--workers 0` one after another in this process.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from forebrain.shards.index import SessionEntry, remarks
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, map_with_ray, prepare
+from forebrain.shards.recordings import find_all
+from forebrain.storage import Folder
+
+ALIASES = {"--recordings": "--recording"}  # as scripts have it
+WINDOW_FRAMES = 64  # the published window: context 48, horizon 16
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to prepare.
+
+    Attributes:
+        recording: files and folders of recordings, or sim://default?seed=0 for simulated ones.
+        out: folder or s3://bucket/folder for the shards.
+        workers: 0: this process alone, without Ray. None: Ray, with all CPUs there are.
+        prepare: how recordings become shards.
+    """
+
+    recording: list[str]
+    out: str
+    workers: Literal[0] | None = None
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+
+
+def run(config: Config, console: Console) -> int:
+    """Prepares, and shows a table of all sessions that are there then."""
+    result = prepare(
+        find_all(config.recording),
+        config.out,
+        config.prepare,
+        run_each=map_with_ray if config.workers is None else map_here,
+        progress=_say,
+    )
+    for failure in result.failures:
+        print(f"cannot be used: {failure}", file=sys.stderr)
+    console.print(_table(result.sessions))
+    for entry in result.sessions:
+        for remark in remarks(entry):
+            print(f"{entry.id}: {remark}")
+    print(
+        f"{len(result.sessions)} sessions, {result.num_skipped} of them prepared before, "
+        f"{len(result.failures)} cannot be used"
+    )
+    print(Folder(config.out).uri)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _table(sessions: tuple[SessionEntry, ...]) -> Table:
+    table = Table(title="prepared sessions")
+    table.add_column("session", overflow="fold")
+    table.add_column("species")
+    for name in ("frames", "units", "Hz", "segments", f"windows of {WINDOW_FRAMES}", "findings"):
+        table.add_column(name, justify="right")
+    for entry in sessions:
+        table.add_row(
+            entry.id,
+            entry.species,
+            str(entry.num_frames),
+            str(entry.num_units),
+            "unknown" if entry.rate_hz is None else f"{entry.rate_hz:.4g}",
+            str(len(entry.segments)),
+            str(entry.num_windows(WINDOW_FRAMES)),
+            str(len(entry.report.findings)),
+        )
+    return table

@@ -1,0 +1,12 @@
+"""What a registry holds: `forebrain registry` is the light client `forebrain-registry` by another name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from forebrain_registry import cli
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Hands the command line on."""
+    return cli.main(arguments, prog="forebrain registry")

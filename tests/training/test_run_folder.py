@@ -1,0 +1,62 @@
+"""A run folder is one run's: claimed before any work, by one config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from forebrain.errors import CheckpointError
+from forebrain.training.config import PretrainConfig
+from forebrain.training.run_folder import RunFolder
+
+Make = Callable[..., PretrainConfig]
+
+
+def claim_after_looking(
+    first: PretrainConfig, second: PretrainConfig, patch: pytest.MonkeyPatch
+) -> RunFolder:
+    """Both find the folder empty, then the first claims it, then the second tries to."""
+    run, late = RunFolder(first.out), RunFolder(second.out)
+    looked = iter([None])
+    read = late.read_config
+    patch.setattr(late, "read_config", lambda: next(looked, read()))
+    assert run.claim(first)
+    late.claim(second)
+    return run
+
+
+@pytest.mark.parametrize("place", ["disk", "object store"])
+def test_of_two_configs_that_start_in_one_folder_at_once_one_wins(
+    make_config: Make, place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_config(seed=1), make_config(seed=2)
+    if place == "object store":
+        out = f"{request.getfixturevalue('s3_bucket')}/claimed"
+        first, second = replace(first, out=out), replace(second, out=out)
+    with pytest.raises(CheckpointError, match="seed was 1 and is now 2"):
+        claim_after_looking(first, second, monkeypatch)
+    assert (RunFolder(first.out).read_config() or {})["seed"] == 1
+
+
+def test_the_same_run_may_be_started_twice_and_where_it_computes_may_change(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_config(), make_config(workers=2)
+    run = claim_after_looking(first, second, monkeypatch)
+    assert (run.read_config() or {})["workers"] == 2
+    assert not run.claim(first)
+
+
+def test_a_claim_that_is_taken_back_leaves_nothing_unless_the_run_has_begun(make_config: Make) -> None:
+    config = make_config()
+    run = RunFolder(config.out)
+    assert run.claim(config)
+    run.release()
+    assert not Path(config.out).exists()
+    assert run.claim(config)
+    run.attempts.write("0.json", b"{}")  # of another process
+    run.release()
+    assert run.read_config() is not None
