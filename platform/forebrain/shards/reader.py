@@ -299,6 +299,36 @@ class ShardSet:
         return safetensors.numpy.load(data)
 
 
+def fingerprint_of(uri: str) -> str | None:
+    """The fingerprint of a prepared set, by its index alone; None where there is no finished set.
+
+    Raises:
+        ShardError: the index is damaged, or of a format that is not known.
+    """
+    index = _index_of(Folder(uri))
+    return None if index is None else index.fingerprint
+
+
+def sources_of(uri: str) -> set[str]:
+    """sha256 of the recordings that a set was prepared from; none where there is no finished set.
+
+    Raises:
+        ShardError: the index or an entry is damaged, or of a format that is not known.
+    """
+    storage = Folder(uri)
+    index = _index_of(storage)
+    return (
+        set() if index is None else {each.source.sha256 for each in _Entries(_read_entries(index, storage))}
+    )
+
+
+def _index_of(storage: Folder) -> Index | None:
+    try:
+        return Index.from_bytes(storage.read(INDEX_NAME), storage.uri)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _reopen(uri: str, fingerprint: str, on_bad_shard: OnBadShard) -> ShardSet:
     shards = ShardSet.open(uri, on_bad_shard)
     if shards.fingerprint != fingerprint:

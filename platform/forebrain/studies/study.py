@@ -19,6 +19,7 @@ from forebrain.storage import Folder
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
+from forebrain.training.data import is_same_data
 from forebrain.training.run_folder import RunFolder, check_same_run
 
 # Of result.json: the forecaster that was trained, and those beside it.
@@ -93,7 +94,7 @@ def conduct(study: Study, console: Console, early_stopping: bool = False) -> lis
     base = study.pretrain
     folder = Folder(base.out)
     base = dataclasses.replace(base, out=folder.uri, data=_absolute(base.data))
-    _check_same_study(folder, base)
+    _check_same_study(study, base)
     trials = study.trials(_with_shards(base, study.trials(base), console))
     for trial in trials:
         trial.run.check_config(trial.config)
@@ -127,13 +128,19 @@ def _absolute(data: str) -> str:
     return data if data.startswith("sim://") else Folder(data).uri
 
 
-def _check_same_study(folder: Folder, base: PretrainConfig) -> None:
+def _check_same_study(study: Study, base: PretrainConfig) -> None:
     """Variants, seeds and sizes may be added to a study; what all its trials share may not change."""
+    folder = Folder(base.out)
     try:
-        stored = yaml.safe_load(folder.read("study.yaml"))
+        stored = yaml.safe_load(folder.read("study.yaml"))["pretrain"]
     except FileNotFoundError:
         return
-    check_same_run(stored["pretrain"], json.loads(json.dumps(base.identity())), folder.uri)
+    if stored.get("data") != base.data:
+        runs = [trial.run for trial in study.trials(base)]
+        trained_on = {one.record["data_fingerprint"] for run in runs for one in run.checkpoints().committed()}
+        if is_same_data(base.data, stored["data"], trained_on, folder.uri_of("shards")):
+            stored["data"] = base.data
+    check_same_run(stored, json.loads(json.dumps(base.identity())), folder.uri)
 
 
 def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console) -> PretrainConfig:
