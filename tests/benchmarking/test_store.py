@@ -16,7 +16,7 @@ pytest.importorskip("s3fs")
 def test_a_store_is_timed_with_and_without_requests_in_flight(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"UNITS": 5, "BATCH": 8, "WARM_UP": 5}.items():
+    for name, value in {"UNITS": 5, "BATCH": 8, "WARM_UP_TO_NEED": 5}.items():
         monkeypatch.setattr(store, name, value)
     place = f"{s3_bucket}/timed"
     rows = list(store.time_store(place, steps=3, quick=True))

@@ -34,11 +34,13 @@ SESSIONS, FRAMES = 8, 10_000
 DELAYS_S = (0.03, 0.1)
 # 0 is one request after another, by the reader itself; None as many as it finds that it needs.
 IN_FLIGHT: tuple[int | None, ...] = (0, 1, 2, 4, 8, 16, 32, None)
-# Not counted: until the first batches are read, and enough requests are in flight.
-WARM_UP = 6 * Stream.READ_AHEAD
+# Steps that are not counted: until what was read ahead of the first is used up; and until as many requests are
+# in flight as are needed.
+WARM_UP = Stream.READ_AHEAD + 1
+WARM_UP_TO_NEED = 6 * Stream.READ_AHEAD
 
 
-def time_store(store: str | None, steps: int = 30, quick: bool = False) -> Iterator[dict[str, Any]]:
+def time_store(store: str | None, steps: int = 20, quick: bool = False) -> Iterator[dict[str, Any]]:
     """A row for each delay and each number of requests in flight, of steps on one thread.
 
     Args:
@@ -73,9 +75,10 @@ def time_store(store: str | None, steps: int = 30, quick: bool = False) -> Itera
 
 
 def _train(data: str, in_flight: int | None, steps: int) -> dict[str, float]:
+    warm_up = WARM_UP_TO_NEED if in_flight is None else WARM_UP
     with tempfile.TemporaryDirectory() as out:
         training = TrainingConfig(
-            steps=WARM_UP + steps, batch_size=BATCH, threads=1, validate_every=10**6, warmup_steps=1
+            steps=warm_up + steps, batch_size=BATCH, threads=1, validate_every=10**6, warmup_steps=1
         )
         config = PretrainConfig(data, f"{out}/run", training=training)
         trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
@@ -91,7 +94,7 @@ def _train(data: str, in_flight: int | None, steps: int) -> dict[str, float]:
             trainer.step(batch)
             step_s.append(time.perf_counter() - began)
             wait_s.append(batch.wait_s)
-    step_s, wait_s = step_s[WARM_UP:], wait_s[WARM_UP:]
+    step_s, wait_s = step_s[warm_up:], wait_s[warm_up:]
     return {
         "median_ms": 1e3 * median(step_s),
         "wait_share": sum(wait_s) / (sum(step_s) + sum(wait_s)),
