@@ -33,9 +33,9 @@ UNITS, BATCH = 300, 64
 SESSIONS, FRAMES = 8, 10_000
 DELAYS_S = (0.03, 0.1)
 # 0 is one request after another, by the reader itself; None as many as it finds that it needs.
-IN_FLIGHT: tuple[int | None, ...] = (0, 1, 2, 4, 8, 16, 32, None)
-# Steps that are not counted: until what was read ahead of the first is used up; and until as many requests are
-# in flight as are needed.
+IN_FLIGHT: tuple[int | None, ...] = (0, 1, 2, 4, 8, 16, None)
+# Steps that are not counted: until what was read ahead of the first is used up; until as many requests are in
+# flight as are needed.
 WARM_UP = Stream.READ_AHEAD + 1
 WARM_UP_TO_NEED = 6 * Stream.READ_AHEAD
 
