@@ -205,11 +205,11 @@ def faults(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyPr
     """Puts a proxy that can misbehave before the bucket, with short waits on this side."""
     import s3fs
 
-    from forebrain import storage
+    from forebrain_registry.storage import retries
 
-    monkeypatch.setattr(storage, "READ_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(storage, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(storage, "LONGEST_BACKOFF_S", 0.05)
+    monkeypatch.setattr(retries, "READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(retries, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_BACKOFF_S", 0.05)
     proxy = FaultyProxy(os.environ["AWS_ENDPOINT_URL"])
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     s3fs.S3FileSystem.clear_instance_cache()

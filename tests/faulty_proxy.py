@@ -11,8 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # 503: throttled. drop: no answer. lose: done by the server, but the answer is lost. cut: half of the answer.
 # stall: a silent connection. slow: an answer in eight pieces. expired: the credentials are.
+# conflict: what AWS answers to some who create one name at the same moment.
 FAULTS = ("503", "drop", "lose", "cut", "stall", "slow")
-_CODES = {"503": (503, "SlowDown"), "expired": (400, "ExpiredToken")}
+_CODES = {
+    "503": (503, "SlowDown"),
+    "expired": (400, "ExpiredToken"),
+    "conflict": (409, "ConditionalRequestConflict"),
+}
 SLOW_S = 0.4
 
 

@@ -1,11 +1,17 @@
-"""A folder on a disk that fills up, and in an object store that misbehaves: a real server behind a proxy."""
+"""A folder on a disk and in an object store: the same promises, also where the disk is full or poor and the
+store, a real server behind a proxy, misbehaves."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,7 +21,7 @@ from forebrain.errors import ForebrainError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import ATTEMPTS, Folder
+from forebrain_registry.storage import ATTEMPTS, Folder
 
 DATA = bytes(range(256)) * 400
 
@@ -80,6 +86,17 @@ def test_a_put_if_absent_whose_answer_was_lost_is_won_and_a_lost_race_stays_lost
     assert remote.read("record") == b"ours"
 
 
+def test_what_aws_answers_to_many_who_create_at_once_is_tried_again(
+    remote: Folder, faults: FaultyProxy
+) -> None:
+    faults.fail("conflict", times=2)
+    remote.create("record", b"ours")
+    assert faults.met() == ["conflict"] * 2
+    faults.fail("conflict", times=1000)
+    with pytest.raises(StorageError, match=rf"in {ATTEMPTS} attempts .*ConditionalRequestConflict"):
+        remote.create("another", b"ours")
+
+
 def test_attempts_are_bounded_and_do_not_multiply(
     remote: Folder, faults: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +110,7 @@ def test_attempts_are_bounded_and_do_not_multiply(
     with pytest.raises(StorageError, match="in 2 attempts"):
         remote.write("a", DATA)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1000")
-    monkeypatch.setattr("forebrain.storage.RETRY_S", 0.5)
+    monkeypatch.setattr("forebrain_registry.storage.RETRY_S", 0.5)
     faults.log.clear()
     # Without a bound in time it would be read once the thousand faults are used up.
     with pytest.raises(StorageError, match=r"in \d+ attempts") as raised:
@@ -163,9 +180,210 @@ def test_a_bucket_that_is_not_there_is_named(faults: FaultyProxy) -> None:
         lambda: folder.read("a"),
         lambda: folder.read_all(["a", "b"]),
         lambda: folder.read_range("a", 0, 1),
+        lambda: folder.files(),
+        lambda: list(folder.chunks("a")),
     ):
         with pytest.raises(StorageError, match=r"no-such-bucket.*no such bucket at http"):
             call()
+
+
+def test_a_bucket_that_is_not_there_when_something_is_written_is_no_file_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server here makes buckets as they are written to; others say that there is none."""
+    folder = Folder("memory://bucket")
+
+    def refuse(*given: object, **more: object) -> None:
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(folder._place._fs, "pipe_file", refuse)
+    for call in (lambda: folder.write("a", b""), lambda: folder.create("a", b"")):
+        with pytest.raises(StorageError, match="bucket does not exist"):
+            call()
+
+
+def test_an_endpoint_without_a_scheme_is_one_line_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio.lab:9000")
+    folder = Folder("s3://bucket-behind-no-scheme/models")
+    for call in (lambda: folder.read("a"), lambda: folder.files(), lambda: folder.create("a", b"")):
+        with pytest.raises(StorageError, match=r"minio\.lab:9000.*http://") as raised:
+            call()
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", ["lab//models", "lab/models/", "/lab/./models//"])
+def test_an_address_in_an_object_store_has_one_form(s3_bucket: str, given: str) -> None:
+    folder = Folder(f"{s3_bucket}/{given}")
+    assert folder.uri == f"{s3_bucket}/lab/models"
+    folder.write("here", given.encode())
+    assert Folder(f"{s3_bucket}/lab/models").read("here") == given.encode()
+    assert folder.names() == ["here"] and list(folder.files()) == ["here"]
+
+
+def test_an_address_in_a_local_folder_has_one_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for given in ("a//b/", "./a/b", "~/a/b", f"file://{tmp_path}/a/b", "a/c/../b", "link"):
+        assert Folder(given).uri == str(tmp_path / "a" / "b"), given
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ("s3:/bucket/models", "two slashes"),
+        ("s3://bucket/a/../b", r"no `\.\.`"),
+        ("nowhere://x", "not a place that is known"),
+        ("~no-such-user/models", "what follows a ~"),
+    ],
+)
+def test_an_address_that_is_none_is_one_line(given: str, match: str) -> None:
+    with pytest.raises(StorageError, match=match) as raised:
+        Folder(given)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_number_of_attempts_that_is_none_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, s3_bucket: str
+) -> None:
+    for given in ("many", "0", "-1", ""):
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", given)
+        with pytest.raises(StorageError, match="AWS_MAX_ATTEMPTS"):
+            Folder(s3_bucket).read("a")
+
+
+def refuse_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def link(*given: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_on_a_disk_without_hard_links_one_of_many_who_create_a_file_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As exFAT, SMB and many FUSE file systems answer; processes, since each would have its own lock."""
+    refuse_links(monkeypatch, number)
+    names = [str(i) for i in range(30)]
+    workers = []
+    for worker in range(4):
+        pid = os.fork()
+        if pid == 0:
+            won = []
+            for name in names:
+                with contextlib.suppress(FileExistsError):
+                    Folder(tmp_path / "records").create(name, f"by {worker}".encode())
+                    won.append(name)
+            (tmp_path / f"won-{worker}").write_text(" ".join(won))
+            os._exit(0)
+        workers.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in workers] == [0] * 4
+    won = {worker: (tmp_path / f"won-{worker}").read_text().split() for worker in range(4)}
+    assert sorted(name for own in won.values() for name in own) == sorted(names)
+    folder = Folder(tmp_path / "records")
+    assert folder.names() == sorted(names)
+    assert all(folder.read(name) == f"by {worker}".encode() for worker, own in won.items() for name in own)
+
+
+def test_links_are_followed_unless_a_folder_is_strangers(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(DATA)
+    (tmp_path / "folder" / "shards").mkdir(parents=True)
+    (tmp_path / "folder" / "shards" / "a").symlink_to(tmp_path / "elsewhere")
+    own, strangers = Folder(tmp_path / "folder"), Folder(tmp_path / "folder", follow_links=False)
+    assert own.read("shards/a") == DATA and own.read_range("shards/a", 5, 9) == DATA[5:9]
+    assert own.sizes("shards") == {"shards/a": len(DATA)} and list(own.files()) == ["shards/a"]
+    assert own.stat("shards/a") and not strangers.stat("shards/a")
+    assert strangers.sizes("shards") == {} and strangers.files() == {}
+    with pytest.raises(StorageError, match="symbolic links"):
+        strangers.read("shards/a")
+
+
+def both(function: Callable[[Folder], None]) -> Callable[[Any, Path, pytest.FixtureRequest, str], None]:
+    """Runs a test on a local disk and in an object store: what a folder promises is the same."""
+
+    @pytest.mark.parametrize("kind", ["disk", "s3"])
+    def test(tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
+        name = f"{function.__name__}-{kind}"
+        function(
+            Folder(tmp_path / name if kind == "disk" else f"{request.getfixturevalue('s3_bucket')}/{name}")
+        )
+
+    return test
+
+
+@both
+def test_a_folder_says_what_is_in_it(folder: Folder) -> None:
+    assert folder.names() == [] and folder.sizes("a") == {} and folder.files() == {}
+    folder.write("top", b"1")
+    folder.write("a/one", b"22")
+    folder.write("a/b/two", b"333")
+    folder.write("ab", b"")
+    assert folder.names() == ["a", "ab", "top"] and folder.names("a") == ["b", "one"]
+    assert folder.sizes("a") == {"a/one": 2}
+    assert {name: stat.size_bytes for name, stat in folder.files("a").items()} == {"a/one": 2, "a/b/two": 3}
+    assert sorted(folder.child("a").files()) == ["b/two", "one"]
+    assert folder.names("top") == [] and folder.names("none") == []
+    assert folder.stat("a") is None and folder.stat("none") is None
+    assert abs(time.time() - folder.stat("top").modified_s) < 60
+    assert folder.exists("a") and folder.exists("top") and not folder.exists("none")
+    folder.remove("a")
+    folder.remove("none")
+    assert sorted(folder.files()) == ["ab", "top"]
+
+
+@both
+def test_a_file_is_read_whole_in_part_and_in_pieces(folder: Folder) -> None:
+    folder.write("a", DATA)
+    folder.write("empty", b"")
+    assert folder.read("a") == DATA and folder.read("empty") == folder.read("empty", 10) == b""
+    assert folder.read_all(["a", "empty"]) == folder.read_all(["a", "empty"], len(DATA))
+    assert folder.read_range("a", 10, 20) == DATA[10:20]
+    assert folder.read_range("a", len(DATA) - 5, len(DATA) + 5) == DATA[-5:]
+    assert folder.read_range("a", len(DATA), len(DATA) + 5) == b""
+    assert b"".join(folder.chunks("a", 1000)) == DATA[1000:]
+    for read in (
+        lambda: folder.read("none"),
+        lambda: folder.read_all(["a", "none"]),
+        lambda: folder.read_range("none", 0, 5),
+        lambda: list(folder.chunks("none")),
+        lambda: folder.read("a/below-a-file"),
+    ):
+        with pytest.raises(FileNotFoundError):
+            read()
+    for read in (lambda: folder.read("a", 100), lambda: folder.read_all(["empty", "a"], 100)):
+        with pytest.raises(StorageError, match="over 100 bytes"):
+            read()
+
+
+@both
+def test_a_file_is_created_once_and_replaced_whole(folder: Folder) -> None:
+    assert folder.refuses_second()
+    folder.create("a/b", b"first")
+    folder.create("a/b", b"first")  # whose answer may have been lost
+    with pytest.raises(FileExistsError):
+        folder.create("a/b", b"second")
+    folder.write("a/b", b"third")
+    assert folder.read("a/b") == b"third" and folder.names() == ["a"] and folder.names("a") == ["b"]
+
+
+def test_what_a_local_disk_refuses_is_one_line_with_its_path(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write("a", b"1")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for call, match in (
+        (lambda: folder.read("folder"), "folder: Is a directory"),
+        (lambda: folder.read("pipe"), "pipe: not a regular file"),
+        (lambda: folder.write("a/b", b""), "a: cannot be made, since a file is in its way"),
+        (lambda: folder.create("a/b/c", b""), "a/b: cannot be made, since a file is in its way"),
+        (lambda: folder.write("folder", b""), "folder: Is a directory"),
+        (lambda: folder.write("x" * 300, b""), "File name too long"),
+    ):
+        with pytest.raises(StorageError, match=match):
+            call()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder", "pipe"]
 
 
 @pytest.fixture

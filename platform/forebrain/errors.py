@@ -1,8 +1,35 @@
-"""The errors a user can mend. Each message says what is wrong, where, what was expected and what to do."""
+"""The errors a user can mend. Each message says what is wrong, where, what was expected and what to do.
+
+All are a ForebrainError, those of storage and registry too, so that one `except` at the door shows any of
+them.
+"""
+
+import importlib.metadata
+from pathlib import Path
+
+import forebrain_registry
+from forebrain_registry.errors import ForebrainError as ForebrainError
+from forebrain_registry.errors import StorageError as StorageError
 
 
-class ForebrainError(Exception):
-    """Base of every error that is the input's fault, not the program's: shown without a traceback."""
+def _require_one_version() -> None:
+    """Raises ImportError where forebrain_registry was replaced by that of another version.
+
+    Two wheels hold it: forebrain's, and that of the light client, which puts its files over the others.
+    """
+    site = Path(__file__).parents[1]
+    if Path(forebrain_registry.__file__).parents[1] != site:
+        return  # a checkout
+    found = importlib.metadata.Distribution.discover(name="forebrain", path=[str(site)])
+    for version in {own.version for own in found} - {forebrain_registry.__version__}:
+        raise ImportError(
+            f"forebrain {version} found forebrain_registry {forebrain_registry.__version__}, which the "
+            "package forebrain-registry put in its place. Uninstall that, then reinstall forebrain, which "
+            "holds its own."
+        )
+
+
+_require_one_version()
 
 
 class RecordingError(ForebrainError):
@@ -11,10 +38,6 @@ class RecordingError(ForebrainError):
 
 class ConfigError(ForebrainError):
     """A configuration asks for something impossible."""
-
-
-class StorageError(ForebrainError):
-    """A disk is full, or an object store does not answer, refuses access, or has no such bucket."""
 
 
 class ShardError(ForebrainError):
@@ -41,12 +64,20 @@ class FrameError(ForebrainError):
     """A frame or message of a live stream cannot be used. Only that one is refused; the stream goes on."""
 
 
+class NoAnswerError(ForebrainError):
+    """A live forecaster did not answer in time: it is not running, or not at that address."""
+
+
 class AdaptationError(ForebrainError):
     """A backbone, a recording and what was adapted do not fit together, or one of them is not there."""
 
 
 class PublishError(ForebrainError):
     """A run cannot become a version, or a registry does not take it."""
+
+
+class StudyError(ForebrainError):
+    """A study has nothing to report: none of its trials has a result."""
 
 
 class ClusterError(ForebrainError):

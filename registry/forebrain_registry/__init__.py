@@ -16,6 +16,7 @@ from forebrain_registry.collector import Collected, collect_garbage
 from forebrain_registry.errors import (
     ConflictError,
     DamagedError,
+    ForebrainError,
     InvalidError,
     NotFoundError,
     RegistryError,
@@ -27,11 +28,14 @@ from forebrain_registry.records import Metadata, Metric, Reference, SeenSession,
 from forebrain_registry.registry import Registry
 from forebrain_registry.verifying import Findings, verify, write_index
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Collected",
     "ConflictError",
     "DamagedError",
     "Findings",
+    "ForebrainError",
     "InvalidError",
     "Metadata",
     "Metric",

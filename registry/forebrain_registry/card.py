@@ -9,16 +9,8 @@ from forebrain_registry.records import Metadata
 # Identifiers of the Hub's list of licences; any other is given as "other" with its name.
 _HUB_LICENCES = {
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"),
-    *(
-        "cc-by-nc-4.0",
-        "cc-by-nc-sa-4.0",
-        "gpl-3.0",
-        "lgpl-3.0",
-        "agpl-3.0",
-        "mpl-2.0",
-        "openrail",
-        "unlicense",
-    ),
+    *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0"),
+    *("openrail", "unlicense"),
 }
 _MAX_LISTED = 50
 

@@ -1,12 +1,14 @@
-"""The command `forebrain-registry`."""
+"""The command `forebrain-registry`, which is `forebrain registry` as well."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,14 +16,15 @@ from typing import Any
 
 from forebrain_registry import strict_json
 from forebrain_registry.collector import collect_garbage
-from forebrain_registry.errors import InvalidError, RegistryError
+from forebrain_registry.errors import ForebrainError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.publishing import METADATA, copy, publish
-from forebrain_registry.pulling import export, pull
+from forebrain_registry.pulling import export, pull, recall
 from forebrain_registry.records import Metadata, Version, check_alias
 from forebrain_registry.registry import ANY, GRACE_S, Registry
 from forebrain_registry.verifying import Findings, verify, verify_version, write_index
 
 LOG_WIDTH = 140
+HELP_WIDTH = 100
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "forebrain-registry") -> int:
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "forebrain-registry
         # Whoever read the output has seen enough, as `head` does; what is left of it goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (RegistryError, OSError) as error:
+    except (ForebrainError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -57,7 +60,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "forebrain-registry
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="Publish and pull models.")
+    width = min(shutil.get_terminal_size().columns - 2, HELP_WIDTH)
+    formatter = functools.partial(argparse.HelpFormatter, width=width)
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Publish and pull models.", formatter_class=formatter
+    )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--registry",
@@ -70,7 +77,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(
-            name, parents=[shared], help=text, description=f"{text[0].upper()}{text[1:]}."
+            name,
+            parents=[shared],
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            formatter_class=formatter,
         )
         added.set_defaults(run=run)
         return added
@@ -186,14 +197,22 @@ def _search(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     registry = Registry(options.registry)
-    version = registry.resolve(options.reference)
-    row = _row(version, registry.deprecations(version.name), registry.aliases(version.name))
+    try:
+        version = registry.resolve(options.reference)
+        row = _row(version, registry.deprecations(version.name), registry.aliases(version.name))
+        row["signatures"] = len(registry.signatures(version))
+    except (StorageError, NotFoundError) as error:
+        known = recall(registry, options.reference)
+        if known is None:
+            raise
+        version = known
+        print(f"{error} Shown is what the cache knows of this digest.", file=sys.stderr)
+        row = _row(version, {}, {}) | dict.fromkeys(("aliases", "deprecated", "signatures"))
     details = row | {
         "id": version.record.id,
         "files": [dataclasses.asdict(stored) for stored in version.record.files],
         "interfaces": [dataclasses.asdict(stored) for stored in version.record.interfaces],
         "metadata": dataclasses.asdict(version.metadata),
-        "signatures": len(registry.signatures(version)),
     }
     if options.json:
         return _say(options, details, "")
@@ -213,8 +232,10 @@ def _show(options: argparse.Namespace) -> int:
 def _pull(options: argparse.Namespace) -> int:
     registry = Registry(options.registry)
     pulled = pull(registry, options.reference, interfaces=options.interfaces, offline=options.offline)
-    if not options.offline and (why := registry.deprecations(pulled.version.name).get(pulled.version.number)):
-        print(f"{pulled.version} is deprecated: {why}", file=sys.stderr)
+    if pulled.looked_up:
+        why = registry.deprecations(pulled.version.name).get(pulled.version.number)
+        if why is not None:
+            print(f"{pulled.version} is deprecated: {why}", file=sys.stderr)
     folder = export(pulled, options.out) if options.out else pulled.folder
     interfaces = folder / "interfaces" if options.out and pulled.interfaces else pulled.interfaces
     result = _summary(pulled.version) | {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from forebrain_registry import layout
 from forebrain_registry.registry import Registry
-from forebrain_registry.store import Stat, Store
+from forebrain_registry.storage import Folder, Stat
 
 # A batch ends after BATCH_S. An announcement that stands for LEASE_S is a killed collector's.
 BATCH_S = 5.0
@@ -76,7 +76,7 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
     )
 
 
-def wait_for_collectors(store: Store) -> bool:
+def wait_for_collectors(store: Folder) -> bool:
     """Waits until every batch that is announced at present has ended.
 
     Returns:
@@ -95,7 +95,7 @@ def wait_for_collectors(store: Store) -> bool:
 
 
 @contextlib.contextmanager
-def _announced(store: Store) -> Iterator[None]:
+def _announced(store: Folder) -> Iterator[None]:
     name = f"{layout.COLLECTING}/{layout.new_id()}.json"
     store.create(name, b"{}")
     try:

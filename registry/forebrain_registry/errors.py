@@ -1,8 +1,12 @@
-"""The errors a user can mend. Each message says what is wrong, where, what was expected and what to do."""
+"""Errors that a user can mend: each message says what is wrong, where, what was expected and what to do."""
 
 
-class RegistryError(Exception):
+class ForebrainError(Exception):
     """Base of every error that is the input's or the place's fault: shown without a traceback."""
+
+
+class RegistryError(ForebrainError):
+    """Base of what a registry, and the places that things are stored in, raise."""
 
 
 class NotFoundError(RegistryError):
@@ -22,4 +26,4 @@ class DamagedError(RegistryError):
 
 
 class StorageError(RegistryError):
-    """A place cannot be reached, read or written, or does not keep the promises a registry needs."""
+    """A place cannot be reached, read or written, is full, or does not keep the promises that are needed."""

@@ -9,7 +9,8 @@
     collecting/ID.json                                  there while somebody removes garbage
 
 Each folder of numbered records is a log: record n+1 is created, if absent, by one who has read n. So numbers
-have no holes, no two writers get the same, and a move that lost a race is refused.
+have no holes, no two writers get the same, and a move that lost a race is refused. Records hold an id drawn
+at random, so that a writer whose answer was lost knows its own.
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-
-from forebrain_registry.records import MAX_RECORD_BYTES
-from forebrain_registry.store import Store
 
 BLOBS = "blobs/sha256"
 MODELS = "models"
@@ -121,22 +119,6 @@ def listings(files: Iterable[str]) -> dict[str, Listing]:
 def record_names(files: Iterable[str]) -> list[str]:
     """The names that are a record's, sorted."""
     return sorted(file for file in files if _RECORD.fullmatch(file))
-
-
-def create_record(store: Store, folder: str, number: int, content: bytes) -> None:
-    """Creates one record of a log.
-
-    Raises:
-        FileExistsError: another writer has that number.
-    """
-    name = record_name(folder, number)
-    try:
-        store.create(name, content)
-    except FileExistsError:
-        # A put whose answer was lost is sent again and then refused for the sake of its own first try.
-        # Records hold an id drawn at random, so equal bytes are ours.
-        if store.read(name, MAX_RECORD_BYTES) != content:
-            raise
 
 
 def new_id() -> str:

@@ -33,7 +33,7 @@ from forebrain_registry.records import (
     checked_metadata,
 )
 from forebrain_registry.registry import Registry
-from forebrain_registry.store import Store
+from forebrain_registry.storage import Folder
 
 METADATA = "metadata.json"
 MAX_HEADER_BYTES = 100 * 2**20
@@ -100,7 +100,7 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     copied = there.get(version.digest)
     if copied is None:
         with _scratch() as scratch:
-            sources = {stored.sha256: _fetched(source.store, stored, scratch) for stored in version.blobs}
+            sources = {stored.sha256: _fetched(source, stored, scratch) for stored in version.blobs}
             _store_blobs(target, sources)
         number = _create_version(store, version.name, version.content, max([0, *_numbers(there)]))
         copied = Version(number, version.record, version.content)
@@ -230,7 +230,7 @@ def _store_blobs(registry: Registry, sources: Mapping[str, Path]) -> None:
     raise StorageError(f"{registry.uri}: blobs disappear as they are stored. Is a collector running wild?")
 
 
-def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> bool:
+def _store_blob(store: Folder, sha256: str, source: Path, grace_s: float) -> bool:
     """Makes sure that a blob is there and young; returns whether it was not."""
     name = layout.blob_name(sha256)
     there = store.stat(name)
@@ -243,12 +243,12 @@ def _store_blob(store: Store, sha256: str, source: Path, grace_s: float) -> bool
     return True
 
 
-def _create_version(store: Store, name: str, content: bytes, last: int) -> int:
+def _create_version(store: Folder, name: str, content: bytes, last: int) -> int:
     """Creates the record under the first free number, which is returned."""
     folder = layout.versions_folder(name)
     for number in range(last + 1, min(last + 10_000, layout.MAX_NUMBER + 1)):
         try:
-            layout.create_record(store, folder, number, content)
+            store.create(layout.record_name(folder, number), content)
         except FileExistsError:
             continue
         return number
@@ -273,23 +273,13 @@ def _numbers(versions: Mapping[str, Version]) -> list[int]:
     return [version.number for version in versions.values()]
 
 
-def _fetched(store: Store, stored: StoredFile, scratch: Path) -> Path:
+def _fetched(registry: Registry, stored: StoredFile, scratch: Path) -> Path:
     """A checked local copy of a blob."""
     path = scratch / stored.sha256
-    digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("wb") as stream:
-            for chunk in store.chunks(layout.blob_name(stored.sha256)):
-                digest.update(chunk)
-                size += stream.write(chunk)
-                if size > stored.size_bytes:
-                    break
-    except FileNotFoundError as error:
+    with path.open("wb") as stream:
+        problem = registry.blob_problem(stored, stream.write)
+    if problem:
         raise DamagedError(
-            f"{store.uri}: blob {stored.sha256} of {stored.path} is missing; `verify` finds more."
-        ) from error
-    if (size, digest.hexdigest()) != (stored.size_bytes, stored.sha256):
-        raise DamagedError(
-            f"{store.uri}: blob {stored.sha256} of {stored.path} is damaged; `verify` finds more."
+            f"{registry.uri}: blob {stored.sha256} of {stored.path} {problem}; `verify` finds more."
         )
     return path

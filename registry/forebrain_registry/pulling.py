@@ -20,20 +20,21 @@ import os
 import shutil
 import stat
 import sys
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.records import MAX_RECORD_BYTES, RECORD, Reference, StoredFile, Version
 from forebrain_registry.registry import MAX_NOTE_BYTES, Registry
-from forebrain_registry.store import LocalStore, Store
+from forebrain_registry.storage import PARTIAL, Folder
 
-MAX_TRIES = 5
-FIRST_PAUSE_S = 0.2
+if TYPE_CHECKING:
+    from forebrain_registry.web import WebStore
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,11 +45,13 @@ class Pulled:
     Attributes:
         folder: the model: version.json, model.safetensors, README.md, ... It can go to the Hub unchanged.
         interfaces: the folder of the training sessions' interfaces, where they were asked for.
+        looked_up: whether the registry was asked what the reference stands for.
     """
 
     version: Version
     folder: Path
     interfaces: Path | None
+    looked_up: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def pull(
     keeper = _Cache(Path(cache) if cache is not None else default_cache())
     wanted = Reference.parse(reference)
     version = keeper.recall(registry.uri, wanted, offline)
+    looked_up = version is None
     if version is None:
         if offline:
             raise NotFoundError(
@@ -119,7 +123,17 @@ def pull(
             )
         with _writing(keeper.root), keeper.lock(version.digest):
             keeper.fetch(registry.store, version, interfaces)
-    return Pulled(version, folder / "model", folder / "interfaces" if interfaces else None)
+    return Pulled(version, folder / "model", folder / "interfaces" if interfaces else None, looked_up)
+
+
+def recall(registry: Registry, reference: str, cache: str | os.PathLike[str] | None = None) -> Version | None:
+    """The version that a whole digest stands for, if the cache has its record; the registry is not asked.
+
+    Raises:
+        InvalidError: it is no reference.
+    """
+    keeper = _Cache(Path(cache) if cache is not None else default_cache())
+    return keeper.recall(registry.uri, Reference.parse(reference), offline=False)
 
 
 def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
@@ -133,7 +147,7 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
     target = Path(out)
     if target.exists():
         raise StorageError(f"{target}: exists already. Give --out a folder that does not.")
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         with _writing(target):
             # What else lies in the cache is none of the version's.
@@ -198,7 +212,7 @@ class _Cache:
             path = self._references(uri, version.name) / f"{selector}.json"
             # What is known already need not be written, which a full or foreign cache would refuse.
             if _read_remembered(path) != entry:
-                _replace(path, content)
+                Folder(path.parent).write(path.name, content)
 
     def is_whole(self, version: Version, interfaces: bool) -> bool:
         """Whether every file is there and is what was published. Reads them all."""
@@ -207,7 +221,7 @@ class _Cache:
             return False
         return all(_is_good(path, stored) for path, stored in _places(folder, version, interfaces))
 
-    def fetch(self, store: Store, version: Version, interfaces: bool) -> None:
+    def fetch(self, store: Folder | WebStore, version: Version, interfaces: bool) -> None:
         """Brings what is missing or damaged. The caller holds the version's lock."""
         folder = self.folder(version.digest)
         missing = [
@@ -241,7 +255,7 @@ class _Cache:
         """A version by its record in the cache, if that is whole."""
         folder = self.folder(entry.digest) / "model"
         try:
-            content = LocalStore(str(folder)).read(RECORD, MAX_RECORD_BYTES)
+            content = Folder(folder, follow_links=False).read(RECORD, MAX_RECORD_BYTES)
         except (FileNotFoundError, StorageError):
             return None
         if hashlib.sha256(content).hexdigest() != entry.digest:
@@ -272,7 +286,7 @@ def _selector(reference: Reference) -> str:
 
 def _read_remembered(path: Path) -> _Remembered | None:
     try:
-        content = LocalStore(str(path.parent)).read(path.name, MAX_NOTE_BYTES)
+        content = Folder(path.parent, follow_links=False).read(path.name, MAX_NOTE_BYTES)
         entry = strict_json.build(_Remembered, strict_json.parse(content, str(path)), str(path))
     except (FileNotFoundError, StorageError, InvalidError):
         return None
@@ -291,9 +305,8 @@ def _is_good(path: Path, stored: StoredFile) -> bool:
         return False
 
 
-def _download(store: Store, stored: StoredFile, partial: Path) -> None:
+def _download(store: Folder | WebStore, stored: StoredFile, partial: Path) -> None:
     """Brings one blob into `partial`, going on with what is there, and checks it."""
-    failures = 0
     while True:
         resumed = partial.stat().st_size if partial.exists() else 0
         try:
@@ -302,16 +315,6 @@ def _download(store: Store, stored: StoredFile, partial: Path) -> None:
             raise DamagedError(
                 f"{store.uri}: blob {stored.sha256} of {stored.path} is missing; `verify` finds more."
             ) from error
-        except StorageError as error:
-            failures += 1
-            progress = partial.exists() and partial.stat().st_size > resumed
-            if failures >= MAX_TRIES:
-                raise StorageError(
-                    f"{error} Gave up after {failures} tries; the next pull goes on from here."
-                ) from error
-            _log.warning("%s Trying again (%d of %d).", error, failures + 1, MAX_TRIES)
-            time.sleep(0 if progress else FIRST_PAUSE_S * 2**failures)
-            continue
         except DamagedError:
             # Good bytes are too many where a host counts ranges in its own way.
             partial.unlink(missing_ok=True)
@@ -329,7 +332,7 @@ def _download(store: Store, stored: StoredFile, partial: Path) -> None:
         _log.warning("%s: what was kept of an earlier pull does not fit; starting over.", stored.path)
 
 
-def _continue(store: Store, stored: StoredFile, partial: Path) -> None:
+def _continue(store: Folder | WebStore, stored: StoredFile, partial: Path) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(partial, flags, 0o644), "ab") as stream:
         have = stream.seek(0, os.SEEK_END)
@@ -351,17 +354,9 @@ def _continue(store: Store, stored: StoredFile, partial: Path) -> None:
                 f"{store.uri}: blob {stored.sha256} of {stored.path} has {size.size_bytes} bytes; its record "
                 f"names {stored.size_bytes}. It was cut."
             )
-        raise StorageError(f"{store.uri}: {stored.path} broke off after {have} bytes.")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"{store.uri}: {stored.path} broke off after {have} bytes. The next pull goes on from there."
+        )
 
 
 @contextlib.contextmanager

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from forebrain_registry import layout, strict_json
-from forebrain_registry.errors import ConflictError, DamagedError, InvalidError, NotFoundError
+from forebrain_registry.errors import ConflictError, DamagedError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.records import (
     MAX_RECORD_BYTES,
     Reference,
+    StoredFile,
     Version,
     check_alias,
     check_name,
 )
-from forebrain_registry.store import Store, open_store, require_conditional_create
+from forebrain_registry.storage import Folder
+
+if TYPE_CHECKING:
+    from forebrain_registry.web import WebStore
 
 GRACE_S = 24 * 3600.0
 ALIAS_FORMAT = "forebrain-alias-1"
@@ -58,7 +63,15 @@ class Registry:
     """
 
     def __init__(self, uri: str | os.PathLike[str], grace_s: float = GRACE_S) -> None:
-        self.store = open_store(uri)
+        address = os.fspath(uri)
+        self.store: Folder | WebStore
+        if address.lower().startswith(("http://", "https://")):
+            from forebrain_registry.web import WebStore  # imports ssl and more
+
+            self.store = WebStore(address)
+        else:
+            # A registry that was sent by others could name any file of this machine by a link.
+            self.store = Folder(address, follow_links=False)
         self.grace_s = grace_s
         self._may_write = False
 
@@ -69,14 +82,21 @@ class Registry:
     def uri(self) -> str:
         return self.store.uri
 
-    def writer(self) -> Store:
+    def writer(self) -> Folder:
         """The store, found fit for publishing.
 
         Raises:
             StorageError: it is read-only, or does not honour conditional writes.
         """
+        if not isinstance(self.store, Folder):
+            raise StorageError(f"{self.uri}: can only be read. Publish to its folder or bucket instead.")
         if not self._may_write:
-            require_conditional_create(self.store)
+            if not self.store.refuses_second():
+                raise StorageError(
+                    f"{self.uri}: this store ignores conditional writes (If-None-Match), so publishers could "
+                    "overwrite each other; nothing was published. Use a folder, AWS S3, SeaweedFS, MinIO or "
+                    "another store that honours them."
+                )
             self._may_write = True
         return self.store
 
@@ -179,7 +199,7 @@ class Registry:
             )
         move = AliasMove(ALIAS_FORMAT, layout.new_id(), layout.now(), version)
         try:
-            layout.create_record(store, folder, last + 1, strict_json.dump(move))
+            store.create(layout.record_name(folder, last + 1), strict_json.dump(move))
         except FileExistsError as error:
             raise ConflictError(
                 f"{self.uri}: somebody else moved {name}@{alias} at the same time. "
@@ -207,10 +227,11 @@ class Registry:
         content = strict_json.dump(Deprecation(DEPRECATION_FORMAT, layout.new_id(), layout.now(), reason))
         strict_json.parse(content, "reason")
         try:
-            layout.create_record(
-                store,
-                layout.log_folder(name, "deprecations", version),
-                listing.last("deprecations", version) + 1,
+            store.create(
+                layout.record_name(
+                    layout.log_folder(name, "deprecations", version),
+                    listing.last("deprecations", version) + 1,
+                ),
                 content,
             )
         except FileExistsError as error:
@@ -233,9 +254,36 @@ class Registry:
         while bundle not in self.signatures(version):
             last = self.listing(version.name).last("signatures", version.number)
             try:
-                layout.create_record(store, folder, last + 1, bundle)
+                store.create(layout.record_name(folder, last + 1), bundle)
             except FileExistsError:
                 continue
+
+    def blob_problem(
+        self, stored: StoredFile, write: Callable[[bytes], object] = lambda chunk: None
+    ) -> str | None:
+        """Reads the blob of a file through, and says what is wrong with it; None if it is as published.
+
+        Args:
+            write: gets its bytes, piece by piece.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        digest, size = hashlib.sha256(), 0
+        try:
+            for chunk in self.store.chunks(layout.blob_name(stored.sha256)):
+                digest.update(chunk)
+                size += len(chunk)
+                write(chunk)
+                if size > stored.size_bytes:
+                    break
+        except FileNotFoundError:
+            return "is missing"
+        if size != stored.size_bytes:
+            more = "more" if size > stored.size_bytes else "less"
+            return f"is damaged: it has {more} than its {stored.size_bytes} bytes"
+        good = digest.hexdigest() == stored.sha256
+        return None if good else "is damaged: it has other bytes than were published"
 
     def search(self, words: str) -> list[Version]:
         """The newest versions, one a model, whose name or metadata hold every word, in any case."""
@@ -274,7 +322,7 @@ class Registry:
 
     def _read_many(self, model: str, names: list[str], max_bytes: int) -> dict[str, bytes]:
         try:
-            return self.store.read_many(names, max_bytes)
+            return self.store.read_all(names, max_bytes)
         except FileNotFoundError as error:
             raise DamagedError(f"{self.uri}: a record of {model} is listed but missing ({error}).") from error
 

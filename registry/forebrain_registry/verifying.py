@@ -12,7 +12,7 @@ from forebrain_registry.errors import RegistryError
 from forebrain_registry.layout import INDEX, INDEX_FORMAT, Index, IndexedFile
 from forebrain_registry.records import MAX_RECORD_BYTES, StoredFile, Version, check_name
 from forebrain_registry.registry import AliasMove, Deprecation, Registry
-from forebrain_registry.store import PARTIAL
+from forebrain_registry.storage import PARTIAL, Folder
 
 
 @dataclass
@@ -46,7 +46,7 @@ def verify(registry: Registry, name: str | None = None) -> Findings:
     checked: set[str] = set()
     for model, listing in found.items():
         _verify_model(registry, model, listing, checked, findings)
-    if name is None and registry.store.writable:
+    if name is None and isinstance(registry.store, Folder):
         blobs = {file: layout.blob_of(file) for file in registry.store.files("blobs")}
         findings.unnamed = sum(
             sha256 not in checked or file.endswith(PARTIAL) for file, sha256 in blobs.items()
@@ -69,7 +69,7 @@ def write_index(registry: Registry) -> int:
     """
     store = registry.writer()
     names = layout.record_names(store.files(layout.MODELS))
-    contents = store.read_many(names, MAX_RECORD_BYTES)
+    contents = store.read_all(names, MAX_RECORD_BYTES)
     index = Index(
         INDEX_FORMAT,
         tuple(
@@ -77,7 +77,7 @@ def write_index(registry: Registry) -> int:
             for name in names
         ),
     )
-    store.replace(INDEX, strict_json.dump(index))
+    store.write(INDEX, strict_json.dump(index))
     return len(names)
 
 
@@ -128,21 +128,13 @@ def _verify_blobs(registry: Registry, version: Version, checked: set[str], findi
 
 
 def _blob_problem(registry: Registry, stored: StoredFile, findings: Findings) -> str | None:
-    digest, size = hashlib.sha256(), 0
+    def count(chunk: bytes) -> None:
+        findings.checked_bytes += len(chunk)
+
     try:
-        for chunk in registry.store.chunks(layout.blob_name(stored.sha256)):
-            digest.update(chunk)
-            size += len(chunk)
-            if size > stored.size_bytes:
-                break
-    except FileNotFoundError:
-        return "is missing"
+        return registry.blob_problem(stored, count)
     except RegistryError as error:
         return f"cannot be read: {error}"
-    findings.checked_bytes += size
-    if size != stored.size_bytes:
-        return f"has {'more' if size > stored.size_bytes else 'less'} than its {stored.size_bytes} bytes"
-    return None if digest.hexdigest() == stored.sha256 else "has other bytes than were published"
 
 
 def _check_numbers(what: str, numbers: list[int], findings: Findings) -> None:

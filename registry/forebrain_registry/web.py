@@ -13,32 +13,29 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from forebrain_registry import strict_json
 from forebrain_registry.errors import DamagedError, InvalidError, StorageError
 from forebrain_registry.layout import INDEX, INDEX_FORMAT, Index, IndexedFile
-from forebrain_registry.store import Stat
+from forebrain_registry.storage import Stat, retries
 
 MAX_INDEX_BYTES = 256 * 2**20
-TIMEOUT_S = 30.0
 _RECORD = re.compile(r"models/[a-z0-9._-]+/[a-z]+/([a-z0-9._-]+/)?[0-9]{8}\.json")
 
 
 class WebStore:
-    """https, or http on this machine alone."""
-
-    writable = False
+    """The files of a web host: https, or http on this machine alone. Methods as those of `storage.Folder`."""
 
     def __init__(self, uri: str) -> None:
         _check_address(uri)
-        self.uri = uri.rstrip("/")
+        scheme, _, rest = uri.partition("://")
+        self.uri = f"{scheme.lower()}://{re.sub('/+', '/', rest).rstrip('/')}"
         self._opener = urllib.request.build_opener(_SafeRedirects())
         self._index: dict[str, IndexedFile] | None = None
 
-    def files(self, prefix: str) -> dict[str, Stat]:
-        below = f"{prefix}/" if prefix else ""
+    def files(self, folder: str = "") -> dict[str, Stat]:
+        below = f"{folder}/" if folder else ""
         return {
             name: Stat(entry.size_bytes, 0.0)
             for name, entry in self._indexed().items()
@@ -48,10 +45,11 @@ class WebStore:
     def stat(self, name: str) -> Stat | None:
         try:
             with self._open(name, method="HEAD") as answer:
-                length = answer.headers.get("Content-Length", "")
-                return Stat(int(length) if re.fullmatch("[0-9]{1,18}", length) else -1, 0.0)
+                return Stat(_length(answer), 0.0)
         except FileNotFoundError:
             return None
+        except _BrokenOffError as error:
+            raise StorageError(f"{self.uri}/{name}: {error}. Check the address and network.") from error
 
     def read(self, name: str, max_bytes: int) -> bytes:
         entry = self._indexed().get(name)
@@ -65,34 +63,20 @@ class WebStore:
             )
         return data
 
-    def read_many(self, names: list[str], max_bytes: int) -> dict[str, bytes]:
+    def read_all(self, names: list[str], max_bytes: int) -> dict[str, bytes]:
         return {name: self.read(name, max_bytes) for name in names}
 
     def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        with self._open(name, headers) as answer:
-            # A host without ranges sends everything again.
-            to_skip = 0 if answer.status == 206 else start
-            while chunk := self._next(answer, name):
-                skipped = min(to_skip, len(chunk))
-                to_skip -= skipped
-                if skipped < len(chunk):
-                    yield chunk[skipped:]
-
-    def create(self, name: str, data: bytes) -> None:
-        raise StorageError(f"{self.uri}: can only be read.")
-
-    def replace(self, name: str, data: bytes) -> None:
-        raise StorageError(f"{self.uri}: can only be read.")
-
-    def upload(self, name: str, source: Path) -> None:
-        raise StorageError(f"{self.uri}: can only be read.")
-
-    def renew(self, name: str, source: Path) -> None:
-        raise StorageError(f"{self.uri}: can only be read.")
-
-    def remove(self, name: str) -> None:
-        raise StorageError(f"{self.uri}: can only be read.")
+        have, attempts = start, retries.Attempts(f"{self.uri}/{name}")
+        while True:
+            try:
+                for chunk in self._stream(name, have):
+                    have += len(chunk)
+                    attempts.count_anew()
+                    yield chunk
+                return
+            except _BrokenOffError as error:
+                attempts.wait(error, str(error), "the host", "Check the address and network, and try again.")
 
     def _indexed(self) -> dict[str, IndexedFile]:
         if self._index is None:
@@ -115,6 +99,21 @@ class WebStore:
             self._index = {entry.name: entry for entry in index.files}
         return self._index
 
+    def _stream(self, name: str, start: int) -> Iterator[bytes]:
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with self._open(name, headers) as answer:
+            # A host without ranges sends everything again.
+            to_skip = 0 if answer.status == 206 else start
+            to_come = _length(answer)
+            while chunk := _next(answer):
+                to_come -= len(chunk)
+                skipped = min(to_skip, len(chunk))
+                to_skip -= skipped
+                if skipped < len(chunk):
+                    yield chunk[skipped:]
+            if to_come > 0:
+                raise _BrokenOffError(f"the connection ended {to_come} bytes early")
+
     def _read(self, name: str, max_bytes: int) -> bytes:
         parts, size = [], 0
         for chunk in self.chunks(name):
@@ -128,23 +127,40 @@ class WebStore:
         url = f"{self.uri}/{urllib.parse.quote(name)}"
         try:
             return self._opener.open(
-                urllib.request.Request(url, headers=headers or {}, method=method), timeout=TIMEOUT_S
+                urllib.request.Request(url, headers=headers or {}, method=method),
+                timeout=retries.READ_TIMEOUT_S,
             )
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 404:
                 raise FileNotFoundError(url) from error
-            raise StorageError(f"{url}: the host answers {error.code} {_clean(error.reason)}.") from error
+            answer = f"the host answers {error.code} {_clean(error.reason)}"
+            if error.code == 429 or error.code >= 500:
+                raise _BrokenOffError(answer) from error
+            raise StorageError(f"{url}: {answer}.") from error
+        except (ConnectionError, TimeoutError) as error:  # not while connecting, which is an URLError
+            raise _BrokenOffError(f"the connection broke ({_clean(error)})") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise StorageError(
                 f"{url:.300}: cannot be reached ({_clean(error)}). Check the address and network."
             ) from error
 
-    def _next(self, answer: Any, name: str) -> bytes:
-        try:
-            return answer.read1(2**20)
-        except (OSError, http.client.HTTPException) as error:
-            raise StorageError(f"{self.uri}/{name}: the connection broke ({_clean(error)}).") from error
+
+class _BrokenOffError(Exception):
+    """A request that may succeed if it is made again."""
+
+
+def _next(answer: Any) -> bytes:
+    try:
+        return answer.read1(2**20)
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenOffError(f"the connection broke ({_clean(error)})") from error
+
+
+def _length(answer: Any) -> int:
+    """How many bytes a host says it sends; -1 where it does not say."""
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if re.fullmatch("[0-9]{1,18}", length) else -1
 
 
 def _clean(text: object) -> str:

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from forebrain.adaptation.artifact import Adapted
-from forebrain.adaptation.backbone import Backbone, weights_of
+from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.artifact import Identity
+from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.description import Description
+from forebrain.adaptation.origin import weights_of
 from forebrain.models.base import Interface
 from forebrain.models.poco import Poco, PocoConfig
+from forebrain.sessions.preprocessing import Preprocessing
 from forebrain_registry import Metadata, Registry, SeenSession, publish
 
 CONFIG = PocoConfig(
@@ -71,22 +74,19 @@ def make_adapted() -> Callable[..., Adapted]:
         generator = torch.Generator().manual_seed(1)
         rng = np.random.default_rng(0)
         return Adapted(
-            backbone=backbone.model,
+            model=backbone.model,
             interface=Interface(5, CONFIG.width, generator),
-            mean=rng.normal(size=5).astype(np.float32),
-            scale=rng.uniform(1, 2, 5).astype(np.float32),
-            columns=np.array([0, 1, 2, 4, 5]),
-            num_recorded=6,
-            unit_names=("AVA", "AVB", "RIM", "SMD", "RIV"),
-            rate_hz=2.5,
-            recorded_rate_hz=2.5,
-            event_rate_hz=None,
-            resample_hz=None,
-            species="celegans",
-            subject="worm9",
-            session="day1",
-            dataset="lab",
-            fitted_on=((0, 240),),
+            preprocessing=Preprocessing(
+                mean=rng.normal(size=5).astype(np.float32),
+                scale=rng.uniform(1, 2, 5).astype(np.float32),
+                columns=np.array([0, 1, 2, 4, 5]),
+                num_recorded=6,
+                unit_names=("AVA", "AVB", "RIM", "SMD", "RIV"),
+                rate_hz=2.5,
+                recorded_rate_hz=2.5,
+                fitted_on=((0, 240),),
+            ),
+            identity=Identity("celegans", "worm9", "day1", "lab"),
             mode=mode,
             origin=backbone.origin,
             description=backbone.description,

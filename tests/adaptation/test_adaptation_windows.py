@@ -50,6 +50,6 @@ def test_nothing_after_the_training_part_moves_the_normalisation(walk: Callable[
     before, after = (
         SessionWindows(each, "chronological", 12, 4) for each in (session, replace(session, traces=traces))
     )
-    np.testing.assert_array_equal(before.fit.mean, after.fit.mean)
-    np.testing.assert_array_equal(before.fit.scale, after.fit.scale)
-    assert before.fitted_on == [(0, 300)]
+    np.testing.assert_array_equal(before.preprocessing.mean, after.preprocessing.mean)
+    np.testing.assert_array_equal(before.preprocessing.scale, after.preprocessing.scale)
+    assert before.preprocessing.fitted_on == ((0, 300),)

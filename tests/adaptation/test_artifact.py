@@ -7,15 +7,18 @@ import pickle
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, Adapted, new_folder, require_new
+from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, new_folder, require_new
 from forebrain.adaptation.backbone import Backbone
 from forebrain.errors import AdaptationError, RecordingError, StorageError
+from forebrain.realtime.forecaster import LiveConfig
+from forebrain.realtime.server import describe
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -39,10 +42,54 @@ def test_a_later_load_forecasts_the_same_and_knows_the_same(
 ) -> None:
     before, after = make_adapted(backbone), Adapted.load(saved)
     np.testing.assert_array_equal(after.forecast(window()), before.forecast(window()))
-    for name in ("unit_names", "rate_hz", "fitted_on", "mode", "origin", "subject", "num_recorded", "model"):
+    for name in ("mode", "origin", "identity"):
         assert getattr(after, name) == getattr(before, name), name
+    for item in fields(before.preprocessing):
+        np.testing.assert_equal(
+            getattr(after.preprocessing, item.name), getattr(before.preprocessing, item.name), item.name
+        )
     assert after.description.protocol == "chronological"
     assert sorted(path.name for path in saved.iterdir()) == [RECORD, INTERFACE]
+
+
+@pytest.mark.parametrize("name", ["poco", "nlinear"])
+def test_folders_written_before_load_forecast_and_save_as_they_did(name: str, tmp_path: Path) -> None:
+    before = Path(__file__).parent / "written_before"
+    adapted = Adapted.load(before / name)
+    # On the processor that wrote them these are equal to the bit; others may sum in another order.
+    expected = np.load(before / f"{name}.npy")
+    np.testing.assert_allclose(adapted.forecast(window(6)), expected, rtol=1e-5, atol=1e-6)
+    preprocessing = adapted.preprocessing
+    assert (preprocessing.rate_hz, preprocessing.recorded_rate_hz) == (2.5, 10)
+    assert preprocessing.resample_hz == 2.5 and preprocessing.event_rate_hz is None
+    assert preprocessing.fitted_on == ((0, 240), (300, 310)) and adapted.identity.id == "lab/worm9/day1"
+    assert adapted.score is None
+    again = adapted.save(tmp_path / name)
+    for file in (before / name).iterdir():
+        found, data = (again / file.name).read_bytes(), file.read_bytes()
+        assert json.loads(found) == json.loads(data) if file.suffix == ".json" else found == data
+
+
+def test_a_stream_knows_all_that_the_adaptation_knows(
+    backbone: Backbone, make_adapted: Callable[..., Adapted]
+) -> None:
+    made = make_adapted(backbone)
+    adapted = replace(made, preprocessing=replace(made.preprocessing, event_rate_hz=2.5))
+    live = adapted.stream(LiveConfig(memory=10))
+    assert live.preprocessing is adapted.preprocessing and live.arrivals.rate_hz == 2.5
+    assert live.config.memory == 10
+    told = describe(live)
+    assert told["unit_names"] == adapted.preprocessing.unit_names and told["num_recorded"] == 6
+    assert (told["rate_hz"], told["event_rate_hz"]) == (2.5, 2.5)
+    frames = window(num_units=6)
+    shuffled = [4, 2, 0, 1, 3]
+    names = [adapted.preprocessing.unit_names[unit] for unit in shuffled]
+    by_name = adapted.stream()
+    for frame in frames:
+        live.step(frame)
+        by_name.step(frame[adapted.preprocessing.columns][shuffled], units=names)
+    np.testing.assert_array_equal(live.answer, adapted.forecast(frames))
+    np.testing.assert_array_equal(by_name.answer, adapted.forecast(frames))
 
 
 def test_a_forecast_is_in_the_recordings_own_units(
@@ -50,8 +97,9 @@ def test_a_forecast_is_in_the_recordings_own_units(
 ) -> None:
     adapted = make_adapted(backbone)
     frames = window()
-    shifted = adapted.forecast(frames + 3 * adapted.scale)  # a relative model moves with its window
-    np.testing.assert_allclose(shifted, adapted.forecast(frames) + 3 * adapted.scale, atol=1e-4)
+    scale = adapted.preprocessing.scale
+    shifted = adapted.forecast(frames + 3 * scale)  # a relative model moves with its window
+    np.testing.assert_allclose(shifted, adapted.forecast(frames) + 3 * scale, atol=1e-4)
     assert shifted.shape == (4, 5)
 
 
@@ -180,7 +228,7 @@ def test_a_recordings_last_window_is_repaired_as_the_adaptations_recording_was(
     adapted = make_adapted(backbone)
     traces = a_recording().frames(0, 60)
     traces[:, 0], traces[:, 4], traces[50, 1] = 1.0, traces[:, 5], np.nan  # each still the unit that it was
-    expected = traces[-12:, adapted.columns]
+    expected = traces[-12:, adapted.preprocessing.columns]
     expected[2, 1] = traces[49, 1]
     np.testing.assert_array_equal(adapted.latest_window(a_recording(traces=traces)), expected)
 
@@ -188,10 +236,9 @@ def test_a_recordings_last_window_is_repaired_as_the_adaptations_recording_was(
 def test_units_without_a_value_are_named(backbone: Backbone, make_adapted: Callable[..., Adapted]) -> None:
     adapted = make_adapted(backbone)
     traces = a_recording().frames(0, 60)
-    traces[:, adapted.columns[1]] = np.nan
-    with pytest.raises(
-        AdaptationError, match=rf"{adapted.unit_names[1]} \(1 of {adapted.num_units} units\) have no"
-    ):
+    traces[:, adapted.preprocessing.columns[1]] = np.nan
+    name = adapted.preprocessing.unit_names[1]
+    with pytest.raises(AdaptationError, match=rf"{name} \(1 of {adapted.num_units} units\) have no"):
         adapted.latest_window(a_recording(traces=traces))
 
 
@@ -213,9 +260,10 @@ def test_a_last_window_spans_no_gap(backbone: Backbone, make_adapted: Callable[.
 def test_a_recording_whose_frame_times_tell_its_rate_is_resampled_again(
     backbone: Backbone, make_adapted: Callable[..., Adapted]
 ) -> None:
-    adapted = replace(make_adapted(backbone), recorded_rate_hz=10.0, resample_hz=2.5)
+    made = make_adapted(backbone)
+    adapted = replace(made, preprocessing=replace(made.preprocessing, recorded_rate_hz=10.0, resample_hz=2.5))
     timed = a_recording(rate_hz=None, time_s=np.arange(60) / 10)
-    expected = timed.frames(12, 60)[:, adapted.columns].reshape(12, 4, 5).mean(axis=1)
+    expected = timed.frames(12, 60)[:, adapted.preprocessing.columns].reshape(12, 4, 5).mean(axis=1)
     np.testing.assert_allclose(adapted.latest_window(timed), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from forebrain.adaptation.artifact import Adapted
+from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.backbone import Backbone
-from forebrain.adaptation.comparison import Comparison, Lead, compare, leak_of
+from forebrain.adaptation.comparison import Comparison, compare, leak_of
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.report import save_comparison
+from forebrain.adaptation.score import Lead
 from forebrain.errors import AdaptationError
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
@@ -39,7 +40,7 @@ def test_every_mode_scores_beside_the_others_and_loads(
     assert set(result["others"]) == (others if mode != "none" else set())
     assert len(result["score_by_step"]) == (1 if mode == "none" else 4)
     assert result["score"] == comparison.test.scores[comparison.name][session.id].value("score")
-    adapted = comparison.adaptation.adapted
+    adapted = Adapted.of_comparison(comparison)
     adapted.save(tmp_path / "out")
     loaded = Adapted.load(tmp_path / "out")
     raw = session.frames(0, 20)
@@ -91,7 +92,7 @@ def test_the_verdict_follows_from_the_lead(mode: str, lead: Lead, words: str) ->
         name="model",
         lead=lambda: lead,
         _score=lambda name: 0.3 if name == "model" else 0.2,
-        adaptation=SimpleNamespace(adapted=SimpleNamespace(mode=mode)),
+        mode=mode,
     )
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(Comparison.verdict(made))

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from forebrain.adaptation import fit
-from forebrain.adaptation.adapting import adapt, train
-from forebrain.adaptation.artifact import Adapted
-from forebrain.adaptation.backbone import Backbone, weights_of
-from forebrain.adaptation.fit import FitConfig, fit_interface, training_batches
+from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.adapting import train
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.fit import FitConfig, WindowForecaster, fit_interface, training_batches
+from forebrain.adaptation.origin import weights_of
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.errors import AdaptationError, ConfigError, DivergenceError
 from forebrain.models.base import Interface, SessionInput, SessionTarget
@@ -163,16 +164,14 @@ def test_the_artifact_forecasts_what_was_scored(
     if not is_smooth:
         noise = np.random.default_rng(0).normal(size=session.traces.shape)
         session = replace(session, traces=noise.astype(np.float32))
-    adaptation = adapt(backbone, session, "embeddings", QUICK)
-    assert adaptation.adapted.interface.is_smooth is is_smooth
-    windows, adapted = adaptation.prepared.windows, adaptation.adapted
+    adapted = backbone.adapt(session, "embeddings", QUICK)
+    assert adapted.comparison is not None and adapted.interface.is_smooth is is_smooth
+    windows, trained = adapted.comparison.prepared.windows, adapted.comparison.trained
     context, _, starts = windows.read(0, "test", np.array([3]))
     raw = session.frames(int(starts[0]), int(starts[0]) + 12)
-    from forebrain.adaptation.fit import WindowForecaster
-
-    scored = WindowForecaster(adaptation.trained.model, adaptation.trained.interface, QUICK)(0, context)[0]
+    scored = WindowForecaster(trained.model, trained.interface, QUICK)(0, context)[0]
     np.testing.assert_allclose(
-        (adapted.forecast(raw) - adapted.mean) / adapted.scale, scored, rtol=1e-3, atol=1e-4
+        adapted.preprocessing.normalise(adapted.forecast(raw)), scored, rtol=1e-3, atol=1e-4
     )
     loaded = Adapted.load(adapted.save(tmp_path / "saved"), backbone.origin.registry)
     np.testing.assert_array_equal(loaded.forecast(raw), adapted.forecast(raw))

@@ -6,19 +6,18 @@ import importlib.metadata
 import os
 import subprocess
 import tomllib
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
+from linked_environment import environment_of
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -67,42 +66,19 @@ print("done without", "ray" in sys.modules)
 """
 
 
-def closure(requirements: list[str]) -> dict[str, importlib.metadata.Distribution]:
-    """Installed distributions by name: those required, and all that they require in turn."""
-    found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = [Requirement(text) for text in requirements]
-    while waiting:
-        wanted = waiting.pop()
-        for extra in wanted.extras or {""}:
-            key = f"{wanted.name.lower().replace('_', '-')}[{extra}]"
-            if key in found or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
-                continue
-            found[key] = distribution = importlib.metadata.distribution(wanted.name)
-            for text in distribution.requires or []:
-                needed = Requirement(text)
-                if needed.marker is None or needed.marker.evaluate({"extra": extra}):
-                    needed.marker = None
-                    waiting.append(needed)
-    return found
-
-
 @pytest.fixture(scope="module")
 def lab_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An interpreter that has the project, its core and its extra `lab`, linked and not copied."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["lab"]]
     folder = tmp_path_factory.mktemp("lab") / "env"
-    venv.create(folder, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    for distribution in closure(wanted).values():
-        for top in {path.parts[0] for path in distribution.files or [] if path.parts[0] != ".."}:
-            if not (site / top).exists() and top != "__pycache__":
-                (site / top).symlink_to(distribution.locate_file(top))
+    site = environment_of(wanted, folder)
     (site / "forebrain.pth").write_text(f"{ROOT / 'platform'}\n{ROOT / 'registry'}\n")
     # The project's version, as `pip install` would leave it.
     own = site / "forebrain-0.1.0.dist-info"
     own.mkdir()
-    (own / "METADATA").write_text(f"Metadata-Version: 2.1\nName: forebrain\nVersion: {project['version']}\n")
+    version = importlib.metadata.version("forebrain")
+    (own / "METADATA").write_text(f"Metadata-Version: 2.1\nName: forebrain\nVersion: {version}\n")
     return str(folder / "bin" / "python")
 
 

@@ -24,10 +24,10 @@ from forebrain.runs.trained import TrainedModel
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import Registry, pull
+from forebrain_registry.storage import Folder
 
 JOBS = Path(__file__).parents[2] / "jobs"
 TINY = {

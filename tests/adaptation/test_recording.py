@@ -25,7 +25,9 @@ def test_it_is_repaired_and_every_remaining_unit_can_be_found_again(
     traces[50:60, 2] = np.nan
     session = replace(walk(1), traces=traces, unit_names=("A", "B", "C", "D", "E"))
     prepared = prepare_session(session, description, RATES)
-    assert prepared.columns.tolist() == [0, 2, 3, 4] and prepared.num_recorded == 5
+    assert (
+        prepared.preprocessing.columns.tolist() == [0, 2, 3, 4] and prepared.preprocessing.num_recorded == 5
+    )
     assert prepared.session.unit_names == ("A", "C", "D", "E")
     assert {"constant_units", "missing_values"} <= set(prepared.report.kinds())
     assert np.isfinite(prepared.session.frames(0, 400)).all()
@@ -60,11 +62,11 @@ def test_it_is_resampled_when_asked_and_when_the_backbone_always_was(
     fast = replace(walk(1, num_frames=1600), rate_hz=10.0)
     prepared = prepare_session(fast, description, RATES, to_rate=True)
     assert (prepared.session.rate_hz, prepared.session.num_frames) == (2.5, 400)
-    assert (prepared.resample_hz, prepared.recorded_rate_hz) == (2.5, 10.0)
+    assert (prepared.preprocessing.resample_hz, prepared.preprocessing.recorded_rate_hz) == (2.5, 10.0)
     assert "resampled" in prepared.report.kinds()
 
     always = prepare_session(fast, replace(description, resample_hz=5.0), [5.0])
-    assert (always.session.rate_hz, always.resample_hz) == (5.0, 5.0)
+    assert (always.session.rate_hz, always.preprocessing.resample_hz) == (5.0, 5.0)
     with pytest.raises(RecordingError, match="rate is not known"):
         prepare_session(replace(fast, rate_hz=None), replace(description, resample_hz=5.0), [5.0])
 
@@ -73,7 +75,7 @@ def test_a_rate_near_to_a_trained_one_or_unknown_is_taken(
     walk: Callable[..., Session], description: Description
 ) -> None:
     near = prepare_session(replace(walk(1), rate_hz=2.8), description, RATES)
-    assert near.session.rate_hz == 2.8 and near.resample_hz is None
+    assert near.session.rate_hz == 2.8 and near.preprocessing.resample_hz is None
     unknown = prepare_session(replace(walk(1), rate_hz=None), description, RATES)
     assert "rate_not_checked" in unknown.report.kinds()
     assert prepare_session(replace(walk(1), rate_hz=77.0), description, []).session.rate_hz == 77.0
@@ -84,9 +86,9 @@ def test_events_are_binned_as_the_backbones_were(description: Description) -> No
     events = (rng.random((4000, 6)) < 0.01).astype(np.float32)
     session = Session(events, 20.0, "mouse", "m1", "day1", "lab", signal="calcium_events")
     prepared = prepare_session(session, description, [2.0])
-    assert (prepared.session.rate_hz, prepared.event_rate_hz) == (2.0, 2.0)
+    assert (prepared.session.rate_hz, prepared.preprocessing.event_rate_hz) == (2.0, 2.0)
     kept = prepare_session(session, replace(description, event_rate_hz=None), [20.0])
-    assert kept.session.num_frames == 4000 and kept.event_rate_hz is None
+    assert kept.session.num_frames == 4000 and kept.preprocessing.event_rate_hz is None
 
 
 def test_events_brought_to_another_rate_are_binned_and_not_repeated(description: Description) -> None:
@@ -94,7 +96,9 @@ def test_events_brought_to_another_rate_are_binned_and_not_repeated(description:
     events = (rng.random((4000, 6)) < 0.01).astype(np.float32)
     session = Session(events, 20.0, "mouse", "m1", "day1", "lab", signal="calcium_events")
     prepared = prepare_session(session, description, [5.0], to_rate=True)
-    assert (prepared.session.rate_hz, prepared.event_rate_hz, prepared.resample_hz) == (5.0, 5.0, None)
+    preprocessing = prepared.preprocessing
+    assert (preprocessing.rate_hz, preprocessing.event_rate_hz, preprocessing.resample_hz) == (5.0, 5.0, None)
+    assert prepared.session.rate_hz == 5.0
     np.testing.assert_array_equal(prepared.session.frames(0, 1000).sum(axis=0), events.sum(axis=0))
 
 
@@ -113,5 +117,5 @@ def test_a_rate_that_frame_times_tell_is_the_recordings_own(
     walk: Callable[..., Session], description: Description
 ) -> None:
     timed = replace(walk(1, num_frames=1600), rate_hz=None, time_s=np.arange(1600) / 10)
-    prepared = prepare_session(timed, description, RATES, to_rate=True)
-    assert prepared.recorded_rate_hz == pytest.approx(10) and prepared.resample_hz == 2.5
+    preprocessing = prepare_session(timed, description, RATES, to_rate=True).preprocessing
+    assert preprocessing.recorded_rate_hz == pytest.approx(10) and preprocessing.resample_hz == 2.5

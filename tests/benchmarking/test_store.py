@@ -8,7 +8,7 @@ import pytest
 
 from forebrain.benchmarking import report, store
 from forebrain.errors import ConfigError
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 pytest.importorskip("s3fs")
 

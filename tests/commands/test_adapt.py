@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebrain.adaptation.artifact import Adapted
+from forebrain.adaptation.adapted import Adapted
 from forebrain.commands import main
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry

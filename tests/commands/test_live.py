@@ -19,10 +19,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from forebrain import realtime
-from forebrain.adaptation.artifact import Adapted
-from forebrain.adaptation.backbone import Origin, weights_of
+from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.artifact import Identity
 from forebrain.adaptation.description import Description
+from forebrain.adaptation.origin import Origin, weights_of
 from forebrain.commands import main
 from forebrain.commands.live import replay, serve
 from forebrain.errors import ConfigError
@@ -30,8 +30,8 @@ from forebrain.models.base import Interface
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.messages import Frame
 from forebrain.realtime.zeromq import RequestClient
+from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
-from forebrain.shards.fits import Fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
@@ -55,14 +55,25 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         resample_hz=None,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("adapted") / "worm"
+    preprocessing = Preprocessing(
+        mean=np.full(5, 2.0, np.float32),
+        scale=np.full(5, 0.5, np.float32),
+        columns=COLUMNS,
+        num_recorded=NUM_RECORDED,
+        unit_names=("AVA", "AVB", "RIM", "SMD", "RIV"),
+        rate_hz=2.5,
+        recorded_rate_hz=2.5,
+        fitted_on=((0, 240),),
+    )
     Adapted(
-        backbone=model, interface=Interface(5, CONFIG.width), mean=np.full(5, 2.0, np.float32),
-        scale=np.full(5, 0.5, np.float32), columns=COLUMNS, num_recorded=NUM_RECORDED,
-        unit_names=("AVA", "AVB", "RIM", "SMD", "RIV"), rate_hz=2.5, recorded_rate_hz=2.5, event_rate_hz=None,
-        resample_hz=None, species="celegans", subject="worm9", session="day1", dataset="lab",
-        fitted_on=((0, 240),), mode="embeddings", origin=origin,
+        model=model,
+        interface=Interface(5, CONFIG.width),
+        preprocessing=preprocessing,
+        identity=Identity("celegans", "worm9", "day1", "lab"),
+        mode="embeddings",
+        origin=origin,
         description=description,
-    ).save(folder)  # fmt: skip
+    ).save(folder)
     return folder
 
 
@@ -102,10 +113,7 @@ def test_killed_at_any_time_a_server_goes_on_from_the_next_frame(
 ) -> None:
     loaded, state = Adapted.load(adapted), tmp_path / "state"
     frames = Session.load(recording).frames(0, 60)
-    undisturbed = realtime.open(
-        loaded.backbone, loaded.interface, Fit(loaded.mean, loaded.scale), columns=COLUMNS,
-        num_recorded=NUM_RECORDED,
-    )  # fmt: skip
+    undisturbed = loaded.stream()
     expected = [undisturbed.step(frame, index) for index, frame in enumerate(frames)]
     options = ("--state", str(state), "--state_every_s", "0.001")
 
@@ -145,7 +153,7 @@ def test_a_live_forecast_is_the_adaptations_bit_for_bit(adapted: Path, recording
     loaded = Adapted.load(adapted)
     frames = np.asarray(Session.load(recording).frames(0, 40), order=order)
     frames = frames[:, COLUMNS]
-    live = realtime.open(loaded.backbone, loaded.interface, Fit(loaded.mean, loaded.scale))
+    live = loaded.stream()
     for stop, frame in enumerate(frames, start=1):
         forecast = live.step(frame)
         if stop >= loaded.context:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from forebrain.adaptation.artifact import Adapted
-from forebrain.adaptation.backbone import weights_of
+from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.origin import weights_of
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.sessions.session import Session

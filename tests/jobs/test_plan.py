@@ -13,10 +13,10 @@ from forebrain.benchmarking import plan
 from forebrain.commands import main
 from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.single import train_here
+from forebrain_registry.storage import Folder
 
 
 def test_goodput_is_what_a_simulation_of_failures_gives() -> None:

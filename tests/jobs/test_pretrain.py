@@ -297,7 +297,8 @@ def test_a_signal_saves_and_stops_and_the_same_command_goes_on_bit_for_bit(
             sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", str(data), "--out", str(out), *TINY,
             "--workers", "0", *SIXTY,
         ],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT / 'registry'}"},
     )  # fmt: skip
     while not list(out.glob("attempts/*.json")):  # written as the loop begins
         assert process.poll() is None

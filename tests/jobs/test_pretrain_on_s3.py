@@ -18,8 +18,8 @@ from forebrain.runs.pretrain import pretrain
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
+from forebrain_registry.storage import Folder
 
 EVALUATE = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 TINY: dict[str, Any] = {

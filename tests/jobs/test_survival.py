@@ -27,7 +27,6 @@ from forebrain.config import from_values
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
-from forebrain.storage import Folder
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Event
@@ -35,6 +34,7 @@ from forebrain.training.ledger import account, read_attempts
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
+from forebrain_registry.storage import Folder
 from run_events import steps_of
 from worker_processes import start_workers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from realtime_small import Small, build_small
+from realtime_small import Small, build_small, known
 
 from forebrain import realtime
 from forebrain.realtime import LiveConfig, LiveForecaster
@@ -26,6 +26,6 @@ def open_live(small: Small) -> Callable[..., LiveForecaster]:
     """Opens the small model; keyword arguments are those of `LiveConfig`."""
 
     def open_(**options) -> LiveForecaster:
-        return realtime.open(*small, config=LiveConfig(**options), unit_names=list("abcdef"), rate_hz=5.0)
+        return realtime.open(*known(small, "abcdef", rate_hz=5.0), config=LiveConfig(**options))
 
     return open_

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from forebrain.models.base import Interface
 from forebrain.models.poco import Poco, PocoConfig
-from forebrain.shards.fits import Fit
+from forebrain.sessions.preprocessing import Preprocessing
 
 CONTEXT, HORIZON = 16, 4
 SMALL = PocoConfig(
@@ -22,7 +23,7 @@ SMALL = PocoConfig(
 class Small(NamedTuple):
     model: Poco
     interface: Interface
-    fit: Fit
+    preprocessing: Preprocessing
 
 
 def build_small(num_units: int, seed: int = 0, config: PocoConfig = SMALL) -> Small:
@@ -33,12 +34,19 @@ def build_small(num_units: int, seed: int = 0, config: PocoConfig = SMALL) -> Sm
         nn.init.normal_(parameter, std=0.3)
     rng = np.random.default_rng(seed)
     mean = rng.normal(100, 10, num_units).astype(np.float32)
-    return Small(model, interface, Fit(mean, rng.uniform(2, 5, num_units).astype(np.float32)))
+    scale = rng.uniform(2, 5, num_units).astype(np.float32)
+    return Small(model, interface, Preprocessing.of_units(mean, scale))
 
 
-def activity(num_frames: int, fit: Fit, seed: int = 1) -> np.ndarray:
+def activity(num_frames: int, fit: Preprocessing, seed: int = 1) -> np.ndarray:
     """[T, N] smooth activity around the fit's mean, in its scale."""
     rng = np.random.default_rng(seed)
     walk = rng.normal(size=(num_frames, len(fit.mean))).cumsum(axis=0) * 0.3
     walk -= 0.98 * np.minimum.accumulate(np.abs(walk)) * np.sign(walk)
     return (np.tanh(walk) * fit.scale + fit.mean).astype(np.float32)
+
+
+def known(small: Small, unit_names: str, **more: object) -> Small:
+    """The same with a letter as name for each unit, and further attributes of `Preprocessing`."""
+    preprocessing = replace(small.preprocessing, unit_names=tuple(unit_names), **more)
+    return small._replace(preprocessing=preprocessing)

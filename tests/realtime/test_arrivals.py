@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from forebrain.errors import FrameError
 from forebrain.realtime.arrivals import Arrival, Arrivals
 
 
@@ -67,3 +68,27 @@ def test_a_sender_that_starts_again_is_followed_after_five_frames(by: str) -> No
     for position in range(100, 130):
         judge(position)
     assert [judge(position) for position in range(8)] == ["late"] * 4 + ["restart"] + ["next"] * 3
+
+
+def test_a_clock_that_has_changed_is_followed_and_with_indices_nothing_is_lost() -> None:
+    by_time, by_index = Arrivals(rate_hz=None), Arrivals(rate_hz=None)
+    for number in range(20):
+        by_time.judge(None, 5 + number / 10)
+        by_index.judge(number, 5 + number / 10)
+    for number in range(20, 24):
+        for arrivals, index in ((by_time, None), (by_index, number)):
+            with pytest.raises(FrameError, match="expected seconds on one clock"):
+                arrivals.judge(index, 1.7e9 + number / 10)
+    assert by_time.judge(None, 1.7e9 + 2.4) == Arrival("restart")
+    assert by_index.judge(24, 1.7e9 + 2.4) == Arrival("next", missing=4)
+    for number in range(25, 50):
+        assert by_time.judge(None, 1.7e9 + number / 10) == Arrival("next")
+        assert by_index.judge(number, 1.7e9 + number / 10) == Arrival("next")
+    assert by_time.measured_hz == pytest.approx(10, rel=1e-3)
+    assert by_index.measured_hz == pytest.approx(10, rel=1e-3)
+
+
+def test_a_state_with_an_impossible_index_is_mended() -> None:
+    arrivals = Arrivals(rate_hz=None)
+    arrivals.restore(2**70, 1.7e18)  # as frames in nanoseconds once left it
+    assert arrivals.judge(7, None) == Arrival("next") and arrivals.index == 7

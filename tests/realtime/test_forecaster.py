@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from realtime_small import CONTEXT, HORIZON, Small, activity, build_small
+from realtime_small import CONTEXT, HORIZON, Small, activity, build_small, known
 
 from forebrain import realtime
 from forebrain.accelerate import accelerate
@@ -17,7 +18,7 @@ from forebrain.errors import ConfigError, FrameError
 from forebrain.models.base import SessionInput
 from forebrain.models.baselines.linear import LinearConfig
 from forebrain.realtime import LiveConfig, LiveForecaster
-from forebrain.shards.fits import Fit
+from forebrain.sessions.preprocessing import Preprocessing
 
 Open = Callable[..., LiveForecaster]
 
@@ -43,14 +44,14 @@ def play(live: LiveForecaster, frames: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("num_units", [1, 6, 300])
 def test_forecasts_are_the_offline_ones_bit_for_bit(num_units: int) -> None:
     small = build_small(num_units)
-    frames = activity(60, small.fit)
+    frames = activity(60, small.preprocessing)
     forecasts = play(realtime.open(*small), frames)
-    normalised = small.fit.apply(frames)
+    normalised = small.preprocessing.normalise(frames)
     starts = np.arange(len(frames) - CONTEXT + 1)
     windows = normalised[starts[:, None] + np.arange(CONTEXT)]
-    expected = offline(small, windows) * small.fit.scale + small.fit.mean
+    expected = offline(small, windows) * small.preprocessing.scale + small.preprocessing.mean
     np.testing.assert_array_equal(forecasts[CONTEXT - 1 :], expected)
-    live = (forecasts[CONTEXT - 1 :] - small.fit.mean) / small.fit.scale
+    live = (forecasts[CONTEXT - 1 :] - small.preprocessing.mean) / small.preprocessing.scale
     assert np.abs(live - evaluated(small, windows)).max() < 1e-5
 
 
@@ -58,18 +59,17 @@ def test_forecasts_are_the_offline_ones_bit_for_bit(num_units: int) -> None:
 def test_any_model_of_the_slots_forecasts_live(small: Small, precision: str) -> None:
     torch.manual_seed(0)
     model = LinearConfig(context=CONTEXT, horizon=HORIZON).build().requires_grad_(False)
-    linear = Small(model, model.new_interface(6), small.fit)
-    frames = activity(CONTEXT + 5, small.fit)
+    linear = Small(model, model.new_interface(6), small.preprocessing)
+    frames = activity(CONTEXT + 5, small.preprocessing)
     forecast = play(realtime.open(*linear, config=LiveConfig(precision=precision)), frames)[-1]
-    (expected,) = evaluated(linear, small.fit.apply(frames)[None, -CONTEXT:])
-    np.testing.assert_allclose(
-        (forecast - small.fit.mean) / small.fit.scale, expected, atol=1e-5 if precision == "fp32" else 0.05
-    )
+    (expected,) = evaluated(linear, small.preprocessing.normalise(frames)[None, -CONTEXT:])
+    found, atol = small.preprocessing.normalise(forecast), 1e-5 if precision == "fp32" else 0.05
+    np.testing.assert_allclose(found, expected, atol=atol)
 
 
 def test_until_the_window_is_full_the_last_frame_is_repeated(small: Small, open_live: Open) -> None:
     live = open_live()
-    for number, frame in enumerate(activity(CONTEXT + 2, small.fit), start=1):
+    for number, frame in enumerate(activity(CONTEXT + 2, small.preprocessing), start=1):
         forecast = live.step(frame)
         is_copy = bool((forecast == frame).all())
         assert is_copy == (number < CONTEXT) == (live.source == "warm-up")
@@ -77,7 +77,7 @@ def test_until_the_window_is_full_the_last_frame_is_repeated(small: Small, open_
 
 
 def test_no_frame_changes_a_forecast_made_before_it(small: Small, open_live: Open) -> None:
-    frames = activity(50, small.fit)
+    frames = activity(50, small.preprocessing)
     changed = frames.copy()
     changed[40:] += 30
     np.testing.assert_array_equal(play(open_live(), frames)[:40], play(open_live(), changed)[:40])
@@ -86,7 +86,7 @@ def test_no_frame_changes_a_forecast_made_before_it(small: Small, open_live: Ope
 
 
 def test_a_returned_forecast_is_the_callers_own(small: Small, open_live: Open) -> None:
-    live, frames = open_live(), activity(30, small.fit)
+    live, frames = open_live(), activity(30, small.preprocessing)
     first = play(live, frames[:20])[-1]
     kept = first.copy()
     first[:] = 0
@@ -94,7 +94,7 @@ def test_a_returned_forecast_is_the_callers_own(small: Small, open_live: Open) -
 
 
 def test_missing_values_hold_the_last_one(small: Small, open_live: Open) -> None:
-    frames = activity(40, small.fit)
+    frames = activity(40, small.preprocessing)
     frames[30:33, 2] = frames[29, 2]
     held = frames.copy()
     held = held.astype(np.float64)
@@ -106,7 +106,7 @@ def test_missing_values_hold_the_last_one(small: Small, open_live: Open) -> None
 
 @pytest.mark.parametrize("by", ["index", "time", "nan"])
 def test_a_few_missing_frames_are_held(small: Small, open_live: Open, by: str) -> None:
-    frames = activity(60, small.fit)
+    frames = activity(60, small.preprocessing)
     frames[40:43] = frames[39]
     expected = play(open_live(), frames)
     live = open_live()
@@ -124,7 +124,7 @@ def test_a_few_missing_frames_are_held(small: Small, open_live: Open, by: str) -
 
 @pytest.mark.parametrize("by", ["index", "time", "nan"])
 def test_after_a_gap_the_window_starts_anew(small: Small, open_live: Open, by: str) -> None:
-    frames = activity(100, small.fit)
+    frames = activity(100, small.preprocessing)
     live = open_live()
     play_from = [*range(40), *range(60, 100)]
     for number in play_from:
@@ -139,7 +139,7 @@ def test_after_a_gap_the_window_starts_anew(small: Small, open_live: Open, by: s
 
 
 def test_late_and_repeated_frames_change_nothing(small: Small, open_live: Open) -> None:
-    frames = activity(40, small.fit)
+    frames = activity(40, small.preprocessing)
     expected = play(open_live(), frames)
     live = open_live()
     for number, frame in enumerate(frames):
@@ -152,7 +152,7 @@ def test_late_and_repeated_frames_change_nothing(small: Small, open_live: Open) 
 
 
 def test_a_sender_that_counts_anew_is_followed(small: Small, open_live: Open) -> None:
-    frames = activity(80, small.fit)
+    frames = activity(80, small.preprocessing)
     live = open_live()
     for number in range(40):
         live.step(frames[number], index=1000 + number)
@@ -165,12 +165,12 @@ def test_a_sender_that_counts_anew_is_followed(small: Small, open_live: Open) ->
 def test_a_unit_that_vanishes_is_held_and_one_that_appears_starts_as_a_constant(
     small: Small, open_live: Open
 ) -> None:
-    frames = activity(70, small.fit)
+    frames = activity(70, small.preprocessing)
     frames[:20, 1] = np.nan  # appears at 20
     frames[30:, 4] = np.nan  # vanishes
     live = open_live()
     forecasts = play(live, frames)
-    constant = activity(70, small.fit)
+    constant = activity(70, small.preprocessing)
     constant[:20, 1] = constant[20, 1]
     constant[30:, 4] = constant[29, 4]
     np.testing.assert_array_equal(forecasts[20:], play(open_live(), constant)[20:])
@@ -180,7 +180,7 @@ def test_a_unit_that_vanishes_is_held_and_one_that_appears_starts_as_a_constant(
 
 
 def test_a_sender_may_name_its_units(small: Small, open_live: Open) -> None:
-    frames = activity(50, small.fit)
+    frames = activity(50, small.preprocessing)
     expected = play(open_live(), frames)
     live = open_live()
     play(live, frames[:30])
@@ -195,7 +195,7 @@ def test_a_sender_may_name_its_units(small: Small, open_live: Open) -> None:
 
 
 def test_names_that_do_not_fit_change_nothing(small: Small, open_live: Open) -> None:
-    frames = activity(CONTEXT + 1, small.fit)
+    frames = activity(CONTEXT + 1, small.preprocessing)
     live = open_live()
     play(live, frames[:CONTEXT])
     for names in (["a", "a"], ["a", "b"]):
@@ -207,20 +207,21 @@ def test_names_that_do_not_fit_change_nothing(small: Small, open_live: Open) -> 
 
 
 def test_a_frame_may_hold_all_recorded_units(small: Small, open_live: Open) -> None:
-    frames = activity(30, small.fit)
+    frames = activity(30, small.preprocessing)
     recorded = np.insert(frames, [0, 3], np.nan, axis=1)
     columns = np.array([1, 2, 3, 5, 6, 7])
-    live = realtime.open(*small, columns=columns, num_recorded=8)
+    recorded_units = replace(small.preprocessing, columns=columns, num_recorded=8)
+    live = realtime.open(small.model, small.interface, recorded_units)
     np.testing.assert_array_equal(play(live, recorded), play(open_live(), frames))
     assert live.counts["missing_values"] == 0
 
 
 def test_another_rate_is_flagged(small: Small, open_live: Open) -> None:
     live = open_live()
-    for number, frame in enumerate(activity(30, small.fit)):
+    for number, frame in enumerate(activity(30, small.preprocessing)):
         live.step(frame, index=number, time_s=number / 5.1)
     assert not live.status()["rate_differs"]
-    for number, frame in enumerate(activity(80, small.fit), start=30):
+    for number, frame in enumerate(activity(80, small.preprocessing), start=30):
         live.step(frame, index=number, time_s=6 + number / 7.5)
     status = live.status()
     assert status["rate_differs"] and status["measured_hz"] == pytest.approx(7.5)
@@ -242,7 +243,7 @@ def test_another_rate_is_flagged(small: Small, open_live: Open) -> None:
 def test_a_frame_that_makes_no_sense_is_refused_and_changes_nothing(
     small: Small, open_live: Open, frame: np.ndarray, where: dict
 ) -> None:
-    live, frames = open_live(), activity(30, small.fit)
+    live, frames = open_live(), activity(30, small.preprocessing)
     play(live, frames[:25])
     before = live.status()
     with pytest.raises(FrameError, match="expected"):
@@ -252,7 +253,7 @@ def test_a_frame_that_makes_no_sense_is_refused_and_changes_nothing(
 
 
 def test_running_statistics_follow_the_stream_and_need_no_fit(small: Small) -> None:
-    frames = activity(100, small.fit)
+    frames = activity(100, small.preprocessing)
     live = realtime.open(small.model, small.interface)
     assert live.config.normalise == "running"
     play(live, frames)
@@ -264,10 +265,10 @@ def test_running_statistics_follow_the_stream_and_need_no_fit(small: Small) -> N
 
 @pytest.mark.parametrize("normalise", ["fit", "running"])
 def test_bf16_forecasts_nearly_the_same(small: Small, open_live: Open, normalise: str) -> None:
-    frames = activity(40, small.fit)
+    frames = activity(40, small.preprocessing)
     exact, rounded = open_live(normalise=normalise), open_live(normalise=normalise, precision="bf16")
     for number, frame in enumerate(frames):
-        difference = (rounded.step(frame) - exact.step(frame)) / small.fit.scale
+        difference = (rounded.step(frame) - exact.step(frame)) / small.preprocessing.scale
         assert np.abs(difference).max() < 0.05
         assert (difference == 0).all() == (exact.source == "warm-up")
         if number == 30:  # and an interface that is replaced is used at once
@@ -277,7 +278,7 @@ def test_bf16_forecasts_nearly_the_same(small: Small, open_live: Open, normalise
 
 
 def test_a_forecast_that_is_not_finite_becomes_copy(small: Small, open_live: Open) -> None:
-    frames = activity(30, small.fit)
+    frames = activity(30, small.preprocessing)
     live = open_live()
     play(live, frames[:29])
     spoilt = copy.deepcopy(small.interface).requires_grad_(False)
@@ -288,7 +289,7 @@ def test_a_forecast_that_is_not_finite_becomes_copy(small: Small, open_live: Ope
 
 
 def test_a_model_worse_than_copy_falls_back_only_where_asked(small: Small, open_live: Open) -> None:
-    frames = activity(180, small.fit)
+    frames = activity(180, small.preprocessing)
     plain, careful = open_live(), open_live(fallback=True)
     play(plain, frames)
     assert plain.score.score < 0 and plain.source == "model" and plain.counts["fallbacks"] == 0
@@ -299,12 +300,12 @@ def test_a_model_worse_than_copy_falls_back_only_where_asked(small: Small, open_
 
 
 def test_the_model_comes_back_once_it_is_better_than_copy(small: Small) -> None:
-    frames = activity(400, small.fit)
+    frames = activity(400, small.preprocessing)
     live = realtime.open(*small, config=LiveConfig(fallback=True, score_windows=70))
     play(live, frames[:150])
     assert live.source == "copy"
     for number in range(150, 400):  # a model that knows what comes
-        coming = small.fit.apply(frames[number + 1 : number + 1 + HORIZON])
+        coming = small.preprocessing.normalise(frames[number + 1 : number + 1 + HORIZON])
         known = torch.from_numpy(coming)[None]
         live._executor = SimpleNamespace(forecast=lambda inputs, known=known: [known])
         if len(coming) == HORIZON:
@@ -314,32 +315,34 @@ def test_the_model_comes_back_once_it_is_better_than_copy(small: Small) -> None:
 
 def test_drift_is_flagged_when_the_level_moves_and_not_before(small: Small, open_live: Open) -> None:
     live = open_live(memory=50)
-    frames = (
-        np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32) * small.fit.scale + small.fit.mean
-    )
+    noise = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+    frames = small.preprocessing.denormalise(noise)
     play(live, frames[:150])
     assert live.drifted_units == 0
     moved = frames[150:].copy()
-    moved[:, :3] += 5 * small.fit.scale[:3]
+    moved[:, :3] += 5 * small.preprocessing.scale[:3]
     play(live, moved)
     assert live.drifts and live.drifted_units == 3 and live.status()["drift"]
 
 
 @pytest.mark.parametrize(
-    "fit",
+    ("mean", "scale", "words"),
     [
-        Fit(np.zeros(5), np.ones(5)),
-        Fit(np.zeros(6), np.zeros(6)),
-        Fit(np.full(6, np.nan), np.ones(6)),
+        (np.zeros(5), np.ones(5), "of 5 units, the interface of 6"),
+        (np.zeros(6), np.zeros(6), "not above 0"),
+        (np.full(6, np.nan), np.ones(6), "not finite"),
     ],
 )
-def test_a_fit_of_other_units_is_refused(small: Small, fit: Fit) -> None:
-    with pytest.raises(ConfigError):
-        realtime.open(small.model, small.interface, fit)
+def test_a_fit_of_other_units_is_refused(
+    small: Small, mean: np.ndarray, scale: np.ndarray, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        realtime.open(small.model, small.interface, Preprocessing.of_units(mean, scale))
 
 
 def test_normalising_by_a_fit_needs_one(small: Small) -> None:
     with pytest.raises(ConfigError, match="running"):
         realtime.open(small.model, small.interface, None, config=LiveConfig())
-    with pytest.raises(ConfigError, match="names"):
-        realtime.open(*small, unit_names=["a"])
+    for names in ("a", "abcdee"):
+        with pytest.raises(ConfigError, match="names"):
+            realtime.open(*known(small, names))

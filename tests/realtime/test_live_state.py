@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from realtime_small import HORIZON, Small, activity, build_small
+from realtime_small import HORIZON, Small, activity, build_small, known
 
 from forebrain import realtime
 from forebrain.errors import CheckpointError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.state import StateFile
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 Open = Callable[..., LiveForecaster]
 
@@ -25,7 +25,7 @@ Open = Callable[..., LiveForecaster]
 def test_a_restored_forecaster_goes_on_bit_for_bit(
     small: Small, open_live: Open, tmp_path: Path, normalise: str, killed_after: int
 ) -> None:
-    frames = activity(80, small.fit)
+    frames = activity(80, small.preprocessing)
     frames[30:, 2] = np.nan
     undisturbed, killed = open_live(normalise=normalise), open_live(normalise=normalise)
     other = Interface(6, 8)
@@ -52,7 +52,7 @@ def test_a_restored_forecaster_goes_on_bit_for_bit(
 
 def test_a_restored_score_is_kept(small: Small, open_live: Open, tmp_path: Path) -> None:
     live, again = open_live(), open_live()
-    for frame in activity(60, small.fit):
+    for frame in activity(60, small.preprocessing):
         live.step(frame)
     StateFile(tmp_path / "state", live, every_s=0).close(live)
     StateFile(tmp_path / "state", again, every_s=0).restore(again)
@@ -70,9 +70,9 @@ def test_the_state_of_another_model_unit_or_setting_is_refused(
     live = open_live()
     StateFile(tmp_path / "state", live, every_s=0).close(live)
     others = [
-        realtime.open(*build_small(6, seed=1), unit_names=list("abcdef")),
+        realtime.open(*known(build_small(6, seed=1), "abcdef")),
         realtime.open(*build_small(5)),
-        realtime.open(*small, unit_names=list("abcdeg")),
+        realtime.open(*known(small, "abcdeg")),
         open_live(score_windows=10),
         open_live(normalise="running"),
     ]
@@ -100,7 +100,7 @@ def test_the_state_is_written_at_most_once_in_an_interval(
     monkeypatch.setattr(Folder, "write", lambda self, name, data: written.append(data))
     live = open_live()
     state = StateFile(tmp_path / "state", live, every_s=10, clock=lambda: now[0])
-    for number, frame in enumerate(activity(50, small.fit)):
+    for number, frame in enumerate(activity(50, small.preprocessing)):
         live.step(frame)
         now[0] = float(number)
         state.offer(live)
@@ -120,7 +120,7 @@ def test_a_full_disk_does_not_stop_forecasts(
     before = path.read_bytes()
     monkeypatch.setattr(Folder, "write", full)
     state = StateFile(path, live, every_s=0)
-    for frame in activity(20, small.fit):
+    for frame in activity(20, small.preprocessing):
         live.step(frame)
         state.offer(live)
     state.close(live)
@@ -129,7 +129,7 @@ def test_a_full_disk_does_not_stop_forecasts(
 
 def test_running_statistics_and_config_of_the_restored_forecaster_are_its_own(small: Small) -> None:
     live = realtime.open(*small, config=LiveConfig(normalise="running"))
-    for frame in activity(40, small.fit):
+    for frame in activity(40, small.preprocessing):
         live.step(frame)
     again = realtime.open(*small, config=LiveConfig(normalise="running"))
     again.restore(live.state())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from realtime_small import CONTEXT, HORIZON, Small, activity
 
-from forebrain.errors import ConfigError, FrameError
+from forebrain.errors import ConfigError, FrameError, NoAnswerError
 from forebrain.realtime import LiveForecaster
 from forebrain.realtime.lsl import LslClient, LslPort
 from forebrain.realtime.messages import Forecast, Frame, Question, max_frame_bytes
@@ -59,7 +60,7 @@ def connected(transport: str, live: LiveForecaster) -> Iterator[Client]:
 
 @pytest.mark.parametrize("transport", ["requests", "streams", "lsl"])
 def test_every_transport_brings_the_forecasts_of_step(small: Small, open_live: Open, transport: str) -> None:
-    frames = activity(CONTEXT + 10, small.fit)
+    frames = activity(CONTEXT + 10, small.preprocessing)
     frames[3, 2] = np.nan
     in_process = open_live()
     expected = np.stack([in_process.step(frame) for frame in frames])
@@ -101,7 +102,7 @@ def test_questions_are_answered(open_live: Open) -> None:
 def test_a_bad_message_is_refused_with_a_reason_and_the_next_frame_is_forecast(
     small: Small, open_live: Open, bad: bytes
 ) -> None:
-    frames, live = activity(CONTEXT + 2, small.fit), open_live()
+    frames, live = activity(CONTEXT + 2, small.preprocessing), open_live()
     for frame in frames[:-1]:
         live.step(frame)
     in_process = open_live()
@@ -151,7 +152,7 @@ def test_a_client_that_goes_away_does_not_stop_the_server(open_live: Open) -> No
 
 
 def test_a_sender_that_reorders_its_units_names_them(small: Small, open_live: Open) -> None:
-    frames = activity(CONTEXT + 3, small.fit)
+    frames = activity(CONTEXT + 3, small.preprocessing)
     in_process = open_live()
     expected = [in_process.step(frame) for frame in frames]
     with connected("requests", open_live()) as client:
@@ -179,7 +180,7 @@ class Queue:
 
 
 def test_a_server_that_is_behind_forecasts_from_the_newest_frame_only(small: Small, open_live: Open) -> None:
-    frames = activity(50, small.fit)
+    frames = activity(50, small.preprocessing)
     port, live = Queue(frames), open_live()
     serve(live, port, lambda: not port.frames, lambda live: None)
     in_process = open_live()
@@ -199,11 +200,11 @@ def test_an_address_that_is_taken_or_none_is_a_clear_error() -> None:
 
 def test_nobody_at_the_address_is_a_clear_error() -> None:
     client = RequestClient("tcp://127.0.0.1:9")
-    with pytest.raises(FrameError, match="running"):
+    with pytest.raises(NoAnswerError, match="running"):
         client.ask("status", timeout_s=0.05)
     client.close()
     streams = StreamClient("tcp://127.0.0.1:9", "tcp://127.0.0.1:9")
-    with pytest.raises(FrameError, match="running"):
+    with pytest.raises(NoAnswerError, match="running"):
         streams.ready(timeout_s=0.05)
     streams.close()
 
@@ -226,5 +227,33 @@ def test_lsl_channels_that_bear_the_names_of_units_are_taken_by_name(open_live: 
     assert time_s == 50.0 and sample[0] == 0  # still warming up
     first_step = sample[1:].reshape(HORIZON, 6)[0]
     assert (first_step[2], first_step[0]) == (1.0, 3.0)
-    np.testing.assert_array_equal(first_step[[1, 3, 4, 5]], live.fit.mean[[1, 3, 4, 5]])
+    np.testing.assert_array_equal(first_step[[1, 3, 4, 5]], live.preprocessing.mean[[1, 3, 4, 5]])
     assert live.counts["unknown_units"] == 1
+
+
+def test_of_two_lsl_streams_of_one_name_none_is_taken_silently(
+    open_live: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    import pylsl
+
+    name, live = f"forebrain-test-{uuid.uuid4().hex[:8]}", open_live()
+    outlets = [
+        pylsl.StreamOutlet(pylsl.StreamInfo(name, "Activity", 6, 5.0, pylsl.cf_float32, source))
+        for source in ("rig-a", "rig-b")
+    ]
+    port = LslPort(name, HORIZON, 6, 5.0, None)
+    with pytest.raises(FrameError, match=r"2 streams are called .*'rig-a'.*'rig-b'.*none is read") as refused:
+        port.receive(10)
+    assert f"{name}@SOURCE_ID" in str(refused.value)
+    assert port.receive(10) is None  # said once
+    port.close()
+
+    with served(live, LslPort(f"{name}@rig-b", HORIZON, 6, 5.0, None)):
+        assert outlets[1].wait_for_consumers(10)
+        outlets[0].push_sample([0.0] * 6, 1.0)
+        outlets[1].push_sample([7.0] * 6, 2.0)
+        for _ in range(100):
+            if live.counts["frames"]:
+                break
+            time.sleep(0.05)
+    assert live.counts["frames"] == 1 and live.frame[0] == 7

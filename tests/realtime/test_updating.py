@@ -24,7 +24,7 @@ LENGTH = CONTEXT + HORIZON
 
 
 def windows(small: Small, num_frames: int, seed: int) -> torch.Tensor:
-    frames = small.fit.apply(activity(num_frames, small.fit, seed))
+    frames = small.preprocessing.normalise(activity(num_frames, small.preprocessing, seed))
     return _cut(frames, np.zeros(num_frames, np.int64), LENGTH, step=1)
 
 
@@ -95,7 +95,7 @@ def test_updates_need_a_fit_an_interface_and_enough_frames(small: Small, open_li
     with pytest.raises(ConfigError, match="fit"):
         InterfaceUpdater(open_live(normalise="running"), UpdateConfig(), "relative")
     linear = LinearConfig(context=CONTEXT, horizon=HORIZON).build()
-    without = realtime.open(linear, linear.new_interface(6), small.fit)
+    without = realtime.open(linear, linear.new_interface(6), small.preprocessing)
     with pytest.raises(ConfigError, match="nothing to update"):
         InterfaceUpdater(without, UpdateConfig(), "relative")
     with pytest.raises(ConfigError, match="expected 80 or more"):
@@ -108,7 +108,7 @@ def test_a_process_updates_the_interface_and_its_death_costs_nothing_else(
     live = open_live()
     config = UpdateConfig(every_s=0.02, frames=100, steps=3, batch_size=4, learning_rate=1e-2)
     updater = InterfaceUpdater(live, config, "relative")
-    frames = activity(300, small.fit)
+    frames = activity(300, small.preprocessing)
     deadline = time.monotonic() + 120
     number = 0
     while not live.counts["updates"] and time.monotonic() < deadline:
@@ -118,8 +118,8 @@ def test_a_process_updates_the_interface_and_its_death_costs_nothing_else(
     assert live.counts["updates"] >= 1
     assert not torch.equal(live.interface.unit, small.interface.unit)
 
-    older, newest = _windows(updater._shared, small.fit, LENGTH)
-    held = small.fit.apply(np.stack([frames[k % 300] for k in range(number - 100, number)]))
+    older, newest = _windows(updater._shared, small.preprocessing, LENGTH)
+    held = small.preprocessing.normalise(np.stack([frames[k % 300] for k in range(number - 100, number)]))
     if number >= 100:
         np.testing.assert_array_equal(older[0].numpy(), held[:LENGTH])
         np.testing.assert_array_equal(newest[0].numpy(), held[75 : 75 + LENGTH])

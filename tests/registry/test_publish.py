@@ -30,7 +30,8 @@ from forebrain_registry import (
     publish,
     verify,
 )
-from forebrain_registry.store import LocalStore, Store
+from forebrain_registry.storage import Folder
+from forebrain_registry.storage.local_disk import LocalDisk
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,15 +94,15 @@ def test_an_alias_moves_by_compare_and_set_and_keeps_its_history(registry: Regis
 
 def test_a_move_that_lost_the_race_is_refused(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     put(registry)
-    rival, create = Registry(registry.uri), LocalStore.create
+    rival, create = Registry(registry.uri), Folder.create
 
-    def late(store: LocalStore, name: str, data: bytes) -> None:
-        monkeypatch.setattr(LocalStore, "create", create)
+    def late(store: Folder, name: str, data: bytes) -> None:
+        monkeypatch.setattr(Folder, "create", create)
         rival.set_alias("worm", "champion", 1)
         store.create(name, data)
 
     registry.writer()
-    monkeypatch.setattr(LocalStore, "create", late)
+    monkeypatch.setattr(Folder, "create", late)
     with pytest.raises(ConflictError, match="at the same time"):
         registry.set_alias("worm", "champion", 1)
     assert len(registry.alias_history("worm", "champion")) == 1
@@ -110,14 +111,14 @@ def test_a_move_that_lost_the_race_is_refused(registry: Registry, monkeypatch: p
 def test_a_put_whose_answer_was_lost_is_not_published_twice(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = LocalStore.create
+    put_file = LocalDisk.put
 
-    def twice(store: LocalStore, name: str, data: bytes) -> None:
-        create(store, name, data)
-        create(store, name, data)
+    def twice(disk: LocalDisk, name: str, source: bytes | Path, if_absent: bool = False) -> None:
+        put_file(disk, name, source, if_absent)
+        put_file(disk, name, source, if_absent)
 
     registry.writer()
-    monkeypatch.setattr(LocalStore, "create", twice)
+    monkeypatch.setattr(LocalDisk, "put", twice)
     assert put(registry).number == 1
     assert len(registry.versions("worm")) == 1
 
@@ -125,7 +126,7 @@ def test_a_put_whose_answer_was_lost_is_not_published_twice(
 def test_a_store_that_ignores_conditional_writes_is_refused(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LocalStore, "create", LocalStore.replace)
+    monkeypatch.setattr(Folder, "create", Folder.write)
     with pytest.raises(StorageError, match="ignores conditional writes"):
         put(registry)
     assert registry.store.files("") == {}
@@ -313,7 +314,7 @@ def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash
     file = tmp_path / "w.safetensors"
     writer, copyfile = Registry.writer, shutil.copyfile
 
-    def later(self: Registry) -> Store:
+    def later(self: Registry) -> Folder:
         file.write_bytes(weights(2))
         return writer(self)
 
@@ -416,7 +417,7 @@ def test_what_is_visible_after_a_power_cut_is_whole(
     for store, name in (
         (lambda: registry.store.create("models/worm/versions/1.json", b"x"), "models/worm/versions/1.json"),
         (lambda: registry.store.upload("blobs/sha256/ab/ab1", source), "blobs/sha256/ab/ab1"),
-        (lambda: registry.store.replace("index.json", b"x"), "index.json"),
+        (lambda: registry.store.write("index.json", b"x"), "index.json"),
     ):
         events.clear()
         store()
@@ -446,19 +447,19 @@ def test_a_collector_announces_itself_and_spares_what_was_renewed_meanwhile(
         (tmp_path / "x").write_bytes(b"orphan")
         registry.store.upload(name, tmp_path / "x")
         os.utime(Path(registry.uri) / name, (0, 0))
-    create, remove = LocalStore.create, LocalStore.remove
+    create, remove = Folder.create, Folder.remove
 
-    def announced(store: LocalStore, name: str, data: bytes) -> None:
+    def announced(store: Folder, name: str, data: bytes) -> None:
         create(store, name, data)
         if name.startswith("collecting/"):
             os.utime(Path(registry.uri) / names[0])
 
-    def removed(store: LocalStore, name: str) -> None:
+    def removed(store: Folder, name: str) -> None:
         assert not name.startswith("blobs") or store.files("collecting"), "removed without announcement"
         remove(store, name)
 
-    monkeypatch.setattr(LocalStore, "create", announced)
-    monkeypatch.setattr(LocalStore, "remove", removed)
+    monkeypatch.setattr(Folder, "create", announced)
+    monkeypatch.setattr(Folder, "remove", removed)
     assert collect_garbage(registry).removed == names[1:]
 
 

@@ -30,7 +30,7 @@ from forebrain_registry import (
     verify,
     write_index,
 )
-from forebrain_registry.store import LocalStore
+from forebrain_registry.storage import Folder, retries
 
 ROOT = Path(__file__).parents[2]
 BIG = weights(1, 3 * 2**20)
@@ -173,9 +173,9 @@ def test_a_host_without_ranges_will_do(published: Registry, host: SimpleNamespac
 def test_a_host_that_never_sends_it_all_is_given_up(
     published: Registry, host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forebrain_registry.pulling.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(retries, "BACKOFF_S", 0.0)
     host.cuts, host.ranges = [100] * 99, False
-    with pytest.raises(StorageError, match="Gave up after 5 tries"):
+    with pytest.raises(StorageError, match=f"in {retries.ATTEMPTS} attempts"):
         pull(Registry(host.uri), "worm")
 
 
@@ -228,14 +228,14 @@ def test_many_processes_share_one_cache(published: Registry, tmp_path: Path) -> 
     code = """
 import sys, time
 from forebrain_registry import Registry, pull
-from forebrain_registry.store import LocalStore
-whole = LocalStore.chunks
+from forebrain_registry.storage import Folder
+whole = Folder.chunks
 def chunks(store, name, start=0):
     with open(sys.argv[2], "a") as fetched:
         fetched.write(name + "\\n")
     time.sleep(0.1)
     yield from whole(store, name, start)
-LocalStore.chunks = chunks
+Folder.chunks = chunks
 for _ in range(5):
     print(len((pull(Registry(sys.argv[1]), "worm").folder / "model.safetensors").read_bytes()))
 """
@@ -263,7 +263,7 @@ def test_links_in_a_registry_are_not_followed(published: Registry, tmp_path: Pat
     path.unlink()
     path.symlink_to(secret)
     with pytest.raises((DamagedError, StorageError)):
-        list(LocalStore(published.uri).chunks(f"blobs/sha256/{blob.sha256[:2]}/{blob.sha256}"))
+        list(published.store.chunks(f"blobs/sha256/{blob.sha256[:2]}/{blob.sha256}"))
     record = Path(published.uri) / "models/worm/versions/00000001.json"
     record.unlink()
     record.symlink_to(secret)
@@ -345,7 +345,7 @@ def test_a_host_that_counts_ranges_its_own_way_spoils_no_later_pull(
 ) -> None:
     starts = []
 
-    def chunks(store: LocalStore, name: str, start: int = 0) -> Iterator[bytes]:
+    def chunks(store: Folder, name: str, start: int = 0) -> Iterator[bytes]:
         data = (Path(store.uri) / name).read_bytes()
         if len(data) < 2**20:
             yield data
@@ -356,7 +356,9 @@ def test_a_host_that_counts_ranges_its_own_way_spoils_no_later_pull(
             raise StorageError("cut off.")
         yield data
 
-    monkeypatch.setattr(LocalStore, "chunks", chunks)
+    monkeypatch.setattr(Folder, "chunks", chunks)
+    with pytest.raises(StorageError, match="cut off"):
+        pull(published, "worm")
     pulled = pull(published, "worm")
     assert (pulled.folder / "model.safetensors").read_bytes() == BIG
     assert starts == [0, 2**20, 0]
@@ -365,6 +367,7 @@ def test_a_host_that_counts_ranges_its_own_way_spoils_no_later_pull(
 def test_what_a_host_says_of_its_trouble_is_shown_without_control_characters(
     published: Registry, host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retries, "BACKOFF_S", 0.0)
     for line in (b"HTTP/1.1 500 \x1b]0;owned\x07\r\n\r\n", b"\x1b]0;owned\x07\r\n\r\n"):
         host.raw = line
         with pytest.raises(StorageError, match=r"\?\]0;owned\?") as caught:

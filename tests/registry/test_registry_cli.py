@@ -105,6 +105,51 @@ def test_errors_are_one_line_and_status_1(
         assert ended.value.code == 2
 
 
+def test_a_digest_in_the_cache_needs_no_registry(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", "worm", str(folder), "--json"]) == 0
+    digest = json.loads(capsys.readouterr().out)["digest"]
+    assert main(["pull", "worm"]) == 0
+    there = capsys.readouterr().out
+    (tmp_path / "registry").rename(tmp_path / "away")
+    assert main(["pull", f"worm@{digest}"]) == 0
+    assert capsys.readouterr() == (there, "")
+    assert main(["show", f"worm@{digest}", "--json"]) == 0
+    out, error = capsys.readouterr()
+    shown = json.loads(out)
+    assert (shown["digest"], shown["summary"]) == (digest, "Worms [of] Kato")
+    # What only a registry can tell is not known, which is something else than none.
+    assert shown["aliases"] is shown["deprecated"] is shown["signatures"] is None
+    assert "Shown is what the cache knows" in error
+    for reference in ("worm", "worm@1", f"worm@{digest[:20]}", f"fish@{digest}"):
+        assert main(["show", reference]) == 1
+    assert main(["show", f"worm@{digest}"]) == 0
+
+
+def test_a_digest_pulled_for_the_first_time_is_said_to_be_deprecated(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", "worm", str(folder), "--json"]) == 0
+    digest = json.loads(capsys.readouterr().out)["digest"]
+    assert main(["deprecate", "worm@1", "--reason", "wrong units"]) == 0
+    assert main(["pull", f"worm@{digest}"]) == 0
+    assert capsys.readouterr().err == "worm@1 is deprecated: wrong units\n"
+
+
+@pytest.mark.parametrize("prog", ["forebrain-registry", "forebrain registry"])
+def test_help_names_the_program_and_fits_a_screen(
+    prog: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for command in ([], ["publish"], ["pull"], ["verify"], ["gc"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"], prog)
+        text = capsys.readouterr().out
+        assert text.startswith(" ".join(["usage:", prog, *command]))
+        assert max(map(len, text.splitlines())) <= 100
+
+
 def test_listing_a_folder_imports_nothing_heavy(folder: Path) -> None:
     """What it costs to start is what it imports; times are in docs/registry.md."""
     assert main(["publish", "worm", str(folder)]) == 0

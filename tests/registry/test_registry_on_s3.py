@@ -10,6 +10,7 @@ from registry_storm import metadata, weights
 
 from forebrain_registry import (
     ConflictError,
+    InvalidError,
     Registry,
     StorageError,
     collect_garbage,
@@ -88,31 +89,7 @@ def test_wrong_credentials_are_one_clear_error(registry: Registry, monkeypatch: 
 def test_a_record_that_is_listed_but_gone_or_empty_is_a_clear_error(registry: Registry) -> None:
     publish(registry, "worm", {"model.safetensors": weights(1)}, metadata())
     with pytest.raises(FileNotFoundError):
-        registry.store.read_many(["models/worm/versions/00000009.json"], 100)
+        registry.store.read_all(["models/worm/versions/00000009.json"], 100)
     registry.store.create("models/worm/versions/00000002.json", b"")
-    with pytest.raises(StorageError, match=r"00000001|range"):
+    with pytest.raises(InvalidError, match=r"00000002\.json: not valid JSON"):
         registry.resolve("worm@2")
-
-
-def test_what_aws_says_to_many_who_create_at_once_is_tried_again(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("forebrain_registry.store.CONFLICT_PAUSES_S", (0.0, 0.0))
-    files = registry.store._fs
-    pipe_file, errors = files.pipe_file, []
-
-    def conflict(*arguments: object, **options: object) -> None:
-        if errors:
-            raise errors.pop()
-        pipe_file(*arguments, **options)
-
-    monkeypatch.setattr(files, "pipe_file", conflict)
-    text = "An error occurred (ConditionalRequestConflict) when calling the PutObject operation"
-    errors += [OSError(5, text)] * 2
-    registry.store.create("models/a", b"1")
-    errors += [OSError(5, text)] * 3
-    with pytest.raises(StorageError, match="ConditionalRequestConflict"):
-        registry.store.create("models/b", b"1")
-    errors += [FileNotFoundError("The specified bucket does not exist")]
-    with pytest.raises(StorageError, match="bucket does not exist"):
-        registry.store.create("models/b", b"1")

@@ -16,10 +16,10 @@ from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.runs.compare import Comparison, compare, open_runs
 from forebrain.runs.compare_report import write_comparison
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.single import train_here
+from forebrain_registry.storage import Folder
 
 Train = Callable[..., RunFolder]
 MLP = {"name": "mlp", "context": 12, "horizon": 4, "width": 16}

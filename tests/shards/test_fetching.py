@@ -20,7 +20,7 @@ from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import FarPages, ShardSet
 from forebrain.shards.stream import Batch, MixtureConfig, Stream, build_order
 from forebrain.shards.windows import ShardWindows
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 
 class FarStore:

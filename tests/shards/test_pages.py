@@ -15,7 +15,7 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.pages import PageShape, page_shape
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import FarPages, ShardSet
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 NUM_UNITS = 23
 CONFIG = PrepareConfig(max_window=20, page_bytes=160, shard_bytes=20_000, stretch_bytes=1)

@@ -325,4 +325,5 @@ assert np.array_equal(window, np.where(missing, source[:-1], source[1:]))
 
 
 def _source() -> str:
-    return str(Path(writer.__file__).parents[2])
+    platform = Path(writer.__file__).parents[2]
+    return f"{platform}:{platform.with_name('registry')}"

@@ -17,7 +17,7 @@ from forebrain.shards.fits import Fit, Moments, fit_components, scale_of
 from forebrain.shards.index import SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.writer import write_session
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)
 

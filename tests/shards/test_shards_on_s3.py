@@ -12,7 +12,7 @@ from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 pytest.importorskip("s3fs")
 SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)

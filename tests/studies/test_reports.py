@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from forebrain.config import from_values
-from forebrain.storage import Folder
 from forebrain.studies.ablation import report_effects
 from forebrain.studies.report import to_html, to_markdown, write_hparams, write_report
 from forebrain.studies.scaling import ScaleConfig, curve_of, report_curve
 from forebrain.studies.study import Outcome, read_outcomes
 from forebrain.studies.trials import Trial
+from forebrain_registry.storage import Folder
 
 COMMAND = "python jobs/ablate.py --config a.yaml"
 SESSIONS = [f"lab/fish/{number}" for number in range(6)]

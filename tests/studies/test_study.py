@@ -17,12 +17,13 @@ import yaml
 
 from forebrain.config import from_values
 from forebrain.console import make_console
-from forebrain.errors import CheckpointError, ConfigError
-from forebrain.storage import Folder
-from forebrain.studies.ablation import AblateConfig
+from forebrain.errors import CheckpointError, ConfigError, StudyError
+from forebrain.studies.ablation import AblateConfig, ablate
 from forebrain.studies.study import conduct
 from forebrain.studies.trials import Trial
+from forebrain.studies.tuning import NOTE
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,12 +118,44 @@ def test_another_base_in_the_same_folder_is_refused(ablation: AblateConfig, base
         conduct(other, make_console())
 
 
+def test_of_two_studies_that_start_in_one_folder_at_once_one_wins(
+    ablation: AblateConfig, small_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("forebrain.studies.tuning.run_trials", lambda *given: None)
+        conduct(ablation, make_console())
+    small_run["seed"] = 7
+    values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
+    other = from_values(AblateConfig, values)
+    exists = Folder.exists
+    monkeypatch.setattr(  # it looked before the first was there
+        Folder, "exists", lambda folder, name: name != "study.yaml" and exists(folder, name)
+    )
+    with pytest.raises(CheckpointError, match="seed was 0 and is now 7"):
+        conduct(other, make_console())
+    stored = yaml.safe_load(Folder(ablation.pretrain.out).read("study.yaml"))
+    assert stored["pretrain"]["seed"] == 0
+
+
+def test_a_study_without_any_result_reports_and_ends_with_an_error_that_says_why(
+    ablation: AblateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(trials: list[Trial], *given: Any) -> None:
+        for trial in trials:
+            trial.run.folder.write(NOTE, b'{"status": "failed", "text": "no such luck"}')
+
+    monkeypatch.setattr("forebrain.studies.tuning.run_trials", fail)
+    with pytest.raises(StudyError, match=r"none of 2 trials has a result.*no such luck"):
+        ablate(ablation, make_console(), "the command")
+    assert "no such luck" in (tmp_path / "study" / "report.md").read_text()
+
+
 def test_an_impossible_trial_is_refused_before_any_starts(small_run, tmp_path: Path) -> None:
     values = {"pretrain": small_run, "variants": {"too much": {"subset.frames": 10_000}}, "num_seeds": 1}
     config = from_values(AblateConfig, values)
     with pytest.raises(ConfigError, match=r"too much, seed 0: subset\.frames is 10000"):
         conduct(config, make_console())
-    assert not (tmp_path / "study" / "trials").exists()
+    assert not (tmp_path / "study").exists()
 
 
 def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: Path, monkeypatch) -> None:

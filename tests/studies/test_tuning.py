@@ -12,7 +12,6 @@ import pytest
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, DivergenceError
 from forebrain.scoring.metrics import Scores
-from forebrain.storage import Folder
 from forebrain.studies import tuning
 from forebrain.studies.notes import NOTE, read_note, unfinished
 from forebrain.studies.trials import Trial, Variant, make_trials
@@ -20,6 +19,7 @@ from forebrain.studies.tuning import run_trials
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Stopped, Validated
 from forebrain.training.stopping import StopSignals
+from forebrain_registry.storage import Folder
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def on_trial(number: int, **given: Any) -> Any:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (DivergenceError("step 3: loss nan"), "step 3: loss nan"),
+        (DivergenceError("step 3: loss nan\nThe same command goes on."), "step 3: loss nan"),
         (ZeroDivisionError("no such luck"), "ZeroDivisionError: no such luck"),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_trial_that_fails_says_why_and_is_tried_again(
     monkeypatch.setattr(tuning, "pretrain", fail)
     tuning._run_trial({"number": 0}, trials)
     note = read_note(trials[0])
-    assert note is not None and note.status == "failed" and note.text.strip().endswith(words)
+    assert note is not None and note.status == "failed" and note.reason == words
     assert unfinished(trials) == trials and len(reports) == 1
     monkeypatch.setattr(tuning, "pretrain", lambda config, *rest: finish(trials[0]))
     tuning._run_trial({"number": 0}, trials)
@@ -105,10 +105,10 @@ def test_the_lines_of_progress_count_what_is_done(trials, capsys) -> None:
     progress = tuning._Progress(trials, 5, make_console(), StopSignals())
     finish(trials[0])
     progress.on_trial_complete(1, [], on_trial(0))
-    Folder(trials[1].config.out).write(NOTE, b'{"status": "failed", "text": "a\\nb"}')
+    Folder(trials[1].config.out).write(NOTE, b'{"status": "failed", "text": "why\\nwhat to do"}')
     progress.on_trial_complete(1, [], on_trial(1))
     assert capsys.readouterr().out.splitlines() == [
-        "[4/5] a, seed 0: test score 0.2500", "[5/5] b, seed 0: failed: b",
+        "[4/5] a, seed 0: test score 0.2500", "[5/5] b, seed 0: failed: why",
     ]  # fmt: skip
 
 

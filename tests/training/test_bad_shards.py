@@ -22,11 +22,11 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.stream import Batch
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.loop import Trainer
+from forebrain_registry.storage import Folder
 
 Make = Callable[..., PretrainConfig]
 Train = Callable[[PretrainConfig], list[dict[str, Any]]]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from forebrain.errors import CheckpointError
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
+from forebrain_registry.storage import Folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,7 +153,7 @@ def test_a_reader_goes_on_when_what_it_reads_is_removed(store: CheckpointStore, 
 
 KILLED_WRITER = """
 import os, signal, sys
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 
 folder, moment = sys.argv[1], int(sys.argv[2])
@@ -186,7 +186,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path: Path) -
         subprocess.run(["cp", "-r", str(tmp_path / "run"), str(run)], check=True)
         done = subprocess.run(
             [sys.executable, "-c", KILLED_WRITER, str(run), str(moments)],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "platform")}, check=False,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT / 'registry'}"}, check=False,
         )  # fmt: skip
         store = CheckpointStore(Folder(run), keep=1)
         found = store.newest()

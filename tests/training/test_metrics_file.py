@@ -12,8 +12,8 @@ import pytest
 
 from faulty_proxy import FaultyProxy
 from forebrain.errors import StorageError
-from forebrain.storage import Folder
 from forebrain.training.metrics_file import MetricsFile
+from forebrain_registry.storage import Folder
 
 
 def rows(*steps: int, **more: Any) -> list[dict[str, Any]]:

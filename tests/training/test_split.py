@@ -26,7 +26,6 @@ from forebrain.models.base import Interface
 from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights
-from forebrain.storage import Folder
 from forebrain.training import loop
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
@@ -35,6 +34,7 @@ from forebrain.training.events import Event, Validated
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.state import Interfaces, joined
+from forebrain_registry.storage import Folder
 from run_events import losses_of, steps_of
 from worker_processes import start_workers
 

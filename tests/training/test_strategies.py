@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
 from forebrain.models.poco import Poco
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig, TrainingConfig
@@ -27,6 +26,7 @@ from forebrain.training.loop import Trainer
 from forebrain.training.state import from_files, joined
 from forebrain.training.stopping import StopRequests
 from forebrain.training.strategies.deepspeed_config import deepspeed_config
+from forebrain_registry.storage import Folder
 from run_events import steps_of
 from worker_processes import start_workers
 

@@ -1,4 +1,4 @@
-"""Adapting a backbone to one animal: prepare the recording, train what the mode says, keep the best step."""
+"""Training on one recording: the interface alone, or more, as the mode says. The best step is kept."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
-from forebrain.adaptation.artifact import Adapted, Mode
-from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig, WindowForecaster, fit_interface, training_batches
-from forebrain.adaptation.recording import Prepared, prepare_session
+from forebrain.adaptation.pretrained import Pretrained
+from forebrain.adaptation.recording import Prepared
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.models.base import Interface, Model
 from forebrain.scoring.evaluate import evaluate
-from forebrain.sessions.session import Session
 
 # The validation part is scored after some of the steps, on so many windows; on fewer of very many units.
 VALIDATION_WINDOWS = 128
 VALIDATION_ROWS = 500_000
 EARLY_STEPS = (0, 1, 5, 20)
 SCORE_EVERY = 50
+Mode = Literal["embeddings", "forecaster", "full", "scratch", "none"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,69 +45,8 @@ class Trained:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class Adaptation:
-    """An adaptation and how it came about."""
-
-    adapted: Adapted
-    trained: Trained
-    prepared: Prepared
-
-
-def adapt(
-    backbone: Backbone,
-    session: Session,
-    mode: Mode,
-    config: FitConfig,
-    to_rate: bool = False,
-    after_step: Callable[[int], None] = lambda step: None,
-) -> Adaptation:
-    """Adapts a backbone to a recording.
-
-    Args:
-        backbone: stays as it is, whatever the mode.
-        session: as it was recorded.
-        mode: what is trained. `embeddings`: the interface alone. `forecaster`: also the forecaster that FiLM
-            modulates. `full`: everything. `scratch`: everything, from random weights. `none`: nothing.
-        config: the optimisation.
-        to_rate: resample where the recording has another rate than the backbone was trained on.
-        after_step: is told the number of steps done.
-
-    Raises:
-        RecordingError: nothing usable is in the recording.
-        AdaptationError: it does not fit the backbone.
-    """
-    prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate)
-    trained = train(backbone, prepared, mode, config, after_step=after_step)
-    session, fit = prepared.session, prepared.windows.fit
-    adapted = Adapted(
-        backbone=trained.model.eval().requires_grad_(False),
-        interface=trained.interface.requires_grad_(False),
-        mean=fit.mean,
-        scale=fit.scale,
-        columns=prepared.columns,
-        num_recorded=prepared.num_recorded,
-        unit_names=session.unit_names or (),
-        rate_hz=session.rate_hz,
-        recorded_rate_hz=prepared.recorded_rate_hz,
-        event_rate_hz=prepared.event_rate_hz,
-        resample_hz=prepared.resample_hz,
-        species=session.species,
-        subject=session.subject,
-        session=session.session,
-        dataset=session.dataset,
-        fitted_on=tuple(prepared.windows.fitted_on),
-        mode=mode,
-        origin=backbone.origin,
-        description=replace(backbone.description, num_datasets=1)
-        if mode == "scratch"
-        else backbone.description,
-    )
-    return Adaptation(adapted, trained, prepared)
-
-
 def train(
-    backbone: Backbone,
+    backbone: Pretrained,
     prepared: Prepared,
     mode: Mode,
     config: FitConfig,
@@ -117,6 +56,11 @@ def train(
     """Trains what a mode trains on a prepared recording, and keeps the step that validation likes best.
 
     Args:
+        backbone: stays as it is, whatever the mode.
+        prepared: the recording.
+        mode: what is trained. `embeddings`: the interface alone. `forecaster`: also the forecaster that FiLM
+            modulates. `full`: everything. `scratch`: everything, from random weights. `none`: nothing.
+        config: the optimisation.
         start: the interface to begin with, changed in place; None for the backbone's own choice.
         after_step: is told the number of steps done.
 
@@ -182,7 +126,7 @@ def windows_to_score(prepared: Prepared, most: int, rows: int) -> int:
 
 
 def _start(
-    backbone: Backbone, model: Model, windows: SessionWindows, mode: Mode, config: FitConfig
+    backbone: Pretrained, model: Model, windows: SessionWindows, mode: Mode, config: FitConfig
 ) -> Interface:
     """Where the interface begins; random weights know nothing of trained interfaces."""
     num_units = windows.sessions[0].num_units
@@ -192,7 +136,7 @@ def _start(
     return interface
 
 
-def _model(backbone: Backbone, mode: Mode, seed: int) -> Model:
+def _model(backbone: Pretrained, mode: Mode, seed: int) -> Model:
     """The model that a mode begins with; parameters that it trains require a gradient."""
     if mode in ("embeddings", "none"):
         return backbone.model

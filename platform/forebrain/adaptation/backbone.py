@@ -1,140 +1,19 @@
-"""A frozen backbone, from a registry or from a run, ready to be adapted to a new animal."""
+"""A backbone as it is used: loaded, adapted to a recording, and said whether that was worth it."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import safetensors.torch
-from torch import nn
-
-from forebrain.adaptation.description import Description, tensors_of
-from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
-from forebrain.adaptation.start import START, Start
-from forebrain.errors import AdaptationError
-from forebrain.models.base import Model
-from forebrain.runs.trained import TrainedModel
-from forebrain.training.run_folder import RunFolder
-from forebrain_registry import Pulled, Registry, RegistryError, SeenSession, pull
-from forebrain_registry.records import WEIGHTS
-
-if TYPE_CHECKING:
-    from forebrain.adaptation.artifact import Adapted, Mode
-    from forebrain.adaptation.fit import FitConfig
-    from forebrain.sessions.session import Session
+from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.adapting import Mode, train
+from forebrain.adaptation.comparison import compare
+from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.pretrained import Pretrained
+from forebrain.adaptation.progress import Progress, progress_shown
+from forebrain.adaptation.recording import prepare_session
+from forebrain.sessions.session import Session
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a backbone is from.
-
-    Attributes:
-        reference: `name@number` of a published version, or the address of a run folder.
-        weights_sha256: of its weights as one safetensors file.
-        digest: of the published version; None of a run's.
-        registry: address of the registry it was pulled from; None of a run's.
-    """
-
-    reference: str
-    weights_sha256: str
-    digest: str | None = None
-    registry: str | None = None
-
-    @property
-    def pinned(self) -> str:
-        """A reference that means the same wherever it is used and whatever is published meanwhile."""
-        if self.digest is None:
-            return self.reference
-        return f"{self.reference.partition('@')[0]}@sha256:{self.digest}"
-
-    def __str__(self) -> str:
-        return self.reference
-
-
-@dataclass(frozen=True, eq=False)
-class Backbone:
-    """A trained backbone and what is known of it.
-
-    Attributes:
-        model: on the CPU, in evaluation mode, frozen.
-        description: what it expects of a recording.
-        origin: where it is from.
-        sessions: every session it was trained on.
-        start: what the interfaces that it was trained with have in common; None where that was not published.
-    """
-
-    model: Model
-    description: Description
-    origin: Origin
-    sessions: tuple[SeenSession, ...]
-    start: Start | None = None
-
-    @classmethod
-    def open(cls, reference: str, registry: str | os.PathLike[str] | None = None) -> Backbone:
-        """A published version, or a run's best backbone where the reference holds a `/`."""
-        return cls.from_run(reference) if "/" in reference else cls.from_registry(reference, registry)
-
-    @classmethod
-    def from_registry(
-        cls,
-        reference: str,
-        registry: str | os.PathLike[str] | None = None,
-        cache: str | os.PathLike[str] | None = None,
-    ) -> Backbone:
-        """Pulls a published version, or finds it in the cache.
-
-        Args:
-            reference: `name`, `name@3`, `name@alias` or `name@sha256:...`.
-            registry: its address; None for FOREBRAIN_REGISTRY.
-            cache: the folder that pulled versions are kept in; None for the user's.
-
-        Raises:
-            AdaptationError: there is no such version (the nearest is suggested), it is damaged, or it is no
-                backbone that this program can use.
-        """
-        pulled = pull_version(reference, registry_address(registry), cache)
-        version, metadata = pulled.version, pulled.version.metadata
-        where = f"{version}"
-        description = Description.from_metadata(metadata.config, metadata.preprocessing, where)
-        data = (pulled.folder / WEIGHTS).read_bytes()
-        origin = Origin(
-            reference=str(version),
-            weights_sha256=hashlib.sha256(data).hexdigest(),
-            digest=version.digest,
-            registry=registry_address(registry),
-        )
-        model = description.build(tensors_of(data, where), where).requires_grad_(False)
-        start = None
-        # What lies in the cache and no record names was checked by nobody.
-        if START in [stored.path for stored in version.record.files]:
-            start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(0), where)
-        return cls(model, description, origin, metadata.sessions, start)
-
-    @classmethod
-    def from_run(cls, run: str, data: str | None = None) -> Backbone:
-        """The best backbone of a run, as it would be published.
-
-        Args:
-            run: the run folder, the --out of jobs/pretrain.py.
-            data: shards the run was trained on; None for where its config says they are.
-
-        Raises:
-            ForebrainError: there is no run, or its data are not to be had.
-        """
-        folder = RunFolder(run)
-        trained = TrainedModel.load(folder)
-        windows = open_windows(folder, trained, data)
-        weights_sha256 = hashlib.sha256(weights_of(trained.backbone)).hexdigest()
-        return cls(
-            model=trained.backbone.requires_grad_(False),
-            description=describe(trained, windows),
-            origin=Origin(folder.uri, weights_sha256),
-            sessions=seen_sessions(trained, windows),
-            start=fit_start(trained, windows),
-        )
+class Backbone(Pretrained):
+    """A trained backbone; what it holds is said at `Pretrained`."""
 
     def adapt(
         self,
@@ -142,41 +21,44 @@ class Backbone:
         mode: Mode = "embeddings",
         config: FitConfig | None = None,
         to_rate: bool = False,
+        *,
+        score: bool = True,
+        scratch: bool = True,
+        progress: Progress | bool = True,
     ) -> Adapted:
-        """Fits an interface for a session's units, or more: see `adapting.adapt`. This backbone stays."""
-        from forebrain.adaptation.adapting import adapt  # which is built on this module
-        from forebrain.adaptation.fit import FitConfig
+        """Fits an interface for a session's units, or more. This backbone stays as it is.
 
-        return adapt(self, session, mode, config or FitConfig(), to_rate).adapted
+        Args:
+            session: as it was recorded.
+            mode: what is trained, see `adapting.train`.
+            config: the optimisation; None for the defaults.
+            to_rate: resample where the recording has another rate than the backbone was trained on.
+            score: score it on the part held back, beside copy, mean, linear and what else could have been
+                done: no step at all, and as many steps from random weights.
+            scratch: take those steps from random weights; they last as long again or longer.
+            progress: show how far it is; or is told, as `compare` says.
 
-    @property
-    def rates_hz(self) -> list[float]:
-        """The rates that it was trained on, where they are known."""
-        return sorted({seen.rate_hz for seen in self.sessions if seen.rate_hz is not None})
+        Raises:
+            RecordingError: nothing usable is in the recording.
+            AdaptationError: it does not fit the backbone, or nothing moves in the parts that are scored.
+        """
+        config = config or FitConfig()
+        with progress_shown(progress) as told:
+            if score:
+                return Adapted.of_comparison(compare(self, session, mode, config, to_rate, told, scratch))
+            prepared = prepare_session(session, self.description, self.rates_hz, to_rate)
+            steps = 0 if mode == "none" else config.steps
+            trained = train(
+                self, prepared, mode, config, after_step=lambda step: told("adapting: step", step, steps)
+            )
+            return Adapted.of(self, prepared, trained, mode)
 
-
-def registry_address(registry: str | os.PathLike[str] | None) -> str:
-    """The registry that is meant: the one given, else FOREBRAIN_REGISTRY.
-
-    Raises:
-        AdaptationError: none is given.
-    """
-    address = os.fspath(registry) if registry is not None else os.environ.get("FOREBRAIN_REGISTRY")
-    if not address:
-        raise AdaptationError("which registry? Give --registry URI, or set FOREBRAIN_REGISTRY.")
-    return address if "://" in address else str(Path(address).expanduser().absolute())
-
-
-def pull_version(reference: str, registry: str, cache: str | os.PathLike[str] | None) -> Pulled:
-    """Pulls a version; a registry's error becomes one of ours."""
-    try:
-        return pull(Registry(registry), reference, cache=cache)
-    except RegistryError as error:
-        raise AdaptationError(str(error)) from error
-
-
-def weights_of(module: nn.Module) -> bytes:
-    """A module's parameters as one safetensors file; equal weights give equal bytes."""
-    return safetensors.torch.save(
-        {name: parameter.detach().float().cpu().contiguous() for name, parameter in module.named_parameters()}
-    )
+    def __repr__(self) -> str:
+        config = self.model.config
+        rates = ", ".join(f"{rate:.4g}" for rate in self.rates_hz[:4]) + ", ..." * (len(self.rates_hz) > 4)
+        species = ", ".join(sorted({seen.species for seen in self.sessions}))
+        return (
+            f"{self.origin}: {config.title}, {config.context} frames to the next {config.horizon}, "
+            f"trained on {len(self.sessions)} sessions of {species or 'unknown species'}"
+            f"{f' at {rates} Hz' if rates else ''}"
+        )

@@ -1,4 +1,4 @@
-"""Was adapting worth it? The model beside copy, mean, linear, as many steps from scratch, and no step."""
+"""Was adapting worth it? The model beside copy, mean, linear, no step, and as many steps from scratch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from forebrain.adaptation.adapting import Adaptation, Trained, adapt, train, windows_to_score
-from forebrain.adaptation.artifact import Mode
-from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
+from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
+from forebrain.adaptation.pretrained import Pretrained
+from forebrain.adaptation.progress import Progress, silent
+from forebrain.adaptation.recording import Prepared, prepare_session
+from forebrain.adaptation.score import Lead
 from forebrain.errors import AdaptationError
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import (
@@ -39,28 +42,15 @@ TEST_ROWS = 2_000_000
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test")
 
 
-@dataclass(frozen=True)
-class Lead:
-    """How far a model is ahead of another on the same windows of the test part.
-
-    Attributes:
-        over: the other's name.
-        score: difference in score, negative where the other is better.
-        low, high: its 95 % interval by bootstrap over blocks of time; NaN where there are too few windows.
-    """
-
-    over: str
-    score: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """An adaptation beside what else could have been done.
 
     Attributes:
-        adaptation: the chosen mode's.
+        backbone: what was adapted.
+        prepared: the recording.
+        mode: the chosen one.
+        trained: what it came to.
         name: the adapted model's name among the forecasters.
         others: what else was trained, by name.
         forecasters: all that were scored, by name.
@@ -69,7 +59,10 @@ class Comparison:
         seconds: wall time of everything.
     """
 
-    adaptation: Adaptation
+    backbone: Pretrained
+    prepared: Prepared
+    mode: Mode
+    trained: Trained
     name: str
     others: Mapping[str, Trained]
     forecasters: Mapping[str, Forecaster]
@@ -80,14 +73,14 @@ class Comparison:
 
     def findings(self) -> list[str]:
         """What a person should know of the recording, a line each."""
-        adapted, prepared = self.adaptation.adapted, self.adaptation.prepared
+        prepared = self.prepared
         found = [str(finding) for finding in prepared.report.findings]
         known = prepared.session.metadata
         found += [known[name] for name in READER_NOTES if name in known]
         if self.leak is None and self._is_guessed:
             found.append(NOT_KNOWN)
         remark = persistence_remark(prepared.windows.persistence)
-        if remark is not None and adapted.description.model.relative:
+        if remark is not None and self.backbone.description.model.relative:
             found.append(remark)
         return found
 
@@ -100,7 +93,7 @@ class Comparison:
 
     def verdict(self) -> str:
         """A plain sentence on whether adapting was worth it."""
-        lead, mode = self.lead(), self.adaptation.adapted.mode
+        lead, mode = self.lead(), self.mode
         figures = (
             f"it scores {self._score(self.name):.3f} on the test part; the best of all else, {lead.over}, "
             f"{self._score(lead.over):.3f}"
@@ -119,14 +112,14 @@ class Comparison:
 
     @property
     def _is_guessed(self) -> bool:
-        return "identity_note" in self.adaptation.prepared.session.metadata
+        return "identity_note" in self.prepared.session.metadata
 
     def _score(self, name: str) -> float:
         return self.test.summary(name).value("score")
 
     def result(self) -> dict[str, Any]:
         """What result.json holds."""
-        adapted, trained, lead = self.adaptation.adapted, self.adaptation.trained, self.lead()
+        trained, lead = self.trained, self.lead()
         scores = {name: _plain(self._score(name)) for name in self.forecasters}
         others = [name for name in scores if name != self.name and name not in BASELINES]
         return {
@@ -147,31 +140,45 @@ class Comparison:
             "leak": self.leak is not None,
             "leak_note": self.leak or (NOT_KNOWN if self._is_guessed else None),
             "verdict": self.verdict(),
-            "mode": adapted.mode,
-            "model": adapted.model,
-            "session": self.adaptation.prepared.session.id,
+            "mode": self.mode,
+            "model": self.backbone.origin.named,
+            "session": self.prepared.session.id,
             "validation": self.validation.result(self.name),
             "test": self.test.result(self.name),
         }
 
+    def artifact(self) -> Artifact:
+        """What is kept of it."""
+        return Artifact.of(
+            self.backbone, self.prepared, self.trained, self.mode, self.result(), self.test.to_json()
+        )
+
 
 def compare(
-    backbone: Backbone,
+    backbone: Pretrained,
     session: Session,
     mode: Mode,
     config: FitConfig,
     to_rate: bool = False,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
+    scratch: bool = True,
 ) -> Comparison:
-    """Adapts, trains from scratch on the same windows for as many steps, and scores all side by side.
-
-    Other arguments and errors are those of `adapt`.
+    """Adapts a backbone to a recording, and scores what came of it beside all else.
 
     Args:
+        backbone: stays as it is, whatever the mode.
+        session: as it was recorded.
+        mode: what is trained, see `train`.
+        config: the optimisation.
+        to_rate: resample where the recording has another rate than the backbone was trained on.
         progress: is told what is being done, and how many of how many steps or windows are done.
+        scratch: train from scratch too, on the same windows for as many steps; that takes as long again, or
+            longer.
 
     Raises:
-        AdaptationError: nothing moves in the test part, so that no score exists.
+        RecordingError: nothing usable is in the recording.
+        AdaptationError: it does not fit the backbone, or nothing moves in the validation or the test part, so
+            that no score exists.
     """
     began = time.perf_counter()
     name = SCRATCH if mode == "scratch" else NOT_ADAPTED if mode == "none" else f"adapted ({mode})"
@@ -180,18 +187,17 @@ def compare(
     def following(what: str) -> Callable[[int], None]:
         return lambda step: progress(f"{what}: step", step, steps)
 
-    adaptation = adapt(backbone, session, mode, config, to_rate, following(name))
-    prepared = adaptation.prepared
+    prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate)
+    trained = train(backbone, prepared, mode, config, after_step=following(name))
     others: dict[str, Trained] = {}
-    if mode not in ("scratch", "none"):
+    if scratch and mode not in ("scratch", "none"):
         others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))
-    unadapted = None if mode == "none" else train(backbone, prepared, "none", config)
-    models = {name: adaptation.trained, **others}
-    if unadapted is not None:
-        models[NOT_ADAPTED] = unadapted
+    models = {name: trained, **others}
+    if mode != "none":
+        models[NOT_ADAPTED] = train(backbone, prepared, "none", config)
     windows = prepared.windows
     forecasters: dict[str, Forecaster] = {
-        each: WindowForecaster(trained.model, trained.interface, config) for each, trained in models.items()
+        each: WindowForecaster(made.model, made.interface, config) for each, made in models.items()
     }
     forecasters |= fit_baselines(windows, seed=config.seed)
     limit = windows_to_score(prepared, WINDOWS_PER_SESSION, TEST_ROWS)
@@ -210,10 +216,12 @@ def compare(
         raise AdaptationError(f"session {prepared.session.id}: nothing moves in its test part.")
     leak = leak_of(backbone, session)
     seconds = time.perf_counter() - began
-    return Comparison(adaptation, name, others, forecasters, validation, test, leak, seconds)
+    return Comparison(
+        backbone, prepared, mode, trained, name, others, forecasters, validation, test, leak, seconds
+    )
 
 
-def leak_of(backbone: Backbone, session: Session) -> str | None:
+def leak_of(backbone: Pretrained, session: Session) -> str | None:
     """What a backbone has seen of this animal, in words; None for nothing that is known."""
     same = [seen for seen in backbone.sessions if seen.subject == session.subject]
     if any((seen.dataset, seen.session) == (session.dataset, session.session) for seen in same):

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 import forebrain
-from forebrain.adaptation.backbone import registry_address, weights_of
+from forebrain.adaptation.origin import registry_address, weights_of
 from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
 from forebrain.adaptation.start import START
 from forebrain.errors import PublishError

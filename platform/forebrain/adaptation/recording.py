@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from forebrain.adaptation.artifact import RATE_TOLERANCE, rates_agree
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.scoring.protocols import PARTS
+from forebrain.sessions.preprocessing import RATE_TOLERANCE, Preprocessing, rates_agree
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import Finding, RecordingReport
 from forebrain.sessions.resample import bin_events, resample
@@ -28,20 +28,13 @@ class Prepared:
         session: repaired, binned and resampled as the backbone expects; every unit has a name.
         windows: its normalised windows.
         report: what was found and done.
-        columns: int64 [N], which of the recorded units remain.
-        num_recorded: units before repair.
-        recorded_rate_hz: the recording's own rate, stated or told by its frame times.
-        event_rate_hz, resample_hz: see `Adapted`.
+        preprocessing: all of it that a later recording, or a stream of frames, has to go through too.
     """
 
     session: Session
     windows: SessionWindows
     report: RecordingReport
-    columns: np.ndarray
-    num_recorded: int
-    recorded_rate_hz: float | None
-    event_rate_hz: float | None
-    resample_hz: float | None
+    preprocessing: Preprocessing
 
 
 def open_session(recording: str, session_id: str | None = None) -> Session:
@@ -108,9 +101,15 @@ def prepare_session(
     model = description.model
     _require_length(session, description)
     windows = SessionWindows(session, description.protocol, model.context, model.horizon)
-    return Prepared(
-        session, windows, report, columns, recorded.num_units, recorded_rate_hz, event_rate_hz, resample_hz
+    preprocessing = replace(
+        windows.preprocessing,
+        columns=columns,
+        num_recorded=recorded.num_units,
+        recorded_rate_hz=recorded_rate_hz,
+        event_rate_hz=event_rate_hz,
+        resample_hz=resample_hz,
     )
+    return Prepared(session, windows, report, preprocessing)
 
 
 def _which(session_id: str | None, found: Sequence[Session]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -12,9 +11,6 @@ from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import make_example
 from forebrain.scoring.baselines import BASELINES
 
-RESULT = "result.json"
-EVALUATION = "evaluation.json"
-
 
 def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path:
     """Writes adaptation, result.json, report.md and pictures; the folder appears whole or not at all.
@@ -23,38 +19,36 @@ def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path
         StorageError: there is something of that name, or the disk is full.
     """
     with new_folder(out) as folder:
-        comparison.adaptation.adapted.write_into(folder)
-        (folder / RESULT).write_text(json.dumps(comparison.result(), indent=1, allow_nan=False))
-        (folder / EVALUATION).write_text(json.dumps(comparison.test.to_json(), allow_nan=False))
+        comparison.artifact().write_into(folder)
         _draw(comparison, folder)
         (folder / "report.md").write_text(_report(comparison), encoding="utf-8")
     return Path(out)
 
 
 def _draw(comparison: Comparison, folder: Path) -> None:
-    trained, session = comparison.adaptation.trained, comparison.adaptation.prepared.session
+    trained, session = comparison.trained, comparison.prepared.session
     curves = {comparison.name: trained.score_by_step}
     curves |= {name: other.score_by_step for name, other in comparison.others.items()}
     levels = {name: comparison.validation.summary(name).value("score") for name in BASELINES}
     figures.score_by_step(curves, levels, f"{session.id}, validation", folder / "score_by_step.png")
     shown = {name: comparison.forecasters[name] for name in (comparison.name, "copy")}
-    example = make_example(shown, comparison.adaptation.prepared.windows, 0, "test")
+    example = make_example(shown, comparison.prepared.windows, 0, "test")
     figures.forecast_traces(example, comparison.name, folder / "forecast_traces.png", session.unit_names)
     figures.population_raster(example, comparison.name, example.horizon, folder / "population_raster.png")
     figures.score_by_horizon(comparison.test, folder / "score_by_horizon.png")
 
 
 def _report(comparison: Comparison) -> str:
-    adaptation, test = comparison.adaptation, comparison.test
-    adapted, trained = adaptation.adapted, adaptation.trained
-    rate = "unknown rate" if adapted.rate_hz is None else f"{adapted.rate_hz:.4g} Hz"
-    lines = [f"# {adaptation.prepared.session.id} on {adapted.origin}", "", f"**{comparison.verdict()}**", ""]
+    backbone, trained, test = comparison.backbone, comparison.trained, comparison.test
+    session, config = comparison.prepared.session, trained.model.config
+    rate = "unknown rate" if session.rate_hz is None else f"{session.rate_hz:.4g} Hz"
+    lines = [f"# {session.id} on {backbone.origin}", "", f"**{comparison.verdict()}**", ""]
     if comparison.leak:
         lines += [f"**Leak: {comparison.leak}.**", ""]
     lines += [
-        f"{adapted.num_units} units, {adaptation.prepared.session.num_frames} frames at {rate}; mode "
-        f"{adapted.mode}, best after {trained.best_step} of {trained.score_by_step[-1][0]} steps by the "
-        f"validation part, which took {trained.seconds:.1f} s. Protocol {adapted.description.protocol}; the "
+        f"{session.num_units} units, {session.num_frames} frames at {rate}; mode "
+        f"{comparison.mode}, best after {trained.best_step} of {trained.score_by_step[-1][0]} steps by the "
+        f"validation part, which took {trained.seconds:.1f} s. Protocol {backbone.description.protocol}; the "
         "test part was scored once, at the end.",
         "",
         tables.overview(test).to_markdown(),
@@ -74,13 +68,13 @@ def _report(comparison: Comparison) -> str:
         "### Forecasting with it",
         "",
         "```python",
-        "from forebrain.adaptation import Adapted",
+        "import forebrain as fb",
         "",
-        'adapted = Adapted.load("this/folder")',
-        f"forecast = adapted.forecast(frames)  # the last {adapted.context} frames [{adapted.context}, "
-        f"{adapted.num_units}], raw -> [{adapted.horizon}, {adapted.num_units}]",
+        'adapted = fb.open("this/folder")',
+        f"forecast = adapted.forecast(frames)  # the last {config.context} frames [{config.context}, "
+        f"{session.num_units}], raw -> [{config.horizon}, {session.num_units}]",
         "```",
         "",
-        f"Model: `{adapted.model}`",
+        f"Model: `{backbone.origin.named}`",
     ]
     return "\n".join(lines) + "\n"

@@ -7,8 +7,9 @@ import numpy as np
 from forebrain.scoring.protocols import PARTS, Part, Windows, fit_ranges, part_ranges, windows_of
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.sessions.frames import pieces, read_frames
+from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Range, Session
-from forebrain.shards.fits import LEAST_PERSISTENCE, Fit, Moments, scale_of
+from forebrain.shards.fits import LEAST_PERSISTENCE, Moments, scale_of
 
 # Recordings up to this size are normalised once and held in memory; of larger ones each window is read.
 HELD_BYTES = 1 << 30
@@ -23,17 +24,22 @@ class SessionWindows:
         context, horizon: C and H, frames.
 
     Attributes:
-        fitted_on: the frames that `fit` was made on.
-        fit: the normalisation.
-        persistence: of the frames that it was made on, see `Moments.persistence`.
+        preprocessing: the normalisation, and the frames that it was fitted on.
+        persistence: of those frames, see `Moments.persistence`.
     """
 
     def __init__(self, session: Session, protocol: str, context: int, horizon: int) -> None:
         self.protocol, self.context, self.horizon = protocol, context, horizon
-        self.fitted_on = fit_ranges(protocol, session.num_frames, session.segments)
-        moments = _moments(session, self.fitted_on)
+        fitted_on = fit_ranges(protocol, session.num_frames, session.segments)
+        moments = _moments(session, fitted_on)
         self.persistence = moments.persistence
-        self.fit = Fit(moments.mean.astype(np.float32), scale_of(protocol, moments.std).astype(np.float32))
+        self.preprocessing = Preprocessing.of_units(
+            mean=moments.mean.astype(np.float32),
+            scale=scale_of(protocol, moments.std).astype(np.float32),
+            unit_names=session.unit_names or (),
+            rate_hz=session.rate_hz,
+            fitted_on=tuple(fitted_on),
+        )
         self.sessions = [
             SessionInfo(
                 session.id,
@@ -73,7 +79,7 @@ class SessionWindows:
 
     def training_mean(self, session: int) -> np.ndarray:
         ranges = part_ranges(self.protocol, "train", self._session.num_frames, self._segments)
-        if ranges == self.fitted_on:
+        if tuple(ranges) == self.preprocessing.fitted_on:
             return np.zeros(self._session.num_units, dtype=np.float32)
         moments = Moments(self._session.num_units)
         for start, stop in _pieces(self._session, ranges):
@@ -86,7 +92,7 @@ class SessionWindows:
         )
 
     def _normalised(self, start: int, stop: int) -> np.ndarray:
-        return self.fit.apply(read_frames(self._session.traces, start, stop, self._session.id))
+        return self.preprocessing.normalise(read_frames(self._session.traces, start, stop, self._session.id))
 
 
 def _moments(session: Session, ranges: list[Range]) -> Moments:

@@ -33,10 +33,10 @@ from rich.table import Table
 
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.ray_runtime import quiet_ray
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 from forebrain.training.ledger import Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

@@ -24,10 +24,10 @@ import torch
 from forebrain.benchmarking.loading import noise_shards
 from forebrain.errors import ConfigError
 from forebrain.shards.stream import Stream
-from forebrain.storage import Folder
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.loop import Trainer
+from forebrain_registry.storage import Folder
 
 UNITS, BATCH = 300, 64
 SESSIONS, FRAMES = 8, 10_000

@@ -12,7 +12,8 @@ from typing import Literal
 
 from rich.console import Console
 
-from forebrain.adaptation.artifact import Mode, require_new
+from forebrain.adaptation.adapting import Mode
+from forebrain.adaptation.artifact import require_new
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from forebrain.errors import ConfigError, StorageError
 from forebrain.ray_runtime import quiet_ray, unreachable
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 Area = Literal["machine", "packages", "cluster", "storage", "jobs"]
 # ok: as it should be. note: worth knowing. missing: some jobs cannot run. wrong: what was asked about fails.

@@ -13,8 +13,8 @@ from rich.console import Console
 from forebrain.errors import ConfigError
 from forebrain.runs.evaluate import evaluate_run, show_evaluation
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
-from forebrain.storage import Folder
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 
 @dataclass(frozen=True)

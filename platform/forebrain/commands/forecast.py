@@ -10,9 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from forebrain.adaptation.artifact import Adapted
+from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.recording import open_session
-from forebrain.storage import Folder
+from forebrain.adaptation.tables import forecast_csv
+from forebrain_registry.storage import Folder
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
     adapted = Adapted.load(config.adapted, config.registry)
     window = adapted.latest_window(open_session(config.recording, config.session))
-    table = adapted.as_csv(adapted.forecast(window))
+    table = forecast_csv(adapted.forecast(window), adapted.preprocessing)
     if config.out is None:
         print(table, end="")
         return 0

@@ -17,7 +17,7 @@ from forebrain.shards.index import SessionEntry, remarks
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
 from forebrain.shards.recordings import find_all
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 ALIASES = {"--recordings": "--recording"}  # as scripts have it
 WINDOW_FRAMES = 64  # the published window: context 48, horizon 16

@@ -15,6 +15,8 @@ from forebrain.sessions.repair import MAX_RATE_ERROR, MAX_TIME_GAP, MIN_GAP_FRAM
 RATE_INTERVALS = 64  # the rate is the median of this many frame intervals
 MIN_RATE_INTERVALS = 16
 MAX_INDEX = 2**62
+# No stream pauses for twelve days: times that jump by more are no seconds, or of another clock.
+MAX_TIME_STEP_S = 1e6
 
 
 class Arrival(NamedTuple):
@@ -35,7 +37,8 @@ class Arrivals:
 
     A sender that starts again counts from an earlier index, or its clock was set back: all its frames look
     late. After `MIN_GAP_FRAMES` late frames in a row, each after the one before, they are taken as a new
-    count.
+    count. Times that jump by more than `MAX_TIME_STEP_S` are refused; so many in a row with the usual steps
+    between them are another clock, and without indices a new count too.
 
     Args:
         rate_hz: that the model expects, or None where it is not known.
@@ -43,11 +46,18 @@ class Arrivals:
 
     def __init__(self, rate_hz: float | None) -> None:
         self.rate_hz = rate_hz
+        self._intervals: deque[float] = deque(maxlen=RATE_INTERVALS)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the stream: the next frame is the first."""
         self.index: int | None = None
         self.time_s: float | None = None
-        self._intervals: deque[float] = deque(maxlen=RATE_INTERVALS)
+        self._intervals.clear()
         self._late_at: float | None = None
         self._late_run = 0
+        self._jumped_to: float | None = None
+        self._jumped_run = 0
 
     def judge(self, index: int | None, time_s: float | None) -> Arrival:
         """Places a frame, and remembers it unless it is late or repeated.
@@ -57,7 +67,7 @@ class Arrivals:
             time_s: when the frame was taken, seconds on any clock that runs forward; None where not known.
 
         Raises:
-            FrameError: an index that is no whole number from 0 on, or a time that is not finite.
+            FrameError: an index that is no whole number from 0 on, or a time that is not finite or jumps.
         """
         if index is not None and (isinstance(index, bool) or not isinstance(index, int | np.integer)):
             raise FrameError(f"the frame's index is {index!r}; expected a whole number.")
@@ -65,7 +75,8 @@ class Arrivals:
             raise FrameError(f"the frame's index is {index}; expected 0 or more and below 2^62.")
         if time_s is not None and not math.isfinite(time_s):
             raise FrameError(f"the frame's time is {time_s}; expected seconds, or none.")
-        arrival = self._place(index, time_s)
+        is_new_count = self._has_changed_clocks(time_s) and index is None
+        arrival = Arrival("restart") if is_new_count else self._place(index, time_s)
         if arrival.kind == "next":
             self._measure(arrival.missing, time_s)
         if arrival.kind in ("next", "restart"):
@@ -90,7 +101,26 @@ class Arrivals:
 
     def restore(self, index: int | None, time_s: float | None) -> None:
         """Goes on where another left off."""
-        self.index, self.time_s = index, time_s
+        is_sound = index is None or index < MAX_INDEX
+        self.index, self.time_s = index if is_sound else None, time_s
+
+    def _has_changed_clocks(self, time_s: float | None) -> bool:
+        """Whether times are of another clock from here on. Raises FrameError where they may be no seconds."""
+        if time_s is None or self.time_s is None or abs(time_s - self.time_s) <= MAX_TIME_STEP_S:
+            self._jumped_to, self._jumped_run = None, 0
+            return False
+        follows = self._jumped_to is not None and 0 < time_s - self._jumped_to <= MAX_TIME_STEP_S
+        self._jumped_run = self._jumped_run + 1 if follows else 1
+        self._jumped_to = time_s
+        if self._jumped_run >= MIN_GAP_FRAMES:
+            self._jumped_to, self._jumped_run = None, 0
+            self._intervals.clear()
+            self.time_s = None
+            return True
+        raise FrameError(
+            f"the frame's time is {time_s:.6g}, the one before it was {self.time_s:.6g}; expected seconds on "
+            "one clock. Divide nanoseconds by 1e9; a clock that has changed is followed after a few frames."
+        )
 
     def _place(self, index: int | None, time_s: float | None) -> Arrival:
         if index is not None and self.index is not None:

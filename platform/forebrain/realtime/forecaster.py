@@ -1,6 +1,6 @@
 """The live forecaster: a frame in, a forecast out, in fixed memory, whatever the stream does.
 
-    live = realtime.open(adapted.backbone, adapted.interface, Fit(adapted.mean, adapted.scale))
+    live = adapted.stream()
     for frame in stream:                 # [N], NaN where a unit has no value
         forecast = live.step(frame)      # [H, N], in the frame's own units
 
@@ -22,12 +22,12 @@ import torch
 from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError, FrameError
 from forebrain.models.base import Interface, Model, SessionInput
-from forebrain.realtime.arrivals import Arrivals
+from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
+from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.repair import MIN_GAP_FRAMES
-from forebrain.shards.fits import Fit
 
 # A unit has drifted when its running mean has moved by this many standard deviations of the fit, or its
 # running spread has grown or shrunk by this factor; the stream has when this part of its units have.
@@ -36,12 +36,12 @@ DRIFT_SPREAD = 3.0
 DRIFT_UNITS = 0.2
 MIN_FALLBACK_WINDOWS = 64
 
-Source = Literal["warm-up", "model", "copy"]
+Source = Literal["warm-up", "model", "copy", "late", "repeated"]
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
 # What `status` counts from the start, in its order.
 COUNTED = (
     "frames", "forecasts", "skipped", "missing_frames", "empty_frames", "gaps", "late", "repeated",
-    "restarts", "refused", "missing_values", "vanished", "appeared", "unknown_units", "not_finite",
+    "restarts", "resets", "refused", "missing_values", "vanished", "appeared", "unknown_units", "not_finite",
     "fallbacks", "updates",
 )  # fmt: skip
 
@@ -52,7 +52,7 @@ class LiveConfig:
 
     Attributes:
         normalise: by the mean and scale the interface was fitted with (`fit`), or by those of the stream so
-            far (`running`), which an interface without a fit needs.
+            far (`running`).
         memory: time constant of running statistics, frames.
         score_windows: newest forecasts that the rolling score is over.
         fallback: give copy's forecast while the model's rolling score is below it.
@@ -81,38 +81,43 @@ class LiveForecaster:
         self,
         model: Model,
         interface: Interface,
-        fit: Fit | None,
-        rate_hz: float | None,
-        unit_names: Sequence[str] | None,
-        columns: np.ndarray | None,
-        num_recorded: int | None,
+        preprocessing: Preprocessing,
         dataset: int | None,
         config: LiveConfig,
         threads: int,
     ) -> None:
-        num_units = len(interface.unit)
+        num_units, unit_names = len(interface.unit), preprocessing.unit_names
+        if preprocessing.num_units != num_units:
+            raise ConfigError(
+                f"the preprocessing is of {preprocessing.num_units} units, the interface of {num_units}; "
+                "they belong to different recordings."
+            )
+        if len(set(unit_names)) != len(unit_names):
+            raise ConfigError(
+                f"{len(unit_names)} unit names, {len(set(unit_names))} of them different; expected a name of "
+                "its own for each unit."
+            )
         self.model, self.interface, self.config = model.eval(), interface, config
         self.num_units, self.horizon, self.context = num_units, model.config.horizon, model.config.context
-        self.unit_names = None if unit_names is None else tuple(unit_names)
+        self.preprocessing, self.unit_names = preprocessing, unit_names or None
         self.source: Source = "warm-up"
+        self.made_at: tuple[int | None, float | None] = None, None  # index and time of the answer's frame
         self.counts = Counter(dict.fromkeys(COUNTED, 0))
-        self.arrivals = Arrivals(rate_hz)
+        self.arrivals = Arrivals(preprocessing.rate_hz)
         self.ring = Ring(self.context, num_units)
         self.moments = RunningMoments(num_units, config.memory)
         self.score = RollingScore(self.horizon, num_units, config.score_windows)
         self.drifted_units = 0
         self.segment = 0  # counts the stretches of frames between which some are missing
 
-        self.fit = _checked_fit(fit, num_units, config)
         self.dataset = dataset
-        self._mean, self._scale = self.fit.mean.copy(), self.fit.scale.copy()
+        fitted = preprocessing if config.normalise == "fit" else Preprocessing.none(num_units)
+        self._mean, self._scale = fitted.mean.copy(), fitted.scale.copy()
         self._last = self._mean.copy()  # of each unit the last value known; the mean before there is one
         self.frame = np.empty(num_units, np.float32)
         self._known = np.zeros(num_units, bool)
         self._absent = np.full(num_units, self.context)  # frames since the unit had a value
         self._empty_run = 0
-        self.num_recorded = num_units if num_recorded is None else num_recorded
-        self._recorded_columns = columns
         self._named: _Named | None = None
         self._normalised = np.empty((self.context, num_units), np.float32)
         self._input = torch.from_numpy(self._normalised)[None]
@@ -121,11 +126,6 @@ class LiveForecaster:
         self._falls_back = False
         compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self._executor = accelerate(self.model, "stream", compute_dtype, threads=threads)
-        if unit_names is not None and (len(unit_names), len(set(unit_names))) != (num_units, num_units):
-            raise ConfigError(
-                f"{len(unit_names)} unit names, {len(set(unit_names))} of them different, for {num_units} "
-                "units; expected a name of its own for each."
-            )
 
     def step(
         self,
@@ -146,7 +146,8 @@ class LiveForecaster:
 
         Returns:
             float32 [H, N] in the recording's units, always finite. Until C frames have come in a row, and
-            where `source` is `copy`, it is the last frame known, repeated.
+            where `source` is `copy`, it is the last frame known, repeated. Where `source` is `late` or
+            `repeated` the frame changed nothing, and it is the newest forecast once more, of `made_at`.
 
         Raises:
             FrameError: the frame has the wrong shape or type, or no place. It changes nothing.
@@ -170,8 +171,9 @@ class LiveForecaster:
         if units is not None and named is not None:
             self._named = named
             self.counts["unknown_units"] += named.num_values - len(named.sources)
-        if arrival.kind in ("late", "repeated"):
+        if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
+            self.source = arrival.kind
             return False
         self.counts["frames"] += 1
         if arrival.kind == "restart":
@@ -187,6 +189,7 @@ class LiveForecaster:
         """[H, N] from the newest frame on, in memory that the next call overwrites."""
         self._forecast = None
         self.answer[:] = self._last
+        self.made_at = self.arrivals.index, self.arrivals.time_s
         self.source = "warm-up"
         if self.ring.is_full:
             forecast = self._call_model()
@@ -224,6 +227,19 @@ class LiveForecaster:
         self.interface = interface
         self.rehearse()  # which prepares it
         self.counts["updates"] += 1
+
+    def reset(self) -> None:
+        """Begins a new run: the next frame is the first, whatever its index and time, all units in order.
+
+        What is known of the units stays: statistics, rolling score, interface and counts.
+        """
+        self.counts["resets"] += 1
+        self.arrivals.reset()
+        self._named = None
+        self._empty_run = 0
+        self._restart()
+        self.answer[:] = self._last  # so that nothing of the run before is given again
+        self.source, self.made_at = "warm-up", (None, None)
 
     def state(self) -> State:
         """A copy of all that `restore` needs: arrays, and plain values. Forecasts that are not scored yet are
@@ -269,7 +285,8 @@ class LiveForecaster:
             self.drifted_units = self._count_drifted()
         self.forecast()  # for a sender that never got the newest frame's answer and asks again
         self._forecast = None
-        self.counts = Counter(plain["counts"])
+        known = {name: min(count, MAX_INDEX) for name, count in plain["counts"].items()}
+        self.counts = Counter(dict.fromkeys(COUNTED, 0) | known)
 
     def status(self) -> dict[str, Any]:
         """What happened so far, plain and JSON-able; undefined is None."""
@@ -301,9 +318,8 @@ class LiveForecaster:
     def _checked(self, frame: np.ndarray, named: _Named | None) -> np.ndarray:
         """The frame as float32 [N], NaN where it has no value."""
         values = np.asarray(frame)
-        columns = self._recorded_columns if named is None else None
-        if columns is not None and values.shape == (self.num_recorded,):
-            values = values[columns]
+        if named is None and values.shape == (self.preprocessing.num_recorded,):
+            values = values[self.preprocessing.columns]
         expected = self.num_units if named is None else named.num_values
         if values.shape != (expected,):
             raise FrameError(
@@ -324,7 +340,8 @@ class LiveForecaster:
         """Frames that did not come: a few are held at the last values, after more the window starts anew."""
         if not missing:
             return
-        self.counts["missing_frames"] += missing
+        # An index may jump by more than a message can hold.
+        self.counts["missing_frames"] = min(self.counts["missing_frames"] + missing, MAX_INDEX)
         self.segment += 1
         self._known[:] = False
         if missing >= MIN_GAP_FRAMES:
@@ -388,7 +405,7 @@ class LiveForecaster:
         return forecast[0].numpy() * self._scale + self._mean
 
     def _count_drifted(self) -> int:
-        fit, moments = self.fit, self.moments
+        fit, moments = self.preprocessing, self.moments
         seen = moments.count >= min(self.context, moments.memory)
         moved = np.abs(moments.mean - fit.mean) > DRIFT_MEAN * fit.scale
         ratio = np.sqrt(moments.variance) / fit.scale
@@ -398,39 +415,35 @@ class LiveForecaster:
 def open(
     model: Model,
     interface: Interface,
-    fit: Fit | None = None,
+    preprocessing: Preprocessing | None = None,
     *,
-    rate_hz: float | None = None,
-    unit_names: Sequence[str] | None = None,
-    columns: np.ndarray | None = None,
-    num_recorded: int | None = None,
     dataset: int | None = None,
     config: LiveConfig | None = None,
     threads: int = 1,
 ) -> LiveForecaster:
-    """A live forecaster of one session.
+    """A live forecaster of one session; of an adaptation `Adapted.stream` opens it.
 
     Args:
         model: the backbone.
         interface: the session's embeddings.
-        fit: mean and scale of each unit that the interface was fitted with. None: those of the stream so far.
-        rate_hz: frames a second that the interface was fitted at; None where not known.
-        unit_names: of the N units, so that a sender may name its own.
-        columns, num_recorded: int [N], which of the recorded values the units are, and how many are recorded:
-            frames may then hold these instead.
+        preprocessing: the session's: which units of the recording these are, what they are called, their
+            normalisation and their rate. None: every value of a frame is a unit, normalised by the stream.
         dataset: see `SessionInput`.
-        config: None for the defaults; without a fit, running statistics.
+        config: None for the defaults; without preprocessing, running statistics.
         threads: that share the units of a forecast by POCO, 512 each at a time. They want a core each, and
             `torch.set_num_threads(1)`: torch's own threads wait for one another after every operation.
 
     Raises:
-        ConfigError: the fit or the names do not belong to the interface's units.
+        ConfigError: the preprocessing does not belong to the interface's units, two of them have one name, or
+            there is none to normalise by.
     """
     if config is None:
-        config = LiveConfig(normalise="fit" if fit is not None else "running")
-    return LiveForecaster(
-        model, interface, fit, rate_hz, unit_names, columns, num_recorded, dataset, config, threads
-    )
+        config = LiveConfig(normalise="running" if preprocessing is None else "fit")
+    if preprocessing is None:
+        if config.normalise == "fit":
+            raise ConfigError("there is no preprocessing to normalise by; give it, or normalise 'running'.")
+        preprocessing = Preprocessing.none(len(interface.unit))
+    return LiveForecaster(model, interface, preprocessing, dataset, config, threads)
 
 
 class _Named(NamedTuple):
@@ -456,19 +469,3 @@ class _Named(NamedTuple):
         sources = [source for source, name in enumerate(names) if name in position]
         targets = [position[names[source]] for source in sources]
         return cls(np.array(targets, np.intp), np.array(sources, np.intp), len(names))
-
-
-def _checked_fit(fit: Fit | None, num_units: int, config: LiveConfig) -> Fit:
-    if config.normalise == "running":
-        return Fit(np.zeros(num_units, np.float32), np.ones(num_units, np.float32))
-    if fit is None:
-        raise ConfigError("there is no fit to normalise by; give one, or normalise 'running'.")
-    mean, scale = np.asarray(fit.mean, np.float32), np.asarray(fit.scale, np.float32)
-    if fit.components is not None or mean.shape != (num_units,) or scale.shape != (num_units,):
-        raise ConfigError(
-            f"the fit has {mean.shape} means and {scale.shape} scales for {num_units} units; expected one of "
-            "each for each unit, and no components."
-        )
-    if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
-        raise ConfigError("the fit has a mean that is not finite or a scale that is not above 0; fit again.")
-    return Fit(mean, scale)

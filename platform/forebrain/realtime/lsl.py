@@ -28,6 +28,8 @@ except (ImportError, RuntimeError, OSError) as error:  # pylsl raises RuntimeErr
 
 NUMERIC = (pylsl.cf_float32, pylsl.cf_double64, pylsl.cf_int8, pylsl.cf_int16, pylsl.cf_int32)
 BUFFER_S = 10
+MOST_STREAMS = 100  # of one name; not so many, so all that answer in time are found
+ALL_FOUND_S = 1.0
 UNANSWERED = 1000  # frames whose index is remembered, which the stream does not carry
 _log = logging.getLogger(__name__)
 
@@ -37,10 +39,11 @@ def forecast_name(name: str) -> str:
 
 
 class LslPort:
-    """Reads the stream `name` and publishes its forecasts.
+    """Reads a stream and publishes its forecasts. Of two streams of one name neither is read.
 
     Args:
-        name: of the stream of frames; it is waited for, and found again after it was away.
+        address: name of the stream of frames, or NAME@SOURCE_ID where several have the name. It is waited
+            for, and found again after it was away.
         horizon, num_units: H and N.
         rate_hz: of the forecasts; None where not known.
         unit_names: of the N units; a stream whose channels bear such labels is taken by them.
@@ -48,14 +51,17 @@ class LslPort:
 
     def __init__(
         self,
-        name: str,
+        address: str,
         horizon: int,
         num_units: int,
         rate_hz: float | None,
         unit_names: tuple[str, ...] | None,
     ) -> None:
-        self.name, self._unit_names = name, frozenset(unit_names or ())
-        self._outlet = _outlet(forecast_name(name), 1 + horizon * num_units, rate_hz)
+        self.name, _, source_id = address.partition("@")
+        self._source_id = source_id or None
+        self._told: list[str] = []  # where the stream comes from, as it was last told
+        self._unit_names = frozenset(unit_names or ())
+        self._outlet = _outlet(forecast_name(address), 1 + horizon * num_units, rate_hz)
         self._sample = np.empty((1, 1 + horizon * num_units), np.float32)
         self._inlet: pylsl.StreamInlet | None = None
         self._new_names: tuple[str, ...] | None = None
@@ -95,18 +101,44 @@ class LslPort:
         del self._outlet
 
     def _connect(self, timeout_s: float) -> None:
-        found = pylsl.resolve_byprop("name", self.name, minimum=1, timeout=timeout_s)
+        found = self._found(timeout_s)
         if not found:
             return
-        if found[0].channel_format() not in NUMERIC:
+        if len(found) > 1:
+            told = sorted(_place(stream) for stream in found)
+            if told != self._told:
+                self._told = told
+                raise FrameError(
+                    f"{len(found)} streams are called {self.name}, from {' and '.join(told)}; none is read. "
+                    f"Stop all but one, or choose one by its source id: {self.name}@SOURCE_ID."
+                )
+            return
+        (stream,) = found
+        if stream.channel_format() not in NUMERIC:
             raise FrameError(f"the stream {self.name} holds no numbers; expected one channel for each unit.")
-        inlet = pylsl.StreamInlet(found[0], max_buflen=BUFFER_S, as_numpy=True)
+        inlet = pylsl.StreamInlet(stream, max_buflen=BUFFER_S, as_numpy=True)
         labels = inlet.info(timeout=5).get_channel_labels() or []
         if self._unit_names.intersection(labels):
             self._new_names = tuple(labels)
         inlet.open_stream(timeout=5)
         self._inlet = inlet
-        _log.info("reading the stream %s", self.name)
+        if self._told not in ([], [_place(stream)]):
+            _log.warning("the stream %s comes from %s now", self.name, _place(stream))
+        self._told = [_place(stream)]
+        _log.info("reading the stream %s from %s", self.name, _place(stream))
+
+    def _found(self, timeout_s: float) -> list[pylsl.StreamInfo]:
+        """Every stream of the name, and of the source where one is chosen."""
+        if not pylsl.resolve_byprop("name", self.name, minimum=1, timeout=timeout_s):
+            return []
+        # Streams answer one after another: others of the name have a moment to do so too.
+        found = pylsl.resolve_byprop("name", self.name, minimum=MOST_STREAMS, timeout=ALL_FOUND_S)
+        return [stream for stream in found if self._source_id in (None, stream.source_id())]
+
+
+def _place(stream: pylsl.StreamInfo) -> str:
+    """Where a stream comes from, for people."""
+    return f"{stream.hostname()} (source id {stream.source_id() or 'none'!r})"
 
 
 class LslClient:

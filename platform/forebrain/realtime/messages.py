@@ -1,9 +1,10 @@
 """What travels between a recording rig and a forecaster: msgpack maps of plain values, checked on arrival.
 
     frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?}
-    question    {"v": 1, "ask": "status" | "describe"}
-    forecast    {"v": 1, "forecast": bytes, "shape": [H, N], "index": int?, "time_s": float?, "source": name,
-                 "score": float?, "drift": bool, "step_ms": float}
+    question    {"v": 1, "ask": "status" | "describe" | "reset"}
+    forecast    {"v": 1, "forecast": bytes, "shape": [H, N], "index": int?, "time_s": float?, "made_at": int?,
+                 "made_at_s": float?, "source": name, "score": float?, "drift": bool, "rate_differs": bool,
+                 "step_ms": float}
     answer      {"v": 1, "answer": {name: value}}
     error       {"v": 1, "error": text}
 
@@ -23,7 +24,7 @@ import numpy as np
 from forebrain.errors import FrameError
 
 VERSION = 1
-QUESTIONS = ("status", "describe")
+QUESTIONS = ("status", "describe", "reset")
 MAX_NAME_BYTES = 256
 OVERHEAD_BYTES = 4096
 
@@ -58,11 +59,15 @@ class Forecast:
 
     Attributes:
         values: float32 [H, N] in the frame's units.
-        index, time_s: those of the frame it was made from.
-        source: `model`, `warm-up` or `copy`; see `LiveForecaster.step`.
+        index, time_s: those of the frame that it answers.
+        source: `model`, `warm-up` or `copy`; `late` or `repeated` where the frame changed nothing, and this
+            is the newest forecast once more. See `LiveForecaster.step`.
         score: rolling score against copy, None where not defined yet.
         drift: whether the stream has left what the interface was fitted on.
         step_ms: from the frame's arrival to the forecast, without the way.
+        made_at, made_at_s: index and time of the frame that it was made at: the newest that came. Another
+            than `index` only of a late or repeated frame; counted where the sender does not count.
+        rate_differs: whether frames come at another rate than the model expects.
     """
 
     values: np.ndarray
@@ -72,6 +77,9 @@ class Forecast:
     score: float | None
     drift: bool
     step_ms: float
+    made_at: int | None = None
+    made_at_s: float | None = None
+    rate_differs: bool = False
 
 
 def max_frame_bytes(num_values: int) -> int:
@@ -132,6 +140,9 @@ def encode_forecast(forecast: Forecast) -> bytes:
             "score": forecast.score,
             "drift": forecast.drift,
             "step_ms": forecast.step_ms,
+            "made_at": forecast.made_at,
+            "made_at_s": forecast.made_at_s,
+            "rate_differs": forecast.rate_differs,
         }
     )
 
@@ -158,12 +169,14 @@ def decode_reply(data: bytes | memoryview) -> Forecast | dict[str, Any]:
     try:
         shape = tuple(message["shape"])
         values = np.frombuffer(message["forecast"], "<f4").reshape(shape)
-        return Forecast(values, *(message[name] for name in _FORECAST_FIELDS))
+        known = {name: message[name] for name in _FORECAST_FIELDS}
+        return Forecast(values, **known, **{name: message[name] for name in _NEWER_FIELDS if name in message})
     except (KeyError, TypeError, ValueError) as error:
         raise FrameError(f"the message is no forecast ({error}); is the address a forecaster's?") from error
 
 
 _FORECAST_FIELDS = ("index", "time_s", "source", "score", "drift", "step_ms")
+_NEWER_FIELDS = ("made_at", "made_at_s", "rate_differs")  # which older forecasters do not send
 
 
 def _unpacked(data: bytes | memoryview) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from forebrain.errors import FrameError
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.messages import Forecast, Frame, Question
+from forebrain.realtime.watch import Watch
 
 POLL_S = 0.1  # how long a stop request, or a state to be saved, may wait on a silent stream
 _log = logging.getLogger(__name__)
@@ -49,18 +50,22 @@ def serve(
 
     A message that cannot be used is refused and counted, and the stream goes on. A frame behind which
     another waits already is taken in without a forecast of its own, so the forecaster never falls behind.
+    What changes in the stream is logged as it happens.
 
     Args:
         after_frame: called once the frame is answered and settled: between frames, not in their path.
     """
+    watch = Watch(live)
     while not should_stop():
         try:
             message = port.receive(POLL_S)
             if isinstance(message, Question):
-                port.answer(live.status() if message.ask == "status" else describe(live))
+                port.answer(_answer(live, message))
             elif message is not None:
                 _handle(live, port, message)
                 after_frame(live)
+                for event in watch.news():
+                    _log.warning("%s", event)
         except FrameError as error:
             live.counts["refused"] += 1
             _log.warning("refused: %s", error)
@@ -68,14 +73,27 @@ def serve(
 
 
 def describe(live: LiveForecaster) -> dict[str, Any]:
-    """What a sender must know: units, context, horizon, rate."""
+    """What a sender must know: units, context, horizon, and how frames were made of what was recorded."""
+    preprocessing = live.preprocessing
     return {
         "num_units": live.num_units,
         "unit_names": live.unit_names,
+        "num_recorded": preprocessing.num_recorded,
         "context": live.context,
         "horizon": live.horizon,
-        "rate_hz": live.arrivals.rate_hz,
+        "rate_hz": preprocessing.rate_hz,
+        "recorded_rate_hz": preprocessing.recorded_rate_hz,
+        "event_rate_hz": preprocessing.event_rate_hz,
+        "resample_hz": preprocessing.resample_hz,
     }
+
+
+def _answer(live: LiveForecaster, question: Question) -> dict[str, Any]:
+    if question.ask == "describe":
+        return describe(live)
+    if question.ask == "reset":
+        live.reset()
+    return live.status()
 
 
 def _handle(live: LiveForecaster, port: Port, frame: Frame) -> None:
@@ -87,6 +105,11 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> None:
         score = live.rolling_score
         values = live.forecast() if is_new else live.answer
         step_ms = 1e3 * (time.perf_counter() - began)
-        port.send(Forecast(values, frame.index, frame.time_s, live.source, score, live.drifts, step_ms))
+        port.send(
+            Forecast(
+                values, frame.index, frame.time_s, live.source, score, live.drifts, step_ms, *live.made_at,
+                live.arrivals.rate_differs,
+            )
+        )  # fmt: skip
     if is_new:
         live.settle()

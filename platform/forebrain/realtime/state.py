@@ -22,7 +22,8 @@ from safetensors.numpy import save
 
 from forebrain.errors import CheckpointError, StorageError
 from forebrain.realtime.forecaster import LiveForecaster, State
-from forebrain.storage import Folder
+from forebrain.sessions.preprocessing import Preprocessing
+from forebrain_registry.storage import Folder
 
 FORMAT = "forebrain-live-1"
 _log = logging.getLogger(__name__)
@@ -120,6 +121,9 @@ def _identity(live: LiveForecaster) -> str:
     for name, parameter in sorted(live.model.state_dict().items()):
         digest.update(name.encode())
         digest.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    for array in (live.fit.mean, live.fit.scale):
+    # With running statistics those of the fit play no part.
+    is_fitted = config.normalise == "fit"
+    fitted = live.preprocessing if is_fitted else Preprocessing.none(live.num_units)
+    for array in (fitted.mean, fitted.scale):
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -26,7 +26,7 @@ from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError
 from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.realtime.forecaster import LiveForecaster
-from forebrain.shards.fits import Fit
+from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.training.optimise import CLIP_NORM, ClippedAdamW
 
 NICENESS = 10
@@ -127,7 +127,14 @@ class InterfaceUpdater:
         context = multiprocessing.get_context("spawn")
         self._shared = _Shared(context, config.frames, live.interface)
         self._frames, self._segments = self._shared.frames()
-        given = copy.deepcopy(live.model), copy.deepcopy(live.interface), live.fit, live.dataset, config, loss
+        given = (
+            copy.deepcopy(live.model),
+            copy.deepcopy(live.interface),
+            live.preprocessing,
+            live.dataset,
+            config,
+            loss,
+        )
         self._process = context.Process(
             target=_update, args=(self._shared, *given), name="live-updates", daemon=True
         )
@@ -156,7 +163,7 @@ def _update(
     shared: _Shared,
     model: Model,
     interface: Interface,
-    fit: Fit,
+    preprocessing: Preprocessing,
     dataset: int | None,
     config: UpdateConfig,
     loss: LossName,
@@ -170,7 +177,7 @@ def _update(
     for number in itertools.count():
         if multiprocessing.connection.wait([parent.sentinel], config.every_s):
             return  # it has ended
-        windows = _windows(shared, fit, model.config.context + model.config.horizon)
+        windows = _windows(shared, preprocessing, model.config.context + model.config.horizon)
         if windows is None or not shared.wanted.acquire(block=False):
             continue
         better = improved(model, interface, dataset, *windows, config, loss, seed=number)
@@ -228,14 +235,14 @@ def _told(
     return entry, SessionTarget.of(entry, target, loss).averaged()
 
 
-def _windows(shared: _Shared, fit: Fit, length: int) -> tuple[Tensor, Tensor] | None:
+def _windows(shared: _Shared, preprocessing: Preprocessing, length: int) -> tuple[Tensor, Tensor] | None:
     """Normalised windows [B, length, N] of the older frames and of the newest; None before there are any."""
     frames, segments = shared.frames()
     count = shared.count
     order = np.arange(max(0, count - len(frames)), count)
     copied, segment = frames[order % len(frames)], segments[order % len(frames)]
     is_whole = order >= shared.count - len(frames)  # the rest was overwritten while it was copied
-    copied, segment = fit.apply(copied[is_whole]), segment[is_whole]
+    copied, segment = preprocessing.normalise(copied[is_whole]), segment[is_whole]
     cut = len(copied) - int(len(copied) * NEWEST_PART)
     older = _cut(copied[:cut], segment[:cut], length, step=1)
     newest = _cut(copied[cut:], segment[cut:], length, step=max(1, length // 4))

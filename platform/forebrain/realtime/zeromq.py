@@ -7,11 +7,11 @@ of your own.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import zmq
 
-from forebrain.errors import ConfigError, FrameError
+from forebrain.errors import ConfigError, FrameError, NoAnswerError
 from forebrain.realtime.messages import (
     Forecast,
     Frame,
@@ -25,6 +25,7 @@ from forebrain.realtime.messages import (
     encode_question,
 )
 
+Answer = TypeVar("Answer", Forecast, dict[str, Any])
 QUEUED_FRAMES = 1000  # of a stream; what comes beyond is dropped, and shows as missing frames
 
 
@@ -107,6 +108,7 @@ class RequestClient:
     awaits_answers = True
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self._context = _context()
         self._socket = self._context.socket(zmq.REQ)
         self._socket.setsockopt(zmq.REQ_RELAXED, 1)
@@ -126,15 +128,27 @@ class RequestClient:
         return reply if isinstance(reply, Forecast) else None
 
     def ask(self, ask: str, timeout_s: float = 10.0) -> dict[str, Any]:
-        """`status` or `describe`.
+        """Asks one of `QUESTIONS`.
 
         Raises:
-            FrameError: no answer in time.
+            NoAnswerError: no answer in time.
         """
         self._socket.send(encode_question(Question(ask)))
+        return self.answer(dict, timeout_s)
+
+    def answer(self, kind: type[Answer], timeout_s: float) -> Answer:
+        """The answer to what was sent last.
+
+        Raises:
+            FrameError: it was refused.
+            NoAnswerError: no answer in time.
+        """
         reply = self._reply(timeout_s)
-        if not isinstance(reply, dict):
-            raise FrameError(f"no answer within {timeout_s:g} s; is the forecaster running at that address?")
+        if not isinstance(reply, kind):
+            raise NoAnswerError(
+                f"no answer from {self.address} within {timeout_s:g} s; is `forebrain live serve` running "
+                "there?"
+            )
         return reply
 
     def close(self) -> None:
@@ -164,7 +178,7 @@ class StreamClient:
         """Asks until an answer comes, and returns what the forecaster says of itself.
 
         Raises:
-            FrameError: no answer in time.
+            NoAnswerError: no answer in time.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -173,7 +187,9 @@ class StreamClient:
                 reply = decode_reply(self._forecasts.recv())
                 if isinstance(reply, dict):
                     return reply
-        raise FrameError(f"no answer within {timeout_s:g} s; is the forecaster running at these addresses?")
+        raise NoAnswerError(
+            f"no answer within {timeout_s:g} s; is the forecaster running at these addresses?"
+        )
 
     def send(self, frame: Frame) -> None:
         self._frames.send(encode_frame(frame))

@@ -12,7 +12,7 @@ from forebrain.evaluation import figures
 from forebrain.evaluation.tables import Cell, Table, or_none
 from forebrain.runs.compare import Comparison
 from forebrain.scoring.evaluate import Evaluation
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

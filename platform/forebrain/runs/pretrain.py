@@ -18,7 +18,6 @@ from forebrain.shards.prepare import map_here, map_with_ray, prepare
 from forebrain.shards.reader import sources_of
 from forebrain.shards.recordings import find_all, sha256_of
 from forebrain.shards.stream import build_order
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.data import open_windows
 from forebrain.training.events import Ended, Event, Listener, Skipped, Started
@@ -28,6 +27,7 @@ from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
 from forebrain.training.telemetry import ConsoleLog, MetricsLog
 from forebrain.training.versions import versions
+from forebrain_registry.storage import Folder
 
 
 def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda event: None) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.arrays import as_matrix, column_names, frame_times
 
 Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
@@ -162,6 +163,53 @@ class Session:
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop) as float32 [stop - start, N]."""
         return np.ascontiguousarray(self.traces[start:stop], dtype=np.float32)
+
+    @classmethod
+    def from_array(
+        cls,
+        traces: Any,
+        rate_hz: float | None = None,
+        *,
+        species: str = "unknown",
+        subject: str | None = None,
+        session: str | None = None,
+        dataset: str = "unknown",
+        unit_names: Sequence[str] | None = None,
+        **more: Any,
+    ) -> Session:
+        """A recording that is in memory already.
+
+        Args:
+            traces: [T frames, N units], in the recording's own units of measurement: a NumPy array, a pandas
+                DataFrame (its columns name the units; an index of dates or time differences tells the times
+                of the frames) or a pynapple TsdFrame (columns and times).
+            rate_hz: frames a second. None: by the frames' times, where there are any.
+            species, subject, session, dataset: whose recording it is. Not given, it cannot be told whether a
+                backbone has seen this animal.
+            unit_names: N names, in place of those of the columns.
+            **more: further attributes, such as `signal`, `stimulus` or `brain_regions`.
+
+        Raises:
+            RecordingError: it is no table of numbers, or an attribute does not fit.
+        """
+        known = dict(more)
+        if unit_names is None:
+            unit_names = column_names(traces)
+        if known.get("time_s") is None and (time_s := frame_times(traces)) is not None:
+            known["time_s"] = time_s
+        if subject is None or session is None:
+            note = {"identity_note": "identity not given: the recording is an array without a name"}
+            known["metadata"] = {**note, **known.get("metadata", {})}
+        return cls(
+            as_matrix(traces),
+            rate_hz,
+            species,
+            subject or "unnamed",
+            session or "array",
+            dataset,
+            unit_names=None if unit_names is None else tuple(map(str, unit_names)),
+            **known,
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes one .npz without pickle, which `load` reads back."""

@@ -22,10 +22,11 @@ from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Session
 from forebrain.shards.index import ENTRIES_NAME, INDEX_NAME, Index, IndexRow, SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
+from forebrain.shards.readable import readable
 from forebrain.shards.reader import sizes_of_shards
 from forebrain.shards.recordings import name_of, open_any, sha256_of
 from forebrain.shards.writer import write_session
-from forebrain.storage import PARTIAL, Folder, readable
+from forebrain_registry.storage import PARTIAL, Folder
 
 OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]

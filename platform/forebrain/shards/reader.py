@@ -37,7 +37,8 @@ from forebrain.shards.index import (
     pages_array,
 )
 from forebrain.shards.pages import FLOAT_BYTES, Member, Page, assemble
-from forebrain.storage import Folder, readable
+from forebrain.shards.readable import readable
+from forebrain_registry.storage import Folder
 
 OnBadShard = Literal["stop", "skip"]
 

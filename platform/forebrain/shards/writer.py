@@ -39,7 +39,7 @@ from forebrain.shards.index import (
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.pages import FLOAT_BYTES, PageShape, page_shape
 from forebrain.shards.tar import TarWriter
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 MIN_WINDOWS_PER_STRETCH = 4  # at least so many longest windows, so that at most a third is stored twice
 

@@ -24,7 +24,7 @@ from forebrain.studies.report import (
     trials_table,
     variants_table,
 )
-from forebrain.studies.study import Outcome, conduct
+from forebrain.studies.study import Outcome, conduct, require_results
 from forebrain.studies.trials import Trial, Variant, make_trials
 from forebrain.training.config import PretrainConfig
 
@@ -113,10 +113,12 @@ def ablate(config: AblateConfig, console: Console, command: str) -> list[Outcome
         command: what was typed, for the report.
 
     Raises:
-        ForebrainError: something the user can mend; finished trials are kept.
+        StudyError: no trial has a result; the report says why.
+        ForebrainError: something else that the user can mend; finished trials are kept.
     """
     outcomes = conduct(config, console, config.early_stopping)
     publish(config.pretrain.out, report_effects(outcomes, REFERENCE, config.part, command), outcomes, console)
+    require_results(outcomes)
     return outcomes
 
 

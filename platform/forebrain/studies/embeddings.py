@@ -20,11 +20,11 @@ from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.intervals import rng_for
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
-from forebrain.storage import Folder
 from forebrain.studies.figures import scatter_figure
 from forebrain.studies.report import Picture, StudyReport, write_report
 from forebrain.training.data import open_windows
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 NUM_PERMUTATIONS = 1000
 MAX_UNITS = 1500  # distances of all pairs are held, and permuted a thousand times

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from forebrain.adaptation.adapting import train
-from forebrain.adaptation.artifact import Mode
+from forebrain.adaptation.adapting import Mode, train
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.recording import Prepared, open_session, prepare_session
@@ -40,8 +39,8 @@ from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_bas
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.storage import Folder
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
+from forebrain_registry.storage import Folder
 
 
 @dataclass(frozen=True)

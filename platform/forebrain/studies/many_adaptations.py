@@ -7,6 +7,7 @@ table.csv, table.json          a row for each session, failures too
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -23,17 +24,18 @@ import torch
 import yaml
 from rich.console import Console
 
-from forebrain.adaptation.artifact import Mode
+from forebrain.adaptation.adapting import Mode
+from forebrain.adaptation.artifact import EVALUATION, RESULT
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
-from forebrain.adaptation.report import EVALUATION, RESULT, save_comparison
+from forebrain.adaptation.report import save_comparison
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 ASKED = "adaptations.yaml"
 _COLUMNS = (
@@ -135,11 +137,10 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
         "resample": config.resample,
         **dataclasses.asdict(config.fit),
     }
-    try:
-        before = yaml.safe_load(out.read(ASKED))
-    except FileNotFoundError:
-        out.write(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
-        return
+    if not out.exists(ASKED):
+        with contextlib.suppress(FileExistsError):  # another command came first
+            out.create(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
+    before = yaml.safe_load(out.read(ASKED))
     if before != asked:
         other = [name for name in asked if before.get(name) != asked[name]]
         raise ConfigError(

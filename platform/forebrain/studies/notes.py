@@ -1,4 +1,4 @@
-"""What the folder of a trial says of it: its result, or why there is none."""
+"""The folder of a trial: its result, or a note why there is none."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ class Note:
 
     status: Literal["failed", "stopped"]
     text: str
+
+    @property
+    def reason(self) -> str:
+        """What happened, in one line: the first of an error for people, the last of a traceback."""
+        lines = self.text.strip().splitlines() or ["no reason was given"]
+        return lines[-1 if lines[0].startswith("Traceback") else 0]
 
 
 def read_note(trial: Trial) -> Note | None:

@@ -13,9 +13,9 @@ from forebrain.scoring.intervals import rng_for
 from forebrain.shards.index import INDEX_NAME, SessionEntry
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import subject_of
-from forebrain.storage import Folder
 from forebrain.studies.trials import Trial, Variant, make_trials
 from forebrain.training.config import PretrainConfig
+from forebrain_registry.storage import Folder
 
 ALONE = "alone"
 

@@ -16,9 +16,9 @@ from rich.console import Console
 from forebrain.evaluation.tables import Cell as TableCell
 from forebrain.evaluation.tables import Table
 from forebrain.scoring.baselines import BASELINES
-from forebrain.storage import Folder
 from forebrain.studies.effects import cells_of, mean_with_interval
 from forebrain.studies.study import MODEL, Outcome
+from forebrain_registry.storage import Folder
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 64rem;

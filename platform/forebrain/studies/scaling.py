@@ -29,7 +29,7 @@ from forebrain.studies.report import (
     trials_table,
     variants_table,
 )
-from forebrain.studies.study import Outcome, conduct
+from forebrain.studies.study import Outcome, conduct, require_results
 from forebrain.studies.trials import Trial, Variant, make_trials
 from forebrain.training.config import PretrainConfig
 
@@ -128,7 +128,8 @@ def scale(config: ScaleConfig, console: Console, command: str) -> list[Outcome]:
         command: what was typed, for the report.
 
     Raises:
-        ForebrainError: something the user can mend; finished trials are kept.
+        StudyError: no trial has a result; the report says why.
+        ForebrainError: something else that the user can mend; finished trials are kept.
     """
     outcomes = conduct(config, console)
     if config.axis == "relatives":
@@ -137,6 +138,7 @@ def scale(config: ScaleConfig, console: Console, command: str) -> list[Outcome]:
     else:
         report = report_curve(config, outcomes, command)
     publish(config.pretrain.out, report, outcomes, console)
+    require_results(outcomes)
     return outcomes
 
 

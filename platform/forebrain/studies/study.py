@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -11,19 +12,20 @@ from typing import Any, Literal, Protocol
 import yaml
 from rich.console import Console
 
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, ForebrainError, StudyError
 from forebrain.runs.pretrain import check_data, prepare_into
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
-from forebrain.storage import Folder
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
 from forebrain.training.data import is_same_data
 from forebrain.training.run_folder import RunFolder, check_same_run
+from forebrain_registry.storage import Folder
 
 # Of result.json: the forecaster that was trained, and those beside it.
 MODEL = "model"
+_ASKED = "study.yaml"
 Status = Literal["finished", "failed", "stopped", "missing"]
 
 
@@ -94,16 +96,16 @@ def conduct(study: Study, console: Console, early_stopping: bool = False) -> lis
     base = study.pretrain
     folder = Folder(base.out)
     base = dataclasses.replace(base, out=folder.uri, data=_absolute(base.data))
-    _check_same_study(study, base)
-    trials = study.trials(_with_shards(base, study.trials(base), console))
-    for trial in trials:
-        trial.run.check_config(trial.config)
-    for trial in unfinished(trials):
-        try:
-            check_data(trial.config.data, trial.config)
-        except ConfigError as error:
-            raise ConfigError(f"{trial.label}: {error}") from error
-    folder.write("study.yaml", yaml.safe_dump(_values(study, base.out), sort_keys=False).encode())
+    asked = yaml.safe_dump(_values(study, base.out), sort_keys=False).encode()
+    is_new = _claim(folder, study, base, asked)
+    try:
+        trials = _ready_trials(study, base, console)
+    except ForebrainError:
+        if is_new:
+            folder.remove(_ASKED)
+            folder.remove_if_empty()
+        raise
+    folder.write(_ASKED, asked)  # with what was added since
     todo = unfinished(trials)
     console.print(f"{len(trials)} trials in {folder.uri}, {len(trials) - len(todo)} of them done already.")
     run_trials(trials, folder.uri, console, study.parallel, early_stopping)
@@ -124,23 +126,55 @@ def read_outcomes(trials: Sequence[Trial]) -> list[Outcome]:
     return outcomes
 
 
+def require_results(outcomes: Sequence[Outcome]) -> None:
+    """Raises StudyError if no trial has a result, with the reason of the first."""
+    if any(outcome.result is not None for outcome in outcomes):
+        return
+    first = outcomes[0]
+    raise StudyError(
+        f"none of {len(outcomes)} trials has a result. {first.trial.label}: {first.status}: {first.text}\n"
+        "The same command tries those that failed again."
+    )
+
+
 def _absolute(data: str) -> str:
     return data if data.startswith("sim://") else Folder(data).uri
 
 
-def _check_same_study(study: Study, base: PretrainConfig) -> None:
-    """Variants, seeds and sizes may be added to a study; what all its trials share may not change."""
-    folder = Folder(base.out)
-    try:
-        stored = yaml.safe_load(folder.read("study.yaml"))["pretrain"]
-    except FileNotFoundError:
-        return
+def _claim(folder: Folder, study: Study, base: PretrainConfig, asked: bytes) -> bool:
+    """Makes the folder this study's before any work; True where it held none before.
+
+    Variants, seeds and sizes may be added to a study; what all its trials share may not change.
+
+    Raises:
+        CheckpointError: a study of another base is there.
+    """
+    is_new = False
+    if not folder.exists(_ASKED):
+        with contextlib.suppress(FileExistsError):  # another command came first
+            folder.create(_ASKED, asked)
+            is_new = True
+    stored = yaml.safe_load(folder.read(_ASKED))["pretrain"]
     if stored.get("data") != base.data:
         runs = [trial.run for trial in study.trials(base)]
         trained_on = {one.record["data_fingerprint"] for run in runs for one in run.checkpoints().committed()}
         if is_same_data(base.data, stored["data"], trained_on, folder.uri_of("shards")):
             stored["data"] = base.data
     check_same_run(stored, json.loads(json.dumps(base.identity())), folder.uri)
+    return is_new
+
+
+def _ready_trials(study: Study, base: PretrainConfig, console: Console) -> list[Trial]:
+    """All trials, their data prepared, and what is not finished of them found to be possible."""
+    trials = study.trials(_with_shards(base, study.trials(base), console))
+    for trial in trials:
+        trial.run.check_config(trial.config)
+    for trial in unfinished(trials):
+        try:
+            check_data(trial.config.data, trial.config)
+        except ConfigError as error:
+            raise ConfigError(f"{trial.label}: {error}") from error
+    return trials
 
 
 def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console) -> PretrainConfig:

@@ -12,9 +12,9 @@ from typing import Any
 
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
-from forebrain.storage import Folder
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 # Keys of a model that stay when another model is chosen; all others belong to the one that was there.
 _OF_EVERY_MODEL = ("context", "horizon")

@@ -25,11 +25,11 @@ from rich.console import Console
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
-from forebrain.storage import Folder
 from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, Validated
 from forebrain.training.stopping import StopSignals
+from forebrain_registry.storage import Folder
 
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
 RESTARTS = 2
@@ -204,7 +204,7 @@ class _Progress(tune.Callback):
         score = (result.get("test") or {}).get("score")
         what = f"test score {score:.4f}" if score is not None else "test score undefined"
         if note is not None:
-            what = f"{note.status}: {note.text.strip().splitlines()[-1]}"
+            what = f"{note.status}: {note.reason}"
         self._console.print(f"[{self._num_done}/{self._num_trials}] {trial.label}: {what}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 
 class Board(SummaryWriter):

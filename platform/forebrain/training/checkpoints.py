@@ -21,8 +21,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from forebrain.errors import CheckpointError
-from forebrain.storage import PARTIAL, Folder
+from forebrain.errors import CheckpointError, StorageError
+from forebrain_registry.storage import PARTIAL, Folder
 
 if TYPE_CHECKING:
     from forebrain.training.collectives import WorkerGroup
@@ -99,7 +99,7 @@ class CheckpointStore:
         """
         try:
             self.folder.write(f"{folder}/{name}", data)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             raise self._not_written(f"{folder}/{name}", error) from error
         return StoredFile(name, len(data), hashlib.sha256(data).hexdigest(), units)
 
@@ -268,7 +268,7 @@ class CheckpointStore:
                 except (ValueError, KeyError, TypeError):
                     _log.warning("%s: not a commit record; replaced.", self.folder.uri_of(name))
                     self.folder.remove(name)
-            except OSError as error:
+            except (OSError, StorageError) as error:
                 raise self._not_written(name, error) from error
         raise CheckpointError(
             f"{self.folder.uri_of(name)}: cannot be created, and another appears and disappears there. "
@@ -302,10 +302,10 @@ class CheckpointStore:
         values["files"] = tuple(StoredFile(**stored) for stored in values["files"])
         return Checkpoint(**values)
 
-    def _not_written(self, name: str, error: OSError) -> CheckpointError:
+    def _not_written(self, name: str, error: OSError | StorageError) -> CheckpointError:
         return CheckpointError(
             f"{self.folder.uri_of(name)}: could not be written ({error}). The checkpoints before it are "
-            "intact; once there is room again, the same command goes on from the newest."
+            "intact; once it can be written again, the same command goes on from the newest."
         )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from forebrain.errors import StorageError
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 Row = dict[str, Any]
 NAME = "metrics.jsonl"

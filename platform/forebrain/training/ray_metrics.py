@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import string
+import urllib.parse
+
 from ray.util.metrics import Gauge
 
 from forebrain.training.events import CheckpointSaved, Event, StepDone, Validated
@@ -44,8 +47,8 @@ class RayMetrics:
             (kind, name, Gauge(metric, description, tag_keys=("run",)))
             for metric, kind, name, description in METRICS
         ]
-        for _, _, gauge in self._gauges:
-            gauge.set_default_tags({"run": run})
+        for _, _, gauge in self._gauges:  # Ray takes ASCII alone; other letters are written as in a URL
+            gauge.set_default_tags({"run": urllib.parse.quote(run, safe=string.printable)})
 
     def __call__(self, event: Event) -> None:
         for kind, name, gauge in self._gauges:

@@ -14,11 +14,11 @@ import yaml
 
 from forebrain.errors import CheckpointError
 from forebrain.shards.index import INDEX_NAME
-from forebrain.storage import Folder
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.data import is_same_data
 from forebrain.training.metrics_file import MetricsFile
+from forebrain_registry.storage import Folder
 
 _CONFIG = "config.yaml"
 _RESULT = "result.json"

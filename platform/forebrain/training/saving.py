@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import save as save_tensors
 
-from forebrain.errors import CheckpointError, ForebrainError
+from forebrain.errors import CheckpointError, ForebrainError, StorageError
 from forebrain.training.checkpoints import CheckpointStore, StoredFile, new_attempt
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.state import PortableTensors
@@ -152,7 +152,7 @@ class Saver:
     def _make_exist(self, snapshot: Snapshot, files: list[StoredFile]) -> Any:
         try:
             told = self._before_commit(snapshot.step)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             raise CheckpointError(
                 f"{self._store.folder.uri}: step {snapshot.step} not saved: what belongs to it could not be "
                 f"written ({error}). The checkpoints before it are intact; the same command goes on."

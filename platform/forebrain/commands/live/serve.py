@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
 
 from forebrain import realtime
-from forebrain.adaptation.artifact import Adapted
+from forebrain.adaptation.adapted import Adapted
 from forebrain.commands.live import Transport
 from forebrain.errors import ConfigError
 from forebrain.models.base import LossName
@@ -29,7 +28,7 @@ from forebrain.realtime.messages import max_frame_bytes
 from forebrain.realtime.server import Port, serve
 from forebrain.realtime.state import StateFile
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig
-from forebrain.shards.fits import Fit
+from forebrain.sessions.preprocessing import Preprocessing
 
 REHEARSALS = 20  # first calls are slow; after these a forecast takes as long as it will
 
@@ -115,17 +114,7 @@ def _open(config: Config) -> tuple[LiveForecaster, LossName]:
         live = untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
         return live, "relative"
     adapted = Adapted.load(config.adapted, registry=config.registry)
-    live = realtime.open(
-        adapted.backbone,
-        adapted.interface,
-        Fit(adapted.mean, adapted.scale),
-        rate_hz=adapted.rate_hz,
-        unit_names=adapted.unit_names,
-        columns=adapted.columns,
-        num_recorded=adapted.num_recorded,
-        config=config.live,
-        threads=config.threads,
-    )
+    live = adapted.stream(config.live, threads=config.threads)
     return live, adapted.description.loss
 
 
@@ -138,7 +127,7 @@ def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
         return port, f"the LSL stream {config.address}"
     from forebrain.realtime.zeromq import RequestPort, StreamPort
 
-    max_bytes = max_frame_bytes(max(live.num_units, live.num_recorded))
+    max_bytes = max_frame_bytes(max(live.num_units, live.preprocessing.num_recorded))
     if config.transport == "requests":
         requests = RequestPort(config.address, max_bytes)
         return requests, requests.address
@@ -167,5 +156,5 @@ def untrained(num_units: int, model: PocoConfig, config: LiveConfig, threads: in
     poco = Poco(model).requires_grad_(False)
     for parameter in poco.forecaster.parameters():
         nn.init.normal_(parameter, std=0.02)
-    fit = Fit(np.zeros(num_units, np.float32), np.ones(num_units, np.float32))
-    return realtime.open(poco, poco.new_interface(num_units), fit, config=config, threads=threads)
+    interface, frames_as_they_are = poco.new_interface(num_units), Preprocessing.none(num_units)
+    return realtime.open(poco, interface, frames_as_they_are, config=config, threads=threads)

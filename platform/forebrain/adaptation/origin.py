@@ -1,0 +1,75 @@
+"""Where a backbone is from: a version in a registry, or a run; and the hash that its weights are known by."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from forebrain.errors import AdaptationError
+from forebrain_registry import Pulled, Registry, RegistryError, pull
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a backbone is from.
+
+    Attributes:
+        reference: `name@number` of a published version, or the address of a run folder.
+        weights_sha256: of its weights as one safetensors file.
+        digest: of the published version; None of a run's.
+        registry: address of the registry it was pulled from; None of a run's.
+    """
+
+    reference: str
+    weights_sha256: str
+    digest: str | None = None
+    registry: str | None = None
+
+    @property
+    def pinned(self) -> str:
+        """A reference that means the same wherever it is used and whatever is published meanwhile."""
+        if self.digest is None:
+            return self.reference
+        return f"{self.reference.partition('@')[0]}@sha256:{self.digest}"
+
+    @property
+    def named(self) -> str:
+        """For people: `name@number sha256:...`, or the run's address and the hash of its weights."""
+        return f"{self.reference} sha256:{self.digest or self.weights_sha256}"
+
+    def __str__(self) -> str:
+        return self.reference
+
+
+def registry_address(registry: str | os.PathLike[str] | None) -> str:
+    """The registry that is meant: the one given, else FOREBRAIN_REGISTRY.
+
+    Raises:
+        AdaptationError: none is given.
+    """
+    address = os.fspath(registry) if registry is not None else os.environ.get("FOREBRAIN_REGISTRY")
+    if not address:
+        raise AdaptationError(
+            "which registry? Give its address (--registry URI, or registry=... in Python), or set "
+            "FOREBRAIN_REGISTRY."
+        )
+    return address if "://" in address else str(Path(address).expanduser().absolute())
+
+
+def pull_version(reference: str, registry: str, cache: str | os.PathLike[str] | None) -> Pulled:
+    """Pulls a version; a registry's error becomes one of ours."""
+    try:
+        return pull(Registry(registry), reference, cache=cache)
+    except RegistryError as error:
+        raise AdaptationError(str(error)) from error
+
+
+def weights_of(module: nn.Module) -> bytes:
+    """A module's parameters as one safetensors file; equal weights give equal bytes."""
+    return safetensors.torch.save(
+        {name: parameter.detach().float().cpu().contiguous() for name, parameter in module.named_parameters()}
+    )

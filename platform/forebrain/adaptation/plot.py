@@ -1,0 +1,103 @@
+"""A picture of what an adaptation forecasts, for a notebook or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from forebrain import plotting
+from forebrain.errors import AdaptationError
+from forebrain.sessions.preprocessing import Preprocessing
+from forebrain.sessions.session import Session
+
+NUM_UNITS = 6
+NUM_FORECASTS = 6
+
+
+class Picture(Figure):
+    """A figure that a notebook shows, whatever its back end."""
+
+    def _repr_png_(self) -> bytes:
+        return plotting.png(self)
+
+
+@plotting.style()
+def forecasts_at_the_end(
+    forecast: Callable[[np.ndarray], np.ndarray],
+    session: Session,
+    preprocessing: Preprocessing,
+    context: int,
+    horizon: int,
+) -> Picture:
+    """The end of a recording: what came, and what was forecast at the start of each stretch of H frames.
+
+    Units stand at even quantiles of R2 there, best on top, so the picture shows what is usual: how much of
+    what came, about its own mean, the forecasts explain.
+
+    Args:
+        forecast: [C, N] to [H, N].
+        session: as the model is given it.
+        preprocessing: of its units.
+        context, horizon: C and H.
+
+    Raises:
+        AdaptationError: its last unbroken stretch is too short for a forecast, and what came after it.
+    """
+    start, stop = session.segments[-1]
+    count = min(NUM_FORECASTS, (stop - start - context) // horizon)
+    if count < 1:
+        raise AdaptationError(
+            f"session {session.id}: its last unbroken stretch has {stop - start} frames; a picture takes "
+            f"{context} + {horizon}."
+        )
+    first = stop - count * horizon - context
+    frames = session.frames(first, stop)
+    origins = context + horizon * np.arange(count)
+    forecasts = np.stack([forecast(frames[origin - context : origin]) for origin in origins])
+    truth = frames[context:].reshape(count, horizon, -1)
+    least = np.finfo(np.float32).tiny  # a unit that does not move
+    explained = 1 - ((forecasts - truth) ** 2).mean(axis=(0, 1)) / np.maximum(truth.var(axis=(0, 1)), least)
+    order = np.argsort(explained)
+    shown = order[np.unique(np.linspace(0, len(order) - 1, min(NUM_UNITS, len(order))).round().astype(int))]
+
+    rate_hz = preprocessing.rate_hz
+    to_time, unit_of_time = plotting.time_scale(rate_hz)
+    time = to_time(first + np.arange(len(frames)))
+    lines = {"copy": plotting.line("copy"), "adapted": plotting.line("adapted")}
+    figure = Picture(figsize=(10, 1.4 + 0.9 * len(shown)))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for row, unit in enumerate(shown):
+        trace = frames[:, unit]
+        scale = 0.8 / max(np.ptp(trace), least)
+        base = row - 0.4 - scale * trace.min()
+        axes.plot(time, base + scale * trace, color=plotting.INK, linewidth=1.0)
+        for number, origin in enumerate(origins):
+            known = trace[origin - 1 : origin]
+            said = {"copy": np.repeat(known, horizon), "adapted": forecasts[number, :, unit]}
+            for name, style in lines.items():
+                heights = base + scale * np.concatenate([known, said[name]])
+                axes.plot(time[origin - 1 : origin + horizon], heights, **style)
+        now = origins - 1
+        axes.plot(time[now], base + scale * trace[now], "o", color=lines["adapted"]["color"], markersize=3.5)
+    axes.set_yticks(
+        range(len(shown)), [f"{preprocessing.name(int(unit))}\nR2 {explained[unit]:.2f}" for unit in shown]
+    )
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(-0.55, len(shown) - 0.4)
+    axes.set_xlim(time[0], time[-1])
+    axes.set_xlabel(f"time in the recording ({unit_of_time})")
+    plotting.title(
+        axes,
+        f"{session.id}, its end",
+        f"forecasts of the next {plotting.duration(horizon, rate_hz)} from each dot on; {len(shown)} of "
+        f"{len(explained)} units, at even quantiles of R2, best on top, each scaled to its own range",
+    )
+    activity = Line2D([], [], color=plotting.INK, linewidth=1.2, label="activity")
+    plotting.legend(figure, [activity, *(Line2D([], [], label=name, **lines[name]) for name in lines)])
+    return figure

@@ -1,0 +1,106 @@
+"""A trained backbone with all that is known of it, from a registry or from a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Self
+
+from forebrain.adaptation.description import Description, tensors_of
+from forebrain.adaptation.origin import Origin, pull_version, registry_address, weights_of
+from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
+from forebrain.adaptation.start import START, Start
+from forebrain.models.base import Model
+from forebrain.runs.trained import TrainedModel
+from forebrain.training.run_folder import RunFolder
+from forebrain_registry import SeenSession
+from forebrain_registry.records import WEIGHTS
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A trained backbone and what is known of it.
+
+    Attributes:
+        model: on the CPU, in evaluation mode, frozen.
+        description: what it expects of a recording.
+        origin: where it is from.
+        sessions: every session it was trained on.
+        start: what the interfaces that it was trained with have in common; None where that was not published.
+    """
+
+    model: Model
+    description: Description
+    origin: Origin
+    sessions: tuple[SeenSession, ...]
+    start: Start | None = None
+
+    @classmethod
+    def open(cls, reference: str, registry: str | os.PathLike[str] | None = None) -> Self:
+        """A published version, or a run's best backbone where the reference holds a `/`."""
+        return cls.from_run(reference) if "/" in reference else cls.from_registry(reference, registry)
+
+    @classmethod
+    def from_registry(
+        cls,
+        reference: str,
+        registry: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Pulls a published version, or finds it in the cache.
+
+        Args:
+            reference: `name`, `name@3`, `name@alias` or `name@sha256:...`.
+            registry: its address; None for FOREBRAIN_REGISTRY.
+            cache: the folder that pulled versions are kept in; None for the user's.
+
+        Raises:
+            AdaptationError: there is no such version (the nearest is suggested), it is damaged, or it is no
+                backbone that this program can use.
+        """
+        pulled = pull_version(reference, registry_address(registry), cache)
+        version, metadata = pulled.version, pulled.version.metadata
+        where = f"{version}"
+        description = Description.from_metadata(metadata.config, metadata.preprocessing, where)
+        data = (pulled.folder / WEIGHTS).read_bytes()
+        origin = Origin(
+            reference=str(version),
+            weights_sha256=hashlib.sha256(data).hexdigest(),
+            digest=version.digest,
+            registry=registry_address(registry),
+        )
+        model = description.build(tensors_of(data, where), where).requires_grad_(False)
+        start = None
+        # What lies in the cache and no record names was checked by nobody.
+        if START in [stored.path for stored in version.record.files]:
+            start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(0), where)
+        return cls(model, description, origin, metadata.sessions, start)
+
+    @classmethod
+    def from_run(cls, run: str, data: str | None = None) -> Self:
+        """The best backbone of a run, as it would be published.
+
+        Args:
+            run: the run folder, the --out of jobs/pretrain.py.
+            data: shards the run was trained on; None for where its config says they are.
+
+        Raises:
+            ForebrainError: there is no run, or its data are not to be had.
+        """
+        folder = RunFolder(run)
+        trained = TrainedModel.load(folder)
+        windows = open_windows(folder, trained, data)
+        weights_sha256 = hashlib.sha256(weights_of(trained.backbone)).hexdigest()
+        return cls(
+            model=trained.backbone.requires_grad_(False),
+            description=describe(trained, windows),
+            origin=Origin(folder.uri, weights_sha256),
+            sessions=seen_sessions(trained, windows),
+            start=fit_start(trained, windows),
+        )
+
+    @property
+    def rates_hz(self) -> list[float]:
+        """The rates that it was trained on, where they are known."""
+        return sorted({seen.rate_hz for seen in self.sessions if seen.rate_hz is not None})

@@ -1,0 +1,67 @@
+"""What an adaptation says, as tables: a data frame for a notebook, CSV for all else."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from forebrain.errors import ConfigError
+from forebrain.sessions.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def forecast_table(forecast: np.ndarray, preprocessing: Preprocessing) -> pandas.DataFrame:
+    """A forecast [H, N]: a row for each frame ahead, a column for each unit.
+
+    The index is seconds ahead; frames ahead where the rate is not known.
+    """
+    ahead, rate_hz = np.arange(1, 1 + len(forecast)), preprocessing.rate_hz
+    index = require_pandas().Index(
+        ahead if rate_hz is None else ahead / rate_hz,
+        name="frames ahead" if rate_hz is None else "seconds ahead",
+    )
+    return require_pandas().DataFrame(forecast, index, unit_index(preprocessing))
+
+
+def forecast_csv(forecast: np.ndarray, preprocessing: Preprocessing) -> str:
+    """A forecast [H, N] as CSV: a row for each frame ahead with its time, a column for each unit."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["frames_ahead", "seconds_ahead", *preprocessing.unit_names])
+    for ahead, row in enumerate(forecast, 1):
+        seconds = "" if preprocessing.rate_hz is None else f"{ahead / preprocessing.rate_hz:.6g}"
+        writer.writerow([ahead, seconds, *(f"{value:.6g}" for value in row)])
+    return stream.getvalue()
+
+
+def unit_table(preprocessing: Preprocessing) -> pandas.DataFrame:
+    """A row for each unit: its place among the recorded ones, and its mean and scale in their own units."""
+    return require_pandas().DataFrame(
+        {"column": preprocessing.columns, "mean": preprocessing.mean, "scale": preprocessing.scale},
+        unit_index(preprocessing),
+    )
+
+
+def embedding_table(embeddings: np.ndarray, preprocessing: Preprocessing) -> pandas.DataFrame:
+    """A row for each unit, a column for each of the embedding's dimensions."""
+    return require_pandas().DataFrame(embeddings, unit_index(preprocessing))
+
+
+def unit_index(preprocessing: Preprocessing) -> pandas.Index:
+    """The units' names."""
+    names = [preprocessing.name(unit) for unit in range(preprocessing.num_units)]
+    return require_pandas().Index(names, name="unit")
+
+
+def require_pandas() -> Any:
+    """The package pandas. Raises ConfigError where it is not installed."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ConfigError("tables need pandas; install forebrain with the extra `lab`.") from error
+    return pandas

@@ -1,0 +1,193 @@
+"""Preprocessing: how frames of one recording become what a model of it is given, and a forecast frames again.
+
+Made once, when a model is adapted to the recording; saved with it; used by every forecast, offline and live.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forebrain.errors import AdaptationError, ConfigError
+from forebrain.sessions.repair import repair_units
+from forebrain.sessions.resample import bin_events, resample
+from forebrain.sessions.session import Range, Session
+
+# Between the rates of two recordings that a model may see as one: those of one laboratory differ as much.
+RATE_TOLERANCE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """The units of a recording that a model knows, their normalisation, and the rates.
+
+    Attributes:
+        mean, scale: float32 [N], by which raw frames become what the model sees: (frame - mean) / scale.
+        columns: int64 [N], which of the recording's units these are; repair drops useless ones.
+        num_recorded: units of the recording before repair.
+        unit_names: N names; empty where the units have none.
+        rate_hz: frames a second that the model is given; None where the recording did not state it.
+        recorded_rate_hz: the recording's own, stated or told by its frame times.
+        event_rate_hz: bins that the recording's events were summed into, Hz; None where they were not.
+        resample_hz: rate that it was resampled to; None where it was not.
+        fitted_on: the frames, after repair, that mean and scale were fitted on.
+
+    Raises:
+        ConfigError: a value is not finite, a scale not above 0, or their numbers differ.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    columns: np.ndarray
+    num_recorded: int
+    unit_names: tuple[str, ...] = ()
+    rate_hz: float | None = None
+    recorded_rate_hz: float | None = None
+    event_rate_hz: float | None = None
+    resample_hz: float | None = None
+    fitted_on: tuple[Range, ...] = ()
+
+    def __post_init__(self) -> None:
+        shapes = {name: getattr(self, name).shape for name in ("mean", "scale", "columns")}
+        if set(shapes.values()) != {(self.num_units,)}:
+            raise ConfigError(f"mean, scale and columns have shapes {shapes}; expected one for each unit.")
+        if self.unit_names and len(self.unit_names) != self.num_units:
+            raise ConfigError(
+                f"{len(self.unit_names)} unit names for {self.num_units} units; expected one each."
+            )
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ConfigError("a mean is not finite or a scale not above 0; fit them again.")
+        if not (self.columns.size == 0 or 0 <= self.columns.min() <= self.columns.max() < self.num_recorded):
+            raise ConfigError(f"columns lie outside of the {self.num_recorded} units recorded.")
+
+    @classmethod
+    def of_units(cls, mean: np.ndarray, scale: np.ndarray, **known: Any) -> Preprocessing:
+        """That of a recording whose every unit remains; `known` are further attributes."""
+        return cls(mean, scale, np.arange(len(mean)), len(mean), **known)
+
+    @classmethod
+    def none(cls, num_units: int, **known: Any) -> Preprocessing:
+        """Frames as they are: mean 0 and scale 1."""
+        return cls.of_units(np.zeros(num_units, np.float32), np.ones(num_units, np.float32), **known)
+
+    @property
+    def num_units(self) -> int:
+        """N."""
+        return len(self.mean)
+
+    def name(self, unit: int) -> str:
+        """A unit's name, or its number among the recorded where it has none."""
+        return self.unit_names[unit] if self.unit_names else f"unit {self.columns[unit]}"
+
+    def normalise(self, frames: np.ndarray) -> np.ndarray:
+        """Raw frames [..., N] as the model sees them."""
+        return (frames - self.mean) / self.scale
+
+    def denormalise(self, frames: np.ndarray) -> np.ndarray:
+        """What the model says [..., N], in the recording's own units of measurement."""
+        return frames * self.scale + self.mean
+
+    def window(self, frames: np.ndarray, context: int) -> np.ndarray:
+        """The last frames of the model's units, checked.
+
+        Args:
+            frames: raw frames [at least `context`, N] at `rate_hz`; or [.., all recorded units].
+            context: C.
+
+        Returns:
+            float32 [C, N].
+
+        Raises:
+            AdaptationError: too few frames, another number of units, or a value that is not finite.
+        """
+        frames = np.asarray(frames)
+        if frames.ndim != 2 or frames.shape[1] not in (self.num_units, self.num_recorded):
+            either = f"{self.num_units}" + (
+                f" (or all {self.num_recorded} recorded)" if self.num_recorded != self.num_units else ""
+            )
+            raise AdaptationError(
+                f"a window of shape {frames.shape} was given; expected [frames, units] with {either} units."
+            )
+        if len(frames) < context:
+            raise AdaptationError(
+                f"a window of {len(frames)} frames was given; this model forecasts from {context}."
+            )
+        frames = frames[-context:].astype(np.float32)
+        if frames.shape[1] != self.num_units:
+            frames = frames[:, self.columns]
+        if not np.isfinite(frames).all():
+            unit = int(np.flatnonzero(~np.isfinite(frames).all(axis=0))[0])
+            raise AdaptationError(
+                f"the window holds values of {self.name(unit)} that are not finite; hold the last known "
+                "value in their place."
+            )
+        # One layout, so that the same numbers give the same bits wherever a window is from.
+        return np.ascontiguousarray(frames)
+
+    def recording(self, session: Session) -> Session:
+        """A recording of the same animal as the model is given it: cut, held, binned and resampled.
+
+        Missing values hold the unit's last known one, and gaps break the recording, as they did when it was
+        adapted to. A unit has no finite value before its first one.
+
+        Args:
+            session: as it was recorded, with the same units in the same order.
+
+        Raises:
+            RecordingError: the recording ends in frames without most units, or cannot be read.
+            AdaptationError: it has other units or another rate.
+        """
+        if session.num_units != self.num_recorded:
+            raise AdaptationError(
+                f"session {session.id}: has {session.num_units} units; the recording that was adapted to had "
+                f"{self.num_recorded}. Give one of the same units in the same order, or adapt to this one."
+            )
+        session = repair_units(session, self.columns)
+        if self.resample_hz is None and not rates_agree(session.rate_hz, self.recorded_rate_hz):
+            raise AdaptationError(
+                f"session {session.id}: has {session.rate_hz:.4g} frames a second; the recording that was "
+                f"adapted to had {self.recorded_rate_hz:.4g}. Adapt to this one."
+            )
+        if self.event_rate_hz is not None:
+            session, _ = bin_events(session, self.event_rate_hz)
+        if self.resample_hz is not None:
+            session, _ = resample(session, self.resample_hz)
+        return session
+
+    def latest_window(self, session: Session, context: int) -> np.ndarray:
+        """The last frames of a recording of the same animal, as `window` takes them: float32 [C, N].
+
+        Args:
+            session: see `recording`.
+            context: C.
+
+        Raises:
+            AdaptationError: see `recording`; or it ends with too few unbroken frames, or a unit has no value
+                yet.
+        """
+        session = self.recording(session)
+        start, stop = session.segments[-1]
+        if stop - start < context:
+            raise AdaptationError(
+                f"session {session.id}: its last unbroken stretch has {stop - start} frames; a forecast is "
+                f"made from {context}."
+            )
+        window = session.frames(stop - context, stop)
+        lost = [self.name(int(unit)) for unit in np.flatnonzero(np.isnan(window).any(axis=0))]
+        if lost:
+            raise AdaptationError(
+                f"session {session.id}: {', '.join(lost[:5])}{', ...' if lost[5:] else ''} "
+                f"({len(lost)} of {self.num_units} units) have no value when its last {context} frames "
+                "begin, nor before. Adapt to this recording."
+            )
+        return window
+
+
+def rates_agree(rate_hz: float | None, other_hz: float | None) -> bool:
+    """Whether two rates are within `RATE_TOLERANCE`; one that is not known agrees with any."""
+    if rate_hz is None or other_hz is None:
+        return True
+    return abs(math.log(rate_hz / other_hz)) <= math.log(1 + RATE_TOLERANCE)

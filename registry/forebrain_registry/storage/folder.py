@@ -1,0 +1,216 @@
+"""A folder on a local disk or in an object store, with the two writes that everything durable is built on:
+`write` replaces a file whole, `create` makes it only if it is not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forebrain_registry.errors import StorageError
+from forebrain_registry.storage.local_disk import LocalDisk, full_disk
+from forebrain_registry.storage.stat import Stat
+
+if TYPE_CHECKING:
+    from forebrain_registry.storage.object_store import ObjectStore
+
+CHUNK_BYTES = 8 * 2**20
+
+
+class Folder:
+    """Named files under a path or a URI such as s3://bucket/prefix. A file appears whole or not at all.
+
+    Credentials and endpoints of object stores come from the environment (AWS_ENDPOINT_URL,
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION) or the instance's role.
+
+    Every method raises FileNotFoundError or FileExistsError where it says so, and StorageError for all else
+    that is wrong: after the retries of `retries`, or at once where the store refuses the credentials, has no
+    such bucket, or a disk is full.
+
+    Args:
+        uri: its address. Doubled and trailing slashes and `.` mean nothing, `~` is the user's home.
+        follow_links: whether a file of a local folder may be a link to another.
+
+    Attributes:
+        uri: its address, absolute and in one form however it was given.
+        is_local: whether it lies on this machine's disks.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str], follow_links: bool = True) -> None:
+        scheme, rest = _parts(os.fspath(uri))
+        self._follow_links = follow_links
+        self._place: LocalDisk | ObjectStore
+        self.is_local = scheme in ("", "file", "local")
+        if self.is_local:
+            self._place = disk = LocalDisk(_resolved(rest), follow_links)
+            self.uri = str(disk.root)
+        else:
+            try:
+                from forebrain_registry.storage.object_store import ObjectStore  # imports asyncio and more
+            except ImportError as error:
+                raise StorageError(f"{uri}: needs a package that is not here: pip install s3fs.") from error
+            self._place = store = ObjectStore(scheme, rest)
+            self.uri = store.uri
+
+    def __repr__(self) -> str:
+        return f"Folder({self.uri!r})"
+
+    def uri_of(self, name: str) -> str:
+        """The address of a file in it."""
+        return f"{self.uri}/{name}"
+
+    def local_path(self, name: str) -> Path:
+        """Where a file lies; local folders only."""
+        assert isinstance(self._place, LocalDisk)
+        return self._place.root / name
+
+    def child(self, name: str) -> Folder:
+        return Folder(self.uri_of(name), self._follow_links)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or folder of that name now, never from a cache."""
+        return self._place.exists(name)
+
+    def stat(self, name: str) -> Stat | None:
+        """Size and time of one file; None if there is none."""
+        return self._place.stat(name)
+
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StorageError: also where it has more than `max_bytes`.
+        """
+        return self.read_all([name], max_bytes)[name]
+
+    def read_all(self, names: Sequence[str], max_bytes: int | None = None) -> dict[str, bytes]:
+        """The bytes of many files, fetched together where the storage allows it.
+
+        Raises:
+            FileNotFoundError: one of them does not exist.
+            StorageError: also where one has more than `max_bytes`.
+        """
+        found = self._place.read_all(list(names), None if max_bytes is None else max_bytes + 1)
+        for name, data in found.items():
+            if max_bytes is not None and len(data) > max_bytes:
+                raise StorageError(
+                    f"{self.uri_of(name)}: over {max_bytes} bytes, too large for what it should be."
+                )
+        return found
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of one file; fewer where it ends before. Raises FileNotFoundError."""
+        return self._place.read(name, start, stop)
+
+    def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a large file from an offset on. Raises FileNotFoundError."""
+        while chunk := self._place.read(name, start, start + CHUNK_BYTES):
+            yield chunk
+            start += len(chunk)
+            if len(chunk) < CHUNK_BYTES:
+                return
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of files and folders directly below `prefix`, sorted; empty if there is nothing."""
+        return sorted(self._place.entries(prefix))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Size in bytes of every file directly in a folder, `folder/name` -> size; {} if there is none."""
+        entries = self._place.entries(folder)
+        return {f"{folder}/{name}": stat.size_bytes for name, stat in entries.items() if stat is not None}
+
+    def files(self, folder: str = "") -> dict[str, Stat]:
+        """Every file below a folder, at any depth, with partial ones; {} if there is none."""
+        return self._place.files(folder)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file whole, in place of one of that name: a reader sees the old content or the new."""
+        self._place.put(name, data)
+
+    def upload(self, name: str, source: Path) -> None:
+        """The same with the content of a local file."""
+        self._place.put(name, source)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Writes a file whole, only if there is none of that name.
+
+        A file of the very same bytes counts as written by this call: after a lost answer, of an object store
+        or of a disk in the network, nobody can tell. Writers that must be told apart write something of
+        their own into it.
+
+        Raises:
+            FileExistsError: somebody was first; their file stands.
+        """
+        try:
+            self._place.put(name, data, if_absent=True)
+        except FileExistsError:
+            # An attempt whose answer was lost may have landed: then the race was lost to ourselves. The
+            # HTTP client, too, sends a request again when a kept connection turns out to be closed.
+            with contextlib.suppress(FileNotFoundError):
+                if self._place.read(name, 0, len(data) + 1) == data:
+                    return
+            raise
+
+    def renew(self, name: str, source: Path) -> None:
+        """Makes a stored file young again; stores it anew where it is gone, or where that is the only way."""
+        self._place.renew(name, source)
+
+    @contextlib.contextmanager
+    def file_to_fill(self, name: str) -> Iterator[Path]:
+        """A local path to write; the file appears under `name` once the block ends without an error."""
+        if isinstance(self._place, LocalDisk):
+            with self._place.partial(name) as path:
+                yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="forebrain-") as folder:
+            path = Path(folder) / "file"
+            with full_disk(path):
+                yield path
+            self._place.put(name, path)
+
+    def remove(self, name: str) -> None:
+        """Removes a file, or a folder with all that is in it; nothing happens if there is none."""
+        self._place.remove(name)
+
+    def remove_if_empty(self) -> None:
+        """Removes the folder itself where it holds nothing; object stores have no empty folders."""
+        if self.is_local:
+            with contextlib.suppress(OSError):
+                self.local_path("").rmdir()
+
+    def refuses_second(self) -> bool:
+        """Whether `create` of a name that is taken is refused, which some object stores do not do.
+
+        A small file is written to find out, and removed again.
+        """
+        name = f"probe-{uuid.uuid4().hex}"
+        try:
+            self.create(name, b"1")
+            try:
+                self.create(name, b"2")
+            except FileExistsError:
+                return True
+            return False
+        finally:
+            self.remove(name)
+
+
+def _parts(uri: str) -> tuple[str, str]:
+    """Scheme and rest of an address; a path has the scheme ""."""
+    if slip := re.match(r"(s3|gs|gcs|https?|file):/(?!/)", uri):
+        raise StorageError(f"{uri:.200}: two slashes come after the colon: {slip[1]}://...")
+    scheme, separator, rest = uri.partition("://")
+    return (scheme.lower(), rest) if separator else ("", uri)
+
+
+def _resolved(path: str) -> Path:
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise StorageError(f"{path:.200}: {error}. Check the path, and what follows a ~.") from error

@@ -1,0 +1,252 @@
+"""Files on this machine's disks: whole or not at all, and on the disk before they have a name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import stat
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from forebrain_registry.errors import StorageError
+from forebrain_registry.storage.stat import Stat
+
+PARTIAL = ".partial"
+# What link() answers on disks without hard links (exFAT, SMB, many FUSE file systems).
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+# What flushing a folder answers where that is not known.
+_NO_FOLDER_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM}
+
+
+class LocalDisk:
+    """The files below one path.
+
+    Args:
+        root: the path, absolute.
+        follow_links: whether a file may be a link to another. Without, a folder that strangers write to
+            cannot show files from elsewhere.
+    """
+
+    def __init__(self, root: Path, follow_links: bool) -> None:
+        self.root, self._follow_links = root, follow_links
+
+    def exists(self, name: str) -> bool:
+        return self._stat(name) is not None
+
+    def stat(self, name: str) -> Stat | None:
+        info = self._stat(name)
+        return _as_stat(info) if info is not None and stat.S_ISREG(info.st_mode) else None
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        with self._open(name) as stream:
+            if start:
+                stream.seek(start)
+            return stream.read(-1 if stop is None else max(stop - start, 0))
+
+    def read_all(self, names: list[str], stop: int | None = None) -> dict[str, bytes]:
+        return {name: self.read(name, 0, stop) for name in names}
+
+    def entries(self, folder: str) -> dict[str, Stat | None]:
+        """What lies directly in a folder, by its last name, with None for folders; {} if there is none."""
+        found: dict[str, Stat | None] = {}
+        for entry in self._scan(folder):
+            # Another process may remove what was just listed.
+            with contextlib.suppress(FileNotFoundError):
+                is_file = entry.is_file(follow_symlinks=self._follow_links)
+                info = entry.stat(follow_symlinks=self._follow_links) if is_file else None
+                found[entry.name] = _as_stat(info) if info else None
+        return found
+
+    def files(self, folder: str) -> dict[str, Stat]:
+        found: dict[str, Stat] = {}
+        waiting = [folder]
+        while waiting:
+            inner = waiting.pop()
+            for entry in self._scan(inner):
+                name = f"{inner}/{entry.name}" if inner else entry.name
+                with contextlib.suppress(FileNotFoundError):
+                    # A link to a folder may lead round in a circle.
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(name)
+                    elif entry.is_file(follow_symlinks=self._follow_links):
+                        found[name] = _as_stat(entry.stat(follow_symlinks=self._follow_links))
+        return found
+
+    def put(self, name: str, source: bytes | Path, if_absent: bool = False) -> None:
+        """Stores bytes or a local file: whole, or not at all. Raises FileExistsError as `partial` does."""
+        with self.partial(name, if_absent) as partial, _errors(self.root / name):
+            if isinstance(source, bytes):
+                partial.write_bytes(source)
+            else:
+                shutil.copyfile(source, partial)
+
+    def renew(self, name: str, source: Path) -> None:
+        try:
+            with _errors(self.root / name):
+                os.utime(self.root / name)
+        except FileNotFoundError:
+            self.put(name, source)
+
+    def remove(self, name: str) -> None:
+        path = self.root / name
+        with _errors(path), contextlib.suppress(FileNotFoundError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    @contextlib.contextmanager
+    def partial(self, name: str, if_absent: bool = False) -> Iterator[Path]:
+        """A path to write; the file gets its name once the block ends without an error.
+
+        Raises:
+            FileExistsError: there is one of that name, and there must be none.
+        """
+        target = self.root / name
+        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+        made = _make_folder(target.parent)
+        try:
+            with full_disk(target):
+                yield partial
+            with _errors(target):
+                _flush(partial)
+                if if_absent:
+                    _name_if_absent(partial, target)
+                else:
+                    partial.replace(target)
+                for folder in (target.parent, *(folder.parent for folder in made)):
+                    _flush_folder(folder)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _stat(self, name: str) -> os.stat_result | None:
+        path = self.root / name
+        try:
+            with _errors(path):
+                return path.stat(follow_symlinks=self._follow_links)
+        except FileNotFoundError:
+            return None
+
+    def _scan(self, folder: str) -> list[os.DirEntry[str]]:
+        path = self.root / folder
+        try:
+            with _errors(path), os.scandir(path) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            return []
+
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[BinaryIO]:
+        """A regular file; a pipe or device would be waited for without end."""
+        path = self.root / name
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        if not self._follow_links:
+            flags |= getattr(os, "O_NOFOLLOW", 0)
+        with _errors(path):
+            descriptor = os.open(path, flags)
+            with os.fdopen(descriptor, "rb") as stream:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise StorageError(f"{path}: not a regular file.")
+                yield stream
+
+
+def _as_stat(info: os.stat_result) -> Stat:
+    return Stat(info.st_size, info.st_mtime)
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Turns what a disk says into errors that name the file and what to do."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path)) from error
+    except OSError as error:
+        raise _trouble(path, error) from error
+
+
+@contextlib.contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turns a full disk into a StorageError, for a block of the caller's, whose other errors are its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise _trouble(path, error) from error
+
+
+def _trouble(path: Path, error: OSError) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"{path}: the disk is full ({error.strerror}); nothing of the file was kept. Free some space, or "
+            "choose another folder (TMPDIR for temporary files), and give the same command again."
+        )
+    return StorageError(f"{path}: {error.strerror or error}. Check the folder and its rights.")
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Makes a folder with those above it; returns the ones that were not there."""
+    with _errors(folder):
+        made = list(itertools.takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StorageError(f"{folder}: cannot be made, since a file is in its way.") from error
+    return made
+
+
+def _name_if_absent(partial: Path, target: Path) -> None:
+    """Gives a file its name unless that is taken; both lie in one folder.
+
+    A hard link does it, on shared file systems too. Where the disk has none, a lock of the folder keeps other
+    processes of this machine away; a process that dies lets go of it.
+    """
+    try:
+        os.link(partial, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if sys.platform == "win32":
+            os.rename(partial, target)  # noqa: PTH104 (refuses a name that is taken, as on no other system)
+            return
+        import fcntl
+
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if target.exists() or target.is_symlink():
+                raise FileExistsError(errno.EEXIST, "File exists", str(target)) from error
+            partial.replace(target)
+        finally:
+            os.close(descriptor)
+
+
+def _flush(path: Path) -> None:
+    """Brings a file's content to the disk before its name is made."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Brings a name to the disk; Windows and some file systems have no such call."""
+    if sys.platform == "win32":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FLUSH:
+            raise

@@ -1,0 +1,13 @@
+"""What a listing says of a stored file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Size of a file, and when it was written in seconds since 1970 by the store's clock."""
+
+    size_bytes: int
+    modified_s: float

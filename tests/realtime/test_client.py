@@ -1,0 +1,137 @@
+"""A rig's client waits no longer than it was told, finds a server again, and is told nothing untrue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from realtime_small import CONTEXT, Small, activity
+from test_transports import MAX_BYTES, served
+
+import forebrain as fb
+from forebrain.errors import ConfigError, FrameError, NoAnswerError
+from forebrain.realtime import LiveForecaster
+from forebrain.realtime.zeromq import RequestPort
+
+Open = Callable[..., LiveForecaster]
+
+
+def test_frames_go_out_and_forecasts_come_back(small: Small, open_live: Open) -> None:
+    frames, in_process = activity(CONTEXT + 5, small.preprocessing), open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with served(open_live(), port), fb.live.Client(port.address) as client:
+        described = client.describe()
+        assert described["unit_names"] == list("abcdef") and described["num_recorded"] == 6
+        for index, frame in enumerate(frames):
+            forecast = client.step(frame, index, index / 5)
+            np.testing.assert_array_equal(forecast.values, in_process.step(frame, index, index / 5))
+            assert (forecast.made_at, forecast.made_at_s) == (index, index / 5)
+        with pytest.raises(FrameError, match="expected"):
+            client.step(frames[0, :4])
+        assert client.status()["frames"] == len(frames)
+
+
+def test_nobody_at_the_address_is_told_in_time() -> None:
+    with fb.live.Client("tcp://127.0.0.1:9", timeout_s=0.1) as client:
+        for call in (client.describe, client.status, client.reset, lambda: client.step(np.zeros(6))):
+            began = time.monotonic()
+            with pytest.raises(NoAnswerError, match=r"127\.0\.0\.1:9 within 0\.1 s"):
+                call()
+            assert time.monotonic() - began < 5
+    with pytest.raises(ConfigError, match="more than 0"):
+        fb.live.Client(timeout_s=0)
+    with pytest.raises(ConfigError, match="no address"):
+        fb.live.Client("nowhere")
+
+
+def test_a_server_that_was_away_is_found_again(small: Small, open_live: Open) -> None:
+    frames, live = activity(CONTEXT + 5, small.preprocessing), open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with fb.live.Client(port.address, timeout_s=0.5) as client:
+        with served(live, port):
+            for index in range(CONTEXT):
+                client.step(frames[index], index)
+        with pytest.raises(NoAnswerError):
+            client.step(frames[CONTEXT], CONTEXT)
+        client.timeout_s = 20
+        with served(live, RequestPort(port.address, MAX_BYTES)):
+            forecast = client.step(frames[CONTEXT + 1], CONTEXT + 1)
+    assert forecast.index == forecast.made_at == CONTEXT + 1 and forecast.source == "model"
+
+
+def test_every_reply_names_the_frame_it_was_made_at(small: Small, open_live: Open) -> None:
+    frames = activity(2 * CONTEXT + 20, small.preprocessing)
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with served(open_live(), port), fb.live.Client(port.address) as client:
+        for index in range(100, 100 + CONTEXT):
+            client.step(frames[index - 100], index)
+        newest = client.step(frames[CONTEXT], 100 + CONTEXT)
+        assert newest.source == "model"
+        again = client.step(frames[CONTEXT], 100 + CONTEXT)
+        late = client.step(frames[0], 103)
+        assert (again.source, late.source) == ("repeated", "late")
+        for reply in (again, late):
+            assert reply.made_at == 100 + CONTEXT
+            np.testing.assert_array_equal(reply.values, newest.values)
+        # The rig starts again: until that is sure no old forecast passes for one of a new frame.
+        for index in range(12):
+            reply = client.step(frames[CONTEXT + 1 + index], index)
+            is_new = index >= 4
+            assert reply.index == index and reply.made_at == (index if is_new else 100 + CONTEXT)
+            assert reply.source == ("warm-up" if is_new else "late")
+
+
+def test_a_reset_begins_a_run_at_once(small: Small, open_live: Open) -> None:
+    frames = activity(2 * CONTEXT + 5, small.preprocessing)
+    fresh = open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with served(open_live(), port), fb.live.Client(port.address) as client:
+        for index in range(CONTEXT + 2):
+            client.step(frames[index], 500 + index, 1e6 + index / 5, units="abcdef" if index else "fedcba")
+        status = client.reset()
+        assert (status["resets"], status["restarts"], status["index"]) == (1, 0, None)
+        assert status["source"] == "warm-up" and status["measured_hz"] is None
+        for index in range(CONTEXT + 1):
+            reply = client.step(frames[CONTEXT + 2 + index], index, index / 5)
+            expected = fresh.step(frames[CONTEXT + 2 + index], index, index / 5)
+            assert reply.made_at == index
+            assert reply.source == fresh.source == ("model" if index >= CONTEXT - 1 else "warm-up")
+            np.testing.assert_array_equal(reply.values, expected)
+
+
+def test_a_changed_rate_is_in_the_reply_and_in_the_log(
+    small: Small, open_live: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = activity(100, small.preprocessing)
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with served(open_live(), port), fb.live.Client(port.address) as client:
+        for index in range(30):
+            assert not client.step(frames[index], index, index / 5).rate_differs
+        replies = [client.step(frames[index], index, 6 + (index - 30) / 10) for index in range(30, 100)]
+        assert replies[-1].rate_differs
+        client.status()  # what was to be logged of the last frame is logged by now
+    told = [each.getMessage() for each in caplog.records]
+    assert sum("the model expects 5 Hz" in each for each in told) == 1
+
+
+def test_a_time_in_nanoseconds_is_refused_and_poisons_nothing(small: Small, open_live: Open) -> None:
+    frames, live, undisturbed = activity(60, small.preprocessing), open_live(), open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    began = 1.7e9
+    with served(live, port), fb.live.Client(port.address) as client:
+        for index in range(50):
+            if index == 30:
+                for step in range(6):
+                    with pytest.raises(FrameError, match="Divide nanoseconds by 1e9"):
+                        client.step(frames[index], time_s=1e9 * (began + (index + step) / 5))
+            reply = client.step(frames[index], time_s=began + index / 5)
+            np.testing.assert_array_equal(
+                reply.values, undisturbed.step(frames[index], time_s=began + index / 5)
+            )
+        status = client.status()
+    assert (status["refused"], status["missing_frames"], status["restarts"]) == (6, 0, 0)
+    again = open_live()
+    again.restore(live.state())
+    assert again.status()["index"] == 49

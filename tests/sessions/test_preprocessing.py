@@ -1,0 +1,54 @@
+"""Preprocessing holds together, and turns frames into what a model sees and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from forebrain.errors import ConfigError
+from forebrain.sessions.preprocessing import Preprocessing, rates_agree
+
+PLAIN = Preprocessing.none(3)
+
+
+def test_normalising_is_undone_by_denormalising() -> None:
+    rng = np.random.default_rng(0)
+    fitted = Preprocessing.of_units(
+        rng.normal(50, 9, 4).astype(np.float32), rng.uniform(1, 3, 4).astype(np.float32)
+    )
+    frames = rng.normal(50, 9, (7, 4)).astype(np.float32)
+    normalised = fitted.normalise(frames)
+    assert normalised.dtype == np.float32
+    np.testing.assert_array_equal(normalised, (frames - fitted.mean) / fitted.scale)
+    np.testing.assert_allclose(fitted.denormalise(normalised), frames, rtol=1e-5)
+    np.testing.assert_array_equal(PLAIN.normalise(frames[:, :3]), frames[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mean": np.zeros(2, np.float32)}, "expected one for each unit"),
+        ({"columns": np.arange(4)}, "expected one for each unit"),
+        ({"unit_names": ("a", "b")}, "2 unit names for 3 units"),
+        ({"scale": np.array([1, 0, 1], np.float32)}, "not above 0"),
+        ({"mean": np.array([1, np.nan, 1], np.float32)}, "not finite"),
+        ({"columns": np.array([0, 1, 3])}, "outside of the 3 units recorded"),
+        ({"columns": np.array([-1, 1, 2])}, "outside of the 3 units recorded"),
+    ],
+)
+def test_what_does_not_hold_together_is_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        replace(PLAIN, **changes)
+
+
+def test_a_unit_without_a_name_is_known_by_its_place_in_the_recording() -> None:
+    chosen = replace(PLAIN, columns=np.array([0, 2, 7]), num_recorded=8)
+    assert chosen.name(2) == "unit 7"
+    assert replace(chosen, unit_names=("AVA", "AVB", "RIM")).name(2) == "RIM"
+
+
+def test_rates_agree_within_a_quarter_either_way_and_unknown_ones_always() -> None:
+    assert rates_agree(10, 12.5) and rates_agree(12.5, 10) and rates_agree(None, 3) and rates_agree(3, None)
+    assert not rates_agree(10, 12.6) and not rates_agree(12.6, 10)
