@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -248,3 +250,25 @@ def test_damaged_fits_are_refused(shards, out):
     path.write_bytes(data)
     with pytest.raises(ShardError, match="does not match its checksum"):
         shards.fit(0, "chronological")
+
+
+def test_a_set_of_more_shards_than_may_be_open_is_read(save_session, out, tmp_path) -> None:
+    recordings = [save_session(f"{number:03d}.npz", num_frames=60) for number in range(40)]
+    prepare(recordings, str(out), SMALL, lambda path: [Session.load(path)], run_each=map_here)
+    script = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+from forebrain.shards.reader import ShardSet
+sets = [ShardSet.open({str(out)!r}) for _ in range(2)]
+for shards in sets:
+    for number in range(40):
+        shards.read(number, 0, 20)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
