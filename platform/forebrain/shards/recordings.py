@@ -9,6 +9,7 @@ from pathlib import Path
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import sidecar_files
 from forebrain.sessions.simulate import SIMULATION_VERSION, open_simulated, simulated_addresses
+from forebrain.shards.hashing import file_sha256
 
 _SIMULATED = "sim://"
 
@@ -59,8 +60,7 @@ def sha256_of(address: str) -> str:
     digest = hashlib.sha256()
     sidecars = [(file.relative_to(path.parent).as_posix(), file) for file in sidecar_files(path)]
     for name, file in [*_files_of(path), *sidecars]:
-        with file.open("rb") as stream:
-            digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{name}\0{file_sha256(file)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -206,7 +206,11 @@ class Trainer:
             self.store.remove_after(checkpoint.step)
 
     def _load(self, checkpoint: Checkpoint, contents: dict[str, bytes]) -> None:
-        check_same_run(checkpoint.record["identity"], self._identity(), self.folder.uri)
+        moved = {
+            **checkpoint.record["identity"],
+            "data": self.config.data,
+        }  # of the data their content counts
+        check_same_run(moved, self._identity(), self.folder.uri)
         check_same_data(checkpoint, self.config, self.windows.shards.fingerprint)
         self.learner.load(contents)
         self.steps_done = self._snapshot_step = checkpoint.step

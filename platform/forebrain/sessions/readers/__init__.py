@@ -9,11 +9,13 @@ A reader is a module with two functions:
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.finding import Walk, each_file_once, printable
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, sidecar_of
 
@@ -50,23 +52,28 @@ def find_recordings(paths: Sequence[str | Path]) -> list[str]:
     """Addresses of the recordings at and under the given paths, sorted, each once.
 
     A file that is named is taken as it is; in a folder, what no reader can be meant for (text, pictures,
-    sidecars, hidden files) is passed over, and a folder that is one recording (suite2p, zarr) is one.
+    sidecars, hidden files, what forebrain wrote) is passed over, and a folder that is one recording (suite2p,
+    zarr) is one. Links are followed, to each file and folder once. A folder that cannot be read is found as
+    if it were a recording, so that opening it says why.
 
     Raises:
         RecordingError: a path does not exist, or nothing under all of them looks like a recording.
     """
     found: set[str] = set()
+    walk = Walk()
     for given in paths:
         path = Path(given)
         if not path.exists():
-            raise RecordingError(f"{given}: nothing is there; give a recording or a folder of them.")
-        found |= {str(path)} if path.is_file() else set(_in_folder(path))
+            raise RecordingError(
+                f"{printable(given)}: nothing is there; give a recording or a folder of them."
+            )
+        found |= {str(path)} if path.is_file() else set(_in_folder(path, walk, is_given=True))
     if not found:
         raise RecordingError(
             f"{', '.join(map(str, paths))}: no recording found; expected files such as .npz, .nwb, "
             ".h5, .mat, .csv or .npy, or folders of suite2p or minian."
         )
-    return sorted(found)
+    return each_file_once(found)
 
 
 def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Session]:
@@ -98,11 +105,20 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
 
 
 def reader_name(path: str | Path) -> str | None:
-    """Name of the reader that recognises a path; None if none does."""
-    for name in READERS:
-        if _module(name).recognises(Path(path)):
-            return name
-    return None
+    """Name of the reader that recognises a path; None if none does.
+
+    Raises:
+        RecordingError: the path cannot be read.
+    """
+    path = Path(path)
+    try:
+        os.scandir(path).close() if path.is_dir() else path.open("rb").close()
+        return next((name for name in READERS if _module(name).recognises(path)), None)
+    except OSError as error:
+        raise RecordingError(
+            f"{printable(path)}: cannot be read ({error.strerror or error}). Check that it is there, whole, "
+            "and may be read."
+        ) from error
 
 
 def _reader_of(path: Path) -> Reader:
@@ -134,15 +150,19 @@ def _module(name: str) -> Reader:
     return module
 
 
-def _in_folder(folder: Path) -> list[str]:
-    if _is_recording_folder(folder):
-        return [str(folder)]
+def _in_folder(folder: Path, walk: Walk, is_given: bool = False) -> list[str]:
+    try:
+        if _is_recording_folder(folder):
+            return [str(folder)]
+        entries = walk.entries(folder, is_given)
+    except OSError:
+        return [str(folder)]  # said when it is opened
     found: list[str] = []
-    for entry in sorted(folder.iterdir()):
+    for entry in entries:
         if entry.name.startswith(".") or _is_sidecar(entry):
             continue
         if entry.is_dir():
-            found += _in_folder(entry)
+            found += _in_folder(entry, walk)
         elif entry.suffix.lower() not in _IGNORED_SUFFIXES:
             found.append(str(entry))
     return found
