@@ -89,14 +89,16 @@ def test_transposed_arrays_are_told_by_iscell(tmp_path: Path, traces: np.ndarray
     np.testing.assert_allclose(session.frames(0, 50), traces[:, [0, 2, 3]], rtol=1e-6)
 
 
-def test_planes_are_recordings_named_by_the_folder_above(tmp_path: Path, traces: np.ndarray) -> None:
+def test_planes_are_recordings_of_one_animal_named_by_the_folder_above(
+    tmp_path: Path, traces: np.ndarray
+) -> None:
     for plane in ("plane0", "plane1"):
         write(tmp_path / "mouse1" / "day2" / "suite2p" / plane, traces, IS_CELL)
     found = find_recordings([tmp_path])
     assert [Path(path).name for path in found] == ["plane0", "plane1"]
     assert [open_recording(path)[0].id for path in found] == [
-        "mouse1/day2_plane0/day2_plane0",
-        "mouse1/day2_plane1/day2_plane1",
+        "mouse1/day2/day2_plane0",
+        "mouse1/day2/day2_plane1",
     ]
 
 

@@ -9,23 +9,26 @@ A reader is a module with two functions:
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, sidecar_of
 
 # Asked in this order; the first that recognises a path reads it.
 READERS = (
-    "suite2p", "minian", "mat_folder", "nwb", "caiman", "hdf5", "npz", "npy", "matlab73", "matlab",
-    "inscopix", "csv_table", "json_table",
+    "suite2p", "phy", "nwb", "minian", "mat_folder", "caiman", "hdf5", "excel", "parquet", "npz", "npy",
+    "netcdf3",
+    "matlab73", "matlab", "inscopix", "csv_table", "json_table",
 )  # fmt: skip
 # Never recordings, wherever they lie.
 _IGNORED_SUFFIXES = {
     ".md", ".rst", ".pdf", ".py", ".m", ".yaml", ".yml", ".toml", ".png", ".jpg", ".tif", ".tiff", ".avi",
-    ".mp4", ".ipynb", ".html", ".sh", ".log",
+    ".mp4", ".ipynb", ".html", ".sh", ".log", ".mkv",
 }  # fmt: skip
 # What recordings are mistaken for, by its first bytes in lower case.
 _OTHER_KINDS = {
@@ -81,6 +84,7 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
             that names the file, what is wrong and what would help.
     """
     path = Path(path)
+    _refuse_undecodable(path)
     if not path.exists():
         raise RecordingError(f"{path}: nothing is there.")
     sidecar = sidecar_of(path)
@@ -88,6 +92,10 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
     reader = _reader_of(path)
     try:
         return reader.read(path, sidecar)
+    except RecordingQuestion as question:
+        if str(path) in str(question):
+            raise
+        raise RecordingQuestion(f"{path}: {question}", question.choices) from question
     except RecordingError as error:
         raise error if str(path) in str(error) else RecordingError(f"{path}: {error}") from error
     except Exception as error:  # format libraries raise anything on damaged files, tokenize.TokenError too
@@ -95,6 +103,16 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
             f"{path}: cannot be read ({type(error).__name__}: {error}). The file may be damaged or "
             "incomplete; fetch or export it again."
         ) from error
+
+
+def _refuse_undecodable(path: Path) -> None:
+    """Raises RecordingError for a path that is no text: names of sessions and files of shards are made of
+    it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise RecordingError(f"{shown}: the name is not valid UTF-8; rename the file or folder.") from None
 
 
 def reader_name(path: str | Path) -> str | None:
@@ -135,8 +153,12 @@ def _module(name: str) -> Reader:
 
 
 def _in_folder(folder: Path) -> list[str]:
+    from forebrain.sessions.readers.suite2p import planes_in
+
     if _is_recording_folder(folder):
         return [str(folder)]
+    if planes := planes_in(folder):  # what else suite2p writes there holds the same again
+        return [str(plane) for plane in planes]
     found: list[str] = []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or _is_sidecar(entry):

@@ -64,7 +64,7 @@ def _read_traces(table: TextTable, sidecar: Sidecar) -> Session:
         raise RecordingError(
             f"{path}: all {len(names)} cells are rejected. List those to use as columns in the sidecar."
         )
-    frame = table.load(num_header_rows=2)
+    frame = table.load(num_header_rows=2, sidecar=sidecar)
     _refuse_text(frame.dtypes.tolist(), ["Time", *names], path)
     values = frame.to_numpy(np.float64)
     return make_session(
@@ -79,7 +79,7 @@ def _read_traces(table: TextTable, sidecar: Sidecar) -> Session:
 
 def _read_events(table: TextTable, sidecar: Sidecar) -> Session:
     path = table.path
-    frame = table.load(num_header_rows=1)
+    frame = table.load(num_header_rows=1, sidecar=sidecar)
     _refuse_text([frame[0].dtype, frame[2].dtype], ["Time (s)", "Value"], path)
     if sidecar.columns is not None:
         frame = frame[frame[1].isin(sidecar.columns)]
