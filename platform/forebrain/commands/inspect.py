@@ -3,44 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from forebrain.errors import RecordingError
-from forebrain.sessions.repair import repair
-from forebrain.sessions.report import RecordingReport
-from forebrain.sessions.session import READER_NOTES, Session
+from forebrain.sessions import inspection
+from forebrain.sessions.inspection import Inspected
 from forebrain.shards.recordings import find_all, name_of, open_any
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """One session of a recording as it would be used, or why it cannot be.
-
-    Attributes:
-        address: the recording's.
-        format: the reader's name, empty where none knows the file.
-        session: after repair; None if it cannot be used.
-        report: what repair found.
-        error: why the recording or session cannot be used, else empty.
-    """
-
-    address: str
-    format: str
-    session: Session | None = None
-    report: RecordingReport = field(default_factory=RecordingReport)
-    error: str = ""
-
-    def remarks(self) -> Iterator[str]:
-        """What a person should know of the session, a line each."""
-        if self.session is None:
-            return
-        for finding in self.report.findings:
-            yield f"{self.session.id}: {finding}"
-        for name in READER_NOTES:
-            if name in self.session.metadata:
-                yield f"{self.session.id}: {self.session.metadata[name]}"
 
 
 def inspect(addresses: Sequence[str]) -> Iterator[Inspected]:
@@ -49,39 +17,12 @@ def inspect(addresses: Sequence[str]) -> Iterator[Inspected]:
     Raises:
         RecordingError: there is nothing at an address.
     """
-    for address in find_all(addresses):
-        yield from _inspect_one(address)
+    yield from inspection.inspect_all(find_all(addresses), open_any, _format_of)
 
 
 def as_table(results: Sequence[Inspected]) -> Table:
     """The sessions that can be used, a row each."""
-    table = Table(title="recordings as they would be used")
-    table.add_column("recording", overflow="fold")
-    table.add_column("session", overflow="fold")
-    for name in ("format", "species", "signal"):
-        table.add_column(name)
-    for name in ("frames", "units", "Hz", "segments", "findings"):
-        table.add_column(name, justify="right")
-    for result in results:
-        if result.session is not None:
-            table.add_row(*_cells(result, result.session))
-    return table
-
-
-def _inspect_one(address: str) -> Iterator[Inspected]:
-    try:
-        format_name = _format_of(address)
-        sessions = open_any(address)
-    except RecordingError as error:
-        yield Inspected(address, "", error=str(error))
-        return
-    for session in sessions:
-        try:
-            repaired, report = repair(session)
-        except RecordingError as error:
-            yield Inspected(address, format_name, error=f"{address}: {error}")
-        else:
-            yield Inspected(address, format_name, repaired, report)
+    return inspection.as_table(results, name_of)
 
 
 def _format_of(address: str) -> str:
@@ -90,16 +31,3 @@ def _format_of(address: str) -> str:
     from forebrain.sessions.readers import reader_name
 
     return reader_name(address) or ""
-
-
-def _cells(result: Inspected, session: Session) -> Iterator[str]:
-    yield name_of(result.address)
-    yield session.id
-    yield result.format
-    yield session.species
-    yield session.signal
-    yield str(session.num_frames)
-    yield str(session.num_units)
-    yield "unknown" if session.rate_hz is None else f"{session.rate_hz:.4g}"
-    yield str(len(session.segments))
-    yield str(len(result.report.findings))

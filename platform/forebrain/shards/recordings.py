@@ -52,15 +52,26 @@ def name_of(address: str) -> str:
 
 
 def sha256_of(address: str) -> str:
-    """A hash of all that decides what a recording is read as: its bytes and its sidecar files."""
+    """A hash of all that decides what a recording is read as: its bytes and its sidecar files.
+
+    Raises:
+        RecordingError: its name is no text.
+    """
     if address.startswith(_SIMULATED):
         return hashlib.sha256(f"{SIMULATION_VERSION} {address}".encode()).hexdigest()
+    from forebrain.sessions.readers import check_name
+
     path = Path(address)
+    check_name(path)
     digest = hashlib.sha256()
     sidecars = [(file.relative_to(path.parent).as_posix(), file) for file in sidecar_files(path)]
     for name, file in [*_files_of(path), *sidecars]:
         with file.open("rb") as stream:
-            digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            digest.update(
+                f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
     return digest.hexdigest()
 
 

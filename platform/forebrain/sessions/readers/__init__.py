@@ -50,7 +50,7 @@ class Reader(Protocol):
 
 
 def find_recordings(paths: Sequence[str | Path]) -> list[str]:
-    """Addresses of the recordings at and under the given paths, sorted, each once.
+    """Addresses of the recordings at and under the given paths, sorted, each once; always text.
 
     A file that is named is taken as it is; in a folder, what no reader can be meant for (text, pictures,
     sidecars, hidden files) is passed over, and a folder that is one recording (suite2p, zarr) is one.
@@ -69,7 +69,7 @@ def find_recordings(paths: Sequence[str | Path]) -> list[str]:
             f"{', '.join(map(str, paths))}: no recording found; expected files such as .npz, .nwb, "
             ".h5, .mat, .csv or .npy, or folders of suite2p or minian."
         )
-    return sorted(found)
+    return sorted(map(_shown, found))
 
 
 def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Session]:
@@ -84,7 +84,7 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
             that names the file, what is wrong and what would help.
     """
     path = Path(path)
-    _refuse_undecodable(path)
+    check_name(path)
     if not path.exists():
         raise RecordingError(f"{path}: nothing is there.")
     sidecar = sidecar_of(path)
@@ -105,14 +105,29 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
         ) from error
 
 
-def _refuse_undecodable(path: Path) -> None:
-    """Raises RecordingError for a path that is no text: names of sessions and files of shards are made of
-    it."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise RecordingError(f"{shown}: the name is not valid UTF-8; rename the file or folder.") from None
+def check_name(path: Path) -> None:
+    """Refuses a path that is no text, as it is or as `find_recordings` shows it.
+
+    Names of sessions, files of shards and lines of JSON are made of it.
+
+    Raises:
+        RecordingError: the path is not valid UTF-8.
+    """
+    shown = _shown(str(path))
+    is_shown_only = (
+        "\\x" in shown
+        and not path.exists()
+        and any(
+            _shown(str(entry)) == shown for entry in (path.parent.iterdir() if path.parent.is_dir() else ())
+        )
+    )
+    if shown != str(path) or is_shown_only:
+        raise RecordingError(f"{shown}: the name is not valid UTF-8; rename the file or folder.")
+
+
+def _shown(path: str) -> str:
+    """A path as text, with what is not UTF-8 in it as \\x and two digits."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def reader_name(path: str | Path) -> str | None:
