@@ -63,13 +63,23 @@ def read_clock(time_s: np.ndarray) -> FrameClock | None:
     is_jump = np.zeros(intervals.size, bool)
     is_jump[breaks - 1] = True
     inside = intervals[~is_jump]
-    mean = float(inside.mean()) if inside.size else typical
+    mean = _slope(times, breaks) if is_coarse else float(inside.mean()) if inside.size else typical
     # The median is the rate that the device was set to, unless rounding is what parts it from the mean.
     is_rounding = abs(mean - typical) <= step and abs(mean / typical - 1) > _SAME_RATE
     interval = mean if mean > 0 and (is_coarse or is_rounding or noise > _NOISY * typical) else typical
     spread = float(inside.std()) if inside.size else 0.0
     jitter = max(0.0, spread**2 - rounding**2 / 4) ** 0.5 / interval
     return FrameClock(interval, breaks, rounding, jitter)
+
+
+def _slope(times: np.ndarray, breaks: np.ndarray) -> float:
+    """The interval by one straight line through the times of each stretch, all of one slope."""
+    top = bottom = 0.0
+    for part in np.split(times, breaks):
+        count = np.arange(part.size) - (part.size - 1) / 2
+        top += float(count @ (part - part.mean()))
+        bottom += float(count @ count)
+    return top / bottom if bottom else 0.0
 
 
 def _is_coarse(times: np.ndarray, intervals: np.ndarray, typical: float, step: float) -> bool:

@@ -11,11 +11,11 @@ import yaml
 from rich.table import Table
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.questions import RecordingQuestion, as_yaml
+from forebrain.sessions.questions import RecordingQuestion, as_yaml, flow
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.session import READER_NOTES, Session
-from forebrain.sessions.sidecar import check_sidecar, parse_sidecar, read_sidecar_values
+from forebrain.sessions.sidecar import check_sidecar, load_yaml, parse_sidecar, read_sidecar_values
 
 # What readers tell of a session in its metadata, and how a person is told; guesses are among READER_NOTES.
 _TOLD = {
@@ -218,7 +218,7 @@ def ask(
     answers: dict[str, Any] = {}
     for key, values in result.question.choices.items():
         for number, value in enumerate(values, start=1):
-            show(f"  {number}) {key}: {_flow(value)}")
+            show(f"  {number}) {key}: {flow(value)}")
         hint = f"a number of 1 to {len(values)}, or " if values else ""
         answer = _answer(key, values, f"{key} ({hint}a value; empty to pass): ", read_line, show)
         if answer is not None:
@@ -233,7 +233,7 @@ def ask(
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.split(":")[0] not in empty & answers.keys()]
         _write(path, "\n".join(kept) + "\n")
-    _append(path, yaml.safe_dump(answers, default_flow_style=None, allow_unicode=True))
+    _append(path, "".join(f"{key}: {flow(value)}\n" for key, value in answers.items()))
     return answers
 
 
@@ -251,8 +251,6 @@ def _answer(
             return None
         if typed.isdigit() and 1 <= int(typed) <= len(values):
             return values[int(typed) - 1]
-        from forebrain.sessions.sidecar import load_yaml
-
         try:
             parsed: Mapping[str, Any] = load_yaml(f"{key}: {typed}")
             check_sidecar(parsed, "the answer")
@@ -280,7 +278,3 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-def _flow(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True).removesuffix("...\n").strip()

@@ -27,7 +27,7 @@ def as_yaml(question: RecordingQuestion) -> str:
     """The question as a sidecar file to fill in: words and choices as comments, each key without a value."""
     lines = [f"# {line}" for line in _wrapped(str(question))]
     for key, values in question.choices.items():
-        lines += [f"#   {key}: {_flow(value)}" for value in values]
+        lines += [f"#   {key}: {flow(value)}" for value in values]
         lines.append(f"{key}:")
     return "\n".join(lines) + "\n"
 
@@ -38,6 +38,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 98, break_long_words=False, break_on_hyphens=False)
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
+    """A value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
     return text.removesuffix("\n").removesuffix("\n...").strip()

@@ -42,7 +42,9 @@ def identity(path: Path, sidecar: Sidecar, **found: str | None) -> dict[str, Any
         names[name] = given or stated or guess
         origin = "the sidecar" if given else "the file" if stated else origin
         origins.setdefault(origin, []).append(name)
-    names["identity_from"] = "; ".join(f"{', '.join(what)} from {origin}" for origin, what in origins.items())
+    told = [f"{', '.join(what)} from {origin}" for origin, what in origins.items() if origin != "nothing"]
+    told += [f"{', '.join(what)} unknown" for origin, what in origins.items() if origin == "nothing"]
+    names["identity_from"] = "; ".join(told)
     if {"subject", "session"} & set(origins.get("the file's name", [])):
         names["identity_note"] = "identity guessed from the file name"
     return names

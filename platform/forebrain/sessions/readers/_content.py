@@ -449,7 +449,14 @@ def _ask_axes(path: Path, name: str, cells: tuple[int, ...], parts: Sequence[Sto
     if parts[0].is_vector and cells:
         others = [order for order in others if order[-1] == "frames"]
     longest = int(np.argmax(sizes))
-    others.sort(key=lambda order: ("sessions" in order, order.index("frames") != longest))
+    others.sort(
+        key=lambda order: (
+            bool(cells)
+            and len({"units", "frames"} & set(order[len(cells) :])) < min(2, len(sizes) - len(cells)),
+            "sessions" in order and len(sizes) == 3,
+            order.index("frames") != longest,
+        )
+    )
     example = f"axes: [{', '.join(others[0])}]" if others else "a matrix of frames and units instead"
     raise RecordingQuestion(
         f"{path}: {name} has {words}, {_sizes(cells, parts)}, and nothing tells what each counts: units, "
@@ -611,16 +618,16 @@ def accepted_of(content: Content, name: str, num_units: int, notes: dict[str, st
 
 def _unit_names(content: Content, name: str, num_units: int) -> tuple[str, ...] | None:
     """Names beside the traces, one for each unit, where one list alone could be that."""
-    fitting = [
+    fitting = {
         texts
         for other, texts in content.texts.items()
         if len(texts) == num_units
         and len(set(texts)) == num_units
         and distance(other, name) == 0
         and set(words_of(other))
-        & {"unit", "units", "cell", "cells", "neuron", "neurons", "roi", "rois", "names", "ids"}
-    ]
-    return fitting[0] if len(fitting) == 1 else None
+        & {"unit", "units", "cell", "cells", "neuron", "neurons", "roi", "rois", "names", "ids", "items"}
+    }
+    return fitting.pop() if len(fitting) == 1 else None
 
 
 # Rate and frame times.

@@ -88,6 +88,7 @@ class Series:
 
     @property
     def is_behaviour(self) -> bool:
+        """Whether type, place or name say that it is no activity of cells."""
         if self.parent_kind in _BEHAVIOUR_KINDS or self.kind in _OTHER_SERIES:
             return True
         return role_of(self.name) == "behaviour"
@@ -172,6 +173,7 @@ class NwbFile:
 
 
 def type_of(attrs: Mapping[str, Any]) -> str:
+    """The `neurodata_type` that attributes state, empty where they state none."""
     value = attrs.get("neurodata_type", "")
     return value.decode() if isinstance(value, bytes) else str(value)
 

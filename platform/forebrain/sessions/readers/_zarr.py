@@ -80,6 +80,7 @@ def is_store(folder: Path) -> bool:
 
 
 def open_array(path: Path) -> zarr.Array:
+    """An array to read, on disk or, by a path that has `open_store`, elsewhere."""
     import zarr
 
     open_store = getattr(path, "open_store", None)

@@ -90,6 +90,7 @@ def _read(file: NwbFile, path: Path, sidecar: Sidecar) -> list[Session]:
     first = chosen.series[0]
     time_s = first.timestamps() if first.timestamps is not None else None
     traces = chosen.frames(time_s, path, sidecar, notes)
+    notes |= file.notes
     unit_names, kept = _units(chosen, traces.shape[1], path, notes)
     ramps = clocks_among(traces)
     if ramps.size:
@@ -242,7 +243,9 @@ def _choose(file: NwbFile, populations: Iterable[_Population], path: Path, sidec
             return named[0]
         raise RecordingQuestion(
             f"{path}: {sidecar.variable} (the sidecar's variable) fits {len(named)} of the series; it holds "
-            f"{listed or 'none'}. Give the whole path of one.",
+            f"{'; '.join([listed or 'none', *(f'{name} {why}' for name, why in file.unreadable.items())])}. "
+            f"Give "
+            "the whole path of one.",
             {"variable": [population.name for population in named or populations]},
         )
     for kind in _ORDER:
@@ -261,6 +264,8 @@ def _choose(file: NwbFile, populations: Iterable[_Population], path: Path, sidec
 def _refuse(file: NwbFile, populations: list[_Population], path: Path) -> NoReturn:
     words = {"behaviour": "behaviour, stimulus or another device's", "companion": "neuropil or background"}
     told = [f"{p.name} ({words.get(p.kind, p.kind)})" for p in populations]
+    listed_already = {series.name for population in populations for series in population.series}
+    told += [f"{series.name} (one axis)" for series in file.series if series.name not in listed_already]
     told += [f"{name} {why}" for name, why in file.unreadable.items()]
     listed = f" There are {'; '.join(told[:12])}." if told else ""
     raise RecordingError(
@@ -271,6 +276,7 @@ def _refuse(file: NwbFile, populations: list[_Population], path: Path) -> NoRetu
 
 def _notes(file: NwbFile, chosen: _Population, populations: Iterable[_Population]) -> Mapping[str, str]:
     others = [population.name for population in populations if population != chosen]
+    others += [f"{name}, which {why}" for name, why in file.unreadable.items()]
     notes = {"also_in_the_file": ", ".join(others)} if others else {}
     for key, name in {
         "description": "session_description",
@@ -280,7 +286,7 @@ def _notes(file: NwbFile, chosen: _Population, populations: Iterable[_Population
             notes[key] = value
     if file.unread_by_library:
         notes["read_by"] = file.unread_by_library
-    return notes | file.notes
+    return notes
 
 
 def _roi_kind(series: Series) -> str:
