@@ -49,7 +49,7 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.write_sidecar:
         from forebrain.sessions.inspection import write_questions
 
-        for path in write_questions(result for result in results if "://" not in result.address):
+        for path in write_questions(r for r in results if not r.address.startswith("sim://")):
             print(f"questions written to {path}; fill in what you know and run this again")
     print(f"{num_usable} sessions can be used, {len(results) - num_usable} cannot")
     return 0 if num_usable else 1
@@ -61,7 +61,7 @@ def _after_asking(paths: Sequence[str], results: list[Inspected]) -> list[Inspec
     from forebrain.sessions.inspection import ask
 
     passed: set[str] = set()
-    while asked := [r for r in results if r.question and r.address not in passed and "://" not in r.address]:
+    while asked := [r for r in results if r.question and r.address not in passed]:
         if ask(asked[0], input, print) is None:
             passed.add(asked[0].address)
         else:

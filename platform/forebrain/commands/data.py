@@ -13,7 +13,11 @@ def register(subcommands: argparse._SubParsersAction) -> None:
     action = actions.add_parser("list", help="name every recording of the catalogue")
     action.set_defaults(run=_list_data)
 
-    action = actions.add_parser("get", help="download recordings, check them and print where they lie")
+    action = actions.add_parser(
+        "get",
+        help="download recordings, check them and print where they lie; of an address (https, or "
+        "dandi:000NNN/PATH) only what reading takes is fetched",
+    )
     action.add_argument("names", nargs="+", metavar="NAME")
     action.set_defaults(run=_get_data)
 
@@ -43,9 +47,19 @@ def _list_data(options: argparse.Namespace) -> int:
 
 def _get_data(options: argparse.Namespace) -> int:
     from forebrain.sessions.catalogue import get
+    from forebrain.sessions.frames import pieces
+    from forebrain.sessions.readers import open_recording
+    from forebrain.sessions.remote import fetched_bytes, is_remote
 
     for name in options.names:
-        print(get(name))
+        if not is_remote(name):
+            print(get(name))
+            continue
+        for session in open_recording(name):
+            for start, stop in pieces(0, session.num_frames, session.num_units):
+                session.frames(start, stop)
+            print(f"{session.id}: {session.num_frames} frames x {session.num_units} units")
+        print(f"{name}  ({fetched_bytes(name) / 1e6:.1f} MB fetched; prepare and adapt take this address)")
     return 0
 
 

@@ -11,6 +11,7 @@ import yaml
 from rich.table import Table
 
 from forebrain.errors import RecordingError
+from forebrain.sessions import remote
 from forebrain.sessions.questions import RecordingQuestion, as_yaml, flow
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
@@ -167,7 +168,9 @@ def _cells(result: Inspected, session: Session) -> Iterator[str]:
 
 
 def sidecar_path(address: str) -> Path:
-    """The sidecar file that speaks of one recording alone."""
+    """The sidecar file that speaks of one recording alone; of one elsewhere it lies on this machine."""
+    if remote.is_remote(address):
+        return remote.sidecar_path(address)
     path = Path(address)
     return path.with_name(f"{path.name}.session.yaml")
 
@@ -275,6 +278,7 @@ def _append(path: Path, text: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

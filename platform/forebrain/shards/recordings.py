@@ -1,4 +1,5 @@
-"""Recordings by address: files and folders on disk, or simulated sets (`sim://default?seed=0`)."""
+"""Recordings by address: files and folders, public ones (https, `dandi:000NNN/PATH`), or simulated sets
+(`sim://default?seed=0`)."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from forebrain.sessions.remote import fingerprint, is_remote
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import sidecar_files
 from forebrain.sessions.simulate import SIMULATION_VERSION, open_simulated, simulated_addresses
@@ -26,7 +28,7 @@ def find_all(addresses: Sequence[str]) -> list[str]:
     if paths:
         from forebrain.sessions.readers import find_recordings
 
-        found += [path if "://" in path else str(Path(path).absolute()) for path in find_recordings(paths)]
+        found += [path if is_remote(path) else str(Path(path).absolute()) for path in find_recordings(paths)]
     for address in addresses:
         if address.startswith(_SIMULATED):
             found += simulated_addresses(address)
@@ -59,6 +61,8 @@ def sha256_of(address: str) -> str:
     """
     if address.startswith(_SIMULATED):
         return hashlib.sha256(f"{SIMULATION_VERSION} {address}".encode()).hexdigest()
+    if is_remote(address):
+        return fingerprint(address)
     from forebrain.sessions.readers import check_name
 
     path = Path(address)

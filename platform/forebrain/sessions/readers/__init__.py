@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 from forebrain.errors import RecordingError
+from forebrain.sessions import remote
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.session import Session
-from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, sidecar_of
+from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, parse_sidecar, sidecar_of
 
 # Asked in this order; the first that recognises a path reads it.
 READERS = (
@@ -60,6 +61,9 @@ def find_recordings(paths: Sequence[str | Path]) -> list[str]:
     """
     found: set[str] = set()
     for given in paths:
+        if remote.is_remote(str(given)):
+            found.add(str(given))
+            continue
         path = Path(given)
         if not path.exists():
             raise RecordingError(f"{given}: nothing is there; give a recording or a folder of them.")
@@ -76,18 +80,23 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
     """Opens a recording; traces may be read lazily, from the path, when they are asked for.
 
     Args:
-        path: a file or recording folder.
+        path: a file or recording folder, or the address of one elsewhere (https, `dandi:000NNN/PATH`).
         given: what the user says, over what sidecar files say.
 
     Raises:
         RecordingError: no reader knows the format, or the file is damaged, empty or ambiguous; one message
             that names the file, what is wrong and what would help.
     """
-    path = Path(path)
-    check_name(path)
-    if not path.exists():
-        raise RecordingError(f"{path}: nothing is there.")
-    sidecar = sidecar_of(path)
+    if remote.is_remote(str(path)):
+        said = remote.sidecar_path(str(path))
+        sidecar = parse_sidecar(said) if said.is_file() else Sidecar()
+        path = remote.open_path(str(path))
+    else:
+        path = Path(path)
+        check_name(path)
+        if not path.exists():
+            raise RecordingError(f"{path}: nothing is there.")
+        sidecar = sidecar_of(path)
     sidecar = sidecar if given is None else given.over(sidecar)
     reader = _reader_of(path)
     try:
@@ -131,15 +140,16 @@ def _shown(path: str) -> str:
 
 
 def reader_name(path: str | Path) -> str | None:
-    """Name of the reader that recognises a path; None if none does."""
-    for name in READERS:
-        if _module(name).recognises(Path(path)):
-            return name
-    return None
+    """Name of the reader that recognises a path or an address elsewhere; None if none does."""
+    return _recognised(remote.open_path(str(path)) if remote.is_remote(str(path)) else Path(path))
+
+
+def _recognised(path: Path) -> str | None:
+    return next((name for name in READERS if _module(name).recognises(path)), None)
 
 
 def _reader_of(path: Path) -> Reader:
-    name = reader_name(path)
+    name = _recognised(path)
     if name is None:
         raise RecordingError(f"{path}: {_instead(path)}")
     return _module(name)

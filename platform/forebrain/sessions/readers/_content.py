@@ -225,6 +225,8 @@ def choose(content: Content, path: Path, sidecar: Sidecar) -> str:
         if role_of(name) in ("unknown", "counter") and not _is_images(candidates[name])
     ]
     is_square = {name for name, shape in candidates.items() if len(set(shape)) == 1}  # rather correlations
+    if not active:
+        _refuse_unlikelier(content, candidates, path)
     likely = [name for name in active if name not in is_square]
     likely = likely or [name for name in unnamed if name not in is_square] or active + unnamed
     for rank in (0, 1, 2, 3):
@@ -246,6 +248,33 @@ def choose(content: Content, path: Path, sidecar: Sidecar) -> str:
         name = next((name for name in events if role_of(name) == "activity"), next(iter(events)))
         ask_bin(path, name, sum(not part.is_empty for part in content.arrays[name]))
     raise RecordingError(_none(content, path))
+
+
+def _refuse_unlikelier(content: Content, candidates: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Refuses to take an unnamed array where one that is called like activity cannot be read or is too
+    small."""
+    unread = [f"{name} {why}" for name, why in content.unreadable.items() if role_of(name) == "activity"]
+    if unread and candidates:
+        raise RecordingError(
+            f"{path}: {'; '.join(unread[:6])}. It is called like activity, so no other array is taken in its "
+            f"place; "
+            "if another one is meant, name it as variable in the sidecar."
+        )
+    small = {
+        name: shape
+        for name, parts in content.arrays.items()
+        if role_of(name) == "activity" and name not in candidates
+        if (shape := shape_of(content, name) or parts[0].shape) and int(np.prod(shape)) > 1
+    }
+    unnamed = [name for name in candidates if role_of(name) in ("unknown", "counter")]
+    if small and unnamed:
+        listed = ", ".join(f"{name} {shape}" for name, shape in small.items())
+        raise RecordingQuestion(
+            f"{path}: {listed} is called like activity but is no matrix of frames and units; "
+            f"{', '.join(unnamed)} may "
+            "be one. Name the traces as variable in the sidecar.",
+            {"variable": [*unnamed, *small]},
+        )
 
 
 def _named(content: Content, wanted: str, path: Path) -> str:

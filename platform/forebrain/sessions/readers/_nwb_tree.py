@@ -371,7 +371,7 @@ class _ZarrDoor:
         return self.tree.stored(self._at(name), self.sidecar, self.notes)
 
     def values(self, name: str) -> np.ndarray:
-        return np.asarray(self.tree.array(self._at(name))[...])
+        return self.tree.values(self._at(name))
 
     def table_of(self, name: str) -> str | None:
         table = self.tree.attrs(self._at(name)).get("table")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.questions import RecordingQuestion
@@ -65,7 +68,7 @@ class TextTable:
                 raise RecordingError(f"{self.path}: row {number} has {len(row)} fields, others have {width}.")
         decimal, thousands = self.signs(sidecar)
         try:
-            return pd.read_csv(
+            frame = pd.read_csv(
                 self.path,
                 sep=r"\s+" if self.delimiter == " " else self.delimiter,
                 decimal=decimal,
@@ -79,6 +82,25 @@ class TextTable:
             )
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise RecordingError(f"{self.path}: not a table ({str(error).strip()}).") from error
+        self._refuse_short_rows(np.flatnonzero(frame.iloc[:, -1].isna()), num_header_rows, width)
+        return frame
+
+    def _refuse_short_rows(self, suspects: np.ndarray, num_header_rows: int, width: int) -> None:
+        """Raises RecordingError where a row, of those without a last value, has too few fields, as cut files
+        do."""
+        if not suspects.size:
+            return
+        wanted = set(suspects.tolist())
+        with self.path.open(encoding=self.encoding, newline="") as stream:
+            lines = (line.strip("\r\n") for line in itertools.islice(stream, self.num_skipped, None))
+            rows = itertools.islice((line for line in lines if line.strip()), num_header_rows, None)
+            for number, line in enumerate(rows):
+                if number in wanted and len(_fields(line, self.delimiter)) < width:
+                    raise RecordingError(
+                        f"{self.path}: row {number + num_header_rows + 1} has "
+                        f"{len(_fields(line, self.delimiter))} "
+                        f"fields, others have {width}. The file may be cut off; copy it again."
+                    )
 
     def signs(self, sidecar: Sidecar) -> tuple[str, str | None]:
         """What begins decimals and what parts thousands.

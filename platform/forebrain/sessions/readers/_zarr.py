@@ -3,9 +3,10 @@ there."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.readers._content import Content, StoredArray
 from forebrain.sessions.readers._packing import packing_of, unpacked
 from forebrain.sessions.readers._selected import loaded_if_small
+from forebrain.sessions.remote import absent_chunks, fetch_chunks, is_mirrored
 from forebrain.sessions.session import FrameSource
 from forebrain.sessions.sidecar import Sidecar
 
@@ -52,9 +54,9 @@ class ZarrFrames:
     def __getitem__(self, frames: slice, /) -> np.ndarray:
         array = open_array(self.path)
         start, stop, _ = frames.indices(self.shape[0])
-        where = [slice(None)] * array.ndim
+        where = [slice(0, length) for length in array.shape]
         where[self.frames_axis] = slice(start, stop)
-        values = unpacked(np.asarray(array[tuple(where)]), self.packing)
+        values = unpacked(read_array(self.path, array, where), self.packing)
         if self.absent:
             values = _without(values, self.absent, self.chunk_shape, where)
         return values.T if self.frames_axis else values[:, None] if values.ndim == 1 else values
@@ -80,14 +82,24 @@ def is_store(folder: Path) -> bool:
 
 
 def open_array(path: Path) -> zarr.Array:
-    """An array to read, on disk or, by a path that has `open_store`, elsewhere."""
+    """An array to read; its chunks through `read_array`, which fetches those that lie elsewhere."""
     import zarr
 
-    open_store = getattr(path, "open_store", None)
-    if open_store is not None:
-        store, inner = open_store()
-        return zarr.open_array(store, path=inner, mode="r")
     return zarr.open_array(path, mode="r")
+
+
+def read_array(path: Path, array: zarr.Array, where: Sequence[slice] | None = None) -> np.ndarray:
+    """Values of an array, whole or the parts [start, stop) of each axis; chunks of a mirrored store are
+    fetched."""
+    where = [slice(0, length) for length in array.shape] if where is None else where
+    if is_mirrored(path):
+        lengths = _chunk_shape(array)
+        ranges = [
+            range(part.start // length, -(-part.stop // length))
+            for part, length in zip(where, lengths, strict=True)
+        ]
+        fetch_chunks(path, [array.metadata.encode_chunk_key(chunk) for chunk in itertools.product(*ranges)])
+    return np.asarray(array[tuple(where)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +123,7 @@ class ZarrTree:
         Raises:
             RecordingError: metadata is no JSON, or an array would have to be unpickled.
         """
-        listed = getattr(path, "consolidated", None)
-        found = listed() if listed is not None else dict(_walk(path, ""))
+        found = dict(_walk(path, ""))
         for name, metadata in found.items():
             stored = {key: metadata.get(key) for key in ("compressor", "filters", "codecs")}
             if "pickle" in json.dumps(stored).lower():
@@ -121,6 +132,14 @@ class ZarrTree:
                     "Store it as numbers or text."
                 )
         return cls(path, dict(sorted(found.items())))
+
+    def at(self, name: str) -> Path:
+        """The folder of a group or array."""
+        return self.path / name if name else self.path
+
+    def values(self, name: str) -> np.ndarray:
+        """A whole array of few values."""
+        return read_array(self.at(name), self.array(name))
 
     def is_array(self, name: str) -> bool:
         return "shape" in self.metadata.get(name, {})
@@ -135,7 +154,7 @@ class ZarrTree:
             RecordingError: its codec is not installed, or its metadata are wrong.
         """
         try:
-            return open_array(self.path / name if name else self.path)
+            return open_array(self.at(name))
         except Exception as error:  # zarr and numcodecs raise errors of many kinds
             raise RecordingError(f"{self.path}: array {name} {_why(error)}.") from error
 
@@ -145,7 +164,7 @@ class ZarrTree:
         if "shape" not in metadata or int(np.prod(metadata["shape"])) > _MAX_TEXTS:
             return None
         try:
-            values: np.ndarray | None = np.ravel(np.asarray(open_array(self.path / name)[...]))
+            values: np.ndarray | None = np.ravel(self.values(name))
         except (
             Exception
         ):  # zarr cannot open what hdmf-zarr wrote for zarr 2: objects with a number as fill value
@@ -163,17 +182,18 @@ class ZarrTree:
         packing = _packing(array, self.attrs(name))
 
         def frames(axis: int) -> FrameSource:
-            absent = _absent(self.path / name if name else self.path, array, packing, name, sidecar, notes)
+            absent = _absent(self.at(name), array, packing, name, sidecar, notes)
             shape = (array.shape[axis], array.shape[1 - axis] if array.ndim == 2 else 1)
-            place = self.path / name if name else self.path
-            return loaded_if_small(ZarrFrames(place, axis, shape, packing, absent, _chunk_shape(array)))
+            return loaded_if_small(
+                ZarrFrames(self.at(name), axis, shape, packing, absent, _chunk_shape(array))
+            )
 
         def load() -> np.ndarray:
             from forebrain.sessions.readers._common import check_size
 
             check_size(array.nbytes, self.path)
-            absent = _absent(self.path / name if name else self.path, array, packing, name, sidecar, notes)
-            values = unpacked(np.asarray(array[...]), packing)
+            absent = _absent(self.at(name), array, packing, name, sidecar, notes)
+            values = unpacked(read_array(self.at(name), array), packing)
             whole = [slice(0, length) for length in array.shape]
             return _without(values, absent, _chunk_shape(array), whole) if absent else values
 
@@ -193,7 +213,7 @@ class ZarrTree:
             if kind in "fiub" and len(shape) <= MAX_AXES and shape:
                 try:
                     if int(np.prod(shape)) == 1:
-                        content.numbers[name] = float(np.ravel(self.array(name)[...])[0])
+                        content.numbers[name] = float(np.ravel(self.values(name))[0])
                     content.add(name, self.stored(name, sidecar, content.notes))
                 except RecordingError as error:
                     content.unreadable[name] = str(error).partition(f"array {name} ")[2].rstrip(".")
@@ -297,13 +317,13 @@ def _absent(
     """
     lengths = _chunk_shape(array)
     grid = tuple(-(-size // length) for size, length in zip(array.shape, lengths, strict=True))
-    there = _chunk_names(path)
-    if there is None:
+    names = {array.metadata.encode_chunk_key(chunk): chunk for chunk in np.ndindex(*grid)}
+    away = absent_chunks(path, list(names)) if is_mirrored(path) else names.keys() - _file_names(path)
+    if away is None:
+        notes["missing_chunks_note"] = f"{len(names)} chunks of {name} are too many to ask a server for each"
         return ()
-    absent: list[tuple[int, ...]] = []
-    present: list[tuple[int, ...]] = []
-    for chunk in np.ndindex(*grid):
-        (present if array.metadata.encode_chunk_key(chunk) in there else absent).append(chunk)
+    absent = [chunk for key, chunk in names.items() if key in away]
+    present = [chunk for key, chunk in names.items() if key not in away]
     if not absent:
         return ()
     if not present:
@@ -316,7 +336,7 @@ def _absent(
     if sidecar.absent_chunks is not None:
         is_missing, why = sidecar.absent_chunks == "missing", "the sidecar says so"
     elif "_FillValue" not in packing and (fill is None or fill == 0):
-        zeros = _zeros(array, present, lengths)
+        zeros = _zeros(path, array, present, lengths)
         is_missing = zeros < _SPARSE_ZEROS
         why = (
             f"{zeros:.0%} of the values that are there are zero; settle it by absent_chunks: zeros or "
@@ -331,10 +351,8 @@ def _absent(
     return tuple(absent) if is_missing else ()
 
 
-def _chunk_names(path: Path) -> set[str] | None:
-    """The names of all files below an array's folder; None where they cannot be listed."""
-    if hasattr(path, "open_store"):
-        return None
+def _file_names(path: Path) -> set[str]:
+    """The names of all files below an array's folder."""
     found = set()
     for folder, _, files in os.walk(path):
         inner = os.path.relpath(folder, path)
@@ -342,13 +360,16 @@ def _chunk_names(path: Path) -> set[str] | None:
     return found
 
 
-def _zeros(array: zarr.Array, present: list[tuple[int, ...]], lengths: tuple[int, ...]) -> float:
+def _zeros(path: Path, array: zarr.Array, present: list[tuple[int, ...]], lengths: tuple[int, ...]) -> float:
     """The part of zeros in a few of the chunks that are there."""
     sampled = present[:: max(1, len(present) // _NUM_SAMPLED)][:_NUM_SAMPLED]
     parts = []
     for chunk in sampled:
-        where = tuple(slice(i * n, (i + 1) * n) for i, n in zip(chunk, lengths, strict=True))
-        parts.append(float((np.asarray(array[where]) == 0).mean()))
+        where = [
+            slice(i * n, min((i + 1) * n, size))
+            for i, n, size in zip(chunk, lengths, array.shape, strict=True)
+        ]
+        parts.append(float((read_array(path, array, where) == 0).mean()))
     return float(np.mean(parts))
 
 
@@ -364,6 +385,8 @@ def _objects(path: Path, metadata: Mapping[str, Any]) -> np.ndarray | None:
     """Objects of a format 2 array of one chunk, decoded by numcodecs alone; never a pickle."""
     import numcodecs
 
+    if is_mirrored(path):
+        fetch_chunks(path, ["0" if len(metadata["shape"]) < 2 else "0.0"])
     chunk = next((path / name for name in ("0", "0.0") if (path / name).is_file()), None)
     if chunk is None or metadata.get("zarr_format") != 2:
         return None

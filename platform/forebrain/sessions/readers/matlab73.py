@@ -13,7 +13,7 @@ import numpy as np
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers._common import check_size
 from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
-from forebrain.sessions.readers._hdf5 import Hdf5Frames
+from forebrain.sessions.readers._hdf5 import Hdf5Frames, open_hdf5
 from forebrain.sessions.readers._selected import loaded_if_small
 from forebrain.sessions.readers.matlab import _OBJECT
 from forebrain.sessions.readers.suite2p import arrays_as_folder
@@ -59,11 +59,9 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         RecordingError: it is damaged, or no array could be traces.
         RecordingQuestion: which array is meant, or what its axes count, cannot be told.
     """
-    import h5py
-
     content = Content()
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             _collect(file, "", path, content)
             return arrays_as_folder(content, path, sidecar) or sessions_of(content, path, sidecar)
     except (OSError, RuntimeError, KeyError) as error:  # as h5py raises them on damaged files

@@ -19,7 +19,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._content import Content, choose, sessions_of, shape_of
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
-from forebrain.sessions.readers._zarr import ZarrTree, is_store, open_array
+from forebrain.sessions.readers._zarr import ZarrTree, is_store, open_array, read_array
 from forebrain.sessions.readers.suite2p import arrays_as_folder
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
@@ -163,10 +163,12 @@ def _unit_positions(
     ids = beside.arrays.get("unit_id")
     if (None if ids is None else tuple(f"u{unit}" for unit in ids[0].load().tolist())) != names:
         return None
-    footprints = open_array(store / _FOOTPRINTS if is_store(store) else path / _FOOTPRINTS)
+    place = store / _FOOTPRINTS if is_store(store) else path / _FOOTPRINTS
+    footprints = open_array(place)
     positions = np.zeros((num_units, 2), np.float32)
     for unit in range(num_units):
-        weights = np.nan_to_num(np.asarray(footprints[unit], np.float64))
+        where = [slice(unit, unit + 1), *(slice(0, length) for length in footprints.shape[1:])]
+        weights = np.nan_to_num(np.asarray(read_array(place, footprints, where)[0], np.float64))
         total = weights.sum() or np.nan
         rows, columns = np.arange(weights.shape[0]), np.arange(weights.shape[1])
         positions[unit] = weights.sum(axis=1) @ rows / total, weights.sum(axis=0) @ columns / total
