@@ -23,13 +23,15 @@ class FrameClock:
         interval_s: between frames, outside of jumps.
         breaks: int64, frames at which time jumps: frames are missing before them, or the clock runs back.
         step_s: to which the times are rounded, 0 where that is fine.
-        jitter: standard deviation of the intervals outside of jumps beyond what rounding explains, relative
-            to `interval_s`.
+        strays: int64, frames whose time alone lies off those around it, as a late or wrong stamp does.
+        jitter: standard deviation of the intervals outside of jumps and strays beyond what rounding explains,
+            relative to `interval_s`.
     """
 
     interval_s: float
     breaks: np.ndarray
     step_s: float
+    strays: np.ndarray
     jitter: float
 
     @property
@@ -59,7 +61,8 @@ def read_clock(time_s: np.ndarray) -> FrameClock | None:
     if typical <= 0:
         return None
     rounding = step if is_coarse else 0.0
-    breaks = _breaks(times, intervals, typical, rounding + noise)
+    suspects = np.flatnonzero((intervals > MAX_TIME_GAP * typical + rounding + noise) | (intervals <= 0)) + 1
+    breaks = _breaks(times, suspects, typical, rounding + noise)
     is_jump = np.zeros(intervals.size, bool)
     is_jump[breaks - 1] = True
     inside = intervals[~is_jump]
@@ -67,9 +70,12 @@ def read_clock(time_s: np.ndarray) -> FrameClock | None:
     # The median is the rate that the device was set to, unless rounding is what parts it from the mean.
     is_rounding = abs(mean - typical) <= step and abs(mean / typical - 1) > _SAME_RATE
     interval = mean if mean > 0 and (is_coarse or is_rounding or noise > _NOISY * typical) else typical
-    spread = float(inside.std()) if inside.size else 0.0
+    is_jump[suspects - 1] = True
+    usual = intervals[~is_jump]
+    spread = float(usual.std()) if usual.size else 0.0
+    strays = np.setdiff1d(suspects, breaks) if not is_coarse else suspects[:0]
     jitter = max(0.0, spread**2 - rounding**2 / 4) ** 0.5 / interval
-    return FrameClock(interval, breaks, rounding, jitter)
+    return FrameClock(interval, breaks, rounding, strays, jitter)
 
 
 def _slope(times: np.ndarray, breaks: np.ndarray) -> float:
@@ -113,9 +119,9 @@ def _step(times: np.ndarray) -> float:
     return float(np.spacing(np.float32(largest))) if is_single else 0.0
 
 
-def _breaks(times: np.ndarray, intervals: np.ndarray, typical: float, slack: float) -> np.ndarray:
-    """Frames from which on times lie more than half an interval and `slack` off those before."""
-    suspects = np.flatnonzero((intervals > MAX_TIME_GAP * typical + slack) | (intervals <= 0)) + 1
+def _breaks(times: np.ndarray, suspects: np.ndarray, typical: float, slack: float) -> np.ndarray:
+    """Of the suspects, frames from which on times lie more than half an interval and `slack` off those
+    before."""
     drift = times - typical * np.arange(times.size)
     edges = [0, *suspects.tolist(), times.size]
     found: list[int] = []

@@ -66,9 +66,12 @@ class Inspected:
         if self.session is None:
             return
         metadata = self.session.metadata
-        rate = "unknown" if self.session.rate_hz is None else f"{self.session.rate_hz:.4g} Hz"
+        rate_hz = self.session.rate_hz
+        if rate_hz is None:
+            yield f"{self.session.id}: rate: unknown, {metadata.get('rate_from', 'since nothing states it')}"
+        rate = "" if rate_hz is None else f"{rate_hz:.4g} Hz"
         for key, words in _TOLD.items():
-            if key in metadata:
+            if key in metadata and (key != "rate_from" or rate_hz is not None):
                 yield f"{self.session.id}: {words.format(metadata[key], rate=rate)}"
         for finding in self.report.findings:
             yield f"{self.session.id}: {finding}"

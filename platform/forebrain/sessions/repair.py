@@ -287,6 +287,14 @@ def _check_times(session: Session, findings: list[Finding]) -> tuple[Session, np
         words = f"{jumps} back in the frame times; the segment ends there"
         names = tuple(f"frame {frame}" for frame in breaks)
         findings.append(Finding("time_gaps", "repaired", words, breaks.size, names, judged_on))
+    if clock.strays.size:
+        words = (
+            f"{clock.strays.size} frame times lie off those around them by themselves, as late or wrong "
+            f"stamps "
+            "do, and are no gaps"
+        )
+        names = tuple(f"frame {frame}" for frame in clock.strays)
+        findings.append(Finding("stray_times", "kept", words, clock.strays.size, names, judged_on))
     if clock.step_s:
         words = (
             f"the frame times are rounded to {clock.step_s:.4g} s, {clock.step_s / clock.interval_s:.2g} of "

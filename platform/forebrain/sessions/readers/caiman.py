@@ -104,6 +104,7 @@ def _traces(file: h5py.File, name: str, path: Path, sidecar: Sidecar, notes: dic
     """The traces of every component."""
     item = file[name]
     if _is_sparse(item):
+        notes["axis_from"] = "the layout of CaImAn: [components, frames]"
         return SparseFrames(_sparse(item, path))
     num_components = _num_footprints(file)
     if sidecar.frames_axis is None and num_components in item.shape and item.shape[0] != item.shape[1]:

@@ -47,7 +47,7 @@ def _is_events(table: TextTable) -> bool:
 def _read_traces(table: TextTable, sidecar: Sidecar) -> Session:
     path = table.path
     names, statuses = np.array(table.rows[0][1:]), np.array([_plain(word) for word in table.rows[1][1:]])
-    metadata = {}
+    metadata = {"axis_from": "the layout of Inscopix: rows are frames", "rate_from": "the column of times"}
     if sidecar.columns is not None:
         unknown = set(sidecar.columns) - set(names.tolist())
         if unknown:
@@ -60,6 +60,7 @@ def _read_traces(table: TextTable, sidecar: Sidecar) -> Session:
         if not kept.any():
             kept = statuses != "rejected"
             metadata["cells_note"] = "no cell is accepted; the undecided are kept"
+    metadata["cells"] = f"{int(kept.sum())} of {len(names)} cells are read (the row of statuses)"
     if not kept.any():
         raise RecordingError(
             f"{path}: all {len(names)} cells are rejected. List those to use as columns in the sidecar."
@@ -99,7 +100,11 @@ def _read_events(table: TextTable, sidecar: Sidecar) -> Session:
         rate_hz=1 / bin_s,
         signal="calcium_events",
         unit_names=tuple(names.tolist()),
-        metadata={"bins_note": f"events summed in bins of {bin_s:.6g} s; the last event ends the recording"},
+        metadata={
+            "axis_from": "the layout of Inscopix: a row for each event",
+            "rate_from": f"bins of {bin_s:.6g} s",
+            "bins_note": f"events summed in bins of {bin_s:.6g} s; the last event ends the recording",
+        },
     )
 
 

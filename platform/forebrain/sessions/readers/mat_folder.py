@@ -72,7 +72,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
             stacked[name],
             signal=name,
             unit_names=unit_names,
-            metadata={"variable": name},
+            metadata={"variable": name, "axis_from": "a file for each unit"},
             **fields,
         )
     ]

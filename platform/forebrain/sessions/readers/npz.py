@@ -140,6 +140,9 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
         fields["brain_regions"] = tuple(regions * traces.shape[-1] if len(regions) == 1 else regions)
     rate_hz = float(values["fs"].ravel()[0]) if "fs" in values and values["fs"].size else float("nan")
     metadata = {key: text for key in _METADATA if (text := _text(values, key))}
+    metadata["axis_from"] = "the layout: traces are [frames, units]"
+    if not np.isnan(rate_hz):
+        metadata["rate_from"] = "fs"
     if unread:
         metadata["unread"] = f"pickled, and so never read: {', '.join(sorted(unread))}"
     return make_session(
