@@ -153,6 +153,26 @@ def test_rows_of_alternating_light_sources_are_asked_about(
     assert session.rate_hz == pytest.approx(20)
 
 
+@pytest.mark.parametrize("name", ["zf1_cell_coordinates", "behavior_position", "mouse3_licks", "frame_times"])
+def test_a_table_without_names_in_a_file_called_like_something_else_is_asked_about(
+    tmp_path: Path, calcium: np.ndarray, name: str
+) -> None:
+    np.savetxt(tmp_path / f"{name}.csv", calcium, delimiter=",")
+    with pytest.raises(RecordingQuestion, match="is called like"):
+        read_one(tmp_path / f"{name}.csv")
+    assert_values(read_one(tmp_path / f"{name}.csv", columns=("0", "1", "2", "3", "4", "5")), calcium)
+
+
+@pytest.mark.parametrize("name", ["head_fixed_mouse3", "running_day1", "day2_activity_matrix", "mean_dff"])
+def test_what_a_files_name_says_of_the_experiment_says_nothing_of_the_array(
+    tmp_path: Path, calcium: np.ndarray, name: str
+) -> None:
+    np.savetxt(tmp_path / f"{name}.csv", calcium, delimiter=",")
+    np.save(tmp_path / f"{name}.npy", calcium)
+    assert_values(read_one(tmp_path / f"{name}.csv"), calcium)
+    assert_values(read_one(tmp_path / f"{name}.npy"), calcium)
+
+
 def test_the_means_of_imagej_are_units_and_its_other_measurements_are_not(
     write: Callable[..., Path], calcium: np.ndarray
 ) -> None:

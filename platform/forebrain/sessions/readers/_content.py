@@ -33,7 +33,7 @@ from forebrain.sessions.readers._common import (
     could_be_traces,
     make_session,
 )
-from forebrain.sessions.readers._names import rank_of, role_of, words_of
+from forebrain.sessions.readers._names import Role, rank_of, role_of, words_of
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
 from forebrain.sessions.readers._spikes import ask_bin, binned
 from forebrain.sessions.readers._time import (
@@ -118,6 +118,7 @@ class Content:
         unreadable: what else there is by name, and why it cannot be read.
         is_one_table: whether the format holds one table, of any size, rather than a file of many things.
         notes: of the reader, for the metadata of each session.
+        roles: what arrays are, where something else than their names says so.
     """
 
     arrays: dict[str, list[StoredArray]] = field(default_factory=dict)
@@ -127,6 +128,11 @@ class Content:
     unreadable: dict[str, str] = field(default_factory=dict)
     is_one_table: bool = False
     notes: dict[str, str] = field(default_factory=dict)
+    roles: dict[str, Role] = field(default_factory=dict)
+
+    def role(self, name: str) -> Role:
+        """What an array is, as far as names tell."""
+        return self.roles.get(name) or role_of(name)
 
     def add(self, name: str, array: StoredArray) -> None:
         self.arrays.setdefault(name, []).append(array)
@@ -218,11 +224,11 @@ def choose(content: Content, path: Path, sidecar: Sidecar) -> str:
     candidates = {name: shape for name in content.arrays if (shape := shape_of(content, name))}
     if not (content.is_one_table and len(content.arrays) == 1):
         candidates = {name: shape for name, shape in candidates.items() if _is_large(shape)}
-    active = [name for name in candidates if role_of(name) == "activity"]
+    active = [name for name in candidates if content.role(name) == "activity"]
     unnamed = [
         name
         for name in candidates
-        if role_of(name) in ("unknown", "counter") and not _is_images(candidates[name])
+        if content.role(name) in ("unknown", "counter") and not _is_images(candidates[name])
     ]
     is_square = {name for name, shape in candidates.items() if len(set(shape)) == 1}  # rather correlations
     if not active:
@@ -245,7 +251,7 @@ def choose(content: Content, path: Path, sidecar: Sidecar) -> str:
             {"variable": likely},
         )
     if events := _events(content, sidecar):
-        name = next((name for name in events if role_of(name) == "activity"), next(iter(events)))
+        name = next((name for name in events if content.role(name) == "activity"), next(iter(events)))
         ask_bin(path, name, sum(not part.is_empty for part in content.arrays[name]))
     raise RecordingError(_none(content, path))
 
@@ -253,7 +259,7 @@ def choose(content: Content, path: Path, sidecar: Sidecar) -> str:
 def _refuse_unlikelier(content: Content, candidates: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Refuses to take an unnamed array where one that is called like activity cannot be read or is too
     small."""
-    unread = [f"{name} {why}" for name, why in content.unreadable.items() if role_of(name) == "activity"]
+    unread = [f"{name} {why}" for name, why in content.unreadable.items() if content.role(name) == "activity"]
     if unread and candidates:
         raise RecordingError(
             f"{path}: {'; '.join(unread[:6])}. It is called like activity, so no other array is taken in its "
@@ -263,10 +269,10 @@ def _refuse_unlikelier(content: Content, candidates: Mapping[str, tuple[int, ...
     small = {
         name: shape
         for name, parts in content.arrays.items()
-        if role_of(name) == "activity" and name not in candidates
+        if content.role(name) == "activity" and name not in candidates
         if (shape := shape_of(content, name) or parts[0].shape) and int(np.prod(shape)) > 1
     }
-    unnamed = [name for name in candidates if role_of(name) in ("unknown", "counter")]
+    unnamed = [name for name in candidates if content.role(name) in ("unknown", "counter")]
     if small and unnamed:
         listed = ", ".join(f"{name} {shape}" for name, shape in small.items())
         raise RecordingQuestion(
@@ -300,7 +306,7 @@ def _none(content: Content, path: Path) -> str:
     for name in content.arrays:
         shape = shape_of(content, name)
         if shape and _is_large(shape):
-            roles.setdefault(_WORDS[role_of(name)], []).append(f"{name} {shape}")
+            roles.setdefault(_WORDS[content.role(name)], []).append(f"{name} {shape}")
         elif len(content.arrays[name]) == 1 and len(content.arrays[name][0].shape) == 1:
             roles.setdefault("arrays of one axis", []).append(f"{name} {content.arrays[name][0].shape}")
     told = [f"{', '.join(names[:6])} ({role})" for role, names in roles.items()]
@@ -329,7 +335,7 @@ def _others(content: Content, chosen: str) -> dict[str, str]:
     for name in content.arrays:
         shape = shape_of(content, name)
         if name != chosen and shape and _is_large(shape):
-            found.append(f"{name} {shape}: {_WORDS[role_of(name)]}")
+            found.append(f"{name} {shape}: {_WORDS[content.role(name)]}")
     return {"also_in_the_file": "; ".join(found[:_NUM_LISTED])} if found else {}
 
 
@@ -670,7 +676,7 @@ def _clocks(content: Content, name: str) -> list[str]:
         if other != name
         and len(parts) == 1
         and parts[0].is_vector
-        and role_of(other) == "clock"
+        and content.role(other) == "clock"
         and rate_factor(other) is None
         and (far := distance(other, name)) is not None
     ]
@@ -761,7 +767,7 @@ def _rate(
         and len(parts) == 1
         and parts[0].is_vector
         and max(parts[0].shape, default=0) > 1.5 * num_frames
-        and role_of(other) in ("behaviour", "unknown", "counter")
+        and content.role(other) in ("behaviour", "unknown", "counter")
     ]
     if longer and not _is_surely_the_recordings(stated.where):
         raise RecordingQuestion(
@@ -805,8 +811,8 @@ def _events(content: Content, sidecar: Sidecar) -> dict[str, list[StoredArray]]:
             found[name] = parts
     if sidecar.variable is not None:
         return {name: parts for name, parts in found.items() if name == sidecar.variable}
-    named = {name: parts for name, parts in found.items() if role_of(name) == "activity"}
-    plain = {name: parts for name, parts in found.items() if role_of(name) != "behaviour"}
+    named = {name: parts for name, parts in found.items() if content.role(name) == "activity"}
+    plain = {name: parts for name, parts in found.items() if content.role(name) != "behaviour"}
     return named or plain or found
 
 

@@ -176,7 +176,7 @@ _HELPER = listed(
     amplitudes, channel, channels, probe, geometry, registration, shift, shifts, snr, threshold,
     thresholds, hist, histogram, edges, index, indices, idx, ind, inds, id, ids, label, labels,
     neuropil, background, baseline, mapping, aligned, peri, perievent, statistics, stats, pixel, pixels,
-    bins
+    bins, coordinates, coordinate, assignment, assignments
     """
 )
 _SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|µs")
@@ -206,6 +206,23 @@ def role_of(name: str) -> Role:
         if words & _ACTIVITY:
             return "activity"
     return own
+
+
+def role_of_file(stem: str) -> Role:
+    """What the name of a file says of the one array in it: its last word counts, others name the
+    experiment."""
+    whole = re.sub(r"[\s_]+", " ", stem.lower()).strip()
+    words = words_of(stem)
+    if whole in _TOOL_HELPERS:
+        return "helper"
+    if set(words) & _ACTIVITY or _own_role(stem) == "activity":
+        return "helper" if words and words[-1] in _HELPER - {"mean", "avg", "average"} else "activity"
+    last = words[-1] if words else ""
+    if last in _HELPER:
+        return "helper"
+    if last in _CLOCK and len(last) > 2:
+        return "clock"
+    return "behaviour" if last in _BEHAVIOUR else "unknown"
 
 
 def rank_of(name: str) -> int:

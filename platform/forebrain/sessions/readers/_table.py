@@ -25,7 +25,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.clock import read_clock
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._common import make_session, oriented
-from forebrain.sessions.readers._names import is_counter, role_of, words_of
+from forebrain.sessions.readers._names import is_counter, role_of, role_of_file, words_of
 from forebrain.sessions.readers._text import is_number
 from forebrain.sessions.readers._time import is_ramp, ramps_in, seconds, unit_in_name, unit_of
 from forebrain.sessions.session import Session
@@ -41,6 +41,7 @@ _TIME = re.compile(
 _SEGMENT = re.compile(r"(?:trial|segment|epoch)s?[ _]?(?:id|nr|no|num|number|index)?")
 _COUNTER = re.compile(r"(?:frame|sample|index)s?[ _]?(?:id|nr|no|num|number|index)?")
 _UNIT = re.compile(r"(?:unit|cell|neuron|roi)s?[ _]?(?:id|nr|no|num|number|index|name)?")
+_UNIT_LIKE = re.compile(r"(?:unit|cell|neuron|roi|c|u|n|mean|region|fiber|fibre|ch|channel)s?[ _]?\d")
 _NUMBERED = re.compile(r"(?P<name>.*?)[ _]?\(?(?P<number>\d+)\)?")
 # Measurements of ImageJ that stand beside the mean of each region.
 _MEASURED = {
@@ -158,7 +159,28 @@ def _unit_columns(
         )
     if told:
         notes["left_out"] = told
+    says_nothing = not any(role_of(name) == "activity" or _UNIT_LIKE.match(name.lower()) for name in units)
+    if says_nothing and role_of_file(path.stem) == "behaviour":
+        _ask_of_file(units, path)
     return units
+
+
+def _ask_of_file(columns: Sequence[str], path: Path) -> None:
+    """Raises a question where the file's name says that the columns, which say nothing themselves, are no
+    units."""
+    role = role_of_file(path.stem)
+    if role in ("behaviour", "helper", "clock"):
+        what = {
+            "behaviour": "behaviour or stimulus",
+            "helper": "a helper table or statistic",
+            "clock": "times",
+        }[role]
+        raise RecordingQuestion(
+            f"{path}: is called like {what}, and its columns say nothing else. If they are units all the "
+            f"same, list them "
+            "as columns in the sidecar.",
+            {"columns": [list(columns)]},
+        )
 
 
 def _means_of_imagej(names: Sequence[str]) -> list[str]:
@@ -253,6 +275,7 @@ def _read_matrix(frame: pd.DataFrame, path: Path, sidecar: Sidecar) -> Session:
         return _read_columns(frame, path, sidecar)
     values = _numbers(frame, path)
     _refuse_single_column(values, path, sidecar)
+    _ask_of_file(list(frame.columns), path)
     notes: dict[str, str] = {}
     traces = oriented(values, path, sidecar, notes)
     ramps = ramps_in(traces)

@@ -13,6 +13,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
+from forebrain.sessions.readers._names import role_of_file
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -65,5 +66,6 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         return NpyFrames(path, axis, (array.shape[axis], array.shape[1 - axis]))
 
     content = Content(is_one_table=True)
+    content.roles[path.stem] = role_of_file(path.stem)
     content.add(path.stem, StoredArray(array.shape, lambda: np.array(array), frames))
     return sessions_of(content, path, sidecar, signals={path.stem: ""})
