@@ -46,7 +46,7 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     run = RunFolder(config.out)
     config = _resolved(config, run)
     run.check_config(config)
-    if "steps" in (run.read_result() or {}):
+    if run.is_finished(config):
         console.print(f"{run.uri} is finished; nothing to do. Give another --out for a new run.")
         return run.uri
     began, launched = time.perf_counter(), time.time()
