@@ -9,8 +9,8 @@ from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Event, metrics_row
 
 KEYS = {
-    "step": "kind step loss gradient_norm learning_rate step_s wait_s communication_s bytes_given memory_bytes "
-    "units_x_frames_per_s",
+    "step": "kind step loss gradient_norm learning_rate step_s wait_s communication_s bytes_given "
+    "memory_bytes units_x_frames_per_s",
     "validation": "kind step score mse mae correlation interval unit_quantiles num_windows num_sessions "
     "by_horizon by_session seconds",
     "checkpoint": "kind step seconds stall_s goodput",
