@@ -18,7 +18,13 @@ from forebrain.shards.stream import Batch, Stream, build_order
 from forebrain.training.checkpoints import Checkpoint
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
-from forebrain.training.data import check_same_data, mixture_of, open_windows, sessions_without_windows
+from forebrain.training.data import (
+    check_same_data,
+    dataset_names,
+    mixture_of,
+    open_windows,
+    sessions_without_windows,
+)
 from forebrain.training.events import (
     CheckpointSaved,
     Committing,
@@ -108,8 +114,7 @@ class Trainer:
         )
         self.validation_windows = affordable_windows(self.windows, self.order, config, share=0.05)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
-        num_datasets = len({info.dataset for info in self.windows.sessions})
-        backbone = config.resolved_model().build(num_datasets).to(device)
+        backbone = config.resolved_model().build(len(dataset_names(self.windows))).to(device)
         self.backbone_parameters = sum(parameter.numel() for parameter in backbone.parameters())
         split_above = self.training.split_above if backbone.splits_units else UNSPLIT
         self.stream = Stream(self.windows, self.order, group.rank, group.size, split_above)
