@@ -19,6 +19,10 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # A local start would turn token authentication on, and other commands would then be refused.
     "RAY_AUTH_MODE": "disabled",
+    # What still runs when this process ends would start another Ray, and hang in it.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    # Ray's processes start in the locale C, in which Python takes names of files for ASCII.
+    "PYTHONUTF8": "1",
 }
 CONNECT_TIMEOUT_S = 5.0
 _LOGGING: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}

@@ -180,7 +180,7 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing_half_written(
         import shutil
 
         shutil.copytree(finished[0] / "shards", data)
-        next((data / "shards").glob("*.tar")).unlink()
+        next((data / "shards").rglob("*.tar")).unlink()
     elif case == "not a run":
         recording(data, "good", 400)
         out.mkdir()

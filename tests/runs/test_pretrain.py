@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -17,9 +20,12 @@ from forebrain.errors import CheckpointError, ClusterError
 from forebrain.runs import evaluate
 from forebrain.runs.pretrain import pretrain
 from forebrain.runs.trained import TrainedModel
+from forebrain.sessions.session import Session
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
 from forebrain.training import ledger
 from forebrain.training.config import PretrainConfig
-from forebrain.training.events import Ended, Event
+from forebrain.training.events import Ended, Event, Started, StepDone
 from forebrain.training.run_folder import RunFolder
 
 QUIET = Console(quiet=True)
@@ -108,3 +114,94 @@ def test_a_result_names_the_versions_of_every_attempt(
     result = json.loads((Path(pretrain(config, QUIET)) / "result.json").read_text())
     assert result["earlier_versions"] == [{"python": "3.10.0", "torch": "2.0"}]
     assert result["versions"]["torch"] != "2.0" and result["ledger"]["attempts"] == 2
+
+
+class StopHereError(Exception):
+    """Ends a run at once, as a power cut does."""
+
+
+def _stop_at(step: int) -> Callable[[Event], None]:
+    def listen(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == step:
+            raise StopHereError
+
+    return listen
+
+
+LONGER = {"steps": 6, "batch_size": 8, "threads": 1, "checkpoint_every": 1, "validate_every": 6}
+
+
+def _save_recordings(folder: Path, walk: Callable[..., Session], seeds: range) -> None:
+    folder.mkdir(exist_ok=True)
+    for seed in seeds:
+        session = walk(seed)
+        np.savez(
+            folder / f"{seed}.npz",
+            traces=session.traces, fs=2.5, species="worm", subject=f"w{seed}", session="one", source="lab",
+        )  # fmt: skip
+
+
+def test_a_set_that_was_moved_behind_a_link_is_the_same_data(
+    make_run: Make, small_shards: str, tmp_path: Path
+) -> None:
+    shutil.copytree(small_shards, tmp_path / "volume 12")
+    (tmp_path / "home").symlink_to("volume 12")
+    config = make_run(data=str(tmp_path / "home"), training=LONGER)
+    with pytest.raises(StopHereError):
+        pretrain(config, QUIET, _stop_at(3))
+    (tmp_path / "volume 12").rename(tmp_path / "volume 15")
+    (tmp_path / "home").unlink()
+    (tmp_path / "home").symlink_to("volume 15")
+    said = Console(record=True, quiet=False, file=io.StringIO(), width=300)
+    started: list[Event] = []
+    pretrain(config, said, started.append)
+    assert isinstance(started[0], Started) and started[0].step > 0
+    assert f"volume 15 holds the data that were at {tmp_path / 'volume 12'}" in said.export_text()
+    assert RunFolder(config.out).read_result() is not None
+
+
+def test_another_set_at_another_address_is_refused_before_and_after_training(
+    make_run: Make, small_shards: str, tmp_path: Path, walk: Callable[..., Session]
+) -> None:
+    walk(7).save(tmp_path / "7.npz")
+    other = str(tmp_path / "other")
+    prepare([str(tmp_path / "7.npz")], other, PrepareConfig(), lambda p: [Session.load(p)], map_here)
+    config = make_run(training=LONGER)
+    run = RunFolder(config.out)
+    run.claim(config)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=f"data was {small_shards} and is now {other}"):
+            pretrain(dataclasses.replace(config, data=other), QUIET)
+        with pytest.raises(StopHereError):
+            pretrain(config, QUIET, _stop_at(3))
+
+
+def test_recordings_that_were_moved_are_the_same_data(
+    make_run: Make, tmp_path: Path, walk: Callable[..., Session]
+) -> None:
+    _save_recordings(tmp_path / "here", walk, range(2))
+    with pytest.raises(StopHereError):
+        pretrain(make_run(data=str(tmp_path / "here"), training=LONGER), QUIET, _stop_at(3))
+    (tmp_path / "here").rename(tmp_path / "there")
+    started: list[Event] = []
+    pretrain(make_run(data=str(tmp_path / "there"), training=LONGER), QUIET, started.append)
+    assert isinstance(started[0], Started) and started[0].step > 0
+
+
+def test_recordings_that_come_or_change_while_a_run_is_away_are_no_part_of_it(
+    make_run: Make, tmp_path: Path, walk: Callable[..., Session]
+) -> None:
+    data = tmp_path / "data"
+    _save_recordings(data, walk, range(3))
+    config = make_run(data=str(data), training=LONGER)
+    with pytest.raises(StopHereError):
+        pretrain(config, QUIET, _stop_at(3))
+    index = (tmp_path / "run" / "shards" / "index.json").read_bytes()
+    _save_recordings(data, walk, range(3, 5))
+    (data / "0.session.yaml").write_text("rate_hz: 5")
+    said = Console(record=True, file=io.StringIO(), width=300)
+    started: list[Event] = []
+    pretrain(config, said, started.append)
+    assert isinstance(started[0], Started) and started[0].step > 0
+    assert "3 of 5 recordings are none of those that this run was prepared from" in said.export_text()
+    assert (tmp_path / "run" / "shards" / "index.json").read_bytes() == index

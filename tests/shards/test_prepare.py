@@ -63,7 +63,7 @@ def test_running_again_opens_and_writes_nothing(save_session, out):
 
 def test_adding_a_session_leaves_the_others_files_alone(save_session, out):
     run([save_session("a.npz")], out)
-    stamps = {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "shards").rglob("*.tar")}
     result = run([save_session("b.npz")], out)
     assert [entry.session for entry in result.sessions] == ["b"]
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
@@ -80,14 +80,14 @@ def test_a_changed_recording_is_prepared_again_and_leaves_nothing_of_the_old(sav
     assert shards.sessions[0].num_frames == 100
     assert shards.fingerprint != fingerprint
     listed = {shard.name for entry in shards.sessions for shard in entry.shards}
-    assert {f"shards/{path.name}" for path in (out / "shards").iterdir()} == listed
+    assert {path.relative_to(out).as_posix() for path in (out / "shards").rglob("*.*")} == listed
 
 
 def test_a_lost_shard_is_written_again(save_session, out):
     recordings = [save_session("a.npz"), save_session("b.npz")]
     run(recordings, out)
     before = contents(out)
-    next((out / "shards").glob("lab-m1-b*")).unlink()
+    next((out / "shards").rglob("lab-m1-b*.tar")).unlink()
     assert run(recordings, out).num_skipped == 1
     assert contents(out) == before
 
@@ -193,11 +193,11 @@ def test_a_recording_of_several_sessions_is_skipped_only_when_all_are_done(save_
     assert [entry.session for entry in result.sessions] == ["one", "two"]
 
 
-@pytest.mark.parametrize("at", ["first shard", "later shard", "arrays", "entry", "index"])
+@pytest.mark.parametrize("at", ["first shard", "later shard", "arrays", "entry", "all entries", "index"])
 def test_a_killed_run_leaves_nothing_that_passes_for_complete_and_continues(save_session, tmp_path, out, at):
     recordings = [save_session("a.npz"), save_session("b.npz")]
     run(recordings, tmp_path / "expected")
-    point = {"first shard": 1, "later shard": 3, "arrays": 4, "entry": 5, "index": 11}[at]
+    point = {"first shard": 1, "later shard": 3, "arrays": 4, "entry": 5, "all entries": 11, "index": 12}[at]
     script = f"""
 import os, signal
 from forebrain.sessions.session import Session
@@ -321,7 +321,7 @@ assert np.array_equal(window, np.where(missing, source[:-1], source[1:]))
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert sum(path.stat().st_size for path in (tmp_path / "out" / "shards").iterdir()) > 256 << 20
+    assert sum(path.stat().st_size for path in (tmp_path / "out" / "shards").rglob("*.tar")) > 256 << 20
 
 
 def _source() -> str:

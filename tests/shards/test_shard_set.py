@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -189,7 +191,7 @@ def test_a_missing_or_short_shard_is_named(shards, out):
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        (b"forebrain-shards-1", b"forebrain-shards-9", "has format 'forebrain-shards-9'"),
+        (b"forebrain-shards-2", b"forebrain-shards-9", "has format 'forebrain-shards-9'"),
         (b'"entry_sha256":"', b'"entry_sha256":"0', "does not match its own fingerprint"),
         (b"{", b"[", "not valid JSON"),
         (b'"max_window":20,', b'"max_window":40,', "does not match its own fingerprint"),
@@ -224,11 +226,21 @@ def test_what_is_no_index_is_one_clear_error_and_prepare_mends_it(shards, record
     assert (out / "index.json").read_bytes() == good
 
 
-def test_an_entry_other_than_the_indexed_one_is_refused(shards, out):
-    path = out / shards.sessions[0].name
-    path.write_bytes(path.read_bytes().replace(b'"mouse"', b'"horse"'))
+def test_an_entry_other_than_the_indexed_one_is_never_used(shards, out):
+    own, of_all = out / shards.sessions[0].name, out / "sessions.jsonl"
+    for path in (own, of_all):
+        path.write_bytes(path.read_bytes().replace(b'"mouse"', b'"horse"'))
     with pytest.raises(ShardError, match="not the entry that was indexed"):
         ShardSet.open(str(out))
+    # Either of the two is enough.
+    for path in (own, of_all):
+        damaged = path.read_bytes()
+        path.write_bytes(damaged.replace(b'"horse"', b'"mouse"'))
+        assert ShardSet.open(str(out)).sessions[0].species == "mouse"
+        path.write_bytes(damaged)
+    own.write_bytes(damaged.splitlines()[0].replace(b'"horse"', b'"mouse"'))
+    of_all.unlink()
+    assert ShardSet.open(str(out)).sessions[0].species == "mouse"
 
 
 def test_damaged_fits_are_refused(shards, out):
@@ -238,3 +250,25 @@ def test_damaged_fits_are_refused(shards, out):
     path.write_bytes(data)
     with pytest.raises(ShardError, match="does not match its checksum"):
         shards.fit(0, "chronological")
+
+
+def test_a_set_of_more_shards_than_may_be_open_is_read(save_session, out, tmp_path) -> None:
+    recordings = [save_session(f"{number:03d}.npz", num_frames=60) for number in range(40)]
+    prepare(recordings, str(out), SMALL, lambda path: [Session.load(path)], run_each=map_here)
+    script = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+from forebrain.shards.reader import ShardSet
+sets = [ShardSet.open({str(out)!r}) for _ in range(2)]
+for shards in sets:
+    for number in range(40):
+        shards.read(number, 0, 20)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -151,7 +151,7 @@ def test_a_window_longer_than_the_shards_were_prepared_for_is_refused(small_shar
 def test_a_value_that_is_not_finite_is_found_before_the_model_sees_it(
     windows: ShardWindows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_nan(session: int, start: int, stop: int) -> np.ndarray:
+    def with_nan(session: int, start: int, stop: int, units: slice) -> np.ndarray:
         frames = np.zeros((stop - start, windows.sessions[session].num_units), dtype=np.float32)
         frames[3, 1] = np.nan
         return frames

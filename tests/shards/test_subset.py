@@ -106,7 +106,7 @@ def test_units_keep_their_names_and_frames(tmp_path, save_session) -> None:
     path = save_session("named.npz", unit_names=tuple("abcdef"))
     prepare([path], str(tmp_path / "out"), PrepareConfig(), lambda p: [Session.load(p)], run_each=map_here)
     part = SubsetShards(ShardSet.open(str(tmp_path / "out")), SubsetConfig(units=3), "chronological", 1)
-    names = part.sessions[0].unit_names
+    names = part.unit_names(0)
     assert names is not None and len(names) == part.sessions[0].num_units == 3
     traces = Session.load(path).traces
     np.testing.assert_array_equal(part.read(0, 10, 30), traces[10:30, ["abcdef".index(n) for n in names]])

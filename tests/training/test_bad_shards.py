@@ -145,7 +145,7 @@ def test_damage_stops_a_run_and_skip_goes_on_from_there_and_counts_over_attempts
     whole = make_config("whole", data=str(shards), **SKIP)
     end = train(whole)[-1].skipped
     assert end.windows == expected_skips(config, bad, range(6)) > 0
-    assert end.shards == [f"shards/{tar_of(shards).name}"]
+    assert end.shards == [tar_of(shards).relative_to(shards).as_posix()]
     assert train(config)[-1].skipped == end
     # Gone on after step 4, by another process as it were: what was counted before is still there.
     CheckpointStore(Folder(config.out).child("checkpoints")).folder.remove("00000006.json")
@@ -178,7 +178,7 @@ def test_a_whole_run_skips_damage_and_its_result_says_so(shards: Path, tmp_path:
         pretrain(from_values(PretrainConfig, values), Console(file=sys.stderr))
     uri = pretrain(from_values(PretrainConfig, {**values, **SKIP}), Console(file=sys.stderr))
     result = json.loads(Folder(uri).read("result.json"))
-    name = f"shards/{tar.name}"
+    name = tar.relative_to(shards).as_posix()
     assert result["skipped"]["shards"] == result["bad_shards_in_evaluation"] == [name]
     assert result["skipped"]["windows"] > 0
     available = 80 - WINDOW + 1
@@ -189,14 +189,15 @@ def test_a_whole_run_skips_damage_and_its_result_says_so(shards: Path, tmp_path:
 
 
 def test_an_index_of_another_version_and_a_damaged_entry_are_never_skipped(shards: Path) -> None:
-    entry = next((shards / "sessions").glob("*.json"))
-    kept = entry.read_bytes()
-    entry.write_bytes(kept.replace(b'"celegans"', b'"elegansc"'))
+    kept = {path: path.read_bytes() for path in [*shards.glob("sessions/*.json"), shards / "sessions.jsonl"]}
+    for path, data in kept.items():
+        path.write_bytes(data.replace(b'"celegans"', b'"elegansc"'))
     with pytest.raises(ShardError, match="not the entry that was indexed"):
         ShardSet.open(str(shards), "skip")
-    entry.write_bytes(kept)
+    for path, data in kept.items():
+        path.write_bytes(data)
     index = shards / "index.json"
-    index.write_bytes(index.read_bytes().replace(b"forebrain-shards-1", b"forebrain-shards-9", 1))
+    index.write_bytes(index.read_bytes().replace(b"forebrain-shards-2", b"forebrain-shards-9", 1))
     with pytest.raises(ShardError, match="has format 'forebrain-shards-9'"):
         ShardSet.open(str(shards), "skip")
 

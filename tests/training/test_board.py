@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from forebrain.storage import Folder
 from forebrain.training import board
 from forebrain.training.board import Board
+from forebrain_registry.storage import Folder
 
 
 class Store:

@@ -130,7 +130,7 @@ def test_a_damaged_shard_stops_the_run_at_its_step(make_config: Make, train: Tra
 
     copied = tmp_path / "copied"
     shutil.copytree(make_config().data, copied)
-    for tar in (copied / "shards").glob("*.tar"):
+    for tar in (copied / "shards").rglob("*.tar"):
         content = bytearray(tar.read_bytes())
         content[len(content) // 2] ^= 1
         tar.write_bytes(bytes(content))
@@ -315,7 +315,7 @@ def test_when_one_worker_meets_a_damaged_shard_all_stop(
 
     copied = tmp_path / "copied"
     shutil.copytree(make_config().data, copied)
-    tar = min((copied / "shards").glob("*.tar"))
+    tar = min((copied / "shards").rglob("*.tar"))
     content = bytearray(tar.read_bytes())
     content[len(content) // 2] ^= 1
     tar.write_bytes(bytes(content))
@@ -332,7 +332,7 @@ def test_workers_skip_and_count_together_what_one_skips_and_counts(
     copied = tmp_path / "copied"
     shutil.copytree(make_config().data, copied)
     for name in ("lab-a-*one*.tar", "lab-b-*.tar"):  # read by one worker, and split over both
-        (tar,) = (copied / "shards").glob(name)
+        (tar,) = (copied / "shards").rglob(name)
         content = bytearray(tar.read_bytes())
         content[len(content) // 2] ^= 1
         tar.write_bytes(bytes(content))

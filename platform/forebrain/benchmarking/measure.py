@@ -15,12 +15,14 @@ from forebrain.benchmarking.fitting import time_fits
 from forebrain.benchmarking.large_session import LargeSessionConfig, measure_large_session
 from forebrain.benchmarking.loading import time_loading
 from forebrain.benchmarking.scaling import time_scaling
+from forebrain.benchmarking.store import time_store
 from forebrain.benchmarking.timing import Patience
 from forebrain.errors import ConfigError
 
-What = Literal["forecast", "train", "adapt", "fit", "load", "scale", "large-session"]
+What = Literal["forecast", "train", "adapt", "fit", "load", "scale", "large-session", "store"]
 UNITS = (300, 1000, 5000, 20_000, 71_721)
 LARGE_SESSION_UNITS = (71_721,)
+_BY_THEMSELVES = {"large-session", "store"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class BenchmarkConfig:
         what: forecast, train and adapt are steps of the model; fit is 200 steps of adaptation as a lab would
             wait for them; load is the way from shards to batches; scale is training over one and two workers;
             large-session is memory and time of training on one very large session, whole, in part and split
-            over two workers.
+            over two workers; store is how long steps wait for a store that is far away.
         units: sizes of the session. None: 300 to 71,721; of large-session 71,721.
         threads: CPU threads, several numbers one after another. Published figures are of one.
         device: cpu or cuda; fit, load and scale are of the CPU.
@@ -39,6 +41,8 @@ class BenchmarkConfig:
         out: file for the rows, a JSON list; rows that it holds stay, unless they are measured again.
         picture: PNG file.
         large_session: how a large session is trained on.
+        store: address in an object store, reached by http, for what is measured of one; a set of shards lies
+            there meanwhile. None: a local disk alone.
     """
 
     what: list[What] = field(default_factory=lambda: ["forecast", "train", "adapt", "fit", "load", "scale"])
@@ -49,6 +53,7 @@ class BenchmarkConfig:
     out: str | None = None
     picture: str | None = None
     large_session: LargeSessionConfig = field(default_factory=LargeSessionConfig)
+    store: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("units", "threads"):
@@ -64,7 +69,11 @@ def measure(config: BenchmarkConfig, console: Console) -> Iterator[list[dict[str
     if "large-session" in config.what:
         for units in config.units or LARGE_SESSION_UNITS:
             yield from measure_large_session(units, config.large_session)
-    if config.what == ["large-session"]:
+    if "store" in config.what:
+        torch.set_num_threads(1)
+        for row in time_store(config.store, quick=config.quick):
+            yield [row]
+    if set(config.what) <= _BY_THEMSELVES:
         return
     patience = Patience(2, 1, 2.0, 1.0, 0.0) if config.quick else Patience()
     device = torch.device(config.device)
@@ -77,7 +86,7 @@ def measure(config: BenchmarkConfig, console: Console) -> Iterator[list[dict[str
             f"GFLOP/s, a copy {ceilings.bytes_per_s / 1e9:.1f} GB/s"
         )
         for what in config.what:
-            if what == "large-session":
+            if what in _BY_THEMSELVES:
                 continue
             yield from _rows_of(what, config, device, patience, ceilings)
 

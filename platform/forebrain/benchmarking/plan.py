@@ -18,9 +18,20 @@ from forebrain.errors import ConfigError
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.scoring.protocols import fit_ranges, protocols_for, windows_of
 from forebrain.sessions.report import RecordingReport
-from forebrain.shards.index import SessionEntry, Shard, Source, Stretch, arrays_name, shard_name
+from forebrain.shards.fetching import MOST_IN_FLIGHT
+from forebrain.shards.index import (
+    NUM_PREFIXES,
+    TRACES,
+    SessionEntry,
+    Shard,
+    Source,
+    Stretch,
+    arrays_name,
+    shard_name,
+)
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.order import SPLIT, DataOrder, OrderedSession
+from forebrain.shards.pages import PageShape, page_shape
 from forebrain.shards.stream import MixtureConfig
 from forebrain.shards.writer import plan_stretches
 
@@ -30,6 +41,9 @@ LISTED_AT_ONCE = 1000  # names in one answer of S3
 STEPS_LOOKED_AT = 5
 # Training stood still 12.6 ms for a checkpoint of 20.3 MB (docs/LOG.md, 2026-11-24).
 STALL_S_A_BYTE = 12.6e-3 / 20.3e6
+CHECKSUM_BYTES = 4
+# 10,000 entries were checked and read in 0.65 s of a core.
+ENTRY_CPU_S = 0.65 / 10_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,7 @@ class PlanConfig:
         rows_per_s: rows (units x windows) that one worker trains on a second.
         network_bytes_per_s: of one worker, to storage and to the others.
         request_s: from a request to the store to the first byte of its answer.
+        request_cpu_s: of a core, for one request.
         store_requests_per_s: that the store serves for one bucket prefix.
         memory_bytes: of one worker.
         failures_per_worker_day: workers lost a day, over workers.
@@ -64,6 +79,7 @@ class PlanConfig:
     rows_per_s: float = 1e6
     network_bytes_per_s: float = 1.25e9
     request_s: float = 0.03
+    request_cpu_s: float = 0.002
     store_requests_per_s: float = 5500.0
     memory_bytes: float = 64e9
     failures_per_worker_day: float = 0.02
@@ -98,11 +114,12 @@ def _data(config: PlanConfig) -> dict[str, Any]:
     if num_frames < window:
         raise ConfigError(f"a session has {num_frames} frames; expected at least the {window} of a window.")
     tars = list(plan_stretches(num_units, [(0, num_frames)], prepare))
-    page_frames = max(1, prepare.page_bytes // (FLOAT_BYTES * num_units))
+    shape = page_shape(num_units, prepare.max_window, prepare.page_bytes)
     num_stored = sum(stop - start for ranges in tars for start, stop in ranges)
-    entry_bytes = len(_entry(num_units, num_frames, tars, page_frames).to_bytes())
+    num_pages = sum(shape.num_pages(stop - start) for ranges in tars for start, stop in ranges)
+    entry_bytes = len(_entry(num_units, num_frames, tars, shape).to_bytes())
     # The first frame of a window lies anywhere in its page.
-    pages_a_window = 1 + (window - 1) / page_frames
+    rows_a_window = 1 + (window - 1) / shape.frames
     return {
         "units_a_session": num_units,
         "frames_a_session": num_frames,
@@ -113,33 +130,35 @@ def _data(config: PlanConfig) -> dict[str, Any]:
         "shards": config.sessions * len(tars),
         "stored_bytes": config.sessions * num_stored * num_units * FLOAT_BYTES,
         "entry_bytes": config.sessions * entry_bytes,
+        "checksum_bytes": config.sessions * num_pages * CHECKSUM_BYTES,
+        "page_rows_a_window": rows_a_window,
+        "page_columns": shape.pages_a_row,
         "window_bytes": window * num_units * FLOAT_BYTES,
-        "read_bytes_a_window": pages_a_window * page_frames * num_units * FLOAT_BYTES,
+        "read_bytes_a_window": rows_a_window * shape.frames * num_units * FLOAT_BYTES,
     }
 
 
 def _entry(
-    num_units: int, num_frames: int, tars: list[list[tuple[int, int]]], page_frames: int
+    num_units: int, num_frames: int, tars: list[list[tuple[int, int]]], shape: PageShape
 ) -> SessionEntry:
-    """A session's entry with checksums of the usual length, to see how long it gets."""
+    """A session's entry, to see how long it gets."""
     key = "0" * 16
     stretches: list[Stretch] = []
     for number, ranges in enumerate(tars):
         for start, stop in ranges:
-            pages = (3_000_000_000,) * math.ceil((stop - start) / page_frames)
             name = f"{key}-{len(stretches):06d}"
-            stretches.append(Stretch(number, name, start, stop - start, 2**27, pages))
+            stretches.append(Stretch(number, name, start, stop - start, {TRACES: 2**27}))
     sha256 = "0" * 64
     return SessionEntry(
         id="dataset/subject/session", key=key, dataset="dataset", subject="subject", session="session",
         species="species", signal="dff", rate_hz=10.0, num_frames=num_frames, num_units=num_units,
-        segments=((0, num_frames),), unit_names=None, brain_regions=None, stimulus_names=None,
+        segments=((0, num_frames),), stimulus_names=None,
         behaviour_names=None, metadata={}, report=RecordingReport(),
         fits={
             name: tuple(fit_ranges(name, num_frames, [(0, num_frames)]))
             for name in protocols_for(num_frames)
         },
-        page_frames=page_frames,
+        pages={TRACES: shape},
         shards=tuple(Shard(shard_name(key, number), 2**28, sha256) for number in range(len(tars))),
         stretches=tuple(stretches), arrays_sha256=sha256,
         source=Source(arrays_name(key), sha256, 1), options_sha256=sha256,
@@ -162,18 +181,26 @@ def _step(config: PlanConfig, data: dict[str, Any], order: DataOrder) -> dict[st
     backbone = sum(parameter.numel() for parameter in Poco(PocoConfig()).parameters())
     owner = order.ownership(config.workers)
     is_split = owner == SPLIT
-    rows, windows = [], []
+    rows, requests, read_bytes = [], [], []
+    # Of a split session a worker reads the pages of its units, a request for each row of pages.
+    columns = 1 + (data["page_columns"] - 1) / config.workers if is_split.any() else 1
+    split_bytes = data["read_bytes_a_window"] * min(1.0, columns / data["page_columns"])
     for step in range(STEPS_LOOKED_AT):
         drawn = order.batch(step).session
         own = drawn[~is_split[drawn]]
         everywhere = order.window_rows[drawn[is_split[drawn]]].sum() / config.workers
         rows.append(everywhere + np.bincount(owner[own], order.window_rows[own], config.workers))
-        windows.append(np.count_nonzero(is_split[drawn]) + np.bincount(owner[own], minlength=config.workers))
+        whole = np.bincount(owner[own], minlength=config.workers)
+        num_split = np.count_nonzero(is_split[drawn])
+        requests.append(whole + num_split * (1 if data["page_columns"] == 1 else data["page_rows_a_window"]))
+        read_bytes.append(whole * data["read_bytes_a_window"] + num_split * split_bytes)
     busiest_rows = float(np.mean([each.max() for each in rows]))
-    most_windows = float(np.mean([each.max() for each in windows]))
+    most_requests = float(np.mean([each.max() for each in requests]))
+    most_bytes = float(np.mean([each.max() for each in read_bytes]))
     compute_s = busiest_rows / config.rows_per_s
-    # One thread a worker reads ahead, a window at a time.
-    read_s = most_windows * (config.request_s + data["read_bytes_a_window"] / config.network_bytes_per_s)
+    # Of one request after another, and of as many at a time as there may be.
+    one_by_one_s = most_requests * config.request_s + most_bytes / config.network_bytes_per_s
+    read_s = most_requests * config.request_s / MOST_IN_FLIGHT + most_bytes / config.network_bytes_per_s
     gradient_bytes = FLOAT_BYTES * (backbone + 8)
     # A ring sends everything twice, but for the worker's own share.
     exchange_s = 2 * (1 - 1 / config.workers) * gradient_bytes / config.network_bytes_per_s
@@ -183,13 +210,16 @@ def _step(config: PlanConfig, data: dict[str, Any], order: DataOrder) -> dict[st
         "busiest_over_mean": busiest_rows / float(np.mean([each.mean() for each in rows])),
         "sessions_split": int(is_split.sum()),
         "gradient_bytes": gradient_bytes,
-        "read_bytes_a_step": config.batch_size * data["read_bytes_a_window"],
+        "read_bytes_a_step": float(np.mean([each.sum() for each in read_bytes])),
+        "requests_in_flight": min(MOST_IN_FLIGHT, one_by_one_s / compute_s),
+        "request_cpu_s": most_requests * config.request_cpu_s,
+        "one_by_one_s": one_by_one_s,
         "compute_s": compute_s,
         "read_s": read_s,
         "exchange_s": exchange_s,
         "step_s": step_s,
-        "requests_per_s": config.batch_size / step_s,
-        "store_bytes_per_s": config.batch_size * data["read_bytes_a_window"] / step_s,
+        "requests_per_s": float(np.mean([each.sum() for each in requests])) / step_s,
+        "store_bytes_per_s": float(np.mean([each.sum() for each in read_bytes])) / step_s,
         # Each value of the training part forecast once.
         "steps_a_pass": data["training_windows"] / PocoConfig().horizon / config.batch_size,
         "worker_hours_a_pass": data["training_windows"]
@@ -230,10 +260,12 @@ def _files_wanted(order: DataOrder, num_workers: int) -> float:
 
 
 def _failures(config: PlanConfig, data: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
-    # Every worker lists all shards, a thousand names at a time, and reads every session's entry.
+    # Every worker lists all shards, a thousand names at a time and all prefixes at once, and reads every
+    # session's entry.
     open_s = (
-        math.ceil(data["shards"] / LISTED_AT_ONCE) * config.request_s
+        math.ceil(data["shards"] / LISTED_AT_ONCE / NUM_PREFIXES) * config.request_s
         + data["entry_bytes"] / config.network_bytes_per_s
+        + config.sessions * ENTRY_CPU_S
     )
     recovery_s = config.restart_s + open_s + saved["checkpoint_read_s"]
     between_s = 86400 / (config.failures_per_worker_day * config.workers)
@@ -281,19 +313,24 @@ def _limits(config: PlanConfig, plan: dict[str, Any]) -> list[dict[str, Any]]:
             "each reads every file that holds a session of its own",
         ),
         row(
-            "reading ahead, one thread a worker",
+            "reading ahead",
             plan["read_s"] / plan["compute_s"],
-            "one request after another; over 1, training waits for data",
+            f"{MOST_IN_FLIGHT} requests at a time at most; over 1, training waits for data",
+        ),
+        row(
+            "a core for the requests",
+            plan["request_cpu_s"] / plan["compute_s"],
+            "besides that which trains, where it is not a GPU",
         ),
         row(
             "requests to the store",
-            plan["requests_per_s"] / config.store_requests_per_s,
-            "one for each window",
+            plan["requests_per_s"] / config.store_requests_per_s / NUM_PREFIXES,
+            f"one for each window, over {NUM_PREFIXES} prefixes",
         ),
         row(
             "memory for the session entries",
             plan["entry_bytes"] / config.memory_bytes,
-            "each worker keeps all, for the checksums of all pages",
+            "each worker keeps all; checksums of pages only of the sessions it reads",
         ),
         row(
             "memory for a worker's interfaces",
@@ -323,7 +360,8 @@ def as_table(plan: dict[str, Any]) -> Table:
         ("training windows", f"{plan['training_windows']:.3g}"),
         ("shards", f"{plan['shards']:,}"),
         ("stored, with overlaps", _bytes(plan["stored_bytes"])),
-        ("entries of all sessions, checksums of pages among them", _bytes(plan["entry_bytes"])),
+        ("entries of all sessions", _bytes(plan["entry_bytes"])),
+        ("checksums of all pages", _bytes(plan["checksum_bytes"])),
         ("rows a step (units x windows)", f"{plan['rows_a_step']:.3g}"),
         ("busiest worker of a step, over the mean", f"{plan['busiest_over_mean']:.2f}"),
         ("sessions split by units", f"{plan['sessions_split']:,}"),
@@ -334,7 +372,8 @@ def as_table(plan: dict[str, Any]) -> Table:
         ("read a step", _bytes(plan["read_bytes_a_step"])),
         ("given to the other workers a step, by each", _bytes(plan["gradient_bytes"])),
         ("a step: computing", f"{plan['compute_s']:.3g} s"),
-        ("a step: reading, meanwhile", f"{plan['read_s']:.3g} s"),
+        ("a step: reading one request after another", f"{plan['one_by_one_s']:.3g} s"),
+        ("a step: requests in flight, so that it does not wait", f"{plan['requests_in_flight']:.1f}"),
         ("a step: exchange", f"{plan['exchange_s']:.3g} s"),
         ("requests to the store a second", f"{plan['requests_per_s']:,.0f}"),
         ("bytes from the store a second", _bytes(plan["store_bytes_per_s"])),

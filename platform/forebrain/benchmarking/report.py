@@ -20,6 +20,8 @@ _TITLES = {
 def line(rows: Rows) -> str:
     """What was just measured, in a line."""
     row = rows[0]
+    if row["what"] == "store":
+        return f"store: {row['source']}, {row['delay_ms']:.0f} ms: steps wait {row['wait_share']:.1%}"
     if _is_large(row):
         return f"{row['what']}: one session of {row['units']:,} units: {row['ms']:,.0f} ms a step"
     times = ", ".join(
@@ -37,7 +39,12 @@ def tables(rows: Rows) -> list[Table]:
     large = [row for row in rows if _is_large(row)]
     rows = [row for row in rows if not _is_large(row)]
     found = [_of_model(what, rows) for what in _TITLES if any(row["what"] == what for row in rows)]
-    for what, make in (("fit", _of_fits), ("load", _of_loading), ("scale", _of_scaling)):
+    for what, make in (
+        ("fit", _of_fits),
+        ("load", _of_loading),
+        ("scale", _of_scaling),
+        ("store", _of_stores),
+    ):
         own = [row for row in rows if row["what"] == what]
         if own:
             found.append(make(own))
@@ -117,6 +124,22 @@ def _of_scaling(rows: Rows) -> Table:
         table.add_row(
             f"{row['workers']}", f"{row['units']:,}", f"{row['batch']}", _digits(row["median_ms"]),
             f"{row['efficiency']:.0%}", f"{row['wait_share']:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def _of_stores(rows: Rows) -> Table:
+    table = _table(
+        "training from a store: the share of their time that steps wait for their windows",
+        "store", "first byte after ms", "requests in flight", "ms a step", "waits",
+    )  # fmt: skip
+    for row in rows:
+        asked = f"{row['in_flight']}" if row["in_flight"] else "one after another"
+        if row["in_flight"] is None:
+            asked = f"as many as needed: {row['reached']}" if row["delay_ms"] else ""
+        table.add_row(
+            row["source"], f"{row['delay_ms']:.0f}" if row["delay_ms"] else "", asked,
+            _digits(row["median_ms"]), f"{row['wait_share']:.1%}",
         )  # fmt: skip
     return table
 

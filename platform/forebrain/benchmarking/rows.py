@@ -10,7 +10,19 @@ from forebrain.errors import ConfigError
 
 Row = dict[str, Any]
 # What a row is a measurement of; a newer one of the same takes its place.
-_SUBJECT = ("what", "units", "batch", "threads", "device", "dtype", "workers", "units_forecast")
+_SUBJECT = (
+    "what",
+    "units",
+    "batch",
+    "threads",
+    "device",
+    "dtype",
+    "workers",
+    "units_forecast",
+    "source",
+    "delay_ms",
+    "in_flight",
+)
 
 
 class RowFile:

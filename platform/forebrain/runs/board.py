@@ -51,13 +51,13 @@ def _labelled_units(
     thinned where many."""
     vectors: list[torch.Tensor] = []
     labels: list[list[str]] = []
-    for entry in shards.sessions:
+    for index, entry in enumerate(shards.sessions):
         if entry.id not in trained.interfaces:
             continue
         unit = trained.interfaces[entry.id].unit.detach().cpu()
         known = not shards.forecasts_components
-        names = (entry.unit_names if known else None) or tuple(str(number) for number in range(len(unit)))
-        regions = (entry.brain_regions if known else None) or ("unknown",) * len(unit)
+        names = (shards.unit_names(index) if known else None) or tuple(map(str, range(len(unit))))
+        regions = (shards.brain_regions(index) if known else None) or ("unknown",) * len(unit)
         vectors.append(unit)
         labels += [
             [str(name), str(region), entry.id, entry.species]

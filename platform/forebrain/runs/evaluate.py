@@ -179,7 +179,7 @@ def _write_report(
     session = ids.index(shown if shown and shown in scored else typical_session(evaluation, model))
     example = make_example(forecasters, windows, session, evaluation.part)
     shards = windows.shards
-    named = None if shards.forecasts_components else shards.sessions[session].unit_names
+    named = None if shards.forecasts_components else shards.unit_names(session)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_report(folder, evaluation, example, model, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -14,7 +15,8 @@ from forebrain.errors import ConfigError, ForebrainError
 from forebrain.runs.evaluate import evaluate_run, show_evaluation
 from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
-from forebrain.shards.recordings import find_all
+from forebrain.shards.reader import sources_of
+from forebrain.shards.recordings import find_all, sha256_of
 from forebrain.shards.stream import build_order
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.data import open_windows
@@ -45,7 +47,8 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     """
     run = RunFolder(config.out)
     config = _resolved(config, run)
-    run.check_config(config)
+    if moved_from := run.check_config(config):
+        console.print(f"{config.data} holds the data that were at {moved_from} when the run began.")
     if run.is_finished(config):
         console.print(f"{run.uri} is finished; nothing to do. Give another --out for a new run.")
         return run.uri
@@ -98,7 +101,7 @@ def _with_options(training: TrainingConfig) -> TrainingConfig:
 def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> None:
     """Claims the run folder, starts Ray for workers, and prepares recordings where `data` names some."""
     is_set = run.shards(config.data) == config.data
-    recordings = [] if is_set else _recordings_of(config)
+    recordings: Sequence[str] = [] if is_set else _recordings_of(config)
     is_new = run.claim(config)
     try:
         if config.workers:
@@ -107,7 +110,9 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
             console.print("Starting Ray ...")
             start_ray()
         if not is_set:
-            prepare_into(run.shards(config.data), recordings, config, console)
+            recordings = _of_this_run(recordings, run, config, console)
+            if recordings:
+                prepare_into(run.shards(config.data), recordings, config, console)
         check_data(run.shards(config.data), config)
     except ForebrainError:
         if is_new:
@@ -115,6 +120,27 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
         raise
     if config.training.strategy in STAGES:
         run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))
+
+
+def _of_this_run(
+    recordings: Sequence[str], run: RunFolder, config: PretrainConfig, console: Console
+) -> Sequence[str]:
+    """The recordings, or once the run has trained those of them that it was prepared from: its data are what
+    they were when it began, whatever came or changed since."""
+    sources = sources_of(run.shards(config.data))
+    if not sources or not run.checkpoints().newest_step():
+        return recordings
+    known = []
+    for address in recordings:
+        with contextlib.suppress(ForebrainError, OSError):
+            if sha256_of(address) in sources:
+                known.append(address)
+    if len(known) < len(recordings):
+        console.print(
+            f"{len(recordings) - len(known)} of {len(recordings)} recordings are none of those that this run "
+            "was prepared from; they came or changed since, or cannot be used, and are no part of it."
+        )
+    return known
 
 
 def _recordings_of(config: PretrainConfig) -> list[str]:

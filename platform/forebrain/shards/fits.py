@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -115,6 +115,10 @@ class Fit:
     def num_outputs(self) -> int:
         """Channels after `apply`: N units, or k components."""
         return len(self.mean) if self.components is None else self.components.shape[1]
+
+    def of_units(self, units: slice) -> Fit:
+        """The fit of a range of the units, where units are forecast themselves."""
+        return replace(self, mean=self.mean[units], scale=self.scale[units])
 
     def apply(self, raw: np.ndarray, outputs: slice = slice(None)) -> np.ndarray:
         """Raw frames [..., N] as float32 [..., num_outputs] with about zero mean and unit spread.

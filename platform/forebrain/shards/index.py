@@ -1,19 +1,32 @@
-"""The index: what a set of shards holds, session by session, as JSON that never changes by itself."""
+"""The index: what a set of shards holds, session by session, as JSON that never changes by itself.
+
+Two formats are read and one is written. Sets of format 1 hold page checksums, names of units and regions in
+each entry, all tars in one folder, and no file of all entries; a session keeps the format it was written in
+for as long as it stays in its set.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from forebrain.errors import ShardError
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.session import READER_NOTES, Range
 from forebrain.shards.fits import persistence_remark
+from forebrain.shards.pages import PageShape
 
-FORMAT = "forebrain-shards-1"
+FIRST_FORMAT = "forebrain-shards-1"
+FORMAT = "forebrain-shards-2"
 INDEX_NAME = "index.json"
+# Every entry, a line each: one request opens a set of ten thousand sessions.
+ENTRIES_NAME = "sessions.jsonl"
+NUM_PREFIXES = 16  # of tars
+# Members of a sample that are read back in pages; what was done to the animal, and what it did.
+TRACES, STIMULUS, BEHAVIOUR = "traces", "stimulus", "behaviour"
 
 
 @dataclass(frozen=True)
@@ -33,20 +46,23 @@ class Stretch:
         shard: position in the entry's `shards`.
         key: WebDataset key in that tar.
         start, num_frames: frames of the session.
-        offset: first byte of the traces in the tar.
-        page_crc32: checksum of each page of `page_frames` frames, the last page shorter.
+        offsets: member -> its first byte in the tar.
     """
 
     shard: int
     key: str
     start: int
     num_frames: int
-    offset: int
-    page_crc32: tuple[int, ...]
+    offsets: dict[str, int]
 
     @property
     def stop(self) -> int:
         return self.start + self.num_frames
+
+    @property
+    def offset(self) -> int:
+        """First byte of the traces in the tar."""
+        return self.offsets[TRACES]
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class FirstFormat:
+    """What an entry of format 1 holds that later formats keep in the session's arrays file.
+
+    Attributes:
+        page_crc32: of each stretch, checksums of its pages of traces.
+    """
+
+    unit_names: tuple[str, ...] | None
+    brain_regions: tuple[str, ...] | None
+    page_crc32: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class SessionEntry:
-    """Everything about one prepared session but its frames and the arrays of its fits.
+    """Everything about one prepared session but its frames and what its arrays file holds.
 
     Attributes:
         rate_hz: frames a second after binning and resampling, None where unknown.
@@ -77,9 +106,12 @@ class SessionEntry:
             before it was known.
         report: what was found in the recording and what was done.
         fits: protocol -> the frame ranges its statistics were fitted on.
-        page_frames: frames a page.
-        arrays_sha256: of the session's safetensors file (fits and unit positions).
-        options_sha256: of the options it was prepared with.
+        pages: member -> the shape of its pages. Inputs are the members `stimulus`, whose future can be
+            planned, and `behaviour`, whose future cannot; their channels are named below.
+        arrays_sha256: of the session's safetensors file (fits, checksums of pages, names and positions of
+            units).
+        options_sha256: of the options it was prepared with, and the version of what prepared it.
+        first_format: what entries of format 1 hold themselves; None in later ones.
     """
 
     id: str
@@ -93,14 +125,12 @@ class SessionEntry:
     num_frames: int
     num_units: int
     segments: tuple[Range, ...]
-    unit_names: tuple[str, ...] | None
-    brain_regions: tuple[str, ...] | None
     stimulus_names: tuple[str, ...] | None
     behaviour_names: tuple[str, ...] | None
     metadata: dict[str, str]
     report: RecordingReport
     fits: dict[str, tuple[Range, ...]]
-    page_frames: int
+    pages: dict[str, PageShape]
     shards: tuple[Shard, ...]
     stretches: tuple[Stretch, ...]
     arrays_sha256: str
@@ -108,6 +138,12 @@ class SessionEntry:
     options_sha256: str
     conditions: dict[str, tuple[Range, ...]] = field(default_factory=dict)
     persistence: dict[str, float] = field(default_factory=dict)
+    first_format: FirstFormat | None = None
+
+    @property
+    def page_frames(self) -> int:
+        """Frames of a page of traces."""
+        return self.pages[TRACES].frames
 
     @property
     def name(self) -> str:
@@ -122,7 +158,10 @@ class SessionEntry:
         return sum(max(0, stop - start - num_frames + 1) for start, stop in self.segments)
 
     def to_bytes(self) -> bytes:
-        return to_json({**asdict(self), "report": self.report.to_json()})
+        """One line of JSON; of an entry of format 2."""
+        row = {**asdict(self), "report": self.report.to_json()}
+        del row["first_format"]
+        return to_json(row)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> SessionEntry:
@@ -130,20 +169,23 @@ class SessionEntry:
         try:
             return cls._from_row(json.loads(data))
         except (ValueError, TypeError, KeyError) as error:
-            raise ShardError(f"{where}: not an entry of format {FORMAT}; run prepare again.") from error
+            raise ShardError(f"{where}: not an entry of a session; run prepare again.") from error
 
     @classmethod
     def _from_row(cls, row: dict[str, Any]) -> SessionEntry:
-        for name in ("unit_names", "brain_regions", "stimulus_names", "behaviour_names"):
-            row[name] = None if row[name] is None else tuple(row[name])
+        if "pages" not in row:
+            row = _from_first_format(row)
+        for name in ("stimulus_names", "behaviour_names"):
+            row[name] = _tuple(row[name])
         row["segments"] = _ranges(row["segments"])
         row["fits"] = {protocol: _ranges(ranges) for protocol, ranges in row["fits"].items()}
         row["conditions"] = {name: _ranges(ranges) for name, ranges in row.get("conditions", {}).items()}
         row["report"] = RecordingReport.from_json(row["report"])
+        row["pages"] = {
+            name: PageShape(shape["frames"], tuple(shape["edges"])) for name, shape in row["pages"].items()
+        }
         row["shards"] = tuple(Shard(**shard) for shard in row["shards"])
-        row["stretches"] = tuple(
-            Stretch(**{**stretch, "page_crc32": tuple(stretch["page_crc32"])}) for stretch in row["stretches"]
-        )
+        row["stretches"] = tuple(Stretch(**stretch) for stretch in row["stretches"])
         row["source"] = Source(**row["source"])
         return cls(**row)
 
@@ -186,13 +228,21 @@ class Index:
     options: dict[str, Any]
     sessions: tuple[IndexRow, ...]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over the whole index: changes when an option or any session's data or fits change."""
-        return hashlib.sha256(to_json(asdict(self))).hexdigest()
+        return hashlib.sha256(to_json(self._row())).hexdigest()
 
     def to_bytes(self) -> bytes:
-        return to_json({"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)})
+        return to_json({"format": FORMAT, "fingerprint": self.fingerprint, **self._row()})
+
+    def _row(self) -> dict[str, Any]:
+        return {
+            "max_window": self.max_window,
+            "page_bytes": self.page_bytes,
+            "options": self.options,
+            "sessions": [vars(row) for row in self.sessions],  # asdict copies deeply: a second for 10,000
+        }
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Index:
@@ -203,10 +253,10 @@ class Index:
             raise _damaged(where, "is not valid JSON") from error
         if not isinstance(row, dict):
             raise _damaged(where, "is not a JSON object")
-        if (found := row.pop("format", None)) != FORMAT:
+        if (found := row.pop("format", None)) not in (FIRST_FORMAT, FORMAT):
             raise ShardError(
-                f"{where}: {INDEX_NAME} has format {found!r}; this version reads {FORMAT!r}. "
-                "Prepare the recordings again, or use the version that wrote it."
+                f"{where}: {INDEX_NAME} has format {found!r}; this version reads {FIRST_FORMAT!r} and "
+                f"{FORMAT!r}. Prepare the recordings again, or use the version that wrote it."
             )
         try:
             expected = row.pop("fingerprint")
@@ -250,7 +300,28 @@ def arrays_name(key: str) -> str:
 
 
 def shard_name(key: str, number: int) -> str:
-    return f"shards/{key}-{number:05d}.tar"
+    """The name of a session's tar, under one of 16 prefixes: a store serves and lists each by itself."""
+    return f"shards/{key[-1]}/{key}-{number:05d}.tar"
+
+
+def pages_array(member: str) -> str:
+    """Name of the array that holds the checksums of a member's pages, sample after sample, uint32."""
+    return f"pages.{member}"
+
+
+def _from_first_format(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of an entry of format 1 as one of this format."""
+    crc32 = tuple(tuple(stretch.pop("page_crc32")) for stretch in row["stretches"])
+    names, regions = _tuple(row.pop("unit_names")), _tuple(row.pop("brain_regions"))
+    for stretch in row["stretches"]:
+        stretch["offsets"] = {TRACES: stretch.pop("offset")}
+    pages = {TRACES: {"frames": row.pop("page_frames"), "edges": [0, row["num_units"]]}}
+    first = FirstFormat(names, regions, crc32)
+    return {**row, "pages": pages, "first_format": first}
+
+
+def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
 
 
 def _ranges(rows: list[list[int]]) -> tuple[Range, ...]:

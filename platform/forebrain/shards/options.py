@@ -6,9 +6,11 @@ import hashlib
 from dataclasses import asdict, dataclass
 
 from forebrain.errors import ConfigError
-from forebrain.shards.index import FORMAT, to_json
+from forebrain.shards.index import FIRST_FORMAT, FORMAT, to_json
 
-PREPARE_VERSION = 2  # raised when the same recording and options give other bytes
+# Formats and versions of what prepared sessions that a set may hold side by side, the current one last; the
+# version is raised when the same recording and options give other bytes.
+_VERSIONS = ((FIRST_FORMAT, 2), (FORMAT, 3))
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class PrepareConfig:
         pca: forecast this many principal components in place of the units; null forecasts the units.
         stretch_bytes: target size of a sample; a sample holds at least 4 x max_window frames.
         shard_bytes: target size of a tar.
-        page_bytes: size of the checksummed pages a window is read in.
+        page_bytes: size of the checksummed pages a window is read in, at most.
     """
 
     max_window: int = 320
@@ -40,6 +42,13 @@ class PrepareConfig:
 
     @property
     def sha256(self) -> str:
-        """Tells sets apart that were prepared with other options, or by other code."""
-        versioned = {"format": FORMAT, "version": PREPARE_VERSION, **asdict(self)}
-        return hashlib.sha256(to_json(versioned)).hexdigest()
+        """Tells sessions apart that were prepared with other options, or by other code."""
+        return self.known_sha256[-1]
+
+    @property
+    def known_sha256(self) -> tuple[str, ...]:
+        """That of this and of earlier versions, whose sessions stay as they are in a set."""
+        return tuple(
+            hashlib.sha256(to_json({"format": name, "version": version, **asdict(self)})).hexdigest()
+            for name, version in _VERSIONS
+        )

@@ -1,34 +1,37 @@
 """Prepares recordings: reads, checks and repairs them in parallel, and writes shards and their index.
 
-Each recording is one Ray Data task, and its errors are rows, so one bad file does not stop the others.
+Each recording is one Ray task, and its errors are rows, so one bad file does not stop the others.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import logging
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from forebrain.errors import ConfigError, ForebrainError, RecordingError, ShardError, StorageError
+from forebrain.sessions.finding import printable
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Session
-from forebrain.shards.index import INDEX_NAME, Index, IndexRow, SessionEntry, Source
+from forebrain.shards.index import ENTRIES_NAME, INDEX_NAME, Index, IndexRow, SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.readable import readable
+from forebrain.shards.reader import sizes_of_shards
 from forebrain.shards.recordings import name_of, open_any, sha256_of
 from forebrain.shards.writer import write_session
 from forebrain_registry.storage import PARTIAL, Folder
 
 OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]
+# So that a worker finds its next task when it ends one.
+TASKS_A_CPU = 2
 RunEach = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
 
 
@@ -53,25 +56,37 @@ def map_here(function: Callable[[Row], Row], items: list[Row]) -> Iterator[Row]:
 
 
 def map_with_ray(function: Callable[[Row], Row], items: list[Row]) -> Iterator[Row]:
-    """Applies `function` to each item as a Ray Data task; results come as they are done."""
+    """Applies `function` to each item as a Ray task; results come as they are done.
+
+    No more tasks wait in Ray than keep its CPUs busy. Whoever stops asking ends those that run.
+    """
     if not items:
         return
-    import ray.data
+    import ray
 
     from forebrain.ray_runtime import start_ray
 
     start_ray()
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # JSON text, because Arrow would have to guess the type of an empty list.
-    rows = [{"item": json.dumps(item)} for item in items]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    for row in dataset.map(functools.partial(_on_json, function)).iter_rows():
-        yield json.loads(row["result"])
+    task = ray.remote(num_cpus=1)(_called)
+    waiting = iter(items)
+    running: list[Any] = []
+    try:
+        while True:
+            num_cpus = int(ray.cluster_resources().get("CPU", 1))
+            for item in itertools.islice(waiting, max(0, TASKS_A_CPU * num_cpus - len(running))):
+                running.append(task.remote(function, item))
+            if not running:
+                return
+            done, running = ray.wait(running)
+            yield from ray.get(done)
+    finally:
+        for each in running:
+            with suppress(Exception):  # Ray may be gone
+                ray.cancel(each, force=True)
 
 
-def _on_json(function: Callable[[Row], Row], row: Row) -> Row:
-    return {"result": json.dumps(function(json.loads(row["item"])))}
+def _called(function: Callable[[Row], Row], item: Row) -> Row:
+    return function(item)
 
 
 def prepare(
@@ -101,8 +116,9 @@ def prepare(
         StorageError: `out` does not answer, refuses access, or is full; no index is written.
     """
     storage = Folder(out)
-    _refuse_other_options(storage, config)
-    done = _complete_entries(storage, config)
+    index = _same_options_index(storage, config)
+    indexed = {} if index is None else {row.entry_sha256: row.id for row in index.sessions}
+    done = _complete_entries(storage, config, indexed)
 
     identified = list(
         run_each(functools.partial(_identify, open_recording, _by_source(done)), _items(recordings))
@@ -111,6 +127,8 @@ def prepare(
     work, failures = _share_out(identified, done)
     skipped = {session_id for row in work for session_id in row["done"]}
     progress(f"{len(recordings)} recordings, {len(skipped)} sessions already prepared")
+    if earlier := sum(done[session_id].entry.options_sha256 != config.sha256 for session_id in skipped):
+        progress(f"{earlier} of them by an earlier version, and left as they are")
 
     usable = set(skipped)
     todo = [row for row in work if row["wanted"]]
@@ -121,14 +139,20 @@ def prepare(
             raise StorageError(f"{row['stopped']} Prepared sessions are kept: running it again goes on.")
         failures += row["failures"]
         usable.update(row["prepared"])
-        progress(f"[{number}/{len(todo)}] {row['recording']}: {', '.join(row['lines'])}")
+        progress(f"[{number}/{len(todo)}] {printable(row['recording'])}: {', '.join(row['lines'])}")
 
-    entries = _complete_entries(storage, config)
-    prepared = tuple(entries[session_id] for session_id in sorted(usable & entries.keys()))
+    stored = _complete_entries(storage, config, indexed)
+    prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
     if not prepared:
         raise RecordingError(f"none of {len(recordings)} recordings can be used:\n" + "\n".join(failures))
-    _sweep(storage, entries)
-    _write_index(storage, config, entries)
+    asked = {session_id for row in work for session_id in row["wanted"]}
+    failures += [
+        f"session {session_id} of {storage.uri} is damaged or incomplete and is left out of the set now; "
+        "prepare its recording again."
+        for session_id in sorted(set(indexed.values()) - stored.keys() - asked)
+    ]
+    _sweep(storage, stored)
+    _write_index(storage, config, stored)
     return PrepareResult(prepared, len(skipped), tuple(failures))
 
 
@@ -201,6 +225,7 @@ def _named(recording: str, error: ForebrainError | OSError, out: str | None = No
     Args:
         out: where it was being written to, if it was.
     """
+    recording = printable(recording)
     if isinstance(error, OSError):
         reason = error.strerror or error
         if out is not None:
@@ -213,7 +238,7 @@ def _named(recording: str, error: ForebrainError | OSError, out: str | None = No
     return text if recording in text else f"{recording}: {text}"
 
 
-def _share_out(identified: list[Row], done: dict[str, SessionEntry]) -> tuple[list[Row], list[str]]:
+def _share_out(identified: list[Row], done: dict[str, _Stored]) -> tuple[list[Row], list[str]]:
     """Decides which recording gives which session, and which of them are done."""
     work, failures = [], []
     owner: dict[str, str] = {}
@@ -231,7 +256,7 @@ def _share_out(identified: list[Row], done: dict[str, SessionEntry]) -> tuple[li
                 )
                 continue
             owner[session_id] = row["recording"]
-            is_done = session_id in done and done[session_id].source.sha256 == row["sha256"]
+            is_done = session_id in done and done[session_id].entry.source.sha256 == row["sha256"]
             (already if is_done else wanted).append(session_id)
         work.append(
             {"recording": row["recording"], "sha256": row["sha256"], "wanted": wanted, "done": already}
@@ -239,11 +264,25 @@ def _share_out(identified: list[Row], done: dict[str, SessionEntry]) -> tuple[li
     return work, failures
 
 
-def _refuse_other_options(storage: Folder, config: PrepareConfig) -> None:
+@dataclass(frozen=True)
+class _Stored:
+    """An entry of a session that is whole, and its bytes."""
+
+    entry: SessionEntry
+    data: bytes
+
+
+def _same_options_index(storage: Folder, config: PrepareConfig) -> Index | None:
+    """The index of what is there already; None if there is none.
+
+    Raises:
+        ConfigError: it was prepared with other options.
+        ShardError: it is damaged, or of a format that is not read here; nothing is added to it.
+    """
     try:
         index = Index.from_bytes(storage.read(INDEX_NAME), storage.uri)
     except FileNotFoundError:
-        return
+        return None
     for name, value in asdict(config).items():
         if index.options.get(name) != value:
             raise ConfigError(
@@ -251,32 +290,41 @@ def _refuse_other_options(storage: Folder, config: PrepareConfig) -> None:
                 "was asked for. All sessions of a set share their options: choose another folder, "
                 "or the same options."
             )
+    return index
 
 
-def _complete_entries(storage: Folder, config: PrepareConfig) -> dict[str, SessionEntry]:
-    """Entries by id of the sessions that are whole and were prepared with these options."""
-    files = storage.sizes("sessions") | storage.sizes("shards")
+def _complete_entries(
+    storage: Folder, config: PrepareConfig, indexed: Mapping[str, str]
+) -> dict[str, _Stored]:
+    """Entries by id of the sessions that are whole and were prepared with these options.
+
+    Args:
+        indexed: sha256 of the entries that the index of the set names; they stay, whatever prepared them.
+    """
+    files = storage.sizes("sessions") | sizes_of_shards(storage)
     names = [name for name in files if name.startswith("sessions/") and name.endswith(".json")]
     with readable(storage.uri, "sessions/"):
         found = storage.read_all(names)
-    entries = []
+    complete = {}
     for name, data in found.items():
-        with suppress(ShardError):  # a damaged entry is none: its session is prepared again
-            entries.append(SessionEntry.from_bytes(data, name))
-    return {
-        entry.id: entry
-        for entry in entries
-        if entry.options_sha256 == config.sha256
-        and entry.arrays_name in files
-        and all(files.get(shard.name) == shard.size for shard in entry.shards)
-    }
+        try:
+            entry = SessionEntry.from_bytes(data, name)
+        except ShardError:  # a damaged entry is none: its session is prepared again
+            continue
+        is_known = entry.options_sha256 in config.known_sha256 or hashlib.sha256(data).hexdigest() in indexed
+        is_whole = entry.arrays_name in files and all(
+            files.get(shard.name) == shard.size for shard in entry.shards
+        )
+        if is_known and is_whole:
+            complete[entry.id] = _Stored(entry, data)
+    return complete
 
 
-def _by_source(entries: dict[str, SessionEntry]) -> dict[str, list[str]]:
+def _by_source(stored: dict[str, _Stored]) -> dict[str, list[str]]:
     """Recording sha256 -> its sessions, for recordings all of whose sessions are done."""
     found: dict[str, list[SessionEntry]] = {}
-    for entry in entries.values():
-        found.setdefault(entry.source.sha256, []).append(entry)
+    for each in stored.values():
+        found.setdefault(each.entry.source.sha256, []).append(each.entry)
     return {
         sha256: sorted(entry.id for entry in group)
         for sha256, group in found.items()
@@ -284,24 +332,33 @@ def _by_source(entries: dict[str, SessionEntry]) -> dict[str, list[str]]:
     }
 
 
-def _sweep(storage: Folder, entries: dict[str, SessionEntry]) -> None:
+def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:
     """Removes what killed runs and longer, older versions of a session left behind."""
-    listed = {shard.name for entry in entries.values() for shard in entry.shards}
-    keys = {entry.key for entry in entries.values()}
-    for name in [*storage.sizes("shards"), *storage.sizes("sessions"), *storage.names()]:
-        shard = re.fullmatch(r"shards/(.+)-\d{5}\.tar", name)
+    listed = {shard.name for each in stored.values() for shard in each.entry.shards}
+    keys = {each.entry.key for each in stored.values()}
+    for name in [*sizes_of_shards(storage), *storage.sizes("sessions"), *storage.names()]:
+        shard = re.fullmatch(r"shards/(?:[^/]+/)?([^/]+)-\d{5}\.tar", name)
         is_partial = re.fullmatch(
-            rf"(shards/.+\.tar|sessions/.+\.(json|safetensors)|index\.json)\.\w+{re.escape(PARTIAL)}", name
+            rf"(shards/.+\.tar|sessions/.+\.(json|safetensors)|index\.json|{re.escape(ENTRIES_NAME)})"
+            rf"\.\w+{re.escape(PARTIAL)}",
+            name,
         )
         if is_partial or (shard and shard[1] in keys and name not in listed):
             storage.remove(name)
 
 
-def _write_index(storage: Folder, config: PrepareConfig, entries: dict[str, SessionEntry]) -> None:
-    rows = []
-    for session_id in sorted(entries):
-        entry = entries[session_id]
-        sha256 = hashlib.sha256(entry.to_bytes()).hexdigest()
-        rows.append(IndexRow(session_id, entry.key, sha256, tuple(shard.size for shard in entry.shards)))
-    index = Index(config.max_window, config.page_bytes, asdict(config), tuple(rows))
+def _write_index(storage: Folder, config: PrepareConfig, stored: dict[str, _Stored]) -> None:
+    """Writes the file of all entries, and then the index, which makes them the set."""
+    in_order = [stored[session_id] for session_id in sorted(stored)]
+    rows = tuple(
+        IndexRow(
+            each.entry.id,
+            each.entry.key,
+            hashlib.sha256(each.data).hexdigest(),
+            tuple(shard.size for shard in each.entry.shards),
+        )
+        for each in in_order
+    )
+    storage.write(ENTRIES_NAME, b"".join(each.data + b"\n" for each in in_order))
+    index = Index(config.max_window, config.page_bytes, asdict(config), rows)
     storage.write(INDEX_NAME, index.to_bytes())

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
+import json
 import logging
 import os
+import resource
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import safetensors.numpy
 
 from forebrain.errors import BadShardError, ShardError
 from forebrain.sessions.session import Range
+from forebrain.shards.fetching import PageFetcher
 from forebrain.shards.fits import Fit
 from forebrain.shards.index import (
+    ENTRIES_NAME,
     INDEX_NAME,
+    TRACES,
     Index,
     SessionEntry,
-    Shard,
-    Stretch,
     arrays_name,
     entry_name,
-    shard_name,
+    pages_array,
 )
+from forebrain.shards.pages import FLOAT_BYTES, Member, Page, assemble
 from forebrain.shards.readable import readable
 from forebrain_registry.storage import Folder
 
 OnBadShard = Literal["stop", "skip"]
 
 MAX_OPEN_SHARDS = 256
-CACHED_FITS = 4096
-CACHED_PAGE_BYTES = 256 << 20  # of a remote set
+# Memory for fits and checksums of pages of the sessions that were read last.
+ARRAYS_BYTES = 256 << 20
+LISTINGS_IN_FLIGHT = 16
+CACHED_SESSIONS = 4096
+ALL = slice(None)
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +70,7 @@ class ShardSet:
         self,
         uri: str,
         index: Index,
-        entries: Sequence[bytes],
+        sessions: Sequence[SessionEntry],
         storage: Folder,
         skips_bad: bool = False,
         bad_shards: dict[str, str] | None = None,
@@ -69,16 +79,17 @@ class ShardSet:
         self.skips_bad = skips_bad
         self.bad_shards = bad_shards or {}
         self._unreadable = frozenset(self.bad_shards)
-        self._bad_pages: dict[tuple[str, int], str] = {}
+        self._bad_pages: dict[tuple[str, str, int], str] = {}
         self.fingerprint = index.fingerprint
         self.max_window = index.max_window
         self.options = index.options
         self.forecasts_components = self.options.get("pca") is not None
-        self.sessions: Sequence[SessionEntry] = _Entries(entries)
+        self.sessions = sessions
         self._storage = storage
-        pages = _LocalPages if storage.is_local else _RemotePages
-        self._pages: _LocalPages | _RemotePages = pages(storage)
-        self._arrays = lru_cache(CACHED_FITS)(self._read_arrays)
+        pages = LocalPages if storage.is_local else FarPages
+        self._pages: Pages = pages(storage, self._checksums)
+        self._arrays = _ArraysCache(self._read_arrays)
+        self._first_pages = lru_cache(CACHED_SESSIONS)(self._find_first_pages)
 
     @classmethod
     def open(cls, uri: str, on_bad_shard: OnBadShard = "stop") -> ShardSet:
@@ -105,18 +116,23 @@ class ShardSet:
                 "Check the address, or run prepare: it continues what was begun."
             ) from error
         index = Index.from_bytes(data, uri)
-        bad = _bad_shards(index, storage)
+        sessions = _Entries(_read_entries(index, storage))
+        bad = _bad_shards(index, sessions, storage)
         if bad and on_bad_shard == "stop":
             raise ShardError(next(iter(bad.values())))
         for problem in bad.values():
             _log.warning("%s Its windows are skipped.", problem)
-        return cls(uri, index, _read_entries(index, storage), storage, on_bad_shard == "skip", bad)
+        return cls(uri, index, sessions, storage, on_bad_shard == "skip", bad)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.uri, self.fingerprint, "skip" if self.skips_bad else "stop")
 
-    def read(self, session: int, start: int, stop: int) -> np.ndarray:
-        """Raw frames [start, stop) of a session, float32 [stop - start, N]. May be read-only.
+    def read(self, session: int, start: int, stop: int, units: slice = ALL) -> np.ndarray:
+        """Raw frames [start, stop) of a session, float32 [stop - start, N]. Not to be written to.
+
+        Args:
+            session: position in `sessions`.
+            units: a range of the N units.
 
         Raises:
             BadShardError: the shard is missing, ends too early, or a page does not match its checksum (the
@@ -124,30 +140,103 @@ class ShardSet:
             ShardError: the window crosses a segment, is longer than `max_window`, or lies outside the
                 session.
         """
-        entry = self.sessions[session]
-        number = bisect.bisect_right(entry.stretches, start, key=lambda stretch: stretch.start) - 1
-        stretch = entry.stretches[max(number, 0)]
-        if not (stretch.start <= start < stop <= stretch.stop and stop - start <= self.max_window):
+        return self._read(TRACES, session, start, stop, units)
+
+    def read_inputs(self, session: int, name: str, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop) of the channels of `stimulus` or `behaviour`, float32 [stop - start, C].
+
+        Raises:
+            ShardError: as for `read`; or the session has no such inputs, or was prepared before they could be
+                read back.
+        """
+        return self._read(name, session, start, stop, ALL)
+
+    def expect(self, session: int, ranges: Iterable[Range], units: slice = ALL) -> None:
+        """Hears that these windows will be read, in this order, after all that it heard of before.
+
+        From a far store they are fetched ahead of their reader, several requests at a time; what is read is
+        the same with and without. Ranges that are no windows, or are known to be bad, are passed over.
+        """
+        if isinstance(self._pages, LocalPages):
+            return
+        for start, stop in ranges:
+            found = self._locate(TRACES, session, start, stop)
+            if found is not None and found[0].shard not in self._unreadable:
+                self._pages.expect(*found, units)
+
+    @property
+    def fetcher(self) -> PageFetcher | None:
+        """What fetches pages from a far store; None of a set on a disk."""
+        return self._pages.fetcher if isinstance(self._pages, FarPages) else None
+
+    def forget_expected(self) -> None:
+        """Hears that what was expected is not read after all."""
+        self._pages.forget_expected()
+
+    def hurry(self) -> None:
+        """Hears that what was expected came too late: more requests are made at a time."""
+        self._pages.hurry()
+
+    def _read(self, name: str, session: int, start: int, stop: int, channels: slice) -> np.ndarray:
+        found = self._locate(name, session, start, stop)
+        if found is None:
+            entry = self.sessions[session]
+            if name not in entry.pages:
+                older = " It was prepared before inputs were read back; prepare it into another folder."
+                raise ShardError(
+                    f"session {entry.id}: has no {name} that can be read; expected one of "
+                    f"{', '.join(sorted(entry.pages))}.{older if entry.first_format else ''}"
+                )
             raise ShardError(
                 f"session {entry.id}: frames {start} to {stop} are no readable window; expected at most "
                 f"{self.max_window} frames within one of the segments {_shortened(entry.segments)}."
             )
-        start, stop = start - stretch.start, stop - stretch.start
-        shard, pages = entry.shards[stretch.shard].name, _pages_of(entry, start, stop)
-        known = self.bad_shards[shard] if shard in self._unreadable else None
-        for page in pages:
-            known = known or self._bad_pages.get((stretch.key, page))
+        member, first, last = found
+        known = self.bad_shards[member.shard] if member.shard in self._unreadable else None
+        if self._bad_pages and not known:
+            for number in member.shape.numbers(first, last, channels):
+                known = known or self._bad_pages.get((member.key, name, number))
         if known:
             raise BadShardError(known)
         try:
-            return self._pages.read(entry, max(number, 0), start, stop)
+            return self._pages.read(member, first, last, channels)
         except ShardError as error:
-            found = (error.pages if isinstance(error, BadShardError) else ()) or tuple(pages)
-            self._bad_pages.update({(stretch.key, page): str(error) for page in found})
-            self.bad_shards.setdefault(shard, str(error))
+            bad = error.pages if isinstance(error, BadShardError) else ()
+            bad = bad or tuple(member.shape.numbers(first, last, channels))
+            self._bad_pages.update({(member.key, name, number): str(error) for number in bad})
+            self.bad_shards.setdefault(member.shard, str(error))
             if self.skips_bad:
                 _log.warning("%s Windows that need it are skipped.", error)
-            raise BadShardError(str(error), found) from error
+            raise BadShardError(str(error), bad) from error
+
+    def _locate(self, name: str, session: int, start: int, stop: int) -> tuple[Member, int, int] | None:
+        """The sample that holds a window, and the window's frames in it; None if there is none."""
+        entry = self.sessions[session]
+        sample = max(bisect.bisect_right(entry.stretches, start, key=lambda stretch: stretch.start) - 1, 0)
+        stretch = entry.stretches[sample]
+        is_window = stretch.start <= start < stop <= stretch.stop and stop - start <= self.max_window
+        if not is_window or name not in stretch.offsets:
+            return None
+        shard, shape = entry.shards[stretch.shard], entry.pages[name]
+        member = Member(
+            session, name, shard.name, shard.size, stretch.key, sample, stretch.offsets[name],
+            stretch.num_frames, shape,
+        )  # fmt: skip
+        return member, start - stretch.start, stop - stretch.start
+
+    def _checksums(self, member: Member) -> np.ndarray:
+        """CRC-32 of each page of a member, by its number."""
+        entry = self.sessions[member.session]
+        if entry.first_format is not None:
+            return np.array(entry.first_format.page_crc32[member.sample], np.uint32)
+        first, stop = self._first_pages(member.session, member.name)[member.sample : member.sample + 2]
+        return self._arrays(member.session)[pages_array(member.name)][first:stop]
+
+    def _find_first_pages(self, session: int, name: str) -> np.ndarray:
+        """Where the checksums of each sample begin among those of the session, and where the last end."""
+        entry = self.sessions[session]
+        shape = entry.pages[name]
+        return np.cumsum([0, *(shape.num_pages(stretch.num_frames) for stretch in entry.stretches)])
 
     def fit(self, session: int, protocol: str) -> Fit:
         """The normalisation of a session under a protocol.
@@ -187,6 +276,20 @@ class ShardSet:
         """Positions of the units, float32 [N, 2 or 3], or None where they are not known."""
         return self._arrays(session).get("unit_positions")
 
+    def unit_names(self, session: int) -> tuple[str, ...] | None:
+        """Names of the units, or None where they have none."""
+        first = self.sessions[session].first_format
+        return self._names(session, "unit_names") if first is None else first.unit_names
+
+    def brain_regions(self, session: int) -> tuple[str, ...] | None:
+        """Names of the units' regions, or None where they are not known."""
+        first = self.sessions[session].first_format
+        return self._names(session, "brain_regions") if first is None else first.brain_regions
+
+    def _names(self, session: int, array: str) -> tuple[str, ...] | None:
+        values = self._arrays(session).get(array)
+        return None if values is None else tuple(json.loads(values.tobytes()))
+
     def _read_arrays(self, session: int) -> dict[str, np.ndarray]:
         entry = self.sessions[session]
         name = arrays_name(entry.key)
@@ -197,6 +300,36 @@ class ShardSet:
         return safetensors.numpy.load(data)
 
 
+def fingerprint_of(uri: str) -> str | None:
+    """The fingerprint of a prepared set, by its index alone; None where there is no finished set.
+
+    Raises:
+        ShardError: the index is damaged, or of a format that is not known.
+    """
+    index = _index_of(Folder(uri))
+    return None if index is None else index.fingerprint
+
+
+def sources_of(uri: str) -> set[str]:
+    """sha256 of the recordings that a set was prepared from; none where there is no finished set.
+
+    Raises:
+        ShardError: the index or an entry is damaged, or of a format that is not known.
+    """
+    storage = Folder(uri)
+    index = _index_of(storage)
+    return (
+        set() if index is None else {each.source.sha256 for each in _Entries(_read_entries(index, storage))}
+    )
+
+
+def _index_of(storage: Folder) -> Index | None:
+    try:
+        return Index.from_bytes(storage.read(INDEX_NAME), storage.uri)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _reopen(uri: str, fingerprint: str, on_bad_shard: OnBadShard) -> ShardSet:
     shards = ShardSet.open(uri, on_bad_shard)
     if shards.fingerprint != fingerprint:
@@ -204,34 +337,52 @@ def _reopen(uri: str, fingerprint: str, on_bad_shard: OnBadShard) -> ShardSet:
     return shards
 
 
-def _bad_shards(index: Index, storage: Folder) -> dict[str, str]:
+def _bad_shards(index: Index, entries: Sequence[SessionEntry], storage: Folder) -> dict[str, str]:
     """What is wrong with the shards that are missing or have another size, by name."""
     bad = {}
-    with readable(storage.uri, "shards/"):
-        sizes = storage.sizes("shards")
-    for row in index.sessions:
-        for number, expected in enumerate(row.shard_sizes):
-            name = shard_name(row.key, number)
-            if sizes.get(name) != expected:
-                found = f"has {sizes[name]} bytes" if name in sizes else "is missing"
-                bad[name] = (
-                    f"{storage.uri}: {name} {found}; expected {expected} bytes. "
+    sizes = sizes_of_shards(storage)
+    for row, entry in zip(index.sessions, entries, strict=True):
+        for shard, expected in zip(entry.shards, row.shard_sizes, strict=True):
+            if sizes.get(shard.name) != expected:
+                found = f"has {sizes[shard.name]} bytes" if shard.name in sizes else "is missing"
+                bad[shard.name] = (
+                    f"{storage.uri}: {shard.name} {found}; expected {expected} bytes. "
                     "Run prepare again: it rewrites only what is missing or damaged."
                 )
     return bad
 
 
+def sizes_of_shards(storage: Folder) -> dict[str, int]:
+    """Size in bytes of every tar, name -> size, those directly in `shards` and those in folders there."""
+    with readable(storage.uri, "shards/"):
+        folders = ["shards", *(f"shards/{name}" for name in storage.names("shards") if "." not in name)]
+        if storage.is_local:
+            listings = list(map(storage.sizes, folders))
+        else:
+            with ThreadPoolExecutor(LISTINGS_IN_FLIGHT) as pool:
+                listings = list(pool.map(storage.sizes, folders))
+    return {name: size for listing in listings for name, size in listing.items()}
+
+
 def _read_entries(index: Index, storage: Folder) -> list[bytes]:
-    names = [entry_name(row.key) for row in index.sessions]
+    """The entries of an index, in its order; each is the one that was indexed."""
+    found: dict[str, bytes] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in storage.read(ENTRIES_NAME).splitlines():
+            found[hashlib.sha256(line).hexdigest()] = line
+    # Of sets of format 1, and where prepare was ended between this file and the index.
+    absent = [row for row in index.sessions if row.entry_sha256 not in found]
     with readable(storage.uri, "sessions/"):
-        entries = storage.read_all(names)
-    for row, name in zip(index.sessions, names, strict=True):
+        entries = storage.read_all([entry_name(row.key) for row in absent])
+    for row in absent:
+        name = entry_name(row.key)
         if hashlib.sha256(entries[name]).hexdigest() != row.entry_sha256:
             raise ShardError(
                 f"{storage.uri}: {name} is not the entry that was indexed. "
                 "Run prepare again; if it is still running, wait until it ends."
             )
-    return [entries[name] for name in names]
+        found[row.entry_sha256] = entries[name]
+    return [found[row.entry_sha256] for row in index.sessions]
 
 
 class _Entries(Sequence[SessionEntry]):
@@ -252,43 +403,131 @@ class _Entries(Sequence[SessionEntry]):
         return entry
 
 
-class _LocalPages:
+class _ArraysCache:
+    """Arrays files of the sessions used last; each is read once, whoever asks for it meanwhile."""
+
+    def __init__(self, read: Callable[[int], dict[str, np.ndarray]]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._found: OrderedDict[int, Future[dict[str, np.ndarray]]] = OrderedDict()
+        self._num_bytes = 0
+
+    def __call__(self, session: int) -> dict[str, np.ndarray]:
+        with self._lock:
+            found = self._found.get(session)
+            is_mine = found is None
+            if found is None:
+                found = self._found[session] = Future()
+            self._found.move_to_end(session)
+        if is_mine:
+            try:
+                found.set_result(self._read(session))
+            except BaseException as error:
+                with self._lock:
+                    del self._found[session]
+                found.set_exception(error)
+            else:
+                self._forget_oldest(_num_bytes(found.result()))
+        return found.result()
+
+    def _forget_oldest(self, new_bytes: int) -> None:
+        with self._lock:
+            self._num_bytes += new_bytes
+            for session in list(self._found):
+                if self._num_bytes <= ARRAYS_BYTES:
+                    return
+                if self._found[session].done():
+                    self._num_bytes -= _num_bytes(self._found.pop(session).result())
+
+
+def _num_bytes(arrays: dict[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
+
+
+class Pages(Protocol):
+    """Reads parts of members, checked."""
+
+    def read(self, member: Member, start: int, stop: int, channels: slice) -> np.ndarray:
+        """Frames [start, stop) of a range of channels, of a sample."""
+
+    def expect(self, member: Member, start: int, stop: int, channels: slice) -> None:
+        """Hears of what will be read after all that it heard of before."""
+
+    def forget_expected(self) -> None:
+        """Hears that what was expected is not read after all."""
+
+    def hurry(self) -> None:
+        """Hears that what was expected came too late."""
+
+
+Checksums = Callable[[Member], np.ndarray]
+
+
+class LocalPages:
     """Pages of local tars; each page is checked when it is first read.
 
     Read, not mapped: a file that is cut short while it is mapped ends the process by SIGBUS.
     """
 
-    def __init__(self, storage: Folder) -> None:
-        self._storage = storage
-        self._open = lru_cache(MAX_OPEN_SHARDS)(self._open_shard)
-        self._checked: set[tuple[str, int]] = set()
+    def __init__(self, storage: Folder, checksums: Checksums) -> None:
+        self._storage, self._checksums = storage, checksums
+        self._open = lru_cache(_most_open_shards())(self._open_shard)
+        self._checked: set[tuple[str, str, int]] = set()
 
-    def read(self, entry: SessionEntry, number: int, start: int, stop: int) -> np.ndarray:
-        stretch = entry.stretches[number]
-        pages = _pages_of(entry, start, stop)
-        unchecked = [page for page in pages if (stretch.key, page) not in self._checked]
-        if not unchecked:
-            return self._frames(entry, stretch, start, stop)
-        offset = pages.start * entry.page_frames
-        frames = self._frames(entry, stretch, offset, min(pages.stop * entry.page_frames, stretch.num_frames))
-        for page in unchecked:
-            low = page * entry.page_frames - offset
-            _check_page(entry, stretch, page, frames[low : low + entry.page_frames], self._storage.uri)
-            self._checked.add((stretch.key, page))
-        return frames[start - offset : stop - offset]
+    def read(self, member: Member, start: int, stop: int, channels: slice) -> np.ndarray:
+        shape = member.shape
+        unchecked = [
+            number
+            for number in shape.numbers(start, stop, channels)
+            if (member.key, member.name, number) not in self._checked
+        ]
+        first, last, _ = channels.indices(shape.num_channels)
+        if unchecked:
+            return assemble(self._check(member, start, stop, channels, unchecked), start, stop, first, last)
+        if shape.pages_a_row == 1:  # the plain array
+            begin = member.offset + FLOAT_BYTES * shape.num_channels * start
+            return self._values(member, begin, stop - start, shape.num_channels)[:, first:last]
+        parts = []
+        for page in member.pages(start, stop, channels):
+            low, high = max(start, page.first_frame), min(stop, page.first_frame + page.num_frames)
+            begin = page.begin + FLOAT_BYTES * page.num_channels * (low - page.first_frame)
+            part = replace(page, first_frame=low, num_frames=high - low)
+            parts.append((part, self._values(member, begin, part.num_frames, part.num_channels)))
+        return assemble(parts, start, stop, first, last)
 
-    def _frames(self, entry: SessionEntry, stretch: Stretch, start: int, stop: int) -> np.ndarray:
-        """Frames [start, stop) of a stretch, not checked."""
-        shard = entry.shards[stretch.shard]
-        frames = np.empty((stop - start, entry.num_units), "<f4")
-        into, position, done = frames.data.cast("B"), stretch.offset + start * frames.strides[0], 0
-        with readable(self._storage.uri, shard.name):
-            descriptor = self._open(shard.name).number
-            while done < len(into) and (count := os.preadv(descriptor, [into[done:]], position + done)):
+    def _check(
+        self, member: Member, start: int, stop: int, channels: slice, unchecked: Sequence[int]
+    ) -> list[tuple[Page, np.ndarray]]:
+        """The whole pages that hold a part of a member, those not checked before checked."""
+        checksums, found = self._checksums(member), []
+        for page in member.pages(start, stop, channels):
+            values = self._values(member, page.begin, page.num_frames, page.num_channels)
+            if page.number in unchecked:
+                _check_page(member, page, values, checksums, self._storage.uri)
+                self._checked.add((member.key, member.name, page.number))
+            found.append((page, values))
+        return found
+
+    def expect(self, member: Member, start: int, stop: int, channels: slice) -> None:
+        """Nothing is read ahead: a disk has no first byte to wait for, and the system keeps what was read."""
+
+    def forget_expected(self) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+    def _values(self, member: Member, begin: int, num_frames: int, num_channels: int) -> np.ndarray:
+        """Consecutive values of a tar [num_frames, num_channels], not checked."""
+        values = np.empty((num_frames, num_channels), "<f4")
+        into, done = values.data.cast("B"), 0
+        with readable(self._storage.uri, member.shard):
+            descriptor = self._open(member.shard).number
+            while done < len(into) and (count := os.preadv(descriptor, [into[done:]], begin + done)):
                 done += count
         if done < len(into):
-            raise _ends_early(self._storage.uri, shard, position + done)
-        return frames
+            raise _ends_early(self._storage.uri, member, begin + done)
+        return values
 
     def _open_shard(self, name: str) -> _Descriptor:
         return _Descriptor(self._storage.local_path(name))
@@ -305,81 +544,59 @@ class _Descriptor:
             os.close(self.number)
 
 
-class _RemotePages:
-    """Pages of remote tars by byte range, checked as they arrive; the latest are kept in memory."""
+class FarPages:
+    """Pages of remote tars by byte range, checked as they arrive."""
 
-    def __init__(self, storage: Folder) -> None:
-        self._storage = storage
-        self._cache: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
-        self._cached_bytes = 0
-        self._lock = threading.Lock()
+    def __init__(self, storage: Folder, checksums: Checksums) -> None:
+        self._storage, self._checksums = storage, checksums
+        self.fetcher = PageFetcher(self._fetch)
+        self.forget_expected, self.hurry = self.fetcher.forget_expected, self.fetcher.hurry
 
-    def read(self, entry: SessionEntry, number: int, start: int, stop: int) -> np.ndarray:
-        stretch = entry.stretches[number]
-        wanted = _pages_of(entry, start, stop)
-        pages = {page: self._cached(stretch, page) for page in wanted}
-        absent = [page for page, frames in pages.items() if frames is None]
-        if absent:  # one request for all between the first and the last; they are mostly neighbours
-            fetched = self._fetch(entry, stretch, absent[0], absent[-1] + 1)
-            pages |= fetched
-            self._keep(stretch, fetched)
-        frames = np.concatenate([pages[page] for page in wanted])
-        offset = wanted.start * entry.page_frames
-        return frames[start - offset : stop - offset]
+    def read(self, member: Member, start: int, stop: int, channels: slice) -> np.ndarray:
+        pages = member.pages(start, stop, channels)
+        first, last, _ = channels.indices(member.shape.num_channels)
+        values = self.fetcher.read(member, pages)
+        return assemble(list(zip(pages, values, strict=True)), start, stop, first, last)
 
-    def _fetch(self, entry: SessionEntry, stretch: Stretch, first: int, stop: int) -> dict[int, np.ndarray]:
-        shard = entry.shards[stretch.shard]
-        low, high = first * entry.page_frames, min(stop * entry.page_frames, stretch.num_frames)
-        frame_bytes = 4 * entry.num_units
-        begin, end = stretch.offset + low * frame_bytes, stretch.offset + high * frame_bytes
-        with readable(self._storage.uri, shard.name):
-            data = self._storage.read_range(shard.name, begin, end)
+    def expect(self, member: Member, start: int, stop: int, channels: slice) -> None:
+        self.fetcher.expect(member, member.pages(start, stop, channels))
+
+    def _fetch(self, member: Member, pages: Sequence[Page]) -> list[np.ndarray]:
+        begin, end = pages[0].begin, pages[-1].end
+        checksums = self._checksums(member)
+        with readable(self._storage.uri, member.shard):
+            data = self._storage.read_range(member.shard, begin, end)
         if len(data) != end - begin:
-            raise _ends_early(self._storage.uri, shard, begin + len(data))
-        frames = np.frombuffer(data, "<f4").reshape(high - low, entry.num_units)
-        pages = {}
-        for page in range(first, stop):
-            offset = page * entry.page_frames - low
-            pages[page] = frames[offset : offset + entry.page_frames]
-            _check_page(entry, stretch, page, pages[page], self._storage.uri)
-        return pages
-
-    def _cached(self, stretch: Stretch, page: int) -> np.ndarray | None:
-        with self._lock:
-            frames = self._cache.get((stretch.key, page))
-            if frames is not None:
-                self._cache.move_to_end((stretch.key, page))
-            return frames
-
-    def _keep(self, stretch: Stretch, pages: dict[int, np.ndarray]) -> None:
-        with self._lock:
-            for page, frames in pages.items():
-                if (stretch.key, page) not in self._cache:
-                    self._cache[stretch.key, page] = frames.copy()  # a view would keep its neighbours alive
-                    self._cached_bytes += frames.nbytes
-            while self._cached_bytes > CACHED_PAGE_BYTES:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+            raise _ends_early(self._storage.uri, member, begin + len(data))
+        values = []
+        for page in pages:
+            part = np.frombuffer(data, "<f4", page.num_frames * page.num_channels, page.begin - begin)
+            part = part.reshape(page.num_frames, page.num_channels)
+            _check_page(member, page, part, checksums, self._storage.uri)
+            # A view would keep its neighbours in memory.
+            values.append(part if len(pages) == 1 else part.copy())
+        return values
 
 
-def _pages_of(entry: SessionEntry, start: int, stop: int) -> range:
-    """The pages that hold frames [start, stop) of a stretch."""
-    return range(start // entry.page_frames, -(-stop // entry.page_frames))
+def _most_open_shards() -> int:
+    """Open tars of a set; a few hundred, or a quarter of what the process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_OPEN_SHARDS if soft == resource.RLIM_INFINITY else max(1, min(MAX_OPEN_SHARDS, soft // 4))
 
 
-def _check_page(entry: SessionEntry, stretch: Stretch, page: int, frames: np.ndarray, uri: str) -> None:
-    if zlib.crc32(frames.data) != stretch.page_crc32[page]:
-        offset = stretch.offset + page * entry.page_frames * 4 * entry.num_units
+def _check_page(member: Member, page: Page, values: np.ndarray, checksums: np.ndarray, uri: str) -> None:
+    if zlib.crc32(values.data) != checksums[page.number]:
         raise BadShardError(
-            f"{uri}: {entry.shards[stretch.shard].name} is damaged: sample {stretch.key}, page {page} "
-            f"at byte {offset} does not match its checksum. Remove the file and run prepare again: "
+            f"{uri}: {member.shard} is damaged: sample {member.key}, page {page.number} "
+            f"at byte {page.begin} does not match its checksum. Remove the file and run prepare again: "
             "it rewrites only that session.",
-            pages=(page,),
+            pages=(page.number,),
         )
 
 
-def _ends_early(uri: str, shard: Shard, at: int) -> ShardError:
+def _ends_early(uri: str, member: Member, at: int) -> ShardError:
     return ShardError(
-        f"{uri}: {shard.name} ends at byte {at}; expected {shard.size} bytes. Run prepare again."
+        f"{uri}: {member.shard} ends at byte {at}; expected {member.shard_size} bytes. Run prepare again."
     )
 
 

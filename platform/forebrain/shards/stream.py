@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -13,7 +14,7 @@ import numpy as np
 
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocol_defaults import DEFAULTS
-from forebrain.shards.order import DataOrder, OrderedSession, dataset_weights
+from forebrain.shards.order import DataOrder, Draws, OrderedSession, dataset_weights
 from forebrain.shards.reader import OnBadShard
 from forebrain.shards.windows import ShardWindows
 
@@ -111,6 +112,8 @@ class Stream:
     """
 
     READ_AHEAD = 4
+    # Of the time between two batches that the consumer may wait before more is asked for at a time.
+    PATIENCE = 0.01
 
     def __init__(
         self,
@@ -132,7 +135,9 @@ class Stream:
 
     def batch(self, step: int) -> Batch:
         """This worker's part of the global batch of a step."""
-        draws = self._order.batch(step, self._owned)
+        return self._read(step, self._order.batch(step, self._owned))
+
+    def _read(self, step: int, draws: Draws) -> Batch:
         groups, windows_skipped, rows_skipped = [], 0, 0
         for which in np.unique(draws.session):
             session, own = int(self._position[which]), self._own[which]
@@ -147,6 +152,12 @@ class Stream:
             windows_skipped += group.num_skipped if own.start == 0 else 0
             rows_skipped += group.num_skipped * group.target.shape[2]
         return Batch(step, groups, draws.batch_size, draws.rows, windows_skipped, rows_skipped)
+
+    def _expect(self, draws: Draws) -> None:
+        """Says which windows of a step will be read, in the order of reading."""
+        for which in np.unique(draws.session):
+            numbers = draws.window[draws.session == which]
+            self._windows.expect(int(self._position[which]), "train", numbers, self._own[which].units)
 
     def stand_in(self, step: int) -> Batch:
         """Zeros in place of a batch that cannot be read: the windows of split sessions, in whose reading
@@ -180,27 +191,36 @@ class Stream:
                     continue
 
         def read_ahead() -> None:
+            expected: deque[Draws] = deque()
             try:
                 for step in range(first, last):
+                    while len(expected) <= self.READ_AHEAD and step + len(expected) < last:
+                        expected.append(self._order.batch(step + len(expected), self._owned))
+                        self._expect(expected[-1])
                     if stop.is_set():
                         return
-                    put(self.batch(step))
+                    put(self._read(step, expected.popleft()))
             except BaseException as error:
                 put(error)
 
         thread = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
         thread.start()
         try:
-            for _ in range(first, last):
+            given = time.perf_counter()
+            for step in range(first, last):
                 start = time.perf_counter()
                 item = ready.get()
                 if isinstance(item, BaseException):
                     raise item
                 wait_s = time.perf_counter() - start
+                if step >= first + self.READ_AHEAD and wait_s > self.PATIENCE * (start - given):
+                    self._windows.shards.hurry()
+                given = time.perf_counter()
                 yield replace(item, wait_s=wait_s)
         finally:
             stop.set()
             thread.join()
+            self._windows.shards.forget_expected()
 
     def _group(self, step: int, which: int, context: np.ndarray, target: np.ndarray) -> SessionBatch:
         """Windows of the units that this worker owns, context [B, C, N] and target [B, H, N]."""

@@ -8,7 +8,7 @@ model sees is normalised by the subset alone: a shorter recording does not know 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -18,9 +18,10 @@ import numpy as np
 from forebrain.errors import BadShardError, ConfigError
 from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Range, fit_ranges, part_ranges, without
+from forebrain.shards.fetching import PageFetcher
 from forebrain.shards.fits import Fit, Moments, scale_of
 from forebrain.shards.index import SessionEntry
-from forebrain.shards.reader import ShardSet
+from forebrain.shards.reader import ALL, ShardSet
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,30 @@ class SubsetShards:
     def bad_shards(self) -> dict[str, str]:
         return self._whole.bad_shards
 
-    def read(self, session: int, start: int, stop: int) -> np.ndarray:
-        """Raw frames [start, stop) of the units that are kept; see `ShardSet.read`."""
-        frames = self._whole.read(self._positions[session], start, stop)
-        return frames if self._units[session] is None else frames[:, self._units[session]]
+    def read(self, session: int, start: int, stop: int, units: slice = ALL) -> np.ndarray:
+        """Raw frames [start, stop) of a range of the units that are kept; see `ShardSet.read`."""
+        kept = self._units[session]
+        if kept is None:
+            return self._whole.read(self._positions[session], start, stop, units)
+        return self._whole.read(self._positions[session], start, stop)[:, kept[units]]
+
+    def expect(self, session: int, ranges: Iterable[Range], units: slice = ALL) -> None:
+        """Hears that windows will be read; see `ShardSet.expect`."""
+        narrow = units if self._units[session] is None else ALL
+        self._whole.expect(self._positions[session], ranges, narrow)
+
+    @property
+    def fetcher(self) -> PageFetcher | None:
+        """See `ShardSet.fetcher`."""
+        return self._whole.fetcher
+
+    def forget_expected(self) -> None:
+        """Hears that what was expected is not read after all."""
+        self._whole.forget_expected()
+
+    def hurry(self) -> None:
+        """Hears that what was expected came too late; see `ShardSet.hurry`."""
+        self._whole.hurry()
 
     def fit(self, session: int, protocol: str) -> Fit:
         """The normalisation that the subset's own training frames give."""
@@ -171,6 +192,18 @@ class SubsetShards:
         positions = self._whole.unit_positions(self._positions[session])
         return None if positions is None else positions[self._kept(session)]
 
+    def unit_names(self, session: int) -> tuple[str, ...] | None:
+        """Names of the units that are kept; see `ShardSet.unit_names`."""
+        return self._of_kept(session, self._whole.unit_names(self._positions[session]))
+
+    def brain_regions(self, session: int) -> tuple[str, ...] | None:
+        """Regions of the units that are kept; see `ShardSet.brain_regions`."""
+        return self._of_kept(session, self._whole.brain_regions(self._positions[session]))
+
+    def _of_kept(self, session: int, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        units = self._units[session]
+        return names if names is None or units is None else tuple(names[unit] for unit in units)
+
     def _kept(self, session: int) -> np.ndarray | slice:
         units = self._units[session]
         return slice(None) if units is None else units
@@ -182,13 +215,18 @@ class SubsetShards:
         """As `prepare` fits it, on what is kept."""
         entry = self.sessions[session]
         moments = Moments(entry.num_units)
-        for start, stop in self.fitted_on(session, self._protocol):
-            for first in range(start, stop, self.max_window):
-                try:
-                    moments.add(self.read(session, first, min(first + self.max_window, stop)))
-                except BadShardError:
-                    if not self.skips_bad:
-                        raise
+        pieces = [
+            (first, min(first + self.max_window, stop))
+            for start, stop in self.fitted_on(session, self._protocol)
+            for first in range(start, stop, self.max_window)
+        ]
+        self.expect(session, pieces)
+        for start, stop in pieces:
+            try:
+                moments.add(self.read(session, start, stop))
+            except BadShardError:
+                if not self.skips_bad:
+                    raise
         return Fit(moments.mean.astype(np.float32), scale_of(self._protocol, moments.std).astype(np.float32))
 
 
@@ -282,15 +320,4 @@ def _chosen_units(entry: SessionEntry, config: SubsetConfig, seed: int) -> np.nd
 
 
 def _with_units(entry: SessionEntry, units: np.ndarray | None) -> SessionEntry:
-    if units is None:
-        return entry
-
-    def kept(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if names is None else tuple(names[unit] for unit in units)
-
-    return replace(
-        entry,
-        num_units=len(units),
-        unit_names=kept(entry.unit_names),
-        brain_regions=kept(entry.brain_regions),
-    )
+    return entry if units is None else replace(entry, num_units=len(units))

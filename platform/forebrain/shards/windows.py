@@ -20,7 +20,7 @@ from forebrain.scoring.protocols import (
 )
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.fits import LEAST_PERSISTENCE
-from forebrain.shards.reader import ShardSet
+from forebrain.shards.reader import ALL, ShardSet
 from forebrain.shards.subset import SubsetShards
 
 
@@ -79,7 +79,7 @@ class ShardWindows:
         return self._windows(session, part).starts(numbers)
 
     def read(
-        self, session: int, part: Part, numbers: np.ndarray, units: slice = slice(None)
+        self, session: int, part: Part, numbers: np.ndarray, units: slice = ALL
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads windows; of a set that skips bad shards, those of them that can be read.
 
@@ -96,13 +96,16 @@ class ShardWindows:
         Raises:
             ShardError: a page is damaged, or a window holds a value that is not finite.
         """
+        self.expect(session, part, numbers, units)
         length = self.context + self.horizon
         fit = self.shards.fit(session, self.protocol)
+        narrow, outputs = (units, ALL) if fit.components is None else (ALL, units)
+        fit = fit.of_units(narrow)
         read, found = [], []
         for start in self.starts(session, part, numbers):
-            raw = self._frames(session, int(start), int(start) + length)
+            raw = self._frames(session, int(start), int(start) + length, narrow)
             if raw is not None:
-                read.append(fit.apply(raw, units))
+                read.append(fit.apply(raw, outputs))
                 found.append(start)
         starts = np.array(found, dtype=np.int64)
         if not read:
@@ -117,6 +120,13 @@ class ShardWindows:
                 "finite; the shards were not written by `prepare` or its fits are damaged. Prepare again."
             )
         return windows[:, : self.context], windows[:, self.context :], starts
+
+    def expect(self, session: int, part: Part, numbers: np.ndarray, units: slice = ALL) -> None:
+        """Hears that windows will be read, after all that it heard of before; see `ShardSet.expect`."""
+        length = self.context + self.horizon
+        narrow = ALL if self.shards.forecasts_components else units
+        starts = self.starts(session, part, numbers).tolist()
+        self.shards.expect(session, [(start, start + length) for start in starts], narrow)
 
     def in_own_units(self, session: int, values: np.ndarray) -> np.ndarray:
         """Normalised values [..., N] in the recording's own units, up to an offset.
@@ -144,18 +154,21 @@ class ShardWindows:
             return np.zeros(self._num_units(session), dtype=np.float32)
         fit, step = self.shards.fit(session, self.protocol), self.shards.max_window
         total, num_frames = np.zeros(fit.num_outputs), 0
-        for start, stop in training:
-            for first in range(start, stop, step):
-                raw = self._frames(session, first, min(first + step, stop))
-                if raw is not None:
-                    total += fit.apply(raw).sum(0, dtype=float)
-                    num_frames += len(raw)
+        pieces = [
+            (first, min(first + step, stop)) for start, stop in training for first in range(start, stop, step)
+        ]
+        self.shards.expect(session, pieces)
+        for start, stop in pieces:
+            raw = self._frames(session, start, stop)
+            if raw is not None:
+                total += fit.apply(raw).sum(0, dtype=float)
+                num_frames += len(raw)
         return (total / max(1, num_frames)).astype(np.float32)
 
-    def _frames(self, session: int, start: int, stop: int) -> np.ndarray | None:
+    def _frames(self, session: int, start: int, stop: int, units: slice = ALL) -> np.ndarray | None:
         """Raw frames [start, stop), or None where they cannot be read and the set skips what is bad."""
         try:
-            return self.shards.read(session, start, stop)
+            return self.shards.read(session, start, stop, units)
         except BadShardError:
             if self.shards.skips_bad:
                 return None

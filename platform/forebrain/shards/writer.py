@@ -7,8 +7,9 @@ way.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,16 +23,21 @@ from forebrain.sessions.report import Finding, RecordingReport
 from forebrain.sessions.session import Range, Session
 from forebrain.shards.fits import Fit, Moments, fit_components, scale_of
 from forebrain.shards.index import (
+    BEHAVIOUR,
+    STIMULUS,
+    TRACES,
     SessionEntry,
     Shard,
     Source,
     Stretch,
     arrays_name,
     entry_name,
+    pages_array,
     shard_name,
     to_json,
 )
 from forebrain.shards.options import PrepareConfig
+from forebrain.shards.pages import FLOAT_BYTES, PageShape, page_shape
 from forebrain.shards.tar import TarWriter
 from forebrain_registry.storage import Folder
 
@@ -60,17 +66,25 @@ def write_session(
         protocol: fit_ranges(protocol, session.num_frames, segments)
         for protocol in protocols_for(session.num_frames)
     }
-    frames = _Frames(session, max(1, config.page_bytes // (4 * session.num_units)), fitted_on)
+    frames = _Frames(session, fitted_on)
+    shapes = {
+        name: page_shape(num_channels, config.max_window, config.page_bytes)
+        for name, num_channels in _channels(session).items()
+    }
+    checksums: dict[str, list[int]] = {name: [] for name in shapes}
     shards: list[Shard] = []
     stretches: list[Stretch] = []
     for ranges in plan_stretches(session.num_units, segments, config):
         name = shard_name(session.key, len(shards))
         with storage.file_to_fill(name) as path:
-            size, sha256, written = _write_shard(path, frames, ranges, len(shards), len(stretches))
+            size, sha256, written = _write_shard(
+                path, frames, ranges, shapes, checksums, len(shards), len(stretches)
+            )
         shards.append(Shard(name, size, sha256))
         stretches += written
 
     arrays, findings = _arrays(frames, fitted_on, config.pca)
+    arrays |= {pages_array(name): np.array(values, "<u4") for name, values in checksums.items()}
     arrays_bytes = safetensors.numpy.save(arrays)
     storage.write(arrays_name(session.key), arrays_bytes)
     entry = SessionEntry(
@@ -85,14 +99,12 @@ def write_session(
         num_frames=session.num_frames,
         num_units=session.num_units,
         segments=tuple(segments),
-        unit_names=session.unit_names,
-        brain_regions=session.brain_regions,
         stimulus_names=session.stimulus_names,
         behaviour_names=session.behaviour_names,
         metadata=dict(session.metadata),
         report=report.and_also(findings),
         fits={protocol: tuple(ranges) for protocol, ranges in fitted_on.items()},
-        page_frames=frames.page_frames,
+        pages=shapes,
         shards=tuple(shards),
         stretches=tuple(stretches),
         arrays_sha256=hashlib.sha256(arrays_bytes).hexdigest(),
@@ -130,9 +142,8 @@ def plan_stretches(num_units: int, segments: list[Range], config: PrepareConfig)
 class _Frames:
     """Reads a session's frames for writing, and gathers the statistics of those not seen before."""
 
-    def __init__(self, session: Session, page_frames: int, fitted_on: Mapping[str, list[Range]]) -> None:
+    def __init__(self, session: Session, fitted_on: Mapping[str, list[Range]]) -> None:
         self.session = session
-        self.page_frames = page_frames
         self.moments = {protocol: Moments(session.num_units) for protocol in fitted_on}
         self._fitted_on = fitted_on
         self._num_seen = 0
@@ -146,11 +157,33 @@ class _Frames:
         self._num_seen = max(self._num_seen, stop)
         return frames.astype("<f4", copy=False)
 
+    def pieces(self, name: str, start: int, stop: int, shape: PageShape) -> Iterator[np.ndarray]:
+        """Frames [start, stop) of a member in pieces of whole rows of pages, a few MiB each."""
+        step = shape.frames * max(1, PIECE_BYTES // (FLOAT_BYTES * shape.num_channels * shape.frames))
+        for low in range(start, stop, step):
+            high = min(low + step, stop)
+            yield self.read(low, high) if name == TRACES else _float32(getattr(self.session, name)[low:high])
+
+
+def _channels(session: Session) -> dict[str, int]:
+    """Channels of each member that is read back in pages."""
+    channels = {TRACES: session.num_units}
+    for name, values in ((STIMULUS, session.stimulus), (BEHAVIOUR, session.behaviour)):
+        if values is not None and values.shape[1]:
+            channels[name] = values.shape[1]
+    return channels
+
 
 def _write_shard(
-    path: Path, frames: _Frames, ranges: list[Range], shard: int, first_sample: int
+    path: Path,
+    frames: _Frames,
+    ranges: list[Range],
+    shapes: Mapping[str, PageShape],
+    checksums: Mapping[str, list[int]],
+    shard: int,
+    first_sample: int,
 ) -> tuple[int, str, list[Stretch]]:
-    """Writes one tar and returns its size, its sha256 and its stretches."""
+    """Writes one tar and returns its size, its sha256 and its stretches; checksums of pages are appended."""
     session = frames.session
     stretches = []
     with path.open("wb") as stream:
@@ -164,35 +197,41 @@ def _write_shard(
                     "num_frames": stop - start,
                     "num_units": session.num_units,
                     "rate_hz": session.rate_hz,
+                    "pages": {
+                        name: {"frames": each.frames, "edges": each.edges} for name, each in shapes.items()
+                    },
                 }
             )
             tar.add(f"{key}.json", len(header), [header])
-            page_crc32: list[int] = []
-            traces = _traces(frames, start, stop, page_crc32)
-            offset = tar.add(f"{key}.traces.f32", 4 * session.num_units * (stop - start), traces)
-            for member, values, dtype in (
-                ("stimulus.f32", session.stimulus, "<f4"),
-                ("behaviour.f32", session.behaviour, "<f4"),
-                ("time.f64", session.time_s, "<f8"),
-            ):
-                if values is not None:
-                    data = np.ascontiguousarray(values[start:stop], dtype).tobytes()
-                    tar.add(f"{key}.{member}", len(data), [data])
-            stretches.append(Stretch(shard, key, start, stop - start, offset, tuple(page_crc32)))
+            offsets = {}
+            for name, shape in shapes.items():
+                pieces = frames.pieces(name, start, stop, shape)
+                size = FLOAT_BYTES * shape.num_channels * (stop - start)
+                offsets[name] = tar.add(
+                    f"{key}.{_suffix(name, shape)}", size, _in_pages(pieces, shape, checksums[name])
+                )
+            if session.time_s is not None:
+                data = np.ascontiguousarray(session.time_s[start:stop], "<f8").tobytes()
+                tar.add(f"{key}.time.f64", len(data), [data])
+            stretches.append(Stretch(shard, key, start, stop - start, offsets))
         sha256 = tar.finish()
     return tar.size, sha256, stretches
 
 
-def _traces(frames: _Frames, start: int, stop: int, page_crc32: list[int]) -> Iterator[memoryview]:
-    """The bytes of frames [start, stop) in whole pages, whose checksums are appended on the way."""
-    page = frames.page_frames
-    step = page * max(1, PIECE_BYTES // (4 * frames.session.num_units * page))
-    for low in range(start, stop, step):
-        piece = frames.read(low, min(low + step, stop))
-        page_crc32.extend(
-            zlib.crc32(piece[first : first + page].data) for first in range(0, len(piece), page)
-        )
-        yield piece.data
+def _suffix(name: str, shape: PageShape) -> str:
+    """Of a member: `traces.f32` is the plain array, `traces.pages.f32` has several pages a row."""
+    return f"{name}.f32" if shape.pages_a_row == 1 else f"{name}.pages.f32"
+
+
+def _in_pages(pieces: Iterable[np.ndarray], shape: PageShape, crc32: list[int]) -> Iterator[memoryview]:
+    """The bytes of pieces of whole rows [t, channels], page after page; their checksums are appended."""
+    for piece in pieces:
+        for first in range(0, len(piece), shape.frames):
+            row = piece[first : first + shape.frames]
+            for low, high in itertools.pairwise(shape.edges):
+                page = np.ascontiguousarray(row[:, low:high])
+                crc32.append(zlib.crc32(page.data))
+                yield page.data.cast("B")
 
 
 def _arrays(
@@ -213,4 +252,11 @@ def _arrays(
         arrays |= {f"{protocol}.{name}": value for name, value in vars(fit).items() if value is not None}
     if session.unit_positions is not None:
         arrays["unit_positions"] = np.ascontiguousarray(session.unit_positions, np.float32)
+    for name in ("unit_names", "brain_regions"):
+        if (names := getattr(session, name)) is not None:
+            arrays[name] = np.frombuffer(to_json(names), np.uint8)
     return arrays, findings
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, "<f4")

@@ -18,7 +18,6 @@ from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
 from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.intervals import rng_for
-from forebrain.shards.index import SessionEntry
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
 from forebrain.studies.figures import scatter_figure
@@ -103,12 +102,21 @@ def units_of(trained: TrainedModel, shards: ShardSet | SubsetShards) -> list[Ses
             "expected a run on shards prepared without --prepare.pca."
         )
     found = []
-    for entry in shards.sessions:
+    for index, entry in enumerate(shards.sessions):
         if entry.id in trained.interfaces:
             unit = trained.interfaces[entry.id].unit.detach().double().cpu().numpy()
             if unit.ndim != 2 or not unit.shape[1]:
                 raise ConfigError("the run's model has no unit embeddings; expected one that has, like poco.")
-            found.append(SessionUnits(entry.id, _directions(unit), _names(entry), _regions(entry)))
+            names = shards.unit_names(index) or ("",) * entry.num_units
+            regions = shards.brain_regions(index) or ("",) * entry.num_units
+            found.append(
+                SessionUnits(
+                    entry.id,
+                    _directions(unit),
+                    tuple(map(known_name, names)),
+                    tuple(region or None for region in regions),
+                )
+            )
     return found
 
 
@@ -118,19 +126,9 @@ def _directions(unit: np.ndarray) -> np.ndarray:
     return centred / np.where(length > 0, length, 1)
 
 
-def _names(entry: SessionEntry) -> tuple[str | None, ...]:
-    names = entry.unit_names or ("",) * entry.num_units
-    return tuple(map(known_name, names))
-
-
 def known_name(name: str) -> str | None:
     """The name of a unit where it says who that is."""
     return None if not name or _ANONYMOUS.fullmatch(name) else name
-
-
-def _regions(entry: SessionEntry) -> tuple[str | None, ...]:
-    regions = entry.brain_regions or ("",) * entry.num_units
-    return tuple(region or None for region in regions)
 
 
 def check_labels(sessions: Sequence[SessionUnits]) -> None:

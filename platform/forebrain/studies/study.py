@@ -19,6 +19,7 @@ from forebrain.shards.recordings import find_all
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
+from forebrain.training.data import is_same_data
 from forebrain.training.run_folder import RunFolder, check_same_run
 from forebrain_registry.storage import Folder
 
@@ -96,7 +97,7 @@ def conduct(study: Study, console: Console, early_stopping: bool = False) -> lis
     folder = Folder(base.out)
     base = dataclasses.replace(base, out=folder.uri, data=_absolute(base.data))
     asked = yaml.safe_dump(_values(study, base.out), sort_keys=False).encode()
-    is_new = _claim(folder, base, asked)
+    is_new = _claim(folder, study, base, asked)
     try:
         trials = _ready_trials(study, base, console)
     except ForebrainError:
@@ -140,7 +141,7 @@ def _absolute(data: str) -> str:
     return data if data.startswith("sim://") else Folder(data).uri
 
 
-def _claim(folder: Folder, base: PretrainConfig, asked: bytes) -> bool:
+def _claim(folder: Folder, study: Study, base: PretrainConfig, asked: bytes) -> bool:
     """Makes the folder this study's before any work; True where it held none before.
 
     Variants, seeds and sizes may be added to a study; what all its trials share may not change.
@@ -153,8 +154,13 @@ def _claim(folder: Folder, base: PretrainConfig, asked: bytes) -> bool:
         with contextlib.suppress(FileExistsError):  # another command came first
             folder.create(_ASKED, asked)
             is_new = True
-    stored = yaml.safe_load(folder.read(_ASKED))
-    check_same_run(stored["pretrain"], json.loads(json.dumps(base.identity())), folder.uri)
+    stored = yaml.safe_load(folder.read(_ASKED))["pretrain"]
+    if stored.get("data") != base.data:
+        runs = [trial.run for trial in study.trials(base)]
+        trained_on = {one.record["data_fingerprint"] for run in runs for one in run.checkpoints().committed()}
+        if is_same_data(base.data, stored["data"], trained_on, folder.uri_of("shards")):
+            stored["data"] = base.data
+    check_same_run(stored, json.loads(json.dumps(base.identity())), folder.uri)
     return is_new
 
 

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from forebrain.errors import CheckpointError
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from forebrain.errors import CheckpointError, ForebrainError
 from forebrain.scoring.protocols import PARTS, Part
 from forebrain.shards.holdout import held_out_sessions
 from forebrain.shards.order import DataOrder
-from forebrain.shards.reader import ShardSet
+from forebrain.shards.reader import ShardSet, fingerprint_of, sources_of
+from forebrain.shards.recordings import find_all, sha256_of
 from forebrain.shards.subset import SubsetShards
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.checkpoints import Checkpoint
 from forebrain.training.config import PretrainConfig
-from forebrain.training.events import DatasetShare
+
+
+@dataclass(frozen=True)
+class DatasetShare:
+    """The contribution of one data set to the training batches.
+
+    Attributes:
+        dataset: its name.
+        sessions, units, windows: how many it has; windows of the training part.
+        share: of the windows drawn, in [0, 1].
+    """
+
+    dataset: str
+    sessions: int
+    units: int
+    windows: int
+    share: float
 
 
 def open_windows(config: PretrainConfig, shards: str) -> ShardWindows:
@@ -74,6 +94,29 @@ def sessions_without_windows(windows: ShardWindows) -> dict[Part, list[str]]:
         part: [info.id for number, info in numbered if not windows.num_windows(number, part)]
         for part in PARTS
     }
+
+
+def is_same_data(now: str, before: str, trained_on: Collection[str], own_shards: str) -> bool:
+    """Whether data hold what a run or study began with from another address: they were moved, or linked.
+
+    Of prepared sets the index's fingerprint is compared. Of recordings, all must be there whose sessions were
+    prepared; what else lies there is not looked at.
+
+    Args:
+        now, before: addresses.
+        trained_on: fingerprints of the sets that checkpoints were trained on.
+        own_shards: the set that was prepared from the recordings at `before`, if they were recordings.
+    """
+    if now == before:
+        return True
+    try:
+        fingerprint = None if now.startswith("sim://") else fingerprint_of(now)
+        if fingerprint is not None:
+            return fingerprint in trained_on if trained_on else fingerprint == fingerprint_of(before)
+        sources = sources_of(own_shards)
+        return bool(sources) and sources <= {sha256_of(address) for address in find_all([now])}
+    except (ForebrainError, OSError):  # said by whoever opens them next
+        return False
 
 
 def check_same_data(checkpoint: Checkpoint, config: PretrainConfig, data_fingerprint: str) -> None:

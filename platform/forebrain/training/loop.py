@@ -211,7 +211,9 @@ class Trainer:
             self.store.remove_after(checkpoint.step)
 
     def _load(self, checkpoint: Checkpoint, contents: dict[str, bytes]) -> None:
-        check_same_run(checkpoint.record["identity"], self._identity(), self.folder.uri)
+        # Data may have moved; it is their content that counts.
+        stored = {**checkpoint.record["identity"], "data": self.config.data}
+        check_same_run(stored, self._identity(), self.folder.uri)
         check_same_data(checkpoint, self.config, self.windows.shards.fingerprint)
         self.learner.load(contents)
         self.steps_done = self._snapshot_step = checkpoint.step

@@ -28,8 +28,8 @@ from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests, StopSignals
 from forebrain.training.telemetry import MetricsLog
 
-# Environment of every worker: no usage statistics, no compiling at start, nothing printed twice.
-WORKER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+# Environment of every worker: nothing printed twice, names of files in UTF-8 whatever the locale.
+WORKER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "PYTHONUTF8": "1"}
 # What Ray Train reads in the driver; set by hand, these stand.
 TRAIN_ENVIRONMENT = {
     # How soon a lost worker is noticed.

@@ -16,6 +16,7 @@ from forebrain.errors import CheckpointError
 from forebrain.shards.index import INDEX_NAME
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
+from forebrain.training.data import is_same_data
 from forebrain.training.metrics_file import MetricsFile
 from forebrain_registry.storage import Folder
 
@@ -102,11 +103,29 @@ class RunFolder:
             self.folder.remove(name)
         self.folder.remove_if_empty()
 
-    def check_config(self, config: PretrainConfig) -> None:
-        """Raises CheckpointError if the folder holds a run of another config."""
+    def check_config(self, config: PretrainConfig) -> str | None:
+        """Checks that the folder holds no run of another config.
+
+        Data that were moved, and hold what they held, are the same.
+
+        Returns:
+            Where the data were before, if that was elsewhere.
+
+        Raises:
+            CheckpointError: it does.
+        """
         stored = self.read_config()
-        if stored is not None:
-            check_same_run(stored, json.loads(json.dumps(config.identity())), self.uri)
+        if stored is None:
+            return None
+        before = stored.get("data")
+        if isinstance(before, str) and self._is_same_data(config.data, before):
+            stored["data"] = config.data
+        check_same_run(stored, json.loads(json.dumps(config.identity())), self.uri)
+        return before if before != config.data else None
+
+    def _is_same_data(self, now: str, before: str) -> bool:
+        trained_on = {checkpoint.record["data_fingerprint"] for checkpoint in self.checkpoints().committed()}
+        return is_same_data(now, before, trained_on, self.folder.uri_of("shards"))
 
     def read_config(self) -> dict[str, Any] | None:
         """The run's config as plain values; None if no run was started here."""
@@ -125,15 +144,15 @@ class RunFolder:
         self.folder.write("deepspeed.json", json.dumps(config, indent=1).encode())
 
     def is_finished(self, config: PretrainConfig) -> bool:
-        """Whether there is a result of this config's run.
+        """Whether there is a result of this config's run; `check_config` has looked at the data's address.
 
         Raises:
             CheckpointError: result.json is damaged, or another run's.
         """
         result = self.read_result() or {}
         if "config" in result:
-            identity = json.loads(json.dumps(config.identity()))
-            check_same_run(result["config"], identity, f"{self.uri}/{_RESULT}")
+            stored = {**result["config"], "data": config.data}
+            check_same_run(stored, json.loads(json.dumps(config.identity())), f"{self.uri}/{_RESULT}")
         return "steps" in result
 
     def write_result(self, result: dict[str, Any]) -> None:

@@ -1,0 +1,223 @@
+"""A far store: what is read does not depend on what comes when, a page is asked for once, memory is bounded.
+
+A set on disk stands for the store, whose answers are delayed, counted, or fail.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.errors import ShardError, StorageError
+from forebrain.shards import fetching
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
+from forebrain.shards.reader import FarPages, ShardSet
+from forebrain.shards.stream import Batch, MixtureConfig, Stream, build_order
+from forebrain.shards.windows import ShardWindows
+from forebrain_registry.storage import Folder
+
+
+class FarStore:
+    """Stands in for requests to a store.
+
+    Attributes:
+        delay_s: of the n-th request, from n.
+        asked: (name, start, stop) of each request, in order.
+        most: requests that were under way at a time.
+        failing: names whose requests fail.
+    """
+
+    def __init__(self) -> None:
+        self.delay_s: Callable[[int], float] = lambda number: 0.0
+        self.asked: list[tuple[str, int, int]] = []
+        self.most = 0
+        self.failing: set[str] = set()
+        self._under_way = 0
+        self._lock = threading.Lock()
+
+    def read_range(self, name: str, start: int, stop: int, read: Callable[[], bytes]) -> bytes:
+        with self._lock:
+            self.asked.append((name, start, stop))
+            number = len(self.asked)
+            self._under_way += 1
+            self.most = max(self.most, self._under_way)
+        try:
+            time.sleep(self.delay_s(number))
+            if name in self.failing:
+                raise StorageError(f"{name}: the store does not answer.")
+            return read()
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+    def num_bytes(self) -> int:
+        return sum(stop - start for _, start, stop in self.asked)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> FarStore:
+    store, read_range = FarStore(), Folder.read_range
+
+    def far(folder: Folder, name: str, start: int, stop: int) -> bytes:
+        return store.read_range(name, start, stop, lambda: read_range(folder, name, start, stop))
+
+    monkeypatch.setattr(Folder, "read_range", far)
+    return store
+
+
+@pytest.fixture
+def address(tmp_path: Path, walk) -> str:
+    """Three sessions of 400 frames in pages of 20 frames."""
+    recordings = []
+    for seed, num_units in ((1, 5), (2, 10), (3, 20)):
+        recordings.append(str(tmp_path / f"{seed}.npz"))
+        walk(seed, num_units=num_units).save(recordings[-1])
+    config = PrepareConfig(max_window=20, page_bytes=400, stretch_bytes=1)
+    prepare(recordings, str(tmp_path / "set"), config, _saved, map_here)
+    return str(tmp_path / "set")
+
+
+def _saved(path: str):
+    from forebrain.sessions.session import Session
+
+    return [Session.load(path)]
+
+
+def far(address: str) -> ShardSet:
+    """The set, as if it were far away."""
+    shards = ShardSet.open(address)
+    shards._pages = FarPages(shards._storage, shards._checksums)
+    return shards
+
+
+def stream(shards: ShardSet, batch_size: int = 6) -> Stream:
+    windows = ShardWindows(shards, "chronological", 8, 4)
+    return Stream(windows, build_order(windows, batch_size, 0, MixtureConfig()))
+
+
+def contents(batch: Batch) -> list[bytes]:
+    return [group.context.tobytes() + group.target.tobytes() for group in batch.groups]
+
+
+def test_batches_are_the_same_whatever_comes_when(address: str, store: FarStore) -> None:
+    near = [contents(batch) for batch in stream(ShardSet.open(address)).batches(3, 20)]
+    for seed in (0, 1):
+        delays = np.random.default_rng(seed).exponential(0.003, 10_000)
+        store.delay_s = lambda number, delays=delays: float(delays[number])
+        shards = far(address)
+        shards.fetcher.in_flight = 8
+        assert [contents(batch) for batch in stream(shards).batches(3, 20)] == near
+    assert store.most > 1
+
+
+def test_a_page_is_asked_for_once_whoever_needs_it(address: str, store: FarStore) -> None:
+    store.delay_s = lambda number: 0.02
+    shards = far(address)
+    shards.expect(0, [(0, 12), (4, 16), (30, 42)])
+    readers = [threading.Thread(target=shards.read, args=(0, start, start + 12)) for start in (0, 4, 7, 30)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    pages = [(name, page) for name, start, stop in store.asked for page in range(start // 400, stop // 400)]
+    assert len(set(pages)) == len(pages) == 3
+
+
+def test_as_many_requests_at_a_time_as_were_asked_for(address: str, store: FarStore) -> None:
+    store.delay_s = lambda number: 0.01
+    for in_flight in (0, 1, 2, 5):
+        shards, store.most = far(address), 0
+        shards.fetcher.in_flight = in_flight
+        windows = [(start, start + 12) for start in range(0, 380, 20)]
+        shards.expect(2, windows)
+        for start, stop in windows:
+            shards.read(2, start, stop)
+        assert max(in_flight, 1) <= store.most <= in_flight + 1  # the reader's own
+
+
+def test_a_step_that_waits_gets_more_requests_and_one_that_is_fed_does_not(
+    address: str, store: FarStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "KEPT_BYTES", 0)
+    for delay_s, step_s, grows in ((0.02, 0.0, True), (0.001, 0.1, False)):
+        store.delay_s = lambda number, delay_s=delay_s: delay_s
+        shards = far(address)
+        for _ in stream(shards).batches(0, 10):
+            time.sleep(step_s)
+        assert (shards.fetcher.in_flight > fetching.REQUESTS_IN_FLIGHT) == grows
+
+
+def test_no_more_is_fetched_ahead_of_the_reader_than_the_memory_that_is_stated(
+    address: str, store: FarStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "AHEAD_BYTES", 4000)
+    monkeypatch.setattr(fetching, "KEPT_BYTES", 2000)
+    shards = far(address)
+    windows = [(start, start + 20) for start in range(0, 380, 20)]
+    shards.expect(2, windows)  # 1,600 bytes each, in pages of 400
+    deadline = time.monotonic() + 5
+    while store.num_bytes() < 4000 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    assert 4000 <= store.num_bytes() < 4000 + 3 * 1600  # those in flight when the limit was met
+    expected = ShardSet.open(address)
+    for start, stop in windows:
+        np.testing.assert_array_equal(shards.read(2, start, stop), expected.read(2, start, stop))
+    assert shards.fetcher._num_kept_bytes <= 2000
+    assert shards.fetcher._ahead_bytes == 0
+
+
+def test_an_error_is_raised_at_the_step_it_belongs_to_and_is_gone_with_its_cause(
+    address: str, store: FarStore
+) -> None:
+    near = [contents(batch) for batch in stream(ShardSet.open(address), 2).batches(0, 12)]
+    shards = far(address)
+    reader = stream(shards, 2)
+    entry = shards.sessions[2]
+    first = next(
+        step for step in range(12) if entry.id in {group.session for group in reader.batch(step).groups}
+    )
+    shards = far(address)
+    reader = stream(shards, 2)
+    store.failing = {shard.name for shard in entry.shards}
+    batches = reader.batches(0, 12)
+    found = [contents(next(batches)) for _ in range(first)]
+    with pytest.raises(StorageError, match="does not answer"):
+        next(batches)
+    assert found == near[:first]
+    store.failing = set()
+    assert [contents(batch) for batch in reader.batches(first, 12)] == near[first:]
+
+
+def test_a_flipped_bit_is_found_in_what_is_fetched_ahead(address: str, store: FarStore) -> None:
+    shards = far(address)
+    entry = shards.sessions[0]
+    path = Path(address) / entry.shards[0].name
+    data = bytearray(path.read_bytes())
+    data[entry.stretches[0].offset + 401] ^= 1
+    path.write_bytes(data)
+    shards.expect(0, [(0, 12), (20, 32), (40, 52)])
+    with pytest.raises(ShardError, match="page 1 at byte"):
+        shards.read(0, 20, 32)
+    shards.read(0, 0, 12)
+    shards.read(0, 40, 52)
+
+
+def test_nothing_more_is_fetched_once_the_consumer_is_gone(address: str, store: FarStore) -> None:
+    store.delay_s = lambda number: 0.01
+    shards = far(address)
+    batches = stream(shards).batches(0, 1000)
+    next(batches)
+    batches.close()
+    time.sleep(0.05)
+    asked = len(store.asked)
+    time.sleep(0.05)
+    assert len(store.asked) == asked
+    assert shards.fetcher._ahead_bytes == 0
+    assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]

@@ -1,0 +1,90 @@
+"""A file is hashed once for as long as it is the same, and never mistaken for what it was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from forebrain.shards import hashing
+from forebrain.shards.hashing import file_sha256
+
+
+@pytest.fixture(autouse=True)
+def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the files that were read to be hashed."""
+    monkeypatch.setenv("FOREBRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashing, "LEAST_BYTES", 10)
+    monkeypatch.setattr(hashing, "SETTLED_S", -1.0)
+    read: list[int] = []
+    file_digest = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda stream, name: read.append(1) or file_digest(stream, name)
+    )
+    return read
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_is_read_once_under_whatever_name_it_goes(tmp_path: Path, hashed: list[int]) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(100))
+    assert file_sha256(path) == file_sha256(path) == sha256(bytes(100))
+    (tmp_path / "link").symlink_to("a")
+    assert file_sha256(tmp_path / "link") == sha256(bytes(100))
+    assert len(hashed) == 1
+
+
+def test_a_file_that_changed_is_read_again_whatever_its_size_and_time_say(
+    tmp_path: Path, hashed: list[int]
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(100))
+    file_sha256(path)
+    before = path.stat()
+    path.write_bytes(b"x" * 100)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file_sha256(path) == sha256(b"x" * 100)
+    (tmp_path / "b").write_bytes(b"y" * 100)
+    (tmp_path / "b").replace(path)
+    assert file_sha256(path) == sha256(b"y" * 100)
+    assert len(hashed) == 3
+
+
+def test_a_file_that_was_just_written_is_not_remembered(
+    tmp_path: Path, hashed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashing, "SETTLED_S", 3.0)
+    path = tmp_path / "a"
+    path.write_bytes(bytes(100))
+    file_sha256(path)
+    file_sha256(path)
+    assert len(hashed) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"state": 3}', None])
+def test_a_damaged_or_missing_cache_costs_time_only(
+    tmp_path: Path, hashed: list[int], damage: bytes | None
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(100))
+    file_sha256(path)
+    (note,) = (tmp_path / "cache" / "sha256").iterdir()
+    if damage is None:
+        note.unlink()
+        note.parent.rmdir()
+        note.parent.write_text("a file in the way")
+    else:
+        note.write_bytes(damage)
+    assert file_sha256(path) == sha256(bytes(100))
+    assert len(hashed) == 2
+
+
+def test_small_files_are_not_remembered(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"123")
+    assert file_sha256(tmp_path / "small") == sha256(b"123")
+    assert not (tmp_path / "cache").exists()
