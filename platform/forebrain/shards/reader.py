@@ -221,9 +221,16 @@ class ShardSet:
             return None
         shard, shape = entry.shards[stretch.shard], entry.pages[name]
         member = Member(
-            session, name, shard.name, shard.size, stretch.key, sample, stretch.offsets[name],
-            stretch.num_frames, shape,
-        )  # fmt: skip
+            session,
+            name,
+            shard.name,
+            shard.size,
+            stretch.key,
+            sample,
+            stretch.offsets[name],
+            stretch.num_frames,
+            shape,
+        )
         return member, start - stretch.start, stop - stretch.start
 
     def _checksums(self, member: Member) -> np.ndarray:
