@@ -128,10 +128,22 @@ def test_a_damaged_score_is_one_clear_error(adapted: fb.Adapted, tmp_path: Path)
     with pytest.raises(AdaptationError, match=r"result.json: damaged .* Delete it"):
         fb.open(tmp_path / "saved")
     path.write_text(json.dumps({"score": 0.5}))
+    damaged = fb.open(tmp_path / "saved")
     with pytest.raises(AdaptationError, match="result of this adaptation is damaged"):
-        print(fb.open(tmp_path / "saved").score)
+        print(damaged.score)
+    assert "result of this adaptation is damaged" in repr(damaged)
     path.unlink()
     assert fb.open(tmp_path / "saved").score is None
+
+
+def test_a_score_from_before_leads_were_kept_is_read(adapted: fb.Adapted, tmp_path: Path) -> None:
+    path = adapted.save(tmp_path / "saved") / RESULT
+    result = json.loads(path.read_text())
+    del result["lead"]
+    path.write_text(json.dumps(result))
+    score = fb.open(tmp_path / "saved").score
+    assert score is not None and adapted.score is not None
+    assert score.lead is None and replace(score, lead=adapted.score.lead) == adapted.score
 
 
 def test_adapting_without_a_score_takes_no_other_steps(backbone: fb.Backbone, session: fb.Session) -> None:

@@ -169,9 +169,9 @@ def test_bf16_stays_near_fp32_and_gives_fp32_gradients(config: ModelConfig) -> N
         assert gradient is None or gradient.dtype == torch.float32
 
 
-@pytest.mark.parametrize("protocol", ["chronological", "poco"])
-def test_gradients_reach_every_parameter(config: ModelConfig, protocol: str) -> None:
-    model = build(config.under(protocol)).train()
+@pytest.mark.parametrize("relative", [True, False])
+def test_gradients_reach_every_parameter(config: ModelConfig, relative: bool) -> None:
+    model = build(config.with_default(relative)).train()
     inputs = batch(model, (3, 5), (2, 8))
     for name, gradient in gradients(model, inputs, squares(model(inputs))).items():
         assert gradient is not None and gradient.abs().max() > 0, name
@@ -188,7 +188,7 @@ def test_a_frozen_backbone_still_teaches_its_interfaces(config: ModelConfig) -> 
 @pytest.mark.parametrize("case", CASES)
 def test_the_error_and_its_gradients_are_those_of_the_forecasts(case: str, loss: LossName) -> None:
     """Weighted as the loss says, and without windows that are not present, whatever the model's own frame."""
-    model = build(config_of(case).under("chronological"))
+    model = build(config_of(case).with_default(relative=True))
     inputs = batch(model, (3, 5), (0, 4), (2, 11), (1, 1))
     inputs[2] = replace(inputs[2], forecast_units=torch.tensor([0, 7]))
     targets, expected = [], []

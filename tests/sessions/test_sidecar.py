@@ -94,3 +94,60 @@ def test_conditions_name_their_frames(tmp_path: Path) -> None:
         sidecar.write_text(f"conditions: {wrong}\n")
         with pytest.raises(RecordingError, match=words):
             open_recording(str(tmp_path / "a.npy"))
+
+
+IDENTITIES = [
+    "010",
+    "8",
+    "12:30:00",
+    "1_000",
+    "on",
+    "0x1F",
+    "no",
+    "1e3",
+    "2024-01-01",
+    "2024-13-45",
+    "null_",
+    "1.50",
+]
+
+
+@pytest.mark.parametrize("written", IDENTITIES)
+@pytest.mark.parametrize(
+    "key", ["subject", "session", "dataset", "species", "variable", "time_column", "note"]
+)
+def test_names_stay_as_they_are_written(tmp_path: Path, key: str, written: str) -> None:
+    assert getattr(parse(tmp_path, f"{key}: {written}\nrate_hz: 10\n"), key) == written
+    assert getattr(parse(tmp_path, f"{key}: '{written}'\n"), key) == written
+    assert parse(tmp_path, f"columns: [{written}, b]\n").columns == (written, "b")
+    assert parse(tmp_path, f"rows:\n  {written}: {written}\n").rows == {written: written}
+    assert parse(tmp_path, f"conditions: {{{written}: [[0, 5]]}}\n").conditions == {written: ((0, 5),)}
+
+
+@pytest.mark.parametrize("written", ["8", "1.50", "1e3"])
+def test_numbers_of_json_are_names_as_they_are_written(tmp_path: Path, written: str) -> None:
+    assert parse(tmp_path, f'{{"subject": {written}, "rate_hz": 5}}', "session.json").subject == written
+
+
+@pytest.mark.parametrize("text", ["subject:\n", "subject: null\n", "subject: ~\n"])
+def test_a_name_that_is_not_given_stays_open(tmp_path: Path, text: str) -> None:
+    assert parse(tmp_path, text).subject is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("axes: [units, rows]", "of units, frames, trials, sessions"),
+        ("axes: [units, trials]", "expected units and frames among them"),
+        ("axes: [units, units, frames]", "each axis once"),
+        ("decimal: ;", r"expected \. or ,"),
+        ("time_unit: fortnight", "expected s or ms"),
+        ("absent_chunks: maybe", "expected zeros or missing"),
+        ("header: 1", "expected true or false"),
+        ("rows: 2", "expected columns with a value each"),
+        ("sampling_rate_hz: 0", "expected a positive number"),
+    ],
+)
+def test_answers_to_questions_are_checked(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(RecordingError, match=words):
+        parse(tmp_path, text)

@@ -16,6 +16,8 @@ from forebrain.config import from_values, parse
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.models.baselines.linear import DLinearConfig, NLinearConfig
 from forebrain.models.baselines.mlp import MlpConfig
+from forebrain.scoring.protocol_defaults import DEFAULTS
+from forebrain.scoring.protocols import PROTOCOLS
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.run_folder import RunFolder
 
@@ -98,6 +100,16 @@ def test_the_protocol_decides_what_the_user_does_not() -> None:
     assert published.amsgrad and published.joint_clip and published.move_unread_interfaces
     own = TrainingConfig(learning_rate=0.01, amsgrad=True).resolved("chronological")
     assert own.learning_rate == 0.01 and own.amsgrad and not own.joint_clip
+
+
+def test_every_protocol_has_defaults_for_all_that_is_left_to_it(make_config) -> None:
+    assert set(DEFAULTS) == set(PROTOCOLS)
+    for protocol in PROTOCOLS:
+        training = TrainingConfig(steps=200).resolved(protocol)
+        left = {item.name for item in dataclasses.fields(training) if getattr(training, item.name) is None}
+        assert left <= {"units_per_window", "split_above", "patience", "threads", "deepspeed"}
+        assert training.warmup_steps == (0 if protocol == "poco" else 10)
+        assert make_config(protocol=protocol).resolved_model().relative is (protocol != "poco")
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:

@@ -167,7 +167,10 @@ class Adapted(Artifact):
 
     def __repr__(self) -> str:
         rate = "" if self.rate_hz is None else f" at {self.rate_hz:.4g} Hz"
-        score = "not scored" if self.result is None else str(self.score)
+        try:
+            score = "not scored" if self.result is None else str(self.score)
+        except AdaptationError as error:
+            score = str(error)
         return (
             f"{self.origin} adapted to {self.identity.id} ({self.mode}): {self.num_units} units{rate}, "
             f"{self.context} frames to the next {self.horizon}\n{score}"

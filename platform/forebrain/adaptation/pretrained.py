@@ -82,7 +82,7 @@ class Pretrained:
         """The best backbone of a run, as it would be published.
 
         Args:
-            run: the run folder, the --out of jobs/pretrain.py.
+            run: the run folder, the --out of `forebrain pretrain`.
             data: shards the run was trained on; None for where its config says they are.
 
         Raises:

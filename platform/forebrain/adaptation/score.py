@@ -35,7 +35,7 @@ class Score:
         low, high: its 95 % interval by bootstrap over blocks of time; NaN where there are too few windows.
         baselines: score of copy, mean and linear, by name.
         others: of what else was trained, by name.
-        lead: over the best of all else.
+        lead: over the best of all else; None of adaptations from before it was kept.
         verdict: whether adapting was worth it, in a sentence.
         leak: what the backbone has seen of this animal, in words; None for nothing that is known.
     """
@@ -45,7 +45,7 @@ class Score:
     high: float
     baselines: Mapping[str, float]
     others: Mapping[str, float]
-    lead: Lead
+    lead: Lead | None
     verdict: str
     leak: str | None
 
@@ -57,16 +57,14 @@ class Score:
             AdaptationError: it holds none.
         """
         try:
-            lead = result["lead"]
             low, high = map(_number, result["interval"])
-            lead_low, lead_high = map(_number, lead["interval"])
             return cls(
                 value=_number(result["score"]),
                 low=low,
                 high=high,
                 baselines={name: _number(value) for name, value in result["baselines"].items()},
                 others={name: _number(value) for name, value in result["others"].items()},
-                lead=Lead(lead["over"], _number(lead["score"]), lead_low, lead_high),
+                lead=_lead(result["lead"]) if "lead" in result else None,
                 verdict=result["verdict"],
                 leak=result["leak_note"] if result["leak"] else None,
             )
@@ -83,6 +81,11 @@ class Score:
         return f"score {self.value:.3f}{interval}; {others}\n{self.verdict}{leak}"
 
     __repr__ = __str__
+
+
+def _lead(lead: Mapping[str, Any]) -> Lead:
+    low, high = map(_number, lead["interval"])
+    return Lead(lead["over"], _number(lead["score"]), low, high)
 
 
 def _number(value: float | None) -> float:

@@ -25,45 +25,8 @@ from types import ModuleType
 from typing import Any
 
 import forebrain
+from forebrain.commands._table import SUMMARIES
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
-
-# Each command and what it does, by what people come for.
-COMMANDS: dict[str, dict[str, str]] = {
-    "From recordings to a model": {
-        "inspect": "say what would be read from recordings, and in what state they are",
-        "data list": "name the public recordings of the catalogue",
-        "data get": "download public recordings, checked, and print where they lie",
-        "data add": "add a recording of your own to the catalogue",
-        "prepare": "read, check and repair recordings into shards that runs train on",
-        "pretrain": "train a model on recordings or shards, score it, keep all in a run folder",
-        "evaluate": "score a run's best checkpoint again, or compare several runs in one table",
-        "publish": "publish a run's checkpoint in a registry",
-        "registry": "list, search, pull, verify, sign, copy what a registry holds",
-    },
-    "A model for your animal": {
-        "adapt": "fit a published model to one recording, or to many",
-        "forecast": "forecast what comes after a recording's end",
-        "live serve": "forecast while recording: frames in, forecasts out",
-        "live replay": "play a recording to a server, and measure its latency",
-        "live soak": "run a server for long with everything that can be wrong with a stream",
-    },
-    "Studies": {
-        "study ablate": "compare variants of a run: ablations, models, settings",
-        "study scale": "see how the score grows with data, units, context or model",
-        "study embeddings": "see what a run's unit embeddings know of regions and names",
-        "study leave-one-out": "pretrain on all animals but one and adapt to it, each in turn",
-        "leaks": "measure what looking into the future would seem to gain",
-    },
-    "Machines": {
-        "doctor": "say what is here, and what is missing for which command",
-        "plan": "calculate a pretraining that is too large to try",
-        "benchmark": "time forecasts, training, adaptation, loading, several workers",
-        "chaos": "kill parts of a run at random, and account for what that cost",
-        "parity": "check the model against the published implementation",
-        "completion": "print what completes these commands in bash or zsh",
-    },
-}
-SUMMARIES = {name: summary for group in COMMANDS.values() for name, summary in group.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from forebrain.commands import COMMANDS, SUMMARIES
+from forebrain.commands._table import COMMANDS, SUMMARIES
 from forebrain.errors import ConfigError
 
 if TYPE_CHECKING:  # its parser takes longer to import than all help that needs none

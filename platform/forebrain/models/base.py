@@ -209,11 +209,9 @@ class ModelConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; expected 0 or more and below 1.")
 
-    def under(self, protocol: str) -> Self:
-        """The same with the protocol's choices filled in."""
-        if self.relative is not None:
-            return self
-        return dataclasses.replace(self, relative=protocol != "poco")
+    def with_default(self, relative: bool) -> Self:
+        """The same, and `relative` as given where it is None."""
+        return dataclasses.replace(self, relative=relative) if self.relative is None else self
 
     @property
     def splits_units(self) -> bool:

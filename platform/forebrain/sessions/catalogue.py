@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.sidecar import check_sidecar
+from forebrain.sessions.sidecar import as_written, check_sidecar
 
 TIMEOUT_S = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -141,10 +141,14 @@ def _home(variable: str, default: str) -> Path:
 def _parse(text: str, where: str) -> dict[str, Entry]:
     try:
         values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        texts = yaml.load(text, yaml.BaseLoader) or {}
+    except (yaml.YAMLError, ValueError) as error:
         raise RecordingError(f"{where}: not valid YAML ({error}).") from error
     if not isinstance(values, dict):
         raise RecordingError(f"{where}: holds a {type(values).__name__}; expected entries by name.")
+    for name, entry in texts.items():  # names in an entry's sidecar stay as they are written
+        if isinstance(values.get(name), dict) and isinstance(entry, dict) and "sidecar" in entry:
+            values[name]["sidecar"] = as_written(values[name].get("sidecar"), entry["sidecar"])
     return {str(name): _checked(str(name), entry, where) for name, entry in values.items()}
 
 

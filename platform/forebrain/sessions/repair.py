@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.clock import MAX_TIME_GAP as MAX_TIME_GAP
+from forebrain.sessions.clock import read_clock
 from forebrain.sessions.frames import Range, RepairedFrames, hold_last, pieces, read_frames
 from forebrain.sessions.report import Finding, RecordingReport
 from forebrain.sessions.session import Session
@@ -20,7 +22,6 @@ from forebrain.sessions.session import Session
 MAX_MISSING = 0.1  # a unit with more of its values missing is dropped
 MAX_TRIM = 0.05  # at most this part of the frames is given up to units that start late
 MIN_GAP_FRAMES = 5  # shorter runs of frames without most units are held, longer ones cut out
-MAX_TIME_GAP = 1.5  # frame intervals; a longer one breaks the segment
 MAX_JITTER = 0.1  # spread of the frame intervals, relative to their median
 MAX_RATE_ERROR = 0.05  # between the stated rate and the frame times
 EVENT_ZEROS = 0.98  # zeros in an event matrix
@@ -274,33 +275,46 @@ def _check_times(session: Session, findings: list[Finding]) -> tuple[Session, np
     if session.time_s is None:
         return session, nowhere
     judged_on = _all_frames(session)
-    intervals = np.diff(np.asarray(session.time_s, np.float64))
-    typical = float(np.median(intervals)) if intervals.size else float("nan")
-    if not (np.isfinite(intervals).all() and typical > 0):
+    clock = read_clock(session.time_s)
+    if clock is None:
         words = "the frame times are not finite or do not run forward; they were left out"
         findings.append(Finding("frame_times", "dropped", words, session.num_frames, fitted_on=judged_on))
         return replace(session, time_s=None), nowhere
 
-    is_jump = (intervals > MAX_TIME_GAP * typical) | (intervals <= 0)
-    breaks = np.flatnonzero(is_jump) + 1
+    breaks = clock.breaks
     if breaks.size:
         jumps = "1 gap or jump" if breaks.size == 1 else f"{breaks.size} gaps or jumps"
         words = f"{jumps} back in the frame times; the segment ends there"
         names = tuple(f"frame {frame}" for frame in breaks)
         findings.append(Finding("time_gaps", "repaired", words, breaks.size, names, judged_on))
-    jitter = float(np.std(intervals[~is_jump]) / typical)
-    if jitter > MAX_JITTER:
+    if clock.strays.size:
         words = (
-            f"the frame intervals vary by {jitter:.0%} around {typical:.4g} s; forecasts assume even frames"
+            f"{clock.strays.size} frame times lie off those around them by themselves, as late or wrong "
+            f"stamps "
+            "do, and are no gaps"
+        )
+        names = tuple(f"frame {frame}" for frame in clock.strays)
+        findings.append(Finding("stray_times", "kept", words, clock.strays.size, names, judged_on))
+    if clock.step_s:
+        words = (
+            f"the frame times are rounded to {clock.step_s:.4g} s, {clock.step_s / clock.interval_s:.2g} of "
+            f"a frame's "
+            "interval; gaps shorter than that cannot be seen"
+        )
+        findings.append(Finding("coarse_times", "kept", words, session.num_frames, fitted_on=judged_on))
+    if clock.jitter > MAX_JITTER:
+        words = (
+            f"the frame intervals vary by {clock.jitter:.0%} around {clock.interval_s:.4g} s; forecasts "
+            f"assume even "
+            "frames"
         )
         findings.append(Finding("irregular_times", "kept", words, session.num_frames, fitted_on=judged_on))
-    measured_hz = 1.0 / float(np.mean(intervals[~is_jump]))
     if session.rate_hz is None:
-        session = replace(session, rate_hz=measured_hz)
-        words = f"no rate was stated; {measured_hz:.4g} Hz was taken from the frame times"
+        session = replace(session, rate_hz=clock.rate_hz)
+        words = f"no rate was stated; {clock.rate_hz:.4g} Hz was taken from the frame times"
         findings.append(Finding("rate_from_times", "repaired", words, 1, fitted_on=judged_on))
-    elif abs(measured_hz / session.rate_hz - 1) > MAX_RATE_ERROR:
-        words = f"the stated rate is {session.rate_hz:.4g} Hz but the frame times say {measured_hz:.4g} Hz"
+    elif abs(clock.rate_hz / session.rate_hz - 1) > MAX_RATE_ERROR:
+        words = f"the stated rate is {session.rate_hz:.4g} Hz but the frame times say {clock.rate_hz:.4g} Hz"
         findings.append(Finding("rate_mismatch", "kept", words, 1, fitted_on=judged_on))
     return session, breaks
 
@@ -382,6 +396,8 @@ def _warnings(session: Session, zero_fraction: float, zeros_counted_in: Range) -
             "unknown_rate",
             "the rate is not known, so forecasts count in frames; a sidecar file can state rate_hz",
         )
+    if chunks := session.metadata.get("missing_chunks"):
+        warn("missing_chunks", chunks, int(chunks.partition(" ")[0]))
     if zero_fraction >= EVENT_ZEROS:
         words = f"{zero_fraction:.1%} of the values are zero: events, not a fluorescence"
         warn("event_matrix", words, fitted_on=zeros_counted_in)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -18,6 +18,28 @@ from forebrain.errors import RecordingError
 
 SIDECAR_SUFFIXES = (".yaml", ".yml", ".json")
 _MAX_BYTES = 1 << 20
+AXES = ("units", "frames", "trials", "sessions")
+_CHOICES = {
+    "decimal": (".", ","),
+    "time_unit": ("s", "ms", "us", "ns", "min", "h"),
+    "absent_chunks": ("zeros", "missing"),
+}
+# Keys whose values are text, whatever else YAML or JSON would take them for.
+_TEXT_KEYS = {
+    "species",
+    "subject",
+    "session",
+    "dataset",
+    "signal",
+    "variable",
+    "columns",
+    "rows",
+    "time_column",
+    "segment_column",
+    "licence",
+    "citation",
+    "note",
+}
 
 
 @dataclass(frozen=True)
@@ -30,12 +52,21 @@ class Sidecar:
         signal: what the numbers are, for example `dff`.
         variable: the array to read, where the file holds several: its path or name in the file.
         frames_axis: axis of the array that counts frames, 0 or 1, where it cannot be told.
+        axes: what each axis of the array counts, in order: `units`, `frames`, `trials`, `sessions`; of a cell
+            array first the cells' axes, then those of what lies in a cell.
         columns: names of the columns that are units, where a table holds others too.
-        time_column: name of the column that holds frame times in seconds.
+        rows: of a table, only the rows that have these values in these columns, for example `{LedState: 2}`.
+        header: whether the first row of a table names its columns, where it cannot be told.
+        decimal: `.` or `,`, which of the two begins the decimals of a table's numbers; the other one parts
+            thousands.
+        time_column: name of the column or array that holds the frame times.
+        time_unit: unit of the frame times, `s`, `ms`, `us`, `ns`, `min` or `h`, where nothing tells.
         segment_column: name of the column that numbers trials or segments.
         segment_frames: frames in each segment, where trials are joined end to end: one number, or a list.
         conditions: frames of each experimental condition by its name, as pairs [first, first one after].
         bin_s: width of the bins that spike times are counted in, seconds.
+        sampling_rate_hz: of spike times that count samples of an electrophysiological recording.
+        absent_chunks: what the chunks that a zarr store leaves out hold, `zeros` or `missing` values.
         licence, citation, note: kept in the session's metadata.
     """
 
@@ -47,16 +78,29 @@ class Sidecar:
     signal: str | None = None
     variable: str | None = None
     frames_axis: Literal[0, 1] | None = None
+    axes: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
+    rows: Mapping[str, str] | None = None
+    header: bool | None = None
+    decimal: Literal[".", ","] | None = None
     time_column: str | None = None
+    time_unit: Literal["s", "ms", "us", "ns", "min", "h"] | None = None
     segment_column: str | None = None
     segment_frames: int | tuple[int, ...] | None = None
     conditions: Mapping[str, tuple[tuple[int, int], ...]] | None = None
     bin_s: float | None = None
+    sampling_rate_hz: float | None = None
+    absent_chunks: Literal["zeros", "missing"] | None = None
     licence: str | None = None
     citation: str | None = None
     note: str | None = None
     source: str = field(default="sidecar", compare=False)
+
+    @property
+    def spike_bin_s(self) -> float | None:
+        """Width of the bins for spike times: `bin_s`, else one frame of `rate_hz`; None where neither is
+        said."""
+        return self.bin_s or (1 / self.rate_hz if self.rate_hz else None)
 
     def over(self, other: Sidecar) -> Sidecar:
         """This sidecar, and the other's value wherever this one says nothing."""
@@ -104,6 +148,8 @@ def parse_sidecar(path: Path) -> Sidecar:
 def read_sidecar_values(path: Path) -> Mapping[str, Any]:
     """The keys and values of a sidecar file, not yet checked; none of an empty file.
 
+    Names stay as they are written: subject `010` is no 8, and session `12:30:00` no number of seconds.
+
     Raises:
         RecordingError: it cannot be read, or is neither YAML nor JSON.
     """
@@ -111,10 +157,50 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
         if path.stat().st_size > _MAX_BYTES:
             raise RecordingError(f"{path}: larger than {_MAX_BYTES} bytes; expected a few lines of YAML.")
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix == ".json":
+            values = as_written(json.loads(text), json.loads(text, parse_int=str, parse_float=str))
+        else:
+            values = load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise RecordingError(f"{path}: not valid {path.suffix[1:].upper()} ({error}).") from error
     return {} if values is None else values
+
+
+class _NoDatesLoader(yaml.SafeLoader):
+    """Safe YAML without dates, which no key of a sidecar takes, and which fail as 2024-13-45."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def load_yaml(text: str) -> Any:
+    """YAML in which the values of the sidecar's text keys, and all keys, are text as it is written.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is no valid YAML.
+    """
+    return as_written(yaml.load(text, _NoDatesLoader), yaml.load(text, yaml.BaseLoader))
+
+
+def as_written(typed: Any, text: Any, key: str = "") -> Any:
+    """`typed` with the text in place of what a parser made of it: keys, and the values of `_TEXT_KEYS`.
+
+    Args:
+        typed, text: the same content, once as numbers and flags and once with every scalar as its text.
+        key: under which the content stands.
+    """
+    if isinstance(typed, Mapping) and isinstance(text, Mapping) and len(typed) == len(text):
+        return {
+            str(name): as_written(value, written, key or str(name))
+            for (name, written), value in zip(text.items(), typed.values(), strict=True)
+        }
+    if key not in _TEXT_KEYS or typed is None:
+        return typed
+    if isinstance(typed, list) and isinstance(text, list):
+        return [as_written(value, written, key) for value, written in zip(typed, text, strict=True)]
+    return text if isinstance(text, str) else typed
 
 
 def check_sidecar(values: Any, where: str) -> Sidecar:
@@ -140,7 +226,7 @@ def check_sidecar(values: Any, where: str) -> Sidecar:
 def _checked(where: str, key: str, value: Any) -> Any:
     if value is None:
         return None
-    if key in ("rate_hz", "bin_s"):
+    if key in ("rate_hz", "bin_s", "sampling_rate_hz"):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise RecordingError(f"{where}: {key} is {value!r}; expected a positive number.")
         return float(value)
@@ -148,6 +234,28 @@ def _checked(where: str, key: str, value: Any) -> Any:
         if value not in (0, 1) or isinstance(value, bool):
             raise RecordingError(f"{where}: frames_axis is {value!r}; expected 0 or 1.")
         return value
+    if key in _CHOICES:
+        if value not in _CHOICES[key]:
+            raise RecordingError(f"{where}: {key} is {value!r}; expected {' or '.join(_CHOICES[key])}.")
+        return value
+    if key == "header":
+        if not isinstance(value, bool):
+            raise RecordingError(f"{where}: header is {value!r}; expected true or false.")
+        return value
+    if key == "axes":
+        is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+        if not is_list or set(value) - set(AXES) or len(set(value)) < len(value):
+            raise RecordingError(
+                f"{where}: axes is {value!r}; expected each axis once, of {', '.join(AXES)}, for example "
+                "[units, frames, trials]."
+            )
+        if not {"units", "frames"} <= set(value):
+            raise RecordingError(f"{where}: axes is {value!r}; expected units and frames among them.")
+        return tuple(value)
+    if key == "rows":
+        if not isinstance(value, Mapping) or not value:
+            raise RecordingError(f"{where}: rows is {value!r}; expected columns with a value each.")
+        return {str(name): str(wanted) for name, wanted in value.items()}
     if key == "segment_frames":
         lengths = value if isinstance(value, list) and value else [value]
         if any(isinstance(item, bool) or not isinstance(item, int) or item < 1 for item in lengths):

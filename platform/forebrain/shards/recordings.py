@@ -1,4 +1,5 @@
-"""Recordings by address: files and folders on disk, or simulated sets (`sim://default?seed=0`)."""
+"""Recordings by address: files and folders, public ones (https, `dandi:000NNN/PATH`), or simulated sets
+(`sim://default?seed=0`)."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from forebrain.sessions.remote import fingerprint, is_remote
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import sidecar_files
 from forebrain.sessions.simulate import SIMULATION_VERSION, open_simulated, simulated_addresses
@@ -27,7 +29,7 @@ def find_all(addresses: Sequence[str]) -> list[str]:
     if paths:
         from forebrain.sessions.readers import find_recordings
 
-        found += [path if "://" in path else str(Path(path).absolute()) for path in find_recordings(paths)]
+        found += [path if is_remote(path) else str(Path(path).absolute()) for path in find_recordings(paths)]
     for address in addresses:
         if address.startswith(_SIMULATED):
             found += simulated_addresses(address)
@@ -53,10 +55,19 @@ def name_of(address: str) -> str:
 
 
 def sha256_of(address: str) -> str:
-    """A hash of all that decides what a recording is read as: its bytes and its sidecar files."""
+    """A hash of all that decides what a recording is read as: its bytes and its sidecar files.
+
+    Raises:
+        RecordingError: its name is no text.
+    """
     if address.startswith(_SIMULATED):
         return hashlib.sha256(f"{SIMULATION_VERSION} {address}".encode()).hexdigest()
+    if is_remote(address):
+        return fingerprint(address)
+    from forebrain.sessions.readers import check_name
+
     path = Path(address)
+    check_name(path)
     digest = hashlib.sha256()
     sidecars = [(file.relative_to(path.parent).as_posix(), file) for file in sidecar_files(path)]
     for name, file in [*_files_of(path), *sidecars]:

@@ -13,6 +13,7 @@ from typing import get_args
 import numpy as np
 
 from forebrain.errors import ConfigError
+from forebrain.scoring.protocol_defaults import DEFAULTS
 from forebrain.shards.order import DataOrder, Draws, OrderedSession, dataset_weights
 from forebrain.shards.reader import OnBadShard
 from forebrain.shards.windows import ShardWindows
@@ -250,8 +251,8 @@ def build_order(
         OrderedSession(entry.id, entry.dataset, windows.num_windows(index, "train"), entry.num_units)
         for index, entry in enumerate(windows.sessions)
     ]
-    uniform = windows.protocol == "poco"
-    exponent = mixture.exponent if mixture.exponent is not None else (1.0 if uniform else 0.5)
-    cap = mixture.largest_share if mixture.largest_share is not None else (1.0 if uniform else 0.5)
-    weights = dataset_weights(sessions, exponent, cap)
+    defaults = DEFAULTS[windows.protocol]
+    exponent = defaults.exponent if mixture.exponent is None else mixture.exponent
+    largest_share = defaults.largest_share if mixture.largest_share is None else mixture.largest_share
+    weights = dataset_weights(sessions, exponent, largest_share)
     return DataOrder(sessions, batch_size, seed, weights, mixture.num_slots, units_per_window)

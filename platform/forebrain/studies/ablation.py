@@ -125,7 +125,7 @@ def ablate(config: AblateConfig, console: Console, command: str) -> list[Outcome
 def report_effects(
     outcomes: Sequence[Outcome], reference: str, part: str, command: str, title: str = "Ablation"
 ) -> StudyReport:
-    """What a study of variants says.
+    """The report of a study of variants.
 
     Args:
         outcomes: of all trials.

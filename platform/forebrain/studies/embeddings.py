@@ -1,4 +1,4 @@
-"""What unit embeddings know: do units of one region, or of one name in several animals, lie together?
+"""The structure of unit embeddings: do units of one region, or of one name in several animals, lie together?
 
 A unit's embedding is all that a model knows of it besides its activity. Each session's are centred, since the
 session's own vector could hold as well what its units have in common, and compared by the cosine.
@@ -72,7 +72,7 @@ class RegionTest:
 
 @dataclass(frozen=True)
 class NameTest:
-    """Where the unit of the same name stands among another session's named units, by distance.
+    """The rank of the unit of the same name among another session's named units, by distance.
 
     Attributes:
         num_queries: named units that another session has too, for each such session.
@@ -212,7 +212,7 @@ def _mean_distances(
 
 
 def compare_names(sessions: Sequence[SessionUnits], seed: int = 0) -> NameTest | None:
-    """How near the unit of the same name is in other sessions; None where no name is shared."""
+    """The test of units of one name in several sessions; None where no name is shared."""
     shared = _shared_names(sessions)
     if not shared:
         return None
@@ -316,7 +316,7 @@ def analyse_embeddings(run: str, out: str | None, command: str) -> StudyReport:
 
 
 def report_embeddings(sessions: Sequence[SessionUnits], command: str) -> StudyReport:
-    """What the embeddings of some sessions say."""
+    """The report on the embeddings of some sessions."""
     regions, names = compare_regions(sessions), compare_names(sessions)
     vectors = np.concatenate([own.vectors for own in sessions])
     _, spread, axes = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)

@@ -1,4 +1,4 @@
-"""How error falls with size: fits of three laws, chosen by what they predict for the largest size.
+"""Scaling laws, error over size: fits of three laws, chosen by what they predict for the largest size.
 
 Error is 1 - score, the model's mean squared error over that of copy. A law is believed where, fitted without
 the largest size, it predicts that size better than no trend would; "the data support no law" is an answer.
@@ -96,7 +96,7 @@ class FittedLaw:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a curve of scores over sizes supports.
+    """The law that a curve of scores over sizes supports, if any.
 
     Attributes:
         law: the name of the law, or None: the data support no law.

@@ -1,4 +1,4 @@
-"""How well adaptation does: pretrain on all animals but one, adapt to the one left out, each in turn.
+"""A study of adaptation: pretrain on all animals but one, adapt to the one left out, each in turn.
 
     without-<recording>/shards, run-<seed>        pretraining on the others
     without-<recording>/<way>-<seed>.json         one way of adapting to it: curve, scores on the test part

@@ -48,7 +48,7 @@ RunEach = Callable[[Callable[[Row], list[Row]], list[Row]], Iterable[list[Row]]]
 
 @dataclass(frozen=True)
 class ManyConfig:
-    """What to adapt to what.
+    """A backbone, the recordings to adapt it to, and how.
 
     Attributes:
         model: name, name@3 or name@alias of a published backbone; or a run folder, with a / in it.

@@ -28,7 +28,7 @@ class Note:
 
     @property
     def reason(self) -> str:
-        """What happened, in one line: the first of an error for people, the last of a traceback."""
+        """The text in one line: the first of an error for people, the last of a traceback."""
         lines = self.text.strip().splitlines() or ["no reason was given"]
         return lines[-1 if lines[0].startswith("Traceback") else 0]
 

@@ -1,4 +1,4 @@
-"""Which other sessions help a session: its own subject's, or another's?
+"""A study of other sessions beside one: do those of its own subject help it more than another's?
 
 Each target is trained on alone, with so many sessions of its subject, and with as many of other subjects of
 the same data set.

@@ -44,7 +44,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What a person reads of a study.
+    """The content of a study's report.
 
     Attributes:
         title: what was studied.
@@ -116,7 +116,7 @@ def to_html(report: StudyReport) -> str:
 
 
 def to_markdown(report: StudyReport) -> str:
-    """The same for a repository; its pictures lie beside it."""
+    """The report as Markdown, for a repository; its pictures lie beside it."""
     lines = [f"# {report.title}", ""]
     for sentence in report.verdict:
         lines += [f"**{sentence}**", ""]

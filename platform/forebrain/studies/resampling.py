@@ -15,7 +15,7 @@ Cell = tuple[int, str]  # seed and session
 
 
 def draw_weights(cells: Sequence[Cell], seed: int, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
-    """How often each cell counts in each resample, float64 [R, K].
+    """Weights of the cells in each resample, float64 [R, K]: how often each was drawn.
 
     Resamples that hold no cell are drawn again. Where there is but one seed or one session, the intervals
     know nothing of how others would differ.

@@ -168,7 +168,7 @@ class Curve:
 
 
 def curve_of(outcomes: Sequence[Outcome], variants: Sequence[Variant], axis: Axis, part: str) -> Curve:
-    """What can be compared over sizes: the seeds and sessions that have a score at every one.
+    """The scores that can be compared over sizes: of seeds and sessions that have one at every size.
 
     A size without any result is left out, and with it nothing else; a seed that lacks one size is left out.
     """
@@ -193,7 +193,7 @@ def curve_of(outcomes: Sequence[Outcome], variants: Sequence[Variant], axis: Axi
 
 
 def report_curve(config: ScaleConfig, outcomes: Sequence[Outcome], command: str) -> StudyReport:
-    """What a study of sizes says."""
+    """The report of a study of sizes."""
     axis, part = _AXIS_NAMES[config.axis], config.part
     curve = curve_of(outcomes, config.variants(config.pretrain), config.axis, part)
     tables = (variants_table(outcomes, part), trials_table(outcomes))

@@ -31,7 +31,7 @@ Status = Literal["finished", "failed", "stopped", "missing"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """The outcome of a trial.
 
     Attributes:
         trial: which.
@@ -68,7 +68,7 @@ class Study(Protocol):
 
     @property
     def pretrain(self) -> PretrainConfig:
-        """What all trials share; `out` is the study's folder."""
+        """The config that all trials share; `out` is the study's folder."""
 
     @property
     def parallel(self) -> int | None:
@@ -113,7 +113,7 @@ def conduct(study: Study, console: Console, early_stopping: bool = False) -> lis
 
 
 def read_outcomes(trials: Sequence[Trial]) -> list[Outcome]:
-    """What the trials' folders say; a trial whose folder is not there is missing."""
+    """The outcomes in the trials' folders; a trial whose folder is not there is missing."""
     outcomes = []
     for trial in trials:
         result, note = read_result(trial), read_note(trial)

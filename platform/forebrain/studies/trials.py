@@ -63,7 +63,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What progress lines call it."""
+        """The name of the trial in progress lines."""
         target = "" if self.target is None else f", {self.target}"
         return f"{self.variant}{target}, seed {self.seed}"
 

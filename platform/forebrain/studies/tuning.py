@@ -124,7 +124,7 @@ def run_trials(
 
 
 def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
-    """In a process of its own: trains and evaluates, and tells Tune of each validation."""
+    """Trains and evaluates a trial, in a process of its own, and tells Tune of each validation."""
     trial = trials[parameters["number"]]
     steps = trial.config.training.steps
     last = {"step": 0, "score": 0.0}
@@ -209,7 +209,7 @@ class _Progress(tune.Callback):
 
 
 def _needs(trial: Trial) -> dict[str, float]:
-    """What a trial takes of the cluster, its training workers included."""
+    """Resources that a trial takes of the cluster, its training workers included."""
     config = trial.config
     gpus = ray.cluster_resources().get("GPU", 0)
     if config.workers:
@@ -218,7 +218,7 @@ def _needs(trial: Trial) -> dict[str, float]:
 
 
 def _resources(trial: Trial) -> dict[str, float]:
-    """What Tune reserves for a trial's own process; training workers reserve theirs by themselves."""
+    """Resources that Tune reserves for a trial's own process; training workers reserve theirs themselves."""
     # Nothing is refused, and a part of a core would be missing where the workers need all: so a byte.
     return {"memory": 1} if trial.config.workers else _needs(trial)
 

@@ -9,12 +9,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from forebrain_registry.storage import Folder
 
+# Of a file in an object store, which each flush writes whole.
+LARGEST_BYTES = 2**20
+
 
 class Board(SummaryWriter):
     """Writes for TensorBoard into a folder; what was added is there after `flush` or `close`.
 
     TensorBoard itself appends to an object by reading and writing all of it, for each row of an embedding,
-    and gives up at the first fault. So the files grow on a local disk and are brought over whole.
+    and gives up at the first fault. So the files grow on a local disk and are brought over whole; a long run
+    has several, each of which ends when it is large.
 
     Args:
         folder: where TensorBoard reads.
@@ -34,6 +38,12 @@ class Board(SummaryWriter):
         """Writes what was added, and brings it to where the run lies."""
         super().flush()
         self._bring_over()
+        if self._remote is not None and max(self._sizes.values(), default=0) > LARGEST_BYTES:
+            super().close()  # what is added next begins another file
+            self._bring_over()
+            for name in self._sizes:
+                (Path(self._scratch.name) / name).unlink()
+            self._sizes = {}
 
     def close(self) -> None:
         super().close()

@@ -223,7 +223,7 @@ class CheckpointStore:
         units: Mapping[str, tuple[int, int]] | None,
         gather: Callable[..., list[Any]],
     ) -> tuple[dict[str, bytes], list[str]]:
-        """What this worker needs of a checkpoint, and what any worker found wrong with it."""
+        """The files that this worker needs of a checkpoint, and the faults that any worker found in it."""
         contents: dict[str, bytes] = {}
 
         def read() -> str | None:

@@ -1,4 +1,4 @@
-"""What workers say to one another. A single process is a group of one."""
+"""Messages between the workers of a run. A single process is a group of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run is asked to do."""
+"""Configs of a training run: the data, the model, the optimisation, the evaluation."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from forebrain.errors import ConfigError
 from forebrain.models.base import LossName, ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
+from forebrain.scoring.protocol_defaults import DEFAULTS
 from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
@@ -118,26 +119,18 @@ class TrainingConfig:
             )
 
     def resolved(self, protocol: str) -> ResolvedTraining:
-        """The same with the protocol's choices filled in."""
-        published = protocol == "poco"
-        choices: dict[str, Any] = {
-            "schedule": "constant" if published else "cosine",
-            "warmup_steps": 0 if published else self.steps // 20,
-            "loss": "squared" if published else "relative",
-            "select_by": "loss" if published else "score",
-            "amsgrad": published,
-            "joint_clip": published,
-            "move_unread_interfaces": published,
-        }
-        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return ResolvedTraining(
-            **{**values, **{name: choice for name, choice in choices.items() if values[name] is None}}
-        )
+        """The same with the protocol's defaults filled in."""
+        defaults = DEFAULTS[protocol]
+        own = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        given = {name: value for name, value in own.items() if value is not None}
+        warmup_steps = self.steps * defaults.warmup_percent // 100
+        of_protocol = {name: getattr(defaults, name) for name in own if hasattr(defaults, name)}
+        return ResolvedTraining(**{**own, **of_protocol, "warmup_steps": warmup_steps, **given})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTraining(TrainingConfig):
-    """A `TrainingConfig` in which nothing is left to the protocol."""
+    """A `TrainingConfig` with nothing left to the protocol."""
 
     schedule: Schedule
     warmup_steps: int
@@ -149,7 +142,7 @@ class ResolvedTraining(TrainingConfig):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the matrix products."""
+        """The dtype of the matrix products."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def learning_rate_at(self, step: int) -> float:
@@ -159,7 +152,7 @@ class ResolvedTraining(TrainingConfig):
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Which windows are scored.
+    """The choice of the windows that are scored.
 
     Attributes:
         windows_per_session: at most this many windows of a session, evenly over its part; fewer where
@@ -268,12 +261,12 @@ class PretrainConfig:
             raise ConfigError(f"resize_check_s is {self.resize_check_s}; expected a positive number.")
 
     def resolved_model(self) -> ModelConfig:
-        """The model with the protocol's choices filled in."""
-        return self.model.under(self.protocol)
+        """The model with the protocol's defaults filled in."""
+        return self.model.with_default(DEFAULTS[self.protocol].relative)
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this run and no other: everything but where it is, what computes it and how, and how
-        often it is saved.
+        """The part of the config that makes it this run and no other: everything but where it is, what
+        computes it and how, and how often it is saved.
 
         The address of the data is part of it, and their fingerprint is in the checkpoints besides.
         """

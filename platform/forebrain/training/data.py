@@ -49,7 +49,7 @@ def dataset_names(windows: ShardWindows) -> list[str]:
 
 
 def mixture_of(windows: ShardWindows, order: DataOrder) -> tuple[DatasetShare, ...]:
-    """What each data set adds to the training batches."""
+    """The contribution of each data set to the training batches."""
     names = dataset_names(windows)
     shares = dict.fromkeys(names, 0.0)
     for session, draws in zip(order.sessions, order.draws_each_epoch, strict=True):

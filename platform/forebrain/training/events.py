@@ -14,7 +14,7 @@ from forebrain.training.ledger import Ledger
 
 @dataclass(frozen=True)
 class DatasetShare:
-    """What one data set adds to the training batches.
+    """The contribution of one data set to the training batches.
 
     Attributes:
         dataset: its name.
@@ -155,7 +155,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Skipped:
-    """What could not be read, where `mixture.on_bad_shard` allows that.
+    """Data that could not be read, where `mixture.on_bad_shard` allows that.
 
     Attributes:
         windows: training windows passed over.

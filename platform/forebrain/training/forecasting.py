@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,11 +18,10 @@ class ModelForecaster:
     """Calls a backbone with a session's interface: (session, context [B, C, N]) -> forecast [B, H, N].
 
     Args:
-        backbone: the model; it is put into evaluation mode at each call.
+        backbone: the model, or an executor of it; it is put into evaluation mode at each call.
         interfaces: by session id.
         datasets: names in the order of the backbone's data set embedding.
         sessions: what a session number means.
-        autocast: entered around the model, for bf16.
     """
 
     def __init__(
@@ -33,10 +30,9 @@ class ModelForecaster:
         interfaces: Mapping[str, Interface],
         datasets: Sequence[str],
         sessions: Sequence[SessionInfo],
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.backbone, self.interfaces, self.datasets = backbone, interfaces, datasets
-        self.sessions, self.autocast = sessions, autocast
+        self.sessions = sessions
 
     @torch.inference_mode()
     def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
@@ -45,8 +41,7 @@ class ModelForecaster:
         frames = torch.from_numpy(np.ascontiguousarray(context)).to(interface.unit.device)
         self.backbone.eval()
         position = self.datasets.index(entry.dataset) if entry.dataset in self.datasets else None
-        with self.autocast():
-            (forecast,) = self.backbone([SessionInput(frames, interface, position)])
+        (forecast,) = self.backbone.forecast([SessionInput(frames, interface, position)])
         return forecast.float().cpu().numpy()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +28,7 @@ from forebrain.training.totals import StepTotals
 
 
 class Learner:
-    """What is trained on one worker.
+    """The model on one worker, with the interfaces of its sessions and the optimisers of both.
 
     A step is `form_gradients`, then `update`. All workers make the same calls in the same order.
 
@@ -124,7 +122,7 @@ class Learner:
         """Scores every session on one worker and merges the scores, the same on every worker."""
         interfaces = self.interfaces.whole(self._group)
         forecaster = ModelForecaster(
-            self.strategy.replica(), interfaces, self.datasets, self._windows.sessions, self._autocast
+            self.strategy.replica(), interfaces, self.datasets, self._windows.sessions
         )
         own = [number for number, info in enumerate(self._windows.sessions) if info.id in interfaces]
         parts = self._group.gather_from(
@@ -149,7 +147,7 @@ class Learner:
         return {name: part for name, part in tensors.items() if part}
 
     def exported_units(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """Whose embeddings a file of `export` holds, by its name; see `StoredFile`."""
+        """Units whose embeddings a file of `export` holds, by its name; see `StoredFile`."""
         return {file_of("interfaces", self._group.rank): self.interfaces.units}
 
     def load(self, contents: dict[str, bytes]) -> None:
@@ -182,8 +180,7 @@ class Learner:
         entry = SessionInput(torch.zeros(1, config.context, 1, device=self._device), self._idle_interface, 0)
         nothing = torch.zeros(1, config.horizon, 1, device=self._device)
         target = SessionTarget(nothing, weight=nothing[:, :1])
-        with self._autocast():
-            return self.strategy.forward([entry], [target])
+        return self.strategy.forward([entry], [target])
 
     def _error(self, batch: Batch) -> Tensor:
         inputs = [self._input(group) for group in batch.groups]
@@ -196,8 +193,7 @@ class Learner:
             )
             for entry, group in zip(inputs, batch.groups, strict=True)
         ]
-        with self._autocast():
-            return self.strategy.forward(inputs, targets)
+        return self.strategy.forward(inputs, targets)
 
     def _input(self, group: SessionBatch) -> SessionInput:
         return SessionInput(
@@ -210,10 +206,6 @@ class Learner:
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        enabled = self._training.precision == "bf16"
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def _divergence(batch: Batch, loss: float) -> str:

@@ -1,4 +1,4 @@
-"""Where the time of a run went, over all its attempts, and how much of it was useful: its goodput.
+"""The time of a run over all its attempts, divided by what it was spent on; the useful part is the goodput.
 
     attempts/<id>.json      one for each start of the training loop, rewritten every few seconds
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Attempt:
-    """How far one start of the training loop came.
+    """The record of one start of the training loop: how far it came, and its time.
 
     Attributes:
         launched: when the driver that started it began, seconds of the Unix clock.

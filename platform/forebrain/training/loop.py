@@ -47,7 +47,7 @@ UNSPLIT = 2**62
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step came to.
+    """The outcome of one optimiser step.
 
     Attributes:
         loss: errors of the global batch, summed, over its predicted values.
@@ -252,7 +252,7 @@ class Trainer:
         )
 
     def _before_commit(self, step: int) -> float:
-        """In the saver's thread; returns the goodput so far."""
+        """Tells listeners, in the saver's thread, that a checkpoint comes; returns the goodput so far."""
         self.report(Committing(step))
         return self._ledger().goodput
 

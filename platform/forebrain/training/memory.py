@@ -1,4 +1,4 @@
-"""How much memory a process has used."""
+"""The memory that a process has used."""
 
 from __future__ import annotations
 

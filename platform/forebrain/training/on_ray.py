@@ -186,7 +186,7 @@ class _Desk:
         self._failure = message
 
     async def heard(self) -> list[Event | _Error]:
-        """What was told since the last time."""
+        """The events since the last call."""
         events, self._events = self._events, []
         return events
 

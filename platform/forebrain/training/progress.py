@@ -1,4 +1,4 @@
-"""How a run has fared so far: what its checkpoints remember besides weights and moments."""
+"""The progress of a run: what its checkpoints remember besides weights and moments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Progress:
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Progress:
-        """What a checkpoint holds of it; what another version of the program wrote besides is passed over."""
+        """The progress that a checkpoint holds; what another version of the program added is passed over."""
         known = {item.name for item in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 

@@ -147,7 +147,7 @@ class RunFolder:
         self.folder.write(_RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
 
     def read_result(self) -> dict[str, Any] | None:
-        """What came out; None before it is there.
+        """The content of result.json; None before the run has finished.
 
         Raises:
             CheckpointError: the file is damaged.

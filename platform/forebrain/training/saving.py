@@ -42,7 +42,7 @@ class Saved:
     Attributes:
         seconds: from the snapshot until all workers knew that it is safe.
         stall_s: how much of that this worker's training stood still.
-        told: what `before_commit` gave, on the first worker.
+        told: what `before_commit` returned, on the first worker.
     """
 
     step: int
@@ -90,7 +90,7 @@ class Saver:
 
     @property
     def error(self) -> ForebrainError | None:
-        """What kept this worker's thread from finishing."""
+        """The error that kept this worker's thread from finishing; None if there is none."""
         for work in (self._files, self._commit):
             if work is not None and work.done() and (error := work.exception()):
                 return (

@@ -1,4 +1,4 @@
-"""What training changes, in its portable form; and the interfaces, which belong to no strategy.
+"""The state that training changes, in its portable form; and the interfaces, which belong to no strategy.
 
 The portable form is tensors by name, one set for the backbone and one for each session, so any number of
 workers can load it:
@@ -106,8 +106,8 @@ class Interfaces:
         return self._optimiser.gradients
 
     def shared_gradients(self) -> list[Tensor]:
-        """Those among the gradients that are to be summed over the workers, [d] each, for the split sessions
-        that this step reads: the same ones on every worker."""
+        """Gradients [d] to be summed over the workers: those of the vectors of the split sessions that this
+        step reads, the same on every worker."""
         shared = (self.of_session[name].session.grad for name in self.split_sessions)
         return [grad for grad in shared if grad is not None]
 
@@ -182,7 +182,7 @@ def file_of(kind: Literal["backbone", "interfaces"], rank: int) -> str:
 def from_files(
     kind: Literal["backbone", "interfaces"], contents: Mapping[str, bytes], joins: bool = True
 ) -> PortableTensors:
-    """What the files of a checkpoint hold of the backbone or of interfaces.
+    """The tensors of the backbone, or of interfaces, in the files of a checkpoint.
 
     Args:
         kind: of the two.

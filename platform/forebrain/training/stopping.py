@@ -1,4 +1,4 @@
-"""How a run hears that it should stop: a signal, or a machine that is about to be taken away."""
+"""Requests to stop a run: a signal, or a machine that is about to be taken away."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequests:
-    """Where one worker hears of it; this one never does. Others derive from it."""
+    """Requests as one worker hears them; here none ever comes. Others derive from it."""
 
     def asked(self) -> str | None:
         """Why this worker should save and stop now, or None. Cheap; called at every step."""

@@ -1,4 +1,4 @@
-"""Where a run's events go: metrics.jsonl, TensorBoard, and lines that a person can follow."""
+"""Listeners to a run's events: metrics.jsonl, TensorBoard, and lines that a person can follow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers sum at every step, in the message that carries the backbone's gradients."""
+"""Numbers that the workers sum at every step, in the message that carries the backbone's gradients."""
 
 from __future__ import annotations
 

@@ -42,3 +42,13 @@ def twin(normalized_dir: Path) -> Callable[[str], Session]:
 def traces() -> np.ndarray:
     """[50, 4] values that tell frames from units."""
     return np.random.default_rng(0).standard_normal((50, 4))
+
+
+@pytest.fixture
+def calcium() -> np.ndarray:
+    """[200, 6] values as a microscope gives them: slow decays over noise, none of them even."""
+    rng = np.random.default_rng(0)
+    values = np.zeros((200, 6))
+    for frame in range(1, 200):
+        values[frame] = 0.9 * values[frame - 1] + (rng.random(6) < 0.1) * rng.gamma(2, 1, 6)
+    return np.round(values + 0.05 * rng.standard_normal(values.shape) + 1, 4)

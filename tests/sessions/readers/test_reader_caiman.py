@@ -113,3 +113,17 @@ def test_large_recordings_are_read_by_slices_and_travel_between_processes(
     travelled = pickle.loads(pickle.dumps(open_recording(path)[0]))
     assert not isinstance(travelled.traces, np.ndarray)
     np.testing.assert_array_equal(travelled.frames(18, 23), traces[18:23, 1:3].astype(np.float32))
+
+
+def test_an_analysis_that_accepted_nothing_gives_nothing(tmp_path: Path, traces: np.ndarray) -> None:
+    path = write(
+        tmp_path / "a.hdf5",
+        {
+            "C": traces.T,
+            "F_dff": None,
+            "idx_components": np.array([], int),
+            "idx_components_bad": np.arange(4),
+        },
+    )
+    with pytest.raises(RecordingError, match="none of 4 components was accepted"):
+        open_recording(path)

@@ -124,10 +124,14 @@ def test_missing_values_stay_missing(tmp_path: Path, table: pd.DataFrame) -> Non
         np.testing.assert_allclose(read(tmp_path / name).traces, table)
 
 
-def test_unnamed_counter_is_asked_about(tmp_path: Path, traces: np.ndarray) -> None:
+def test_an_unnamed_clock_is_no_unit_and_becomes_the_times_where_the_sidecar_says_so(
+    tmp_path: Path, traces: np.ndarray
+) -> None:
     np.savetxt(tmp_path / "a.csv", np.column_stack([np.arange(50) / 10, traces]), delimiter=",")
-    with pytest.raises(RecordingError, match="time_column: '0'"):
-        read(tmp_path / "a.csv")
+    session = read(tmp_path / "a.csv")
+    np.testing.assert_allclose(session.traces, traces)
+    assert session.rate_hz is None
+    assert "time_column: '0'" in session.metadata["clocks_left_out"]
     session = read(tmp_path / "a.csv", Sidecar(time_column="0"))
     assert session.rate_hz == pytest.approx(10.0)
     np.testing.assert_allclose(session.traces, traces)
@@ -162,7 +166,7 @@ def test_trial_that_lacks_a_unit_is_refused(original_dir: Path, tmp_path: Path) 
     ("name", "words"),
     [
         ("txt_cilva/zf1.stim", "one column"),
-        ("minian_zarr_placecell/neural_timestamp.csv", "look like times"),
+        ("minian_zarr_placecell/neural_timestamp.csv", "no column of units"),
         ("minian_zarr_placecell/behavior_timestamp.csv", "no column of units"),
         ("minian_zarr_placecell/behavior_position.csv", "several columns are called"),
         ("mat_events_cellreg_sheintuch2020/C6_M4/Environment A/frameLog_1.csv", "Var5 holds text"),

@@ -115,3 +115,38 @@ def test_no_matrix_and_cyclic_groups_are_one_clear_error(tmp_path: Path) -> None
         group["volume"] = np.ones((3, 40, 40))
     with pytest.raises(RecordingError, match="no numeric array of two axes"):
         open_recording(path)
+
+
+@pytest.mark.parametrize("name", ["dff/table", "df/_i_table"])
+def test_a_table_of_compound_values_is_named_and_not_called_damaged(
+    tmp_path: Path, traces: np.ndarray, name: str
+) -> None:
+    rows = np.array(list(enumerate(traces)), dtype=[("index", "f8"), ("values_block_0", "f8", (4,))])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[name] = rows
+    with pytest.raises(RecordingError, match=rf"{name} is a table of compound values, as pandas") as caught:
+        open_recording(tmp_path / "a.h5")
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_frame_that_pandas_wrote_keeps_its_names(tmp_path: Path, traces: np.ndarray) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["df/axis0"] = file["df/block0_items"] = np.array([b"a", b"b", b"c", b"d"])
+        file["df/axis1"], file["df/block0_values"] = np.arange(50), traces
+    (session,) = open_recording(tmp_path / "a.h5")
+    np.testing.assert_array_equal(session.frames(0, 50), traces.astype(np.float32))
+    assert session.unit_names == ("a", "b", "c", "d")
+
+
+def test_data_that_a_link_leads_to_are_read_and_a_broken_link_is_named(
+    tmp_path: Path, traces: np.ndarray
+) -> None:
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file["deep/x"] = traces
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["dff"] = h5py.ExternalLink("raw.h5", "/deep/x")
+    (session,) = open_recording(tmp_path / "a.h5")
+    np.testing.assert_array_equal(session.frames(0, 50), traces.astype(np.float32))
+    (tmp_path / "raw.h5").unlink()
+    with pytest.raises(RecordingError, match=r"dff is a link to raw\.h5:/deep/x, which is not there"):
+        open_recording(tmp_path / "a.h5")

@@ -160,3 +160,22 @@ def test_what_would_unpack_beyond_memory_is_refused(
     monkeypatch.setattr("forebrain.sessions.readers._common.MAX_WHOLE_BYTES", 1000)
     with pytest.raises(RecordingError, match="read whole"):
         read(saved(tmp_path, traces=np.zeros_like(traces)))
+
+
+# Messages.
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"dff": np.ones((50, 4)) + 0j}, "dff holds complex numbers"),
+        ({"dff": np.ones((4, 50, 6))}, "dff has three axes, 4 x 50 x 6"),
+        ({"note": "words"}, "no numeric array"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_not_called_damaged(
+    tmp_path: Path, content: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RecordingError, match=words) as caught:
+        read(saved(tmp_path, **content))
+    assert "damaged" not in str(caught.value)

@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 import pytest
 from scipy import sparse
+from writing import matlab73 as new_file
+from writing import read_one, stamped
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers import matlab73, open_recording, reader_name
@@ -128,3 +130,23 @@ def test_cut_off_file_gives_one_clear_error(save, traces: np.ndarray, keep: floa
     path.write_bytes(content[: int(keep * len(content))])
     with pytest.raises(RecordingError, match=r"a\.mat"):
         open_recording(path)
+
+
+@pytest.mark.parametrize("class_name", ["Sources2D", "table", "string"])
+def test_an_object_is_named_by_its_class_and_the_way_out(tmp_path: Path, class_name: str) -> None:
+    with new_file(tmp_path / "a.mat") as file:
+        dataset = file.create_dataset("neuron", data=np.array([[0xDD000000, 2, 1, 1, 1, 1]], "u4"))
+        dataset.attrs["MATLAB_class"] = np.bytes_(class_name)
+        dataset.attrs["MATLAB_object_decode"] = np.int32(3)
+    with pytest.raises(
+        RecordingError, match=rf"neuron is a MATLAB object of class {class_name}.*save"
+    ) as caught:
+        read_one(stamped(tmp_path / "a.mat"))
+    assert "damaged" not in str(caught.value)
+
+
+def test_complex_numbers_are_named(tmp_path: Path) -> None:
+    with new_file(tmp_path / "a.mat") as file:
+        file["dff"] = np.zeros((4, 50), dtype=[("real", "f8"), ("imag", "f8")])
+    with pytest.raises(RecordingError, match="dff holds complex numbers"):
+        read_one(stamped(tmp_path / "a.mat"))

@@ -138,3 +138,25 @@ def test_text_stored_with_pickle_is_refused_before_a_chunk_is_read(
     description.write_text(json.dumps(values))
     with pytest.raises(RecordingError, match="array unit_id is stored with pickle"):
         open_recording(folder)
+
+
+def test_units_that_were_labelled_as_bad_are_left_out(tmp_path: Path, traces: np.ndarray) -> None:
+    folder = write(tmp_path / "minian", traces, ["unit_id", "frame"])
+    group = zarr.open_group(folder / "C.zarr", mode="a")
+    group.create_array("unit_labels", data=np.array([3, -1, 3, 8]))
+    (session,) = open_recording(folder)
+    np.testing.assert_array_equal(session.frames(0, 50), traces[:, [0, 2, 3]].astype(np.float32))
+    assert session.unit_names == ("u7", "u9", "u10")
+    assert session.metadata["cells"] == (
+        "3 of 4 ROIs are cells (unit_labels is not -1); 1 share the label of another, to be merged, and are "
+        "read by "
+        "themselves"
+    )
+
+
+def test_labels_that_fit_no_units_are_said(tmp_path: Path, traces: np.ndarray) -> None:
+    folder = write(tmp_path / "minian", traces, ["unit_id", "frame"])
+    zarr.open_group(folder / "C.zarr", mode="a").create_array("unit_labels", data=np.array([3, -1]))
+    (session,) = open_recording(folder)
+    assert session.num_units == 4
+    assert session.metadata["cells"] == "unit_labels does not fit 4 units and was passed over"

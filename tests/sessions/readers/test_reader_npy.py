@@ -50,7 +50,7 @@ def test_traces_are_read_on_demand_and_travel_by_path(tmp_path: Path) -> None:
     ("array", "words"),
     [
         (np.zeros(100), "two axes"),
-        (np.zeros((10, 20, 3)), "two axes"),
+        (np.zeros((10, 20, 3)), "three axes"),
         (np.full((50, 2), "a"), "expected numbers"),
         (np.zeros((50, 2), complex), "expected numbers"),
         (np.array([{"a": 1}], dtype=object), "never loaded"),

@@ -3,9 +3,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy import io
+from writing import assert_values, matlab73, read_all, read_one, stamped
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers import _selected, find_recordings, open_recording, suite2p
@@ -89,14 +92,16 @@ def test_transposed_arrays_are_told_by_iscell(tmp_path: Path, traces: np.ndarray
     np.testing.assert_allclose(session.frames(0, 50), traces[:, [0, 2, 3]], rtol=1e-6)
 
 
-def test_planes_are_recordings_named_by_the_folder_above(tmp_path: Path, traces: np.ndarray) -> None:
+def test_planes_are_recordings_of_one_animal_named_by_the_folder_above(
+    tmp_path: Path, traces: np.ndarray
+) -> None:
     for plane in ("plane0", "plane1"):
         write(tmp_path / "mouse1" / "day2" / "suite2p" / plane, traces, IS_CELL)
     found = find_recordings([tmp_path])
     assert [Path(path).name for path in found] == ["plane0", "plane1"]
     assert [open_recording(path)[0].id for path in found] == [
-        "mouse1/day2_plane0/day2_plane0",
-        "mouse1/day2_plane1/day2_plane1",
+        "mouse1/day2/day2_plane0",
+        "mouse1/day2/day2_plane1",
     ]
 
 
@@ -130,3 +135,68 @@ def test_large_recordings_are_read_by_slices_and_travel_between_processes(
     assert not isinstance(session.traces, np.ndarray)
     travelled = pickle.loads(pickle.dumps(session))
     np.testing.assert_allclose(travelled.frames(3, 7), traces[3:7, [0, 2, 3]] - 1.4, rtol=1e-5)
+
+
+def test_combined_planes_count_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random((200, 5)), rng.random((200, 4))
+    folder = tmp_path / "fish" / "suite2p"
+    for name, values in (("plane0", first), ("plane1", second), ("combined", np.hstack([first, second]))):
+        write(folder / name, values, np.ones((values.shape[1], 2)))
+    sessions, errors = read_all(tmp_path)
+    assert [session.num_units for session in sessions] == [5, 4] and not errors
+    assert {session.subject for session in sessions} == {"fish"}
+    assert read_one(folder / "combined").num_units == 9  # where it is named itself
+
+
+def test_without_f_the_deconvolved_activity_of_the_cells_is_read_and_it_is_said(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((200, 4))
+    folder = write(tmp_path / "plane0", values, IS_CELL)
+    np.save(folder / "spks.npy", values.T)
+    np.save(folder / "redcell.npy", IS_CELL)
+    (folder / "F.npy").unlink()
+    (session,), errors = read_all(tmp_path)
+    assert not errors
+    assert_values(session, values[:, [0, 2, 3]])
+    assert session.signal == "spks (suite2p)"
+    assert session.metadata["cells"] == "3 of 4 ROIs are cells (iscell.npy)"
+    assert session.metadata["traces"].startswith("there is no F.npy: spks.npy is read")
+
+
+def test_the_sidecar_names_what_is_read_of_the_cells(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((200, 4))
+    folder = write(tmp_path / "a", values, IS_CELL)
+    np.save(folder / "spks.npy", values.T + 5)
+    raw = read_one(folder, variable="F")
+    assert_values(raw, values[:, [0, 2, 3]])
+    assert raw.metadata["neuropil"] == "not subtracted: the sidecar names F"
+    assert_values(read_one(folder, variable="spks"), values[:, [0, 2, 3]] + 5)
+    with pytest.raises(RecordingError, match="it has F, Fneu, spks"):
+        read_one(folder, variable="dff")
+
+
+@pytest.mark.parametrize("generation", ["v5", "v7.3"])
+@pytest.mark.parametrize("factor", [None, 0.5])
+def test_fall_mat_is_read_as_its_folder_is(tmp_path: Path, generation: str, factor: float | None) -> None:
+    values = np.random.default_rng(0).random((200, 4)) + 5
+    ops: dict[str, Any] = {"fs": 7.5, "meanImg": np.ones((64, 64))}
+    ops |= {} if factor is None else {"neucoeff": factor}
+    arrays = {"F": values.T, "Fneu": values.T / 2, "spks": values.T * 0, "iscell": IS_CELL}
+    path = tmp_path / "Fall.mat"
+    if generation == "v5":
+        stat = np.array([{"npix": 5}] * 4, object)
+        io.savemat(path, {**arrays, "ops": ops, "stat": stat})
+    else:
+        with matlab73(path) as file:
+            for name, value in {**arrays, **{f"ops/{name}": value for name, value in ops.items()}}.items():
+                file[name] = np.atleast_2d(value).T
+        stamped(path)
+    session = read_one(path)
+    cells = values[:, [0, 2, 3]]
+    assert_values(session, cells - (factor or 0.7) * cells / 2, rtol=1e-5)
+    assert session.rate_hz == 7.5 and session.metadata["rate_from"] == "ops/fs"
+    assert session.unit_names == ("roi0", "roi2", "roi3")
+    assert session.metadata["cells"] == "3 of 4 ROIs are cells (iscell)"
+    raw = read_one(path, variable="F")
+    assert_values(raw, cells)
+    assert raw.metadata["neuropil"] == "not subtracted: the sidecar names F"

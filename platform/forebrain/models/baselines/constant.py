@@ -19,7 +19,7 @@ class CopyConfig(ModelConfig):
     title = "Copy (model)"
     name: Literal["copy"] = "copy"
 
-    def under(self, protocol: str) -> Self:
+    def with_default(self, relative: bool) -> Self:
         return self
 
     def build(self, num_datasets: int = 1) -> Copy:
@@ -51,7 +51,7 @@ class MeanConfig(ModelConfig):
         if self.relative:
             raise ConfigError("model.relative is true; expected false: a level has no frame of reference.")
 
-    def under(self, protocol: str) -> Self:
+    def with_default(self, relative: bool) -> Self:
         return self
 
     def build(self, num_datasets: int = 1) -> Mean:

@@ -35,7 +35,7 @@ class NetFormerConfig(ModelConfig):
                 "model.relative is true; expected false: the last frame, which drives the next, is zero then."
             )
 
-    def under(self, protocol: str) -> Self:
+    def with_default(self, relative: bool) -> Self:
         return self
 
     def build(self, num_datasets: int = 1) -> NetFormer:

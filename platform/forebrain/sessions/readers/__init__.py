@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Protocol
 
 from forebrain.errors import RecordingError
+from forebrain.sessions import remote
 from forebrain.sessions.finding import Walk, each_file_once, printable
+from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.session import Session
-from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, sidecar_of
+from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, parse_sidecar, sidecar_of
 
 # Asked in this order; the first that recognises a path reads it.
 READERS = (
-    "suite2p", "minian", "mat_folder", "nwb", "caiman", "hdf5", "npz", "npy", "matlab73", "matlab",
-    "inscopix", "csv_table", "json_table",
+    "suite2p", "phy", "nwb", "minian", "mat_folder", "caiman", "hdf5", "excel", "parquet", "npz", "npy",
+    "netcdf3",
+    "matlab73", "matlab", "inscopix", "csv_table", "json_table",
 )  # fmt: skip
 # Never recordings, wherever they lie.
 _IGNORED_SUFFIXES = {
     ".md", ".rst", ".pdf", ".py", ".m", ".yaml", ".yml", ".toml", ".png", ".jpg", ".tif", ".tiff", ".avi",
-    ".mp4", ".ipynb", ".html", ".sh", ".log",
+    ".mp4", ".ipynb", ".html", ".sh", ".log", ".mkv",
 }  # fmt: skip
 # What recordings are mistaken for, by its first bytes in lower case.
 _OTHER_KINDS = {
@@ -49,7 +52,7 @@ class Reader(Protocol):
 
 
 def find_recordings(paths: Sequence[str | Path]) -> list[str]:
-    """Addresses of the recordings at and under the given paths, sorted, each once.
+    """Addresses of the recordings at and under the given paths, sorted, each once; always text.
 
     A file that is named is taken as it is; in a folder, what no reader can be meant for (text, pictures,
     sidecars, hidden files, what forebrain wrote) is passed over, and a folder that is one recording (suite2p,
@@ -62,6 +65,9 @@ def find_recordings(paths: Sequence[str | Path]) -> list[str]:
     found: set[str] = set()
     walk = Walk()
     for given in paths:
+        if remote.is_remote(str(given)):
+            found.add(str(given))
+            continue
         path = Path(given)
         if not path.exists():
             raise RecordingError(
@@ -80,21 +86,31 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
     """Opens a recording; traces may be read lazily, from the path, when they are asked for.
 
     Args:
-        path: a file or recording folder.
+        path: a file or recording folder, or the address of one elsewhere (https, `dandi:000NNN/PATH`).
         given: what the user says, over what sidecar files say.
 
     Raises:
         RecordingError: no reader knows the format, or the file is damaged, empty or ambiguous; one message
             that names the file, what is wrong and what would help.
     """
-    path = Path(path)
-    if not path.exists():
-        raise RecordingError(f"{path}: nothing is there.")
-    sidecar = sidecar_of(path)
+    if remote.is_remote(str(path)):
+        said = remote.sidecar_path(str(path))
+        sidecar = parse_sidecar(said) if said.is_file() else Sidecar()
+        path = remote.open_path(str(path))
+    else:
+        path = Path(path)
+        check_name(path)
+        if not path.exists():
+            raise RecordingError(f"{path}: nothing is there.")
+        sidecar = sidecar_of(path)
     sidecar = sidecar if given is None else given.over(sidecar)
     reader = _reader_of(path)
     try:
         return reader.read(path, sidecar)
+    except RecordingQuestion as question:
+        if str(path) in str(question):
+            raise
+        raise RecordingQuestion(f"{path}: {question}", question.choices) from question
     except RecordingError as error:
         raise error if str(path) in str(error) else RecordingError(f"{path}: {error}") from error
     except Exception as error:  # format libraries raise anything on damaged files, tokenize.TokenError too
@@ -104,16 +120,28 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
         ) from error
 
 
+def check_name(path: Path) -> None:
+    """Refuses a path that is no text: names of sessions, files of shards and lines of JSON are made of it.
+
+    Raises:
+        RecordingError: the path is not valid UTF-8.
+    """
+    if printable(path) != str(path):
+        raise RecordingError(f"{printable(path)}: the name is not valid UTF-8; rename the file or folder.")
+
+
 def reader_name(path: str | Path) -> str | None:
-    """Name of the reader that recognises a path; None if none does.
+    """Name of the reader that recognises a path or an address elsewhere; None if none does.
 
     Raises:
         RecordingError: the path cannot be read.
     """
+    if remote.is_remote(str(path)):
+        return _recognised(remote.open_path(str(path)))
     path = Path(path)
     try:
         os.scandir(path).close() if path.is_dir() else path.open("rb").close()
-        return next((name for name in READERS if _module(name).recognises(path)), None)
+        return _recognised(path)
     except OSError as error:
         raise RecordingError(
             f"{printable(path)}: cannot be read ({error.strerror or error}). Check that it is there, whole, "
@@ -121,8 +149,12 @@ def reader_name(path: str | Path) -> str | None:
         ) from error
 
 
+def _recognised(path: Path) -> str | None:
+    return next((name for name in READERS if _module(name).recognises(path)), None)
+
+
 def _reader_of(path: Path) -> Reader:
-    name = reader_name(path)
+    name = _recognised(path)
     if name is None:
         raise RecordingError(f"{path}: {_instead(path)}")
     return _module(name)
@@ -151,9 +183,13 @@ def _module(name: str) -> Reader:
 
 
 def _in_folder(folder: Path, walk: Walk, is_given: bool = False) -> list[str]:
+    from forebrain.sessions.readers.suite2p import planes_in
+
     try:
         if _is_recording_folder(folder):
             return [str(folder)]
+        if planes := planes_in(folder):  # what else suite2p writes there holds the same again
+            return [str(plane) for plane in planes]
         entries = walk.entries(folder, is_given)
     except OSError:
         return [str(folder)]  # said when it is opened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.clock import read_clock
+from forebrain.sessions.questions import RecordingQuestion
+from forebrain.sessions.readers._time import check_rate
 from forebrain.sessions.session import FrameSource, Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -18,28 +20,32 @@ _KEPT_AS_METADATA = ("licence", "citation", "note")
 
 
 def identity(path: Path, sidecar: Sidecar, **found: str | None) -> dict[str, Any]:
-    """`dataset`, `subject`, `session` and `species` of a recording, and a word where they are guessed.
+    """`dataset`, `subject`, `session` and `species` of a recording, and where they come from.
 
     The sidecar goes over what the file says (`found`), and that over the file's and its folder's names.
 
     Returns:
-        The four names, and `identity_note` if subject or session come from the file name.
+        The four names, `identity_from`, and `identity_note` if subject or session come from the file name.
     """
     stem = path.name.removesuffix(path.suffix) or path.name
-    fallback = {
-        "dataset": path.absolute().parent.name or "recordings",
-        "subject": stem,
-        "session": stem,
-        "species": "unknown",
+    guesses = {
+        "dataset": (path.absolute().parent.name or "recordings", "the folder's name"),
+        "subject": (stem, "the file's name"),
+        "session": (stem, "the file's name"),
+        "species": ("unknown", "nothing"),
     }
     names: dict[str, Any] = {}
-    guessed = []
-    for name, guess in fallback.items():
-        value = getattr(sidecar, name) or (found.get(name) or "").strip()
-        names[name] = value or guess
-        if not value:
-            guessed.append(name)
-    if {"subject", "session"} & set(guessed):
+    origins: dict[str, list[str]] = {}
+    for name, (guess, origin) in guesses.items():
+        stated = (found.get(name) or "").strip()
+        given = getattr(sidecar, name)
+        names[name] = given or stated or guess
+        origin = "the sidecar" if given else "the file" if stated else origin
+        origins.setdefault(origin, []).append(name)
+    told = [f"{', '.join(what)} from {origin}" for origin, what in origins.items() if origin != "nothing"]
+    told += [f"{', '.join(what)} unknown" for origin, what in origins.items() if origin == "nothing"]
+    names["identity_from"] = "; ".join(told)
+    if {"subject", "session"} & set(origins.get("the file's name", [])):
         names["identity_note"] = "identity guessed from the file name"
     return names
 
@@ -60,44 +66,72 @@ def make_session(
     Args:
         traces: [T, N].
         rate_hz, signal: as the file states them; the sidecar goes over them. Without a stated rate, the
-            median interval of `time_s` gives it.
+            frame times `time_s` give it.
         identity_found: `dataset`, `subject`, `session`, `species` as the file states them.
+        metadata: of the session; `rate_from` in it says where `rate_hz` or `time_s` come from.
         fields: further fields of Session.
 
     Raises:
         RecordingError: the fields do not fit each other.
+        RecordingQuestion: there are more or fewer frame times than frames, or no recording has such a rate.
     """
     names = identity(path, sidecar, **(identity_found or {}))
     notes = {"original_file": path.name, **(metadata or {})}
-    if "identity_note" in names:
-        notes["identity_note"] = names.pop("identity_note")
+    for name in ("identity_from", "identity_note"):
+        if name in names:
+            notes[name] = names.pop(name)
     for name in _KEPT_AS_METADATA:
         if getattr(sidecar, name):
             notes[name] = getattr(sidecar, name)
-    time_s = fields.get("time_s")
-    if rate_hz is None and time_s is not None:
-        rate_hz = rate_of(time_s)
+    signal = sidecar.signal or signal or "unknown"
+    if fields.get("time_s") is not None:
+        fields["time_s"] = _fitting_times(fields["time_s"], traces.shape[0], path, sidecar, notes)
+    if sidecar.rate_hz is not None:
+        rate_hz = sidecar.rate_hz
+        notes["rate_from"] = "the sidecar"
+    else:
+        if rate_hz is None and fields.get("time_s") is not None:
+            rate_hz = rate_of(fields["time_s"])
+            notes.setdefault("rate_from", "the frame times")
+        check_rate(rate_hz, notes.get("rate_from", "as the file states it"), signal, path)
+        if rate_hz is None:
+            notes["rate_from"] = "nothing states a rate"
+        else:
+            notes.setdefault("rate_from", "the file")
     if sidecar.segment_frames is not None:
         fields["segment_ids"] = _segments(traces.shape[0], sidecar.segment_frames, path)
     if sidecar.conditions is not None:
         fields["condition_names"] = tuple(sidecar.conditions)
         fields["conditions"] = _conditions(traces.shape[0], sidecar.conditions, path)
-    return Session(
-        traces=traces,
-        rate_hz=sidecar.rate_hz or rate_hz,
-        signal=sidecar.signal or signal or "unknown",
-        metadata=notes,
-        **names,
-        **fields,
-    )
+    return Session(traces=traces, rate_hz=rate_hz, signal=signal, metadata=notes, **names, **fields)
 
 
 def rate_of(time_s: np.ndarray) -> float | None:
-    """Frames a second by the median interval of frame times; None where they do not go forward."""
-    intervals = np.diff(np.asarray(time_s, np.float64))
-    intervals = intervals[np.isfinite(intervals)]
-    median = float(np.median(intervals)) if intervals.size else 0.0
-    return 1.0 / median if median > 0 else None
+    """Frames a second by the frame times; None where they do not go forward."""
+    clock = read_clock(time_s)
+    return None if clock is None else clock.rate_hz
+
+
+def _fitting_times(
+    time_s: np.ndarray, num_frames: int, path: Path, sidecar: Sidecar, notes: MutableMapping[str, str]
+) -> np.ndarray | None:
+    """A time for each frame; None where there are more or fewer and the sidecar's rate counts instead."""
+    if len(time_s) == num_frames:
+        return time_s
+    if sidecar.rate_hz is not None:
+        notes["times_note"] = (
+            f"{len(time_s)} frame times for {num_frames} frames were left out; the sidecar's rate_hz counts"
+        )
+        return None
+    rate_hz = rate_of(time_s)
+    raise RecordingQuestion(
+        f"{path}: there are {num_frames} frames but {len(time_s)} times; expected as many. State rate_hz in "
+        f"the "
+        f"sidecar to do without the times{f' (they say {rate_hz:.4g} Hz)' if rate_hz else ''}, or "
+        f"frames_axis "
+        "if the axes are swapped.",
+        {"rate_hz": [round(rate_hz, 4)] if rate_hz else []},
+    )
 
 
 # More units than this in one recording are whole-brain imaging, where units may well outnumber frames.
@@ -127,20 +161,26 @@ def choose_frames_axis(
             "one after the other, and state their length as segment_frames in the sidecar."
         )
     if sidecar.frames_axis is not None:
+        notes["axis_from"] = "the sidecar"
         return sidecar.frames_axis
+    if sidecar.axes is not None and len(sidecar.axes) == 2:
+        notes["axis_from"] = "the sidecar"
+        return sidecar.axes.index("frames")
     num_frames, num_units = max(shape), min(shape)
     is_turned = shape[1] == num_frames
     min_ratio, max_units = (_MIN_TURNED_RATIO, _MAX_TURNED_UNITS) if is_turned else (2, _MAX_GUESSED_UNITS)
     if num_frames < min_ratio * num_units or not 1 < num_units <= max_units:
-        raise RecordingError(
+        raise RecordingQuestion(
             f"{path}: the array has shape {tuple(shape)}, which does not tell frames from units. State "
-            "frames_axis: 0 (rows are frames) or frames_axis: 1 (columns are frames) in the sidecar."
+            "frames_axis: 0 (rows are frames) or frames_axis: 1 (columns are frames) in the sidecar.",
+            {"frames_axis": [0, 1]},
         )
     if is_turned:
         notes["orientation_note"] = (
             f"rows guessed to be units: {num_units} x {num_frames} was read as {num_frames} frames of "
             f"{num_units} units"
         )
+    notes["axis_from"] = f"the lengths: {num_frames} frames, {num_units} units"
     return int(is_turned)
 
 
@@ -152,61 +192,6 @@ _MIN_UNITS = 3
 def could_be_traces(shape: Sequence[int]) -> bool:
     """Whether an array that nobody named is worth considering."""
     return len(shape) == 2 and max(shape) >= MIN_FRAMES and min(shape) >= _MIN_UNITS
-
-
-# Names under which files state frames a second.
-RATE_NAMES = ("rate_hz", "fs", "fps", "frame_rate", "framerate", "sampling_rate", "imaging_rate")
-# Names of what a recording is about, the best first, compared without case and punctuation.
-_TRACE_NAMES = (
-    {"dff", "dfof", "dfoverf", "deltaff", "deltafoverf", "dfftraces", "dftraces"},
-    {"traces", "neural", "activity", "neuralactivity", "neuraldata", "calciumtraces"},
-)
-# Names of matrices that are something else, though they may have the shape of traces.
-_OTHER_NAMES = re.compile(r"(^|_)(index|indices|idx|map|mask|id|label|position|coordinate|footprint)s?($|_)")
-
-
-def choose_variable(candidates: Mapping[str, Sequence[int]], path: Path, sidecar: Sidecar) -> str:
-    """Name of the array to read: the sidecar's `variable`, else the only candidate, or the only one whose
-    name says that it is traces (dF/F before others).
-
-    Args:
-        candidates: shapes of the arrays that could be traces, by name.
-
-    Raises:
-        RecordingError: there is no candidate, or more than one and the sidecar does not decide.
-    """
-    if sidecar.variable is None:
-        candidates = {
-            name: shape
-            for name, shape in candidates.items()
-            if not _OTHER_NAMES.search(name.rpartition("/")[2].lower())
-        }
-    listed = ", ".join(f"{name} {tuple(shape)}" for name, shape in list(candidates.items())[:20])
-    if sidecar.variable is not None:
-        if sidecar.variable not in candidates:
-            raise RecordingError(
-                f"{path}: no numeric array is called {sidecar.variable} (the sidecar's variable); it holds "
-                f"{listed or 'none'}."
-            )
-        return sidecar.variable
-    if not candidates:
-        raise RecordingError(
-            f"{path}: holds no numeric array of two axes that could be traces. If they lie deeper in the "
-            "file, name them as variable in the sidecar."
-        )
-    if len(candidates) > 1:
-        for names in _TRACE_NAMES:
-            telling = [
-                name
-                for name, shape in candidates.items()
-                if re.sub("[^a-z]", "", name.rpartition("/")[2].lower()) in names and shape[0] != shape[1]
-            ]
-            if len(telling) == 1:
-                return telling[0]
-        raise RecordingError(
-            f"{path}: several arrays could be the traces: {listed}. Name one as variable in the sidecar."
-        )
-    return next(iter(candidates))
 
 
 def oriented(array: np.ndarray, path: Path, sidecar: Sidecar, notes: MutableMapping[str, str]) -> np.ndarray:

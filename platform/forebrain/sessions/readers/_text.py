@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from forebrain.errors import RecordingError
+from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._common import check_size
+from forebrain.sessions.sidecar import Sidecar
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _HEAD_BYTES = 8 << 20  # two rows of 70,000 units and more
 _NUM_LOOKED_AT = 20
+_NUM_JUDGED = 400  # rows in which decimal signs are told
 _COMMENTS = ("#", "%")
 _OTHER_TEXT = ("<", "{", "[", "version https://git-lfs")  # HTML, JSON, a pointer to a file stored elsewhere
+_SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # how Excel is told the delimiter
+_OTHER_SIGN = {".": ",", ",": "."}
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,9 @@ class TextTable:
         encoding: of its text.
         delimiter: one character, or a space for any run of white space.
         decimal: `.` or `,`.
-        num_skipped: comment and empty lines before the table.
+        thousands: what parts thousands, None for nothing.
+        is_ambiguous: whether `decimal` may as well part thousands.
+        num_skipped: comment and empty lines before the table, and a line that states the delimiter.
         rows: the fields of its first rows, stripped.
     """
 
@@ -36,14 +47,17 @@ class TextTable:
     encoding: str
     delimiter: str
     decimal: str
+    thousands: str | None
+    is_ambiguous: bool
     num_skipped: int
     rows: tuple[tuple[str, ...], ...]
 
-    def load(self, num_header_rows: int) -> pd.DataFrame:
+    def load(self, num_header_rows: int, sidecar: Sidecar) -> pd.DataFrame:
         """All rows after the header; columns are numbered, and hold text only where they are not numeric.
 
         Raises:
             RecordingError: rows have different lengths.
+            RecordingQuestion: points or commas may begin decimals or part thousands.
         """
         import pandas as pd
 
@@ -52,11 +66,13 @@ class TextTable:
         for number, row in enumerate(self.rows[num_header_rows:], start=num_header_rows + 1):
             if len(row) != width:
                 raise RecordingError(f"{self.path}: row {number} has {len(row)} fields, others have {width}.")
+        decimal, thousands = self.signs(sidecar)
         try:
-            return pd.read_csv(
+            frame = pd.read_csv(
                 self.path,
                 sep=r"\s+" if self.delimiter == " " else self.delimiter,
-                decimal=self.decimal,
+                decimal=decimal,
+                thousands=thousands,
                 encoding=self.encoding,
                 header=None,
                 names=range(width),
@@ -66,31 +82,81 @@ class TextTable:
             )
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise RecordingError(f"{self.path}: not a table ({str(error).strip()}).") from error
+        self._refuse_short_rows(np.flatnonzero(frame.iloc[:, -1].isna()), num_header_rows, width)
+        return frame
+
+    def _refuse_short_rows(self, suspects: np.ndarray, num_header_rows: int, width: int) -> None:
+        """Raises RecordingError where a row, of those without a last value, has too few fields, as cut files
+        do."""
+        if not suspects.size:
+            return
+        wanted = set(suspects.tolist())
+        with self.path.open(encoding=self.encoding, newline="") as stream:
+            lines = (line.strip("\r\n") for line in itertools.islice(stream, self.num_skipped, None))
+            rows = itertools.islice((line for line in lines if line.strip()), num_header_rows, None)
+            for number, line in enumerate(rows):
+                if number in wanted and len(_fields(line, self.delimiter)) < width:
+                    raise RecordingError(
+                        f"{self.path}: row {number + num_header_rows + 1} has "
+                        f"{len(_fields(line, self.delimiter))} "
+                        f"fields, others have {width}. The file may be cut off; copy it again."
+                    )
+
+    def signs(self, sidecar: Sidecar) -> tuple[str, str | None]:
+        """What begins decimals and what parts thousands.
+
+        Raises:
+            RecordingQuestion: numbers such as 1.449 beside 872 leave it open.
+        """
+        if sidecar.decimal is not None:
+            other = _OTHER_SIGN[sidecar.decimal]
+            return sidecar.decimal, None if other == self.delimiter else other
+        if self.is_ambiguous:
+            sign = self.decimal
+            example = next(
+                field for row in self.rows for field in row if sign in field and is_number(plain(field, sign))
+            )
+            raise RecordingQuestion(
+                f"{self.path}: numbers such as {example} may have three decimals or be thousands parted by "
+                f"{sign!r}. "
+                f"State decimal: '{sign}' in the sidecar if {example} is {plain(example, sign)}, or decimal: "
+                f"'{_OTHER_SIGN[sign]}' if it is {example.replace(sign, '')}.",
+                {"decimal": [sign, _OTHER_SIGN[sign]]},
+            )
+        return self.decimal, self.thousands
 
 
 def look_at(path: Path) -> TextTable | None:
     """How the table in a file is written; None if the file is no text or no table of at least two rows."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
-        if stream.read(1):
-            head = head[: head.rfind(b"\n") + 1]
-    encoding = _encoding(head)
+        is_cut = bool(stream.read(1))
+    encoding = _encoding(head, is_cut)
     if encoding is None:
         return None
-    lines = head.decode(encoding).splitlines()
+    text = (
+        head[: len(head) // 2 * 2].decode(encoding, "ignore")
+        if "16" in encoding
+        else head.decode(encoding, "ignore")
+    )
+    lines = text.splitlines()[: -1 if is_cut else None]
+    stated = _SEPARATOR_LINE.fullmatch(lines[0]) if lines else None
     is_content = [bool(line.strip()) and not line.lstrip().startswith(_COMMENTS) for line in lines]
+    if stated:
+        is_content[0] = False
     if not any(is_content):
         return None
     num_skipped = is_content.index(True)
-    lines = [line for line in lines[num_skipped:] if line.strip()][:_NUM_LOOKED_AT]
+    judged = [line for line in lines[num_skipped:] if line.strip()][:_NUM_JUDGED]
+    lines = judged[:_NUM_LOOKED_AT]
     if len(lines) < 2 or lines[0].lstrip().startswith(_OTHER_TEXT):
         return None
-    delimiter = _delimiter(lines)
+    delimiter = stated[1] if stated else _delimiter(lines)
     rows = tuple(_fields(line, delimiter) for line in lines)
-    decimal = "." if delimiter == "," or any(is_number(field) and "." in field for field in rows[-1]) else ","
-    if not any(is_number(field.replace(decimal, ".")) for row in rows for field in row):
+    decimal, thousands, is_ambiguous = _signs([_fields(line, delimiter) for line in judged], delimiter)
+    if not any(is_number(plain(field, decimal, thousands)) for row in rows for field in row):
         return None
-    return TextTable(path, encoding, delimiter, decimal, num_skipped, rows)
+    return TextTable(path, encoding, delimiter, decimal, thousands, is_ambiguous, num_skipped, rows)
 
 
 def is_number(field: str) -> bool:
@@ -102,13 +168,29 @@ def is_number(field: str) -> bool:
     return True
 
 
-def _encoding(head: bytes) -> str | None:
+def plain(field: str, decimal: str, thousands: str | None = None) -> str:
+    """A field as Python writes numbers."""
+    return (field.replace(thousands, "") if thousands else field).replace(decimal, ".")
+
+
+def _encoding(head: bytes, is_cut: bool) -> str | None:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
     if b"\0" in head:
+        # Text of Western letters in UTF-16 has a zero in every other byte.
+        for encoding, zeros, letters in (
+            ("utf-16-le", head[1::2], head[::2]),
+            ("utf-16-be", head[::2], head[1::2]),
+        ):
+            if len(zeros) > 8 and zeros.count(0) > 0.9 * len(zeros) and letters.count(0) == 0:
+                return encoding
         return None
     for encoding in ("utf-8-sig", "cp1252"):  # Excel writes the second
         try:
             head.decode(encoding)
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
+            if is_cut and encoding == "utf-8-sig" and error.start > len(head) - 4:
+                return encoding  # a letter of several bytes was cut
             continue
         return encoding
     return None
@@ -121,6 +203,46 @@ def _delimiter(lines: list[str]) -> str:
         if len(widths) == 1 and widths != {1}:
             return delimiter
     return "," if "," in lines[-1] else " "
+
+
+def _signs(rows: list[tuple[str, ...]], delimiter: str) -> tuple[str, str | None, bool]:
+    """What begins decimals, what parts thousands, and whether the first may as well be the second."""
+    numbers = [
+        field
+        for row in rows
+        for field in row
+        if re.fullmatch(r"[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?", field)
+    ]
+    both = [field for field in numbers if "." in field and "," in field]
+    if both:
+        decimal = max(".,", key=both[0].rfind)
+        return decimal, _OTHER_SIGN[decimal], False
+    signs = [sign for sign in ".," if any(sign in field for field in numbers)]
+    if len(signs) != 1:
+        return ".", None, False  # no sign, or points in some fields and, in quotes, commas in others
+    sign = signs[0]
+    signed = [field for field in numbers if sign in field]
+    if all(re.fullmatch(rf"[-+]?[1-9]\d{{0,2}}(?:\{sign}\d{{3}})+", field) for field in signed):
+        if any(field.count(sign) > 1 for field in signed):
+            return _OTHER_SIGN[sign], sign, False
+        if (sign == "," or delimiter != ",") and _is_mixed(rows, sign, delimiter):
+            return sign, None, True
+    return sign, None, False
+
+
+def _is_mixed(rows: list[tuple[str, ...]], sign: str, delimiter: str) -> bool:
+    """Whether some column has whole numbers below 1,000 beside ones with a sign, as counts with parted
+    thousands do.
+
+    Behind semicolons, which European programs write, a sign in every number is as open.
+    """
+    is_open = delimiter == ";"
+    for column in zip(*(row for row in rows if len(row) == len(rows[-1])), strict=False):
+        fields = [field for field in column if field and is_number(plain(field, sign))]
+        signed = [sign in field for field in fields]
+        if any(signed) and (is_open or not all(signed)):
+            return True
+    return False
 
 
 def _fields(line: str, delimiter: str) -> tuple[str, ...]:

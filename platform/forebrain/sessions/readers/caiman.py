@@ -14,7 +14,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers._common import choose_frames_axis, make_session
-from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, is_matrix, number_of
+from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, is_matrix, number_of, open_hdf5
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
 from forebrain.sessions.session import FrameSource, Session
 from forebrain.sessions.sidecar import Sidecar
@@ -40,9 +40,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     Raises:
         RecordingError: there are no traces, or they do not fit the footprints.
     """
-    import h5py
-
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         name = _chosen(file, path, sidecar)
         notes = {"variable": name}
         traces = _traces(file, name, path, sidecar, notes)
@@ -51,6 +49,8 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
             notes["cells"] = f"{len(units)} of {traces.shape[1]} components were accepted (idx_components)"
             traces = SelectedFrames(traces, units)
         rate_hz = number_of(file, _RATE)
+        if rate_hz is not None:
+            notes["rate_from"] = _RATE
     if name == "estimates/C" and sidecar.variable is None:
         notes["traces"] = "estimates/F_dff was not computed: the denoised C is read"
     signal = _SIGNALS.get(name.removeprefix("estimates/"), f"{name} (CaImAn)")
@@ -104,10 +104,12 @@ def _traces(file: h5py.File, name: str, path: Path, sidecar: Sidecar, notes: dic
     """The traces of every component."""
     item = file[name]
     if _is_sparse(item):
+        notes["axis_from"] = "the layout of CaImAn: [components, frames]"
         return SparseFrames(_sparse(item, path))
     num_components = _num_footprints(file)
     if sidecar.frames_axis is None and num_components in item.shape and item.shape[0] != item.shape[1]:
         frames_axis = 1 - item.shape.index(num_components)
+        notes["axis_from"] = "the number of footprints (estimates/A)"
     else:
         frames_axis = choose_frames_axis(item.shape, path, sidecar, notes)
     return Hdf5Frames.of(path, item, frames_axis)
@@ -133,9 +135,21 @@ def _num_footprints(file: h5py.File) -> int | None:
 
 
 def _accepted(file: h5py.File, num_components: int, path: Path) -> np.ndarray | None:
-    """int [N], the components that were accepted; None where they were not evaluated."""
+    """int [N], the components that were accepted; None where they were not evaluated.
+
+    Raises:
+        RecordingError: all were rejected, or they are others than there are.
+    """
     item = file.get("estimates/idx_components")
-    if getattr(item, "shape", ()) == () or item.dtype.kind not in "iu" or item.size == 0:
+    if getattr(item, "shape", None) in (None, ()):  # CaImAn writes the text NoneType before it evaluates
+        return None
+    if item.size == 0:
+        raise RecordingError(
+            f"{path}: none of {num_components} components was accepted (estimates/idx_components is empty). "
+            f"Evaluate "
+            "them with other thresholds, or remove idx_components to read all."
+        )
+    if item.dtype.kind not in "iu":
         return None
     accepted = np.unique(item[()])
     if accepted[0] < 0 or accepted[-1] >= num_components:

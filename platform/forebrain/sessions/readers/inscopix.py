@@ -47,7 +47,7 @@ def _is_events(table: TextTable) -> bool:
 def _read_traces(table: TextTable, sidecar: Sidecar) -> Session:
     path = table.path
     names, statuses = np.array(table.rows[0][1:]), np.array([_plain(word) for word in table.rows[1][1:]])
-    metadata = {}
+    metadata = {"axis_from": "the layout of Inscopix: rows are frames", "rate_from": "the column of times"}
     if sidecar.columns is not None:
         unknown = set(sidecar.columns) - set(names.tolist())
         if unknown:
@@ -60,11 +60,12 @@ def _read_traces(table: TextTable, sidecar: Sidecar) -> Session:
         if not kept.any():
             kept = statuses != "rejected"
             metadata["cells_note"] = "no cell is accepted; the undecided are kept"
+    metadata["cells"] = f"{int(kept.sum())} of {len(names)} cells are read (the row of statuses)"
     if not kept.any():
         raise RecordingError(
             f"{path}: all {len(names)} cells are rejected. List those to use as columns in the sidecar."
         )
-    frame = table.load(num_header_rows=2)
+    frame = table.load(num_header_rows=2, sidecar=sidecar)
     _refuse_text(frame.dtypes.tolist(), ["Time", *names], path)
     values = frame.to_numpy(np.float64)
     return make_session(
@@ -79,7 +80,7 @@ def _read_traces(table: TextTable, sidecar: Sidecar) -> Session:
 
 def _read_events(table: TextTable, sidecar: Sidecar) -> Session:
     path = table.path
-    frame = table.load(num_header_rows=1)
+    frame = table.load(num_header_rows=1, sidecar=sidecar)
     _refuse_text([frame[0].dtype, frame[2].dtype], ["Time (s)", "Value"], path)
     if sidecar.columns is not None:
         frame = frame[frame[1].isin(sidecar.columns)]
@@ -99,7 +100,11 @@ def _read_events(table: TextTable, sidecar: Sidecar) -> Session:
         rate_hz=1 / bin_s,
         signal="calcium_events",
         unit_names=tuple(names.tolist()),
-        metadata={"bins_note": f"events summed in bins of {bin_s:.6g} s; the last event ends the recording"},
+        metadata={
+            "axis_from": "the layout of Inscopix: a row for each event",
+            "rate_from": f"bins of {bin_s:.6g} s",
+            "bins_note": f"events summed in bins of {bin_s:.6g} s; the last event ends the recording",
+        },
     )
 
 

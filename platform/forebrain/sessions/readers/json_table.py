@@ -6,13 +6,16 @@ Either may lie under keys of an object, which the sidecar's `variable` names, fo
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.readers._common import check_size, choose_variable, make_session, oriented
+from forebrain.sessions.readers._common import check_size
+from forebrain.sessions.readers._content import Content, FieldOf, StoredArray, choose, sessions_of
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -38,13 +41,32 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise RecordingError(f"{path}: not valid JSON ({error}); it may be cut off.") from error
-    tables = _tables(content)
-    name = choose_variable({name: values.shape for name, (_, values) in tables.items()}, path, sidecar)
-    time_s, values = tables[name]
-    if time_s is None:
-        notes: dict[str, str] = {}
-        return [make_session(path, sidecar, oriented(values, path, sidecar, notes), metadata=notes)]
-    return [make_session(path, sidecar, values, time_s=time_s)]
+    found = Content(is_one_table=True)
+    times = {}
+    for name, (time_s, values) in _tables(content).items():
+        dims = _DIMS[time_s is not None]
+        found.add(name, StoredArray.in_memory(values.shape, partial(np.asarray, values), dims=dims))
+        if time_s is not None:
+            times[name] = time_s
+    _scalars(content, "", found.numbers)
+    name = choose(found, path, sidecar)
+    fields: dict[str, FieldOf] = {}
+    if name in times:
+        fields["time_s"] = lambda num_frames, num_units: times[name]
+    return sessions_of(found, path, replace(sidecar, variable=name), signals={name: ""}, fields_of=fields)
+
+
+# A table with times has a row for each time; of another one nothing is known.
+_DIMS = {True: ("frames", "units"), False: ()}
+
+
+def _scalars(content: Any, name: str, numbers: dict[str, float]) -> None:
+    """The single numbers of objects, by their path, in which a rate may be stated."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            _scalars(value, f"{name}/{key}" if name else str(key), numbers)
+    elif isinstance(content, int | float) and not isinstance(content, bool):
+        numbers[name] = float(content)
 
 
 def _tables(content: Any, name: str = "") -> dict[str, tuple[np.ndarray | None, np.ndarray]]:

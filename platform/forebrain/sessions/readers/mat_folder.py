@@ -7,6 +7,7 @@ recorded once beside all units: behaviour, where the name says so, and stimulus,
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers import matlab
-from forebrain.sessions.readers._common import MIN_FRAMES, choose_variable, make_session
+from forebrain.sessions.readers._common import MIN_FRAMES, make_session
+from forebrain.sessions.readers._content import Content, StoredArray, choose
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -41,14 +43,17 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         RecordingError: a file is damaged, or which vector is meant cannot be told.
     """
     files = _files(path)
-    contents = [matlab.arrays_of(file) for file in files]
+    contents = [matlab.content_of(file) for file in files]
     stacked = {
-        name: np.stack([content[name][0].load().ravel() for content in contents], axis=1)
+        name: np.stack([content.arrays[name][0].load().ravel() for content in contents], axis=1)
         for name in _vectors(files[0])
     }
     is_shared = {name: bool((values == values[:, :1]).all()) for name, values in stacked.items()}
-    candidates = {name: values.shape for name, values in stacked.items() if not is_shared[name]}
-    name = choose_variable(candidates, path, sidecar)
+    found = Content()
+    for name, values in stacked.items():
+        if not is_shared[name]:
+            found.add(name, StoredArray.in_memory(values.shape, partial(np.asarray, values)))
+    name = choose(found, path, sidecar)
     shared = {name: values[:, 0] for name, values in stacked.items() if is_shared[name]}
     behaviour = {name: values for name, values in shared.items() if _BEHAVIOUR.search(name)}
     stimulus = {
@@ -67,7 +72,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
             stacked[name],
             signal=name,
             unit_names=unit_names,
-            metadata={"variable": name},
+            metadata={"variable": name, "axis_from": "a file for each unit"},
             **fields,
         )
     ]

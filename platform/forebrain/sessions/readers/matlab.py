@@ -1,4 +1,4 @@
-"""MATLAB files up to v7; how arrays are named and what makes traces is told in `_mat`."""
+"""MATLAB files up to v7; how arrays are named and what makes traces is told in `_content`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers._common import check_size
-from forebrain.sessions.readers._mat import Matrix, session_of
+from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
+from forebrain.sessions.readers.suite2p import arrays_as_folder
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
 _BYTES_PER_VALUE = 8
+_OBJECT = (
+    "is a MATLAB object of class {}, whose content only MATLAB can read; save what it holds as plain arrays "
+    "there, "
+    "for example `traces = neuron.C; save('traces.mat', 'traces')`"
+)
 
 
 def recognises(path: Path) -> bool:
@@ -27,9 +33,11 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     """Reads a file.
 
     Raises:
-        RecordingError: it is damaged, or which array is meant cannot be told.
+        RecordingError: it is damaged, or no array could be traces.
+        RecordingQuestion: which array is meant, or what its axes count, cannot be told.
     """
-    return [session_of(arrays_of(path), path, sidecar)]
+    content = content_of(path)
+    return arrays_as_folder(content, path, sidecar) or sessions_of(content, path, sidecar)
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
@@ -46,7 +54,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
         raise _damaged(path, error) from error
 
 
-def arrays_of(path: Path) -> dict[str, list[Matrix]]:
+def content_of(path: Path) -> Content:
     """All arrays of numbers in a file.
 
     Raises:
@@ -56,18 +64,21 @@ def arrays_of(path: Path) -> dict[str, list[Matrix]]:
 
     check_size(sum(_BYTES_PER_VALUE * int(np.prod(shape)) for shape in shapes_of(path).values()), path)
     try:
-        content = io.loadmat(path)
+        variables = io.loadmat(path)
     except Exception as error:  # as above
         raise _damaged(path, error) from error
-    arrays: dict[str, list[Matrix]] = {}
-    for name, value in content.items():
+    content = Content()
+    for name, value in variables.items():
         if not name.startswith("__"):
-            _collect(value, name, path, arrays)
-    return arrays
+            _collect(value, name, path, content)
+        elif name == "__function_workspace__":
+            continue
+    return content
 
 
-def _collect(value: Any, name: str, path: Path, arrays: dict[str, list[Matrix]]) -> None:
+def _collect(value: Any, name: str, path: Path, content: Content) -> None:
     from scipy import sparse
+    from scipy.io import matlab
 
     if sparse.issparse(value):
 
@@ -75,18 +86,42 @@ def _collect(value: Any, name: str, path: Path, arrays: dict[str, list[Matrix]])
             check_size(_BYTES_PER_VALUE * value.shape[0] * value.shape[1], path)
             return value.toarray()
 
-        arrays.setdefault(name, []).append(Matrix.in_memory(value.shape, dense))
-    elif not isinstance(value, np.ndarray):
+        content.add(name, StoredArray.in_memory(value.shape, dense))
+    elif isinstance(value, matlab.MatlabOpaque):
+        content.unreadable[name] = _OBJECT.format(_class_of(value))
+    elif isinstance(value, matlab.MatlabFunction) or not isinstance(value, np.ndarray):
         return
     elif value.dtype.names:
-        for field in value.dtype.names:
-            for item in value[field].ravel():
-                _collect(item, f"{name}/{field}", path, arrays)
+        for name_of_field in value.dtype.names:
+            for item in value[name_of_field].ravel():
+                _collect(item, f"{name}/{name_of_field}", path, content)
     elif value.dtype == object:
+        if value.ndim == 2 and min(value.shape) > 1:
+            content.cells[name] = value.shape
         for item in value.ravel(order="F"):
-            _collect(item, name, path, arrays)
+            _collect(item, name, path, content)
+        if len(content.arrays.get(name, ())) != value.size:
+            content.cells.pop(name, None)  # cells of cells, or of text
+        if value.size > 1 and all(_is_text(item) for item in value.flat):
+            content.texts[name] = tuple(str(item.ravel()[0]) for item in value.ravel(order="F"))
+    elif value.dtype.kind == "c":
+        content.unreadable[name] = "holds complex numbers; save their real part or magnitude"
     elif value.dtype.kind in "fiub":
-        arrays.setdefault(name, []).append(Matrix.in_memory(value.shape, lambda: value))
+        if value.size == 1:
+            content.numbers.setdefault(name, float(value.ravel()[0]))
+        content.add(name, StoredArray.in_memory(value.shape, lambda: value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "U" and value.size == 1
+
+
+def _class_of(value: Any) -> str:
+    for field in ("s2", "s1", "s0"):
+        if field in (value.dtype.names or ()):
+            text = value[field].ravel()[0]
+            return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return "unknown"
 
 
 def _damaged(path: Path, error: Exception) -> RecordingError:

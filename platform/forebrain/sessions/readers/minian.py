@@ -8,185 +8,176 @@ there is one.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.readers._common import (
-    choose_frames_axis,
-    choose_variable,
-    could_be_traces,
-    make_session,
-)
-from forebrain.sessions.readers._selected import loaded_if_small
+from forebrain.sessions.questions import RecordingQuestion
+from forebrain.sessions.readers._content import Content, choose, sessions_of, shape_of
+from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
+from forebrain.sessions.readers._zarr import ZarrTree, is_store, open_array, read_array
+from forebrain.sessions.readers.suite2p import arrays_as_folder
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
-
-if TYPE_CHECKING:
-    import zarr
 
 _TRACES = "C"
 _FOOTPRINTS = "A"
 _SIGNALS = {_TRACES: "C (minian CNMF)"}
-_MARKERS = (".zgroup", ".zarray", "zarr.json")
 _TIMES = "neural_timestamp.csv"
+_LABELS = "unit_labels"
 
 
 def recognises(path: Path) -> bool:
-    return path.is_dir() and (_is_store(path / f"{_TRACES}.zarr") or _is_store(path))
+    return path.is_dir() and (is_store(path / f"{_TRACES}.zarr") or is_store(path))
 
 
 def read(path: Path, sidecar: Sidecar) -> list[Session]:
     """Reads one recording.
 
     Raises:
-        RecordingError: no array could be traces, or the sidecar must choose one or tell frames from units.
+        RecordingError: no array could be traces.
+        RecordingQuestion: the sidecar must choose one or tell frames from units.
     """
-    import zarr
-
     store = _store_of(path, sidecar.variable or _TRACES)
-    root = zarr.open(store, mode="r")
-    arrays = {"": root} if isinstance(root, zarr.Array) else _arrays_of(root)
-    _refuse_pickles(arrays, store)
-    name = _chosen(arrays, path, sidecar)
-    notes = {"variable": name}
-    frames_axis = _frames_axis(arrays, name, path, sidecar, notes)
-    num_frames, num_units = arrays[name].shape[frames_axis], arrays[name].shape[1 - frames_axis]
-    traces = ZarrFrames(store / name, frames_axis, (num_frames, num_units))
-    return [
-        make_session(
-            _named_folder(path),
-            sidecar,
-            loaded_if_small(traces),
-            signal=_SIGNALS.get(name, name) or None,
-            time_s=_frame_times(path, arrays, num_frames),
-            unit_names=_unit_names(arrays, num_units),
-            unit_positions=_unit_positions(path, arrays, num_units),
-            metadata=notes,
-        )
-    ]
+    tree = ZarrTree.of(store)
+    content = tree.content(sidecar)
+    if "" in content.arrays and sidecar.variable is not None and sidecar.variable not in content.arrays:
+        sidecar = replace(sidecar, variable="")  # the array is the store
+    if found := arrays_as_folder(content, path, sidecar):
+        return found
+    name = _chosen(content, path, sidecar)
+    array = content.arrays[name][0]
+    if not set(array.dims) & {"frame", "frames", "time"}:
+        _tell_axes(content, name)
+    beside = {key: value for key, value in content.arrays.items() if "/" not in key}
+
+    def values_of(key: str, length: int) -> list[Any] | None:
+        """What lies in an array of one axis beside the traces, where it fits."""
+        parts = beside.get(key)
+        return parts[0].load().tolist() if parts and parts[0].shape == (length,) else None
+
+    def unit_names(num_frames: int, num_units: int) -> tuple[str, ...] | None:
+        ids = values_of("unit_id", num_units)
+        return None if ids is None else tuple(f"u{unit}" for unit in ids)
+
+    def unit_positions(num_frames: int, num_units: int) -> np.ndarray | None:
+        return _unit_positions(path, content, unit_names(num_frames, num_units), num_units, sidecar)
+
+    def time_s(num_frames: int, num_units: int) -> np.ndarray | None:
+        return _frame_times(path, values_of("frame", num_frames), num_frames, content.notes)
+
+    sessions = sessions_of(
+        content,
+        path,
+        replace(sidecar, variable=name),
+        named_by=_named_folder(path),
+        signals={**_SIGNALS, "": ""},
+        fields_of={"unit_names": unit_names, "unit_positions": unit_positions, "time_s": time_s},
+    )
+    return [_without_rejected(session, values_of, _LABELS in beside, path) for session in sessions]
 
 
-@dataclass(frozen=True)
-class ZarrFrames:
-    """Frames [T, N] of one zarr array, read a slice at a time.
-
-    Attributes:
-        path: the array's folder.
-        frames_axis: the array's axis that counts frames.
-        shape: (T, N).
-    """
-
-    path: Path
-    frames_axis: int
-    shape: tuple[int, int]
-
-    def __getitem__(self, frames: slice, /) -> np.ndarray:
-        import zarr
-
-        array = zarr.open_array(self.path, mode="r")
-        return np.asarray(array[:, frames]).T if self.frames_axis else np.asarray(array[frames])
-
-
-def _is_store(folder: Path) -> bool:
-    return any((folder / marker).is_file() for marker in _MARKERS)
+def _without_rejected(
+    session: Session, values_of: Callable[[str, int], list[Any] | None], has_labels: bool, path: Path
+) -> Session:
+    """The session without the units that were given the label -1 in minian's viewer."""
+    labels = values_of(_LABELS, session.num_units)
+    if labels is None and has_labels:
+        words = f"{_LABELS} does not fit {session.num_units} units and was passed over"
+        return replace(session, metadata={**session.metadata, "cells": words})
+    if labels is None:
+        return session
+    kept = np.flatnonzero(np.asarray(labels) >= 0)
+    words = f"{kept.size} of {session.num_units} ROIs are cells ({_LABELS} is not -1)"
+    merged = len(labels) - len(set(labels)) - max(0, (np.asarray(labels) < 0).sum() - 1)
+    if merged > 0:
+        words += f"; {merged} share the label of another, to be merged, and are read by themselves"
+    if not kept.size:
+        raise RecordingError(f"{path}: {words}. Label the units again, or remove {_LABELS}.")
+    notes = {**session.metadata, "cells": words}
+    if kept.size == session.num_units:
+        return replace(session, metadata=notes)
+    names, positions = session.unit_names, session.unit_positions
+    return replace(
+        session,
+        traces=loaded_if_small(SelectedFrames(session.traces, kept)),
+        unit_names=None if names is None else tuple(names[unit] for unit in kept),
+        unit_positions=None if positions is None else positions[kept],
+        metadata=notes,
+    )
 
 
 def _store_of(path: Path, name: str) -> Path:
     """The store that holds an array: its own in a folder of stores, else the path itself."""
-    if _is_store(path):
+    if is_store(path):
         return path
     store = path / f"{name}.zarr"
-    if not _is_store(store):
-        there = ", ".join(sorted(entry.stem for entry in path.glob("*.zarr")))
-        raise RecordingError(f"{path}: holds no {name}.zarr (the sidecar's variable); it holds {there}.")
+    if not is_store(store):
+        there = sorted(entry.stem for entry in path.glob("*.zarr"))
+        raise RecordingQuestion(
+            f"{path}: holds no {name}.zarr (the sidecar's variable); it holds {', '.join(there)}.",
+            {"variable": there},
+        )
     return store
 
 
-def _arrays_of(group: zarr.Group) -> dict[str, zarr.Array]:
-    """Every array at and below a group by its path there."""
-    import zarr
-
-    found = {name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array)}
-    return dict(sorted(found.items()))
-
-
-def _refuse_pickles(arrays: Mapping[str, zarr.Array], store: Path) -> None:
-    """Raises RecordingError if reading an array could run code that its file brings; no chunk is read."""
-    for name, array in arrays.items():
-        metadata = array.metadata.to_dict()
-        codecs = (metadata.get(key) for key in ("compressor", "filters", "codecs"))
-        if any("pickle" in str(codec).lower() for codec in codecs):
-            raise RecordingError(
-                f"{store}: array {name} is stored with pickle, which can run code and is never read. "
-                "Store it as numbers or text."
-            )
+def _chosen(content: Content, path: Path, sidecar: Sidecar) -> str:
+    """The sidecar's `variable`, else C, else what is likeliest of all arrays."""
+    if sidecar.variable is None and _TRACES in content.arrays and len(shape_of(content, _TRACES) or ()) == 2:
+        return _TRACES
+    if sidecar.variable is None and list(content.arrays) == [""]:
+        return ""
+    return choose(content, path, sidecar)
 
 
-def _chosen(arrays: Mapping[str, zarr.Array], path: Path, sidecar: Sidecar) -> str:
-    """The sidecar's `variable`, else C, else the only matrix that could be traces."""
-    shapes = {
-        name: array.shape for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "iuf"
-    }
-    if sidecar.variable is None:
-        if _TRACES in shapes:
-            return _TRACES
-        shapes = {name: shape for name, shape in shapes.items() if could_be_traces(shape)}
-    return choose_variable(shapes, path, sidecar)
-
-
-def _frames_axis(
-    arrays: Mapping[str, zarr.Array], name: str, path: Path, sidecar: Sidecar, notes: dict[str, str]
-) -> int:
-    """By the names of the axes, else by the lengths of the coordinates, else the longer axis."""
-    array = arrays[name]
-    if sidecar.frames_axis is not None:
-        return sidecar.frames_axis
-    axes = array.attrs.get("_ARRAY_DIMENSIONS") or getattr(array.metadata, "dimension_names", None)
-    if isinstance(axes, list | tuple) and "frame" in axes:
-        return axes.index("frame")
+def _tell_axes(content: Content, name: str) -> None:
+    """Names the axes of an array by the lengths of minian's coordinates, where those tell."""
+    array = content.arrays[name][0]
+    if len(array.shape) != 2:
+        return
     fitting = {
         axis
         for axis in (0, 1)
         for coordinate, its_axis in (("frame", axis), ("unit_id", 1 - axis))
-        if coordinate in arrays and arrays[coordinate].shape == (array.shape[its_axis],)
+        if coordinate in content.arrays and content.arrays[coordinate][0].shape == (array.shape[its_axis],)
     }
-    return fitting.pop() if len(fitting) == 1 else choose_frames_axis(array.shape, path, sidecar, notes)
+    if len(fitting) == 1:
+        axis = fitting.pop()
+        dims = ("frame", "unit_id") if axis == 0 else ("unit_id", "frame")
+        content.arrays[name] = [replace(array, dims=dims)]
 
 
-def _unit_names(arrays: Mapping[str, zarr.Array], num_units: int) -> tuple[str, ...] | None:
-    ids = arrays.get("unit_id")
-    if ids is None or ids.shape != (num_units,):
-        return None
-    return tuple(f"u{unit}" for unit in np.asarray(ids[:]).tolist())
-
-
-def _unit_positions(path: Path, arrays: Mapping[str, zarr.Array], num_units: int) -> np.ndarray | None:
+def _unit_positions(
+    path: Path, content: Content, names: tuple[str, ...] | None, num_units: int, sidecar: Sidecar
+) -> np.ndarray | None:
     """float32 [N, 2]: centres of the footprints, row and column; None without footprints of these units."""
-    import zarr
-
     store = path / f"{_FOOTPRINTS}.zarr"
-    beside = _arrays_of(zarr.open_group(store, mode="r")) if _is_store(store) else arrays
-    _refuse_pickles(beside, store)
-    footprints = beside.get(_FOOTPRINTS)
-    if footprints is None or footprints.ndim != 3 or footprints.shape[0] != num_units:
+    beside = ZarrTree.of(store).content(sidecar) if is_store(store) else content
+    parts = beside.arrays.get(_FOOTPRINTS)
+    if not parts or len(parts[0].shape) != 3 or parts[0].shape[0] != num_units:
         return None
-    if _unit_names(beside, num_units) != _unit_names(arrays, num_units):
+    ids = beside.arrays.get("unit_id")
+    if (None if ids is None else tuple(f"u{unit}" for unit in ids[0].load().tolist())) != names:
         return None
+    place = store / _FOOTPRINTS if is_store(store) else path / _FOOTPRINTS
+    footprints = open_array(place)
     positions = np.zeros((num_units, 2), np.float32)
     for unit in range(num_units):
-        weights = np.nan_to_num(np.asarray(footprints[unit], np.float64))
+        where = [slice(unit, unit + 1), *(slice(0, length) for length in footprints.shape[1:])]
+        weights = np.nan_to_num(np.asarray(read_array(place, footprints, where)[0], np.float64))
         total = weights.sum() or np.nan
         rows, columns = np.arange(weights.shape[0]), np.arange(weights.shape[1])
         positions[unit] = weights.sum(axis=1) @ rows / total, weights.sum(axis=0) @ columns / total
     return positions
 
 
-def _frame_times(path: Path, arrays: Mapping[str, zarr.Array], num_frames: int) -> np.ndarray | None:
+def _frame_times(
+    path: Path, frames: list[Any] | None, num_frames: int, notes: dict[str, str]
+) -> np.ndarray | None:
     """float64 [T], seconds, of the frames that minian kept; None without a file of them.
 
     Raises:
@@ -201,14 +192,14 @@ def _frame_times(path: Path, arrays: Mapping[str, zarr.Array], num_frames: int) 
     try:
         with file.open(newline="", encoding="utf-8") as stream:
             times = {int(row["frame"]): float(row["timestamp_first"]) for row in csv.DictReader(stream)}
-        frames = arrays.get("frame")
-        kept = range(num_frames) if frames is None else np.asarray(frames[:]).tolist()
+        kept = range(num_frames) if frames is None else frames
         time_s = np.array([times[frame] for frame in kept], np.float64)
     except (KeyError, TypeError, ValueError) as error:
         raise RecordingError(
             f"{file}: does not give a time for each frame ({error!r}); expected columns frame and "
             "timestamp_first. Mend or remove it."
         ) from error
+    notes["rate_from"] = f"the frame times in {file.name}"
     return time_s
 
 

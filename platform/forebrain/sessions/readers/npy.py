@@ -1,4 +1,8 @@
-"""One NumPy array [frames, units] or [units, frames]; rate and identity come from a sidecar."""
+"""One NumPy array, usually [frames, units] or [units, frames]; rate and identity come from a sidecar.
+
+The file's name says what the array is: one called like behaviour, a clock, or a helper array of a known tool
+(`iscell.npy`, `channel_positions.npy`) is no recording unless the sidecar's `variable` names it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.readers._common import choose_frames_axis, make_session
+from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
+from forebrain.sessions.readers._names import role_of_file
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -43,8 +48,8 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     """Reads an array, lazily.
 
     Raises:
-        RecordingError: it is cut off, no array of numbers with two axes, or of an orientation that cannot be
-            told.
+        RecordingError: it is cut off, or no array of numbers.
+        RecordingQuestion: what its axes count cannot be told.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -54,8 +59,13 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
             "loaded; save a plain array of numbers."
         ) from error
     if array.dtype.kind not in "fiub":
-        raise RecordingError(f"{path}: holds values of type {array.dtype}; expected numbers.")
-    notes: dict[str, str] = {}
-    frames_axis = choose_frames_axis(array.shape, path, sidecar, notes)
-    shape = (array.shape[frames_axis], array.shape[1 - frames_axis])
-    return [make_session(path, sidecar, NpyFrames(path, frames_axis, shape), metadata=notes)]
+        kind = "complex numbers" if array.dtype.kind == "c" else f"values of type {array.dtype}"
+        raise RecordingError(f"{path}: holds {kind}; expected numbers, real ones.")
+
+    def frames(axis: int) -> NpyFrames:
+        return NpyFrames(path, axis, (array.shape[axis], array.shape[1 - axis]))
+
+    content = Content(is_one_table=True)
+    content.roles[path.stem] = role_of_file(path.stem)
+    content.add(path.stem, StoredArray(array.shape, lambda: np.array(array), frames))
+    return sessions_of(content, path, sidecar, signals={path.stem: ""})

@@ -8,6 +8,7 @@ or [N, 3], `brain_region` (one or [N]), `stimulus` [T, C], `stimulus_names`, `be
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,14 +18,10 @@ from typing import Any
 import numpy as np
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.readers._common import (
-    RATE_NAMES,
-    check_size,
-    choose_variable,
-    could_be_traces,
-    make_session,
-    oriented,
-)
+from forebrain.sessions.questions import RecordingQuestion
+from forebrain.sessions.readers._common import check_size, make_session, oriented
+from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
+from forebrain.sessions.readers.suite2p import arrays_as_folder
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -83,17 +80,29 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
                 _KNOWN & headers.keys() - readable,
             )
             return [session]
-        candidates = {
-            name: shape
-            for name, (shape, dtype) in headers.items()
-            if dtype.kind in "fiub" and (name == sidecar.variable or could_be_traces(shape))
-        }
-        name = choose_variable(candidates, path, sidecar)
-        notes = {"variable": name}
-        traces = oriented(archive[name], path, sidecar, notes)
-        rates = [archive[key] for key in RATE_NAMES if key in headers and headers[key][1].kind in "fiu"]
-    rate_hz = float(rates[0].ravel()[0]) if rates and rates[0].size == 1 else None
-    return [make_session(path, sidecar, traces, rate_hz=rate_hz, metadata=notes)]
+        # An archive entry is read when it is asked for; pickled objects could run code and stay unread.
+        content = Content()
+        for name, (shape, dtype) in headers.items():
+            if dtype.kind in "fiub" and shape in ((), (1,)):
+                content.numbers[name] = float(archive[name].ravel()[0])
+            elif dtype.kind in "fiub":
+                content.add(name, StoredArray.in_memory(shape, functools.partial(_array, path, name)))
+            elif dtype.kind in "US" and len(shape) == 1 and shape[0] > 1:
+                content.texts[name] = tuple(_texts(archive[name]))
+            elif dtype.kind == "c":
+                content.unreadable[name] = "holds complex numbers; save their real part or magnitude"
+            elif dtype.hasobject:
+                content.unreadable[name] = (
+                    "is pickled, which could run code, and so never read; save plain numbers"
+                )
+        return arrays_as_folder(content, path, sidecar) or sessions_of(
+            content, path, sidecar, fallback_signal=False
+        )
+
+
+def _array(path: Path, name: str) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as archive:
+        return archive[name]
 
 
 def _headers(path: Path) -> dict[str, Header]:
@@ -131,6 +140,9 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
         fields["brain_regions"] = tuple(regions * traces.shape[-1] if len(regions) == 1 else regions)
     rate_hz = float(values["fs"].ravel()[0]) if "fs" in values and values["fs"].size else float("nan")
     metadata = {key: text for key in _METADATA if (text := _text(values, key))}
+    metadata["axis_from"] = "the layout: traces are [frames, units]"
+    if not np.isnan(rate_hz):
+        metadata["rate_from"] = "fs"
     if unread:
         metadata["unread"] = f"pickled, and so never read: {', '.join(sorted(unread))}"
     return make_session(
@@ -156,9 +168,10 @@ def _frames_axis(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar)
     if "unit_names" in values:
         return int(len(values["unit_names"]) == rows != columns)
     if columns >= 2 * rows:
-        raise RecordingError(
+        raise RecordingQuestion(
             f"{path}: traces have shape {(rows, columns)}, where [frames, units] is expected. State "
-            "frames_axis in the sidecar: 1 if they are [units, frames], 0 if there are so many units."
+            "frames_axis in the sidecar: 1 if they are [units, frames], 0 if there are so many units.",
+            {"frames_axis": [1, 0]},
         )
     return 0
 

@@ -1,42 +1,52 @@
-"""NWB: Neurodata Without Borders, HDF5 files of any 2.x version.
+"""NWB: Neurodata Without Borders, in HDF5 or zarr, of any 2.x version.
 
-Read by h5py from the names and types of the specification (nwb-schema.readthedocs.io): pynwb refuses a
-whole file for one attribute that is missing or an extension that is not installed, and such files are common.
+pynwb opens HDF5 files, so that links, extensions and the types that they derive from are what the format
+says. A file that it refuses (for one attribute that is missing, or an extension that is not installed; such
+files are common) and every zarr store are read from the names and types of the specification
+(nwb-schema.readthedocs.io), by the same rules.
 
 Traces are, in this order:
-1. a RoiResponseSeries in DfOverF, else in Fluorescence (neuropil and deconvolved activity are not traces),
-2. TimeSeries with one axis, a unit each, of one length, whose names differ in a number (`Activity_0012`), or
-   eight or more in one place with names of their own (`AVAL`),
-3. the only TimeSeries with two axes.
+1. a RoiResponseSeries (or one of fibre photometry) in DfOverF, else in Fluorescence, else deconvolved
+   activity; neuropil is no activity,
+2. TimeSeries called like activity: with one axis, a unit each, of one length, whose names differ in a number
+   (`Activity_0012`), or with two axes,
+3. Units, the spike times of sorted units, counted in bins that the sidecar states,
+4. the only TimeSeries that could be a population: families as above, or eight or more in one place with names
+   of their own (`AVAL`), or a matrix; what lies in or is called like behaviour is none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NoReturn
 
 import numpy as np
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._common import choose_frames_axis, make_session
-from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, items_of, text_of
+from forebrain.sessions.readers._content import clocks_among
+from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, open_hdf5
+from forebrain.sessions.readers._names import role_of
+from forebrain.sessions.readers._nwb_tree import NwbFile, Series, type_of, zarr_is_nwb
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
+from forebrain.sessions.readers._spikes import binned
 from forebrain.sessions.session import FrameSource, Session
 from forebrain.sessions.sidecar import Sidecar
 
-if TYPE_CHECKING:
-    import h5py
-
-_NOT_RECORDINGS = ("specifications/", "stimulus/", "intervals/")
-_COMPANIONS = re.compile(r"neuropil|deconv|background|spikes", re.IGNORECASE)
+_COMPANIONS = re.compile(r"neuropil|background|fneu|baseline", re.IGNORECASE)
+_DECONVOLVED = re.compile(r"deconv|spike|event", re.IGNORECASE)
 _DFF = re.compile(r"dff|d(elta)?_?f_?(over)?_?f", re.IGNORECASE)
-_ACCEPTED_COLUMNS = ("iscell", "accepted", "Accepted")
+_ACCEPTED_COLUMNS = ("iscell", "is_cell", "accepted", "Accepted", "IsCell")
+_QUALITY_COLUMNS = ("quality", "group", "cluster_group", "KSLabel", "unit_quality", "label")
 _MIN_FAMILY = 3  # so many TimeSeries of numbered names are a population,
 _MIN_NAMED_FAMILY = 8  # and so many with names of their own; fewer are behaviour
 _MIN_UNITS = 3  # a TimeSeries with fewer columns is a position, not a population
+_ORDER = ("dff", "fluorescence", "deconvolved", "activity", "units", "family", "matrix")
 _SPECIES = {
     "danio rerio": "zebrafish",
     "caenorhabditis elegans": "celegans",
@@ -52,40 +62,61 @@ _SPECIES = {
 
 
 def recognises(path: Path) -> bool:
-    return holds(path, lambda file: "nwb_version" in file.attrs or _type_of(file) == "NWBFile")
+    if path.is_dir():
+        return zarr_is_nwb(path)
+    return holds(path, lambda file: "nwb_version" in file.attrs or type_of(file.attrs) == "NWBFile")
 
 
 def read(path: Path, sidecar: Sidecar) -> list[Session]:
-    """Reads one series, or one family of series with a unit each.
+    """Reads one series, one family of series with a unit each, or the sorted units.
 
     Raises:
-        RecordingError: there is no population, or several, of which the sidecar names none.
+        RecordingError: there is no population.
+        RecordingQuestion: there are several, of which the sidecar names none, or no bins for spikes are
+            stated.
     """
-    import h5py
+    if path.is_dir():
+        return _read(NwbFile.of_zarr(path, sidecar), path, sidecar)
+    with open_hdf5(path) as file:
+        return _read(NwbFile.of_hdf5(file, path), path, sidecar)
 
-    with h5py.File(path, "r") as file:
-        populations = _populations(file)
-        chosen = _choose(populations, path, sidecar)
-        first = file[chosen.series[0]]
-        time_s = _timestamps(first)
-        notes = {"variable": chosen.name, **_notes(file, chosen, populations)}
-        traces = chosen.frames(file, path, time_s, sidecar, notes)
-        if time_s is not None and len(time_s) != traces.shape[0]:
+
+def _read(file: NwbFile, path: Path, sidecar: Sidecar) -> list[Session]:
+    populations = _populations(file)
+    chosen = _choose(file, populations, path, sidecar)
+    notes = {"variable": chosen.name, **_notes(file, chosen, populations)}
+    if chosen.kind == "units":
+        return [_read_units(file, path, sidecar, notes)]
+    first = chosen.series[0]
+    time_s = first.timestamps() if first.timestamps is not None else None
+    traces = chosen.frames(time_s, path, sidecar, notes)
+    notes |= file.notes
+    unit_names, kept = _units(chosen, traces.shape[1], path, notes)
+    ramps = clocks_among(traces)
+    if ramps.size:
+        left = np.setdiff1d(np.arange(traces.shape[1]) if kept is None else kept, ramps)
+        if left.size == 0:
             raise RecordingError(
-                f"{path}: {chosen.name} has {traces.shape[0]} frames but {len(time_s)} timestamps; expected "
-                "as many. Mend the file, or state frames_axis in the sidecar if the axes are swapped."
+                f"{path}: all columns of {chosen.name} grow evenly, like clocks; expected traces."
             )
-        unit_names, kept = _units(file, chosen, traces.shape[1])
-        if kept is not None:
-            notes["cells"] = f"{len(kept)} of {traces.shape[1]} ROIs are accepted as cells"
-            unit_names = tuple(unit_names[unit] for unit in kept)
-            traces = SelectedFrames(traces, kept)
-        region = _only_region(file)
-        session = make_session(
+        notes["clocks_left_out"] = (
+            f"columns {ramps.tolist()[:10]} grow evenly, like a clock, and were left out"
+        )
+        kept = left
+    if kept is not None:
+        unit_names = tuple(unit_names[unit] for unit in kept)
+        traces = SelectedFrames(traces, kept)
+    region = file.only_region()
+    if time_s is not None:
+        notes["rate_from"] = f"the timestamps of {first.name}"
+    elif first.rate_hz is not None:
+        notes["rate_from"] = f"the rate of {first.name}/starting_time"
+    return [
+        make_session(
             path,
             sidecar,
             loaded_if_small(traces),
-            rate_hz=_rate(first),
+            rate_hz=first.rate_hz,
             signal=chosen.signal,
             identity_found=_identity(file),
             metadata=notes,
@@ -93,7 +124,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
             unit_names=unit_names,
             brain_regions=(region,) * traces.shape[1] if region else None,
         )
-    return [session]
+    ]
 
 
 @dataclass(frozen=True)
@@ -102,91 +133,104 @@ class _Population:
 
     Attributes:
         name: path of the series in the file; of a family of series the path with `*` for the numbers.
-        kind: `dff`, `fluorescence`, `companion` (neuropil and the like), `family` or `matrix`.
-        series: path of the series, or of each unit's.
+        kind: one of `_ORDER`, or `companion` (neuropil and the like) or `behaviour`, which are never chosen.
+        series: the series, or each unit's.
     """
 
     name: str
     kind: str
-    series: tuple[str, ...]
+    series: tuple[Series, ...] = field(default=())
 
     @property
     def signal(self) -> str:
-        return self.kind if self.kind in ("dff", "fluorescence") else self.name.rpartition("/")[2].strip("_*")
+        if self.kind in ("dff", "fluorescence"):
+            return self.kind
+        return self.name.rpartition("/")[2].strip("_*")
+
+    @property
+    def is_family(self) -> bool:
+        return len(self.series) > 1
 
     def frames(
-        self,
-        file: h5py.File,
-        path: Path,
-        time_s: np.ndarray | None,
-        sidecar: Sidecar,
-        notes: dict[str, str],
+        self, time_s: np.ndarray | None, path: Path, sidecar: Sidecar, notes: dict[str, str]
     ) -> FrameSource:
         """The traces [T, N] of every unit, in the series' physical unit."""
-        data = file[self.series[0]]["data"]
-        scale, offset = float(data.attrs.get("conversion", 1.0)), float(data.attrs.get("offset", 0.0))
-        scale = scale if np.isfinite(scale) and scale != 0 else 1.0
-        if data.ndim == 1:
-            source: FrameSource = SeriesFrames(path, self.series, (len(data), len(self.series)))
+        first = self.series[0]
+        scale = first.conversion if np.isfinite(first.conversion) and first.conversion != 0 else 1.0
+        if self.is_family:
+            source: FrameSource = SeriesFrames(tuple(series.array.frames(0) for series in self.series))
+            notes["axis_from"] = "a series for each unit"
         else:
-            frames_axis = _frames_axis(file[self.series[0]], time_s, path, sidecar, notes)
-            source = Hdf5Frames.of(path, data, frames_axis)
-        if (scale, offset) == (1.0, 0.0):
+            source = first.array.frames(_frames_axis(first, time_s, path, sidecar, notes))
+        if (scale, first.offset) == (1.0, 0.0):
             return source
-        return SelectedFrames(source, np.arange(source.shape[1]), scale, offset)
+        return SelectedFrames(source, np.arange(source.shape[1]), scale, first.offset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SeriesFrames:
     """Frames [T, N] of N series with one axis, read a slice at a time.
 
     Attributes:
-        path: the file.
-        series: path of each unit's series in the file.
-        shape: (T, N).
+        sources: [T, 1] of each unit.
     """
 
-    path: Path
-    series: tuple[str, ...]
-    shape: tuple[int, int]
+    sources: tuple[FrameSource, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(frames, units)."""
+        return self.sources[0].shape[0], len(self.sources)
 
     def __getitem__(self, frames: slice, /) -> np.ndarray:
-        import h5py
+        files = {source.path: source for source in self.sources if isinstance(source, Hdf5Frames)}
+        with contextlib.ExitStack() as stack:  # each file is opened once, not once for each unit
+            opened = {path: stack.enter_context(open_hdf5(path)) for path in files}
+            columns = [
+                source.read(opened[source.path], frames) if isinstance(source, Hdf5Frames) else source[frames]
+                for source in self.sources
+            ]
+        return np.concatenate(columns, axis=1)
 
-        with h5py.File(self.path, "r") as file:
-            return np.stack([file[name]["data"][frames] for name in self.series], axis=1)
 
-
-def _populations(file: h5py.File) -> list[_Population]:
+def _populations(file: NwbFile) -> list[_Population]:
     """All that could be traces, in the order of the file."""
     found: list[_Population] = []
-    numbered: dict[tuple[str, int], list[str]] = {}
-    named: dict[tuple[str, int], list[str]] = {}
-    for name, item in items_of(file).items():
-        data = _data_of(item)
-        if data is None or name.startswith(_NOT_RECORDINGS):
-            continue
-        kind = _type_of(item)
-        if kind == "RoiResponseSeries" and data.ndim == 2:
-            found.append(_Population(name, _roi_kind(name, file), (name,)))
-        elif kind in ("RoiResponseSeries", "TimeSeries") and data.ndim == 1:
-            numbered.setdefault((re.sub(r"\d+", "*", name), len(data)), []).append(name)
-            named.setdefault((f"{name.rpartition('/')[0]}/*", len(data)), []).append(name)
-        elif kind == "TimeSeries" and data.ndim == 2 and min(data.shape) >= _MIN_UNITS:
-            found.append(_Population(name, "matrix", (name,)))
+    numbered: dict[tuple[str, int], list[Series]] = {}
+    named: dict[tuple[str, int], list[Series]] = {}
+    for series in file.series:
+        num_axes = len(series.array.shape)
+        if series.kind == "RoiResponseSeries" and num_axes == 2:
+            found.append(_Population(series.name, _roi_kind(series), (series,)))
+        elif num_axes == 1 and series.kind in ("RoiResponseSeries", "TimeSeries") and not series.is_behaviour:
+            length = series.array.shape[0]
+            numbered.setdefault((re.sub(r"\d+", "*", series.name), length), []).append(series)
+            named.setdefault((f"{series.name.rpartition('/')[0]}/*", length), []).append(series)
+        elif num_axes == 2 and min(series.array.shape) >= _MIN_UNITS:
+            kind = "matrix" if series.kind == "TimeSeries" and not series.is_behaviour else "behaviour"
+            if kind == "matrix" and role_of(series.name) == "activity":
+                kind = "activity"
+            if kind == "matrix" and role_of(series.name) != "unknown":
+                kind = "behaviour"
+            found.append(_Population(series.name, kind, (series,)))
     families = _families(numbered, _MIN_FAMILY) or _families(named, _MIN_NAMED_FAMILY)
-    return found + families
+    units = [_Population("units", "units")] if file.has_units else []
+    return found + families + units
 
 
-def _families(by_pattern: Mapping[tuple[str, int], list[str]], min_units: int) -> list[_Population]:
+def _families(by_pattern: Mapping[tuple[str, int], list[Series]], min_units: int) -> list[_Population]:
     return [
-        _Population(pattern, "family", tuple(sorted(names, key=_by_number)))
-        for (pattern, _), names in by_pattern.items()
-        if len(names) >= min_units
+        _Population(
+            pattern,
+            "activity" if role_of(pattern) == "activity" else "family",
+            tuple(sorted(members, key=lambda series: _by_number(series.name))),
+        )
+        for (pattern, _), members in by_pattern.items()
+        if len(members) >= min_units
     ]
 
 
-def _choose(populations: Iterable[_Population], path: Path, sidecar: Sidecar) -> _Population:
+def _choose(file: NwbFile, populations: Iterable[_Population], path: Path, sidecar: Sidecar) -> _Population:
     """The population the sidecar names, else the only one of the best kind."""
     populations = list(populations)
     listed = ", ".join(population.name for population in populations)
@@ -197,123 +241,176 @@ def _choose(populations: Iterable[_Population], path: Path, sidecar: Sidecar) ->
         ]
         if len(named) == 1:
             return named[0]
-        raise RecordingError(
+        raise RecordingQuestion(
             f"{path}: {sidecar.variable} (the sidecar's variable) fits {len(named)} of the series; it holds "
-            f"{listed or 'none'}. Give the whole path of one."
+            f"{'; '.join([listed or 'none', *(f'{name} {why}' for name, why in file.unreadable.items())])}. "
+            f"Give "
+            "the whole path of one.",
+            {"variable": [population.name for population in named or populations]},
         )
-    for kind in ("dff", "fluorescence", "companion", "family", "matrix"):
+    for kind in _ORDER:
         of_kind = [population for population in populations if population.kind == kind]
         if len(of_kind) == 1:
             return of_kind[0]
         if of_kind:
             names = ", ".join(population.name for population in of_kind)
-            raise RecordingError(
-                f"{path}: several series could be the traces: {names}. Name one as variable in the sidecar."
+            raise RecordingQuestion(
+                f"{path}: several series could be the traces: {names}. Name one as variable in the sidecar.",
+                {"variable": [population.name for population in of_kind]},
             )
+    _refuse(file, populations, path)
+
+
+def _refuse(file: NwbFile, populations: list[_Population], path: Path) -> NoReturn:
+    words = {"behaviour": "behaviour, stimulus or another device's", "companion": "neuropil or background"}
+    told = [f"{p.name} ({words.get(p.kind, p.kind)})" for p in populations]
+    listed_already = {series.name for population in populations for series in population.series}
+    told += [f"{series.name} (one axis)" for series in file.series if series.name not in listed_already]
+    told += [f"{name} {why}" for name, why in file.unreadable.items()]
+    listed = f" There are {'; '.join(told[:12])}." if told else ""
     raise RecordingError(
-        f"{path}: holds no population recording; expected a RoiResponseSeries in DfOverF or Fluorescence, or "
-        "TimeSeries of one length, a unit each."
+        f"{path}: holds no population recording; expected a RoiResponseSeries in DfOverF or Fluorescence, "
+        f"TimeSeries of one length, a unit each, or Units.{listed}"
     )
 
 
-def _notes(file: h5py.File, chosen: _Population, populations: Iterable[_Population]) -> Mapping[str, str]:
+def _notes(file: NwbFile, chosen: _Population, populations: Iterable[_Population]) -> Mapping[str, str]:
     others = [population.name for population in populations if population != chosen]
+    others += [f"{name}, which {why}" for name, why in file.unreadable.items()]
     notes = {"also_in_the_file": ", ".join(others)} if others else {}
     for key, name in {
         "description": "session_description",
         "experiment": "general/experiment_description",
     }.items():
-        if value := text_of(file, name):
+        if value := file.text(name):
             notes[key] = value
+    if file.unread_by_library:
+        notes["read_by"] = file.unread_by_library
     return notes
 
 
-def _type_of(item: Any) -> str:
-    value = item.attrs.get("neurodata_type", "")
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _data_of(item: Any) -> h5py.Dataset | None:
-    """The numbers of a series, with one or two axes."""
-    import h5py
-
-    data = item.get("data") if isinstance(item, h5py.Group) else None
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf" or data.ndim not in (1, 2):
-        return None
-    return data if data.size else None
-
-
-def _roi_kind(name: str, file: h5py.File) -> str:
-    if _COMPANIONS.search(name.partition("/")[2]):
+def _roi_kind(series: Series) -> str:
+    inner = series.name.partition("/")[2]
+    if _COMPANIONS.search(inner):
         return "companion"
-    is_dff = _type_of(file[name].parent) == "DfOverF" or _DFF.search(name.rpartition("/")[2])
-    return "dff" if is_dff else "fluorescence"
+    own = series.name.rpartition("/")[2]
+    if _DECONVOLVED.search(inner) and not _DFF.search(own):
+        return "deconvolved"
+    return "dff" if series.parent_kind == "DfOverF" or _DFF.search(own) else "fluorescence"
 
 
-def _by_number(name: str) -> list[Any]:
+def _by_number(name: str) -> list[tuple[int, str]]:
     """Sorts Activity_2 before Activity_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _frames_axis(
-    series: h5py.Group, time_s: np.ndarray | None, path: Path, sidecar: Sidecar, notes: dict[str, str]
+    series: Series, time_s: np.ndarray | None, path: Path, sidecar: Sidecar, notes: dict[str, str]
 ) -> int:
     """By the specification 0; files that swap the axes are told by their ROIs or timestamps."""
-    shape = series["data"].shape
+    shape = series.array.shape
     if sidecar.frames_axis is not None:
+        notes["axis_from"] = "the sidecar"
         return sidecar.frames_axis
-    rois = series.get("rois")
-    if rois is not None and shape[0] != shape[1] and len(rois) in shape:
-        return 1 - shape.index(len(rois))
-    if time_s is not None and shape[0] != shape[1] and len(time_s) in shape:
-        return shape.index(len(time_s))
+    if shape[0] != shape[1]:
+        table = series.table
+        for length, what in (
+            (None if series.rois is None else len(series.rois), "the number of ROIs"),
+            (None if table is None else table.num_rows, "the rows of the table of ROIs"),
+        ):
+            if length is not None and (shape[0] == length) != (shape[1] == length):
+                notes["axis_from"] = what
+                return 1 - shape.index(length)
+        if time_s is not None and (shape[0] == len(time_s)) != (shape[1] == len(time_s)):
+            notes["axis_from"] = "the number of timestamps"
+            return shape.index(len(time_s))
     return choose_frames_axis(shape, path, sidecar, notes)
 
 
-def _timestamps(series: h5py.Group) -> np.ndarray | None:
-    """float64 [T], seconds; None where the series states a start and a rate."""
-    stamps = series.get("timestamps")
-    return None if stamps is None else np.asarray(stamps[()], np.float64).ravel()
-
-
-def _rate(series: h5py.Group) -> float | None:
-    start = series.get("starting_time")
-    rate = None if start is None else float(start.attrs.get("rate", np.nan))
-    return rate if rate and np.isfinite(rate) and rate > 0 else None
-
-
-def _units(file: h5py.File, chosen: _Population, num_units: int) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """A name for each unit, and which units the segmentation accepts as cells; None where it does not say."""
-    if chosen.kind == "family":
-        return tuple(name.rpartition("/")[2] for name in chosen.series), None
+def _units(
+    chosen: _Population, num_units: int, path: Path, notes: dict[str, str]
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """A name for each unit, and which units the segmentation accepts as cells; None where it takes all."""
+    if chosen.is_family:
+        return tuple(series.name.rpartition("/")[2] for series in chosen.series), None
+    series = chosen.series[0]
     names = tuple(f"roi{unit}" for unit in range(num_units))
-    rois = file[chosen.name].get("rois")
-    table = None if rois is None or len(rois) != num_units else rois.attrs.get("table")
-    if not table:
+    if series.rois is None or series.table is None:
         return names, None
-    segmentation, rows = file[table], np.asarray(rois[()], np.int64)
-    if "id" in segmentation and (rows.size == 0 or rows.max() < len(segmentation["id"])):
-        names = tuple(f"roi{number}" for number in np.asarray(segmentation["id"][()])[rows].tolist())
-    for column in _ACCEPTED_COLUMNS:
-        if column in segmentation and len(segmentation[column]) > rows.max():
-            flags = np.asarray(segmentation[column][()])
-            accepted = (flags if flags.ndim == 1 else flags[:, 0])[rows] > 0.5
-            return names, (None if accepted.all() else np.flatnonzero(accepted))
-    return names, None
+    rows, table = np.asarray(series.rois, np.int64), series.table
+    has_flags = next((column for column in _ACCEPTED_COLUMNS if table.has(column)), None)
+    if len(rows) != num_units or (rows.size and not 0 <= rows.min() <= rows.max() < max(table.num_rows, 1)):
+        words = (
+            f"the region rois names {len(rows)} ROIs of a table of {table.num_rows}, but the data has "
+            f"{num_units} units"
+        )
+        if table.num_rows != num_units:
+            notes["cells"] = (
+                f"{words}: the table{f' and its {has_flags}' if has_flags else ''} was passed over"
+            )
+            return names, None
+        notes["rois_note"] = f"{words}: the table's rows are taken in order"
+        rows = np.arange(num_units)
+    if (ids := table.column("id")) is not None and ids.ndim == 1 and len(ids) == table.num_rows:
+        names = tuple(f"roi{number}" for number in ids[rows].tolist())
+    if has_flags is None:
+        return names, None
+    flags = table.column(has_flags)
+    if flags is None or flags.dtype.kind not in "biuf" or len(flags) <= rows.max(initial=-1):
+        notes["cells"] = f"{has_flags} does not fit the table of ROIs and was passed over"
+        return names, None
+    accepted = (flags if flags.ndim == 1 else flags[:, 0])[rows] > 0.5
+    notes["cells"] = f"{int(accepted.sum())} of {num_units} ROIs are cells ({has_flags})"
+    if not accepted.any():
+        raise RecordingError(f"{path}: {notes['cells']}. Curate the recording.")
+    return names, (None if accepted.all() else np.flatnonzero(accepted))
 
 
-def _only_region(file: h5py.File) -> str | None:
-    """Where the imaging plane lies, if the file tells of one region only."""
-    planes = file.get("general/optophysiology")
-    found = {text_of(plane, "location") for plane in planes.values()} if planes is not None else set()
-    region = found.pop() if len(found) == 1 else None
-    return None if region is None or region.strip().lower() in ("", "unknown", "n/a") else region
+def _read_units(file: NwbFile, path: Path, sidecar: Sidecar, notes: dict[str, str]) -> Session:
+    """Spike times of the sorted units, counted in bins; of labelled units those called good, else all but
+    noise."""
+    times, names, columns = file.spikes()
+    kept = np.arange(len(times))
+    for column in _QUALITY_COLUMNS:
+        labels = columns(column)
+        if labels is not None and (chosen := accepted_labels(labels)) is not None:
+            kept = np.flatnonzero(chosen)
+            notes["cells"] = f"{kept.size} of {len(times)} units are good ({column})"
+            break
+    return binned(
+        path,
+        sidecar,
+        [times[unit] for unit in kept],
+        metadata=notes,
+        identity_found=_identity(file),
+        unit_names=tuple(names[unit] for unit in kept),
+    )
 
 
-def _identity(file: h5py.File) -> dict[str, str | None]:
-    species = text_of(file, "general/subject/species")
+def accepted_labels(labels: Iterable[str]) -> np.ndarray | None:
+    """bool, which units sorters call good; where none is, all but noise; None if the labels are others."""
+    words = np.array([str(label).strip().lower() for label in labels])
+    if not set(words.tolist()) <= {
+        "good",
+        "mua",
+        "noise",
+        "unsorted",
+        "unclassified",
+        "sua",
+        "artifact",
+        "",
+        "nan",
+    }:
+        return None
+    good = (words == "good") | (words == "sua")
+    return good if good.any() else (words != "noise") & (words != "artifact")
+
+
+def _identity(file: NwbFile) -> dict[str, str | None]:
+    species = file.text("general/subject/species")
+    known = _SPECIES.get(species.strip().lower().rpartition("/")[2], species) if species else None
     return {
-        "species": _SPECIES.get(species.strip().lower(), species) if species else None,
-        "subject": text_of(file, "general/subject/subject_id"),
-        "session": text_of(file, "general/session_id") or text_of(file, "identifier"),
+        "species": known,
+        "subject": file.text("general/subject/subject_id"),
+        "session": file.text("general/session_id") or file.text("identifier"),
     }

@@ -1,4 +1,4 @@
-"""What the loop asks of a way to train the backbone. It does not know which one it has."""
+"""The interface of the ways to train a backbone. The loop does not know which one it has."""
 
 from __future__ import annotations
 

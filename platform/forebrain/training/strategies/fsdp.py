@@ -33,7 +33,7 @@ from forebrain.training.strategies.base import Strategy
 
 
 class FullyShared(Strategy):
-    """See the module; arguments as in `build_strategy`."""
+    """Training by FSDP2; see the module. Arguments as in `build_strategy`."""
 
     lockstep = True
 

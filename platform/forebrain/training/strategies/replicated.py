@@ -23,7 +23,7 @@ from forebrain.training.strategies.base import Strategy
 
 
 class Replicated(Strategy):
-    """See the module; arguments as in `build_strategy`."""
+    """The whole backbone on every worker; see the module. Arguments as in `build_strategy`."""
 
     def __init__(
         self, backbone: Model, executor: Model, config: ResolvedTraining, group: WorkerGroup

@@ -34,7 +34,7 @@ from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_con
 
 
 class Zero(Strategy):
-    """See the module; arguments as in `build_strategy`."""
+    """Training by DeepSpeed's ZeRO; see the module. Arguments as in `build_strategy`."""
 
     lockstep = True
 
@@ -56,9 +56,7 @@ class Zero(Strategy):
         self._check(None, dict(zip(self._parameters, self._replica.parameters(), strict=True)))
 
     def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
-        device = inputs[0].context.device.type
-        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        return self._engine(inputs, targets, torch.autocast(device, dtype=dtype, enabled=enabled))
+        return self._engine(inputs, targets)
 
     def backward(self, error: Tensor, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)
@@ -214,15 +212,10 @@ class _Whole(nn.Module):
         for name, parameter in model.named_parameters():
             self.register_parameter(_flat(name), parameter)
 
-    def forward(
-        self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget], autocast: torch.autocast
-    ) -> Tensor:
+    def forward(self, inputs: Sequence[SessionInput], targets: Sequence[SessionTarget]) -> Tensor:
         weights = _Together.apply(*(getattr(self, _flat(name)) for name in self._names))
-        # DeepSpeed's engine ends an autocast that is on around it.
-        with autocast:
-            return functional_call(
-                self._model[0].train(), dict(zip(self._names, weights, strict=True)), (inputs, targets)
-            )
+        named = dict(zip(self._names, weights, strict=True))
+        return functional_call(self._model[0].train(), named, (inputs, targets))
 
 
 class _Together(torch.autograd.Function):

@@ -1,0 +1,70 @@
+"""What changes in a stream is said as it happens, and a flood of it is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from realtime_small import CONTEXT, Small
+
+from forebrain.realtime import LiveForecaster
+from forebrain.realtime.watch import QUIET_S, Watch
+
+Open = Callable[..., LiveForecaster]
+
+
+def steady(num_frames: int, small: Small) -> np.ndarray:
+    """[T, N] noise as the interface was fitted to."""
+    noise = np.random.default_rng(0).normal(size=(num_frames, 6)).astype(np.float32)
+    return small.preprocessing.denormalise(noise)
+
+
+def test_a_steady_stream_makes_no_news(small: Small, open_live: Open) -> None:
+    live = open_live()
+    watch = Watch(live)
+    for index, frame in enumerate(steady(60, small)):
+        live.step(frame, index, index / 5)
+        assert watch.news() == []
+
+
+def test_gaps_and_restarts_are_said_at_their_frame(small: Small, open_live: Open) -> None:
+    frames, live = steady(60, small), open_live()
+    watch = Watch(live)
+    said = []
+    for number, frame in enumerate(frames):
+        index = number + 50 * (number >= 30) if number < 50 else number - 50
+        live.step(frame, index)
+        said += [(number, event) for event in watch.news()]
+    assert said == [
+        (30, "frames are missing: the window starts anew (at frame 80)"),
+        (54, "the sender counts anew: the window starts anew (at frame 4)"),
+    ]
+
+
+def test_of_many_events_each_kind_is_said_once_in_a_while_with_their_number(
+    small: Small, open_live: Open
+) -> None:
+    now, live, said = 0.0, open_live(), []
+    watch = Watch(live, lambda: now)
+    for number in range(4):
+        live.step(np.zeros(6), 100 * number)
+        said += watch.news()
+    now += QUIET_S
+    said += watch.news()
+    assert said == [
+        "frames are missing: the window starts anew (at frame 100)",
+        "frames are missing: the window starts anew (at frame 300, 2 times)",
+    ]
+
+
+def test_drift_is_said_when_it_begins_and_when_it_ends(small: Small, open_live: Open) -> None:
+    now, live, said = 0.0, open_live(memory=CONTEXT), []
+    watch = Watch(live, lambda: now)
+    for number, frame in enumerate(steady(300, small)):
+        live.step(frame + 5 * small.preprocessing.scale * (100 <= number < 200))
+        now += 1
+        said += watch.news()
+    assert [event.split(":")[0] for event in said] == [
+        "drift",
+        "the stream is again as the interface was fitted to",
+    ]

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.inspection import Inspected, ask, inspect_all, sidecar_path, write_questions
+from forebrain.sessions.readers import find_recordings, open_recording, reader_name
+from forebrain.sessions.sidecar import parse_sidecar
+
+
+def look(*paths: Path) -> list[Inspected]:
+    return list(
+        inspect_all(find_recordings(paths), open_recording, lambda address: reader_name(address) or "")
+    )
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).random(shape)
+
+
+def test_what_was_read_and_where_it_comes_from_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "fish" / "suite2p" / "plane0"
+    folder.mkdir(parents=True)
+    np.save(folder / "F.npy", noise(54, 200))
+    np.save(folder / "iscell.npy", np.stack([np.arange(54) < 20, np.ones(54)], axis=1))
+    (folder / "session.yaml").write_text("rate_hz: 7.5\nspecies: zebrafish\n")
+    (result,) = look(tmp_path)
+    told = "\n".join(result.remarks())
+    assert "cells: 20 of 54 ROIs are cells (iscell.npy)" in told
+    assert "rate: 7.5 Hz, from the sidecar" in told
+    assert "frames and units: told by the layout of suite2p" in told
+    assert "identity: dataset from the folder's name; subject, session from the file's name" in told
+    assert "identity guessed from the file name" in told
+
+
+def test_of_recordings_of_one_name_the_second_cannot_be_used(tmp_path: Path) -> None:
+    for lab in ("a", "b"):
+        (tmp_path / lab / "day1").mkdir(parents=True)
+        np.save(tmp_path / lab / "day1" / "worm1.npy", noise(100, 5) + ord(lab))
+    first, second = look(tmp_path)
+    assert first.session is not None and second.session is None
+    assert "session day1/worm1/worm1 was already found in" in second.error
+
+
+def test_questions_are_written_as_a_sidecar_to_fill_in(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", one=noise(100, 5), two=noise(100, 6))
+    results = look(tmp_path)
+    (path,) = write_questions(results)
+    assert path == sidecar_path(str(tmp_path / "a.npz"))
+    text = path.read_text()
+    assert "several arrays could be the traces" in text.replace("\n# ", " ")
+    assert "#   variable: one" in text and "\nvariable:\n" in text
+    (again,) = look(tmp_path)
+    assert again.question is not None  # a key without a value says nothing
+    assert write_questions([again]) == [] and path.read_text() == text
+    path.write_text(text.replace("\nvariable:\n", "\nvariable: two\n"))
+    (answered,) = look(tmp_path)
+    assert answered.session is not None and answered.session.num_units == 6
+
+
+def test_guesses_are_written_too_and_what_is_there_stays(tmp_path: Path) -> None:
+    np.save(tmp_path / "dff.npy", noise(100, 5))
+    path = tmp_path / "dff.npy.session.yaml"
+    path.write_text("species: mouse  # ours\n")
+    write_questions(look(tmp_path))
+    text = path.read_text()
+    assert text.startswith("species: mouse  # ours\n")
+    assert "\nrate_hz:" in text and "\nsubject:" in text and text.count("species:") == 1
+    assert parse_sidecar(path).species == "mouse"
+
+
+def test_a_sidecar_that_is_not_valid_is_not_added_to(tmp_path: Path) -> None:
+    np.save(tmp_path / "dff.npy", noise(100, 5))
+    (result,) = look(tmp_path)
+    (tmp_path / "dff.npy.session.yaml").write_text("rate: 3\n")
+    with pytest.raises(RecordingError, match="unknown key rate"):
+        write_questions([result])
+    assert (tmp_path / "dff.npy.session.yaml").read_text() == "rate: 3\n"
+
+
+def test_a_person_is_asked_until_the_answer_is_valid(tmp_path: Path) -> None:
+    np.save(tmp_path / "dff.npy", noise(40, 30))
+    (result,) = look(tmp_path)
+    typed: Iterator[str] = iter(["sideways", "2"])
+    shown: list[str] = []
+    assert ask(result, lambda prompt: next(typed), shown.append) == {"frames_axis": 1}
+    assert any("frames_axis is 'sideways'; expected 0 or 1" in line for line in shown)
+    (answered,) = look(tmp_path)
+    assert answered.session is not None and answered.session.num_frames == 30
+
+
+def test_an_answer_takes_the_place_of_the_key_that_was_left_open(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", one=noise(100, 5), two=noise(100, 6))
+    (path,) = write_questions(look(tmp_path))
+    (result,) = look(tmp_path)
+    ask(result, lambda prompt: "2", lambda line: None)
+    assert path.read_text().count("\nvariable:") == 1
+    (answered,) = look(tmp_path)
+    assert answered.session is not None and answered.session.num_units == 6
+
+
+def test_nothing_typed_changes_nothing(tmp_path: Path) -> None:
+    np.save(tmp_path / "dff.npy", noise(40, 30))
+    (result,) = look(tmp_path)
+    assert ask(result, lambda prompt: "", lambda line: None) is None
+    assert not (tmp_path / "dff.npy.session.yaml").exists()
+
+
+def test_a_name_that_is_no_text_is_one_line_and_the_others_are_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "good.npy", noise(100, 5))
+    (tmp_path / "good.npy").rename(tmp_path / os.fsdecode(b"w\xf6rm.npy"))
+    np.save(tmp_path / "good.npy", noise(100, 5))
+    good, bad = look(tmp_path)
+    assert good.session is not None
+    assert "w\\xf6rm.npy: the name is not valid UTF-8; rename" in bad.error
+    (bad.address + bad.error).encode()
