@@ -137,8 +137,13 @@ def _save_recordings(folder: Path, walk: Callable[..., Session], seeds: range) -
         session = walk(seed)
         np.savez(
             folder / f"{seed}.npz",
-            traces=session.traces, fs=2.5, species="worm", subject=f"w{seed}", session="one", source="lab",
-        )  # fmt: skip
+            traces=session.traces,
+            fs=2.5,
+            species="worm",
+            subject=f"w{seed}",
+            session="one",
+            source="lab",
+        )
 
 
 def test_a_set_that_was_moved_behind_a_link_is_the_same_data(

@@ -5,6 +5,7 @@ A set on disk stands for the store, whose answers are delayed, counted, or fail.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebrain.errors import ShardError, StorageError
+from forebrain.errors import BadShardError, ShardError, StorageError
 from forebrain.shards import fetching
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -207,6 +208,40 @@ def test_a_flipped_bit_is_found_in_what_is_fetched_ahead(address: str, store: Fa
         shards.read(0, 20, 32)
     shards.read(0, 0, 12)
     shards.read(0, 40, 52)
+
+
+def test_what_is_fetched_together_is_bad_page_by_page(address: str, store: FarStore) -> None:
+    entry = ShardSet.open(address).sessions[0]
+    path = Path(address) / entry.shards[0].name
+    data = bytearray(path.read_bytes())
+    data[entry.stretches[0].offset + 401] ^= 1
+    path.write_bytes(data)
+    shards = far(address)
+    with pytest.raises(ShardError, match="page 1 at byte"):
+        shards.read(0, 10, 30)  # pages 0 and 1, in one request
+    shards.read(0, 0, 20)
+    assert len(store.asked) == 1  # page 0 was whole, and is kept
+    with pytest.raises(ShardError, match="page 1 at byte"):
+        shards.read(0, 25, 40)
+    shards.read(0, 40, 60)
+
+
+def test_a_shard_that_is_cut_short_loses_the_pages_behind_the_cut(address: str, store: FarStore) -> None:
+    shards = far(address)
+    entry = shards.sessions[0]
+    os.truncate(Path(address) / entry.shards[0].name, entry.stretches[0].offset + 450)
+    with pytest.raises(BadShardError, match=rf"ends at byte \d+; expected {entry.shards[0].size} bytes"):
+        shards.read(0, 10, 30)
+    shards.read(0, 0, 20)
+
+
+def test_damaged_checksums_are_no_bad_shard(address: str) -> None:
+    path = Path(address) / ShardSet.open(address).sessions[0].arrays_name
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for shards in (ShardSet.open(address, "skip"), far(address)):
+        with pytest.raises(ShardError, match="does not match its checksum") as caught:
+            shards.read(0, 0, 12)
+        assert not isinstance(caught.value, BadShardError) and not shards.bad_shards
 
 
 def test_nothing_more_is_fetched_once_the_consumer_is_gone(address: str, store: FarStore) -> None:

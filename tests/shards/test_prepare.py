@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import PrepareResult, map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.recordings import sha256_of
+from forebrain_registry.storage import Folder
 
 SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)
 
@@ -221,6 +224,29 @@ prepare({recordings!r}, {str(out)!r}, {SMALL!r}, lambda path: [Session.load(path
     with pytest.raises(ShardError, match=r"no index\.json"):
         ShardSet.open(str(out))
     run(recordings, out)
+    assert contents(out) == contents(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("others", [["a.npz", "b.npz"], ["b.npz"]])
+def test_two_prepares_of_one_place_at_once_spoil_nothing(save_session, tmp_path, out, monkeypatch, others):
+    recordings = {name: save_session(name) for name in ("a.npz", "b.npz")}
+    run(list(recordings.values()), tmp_path / "expected")
+    file_to_fill = Folder.file_to_fill
+    begun: list[str] = []
+
+    @contextlib.contextmanager
+    def interrupted(folder: Folder, name: str) -> Iterator[Path]:
+        """While the first tar is half written, another command prepares, and sweeps, to its end."""
+        with file_to_fill(folder, name) as path:
+            if not begun:
+                begun.append(name)
+                path.write_bytes(b"half of it")
+                run([recordings[other] for other in others], out)
+            yield path
+
+    monkeypatch.setattr(Folder, "file_to_fill", interrupted)
+    result = run(list(recordings.values()), out)
+    assert len(result.sessions) == 2 and not result.failures
     assert contents(out) == contents(tmp_path / "expected")
 
 

@@ -14,15 +14,18 @@ from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.fitting import time_fits
 from forebrain.benchmarking.large_session import LargeSessionConfig, measure_large_session
 from forebrain.benchmarking.loading import time_loading
+from forebrain.benchmarking.many_sessions import time_many_sessions
 from forebrain.benchmarking.scaling import time_scaling
 from forebrain.benchmarking.store import time_store
 from forebrain.benchmarking.timing import Patience
 from forebrain.errors import ConfigError
 
-What = Literal["forecast", "train", "adapt", "fit", "load", "scale", "large-session", "store"]
+What = Literal[
+    "forecast", "train", "adapt", "fit", "load", "scale", "large-session", "store", "many-sessions"
+]
 UNITS = (300, 1000, 5000, 20_000, 71_721)
 LARGE_SESSION_UNITS = (71_721,)
-_BY_THEMSELVES = {"large-session", "store"}
+_BY_THEMSELVES = {"large-session", "store", "many-sessions"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class BenchmarkConfig:
         what: forecast, train and adapt are steps of the model; fit is 200 steps of adaptation as a lab would
             wait for them; load is the way from shards to batches; scale is training over one and two workers;
             large-session is memory and time of training on one very large session, whole, in part and split
-            over two workers; store is how long steps wait for a store that is far away.
+            over two workers; store is how long steps wait for a store that is far away; many-sessions is
+            10,000 small sessions, prepared, opened, trained on and resumed.
         units: sizes of the session. None: 300 to 71,721; of large-session 71,721.
         threads: CPU threads, several numbers one after another. Published figures are of one.
         device: cpu or cuda; fit, load and scale are of the CPU.
@@ -72,6 +76,9 @@ def measure(config: BenchmarkConfig, console: Console) -> Iterator[list[dict[str
     if "store" in config.what:
         torch.set_num_threads(1)
         for row in time_store(config.store, quick=config.quick):
+            yield [row]
+    if "many-sessions" in config.what:
+        for row in time_many_sessions(*((20, 0) if config.quick else ())):
             yield [row]
     if set(config.what) <= _BY_THEMSELVES:
         return

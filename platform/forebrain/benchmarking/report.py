@@ -20,6 +20,8 @@ _TITLES = {
 def line(rows: Rows) -> str:
     """What was just measured, in a line."""
     row = rows[0]
+    if row["what"] == "many-sessions":
+        return f"{row['sessions']:,} sessions: {row['phase']} {row['seconds']:,.1f} s"
     if row["what"] == "store":
         return f"store: {row['source']}, {row['delay_ms']:.0f} ms: steps wait {row['wait_share']:.1%}"
     if _is_large(row):
@@ -44,6 +46,7 @@ def tables(rows: Rows) -> list[Table]:
         ("load", _of_loading),
         ("scale", _of_scaling),
         ("store", _of_stores),
+        ("many-sessions", _of_many_sessions),
     ):
         own = [row for row in rows if row["what"] == what]
         if own:
@@ -131,16 +134,33 @@ def _of_scaling(rows: Rows) -> Table:
 def _of_stores(rows: Rows) -> Table:
     table = _table(
         "training from a store: the share of their time that steps wait for their windows",
-        "store", "first byte after ms", "requests in flight", "ms a step", "waits",
-    )  # fmt: skip
+        "store",
+        "first byte after ms",
+        "requests in flight",
+        "ms a step",
+        "waits",
+    )
     for row in rows:
         asked = f"{row['in_flight']}" if row["in_flight"] else "one after another"
         if row["in_flight"] is None:
             asked = f"as many as needed: {row['reached']}" if row["delay_ms"] else ""
         table.add_row(
-            row["source"], f"{row['delay_ms']:.0f}" if row["delay_ms"] else "", asked,
-            _digits(row["median_ms"]), f"{row['wait_share']:.1%}",
-        )  # fmt: skip
+            row["source"],
+            f"{row['delay_ms']:.0f}" if row["delay_ms"] else "",
+            asked,
+            _digits(row["median_ms"]),
+            f"{row['wait_share']:.1%}",
+        )
+    return table
+
+
+def _of_many_sessions(rows: Rows) -> Table:
+    table = _table("many small sessions", "phase", "sessions", "units", "seconds", "MB a worker")
+    for row in rows:
+        memory = f"{row['bytes'] / 1e6:,.0f}" if "bytes" in row else ""
+        table.add_row(
+            row["phase"], f"{row['sessions']:,}", f"{row['units']}", _digits(row["seconds"]), memory
+        )
     return table
 
 

@@ -22,6 +22,8 @@ _SUBJECT = (
     "source",
     "delay_ms",
     "in_flight",
+    "phase",
+    "sessions",
 )
 
 

@@ -21,9 +21,18 @@ _OWN_MARKS = {
 _MARK_BYTES = 1 << 16
 # What a run writes into its folder, which may be the one that its recordings lie in.
 _OF_A_RUN = {
-    "attempts", "checkpoints", "evaluation", "figures", "metrics.jsonl", "ray", "result.json",
-    "deepspeed.json", "shards", "tensorboard", "trials",
-}  # fmt: skip
+    "attempts",
+    "checkpoints",
+    "evaluation",
+    "figures",
+    "metrics.jsonl",
+    "ray",
+    "result.json",
+    "deepspeed.json",
+    "shards",
+    "tensorboard",
+    "trials",
+}
 _OF_A_SET = {"sessions", "sessions.jsonl", "shards", "index.json"}
 
 

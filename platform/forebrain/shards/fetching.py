@@ -25,7 +25,7 @@ REQUEST_BYTES = 8 << 20
 REQUESTS_IN_FLIGHT = 4
 MOST_IN_FLIGHT = 64
 
-Fetch = Callable[[Member, Sequence[Page]], Sequence[np.ndarray]]
+Fetch = Callable[[Member, Sequence[Page]], Sequence[np.ndarray | Exception]]
 _Key = tuple[str, str, int]  # sample, member, page
 
 
@@ -54,7 +54,7 @@ class PageFetcher:
     """Fetches pages, by threads that live for as long as there is something to fetch.
 
     Args:
-        fetch: brings neighbouring pages of a member, checked; called from any thread.
+        fetch: brings neighbouring pages of a member, or what is wrong with each; called from any thread.
         in_flight: requests ahead of the reader at a time, at first; 0 leaves all to the reader, one by one.
 
     Attributes:
@@ -92,7 +92,7 @@ class PageFetcher:
         """Values of pages, each [frames, channels], not to be written to.
 
         Raises:
-            Exception: what `fetch` raised for one of them. It is fetched anew when it is read again.
+            Exception: what `fetch` raised, or gave for one of them. It is fetched anew when it is read again.
         """
         found: list[np.ndarray | _Expected] = []
         with self._lock:
@@ -110,11 +110,19 @@ class PageFetcher:
                     mine.append(expected.request)
         for request in mine:
             self._make(request)
-        values = [each.values.result() if isinstance(each, _Expected) else each for each in found]
+        values, errors = [], []
+        for page, each in zip(pages, found, strict=True):
+            error = each.values.exception() if isinstance(each, _Expected) else None
+            if error is not None:
+                errors.append(error)
+                continue
+            values.append(each.values.result() if isinstance(each, _Expected) else each)
+            with self._lock:
+                self._keep(_key(member, page), values[-1])
         with self._lock:
-            for page, each in zip(pages, values, strict=True):
-                self._keep(_key(member, page), each)
             self._start_threads()
+        if errors:
+            raise errors[0]
         return values
 
     def forget_expected(self) -> None:
@@ -165,17 +173,18 @@ class PageFetcher:
             return None
 
     def _make(self, request: _Request) -> None:
+        values: Sequence[np.ndarray | BaseException]
         try:
             values = self._fetch(request.member, request.pages)
         except BaseException as error:
-            with self._lock:
-                for page in request.pages:
+            values = [error] * len(request.pages)
+        for page, expected, found in zip(request.pages, request.expected, values, strict=True):
+            if isinstance(found, BaseException):
+                with self._lock:
                     self._drop(_key(request.member, page))
-            for expected in request.expected:
-                expected.values.set_exception(error)
-        else:
-            for expected, page_values in zip(request.expected, values, strict=True):
-                expected.values.set_result(page_values)
+                expected.values.set_exception(found)
+            else:
+                expected.values.set_result(found)
 
     def _keep(self, key: _Key, values: np.ndarray) -> None:
         """Keeps a page that was read, in place of those that were not used for longest."""

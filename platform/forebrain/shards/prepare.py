@@ -211,11 +211,14 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
         except StorageError as error:  # no fault of the recording, and the next would meet it too
             return {**result, "stopped": str(error)}
         except (ForebrainError, OSError) as error:
-            failures.append(_named(recording, error, out))
-            lines.append(f"{session.id} cannot be used")
-        else:
-            prepared.append(entry.id)
-            lines.append(f"{entry.id} {entry.num_frames} frames x {entry.num_units} units")
+            meanwhile = _complete_entries(storage, config, {}).get(session.id)
+            if meanwhile is None or meanwhile.entry.source != source:
+                failures.append(_named(recording, error, out))
+                lines.append(f"{session.id} cannot be used")
+                continue
+            entry = meanwhile.entry  # another prepare has written it, and removed what was half written
+        prepared.append(entry.id)
+        lines.append(f"{entry.id} {entry.num_frames} frames x {entry.num_units} units")
     return result
 
 
@@ -333,17 +336,22 @@ def _by_source(stored: dict[str, _Stored]) -> dict[str, list[str]]:
 
 
 def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:
-    """Removes what killed runs and longer, older versions of a session left behind."""
+    """Removes what killed runs and longer, older versions of a session left behind.
+
+    Of sessions that are not whole nothing is removed: another prepare may be writing them.
+    """
     listed = {shard.name for each in stored.values() for shard in each.entry.shards}
     keys = {each.entry.key for each in stored.values()}
+    of_session = re.compile(r"(?:shards|sessions)/(?:[^/]+/)?([^/]+?)(?:-\d{5}\.tar|\.json|\.safetensors)")
+    partial = re.compile(rf"(.+)\.\w+{re.escape(PARTIAL)}")
     for name in [*sizes_of_shards(storage), *storage.sizes("sessions"), *storage.names()]:
-        shard = re.fullmatch(r"shards/(?:[^/]+/)?([^/]+)-\d{5}\.tar", name)
-        is_partial = re.fullmatch(
-            rf"(shards/.+\.tar|sessions/.+\.(json|safetensors)|index\.json|{re.escape(ENTRIES_NAME)})"
-            rf"\.\w+{re.escape(PARTIAL)}",
-            name,
-        )
-        if is_partial or (shard and shard[1] in keys and name not in listed):
+        begun = partial.fullmatch(name)
+        of = of_session.fullmatch(begun[1] if begun else name)
+        if begun:
+            is_left = begun[1] in (INDEX_NAME, ENTRIES_NAME) or (of is not None and of[1] in keys)
+        else:
+            is_left = name.endswith(".tar") and of is not None and of[1] in keys and name not in listed
+        if is_left:
             storage.remove(name)
 
 

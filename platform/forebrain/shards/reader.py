@@ -198,6 +198,8 @@ class ShardSet:
                 known = known or self._bad_pages.get((member.key, name, number))
         if known:
             raise BadShardError(known)
+        if self.sessions[session].first_format is None:
+            self._arrays(session)  # with the checksums; damage there is no bad shard
         try:
             return self._pages.read(member, first, last, channels)
         except ShardError as error:
@@ -219,9 +221,16 @@ class ShardSet:
             return None
         shard, shape = entry.shards[stretch.shard], entry.pages[name]
         member = Member(
-            session, name, shard.name, shard.size, stretch.key, sample, stretch.offsets[name],
-            stretch.num_frames, shape,
-        )  # fmt: skip
+            session,
+            name,
+            shard.name,
+            shard.size,
+            stretch.key,
+            sample,
+            stretch.offsets[name],
+            stretch.num_frames,
+            shape,
+        )
         return member, start - stretch.start, stop - stretch.start
 
     def _checksums(self, member: Member) -> np.ndarray:
@@ -561,21 +570,27 @@ class FarPages:
     def expect(self, member: Member, start: int, stop: int, channels: slice) -> None:
         self.fetcher.expect(member, member.pages(start, stop, channels))
 
-    def _fetch(self, member: Member, pages: Sequence[Page]) -> list[np.ndarray]:
+    def _fetch(self, member: Member, pages: Sequence[Page]) -> list[np.ndarray | BadShardError]:
+        """The values of neighbouring pages, or what is wrong with one of them."""
         begin, end = pages[0].begin, pages[-1].end
         checksums = self._checksums(member)
         with readable(self._storage.uri, member.shard):
             data = self._storage.read_range(member.shard, begin, end)
-        if len(data) != end - begin:
-            raise _ends_early(self._storage.uri, member, begin + len(data))
-        values = []
+        found: list[np.ndarray | BadShardError] = []
         for page in pages:
-            part = np.frombuffer(data, "<f4", page.num_frames * page.num_channels, page.begin - begin)
-            part = part.reshape(page.num_frames, page.num_channels)
-            _check_page(member, page, part, checksums, self._storage.uri)
-            # A view would keep its neighbours in memory.
-            values.append(part if len(pages) == 1 else part.copy())
-        return values
+            if page.end - begin > len(data):
+                early = _ends_early(self._storage.uri, member, begin + len(data))
+                found.append(BadShardError(str(early), (page.number,)))
+                continue
+            values = np.frombuffer(data, "<f4", page.num_frames * page.num_channels, page.begin - begin)
+            values = values.reshape(page.num_frames, page.num_channels)
+            try:
+                _check_page(member, page, values, checksums, self._storage.uri)
+            except BadShardError as error:
+                found.append(error)
+            else:  # a view would keep its neighbours in memory
+                found.append(values if len(pages) == 1 else values.copy())
+        return found
 
 
 def _most_open_shards() -> int:
