@@ -17,7 +17,6 @@ from forebrain.sessions.readers._text import TextTable, is_number, look_at, plai
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
-
 _MAX_HEADER_ROWS = 3
 
 
@@ -47,7 +46,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
 
 
 def _num_header_rows(rows: list[list[str]]) -> int:
-    """How many rows of words stand above the numbers; the last of them names the columns, others group them."""
+    """How many rows of words stand above the numbers; the last names the columns, those before group them."""
     if rows[0][0].lower() in ("scorer", "bodyparts"):
         return 1  # a tracking, which is known by its first row
     count = 1
