@@ -218,7 +218,7 @@ def solve_units(gram: Gram, strengths: Strengths) -> tuple[np.ndarray, np.ndarra
 
 
 def squared_error(gram: Gram, own: np.ndarray, common: np.ndarray) -> float:
-    """What is left of the residuals in the windows of a Gram once weights of `solve_units` have forecast them."""
+    """What is left of a Gram's residuals once the weights of `solve_units` have forecast them."""
     width = own.shape[1]
     squares = gram.squares + np.sum(own * (gram.own[:, :, :width] @ own - 2 * gram.own[:, :, width:]))
     if common.any():

@@ -108,9 +108,7 @@ class Stack:
         arrays["linear"] = self.linear.weights
         for base, head in self.heads.items():
             for name, array in head.arrays().items():
-                arrays[
-                    f"head.{base}.{name}" if name in ("shared", "own", "population") else f"features.{name}"
-                ] = array
+                arrays[name if name.startswith("features.") else f"{base}.{name}"] = array
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     @classmethod
