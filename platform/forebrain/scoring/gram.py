@@ -247,24 +247,36 @@ def choose_strengths(folds: Sequence[tuple[Gram, Gram]]) -> tuple[dict[str, floa
     with_level = min(
         LEVEL_STRENGTHS, key=lambda level: sum(held_out.squares for held_out, _ in levels[level])
     )
-    best = (dict.fromkeys(names, math.inf), 1.0)
-    for level in (math.inf, with_level):
-        strengths = {**dict.fromkeys(names, math.inf), "level": level}
-        known: dict[tuple[float, ...], float] = {}
+    tried = [
+        _choose_of_units(levels[level], {**dict.fromkeys(names, math.inf), "level": level}, before)
+        for level in (math.inf, with_level)
+    ]
+    return min(tried, key=lambda found: found[1])
 
-        def error(strengths: Strengths, level: float = level, known: dict = known) -> float:
-            key = tuple(strengths.values())
-            if key not in known:
-                after = sum(
-                    squared_error(held_out, *solve_units(rest, strengths)) for held_out, rest in levels[level]
-                )
-                known[key] = after / before if before > 0 else 1.0
-            return known[key]
 
-        for name in (*names[1:], "own"):
-            strengths = min(({**strengths, name: value} for value in STRENGTHS), key=error)
-        best = min(best, (strengths, error(strengths)), key=lambda found: found[1])
-    return best
+def _choose_of_units(
+    folds: Sequence[tuple[Gram, Gram]], strengths: dict[str, float], before: float
+) -> tuple[dict[str, float], float]:
+    """The best strengths of the units' own weights, and the squared error over `before`.
+
+    Args:
+        folds: as `choose_strengths` has them, without shared weights.
+        strengths: to begin with.
+        before: squared error of the base.
+    """
+    known: dict[tuple[float, ...], float] = {}
+
+    def error(strengths: Strengths) -> float:
+        key = tuple(strengths.values())
+        if key not in known:
+            after = sum(squared_error(held_out, *solve_units(rest, strengths)) for held_out, rest in folds)
+            known[key] = after / before if before > 0 else 1.0
+        return known[key]
+
+    names = [name for name in strengths if name != "level"]
+    for name in (*names, names[0]):
+        strengths = min(({**strengths, name: value} for value in STRENGTHS), key=error)
+    return strengths, error(strengths)
 
 
 def _common_penalties(gram: Gram, strengths: Strengths) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ from forebrain.scoring.gram import (
     FeatureBlock,
     Gram,
     Strengths,
+    Weights,
     choose_strengths,
     num_own,
     solve,
@@ -301,81 +302,157 @@ def fit_head(
         more: start frames [B] -> common features besides the population, for example of inputs.
     """
     num_units, length = source.sessions[session].num_units, source.context + source.horizon
-    features = Features.unbounded(principal_components(source, session) if loadings is None else loadings)
+    if loadings is None:
+        loadings = principal_components(source, session)
     if choice_units is None:
         choice_units = np.unique(np.linspace(0, num_units - 1, min(num_units, CHOICE_UNITS)).astype(int))
-    seen = _Seen(num_units)
-    residuals: list[np.ndarray] = []
-    sample: list[tuple[np.ndarray, ...]] = []
-    commons: list[Sequence[FeatureBlock]] = []
-    for part, context, target, starts in read_windows(source, session, parts):
-        forecast = base(session, context)
-        residuals.append(target - forecast)
-        seen.add(context)
-        commons.append((*features.common(context), *more(starts)))
-        past, departure = (
-            features.past(context, choice_units),
-            (forecast - context[:, -1:])[..., choice_units],
-        )
-        is_trained = np.full(len(starts), part == "train")
-        sample.append((past, residuals[-1][..., choice_units], departure, starts, is_trained))
-    if not sample:
+
+    known: list[np.ndarray] = []  # forecasts of the base, where the sums of all units are held at once
+
+    def read() -> Iterator[_Batch]:
+        windows = read_windows(source, session, parts)
+        for number, (part, context, target, starts) in enumerate(windows):
+            forecast = known[number] if number < len(known) else base(session, context)
+            if number == len(known) and num_units <= UNITS_AT_ONCE:
+                known.append(forecast)
+            yield _Batch(part, context, target, forecast, starts, more(starts))
+
+    sample = _Sample.of(read(), loadings, choice_units)
+    if sample is None:
         return _no_head("it has no window to fit a head on", 0)
-    past, residual, departure, starts, is_trained = (
-        np.concatenate(each) for each in zip(*sample, strict=True)
-    )
-    common = [
-        FeatureBlock(each[0].name, np.concatenate([block.values for block in each]))
-        for each in zip(*commons, strict=True)
-    ]
-    blocks = time_blocks(starts, length)
+    num_windows = len(sample.starts)
+    blocks = time_blocks(sample.starts, length)
     if not blocks:
         return _no_head(
-            f"its {len(starts)} windows do not make {LEAST_BLOCKS} blocks of time longer than a window of "
+            f"its {num_windows} windows do not make {LEAST_BLOCKS} blocks of time longer than a window of "
             f"{length} frames, which choosing a head takes",
-            len(starts),
+            num_windows,
         )
-
-    def gram_of(chosen: np.ndarray) -> Gram:
-        return Gram.of(past[chosen], residual[chosen], _some(common, chosen))
-
-    whole = gram_of(np.ones(len(starts), bool))
-    folds = [(gram_of(block.held_out), whole.less(gram_of(~block.rest))) for block in blocks]
+    whole = sample.gram(np.ones(num_windows, bool))
+    folds = [(sample.gram(block.held_out), whole.less(sample.gram(~block.rest))) for block in blocks]
     strengths, error = choose_strengths(folds)
-    added = np.zeros_like(residual)
-    if error < 1:
-        for block, (_, rest) in zip(blocks, folds, strict=True):
-            held_out = block.held_out
-            added[held_out] = solve(rest, strengths).predict(past[held_out], _some(common, held_out))
-    trial = Trial(starts, is_trained, departure, added, residual + departure)
     if not error < 1:
-        return HeadFit(None, strengths, error, len(starts), "it did not help on blocks of time", trial)
+        reason = "it did not help on blocks of time"
+        return HeadFit(None, strengths, error, num_windows, reason, sample.trial)
+    for block, (_, rest) in zip(blocks, folds, strict=True):
+        sample.trial.added[block.held_out] = sample.predict(solve(rest, strengths), block.held_out)
     shared = solve_shared(whole, strengths["level"]).astype(np.float32)
     if np.array_equal(choice_units, np.arange(num_units)):
-        solved = [solve_units(whole.after(shared), strengths)]
+        own, common = solve_units(whole.after(shared), strengths)
     else:
-        solved = []
-        for first in range(0, num_units, UNITS_AT_ONCE):
-            units = slice(first, min(first + UNITS_AT_ONCE, num_units))
-            gram: Gram | None = None
-            again = read_windows(source, session, parts)
-            for each, blocks_of, (_, context, _, _) in zip(residuals, commons, again, strict=True):
-                unit_past = features.past(context, units)
-                rest = each[..., units] - np.matmul(shared.T, unit_past)
-                summed = Gram.of(unit_past[:, : num_own(source.context)], rest, blocks_of)
-                gram = summed if gram is None else gram.plus(summed)
-            assert gram is not None
-            solved.append(solve_units(gram, strengths))
-    own = np.concatenate([own for own, _ in solved]).transpose(1, 2, 0)
-    weights = np.concatenate([common for _, common in solved], axis=1).transpose(0, 2, 1)
-    edges = np.cumsum([block.values.shape[1] for block in common])
-    by_block = {
-        block.name: np.ascontiguousarray(values, np.float32)
-        for block, values in zip(common, np.split(weights, edges[:-1]), strict=True)
-        if math.isfinite(strengths[block.name]) and block.values.shape[1]
+        own, common = _solve_all(read, sample, shared, strengths, num_units)
+    edges = np.cumsum(list(whole.widths.values()))
+    weights = {
+        name: np.ascontiguousarray(each.transpose(0, 2, 1), np.float32)
+        for name, each in zip(whole.widths, np.split(common, edges[:-1]), strict=True)
+        if math.isfinite(strengths[name]) and len(each)
     }
-    head = Head(seen.features(features.loadings), shared, np.ascontiguousarray(own, np.float32), by_block)
-    return HeadFit(head, strengths, error, len(starts), None, trial)
+    head = Head(sample.features, shared, np.ascontiguousarray(own.transpose(1, 2, 0), np.float32), weights)
+    return HeadFit(head, strengths, error, num_windows, None, sample.trial)
+
+
+def _solve_all(
+    read: Callable[[], Iterator[_Batch]],
+    sample: _Sample,
+    shared: np.ndarray,
+    strengths: Strengths,
+    num_units: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of all units, own [N, P, H] and common [F, N, H], given those that they share.
+
+    All windows are read again for every range of units whose sums fit into memory at once.
+    """
+    solved = []
+    unbounded = Features.unbounded(sample.features.loadings)
+    for first in range(0, num_units, UNITS_AT_ONCE):
+        units = slice(first, min(first + UNITS_AT_ONCE, num_units))
+        gram: Gram | None = None
+        for batch in read():
+            past = unbounded.past(batch.context, units)
+            rest = (batch.target - batch.forecast)[..., units] - np.matmul(shared.T, past)
+            blocks = (*unbounded.common(batch.context), *batch.more)
+            summed = Gram.of(past[:, : num_own(past.shape[1])], rest, blocks)
+            gram = summed if gram is None else gram.plus(summed)
+        assert gram is not None
+        solved.append(solve_units(gram, strengths))
+    own, common = zip(*solved, strict=True)
+    return np.concatenate(own), np.concatenate(common, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Windows, the base's forecasts of them, and their further common features."""
+
+    part: Part
+    context: np.ndarray
+    target: np.ndarray
+    forecast: np.ndarray
+    starts: np.ndarray
+    more: Sequence[FeatureBlock]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """All windows of the units that choices are made by.
+
+    Attributes:
+        features: of the session, bounded by what was seen.
+        past, residual: float32 [W, C, S] and [W, H, S].
+        common: of all units, [W, F] each.
+        trial: nothing added yet.
+    """
+
+    features: Features
+    past: np.ndarray
+    residual: np.ndarray
+    common: Sequence[FeatureBlock]
+    trial: Trial
+
+    @classmethod
+    def of(cls, batches: Iterator[_Batch], loadings: np.ndarray, units: np.ndarray) -> Self | None:
+        """What is kept of all windows; None where there are none."""
+        unbounded = Features.unbounded(loadings)
+        low, high = np.full(len(loadings), np.inf), np.full(len(loadings), -np.inf)
+        spread = np.full(len(loadings), TRUSTED_SPREAD)
+        kept: list[tuple[np.ndarray, ...]] = []
+        commons: list[Sequence[FeatureBlock]] = []
+        for batch in batches:
+            context, last = batch.context, batch.context[:, -1:, units]
+            low, high = np.minimum(low, context.min(axis=(0, 1))), np.maximum(high, context.max(axis=(0, 1)))
+            spread = np.maximum(spread, spread_of(context).max(axis=(0, 1)))
+            commons.append((*unbounded.common(context), *batch.more))
+            target, forecast = batch.target[..., units], batch.forecast[..., units]
+            is_trained = np.full(len(context), batch.part == "train")
+            kept.append(
+                (unbounded.past(context, units), target - forecast, forecast - last, batch.starts, is_trained)
+            )
+        if not kept:
+            return None
+        past, residual, departure, starts, is_trained = (
+            np.concatenate(each) for each in zip(*kept, strict=True)
+        )
+        common = [
+            FeatureBlock(each[0].name, np.concatenate([block.values for block in each]))
+            for each in zip(*commons, strict=True)
+        ]
+        trial = Trial(starts, is_trained, departure, np.zeros_like(residual), residual + departure)
+        bounds = (each.astype(np.float32) for each in (low, high, spread))
+        return cls(Features(loadings, *bounds), past, residual, common, trial)
+
+    @property
+    def starts(self) -> np.ndarray:
+        return self.trial.starts
+
+    def gram(self, chosen: np.ndarray) -> Gram:
+        """The sums of some windows, bool [W]."""
+        return Gram.of(self.past[chosen], self.residual[chosen], self._common(chosen))
+
+    def predict(self, weights: Weights, chosen: np.ndarray) -> np.ndarray:
+        """What weights add to the forecasts of some windows."""
+        return weights.predict(self.past[chosen], self._common(chosen))
+
+    def _common(self, chosen: np.ndarray) -> list[FeatureBlock]:
+        return [FeatureBlock(block.name, block.values[chosen]) for block in self.common]
 
 
 def read_windows(
@@ -418,27 +495,6 @@ def principal_components(source: WindowSource, session: int = 0, count: int = NU
     largest = np.abs(components).argmax(axis=1)
     signs = np.sign(np.take_along_axis(components, largest[:, None], axis=1))
     return np.ascontiguousarray((components * signs).T, np.float32)
-
-
-class _Seen:
-    """The range of each unit's frames, and the largest spread of its windows."""
-
-    def __init__(self, num_units: int) -> None:
-        self.low, self.high = np.full(num_units, np.inf), np.full(num_units, -np.inf)
-        self.spread = np.full(num_units, TRUSTED_SPREAD)
-
-    def add(self, context: np.ndarray) -> None:
-        self.low = np.minimum(self.low, context.min(axis=(0, 1)))
-        self.high = np.maximum(self.high, context.max(axis=(0, 1)))
-        self.spread = np.maximum(self.spread, spread_of(context).max(axis=(0, 1)))
-
-    def features(self, loadings: np.ndarray) -> Features:
-        low, high, spread = (each.astype(np.float32) for each in (self.low, self.high, self.spread))
-        return Features(loadings, low, high, spread)
-
-
-def _some(blocks: Sequence[FeatureBlock], chosen: np.ndarray) -> list[FeatureBlock]:
-    return [FeatureBlock(block.name, block.values[chosen]) for block in blocks]
 
 
 def _no_head(reason: str, num_windows: int) -> HeadFit:
