@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "models": set(),
     "accelerate": {"models"},
     "training": _SCIENCE | {"accelerate"},
-    "evaluation": _TRAINING,
+    "evaluation": {"scoring", "sessions"},
     "runs": _TRAINING | {"evaluation"},
     "realtime": _TRAINING,
     "adaptation": _RUNS | {"realtime"},

@@ -21,7 +21,8 @@ from forebrain.errors import ForebrainError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain_registry.storage import ATTEMPTS, Folder
+from forebrain_registry.storage import Folder
+from forebrain_registry.storage.retries import ATTEMPTS
 
 DATA = bytes(range(256)) * 400
 
@@ -110,7 +111,7 @@ def test_attempts_are_bounded_and_do_not_multiply(
     with pytest.raises(StorageError, match="in 2 attempts"):
         remote.write("a", DATA)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1000")
-    monkeypatch.setattr("forebrain_registry.storage.RETRY_S", 0.5)
+    monkeypatch.setattr("forebrain_registry.storage.retries.RETRY_S", 0.5)
     faults.log.clear()
     # Without a bound in time it would be read once the thousand faults are used up.
     with pytest.raises(StorageError, match=r"in \d+ attempts") as raised:

@@ -51,6 +51,29 @@ def test_inspect_reads_simulated_sets(capsys: pytest.CaptureFixture[str]) -> Non
     assert "simulated" in capsys.readouterr().out
 
 
+def test_inspect_writes_what_is_open_into_a_sidecar_to_fill_in(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(recordings / "odd.npy", np.random.default_rng(0).random((40, 30)))
+    main(["inspect", str(recordings / "odd.npy"), "--write-sidecar"])
+    assert "questions written to" in capsys.readouterr().out
+    sidecar = recordings / "odd.npy.session.yaml"
+    assert "\nframes_axis:\n" in sidecar.read_text()
+    sidecar.write_text("frames_axis: 0\n")
+    assert main(["inspect", str(recordings / "odd.npy")]) == 0
+
+
+def test_inspect_asks_in_a_terminal(
+    recordings: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(recordings / "odd.npy", np.random.default_rng(0).random((40, 30)))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: "1")
+    assert main(["inspect", str(recordings / "odd.npy"), "--write-sidecar"]) == 0
+    assert "1 sessions can be used" in capsys.readouterr().out
+
+
 def test_inspect_says_where_the_identity_is_guessed(
     recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

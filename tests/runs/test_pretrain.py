@@ -19,6 +19,7 @@ from forebrain.config import from_values
 from forebrain.errors import CheckpointError, ClusterError
 from forebrain.runs import evaluate
 from forebrain.runs.pretrain import pretrain
+from forebrain.runs.trained import TrainedModel
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -77,9 +78,23 @@ def test_a_run_in_whose_place_another_was_put_leaves_no_result(make_run: Make) -
             run.folder.remove("config.yaml")
             run.claim(dataclasses.replace(config, seed=2))
 
-    with pytest.raises(CheckpointError, match="seed was 2 and is now 1"):
+    with pytest.raises(CheckpointError, match="seed is 1 there and 2 in config"):
         pretrain(config, QUIET, replace_config)
     assert run.read_result() is None
+
+
+def test_a_result_or_weights_of_another_run_than_config_yaml_are_not_taken_for_its_own(
+    make_run: Make,
+) -> None:
+    mixed = RunFolder(pretrain(make_run(seed=2), QUIET))
+    mixed.folder.remove("config.yaml")
+    mixed.claim(make_run(seed=1))  # as two commands at once could leave it
+    with pytest.raises(CheckpointError, match=r"result\.json holds .*seed was 2 and is now 1"):
+        pretrain(make_run(seed=1), QUIET)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint of step 2 .*seed is 2 there and 1 in config\.yaml"
+    ):
+        TrainedModel.load(mixed)
 
 
 def test_a_result_names_the_versions_of_every_attempt(

@@ -54,6 +54,13 @@ def test_batches_of_any_size_give_the_same_scores(source, forecasters, evaluatio
         np.testing.assert_allclose(pieces.values, whole.values, rtol=1e-5, atol=1e-7)
 
 
+def test_evaluations_written_under_older_names_are_read(evaluation: Evaluation) -> None:
+    written = json.loads(json.dumps(evaluation.to_json()))
+    for info in written["sessions"]:
+        info["persists"] = info.pop("is_smooth")
+    assert Evaluation.from_json(written).to_json() == evaluation.to_json()
+
+
 def test_merged_workers_give_what_one_gives_to_the_last_bit(source, forecasters, evaluation) -> None:
     workers = [
         evaluate(forecasters, source, "test", windows_per_session=50, sessions=numbers)

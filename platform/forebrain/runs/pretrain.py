@@ -49,7 +49,7 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     config = _resolved(config, run)
     if moved_from := run.check_config(config):
         console.print(f"{config.data} holds the data that were at {moved_from} when the run began.")
-    if "steps" in (run.read_result() or {}):
+    if run.is_finished(config):
         console.print(f"{run.uri} is finished; nothing to do. Give another --out for a new run.")
         return run.uri
     began, launched = time.perf_counter(), time.time()

@@ -17,7 +17,7 @@ from forebrain.scoring.window_source import SessionInfo
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster
-from forebrain.training.run_folder import RunFolder
+from forebrain.training.run_folder import RunFolder, check_one_run
 from forebrain.training.state import from_files, untrained_interface
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class TrainedModel:
             step: of another checkpoint to load.
 
         Raises:
-            CheckpointError: there is no run, or no checkpoint that is whole.
+            CheckpointError: there is no run, or no checkpoint that is whole, or it is another run's.
         """
         values = run.read_config()
         if values is None:
@@ -60,6 +60,9 @@ class TrainedModel:
         config = from_values(PretrainConfig, values)
         store = run.checkpoints()
         checkpoint, contents = _best_whole(store, run.uri) if step is None else _of_step(store, step, run.uri)
+        check_one_run(
+            values, checkpoint.record["identity"], f"{run.uri}: the checkpoint of step {checkpoint.step}"
+        )
         datasets = checkpoint.record["datasets"]
         backbone = config.resolved_model().build(num_datasets=len(datasets)).eval()
         _fill(backbone, from_files("backbone", contents), "backbone")

@@ -162,7 +162,7 @@ class Evaluation:
             horizon=state["horizon"],
             windows_per_session=state["windows_per_session"],
             seed=state["seed"],
-            sessions=tuple(SessionInfo(**info) for info in state["sessions"]),
+            sessions=tuple(SessionInfo(**_renamed(info)) for info in state["sessions"]),
             windows_available=state["windows_available"],
             scores={
                 forecaster: {name: Scores.from_json(scores) for name, scores in sessions.items()}
@@ -324,6 +324,11 @@ def _batches(
         batch = source.read(session, part, windows[first : first + size])
         if len(batch[-1]):
             yield batch
+
+
+def _renamed(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a session by today's names; files written before call one `persists`."""
+    return {("is_smooth" if name == "persists" else name): value for name, value in info.items()}
 
 
 def _require_distinct(sessions: Sequence[SessionInfo]) -> None:

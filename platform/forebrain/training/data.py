@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from forebrain.errors import CheckpointError, ForebrainError
 from forebrain.scoring.protocols import PARTS, Part
@@ -14,7 +15,23 @@ from forebrain.shards.subset import SubsetShards
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.checkpoints import Checkpoint
 from forebrain.training.config import PretrainConfig
-from forebrain.training.events import DatasetShare
+
+
+@dataclass(frozen=True)
+class DatasetShare:
+    """The contribution of one data set to the training batches.
+
+    Attributes:
+        dataset: its name.
+        sessions, units, windows: how many it has; windows of the training part.
+        share: of the windows drawn, in [0, 1].
+    """
+
+    dataset: str
+    sessions: int
+    units: int
+    windows: int
+    share: float
 
 
 def open_windows(config: PretrainConfig, shards: str) -> ShardWindows:

@@ -9,24 +9,8 @@ from typing import Any
 
 from forebrain.scoring.metrics import Scores
 from forebrain.scoring.protocols import Part
+from forebrain.training.data import DatasetShare
 from forebrain.training.ledger import Ledger
-
-
-@dataclass(frozen=True)
-class DatasetShare:
-    """The contribution of one data set to the training batches.
-
-    Attributes:
-        dataset: its name.
-        sessions, units, windows: how many it has; windows of the training part.
-        share: of the windows drawn, in [0, 1].
-    """
-
-    dataset: str
-    sessions: int
-    units: int
-    windows: int
-    share: float
 
 
 @dataclass(frozen=True)

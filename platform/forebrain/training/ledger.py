@@ -21,12 +21,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from forebrain.training.run_folder import RunFolder
 from forebrain.training.versions import versions
-
-if TYPE_CHECKING:
-    from forebrain.training.run_folder import RunFolder
 
 # Categories that an attempt measures itself. `step` is forward, backward and optimiser, `communication` the
 # message between the workers, which includes waiting for the slowest; both are useful.

@@ -18,7 +18,13 @@ from forebrain.shards.stream import Batch, Stream, build_order
 from forebrain.training.checkpoints import Checkpoint
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
-from forebrain.training.data import check_same_data, mixture_of, open_windows, sessions_without_windows
+from forebrain.training.data import (
+    check_same_data,
+    dataset_names,
+    mixture_of,
+    open_windows,
+    sessions_without_windows,
+)
 from forebrain.training.events import (
     CheckpointSaved,
     Committing,
@@ -108,8 +114,7 @@ class Trainer:
         )
         self.validation_windows = affordable_windows(self.windows, self.order, config, share=0.05)
         torch.manual_seed(derived_seed(config.seed, "backbone"))
-        num_datasets = len({info.dataset for info in self.windows.sessions})
-        backbone = config.resolved_model().build(num_datasets).to(device)
+        backbone = config.resolved_model().build(len(dataset_names(self.windows))).to(device)
         self.backbone_parameters = sum(parameter.numel() for parameter in backbone.parameters())
         split_above = self.training.split_above if backbone.splits_units else UNSPLIT
         self.stream = Stream(self.windows, self.order, group.rank, group.size, split_above)
@@ -206,11 +211,9 @@ class Trainer:
             self.store.remove_after(checkpoint.step)
 
     def _load(self, checkpoint: Checkpoint, contents: dict[str, bytes]) -> None:
-        moved = {
-            **checkpoint.record["identity"],
-            "data": self.config.data,
-        }  # of the data their content counts
-        check_same_run(moved, self._identity(), self.folder.uri)
+        # Data may have moved; it is their content that counts.
+        stored = {**checkpoint.record["identity"], "data": self.config.data}
+        check_same_run(stored, self._identity(), self.folder.uri)
         check_same_data(checkpoint, self.config, self.windows.shards.fingerprint)
         self.learner.load(contents)
         self.steps_done = self._snapshot_step = checkpoint.step

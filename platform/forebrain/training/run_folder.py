@@ -143,6 +143,18 @@ class RunFolder:
         """Keeps what DeepSpeed is given, for people; nothing reads it."""
         self.folder.write("deepspeed.json", json.dumps(config, indent=1).encode())
 
+    def is_finished(self, config: PretrainConfig) -> bool:
+        """Whether there is a result of this config's run; `check_config` has looked at the data's address.
+
+        Raises:
+            CheckpointError: result.json is damaged, or another run's.
+        """
+        result = self.read_result() or {}
+        if "config" in result:
+            stored = {**result["config"], "data": config.data}
+            check_same_run(stored, json.loads(json.dumps(config.identity())), f"{self.uri}/{_RESULT}")
+        return "steps" in result
+
     def write_result(self, result: dict[str, Any]) -> None:
         self.folder.write(_RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
 
@@ -164,9 +176,9 @@ class RunFolder:
 
 def check_same_run(stored: dict[str, Any], identity: dict[str, Any], where: str) -> None:
     """Raises CheckpointError, naming every difference, if a run of another config is there."""
+    known = {key: stored.get(key) for key in identity}
     differences = [
-        f"{name} was {before} and is now {now}"
-        for name, before, now in _differences({key: stored.get(key) for key in identity}, identity)
+        f"{name} was {before} and is now {now}" for name, before, now in _differences(known, identity)
     ]
     if differences:
         raise CheckpointError(
@@ -175,7 +187,30 @@ def check_same_run(stored: dict[str, Any], identity: dict[str, Any], where: str)
         )
 
 
+def check_one_run(config: dict[str, Any], identity: dict[str, Any], where: str) -> None:
+    """Raises CheckpointError if a config.yaml and a checkpoint beside it are of two runs.
+
+    Args:
+        config: as `RunFolder.read_config` gives it.
+        identity: of the checkpoint's run, perhaps written by another version of the program. The address of
+            the data may be another; their fingerprint settles that.
+        where: names the checkpoint.
+    """
+    shared = {key: identity[key] for key in identity.keys() & config.keys() - {"data"}}
+    differences = [
+        f"{name} is {now} there and {before} in config.yaml"
+        for name, before, now in _differences(config, shared)
+        if before is not None
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{where} is of another run than config.yaml: {'; '.join(sorted(differences))}. Two runs were "
+            "mixed in this folder; give another --out and train again."
+        )
+
+
 def _differences(stored: Any, asked: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted key, value stored, value asked) where they differ, for the keys of what is asked."""
     # A key that is missing is of a run from before there was such an option: as if it were left out.
     if isinstance(asked, dict) and (stored is None or isinstance(stored, dict)):
         return [

@@ -94,6 +94,7 @@ def write_nested(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[...
         "pose",
         "wheel_speed",
         "licks",
+        "lick_events",
         "pupilDiameter",
         "psth",
         "peri_event_mean",
@@ -258,6 +259,18 @@ def test_planes_with_other_units_each_are_not_joined_as_trials(tmp_path: Path) -
     assert ["sessions", "units", "frames"] in caught.value.choices["axes"]
     found = open_recording(path, Sidecar(axes=("sessions", "units", "frames")))
     assert [session.num_units for session in found] == [5, 6, 7]
+
+
+def test_sessions_of_other_units_and_frames_each_are_asked_about(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = write_mat(
+        tmp_path / "a.mat", dff=cells(2, 1, of=lambda day, _: rng.random((5 + day, 200 + 50 * day)))
+    )
+    with pytest.raises(RecordingQuestion, match="dff has three axes") as caught:
+        read_one(path)
+    assert ["sessions", "units", "frames"] in caught.value.choices["axes"]
+    found = open_recording(path, Sidecar(axes=("sessions", "units", "frames")))
+    assert [session.traces.shape for session in found] == [(200, 5), (250, 6)]
 
 
 def test_an_empty_trial_among_others_is_left_out_and_said(tmp_path: Path, calcium: np.ndarray) -> None:

@@ -168,7 +168,7 @@ def test_trial_that_lacks_a_unit_is_refused(original_dir: Path, tmp_path: Path) 
         ("txt_cilva/zf1.stim", "one column"),
         ("minian_zarr_placecell/neural_timestamp.csv", "no column of units"),
         ("minian_zarr_placecell/behavior_timestamp.csv", "no column of units"),
-        ("minian_zarr_placecell/behavior_position.csv", "several columns are called"),
+        ("minian_zarr_placecell/behavior_position.csv", "no column of units"),
         ("mat_events_cellreg_sheintuch2020/C6_M4/Environment A/frameLog_1.csv", "Var5 holds text"),
     ],
 )

@@ -150,3 +150,19 @@ def test_data_that_a_link_leads_to_are_read_and_a_broken_link_is_named(
     (tmp_path / "raw.h5").unlink()
     with pytest.raises(RecordingError, match=r"dff is a link to raw\.h5:/deep/x, which is not there"):
         open_recording(tmp_path / "a.h5")
+
+
+def test_data_put_together_of_other_files_need_them_all(tmp_path: Path, traces: np.ndarray) -> None:
+    layout = h5py.VirtualLayout(shape=(100, 4), dtype="f8")
+    for number in range(2):
+        with h5py.File(tmp_path / f"part{number}.h5", "w") as file:
+            file["x"] = traces + number
+        source = h5py.VirtualSource(f"part{number}.h5", "x", shape=(50, 4))
+        layout[50 * number : 50 * number + 50] = source
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_virtual_dataset("dff", layout)
+    (session,) = open_recording(tmp_path / "a.h5")
+    np.testing.assert_array_equal(session.frames(50, 100), (traces + 1).astype(np.float32))
+    (tmp_path / "part1.h5").unlink()
+    with pytest.raises(RecordingError, match=r"part1\.h5 is not there"):
+        open_recording(tmp_path / "a.h5")

@@ -89,6 +89,7 @@ def test_damaged_files_are_read_or_are_one_clear_error(tmp_path: Path, traces: n
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
         (pickle.dumps({"traces": [1.0, 2.0]}), "pickle"),
         (b"\x1f\x8b\x08" + bytes(50), "gzip"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "old Excel .*xlsx or CSV"),
         (bytes(range(256)) * 10, "no format that is known"),
         (b"words, and more words\n" * 5, "no format that is known"),
     ],
@@ -103,7 +104,14 @@ def test_what_is_no_recording_is_called_by_its_name(tmp_path: Path, content: byt
 def test_folders_are_searched_and_what_is_no_data_is_passed_over(tmp_path: Path, traces: np.ndarray) -> None:
     (tmp_path / "day1").mkdir()
     expected = [written(tmp_path, "npz", traces), written(tmp_path / "day1", "csv_table", traces)]
-    for name in ("README.md", "session.yaml", "recording.npz.session.yaml", ".hidden.npz", "figure.png"):
+    for name in (
+        "README.md",
+        "session.yaml",
+        "recording.npz.session.yaml",
+        ".hidden.npz",
+        "figure.png",
+        "~$a.xlsx",
+    ):
         (tmp_path / name).write_text("rate_hz: 3\n")
     assert find_recordings([tmp_path]) == sorted(map(str, expected))
     assert find_recordings([tmp_path, expected[0]]) == sorted(map(str, expected))

@@ -199,6 +199,16 @@ def test_a_tracking_of_body_parts_is_refused_by_its_name(tmp_path: Path, calcium
         read_one(tmp_path / "a.csv")
 
 
+def test_of_several_rows_of_words_the_last_names_the_columns(tmp_path: Path, calcium: np.ndarray) -> None:
+    rows = np.column_stack([np.arange(200) / 20, calcium])
+    groups, names = ["---", *["Analog In."] * 6], ["Time(s)", *(f"AIn-{unit} - Dem" for unit in range(6))]
+    text = "\n".join(",".join(map(str, row)) for row in [groups, names, *rows.tolist()])
+    (tmp_path / "a.csv").write_text(text)
+    session = read_one(tmp_path / "a.csv")
+    assert_values(session, calcium)
+    assert session.unit_names == tuple(names[1:]) and session.rate_hz == pytest.approx(20)
+
+
 @pytest.mark.parametrize("header", [[0, 2, 3, 7, 8, 11], [3, 7, 12, 40, 41, 45]])
 def test_numbers_of_components_above_the_columns_are_names(
     write: Callable[..., Path], calcium: np.ndarray, header: list[int]

@@ -39,6 +39,7 @@ _OTHER_KINDS = {
     b"version https://git-lfs": ("a Git LFS pointer", "fetch the data with `git lfs pull`"),
     b"\x1f\x8b": ("compressed by gzip", "unpack it"),
     b"pk\x03\x04": ("a ZIP archive", "unpack it"),
+    b"\xd0\xcf\x11\xe0": ("a workbook of an old Excel (.xls)", "save it as .xlsx or CSV"),
     b"\x80": ("a Python pickle, which could run code", "save the traces as .npy or .npz"),
 }
 
@@ -197,7 +198,7 @@ def _in_folder(folder: Path, walk: Walk, is_given: bool = False) -> list[str]:
         return [str(folder)]  # said when it is opened
     found: list[str] = []
     for entry in entries:
-        if entry.name.startswith(".") or _is_sidecar(entry):
+        if entry.name.startswith((".", "~$")) or _is_sidecar(entry):  # ~$: Excel's locks
             continue
         if entry.is_dir():
             found += _in_folder(entry, walk)

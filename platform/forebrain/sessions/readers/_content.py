@@ -374,7 +374,9 @@ def shape_of(content: Content, name: str) -> tuple[int, ...] | None:
     rows, columns = {part.shape[0] for part in parts}, {part.shape[1] for part in parts}
     if len(rows) == 1:
         return rows.pop(), sum(part.shape[1] for part in parts)
-    return (sum(part.shape[0] for part in parts), columns.pop()) if len(columns) == 1 else None
+    if len(columns) == 1:
+        return sum(part.shape[0] for part in parts), columns.pop()
+    return (len(parts), *parts[0].shape)  # sessions of other units and frames each
 
 
 # Telling axes.

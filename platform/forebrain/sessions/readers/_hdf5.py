@@ -60,7 +60,7 @@ class Hdf5Frames:
     def of(cls, path: Path, dataset: h5py.Dataset, frames_axis: int) -> Hdf5Frames:
         """The frames of a data set, which a link may have led to in another file; with one axis, of one
         unit."""
-        check_filters(dataset, path)
+        check_storage(dataset, path)
         shape = (dataset.shape[frames_axis], dataset.shape[1 - frames_axis] if dataset.ndim == 2 else 1)
         packing = packing_of(dataset.attrs, dataset.dtype)
         return cls(file_of(dataset, path), dataset.name, frames_axis, shape, packing)
@@ -99,13 +99,25 @@ def file_of(item: h5py.Group | h5py.Dataset, path: Path) -> Path:
     return path if other == path or (other.exists() and other.samefile(path)) else other
 
 
-def check_filters(dataset: h5py.Dataset, path: Path) -> None:
-    """Refuses data whose compression needs a plugin that is not there.
+def check_storage(dataset: h5py.Dataset, path: Path) -> None:
+    """Refuses data whose compression needs a plugin that is not there, or that lie in a file that is not
+    there.
 
     Raises:
-        RecordingError: naming the compression and the package that brings it.
+        RecordingError: naming the compression and the package that brings it, or the file.
     """
     import h5py
+
+    if dataset.is_virtual and not hasattr(path, "open_remote"):
+        folder = Path(dataset.file.filename).parent
+        files = {source.file_name for source in dataset.virtual_sources()} - {"."}
+        gone = sorted(name for name in files if not (folder / name).exists())
+        if gone:
+            raise RecordingError(
+                f"{path}: {dataset.name} is put together of other files, and {', '.join(gone[:5])} is not "
+                f"there. Copy "
+                "all of them."
+            )
 
     pipeline = dataset.id.get_create_plist()
     for number in range(pipeline.get_nfilters()):
@@ -228,7 +240,7 @@ def stored(dataset: h5py.Dataset, path: Path) -> StoredArray:
     def load() -> np.ndarray:
         from forebrain.sessions.readers._common import check_size
 
-        check_filters(dataset, path)
+        check_storage(dataset, path)
         check_size(dataset.nbytes, path)
         with open_hdf5(place) as file:
             return unpacked(file[name][()], packing)

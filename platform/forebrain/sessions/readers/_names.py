@@ -22,12 +22,12 @@ def listed(text: str) -> frozenset[str]:
 _ACTIVITY = listed(
     """
     dff, df, dfof, dfoverf, deltaf, zdff, fluorescence, fluo, calcium, ca, gcamp, neural, neurons,
-    neuronal, activity, spks, spike, spikes, deconv, deconvolved, events, raster, rasters, resp,
+    neuronal, activity, spks, spike, spikes, deconv, deconvolved, raster, rasters, resp,
     response, responses, firing, denoised, zscore, zscored, psp
     """
 )
 # Words for it that are said of other recordings too.
-_TRACES = {"trace", "traces", "signal", "signals", "timeseries"}
+_TRACES = {"trace", "traces", "signal", "signals", "timeseries", "events"}
 # Whole names that the field's tools give to it.
 _TOOL_ACTIVITY = {"c raw", "f dff", "f raw", "temporal weights"}
 # Whole names of what these tools store beside it: neuropil, residuals, backgrounds.

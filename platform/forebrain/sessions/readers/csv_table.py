@@ -17,6 +17,8 @@ from forebrain.sessions.readers._text import TextTable, is_number, look_at, plai
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
+_MAX_HEADER_ROWS = 3
+
 
 def recognises(path: Path) -> bool:
     return path.is_file() and look_at(path) is not None
@@ -36,10 +38,24 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         return [_read_trials(table, sidecar)]
     rows = [[plain(field, table.decimal, table.thousands) for field in row] for row in table.rows]
     has_header = is_header(rows[0], rows[1:]) if sidecar.header is None else sidecar.header
-    frame = table.load(num_header_rows=int(has_header), sidecar=sidecar)
+    num_header_rows = _num_header_rows(rows) if has_header else 0
+    frame = table.load(num_header_rows, sidecar)
     if has_header:
-        frame.columns = _header(table)
+        frame.columns = _header(table, num_header_rows)
     return sessions_of_table(frame, has_header, path, sidecar)
+
+
+def _num_header_rows(rows: list[list[str]]) -> int:
+    """How many rows of words stand above the numbers; the last names the columns, those before group them."""
+    if rows[0][0].lower() in ("scorer", "bodyparts"):
+        return 1  # a tracking, which is known by its first row
+    count = 1
+    while count < min(_MAX_HEADER_ROWS, len(rows) - 1):
+        filled = [field for field in rows[count] if field]
+        if not filled or any(is_number(field) for field in filled):
+            break
+        count += 1
+    return count
 
 
 def _read_trials(table: TextTable, sidecar: Sidecar) -> Session:
@@ -70,15 +86,14 @@ def _read_trials(table: TextTable, sidecar: Sidecar) -> Session:
     )
 
 
-def _header(table: TextTable) -> list[str]:
-    missing = len(table.rows[1]) - len(table.rows[0])
+def _header(table: TextTable, num_header_rows: int) -> list[str]:
+    names, below = table.rows[num_header_rows - 1], table.rows[num_header_rows]
+    missing = len(below) - len(names)
     if missing == 1:  # R names no column of row names; others leave a delimiter at the end of each row
-        return ["", *table.rows[0]] if table.rows[1][-1] else [*table.rows[0], ""]
+        return ["", *names] if below[-1] else [*names, ""]
     if missing:
-        raise RecordingError(
-            f"{table.path}: the header has {len(table.rows[0])} fields, the rows have {len(table.rows[1])}."
-        )
-    return list(table.rows[0])
+        raise RecordingError(f"{table.path}: the header has {len(names)} fields, the rows have {len(below)}.")
+    return list(names)
 
 
 def _is_trial_table(table: TextTable) -> bool:

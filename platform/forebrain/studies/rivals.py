@@ -1,0 +1,256 @@
+"""What a recording can do for itself in closed form, beside copy, mean and linear, and where its noise ends
+it.
+
+    python -m forebrain.studies.rivals --recordings PATH... --out DIR
+
+Session by session and by data set: the linear baseline, the same with a head of each unit's own past, with a
+head that reads the population too (`ridge`), the same with the population rolled in time by half of each
+part, which must gain nothing, and the noise ceiling. No network is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from forebrain.adaptation.windows import SessionWindows
+from forebrain.config import exit_status, parse
+from forebrain.console import make_console
+from forebrain.errors import ConfigError, ForebrainError
+from forebrain.evaluation.tables import Table
+from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Evaluation, Forecaster, evaluate, fit_baselines
+from forebrain.scoring.metrics import Scores
+from forebrain.scoring.noise import noise_ceiling, noise_variance
+from forebrain.scoring.pairs import paired_difference
+from forebrain.scoring.protocols import PARTS, ProtocolName, part_ranges
+from forebrain.scoring.ridge import HeadFit, fit_head, principal_components
+from forebrain.sessions.repair import repair
+from forebrain.sessions.session import Session
+from forebrain.shards.recordings import find_all, open_any
+from forebrain.storage import Folder
+
+# In the order of tables. `own`: the head without the population.
+FORECASTERS = ("copy", "mean", "linear", "own", "ridge", "rolled")
+# Differences that are tested, over sessions.
+PAIRS = (("own", "linear"), ("ridge", "own"), ("ridge", "linear"), ("rolled", "own"))
+
+
+@dataclass(frozen=True)
+class RivalsConfig:
+    """What a recording can do for itself.
+
+    Attributes:
+        recordings: files and folders, of any data sets.
+        out: folder for result.json and report.md.
+        protocol: which frames train and test.
+        context, horizon: frames.
+        windows_per_session: at most so many are scored a session.
+        seed: of the choice of windows and of the intervals.
+    """
+
+    recordings: list[str]
+    out: str
+    protocol: ProtocolName = "chronological"
+    context: int = 48
+    horizon: int = 16
+    windows_per_session: int = WINDOWS_PER_SESSION
+    seed: int = 0
+
+
+def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
+    """Scores every session that has windows in all parts, and sums up.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        ConfigError: no session has.
+    """
+    rows: list[dict[str, Any]] = []
+    tests: list[Evaluation] = []
+    for address in find_all(config.recordings):
+        for recorded in open_any(address):
+            session, _ = repair(recorded)
+            counts = SessionWindows.counts(session, config.protocol, config.context, config.horizon)
+            short = [part for part in PARTS if not counts[part]]
+            if short:
+                console.print(f"{session.id}: left out, too short for a window in {', '.join(short)}")
+                continue
+            row, test = score_session(session, config)
+            rows.append(row)
+            tests.append(test)
+            console.print(f"{session.id}: " + ", ".join(f"{name} {row[name]:.3f}" for name in FORECASTERS))
+    if not rows:
+        raise ConfigError(f"of {len(config.recordings)} recordings none has a window in every part.")
+    scores = {
+        name: {key: value for test in tests for key, value in test.scores[name].items()}
+        for name in FORECASTERS
+    }
+    tables = (by_dataset(rows), differences(scores, config.seed), by_session(rows))
+    result = {"sessions": rows, "tables": {table.name: table.to_csv() for table in tables}}
+    out = Folder(config.out)
+    out.write("result.json", json.dumps(result, indent=1).encode())
+    out.write("report.md", "\n".join(table.to_markdown() for table in tables).encode())
+    for table in tables[:2]:
+        console.print(table.to_rich())
+    return result
+
+
+def score_session(session: Session, config: RivalsConfig) -> tuple[dict[str, Any], Evaluation]:
+    """One session's row of the table, and its evaluation on the test part."""
+    windows = SessionWindows(session, config.protocol, config.context, config.horizon)
+    baselines = fit_baselines(windows, seed=config.seed)
+    linear = baselines["linear"]
+    nobody = np.zeros((session.num_units, 0), np.float32)
+    began = time.process_time()
+    ridge = fit_head(windows, linear)
+    seconds = time.process_time() - began
+    own = fit_head(windows, linear, loadings=nobody)
+    test = evaluate(
+        {**baselines, "own": own.forecaster(linear), "ridge": ridge.forecaster(linear)},
+        windows, "test", windows_per_session=config.windows_per_session, seed=config.seed,
+    )  # fmt: skip
+    rolled = score_rolled(session, config, linear)
+    test = replace(test, scores={**test.scores, "rolled": rolled})
+    row: dict[str, Any] = {
+        "session": session.id,
+        "dataset": session.dataset,
+        "units": session.num_units,
+        "frames": session.num_frames,
+        **{name: test.summary(name).value("score") for name in FORECASTERS},
+        "ceiling": noise_ceiling(noise_variance(windows), test.summary("copy").value("mse")),
+        "blocks": {
+            "linear": _score_on_blocks(ridge, False),
+            "own": _score_on_blocks(own),
+            "ridge": _score_on_blocks(ridge),
+        },
+        "head": ridge.record(),
+        "seconds": seconds,
+    }
+    return row, test
+
+
+def score_rolled(session: Session, config: RivalsConfig, linear: Forecaster) -> Mapping[str, Scores]:
+    """Scores on the test part of ridge whose population is rolled in time by half of each part.
+
+    Each unit keeps its own past; the components are those of the same units at another time.
+    """
+    num_units = session.num_units
+    windows = SessionWindows(
+        with_rolled(session, config.protocol), config.protocol, config.context, config.horizon
+    )
+    plain = SessionWindows(session, config.protocol, config.context, config.horizon)
+    components = principal_components(plain)
+    loadings = np.concatenate([np.zeros_like(components), components])
+    fit = fit_head(windows, linear, loadings=loadings, choice_units=np.arange(num_units))
+    test = evaluate(
+        {"rolled": fit.forecaster(linear)}, windows, "test", windows_per_session=config.windows_per_session,
+        seed=config.seed, as_scored=lambda _, values: values[..., :num_units],
+    )  # fmt: skip
+    return test.scores["rolled"]
+
+
+def with_rolled(session: Session, protocol: str) -> Session:
+    """The session with each unit twice: as it was, and rolled by half of each part of the protocol."""
+    frames = session.frames(0, session.num_frames)
+    rolled = frames.copy()
+    for part in PARTS:
+        ranges = part_ranges(protocol, part, session.num_frames, session.segments)
+        places = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+        rolled[places] = frames[np.roll(places, len(places) // 2)]
+    return replace(
+        session,
+        traces=np.concatenate([frames, rolled], axis=1),
+        unit_names=None,
+        unit_positions=None,
+        brain_regions=None,
+    )
+
+
+def by_session(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each session."""
+    return Table(
+        name="sessions",
+        title="test score",
+        columns=("session", "units", "frames", *FORECASTERS, "noise ceiling", "left out", "seconds"),
+        rows=tuple(
+            (
+                row["session"], row["units"], row["frames"],
+                *(row[name] for name in FORECASTERS), row["ceiling"],
+                row["head"]["reason"]
+                or ", ".join(name for name, value in row["head"]["strengths"].items() if value is None),
+                row["seconds"],
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+def by_dataset(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Means over the sessions of each data set, on the test part and on blocks of time of the other two."""
+    datasets = {row["dataset"]: [each for each in rows if each["dataset"] == row["dataset"]] for row in rows}
+    groups = [*sorted(datasets.items()), ("all", list(rows))]
+    return Table(
+        name="datasets",
+        title="mean test score by data set; behind `blocks`, on blocks of time of train and validation",
+        columns=(
+            "data set", "sessions", *FORECASTERS, "noise ceiling", "blocks: linear", "own", "ridge"
+        ),
+        rows=tuple(
+            (
+                name, len(group), *(_mean([row[key] for row in group]) for key in (*FORECASTERS, "ceiling")),
+                *(_mean([row["blocks"][key] for row in group]) for key in ("linear", "own", "ridge")),
+            )
+            for name, group in groups
+        ),
+    )  # fmt: skip
+
+
+def differences(scores: Mapping[str, Mapping[str, Scores]], seed: int) -> Table:
+    """Paired differences over sessions, with intervals."""
+    found = [
+        (first, second, paired_difference(scores[first], scores[second], seed)) for first, second in PAIRS
+    ]
+    return Table(
+        name="differences",
+        title="differences in test score, mean over sessions, 95 % interval over sessions",
+        columns=("less", "value", "low", "high", "sessions", "better in"),
+        rows=tuple(
+            (f"{first} - {second}", each.value, each.low, each.high, each.num_sessions, each.num_better)
+            for first, second, each in found
+        ),
+    )
+
+
+def _score_on_blocks(fit: HeadFit, with_head: bool = True) -> float:
+    """The score on blocks of time, each forecast by what was fitted on the others."""
+    trial = fit.trial
+    if trial is None:
+        return float("nan")
+    error = trial.target - trial.base - (trial.added if with_head else 0)
+    return float(1 - np.square(error).sum() / np.square(trial.target).sum())
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = np.array(values, float)
+    return float(np.nanmean(defined)) if np.isfinite(defined).any() else float("nan")
+
+
+def main() -> int:
+    """The study, as a command."""
+    try:
+        study(parse(RivalsConfig, description=__doc__), make_console())
+    except (ForebrainError, OSError) as error:
+        return exit_status(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

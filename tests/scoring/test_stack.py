@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from head_sessions import HORIZON, led_by_one, walks, windows_of
+
+from forebrain.errors import ConfigError
+from forebrain.scoring.baselines import LinearBaseline
+from forebrain.scoring.evaluate import evaluate, fit_baselines, fit_linear
+from forebrain.scoring.stack import Stack, StackFit, fit_stack
+from forebrain.scoring.window_source import ArrayWindows
+
+
+def half_way(session: int, context: np.ndarray) -> np.ndarray:
+    """A model that knows that units come back to their mean, and goes half of the way at once."""
+    return np.repeat(0.5 * context[:, -1:], HORIZON, axis=1)
+
+
+def fitted(traces: np.ndarray, with_model: bool = True) -> tuple[ArrayWindows, LinearBaseline, StackFit]:
+    source = windows_of(traces)
+    linear = fit_linear(source).solve()
+    return source, linear, fit_stack(source, linear, half_way if with_model else None)
+
+
+def test_the_stack_is_as_good_as_its_best_member_on_frames_that_nothing_was_fitted_on() -> None:
+    source, _, fit = fitted(walks(6000))
+    stack = fit.stack
+    names = list(stack.weights)
+    forecasters = {
+        name: lambda session, context, name=name: stack.members(context, half_way(session, context))[name]
+        for name in names
+    }
+    forecasters["stack"] = lambda session, context: stack.forecast(context, half_way(session, context))
+    test = evaluate({**forecasters, **fit_baselines(source)}, source, "test")
+    scores = {name: test.summary(name).value("score") for name in forecasters}
+    assert names == ["linear", "ridge", "model", "model + head"]
+    assert scores["stack"] > max(scores[name] for name in names) - 0.005
+
+
+def test_the_stack_is_the_weighed_sum_of_its_members() -> None:
+    source, _, fit = fitted(led_by_one())
+    context, _, _ = source.read(0, "test", np.arange(20))
+    model = half_way(0, context)
+    last = context[:, -1:]
+    expected = last + sum(
+        fit.stack.weights[name][:, None] * (forecast - last)
+        for name, forecast in fit.stack.members(context, model).items()
+    )
+    np.testing.assert_allclose(fit.stack.forecast(context, model), expected, atol=1e-5)
+
+
+def test_a_member_that_knows_nothing_has_hardly_a_weight() -> None:
+    source = windows_of(walks(2000))
+    linear = fit_linear(source).solve()
+    rng = np.random.default_rng(0)
+    fit = fit_stack(
+        source,
+        linear,
+        lambda session, context: rng.normal(size=(len(context), HORIZON, 7)).astype(np.float32),
+    )
+    assert np.abs(fit.stack.weights["model"]).max() < 0.1
+    assert fit.worth["model"] < 0.01 < fit.alone["ridge"]
+
+
+def test_one_window_has_the_bits_of_a_batch_also_after_saving(one_thread: None) -> None:
+    source, _, fit = fitted(led_by_one(num_units=33))
+    arrays = {name: array.copy() for name, array in fit.stack.arrays().items()}
+    again = Stack.from_arrays(arrays, "file")
+    context, _, _ = source.read(0, "test", np.arange(40))
+    model = half_way(0, context)
+    together = fit.stack.forecast(context, model)
+    assert together.dtype == np.float32 and again.forecast(context, model).tobytes() == together.tobytes()
+    for number in range(40):
+        assert again.forecast(context[number], model[number]).tobytes() == together[number].tobytes()
+
+
+def test_features_that_both_heads_share_are_saved_once() -> None:
+    _, _, fit = fitted(led_by_one())
+    names = set(fit.stack.arrays())
+    assert {"features.loadings", "linear.own", "model.own", "weights.ridge", "linear"} <= names
+    assert len([name for name in names if name.endswith("loadings")]) == 1
+
+
+def test_without_a_model_linear_and_ridge_are_weighed() -> None:
+    source, _, fit = fitted(walks(), with_model=False)
+    context, _, _ = source.read(0, "test", np.arange(3))
+    assert list(fit.stack.weights) == ["linear", "ridge"] and fit.head is None
+    assert fit.stack.forecast(context).shape == (3, HORIZON, 7)
+
+
+def test_a_missing_forecast_of_the_model_is_an_error() -> None:
+    source, _, fit = fitted(walks())
+    context, _, _ = source.read(0, "test", np.arange(3))
+    with pytest.raises(ConfigError, match="model's forecast"):
+        fit.stack.forecast(context)
+
+
+def test_weights_are_fitted_on_the_validation_part_where_the_model_saw_the_training_part() -> None:
+    source = windows_of(walks(2000))
+    linear = fit_linear(source).solve()
+    assert fit_stack(source, linear, half_way).num_windows == source.num_windows(0, "validation")
+    unseen = fit_stack(source, linear, half_way, model_saw_training=False)
+    assert unseen.num_windows == source.num_windows(0, "validation") + source.num_windows(0, "train")
+
+
+def test_the_test_part_is_never_seen() -> None:
+    traces = walks()
+    changed = traces.copy()
+    changed[720:] = -1e6
+    first, second = (fitted(each)[2] for each in (traces, changed))
+    assert first.record() == second.record()
+    for name, array in first.stack.arrays().items():
+        assert array.tobytes() == second.stack.arrays()[name].tobytes(), name
+
+
+def test_too_few_windows_give_equal_weights_and_say_so() -> None:
+    _, _, fit = fitted(walks(100))
+    assert list(fit.stack.weights) == ["linear", "model"]
+    assert all((values == np.float32(0.5)).all() for values in fit.stack.weights.values())
+    record = fit.record()
+    assert record["num_windows"] == 0 and "blocks of time" in record["ridge"]["reason"]
+
+
+@pytest.mark.parametrize("damage", ["linear", "weights.ridge"])
+def test_a_damaged_stack_is_refused(damage: str) -> None:
+    _, _, fit = fitted(walks())
+    arrays = fit.stack.arrays()
+    arrays[damage] = np.full_like(arrays[damage], np.nan)
+    with pytest.raises(ConfigError, match=r"lab\.safetensors"):
+        Stack.from_arrays(arrays, "lab.safetensors")
+    with pytest.raises(ConfigError, match="no stack"):
+        Stack.from_arrays({}, "lab.safetensors")
