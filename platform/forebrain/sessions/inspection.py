@@ -12,6 +12,7 @@ from rich.table import Table
 
 from forebrain.errors import RecordingError
 from forebrain.sessions import remote
+from forebrain.sessions.finding import printable
 from forebrain.sessions.questions import RecordingQuestion, as_yaml, flow
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
@@ -129,7 +130,7 @@ def _inspect_one(
         yield Inspected(address, "", error=str(question), question=question)
         return
     except RecordingError as error:
-        yield Inspected(address, "", error=str(error))
+        yield Inspected(printable(address), "", error=str(error))
         return
     for session in sessions:
         try:

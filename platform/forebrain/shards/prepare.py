@@ -143,6 +143,11 @@ def prepare(
 
     stored = _complete_entries(storage, config, indexed)
     prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
+    if usable and not prepared:
+        raise StorageError(
+            f"{storage.uri}: what was written there is not found again. Choose an address of plain letters, "
+            "digits and dashes, and check the store with `forebrain doctor`."
+        )
     if not prepared:
         raise RecordingError(f"none of {len(recordings)} recordings can be used:\n" + "\n".join(failures))
     asked = {session_id for row in work for session_id in row["wanted"]}

@@ -139,19 +139,21 @@ def reader_name(path: str | Path) -> str | None:
     """
     if remote.is_remote(str(path)):
         return _recognised(remote.open_path(str(path)))
-    path = Path(path)
+    return _recognised(Path(path))
+
+
+def _recognised(path: Path) -> str | None:
     try:
-        os.scandir(path).close() if path.is_dir() else path.open("rb").close()
-        return _recognised(path)
+        if path.is_dir():
+            os.scandir(path).close()
+        elif path.exists():
+            path.open("rb").close()
+        return next((name for name in READERS if _module(name).recognises(path)), None)
     except OSError as error:
         raise RecordingError(
             f"{printable(path)}: cannot be read ({error.strerror or error}). Check that it is there, whole, "
             "and may be read."
         ) from error
-
-
-def _recognised(path: Path) -> str | None:
-    return next((name for name in READERS if _module(name).recognises(path)), None)
 
 
 def _reader_of(path: Path) -> Reader:
