@@ -276,7 +276,8 @@ def seconds(
     is_count = clock is not None and clock.interval_s == 1 and bool((times == np.rint(times)).all())
     if is_asked and is_count and sidecar.time_column is None:
         raise RecordingQuestion(
-            f"{path}: {name} holds 0, 1, 2, ... or the like without a unit: seconds of a recording at 1 Hz, or only "
+            f"{path}: {name} holds 0, 1, 2, ... or the like without a unit: seconds of a recording at 1 Hz, "
+            f"or only "
             "numbers of frames. State time_unit: s in the sidecar if they are seconds, else rate_hz.",
             {"time_unit": ["s"], "rate_hz": []},
         )
