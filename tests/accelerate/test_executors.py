@@ -370,6 +370,19 @@ def test_where_no_executor_fits_the_model_answers(purpose: Purpose) -> None:
         assert torch.equal(executor.forecast(inputs)[0], model.forecast(inputs)[0])
 
 
+@pytest.mark.slow
+def test_compiled_equations_are_the_models() -> None:
+    model = build(SMALL)
+    inputs = batch(model, [(2, 30), (1, 9)])
+    targets = targets_of(inputs, SMALL.horizon)
+    loss = model.loss(inputs, targets)
+    wanted = gradients(model, inputs, loss)
+    compiled = accelerate(model, "train", compile=True).loss(inputs, targets)
+    torch.testing.assert_close(compiled, loss, rtol=1e-4, atol=1e-4)
+    for name, gradient in gradients(model, inputs, compiled).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
 # Streams.
 
 
