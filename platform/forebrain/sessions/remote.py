@@ -248,15 +248,18 @@ class RemotePath:
 
     @property
     def name(self) -> str:
+        """Of the file, as its address has it."""
         named = self.address if self.address.startswith("dandi:") else urlsplit(self.url).path
         return _file_name(unquote(named).rstrip("/").rpartition("/")[2])
 
     @property
     def suffix(self) -> str:
+        """Of the name, with the dot."""
         return Path(self.name).suffix
 
     @property
     def stem(self) -> str:
+        """The name without its suffix."""
         return Path(self.name).stem
 
     @property
@@ -265,24 +268,30 @@ class RemotePath:
         return Path(_dataset(self.address, self.url))
 
     def absolute(self) -> RemotePath:
+        """The same: an address is absolute."""
         return self
 
     def is_file(self) -> bool:
+        """True: what was found at the address is a file."""
         return True
 
     def is_dir(self) -> bool:
+        """False."""
         return False
 
     def exists(self) -> bool:
+        """True: it was found."""
         return True
 
     def stat(self) -> os.stat_result:
+        """Its size; nothing else is known."""
         return os.stat_result((0, 0, 0, 0, 0, 0, self.size, 0, 0, 0))
 
     def __str__(self) -> str:
         return self.address
 
     def open(self, mode: str = "rb") -> IO[bytes]:
+        """The file to read, whose blocks are fetched as they are read."""
         return cast(IO[bytes], io.BufferedReader(_Blocks(self), BLOCK_BYTES))
 
     def open_remote(self) -> IO[bytes]:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import xarray
 import zarr
 from writing import assert_values, read_one
+
+from forebrain.errors import RecordingError
 
 PACKED = {"dtype": "i2", "scale_factor": 0.001, "add_offset": 3.0, "_FillValue": -32768}
 Writer = Callable[[xarray.Dataset, Path], Any]
@@ -100,9 +103,23 @@ def test_an_absent_chunk_among_sparse_ones_is_zeros_and_counted(tmp_path: Path, 
     assert_values(read_one(tmp_path / "a.zarr", absent_chunks="missing"), expected)
 
 
-def test_a_store_without_any_chunk_is_refused(tmp_path: Path, calcium: np.ndarray) -> None:
-    from forebrain.errors import RecordingError
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_chunk_that_is_cut_off_is_refused_before_it_is_decoded(
+    tmp_path: Path, calcium: np.ndarray, zarr_format: Any
+) -> None:
+    from zarr.codecs import BloscCodec
 
+    root = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=zarr_format)
+    blosc = numcodecs.Blosc() if zarr_format == 2 else BloscCodec()
+    root.create_array("dff", data=calcium, chunks=(100, 6), compressors=blosc)
+    assert_values(read_one(tmp_path / "a.zarr"), calcium)
+    chunk = tmp_path / "a.zarr/dff" / ("1.0" if zarr_format == 2 else "c/1/0")
+    chunk.write_bytes(chunk.read_bytes()[:-200])
+    with pytest.raises(RecordingError, match="it is cut off"):
+        read_one(tmp_path / "a.zarr")
+
+
+def test_a_store_without_any_chunk_is_refused(tmp_path: Path, calcium: np.ndarray) -> None:
     chunked(tmp_path / "a.zarr", np.zeros((6, 1000)), fill_value=0, config={"write_empty_chunks": False})
     with pytest.raises(RecordingError, match="none of the 5 chunks of dff is there"):
         read_one(tmp_path / "a.zarr")
@@ -119,8 +136,6 @@ def test_one_array_that_cannot_be_opened_leaves_the_others_readable(
     metadata["compressor"] = {"id": "imagecodecs_jpeg2k"}
     (tmp_path / "a.zarr/other/.zarray").write_text(json.dumps(metadata))
     assert read_one(tmp_path / "a.zarr").num_units == 6
-    from forebrain.errors import RecordingError
-
     with pytest.raises(RecordingError, match=r"other .*imagecodecs_jpeg2k.*not installed"):
         read_one(tmp_path / "a.zarr", variable="other")
 

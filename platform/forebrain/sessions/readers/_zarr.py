@@ -28,6 +28,7 @@ _MARKERS = (".zgroup", ".zarray", "zarr.json")
 _SPARSE_ZEROS = 0.5  # a writer that leaves out chunks of zeros writes such as are half zeros
 _NUM_SAMPLED = 4
 _MAX_TEXTS = 100_000
+_BLOSC_HEADER = 16
 MAX_AXES = 4
 
 
@@ -90,16 +91,45 @@ def open_array(path: Path) -> zarr.Array:
 
 def read_array(path: Path, array: zarr.Array, where: Sequence[slice] | None = None) -> np.ndarray:
     """Values of an array, whole or the parts [start, stop) of each axis; chunks of a mirrored store are
-    fetched."""
+    fetched.
+
+    Raises:
+        RecordingError: a chunk is cut off.
+    """
     where = [slice(0, length) for length in array.shape] if where is None else where
-    if is_mirrored(path):
-        lengths = _chunk_shape(array)
-        ranges = [
-            range(part.start // length, -(-part.stop // length))
-            for part, length in zip(where, lengths, strict=True)
-        ]
-        fetch_chunks(path, [array.metadata.encode_chunk_key(chunk) for chunk in itertools.product(*ranges)])
+    lengths = _chunk_shape(array)
+    ranges = [range(part.start // n, -(-part.stop // n)) for part, n in zip(where, lengths, strict=True)]
+    is_blosc = _is_blosc(array)
+    if is_blosc or is_mirrored(path):
+        names = [array.metadata.encode_chunk_key(chunk) for chunk in itertools.product(*ranges)]
+        if is_mirrored(path):
+            fetch_chunks(path, names)
+        if is_blosc:
+            _refuse_cut_chunks(path, names)
     return np.asarray(array[tuple(where)])
+
+
+def _is_blosc(array: zarr.Array) -> bool:
+    """Whether each chunk is one piece of Blosc."""
+    metadata: dict[str, Any] = dict(array.metadata.to_dict())
+    codec = metadata.get("compressor") or (metadata.get("codecs") or [{}])[-1]
+    return isinstance(codec, dict) and "blosc" in (codec.get("id"), codec.get("name"))
+
+
+def _refuse_cut_chunks(path: Path, names: Sequence[str]) -> None:
+    """Refuses chunks that are shorter than they say: Blosc reads on in memory that is not theirs."""
+    for name in names:
+        file = path / name
+        if not file.is_file():
+            continue
+        with file.open("rb") as stream:
+            head = stream.read(_BLOSC_HEADER)
+        stated = int.from_bytes(head[12:16], "little")
+        if len(head) < _BLOSC_HEADER or stated > file.stat().st_size:
+            raise RecordingError(
+                f"{file}: the chunk has {file.stat().st_size} of {stated} bytes; it is cut off. Copy it "
+                f"again."
+            )
 
 
 @dataclass(frozen=True, eq=False)
