@@ -37,7 +37,16 @@ Verdict = Literal["ok", "note", "missing", "wrong"]
 
 # Jobs, and the packages each needs besides the core's.
 JOBS = {
-    "forebrain inspect, on every format": ("h5py", "scipy", "pandas", "zarr"),
+    "forebrain inspect, on every format": (
+        "h5py",
+        "openpyxl",
+        "pandas",
+        "pyarrow",
+        "pynwb",
+        "scipy",
+        "xarray",
+        "zarr",
+    ),
     "forebrain prepare": ("ray",),
     "forebrain prepare --workers 0": (),
     "forebrain pretrain": ("ray",),
