@@ -45,16 +45,7 @@ def circle_in(package: Path) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        "registry/forebrain_registry",
-        pytest.param(
-            "platform/forebrain",
-            marks=pytest.mark.xfail(strict=True, reason="adapting, artifact, backbone, recording"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("package", ["registry/forebrain_registry", "platform/forebrain"])
 def test_imports_form_no_circle(package: str) -> None:
     assert circle_in(ROOT / package) == []
 
