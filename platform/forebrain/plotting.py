@@ -110,6 +110,13 @@ _STYLE: Mapping[str, Any] = {
 }
 
 
+class _Shown(Figure):
+    """A figure that a notebook shows, whatever its back end."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Draws what is within, or the function that it decorates, in the style of the project."""
@@ -134,7 +141,7 @@ def panels(width: float, height: float, rows: int, columns: int, **options: Any)
     Returns:
         The figure, and its axes [rows, columns].
     """
-    figure = Figure(figsize=(width, height))
+    figure = _Shown(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 

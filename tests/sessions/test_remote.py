@@ -350,3 +350,13 @@ def test_commands_take_addresses(
     assert len(first.sessions) == 2 and not first.failures
     again = prepare(addresses, str(tmp_path / "set"), PrepareConfig(), run_each=map_here)
     assert again.num_skipped == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["/..%2F..%2Fa.nwb", "/x/%2e%2e/a.nwb", "/..", "/a%5C..%5Cb.nwb", "/%00.nwb"]
+)
+def test_an_address_leads_to_no_other_folder_of_this_machine(path: str, home: Path) -> None:
+    address = f"https://host{path}"
+    file = remote.RemotePath(address, address, 1, "")._whole_file
+    assert home.resolve() in file.resolve().parents
+    assert file.parent.parent == file.resolve().parent.parent and file.name not in ("", ".", "..")

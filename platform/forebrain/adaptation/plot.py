@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -18,13 +17,6 @@ NUM_UNITS = 6
 NUM_FORECASTS = 6
 
 
-class Picture(Figure):
-    """A figure that a notebook shows, whatever its back end."""
-
-    def _repr_png_(self) -> bytes:
-        return plotting.png(self)
-
-
 @plotting.style()
 def forecasts_at_the_end(
     forecast: Callable[[np.ndarray], np.ndarray],
@@ -32,7 +24,7 @@ def forecasts_at_the_end(
     preprocessing: Preprocessing,
     context: int,
     horizon: int,
-) -> Picture:
+) -> Figure:
     """The end of a recording: what came, and what was forecast at the start of each stretch of H frames.
 
     Units stand at even quantiles of R2 there, best on top, so the picture shows what is usual: how much of
@@ -68,9 +60,7 @@ def forecasts_at_the_end(
     to_time, unit_of_time = plotting.time_scale(rate_hz)
     time = to_time(first + np.arange(len(frames)))
     lines = {"copy": plotting.line("copy"), "adapted": plotting.line("adapted")}
-    figure = Picture(figsize=(10, 1.4 + 0.9 * len(shown)))
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, axes = plotting.canvas(10, 1.4 + 0.9 * len(shown))
     for row, unit in enumerate(shown):
         trace = frames[:, unit]
         scale = 0.8 / max(np.ptp(trace), least)

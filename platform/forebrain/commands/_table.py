@@ -26,6 +26,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "study ablate": "compare variants of a run: ablations, models, settings",
         "study scale": "see how the score grows with data, units, context or model",
         "study embeddings": "see what a run's unit embeddings know of regions and names",
+        "study rivals": "score what a recording can do for itself, and its noise ceiling",
         "study leave-one-out": "pretrain on all animals but one and adapt to it, each in turn",
         "leaks": "measure what looking into the future would seem to gain",
     },

@@ -236,47 +236,55 @@ def choose_strengths(folds: Sequence[tuple[Gram, Gram]]) -> tuple[dict[str, floa
         folds: for each block of time the sums of its windows, and of those that share no frame with it.
 
     Returns:
-        The strengths, and the squared error over that of the base alone.
+        The strengths, and the squared error over that of the base alone, the mean over blocks.
     """
-    names = folds[0][0].names
-    before = sum(held_out.squares for held_out, _ in folds)
-    levels = {}
+    before = [held_out.squares for held_out, _ in folds]
+    strengths = dict.fromkeys(folds[0][0].names, math.inf)
+    without_shared: dict[float, list[tuple[Gram, Gram]]] = {}
     for level in (math.inf, *LEVEL_STRENGTHS):
         fitted = [(held_out, rest, solve_shared(rest, level)) for held_out, rest in folds]
-        levels[level] = [(held_out.after(shared), rest.after(shared)) for held_out, rest, shared in fitted]
+        without_shared[level] = [
+            (held_out.after(shared), rest.after(shared)) for held_out, rest, shared in fitted
+        ]
     with_level = min(
-        LEVEL_STRENGTHS, key=lambda level: sum(held_out.squares for held_out, _ in levels[level])
+        LEVEL_STRENGTHS,
+        key=lambda level: _relative([held_out.squares for held_out, _ in without_shared[level]], before),
     )
     tried = [
-        _choose_of_units(levels[level], {**dict.fromkeys(names, math.inf), "level": level}, before)
+        _choose_of_units(without_shared[level], {**strengths, "level": level}, before)
         for level in (math.inf, with_level)
     ]
     return min(tried, key=lambda found: found[1])
 
 
 def _choose_of_units(
-    folds: Sequence[tuple[Gram, Gram]], strengths: dict[str, float], before: float
+    folds: Sequence[tuple[Gram, Gram]], strengths: dict[str, float], before: Sequence[float]
 ) -> tuple[dict[str, float], float]:
-    """The best strengths of the units' own weights, and the squared error over `before`.
+    """The best strengths of the units' own weights, and the error that they leave.
 
     Args:
         folds: as `choose_strengths` has them, without shared weights.
         strengths: to begin with.
-        before: squared error of the base.
+        before: squared error of the base on each block.
     """
     known: dict[tuple[float, ...], float] = {}
 
     def error(strengths: Strengths) -> float:
         key = tuple(strengths.values())
         if key not in known:
-            after = sum(squared_error(held_out, *solve_units(rest, strengths)) for held_out, rest in folds)
-            known[key] = after / before if before > 0 else 1.0
+            after = [squared_error(held_out, *solve_units(rest, strengths)) for held_out, rest in folds]
+            known[key] = _relative(after, before)
         return known[key]
 
     names = [name for name in strengths if name != "level"]
     for name in (*names, names[0]):
         strengths = min(({**strengths, name: value} for value in STRENGTHS), key=error)
     return strengths, error(strengths)
+
+
+def _relative(after: Sequence[float], before: Sequence[float]) -> float:
+    """Errors over those before, the mean over blocks: one wild block does not outvote the others."""
+    return float(np.mean([new / old if old > 0 else 1.0 for new, old in zip(after, before, strict=True)]))
 
 
 def _common_penalties(gram: Gram, strengths: Strengths) -> tuple[np.ndarray, np.ndarray]:

@@ -249,8 +249,8 @@ class HeadFit:
     Attributes:
         head: None where none could be fitted, or none helped.
         strengths: the chosen penalties by block of features; infinite for a block that is left out.
-        error: squared error of blocks of time forecast from all others, over that of the base alone; NaN
-            where there are too few windows for blocks.
+        error: squared error of blocks of time forecast from all others, over that of the base alone, the mean
+            over blocks; NaN where there are too few windows for them.
         num_windows: that the weights are fitted on.
         reason: why there is no head; None where there is one.
         trial: the forecasts of these blocks of time; None where there are none.

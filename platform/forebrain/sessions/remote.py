@@ -113,7 +113,13 @@ def _dataset(address: str, url: str) -> str:
     if match := _DANDI.fullmatch(address):
         return f"dandi-{match['set']}"
     parts = [part for part in unquote(urlsplit(url).path).split("/") if part]
-    return parts[-2] if len(parts) > 1 else urlsplit(url).hostname or "recordings"
+    return _file_name(parts[-2] if len(parts) > 1 else urlsplit(url).hostname or "recordings")
+
+
+def _file_name(text: str) -> str:
+    """A text as the name of a file on this machine, which leads nowhere else."""
+    name = re.sub(r"[\\/\0]", "_", text)
+    return "recording" if name in ("", ".", "..") else name
 
 
 def _resolved(address: str) -> tuple[str, str | None]:
@@ -243,7 +249,7 @@ class RemotePath:
     @property
     def name(self) -> str:
         named = self.address if self.address.startswith("dandi:") else urlsplit(self.url).path
-        return unquote(named).rstrip("/").rpartition("/")[2]
+        return _file_name(unquote(named).rstrip("/").rpartition("/")[2])
 
     @property
     def suffix(self) -> str:
@@ -441,7 +447,7 @@ def _mirror(address: str, url: str) -> Path:
     metadata = _consolidated(address, url)
     text = json.dumps({"url": url, "address": address, "metadata": metadata}, sort_keys=True)
     named = address if address.startswith("dandi:") else urlsplit(url).path
-    name = unquote(named).rstrip("/").rpartition("/")[2] or "recording.zarr"
+    name = _file_name(unquote(named).rstrip("/").rpartition("/")[2])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = _folder_of(address) / key / _dataset(address, url) / name
     if not (folder / _MIRROR).is_file():

@@ -141,6 +141,7 @@ class Member:
         return self.shape.num_pages(self.num_frames)
 
     def page(self, number: int) -> Page:
+        """The page of a number, counted row by row."""
         shape = self.shape
         row, column = divmod(number, shape.pages_a_row)
         low, high = shape.edges[column : column + 2]

@@ -1,7 +1,7 @@
 """What a recording can do for itself in closed form, beside copy, mean and linear, and where its noise ends
 it.
 
-    python -m forebrain.studies.rivals --recordings PATH... --out DIR
+    forebrain study rivals --recording PATH... --out DIR
 
 Session by session and by data set: the linear baseline, the same with a head of each unit's own past, with a
 head that reads the population too (`ridge`), the same with the population rolled in time by half of each
@@ -11,7 +11,6 @@ part, which must gain nothing, and the noise ceiling. No network is trained.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from forebrain.adaptation.windows import SessionWindows
-from forebrain.config import exit_status, parse
-from forebrain.console import make_console
-from forebrain.errors import ConfigError, ForebrainError
+from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Table
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Evaluation, Forecaster, evaluate, fit_baselines
 from forebrain.scoring.metrics import Scores
@@ -34,7 +31,7 @@ from forebrain.scoring.ridge import HeadFit, fit_head, principal_components
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
-from forebrain.storage import Folder
+from forebrain_registry.storage import Folder
 
 # In the order of tables. `own`: the head without the population.
 FORECASTERS = ("copy", "mean", "linear", "own", "ridge", "rolled")
@@ -47,7 +44,7 @@ class RivalsConfig:
     """What a recording can do for itself.
 
     Attributes:
-        recordings: files and folders, of any data sets.
+        recording: files and folders, of any data sets.
         out: folder for result.json and report.md.
         protocol: which frames train and test.
         context, horizon: frames.
@@ -55,7 +52,7 @@ class RivalsConfig:
         seed: of the choice of windows and of the intervals.
     """
 
-    recordings: list[str]
+    recording: list[str]
     out: str
     protocol: ProtocolName = "chronological"
     context: int = 48
@@ -75,7 +72,7 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
     """
     rows: list[dict[str, Any]] = []
     tests: list[Evaluation] = []
-    for address in find_all(config.recordings):
+    for address in find_all(config.recording):
         for recorded in open_any(address):
             session, _ = repair(recorded)
             counts = SessionWindows.counts(session, config.protocol, config.context, config.horizon)
@@ -88,7 +85,7 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
             tests.append(test)
             console.print(f"{session.id}: " + ", ".join(f"{name} {row[name]:.3f}" for name in FORECASTERS))
     if not rows:
-        raise ConfigError(f"of {len(config.recordings)} recordings none has a window in every part.")
+        raise ConfigError(f"of {len(config.recording)} recordings none has a window in every part.")
     scores = {
         name: {key: value for test in tests for key, value in test.scores[name].items()}
         for name in FORECASTERS
@@ -241,16 +238,3 @@ def _score_on_blocks(fit: HeadFit, with_head: bool = True) -> float:
 def _mean(values: Sequence[float]) -> float:
     defined = np.array(values, float)
     return float(np.nanmean(defined)) if np.isfinite(defined).any() else float("nan")
-
-
-def main() -> int:
-    """The study, as a command."""
-    try:
-        study(parse(RivalsConfig, description=__doc__), make_console())
-    except (ForebrainError, OSError) as error:
-        return exit_status(error)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -80,6 +80,18 @@ def test_times_without_a_unit_that_make_no_rate_are_asked_about(
     assert read_one(path, time_unit="ms").rate_hz == pytest.approx(30.03, rel=1e-4)
 
 
+def test_times_that_only_count_are_asked_about_unless_they_state_a_unit(
+    write: Callable[..., Path], calcium: np.ndarray
+) -> None:
+    path = write({"time": np.arange(200), **units(calcium)})
+    with pytest.raises(RecordingQuestion, match="only numbers of frames") as caught:
+        read_one(path)
+    assert caught.value.choices["time_unit"] == ["s"]
+    assert read_one(path, time_unit="s").rate_hz == 1
+    assert read_one(path, rate_hz=20.0).rate_hz == 20
+    assert read_one(write({"time (s)": np.arange(200), **units(calcium)})).rate_hz == 1
+
+
 @pytest.mark.parametrize("digits", [1, 2])
 def test_rounded_times_give_the_rate_and_one_segment(
     write: Callable[..., Path], calcium: np.ndarray, digits: int

@@ -108,6 +108,7 @@ class NwbFile:
         unread_by_library: why the format's own library did not read it, empty where it did.
         unreadable: what else there is by its path, and why it cannot be read.
         notes: for the metadata of the session, filled while arrays are read.
+        opened: what the library holds the file by; some of its versions close the file when it is gone.
     """
 
     series: tuple[Series, ...]
@@ -118,6 +119,7 @@ class NwbFile:
     unread_by_library: str = ""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    opened: Any = None
 
     def only_region(self) -> str | None:
         """Where the imaging plane lies, if the file tells of one region only."""
@@ -128,9 +130,9 @@ class NwbFile:
     @classmethod
     def of_hdf5(cls, file: h5py.File, path: Path) -> NwbFile:
         """A file in HDF5, by pynwb where that opens it."""
-        unread = ""
+        unread, opened = "", None
         try:
-            series = _by_pynwb(file, path)
+            series, opened = _by_pynwb(file, path)
         except Exception as error:  # pynwb and hdmf raise errors of any kind
             unread = (
                 f"h5py, by the types of the specification: pynwb does not open the file "
@@ -147,6 +149,7 @@ class NwbFile:
             lambda: {text_of(plane, "location") for plane in file.get("general/optophysiology", {}).values()},
             unread,
             broken_links(file),
+            opened=opened,
         )
 
     @classmethod
@@ -193,8 +196,8 @@ def zarr_is_nwb(path: Path) -> bool:
 # By pynwb.
 
 
-def _by_pynwb(file: h5py.File, path: Path) -> list[Series]:
-    """The series of a file as pynwb reads it."""
+def _by_pynwb(file: h5py.File, path: Path) -> tuple[list[Series], Any]:
+    """The series of a file as pynwb reads it, and what it reads them by."""
     import h5py
     from pynwb import NWBHDF5IO, TimeSeries
     from pynwb.ophys import RoiResponseSeries
@@ -233,7 +236,7 @@ def _by_pynwb(file: h5py.File, path: Path) -> list[Series]:
                     table,
                 )
             )
-    return sorted(found, key=lambda series: series.name)
+    return sorted(found, key=lambda series: series.name), io
 
 
 def _table_of(table: Any) -> RoiTable:

@@ -273,6 +273,14 @@ def seconds(
         unit = next(
             (u for u, s in SECONDS_PER.items() if abs(clock.interval_s * s * sidecar.rate_hz - 1) < 0.1), None
         )
+    is_count = clock is not None and clock.interval_s == 1 and bool((times == np.rint(times)).all())
+    if is_asked and is_count and sidecar.time_column is None:
+        raise RecordingQuestion(
+            f"{path}: {name} holds 0, 1, 2, ... or the like without a unit: seconds of a recording at 1 Hz, "
+            f"or only "
+            "numbers of frames. State time_unit: s in the sidecar if they are seconds, else rate_hz.",
+            {"time_unit": ["s"], "rate_hz": []},
+        )
     how = f"in {unit}" if unit else "taken for seconds, since nothing states their unit"
     notes.setdefault("rate_from", f"the frame times in {name} ({how})")
     return times * SECONDS_PER[unit or "s"]
