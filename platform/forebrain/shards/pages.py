@@ -8,10 +8,12 @@ channels are in one page the member is the plain array.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -57,8 +59,9 @@ class PageShape:
         first, last, _ = channels.indices(self.num_channels)
         if last <= first:
             return range(0)
-        low = int(np.searchsorted(self.edges, first, side="right")) - 1
-        return range(low, int(np.searchsorted(self.edges, last, side="left")))
+        if len(self.edges) == 2:
+            return range(1)
+        return range(bisect.bisect_right(self.edges, first) - 1, bisect.bisect_left(self.edges, last))
 
     def numbers(self, start: int, stop: int, channels: slice) -> list[int]:
         """The pages that hold frames [start, stop) of a range of channels, by number in the sample."""
@@ -132,6 +135,10 @@ class Member:
     offset: int
     num_frames: int
     shape: PageShape
+
+    @cached_property
+    def num_pages(self) -> int:
+        return self.shape.num_pages(self.num_frames)
 
     def page(self, number: int) -> Page:
         """The page of a number, counted row by row."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ from forebrain.shards.index import (
     TRACES,
     Index,
     SessionEntry,
+    Stretch,
     arrays_name,
     entry_name,
     pages_array,
@@ -47,9 +49,14 @@ MAX_OPEN_SHARDS = 256
 ARRAYS_BYTES = 256 << 20
 LISTINGS_IN_FLIGHT = 16
 CACHED_SESSIONS = 4096
+CACHED_MEMBERS = 16_384
 ALL = slice(None)
 
 _log = logging.getLogger(__name__)
+
+
+class ArraysError(ShardError):
+    """A session's arrays file is missing or damaged: never passed over, as bad shards may be."""
 
 
 class ShardSet:
@@ -90,6 +97,7 @@ class ShardSet:
         self._pages: Pages = pages(storage, self._checksums)
         self._arrays = _ArraysCache(self._read_arrays)
         self._first_pages = lru_cache(CACHED_SESSIONS)(self._find_first_pages)
+        self._member = lru_cache(CACHED_MEMBERS)(self._find_member)
 
     @classmethod
     def open(cls, uri: str, on_bad_shard: OnBadShard = "stop") -> ShardSet:
@@ -198,10 +206,10 @@ class ShardSet:
                 known = known or self._bad_pages.get((member.key, name, number))
         if known:
             raise BadShardError(known)
-        if self.sessions[session].first_format is None:
-            self._arrays(session)  # with the checksums; damage there is no bad shard
         try:
             return self._pages.read(member, first, last, channels)
+        except ArraysError:
+            raise
         except ShardError as error:
             bad = error.pages if isinstance(error, BadShardError) else ()
             bad = bad or tuple(member.shape.numbers(first, last, channels))
@@ -213,25 +221,23 @@ class ShardSet:
 
     def _locate(self, name: str, session: int, start: int, stop: int) -> tuple[Member, int, int] | None:
         """The sample that holds a window, and the window's frames in it; None if there is none."""
-        entry = self.sessions[session]
-        sample = max(bisect.bisect_right(entry.stretches, start, key=lambda stretch: stretch.start) - 1, 0)
-        stretch = entry.stretches[sample]
+        stretches = self.sessions[session].stretches
+        sample = 0
+        if len(stretches) > 1:
+            sample = max(bisect.bisect_right(stretches, start, key=_start_of) - 1, 0)
+        stretch = stretches[sample]
         is_window = stretch.start <= start < stop <= stretch.stop and stop - start <= self.max_window
         if not is_window or name not in stretch.offsets:
             return None
-        shard, shape = entry.shards[stretch.shard], entry.pages[name]
-        member = Member(
-            session,
-            name,
-            shard.name,
-            shard.size,
-            stretch.key,
-            sample,
-            stretch.offsets[name],
-            stretch.num_frames,
-            shape,
+        return self._member(name, session, sample), start - stretch.start, stop - stretch.start
+
+    def _find_member(self, name: str, session: int, sample: int) -> Member:
+        entry = self.sessions[session]
+        stretch, shape = entry.stretches[sample], entry.pages[name]
+        shard, offset = entry.shards[stretch.shard], stretch.offsets[name]
+        return Member(
+            session, name, shard.name, shard.size, stretch.key, sample, offset, stretch.num_frames, shape
         )
-        return member, start - stretch.start, stop - stretch.start
 
     def _checksums(self, member: Member) -> np.ndarray:
         """CRC-32 of each page of a member, by its number."""
@@ -241,11 +247,12 @@ class ShardSet:
         first, stop = self._first_pages(member.session, member.name)[member.sample : member.sample + 2]
         return self._arrays(member.session)[pages_array(member.name)][first:stop]
 
-    def _find_first_pages(self, session: int, name: str) -> np.ndarray:
+    def _find_first_pages(self, session: int, name: str) -> tuple[int, ...]:
         """Where the checksums of each sample begin among those of the session, and where the last end."""
         entry = self.sessions[session]
         shape = entry.pages[name]
-        return np.cumsum([0, *(shape.num_pages(stretch.num_frames) for stretch in entry.stretches)])
+        counts = (shape.num_pages(stretch.num_frames) for stretch in entry.stretches)
+        return tuple(itertools.accumulate(counts, initial=0))
 
     def fit(self, session: int, protocol: str) -> Fit:
         """The normalisation of a session under a protocol.
@@ -302,11 +309,18 @@ class ShardSet:
     def _read_arrays(self, session: int) -> dict[str, np.ndarray]:
         entry = self.sessions[session]
         name = arrays_name(entry.key)
-        with readable(self.uri, name):
-            data = self._storage.read(name)
+        try:
+            with readable(self.uri, name):
+                data = self._storage.read(name)
+        except ShardError as error:
+            raise ArraysError(str(error)) from error
         if hashlib.sha256(data).hexdigest() != entry.arrays_sha256:
-            raise ShardError(f"{self.uri}: {name} does not match its checksum; run prepare again.")
+            raise ArraysError(f"{self.uri}: {name} does not match its checksum; run prepare again.")
         return safetensors.numpy.load(data)
+
+
+def _start_of(stretch: Stretch) -> int:
+    return stretch.start
 
 
 def fingerprint_of(uri: str) -> str | None:
@@ -442,6 +456,8 @@ class _ArraysCache:
     def _forget_oldest(self, new_bytes: int) -> None:
         with self._lock:
             self._num_bytes += new_bytes
+            if self._num_bytes <= ARRAYS_BYTES:
+                return
             for session in list(self._found):
                 if self._num_bytes <= ARRAYS_BYTES:
                     return
@@ -481,18 +497,17 @@ class LocalPages:
     def __init__(self, storage: Folder, checksums: Checksums) -> None:
         self._storage, self._checksums = storage, checksums
         self._open = lru_cache(_most_open_shards())(self._open_shard)
-        self._checked: set[tuple[str, str, int]] = set()
+        self._checked: dict[tuple[str, str], set[int]] = {}  # pages of each member of a sample
 
     def read(self, member: Member, start: int, stop: int, channels: slice) -> np.ndarray:
         shape = member.shape
-        unchecked = [
-            number
-            for number in shape.numbers(start, stop, channels)
-            if (member.key, member.name, number) not in self._checked
-        ]
         first, last, _ = channels.indices(shape.num_channels)
-        if unchecked:
-            return assemble(self._check(member, start, stop, channels, unchecked), start, stop, first, last)
+        checked = self._checked.setdefault((member.key, member.name), set())
+        if len(checked) < member.num_pages:
+            numbers = shape.numbers(start, stop, channels)
+            if not checked.issuperset(numbers):
+                pages = self._check(member, start, stop, channels, checked)
+                return assemble(pages, start, stop, first, last)
         if shape.pages_a_row == 1:  # the plain array
             begin = member.offset + FLOAT_BYTES * shape.num_channels * start
             return self._values(member, begin, stop - start, shape.num_channels)[:, first:last]
@@ -505,15 +520,15 @@ class LocalPages:
         return assemble(parts, start, stop, first, last)
 
     def _check(
-        self, member: Member, start: int, stop: int, channels: slice, unchecked: Sequence[int]
+        self, member: Member, start: int, stop: int, channels: slice, checked: set[int]
     ) -> list[tuple[Page, np.ndarray]]:
         """The whole pages that hold a part of a member, those not checked before checked."""
         checksums, found = self._checksums(member), []
         for page in member.pages(start, stop, channels):
             values = self._values(member, page.begin, page.num_frames, page.num_channels)
-            if page.number in unchecked:
+            if page.number not in checked:
                 _check_page(member, page, values, checksums, self._storage.uri)
-                self._checked.add((member.key, member.name, page.number))
+                checked.add(page.number)
             found.append((page, values))
         return found
 

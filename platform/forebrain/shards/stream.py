@@ -155,6 +155,8 @@ class Stream:
 
     def _expect(self, draws: Draws) -> None:
         """Says which windows of a step will be read, in the order of reading."""
+        if self._windows.shards.fetcher is None:
+            return
         for which in np.unique(draws.session):
             numbers = draws.window[draws.session == which]
             self._windows.expect(int(self._position[which]), "train", numbers, self._own[which].units)
