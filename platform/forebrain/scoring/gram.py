@@ -124,9 +124,8 @@ class Gram:
         )
 
     def after(self, shared: np.ndarray) -> Gram:
-        """The sums of the same windows, past cut to its first P columns, of what shared weights [L, H] leave
-        of the
-        residuals."""
+        """The sums of the same windows with past cut to its first P columns, and with what shared weights
+        [L, H] leave of the residuals."""
         num_past, width = len(self.pooled), self.own.shape[1]
 
         def left(sums: np.ndarray) -> np.ndarray:

@@ -187,20 +187,18 @@ def fit_stack(
     linear: LinearBaseline,
     model: Forecaster | None = None,
     session: int = 0,
-    model_saw_training: bool = True,
 ) -> StackFit:
     """Fits heads on the linear baseline and on a model, and weighs all four.
 
     Heads are chosen on blocks of time of training and validation part and fitted on both. The weights are
-    fitted on each block's forecasts by what was fitted on the others; where the model was fitted on the
-    training part, on windows of the validation part alone.
+    fitted on the validation part, which neither the linear baseline nor the model was fitted on, with what
+    heads add that were fitted on all blocks but the one that they forecast.
 
     Args:
         source: of the session's windows; the test part is never read.
         linear: fitted on the training part.
         model: (session, context [B, C, N]) -> [B, H, N]; None for a stack without.
         session: its number in the source.
-        model_saw_training: whether the model was fitted on the session's training part.
     """
     loadings = principal_components(source, session)
     ridge = fit_head(source, linear, session, loadings=loadings)
@@ -223,13 +221,10 @@ def fit_stack(
         unknown = dict.fromkeys(names, math.nan)
         stack = Stack(dict.fromkeys(names, equal), linear, heads)
         return StackFit(stack, ridge, head, math.inf, 0, unknown, unknown, math.nan)
-    usable = (
-        ~trial.is_trained if model is not None and model_saw_training else np.ones(len(trial.starts), bool)
-    )
+    usable = ~trial.is_trained
     departures = np.stack([members[name][usable] for name in names])
-    weighing = _Weighing(
-        departures, trial.target[usable], trial.starts[usable], source.context + source.horizon
-    )
+    # Blocks of time need share no frame that is forecast: nothing else was fitted on.
+    weighing = _Weighing(departures, trial.target[usable], trial.starts[usable], source.horizon)
     shrinkage, score = weighing.choose()
     weights = weighing.solve(shrinkage).astype(np.float32)
     stack = Stack(dict(zip(names, weights, strict=True)), linear, heads)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from forebrain.errors import ConfigError
+from forebrain.scoring.protocols import part_ranges
+from forebrain.sessions.session import Session
+from forebrain.studies.rivals import FORECASTERS, RivalsConfig, study, with_rolled
+
+
+def test_units_are_rolled_within_each_part_and_none_reaches_another(
+    make_session: Callable[..., Session],
+) -> None:
+    session = make_session(num_frames=500, num_units=3, segment_ids=np.repeat([0, 1], [140, 360]))
+    doubled = with_rolled(session, "chronological")
+    frames, both = session.frames(0, 500), doubled.frames(0, 500)
+    assert doubled.num_units == 6 and (both[:, :3] == frames).all()
+    for part in ("train", "validation", "test"):
+        ranges = part_ranges("chronological", part, 500, session.segments)
+        places = np.concatenate([np.arange(*each) for each in ranges])
+        assert (both[places, 3:] == frames[np.roll(places, len(places) // 2)]).all()
+        assert not (both[places, 3:] == frames[places]).any()
+
+
+def test_the_table_has_every_rival_of_every_session_that_is_long_enough(
+    walk: Callable[..., Session], tmp_path: Path
+) -> None:
+    paths = []
+    for seed, num_frames in ((0, 600), (1, 700), (2, 60)):
+        path = tmp_path / f"{seed}.npz"
+        walk(seed, num_frames=num_frames).save(path)
+        paths.append(str(path))
+    text = io.StringIO()
+    config = RivalsConfig(paths, str(tmp_path / "out"), context=12, horizon=4)
+    result = study(config, Console(file=text, width=200))
+    assert [row["session"] for row in result["sessions"]] == ["lab/animal0/one", "lab/animal1/one"]
+    assert "lab/animal2/one: left out, too short" in text.getvalue()
+    for row in result["sessions"]:
+        assert row["copy"] == 0 and np.isfinite([row[name] for name in FORECASTERS]).all()
+        assert row["ridge"] > row["linear"] - 0.02 and row["ceiling"] <= 1
+    saved = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert saved["sessions"] == result["sessions"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "rolled - own" in report and "noise ceiling" in report
+
+
+def test_recordings_none_of_which_is_long_enough_are_an_error(
+    walk: Callable[..., Session], tmp_path: Path
+) -> None:
+    path = tmp_path / "short.npz"
+    walk(0, num_frames=60).save(path)
+    with pytest.raises(ConfigError, match="none has a window in every part"):
+        study(RivalsConfig([str(path)], str(tmp_path / "out")), Console(file=io.StringIO()))
