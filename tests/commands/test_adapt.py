@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import sys
+import threading
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,26 @@ def command(
         return ["adapt", *QUICK, *(word for name, value in values.items() for word in (f"--{name}", value))]
 
     return make
+
+
+def test_a_recording_elsewhere_is_adapted_to_by_its_address(
+    command: Callable[..., list[str]],
+    walk: Callable[..., Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    served = tmp_path / "served"
+    served.mkdir()
+    walk(9, num_frames=300).save(served / "worm9.npz")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(served))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            assert main(command(recording=f"http://127.0.0.1:{server.server_port}/worm9.npz")) == 0
+        finally:
+            server.shutdown()
+    assert Adapted.load(tmp_path / "out").num_units == 5
 
 
 def test_adapting_leaves_a_report_and_forecasts_again_later(
