@@ -24,7 +24,7 @@ LEASE_S = 30.0
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection did, or with `dry_run` would do.
+    """The outcome of a collection, or with `dry_run` the one that it would have.
 
     Attributes:
         removed: names of the files removed.

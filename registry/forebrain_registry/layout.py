@@ -49,7 +49,7 @@ class IndexedFile:
 
 @dataclass(frozen=True)
 class Index:
-    """What index.json holds."""
+    """The content of index.json."""
 
     format: str
     files: tuple[IndexedFile, ...]

@@ -205,7 +205,7 @@ def _card(name: str, metadata: Metadata, given: bytes | Path | None) -> bytes:
 
 
 def _described(files: Mapping[str, Path]) -> tuple[tuple[StoredFile, ...], dict[str, Path]]:
-    """What the record says of the files, and hash -> local file."""
+    """The record's entries for the files, and hash -> local file."""
     stored, sources = [], {}
     for path, source in sorted(files.items()):
         sha256 = hash_file(source)

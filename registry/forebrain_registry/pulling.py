@@ -56,7 +56,7 @@ class Pulled:
 
 @dataclass(frozen=True)
 class _Remembered:
-    """What a reference stood for."""
+    """The version that a reference stood for."""
 
     digest: str
     number: int

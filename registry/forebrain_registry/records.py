@@ -1,4 +1,4 @@
-"""What a registry stores besides bytes: the record of a version, its metadata, and references to versions.
+"""The objects a registry stores besides bytes: the record of a version, its metadata, references to versions.
 
 Every class checks itself on construction, so what was read is as trustworthy as what was made here.
 """
@@ -157,7 +157,7 @@ class SeenSession:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a version says of itself. The registry keeps it and searches it; only forebrain reads config.
+    """A version's description of itself. The registry keeps it and searches it; only forebrain reads config.
 
     Attributes:
         licence: of the weights, as SPDX writes it where it can, for example "Apache-2.0".

@@ -17,7 +17,7 @@ from forebrain_registry.storage import PARTIAL, Folder
 
 @dataclass
 class Findings:
-    """What a walk found.
+    """The findings of a walk through a registry.
 
     Attributes:
         versions, blobs, checked_bytes: what was read.

@@ -164,7 +164,7 @@ def _length(answer: Any) -> int:
 
 
 def _clean(text: object) -> str:
-    """What a host sent, without what could play tricks on a terminal."""
+    """The text that a host sent, without characters that could play tricks on a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:200])
 
 

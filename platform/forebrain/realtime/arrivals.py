@@ -20,7 +20,7 @@ MAX_TIME_STEP_S = 1e6
 
 
 class Arrival(NamedTuple):
-    """What a frame is.
+    """The place of a frame in the stream.
 
     Attributes:
         kind: `next` (it is new), `repeated` (the newest again), `late` (older than the newest), or `restart`

@@ -61,7 +61,7 @@ class Client:
         return self._requests.answer(Forecast, self.timeout_s)
 
     def describe(self) -> dict[str, Any]:
-        """What the forecaster expects: units and their names, context, horizon, rates.
+        """The description of what the forecaster expects: units and their names, context, horizon, rates.
 
         Raises:
             NoAnswerError: no answer came in time.
@@ -69,7 +69,7 @@ class Client:
         return self._ask("describe")
 
     def status(self) -> dict[str, Any]:
-        """What happened so far: counts, rolling score, drift, rate.
+        """The status so far: counts, rolling score, drift, rate.
 
         Raises:
             NoAnswerError: no answer came in time.

@@ -289,7 +289,7 @@ class LiveForecaster:
         self.counts = Counter(dict.fromkeys(COUNTED, 0) | known)
 
     def status(self) -> dict[str, Any]:
-        """What happened so far, plain and JSON-able; undefined is None."""
+        """The status so far, in plain values that JSON can hold; None for what is undefined."""
         return {
             "index": self.arrivals.index,
             "source": self.source,
@@ -306,7 +306,7 @@ class LiveForecaster:
 
     @property
     def rolling_score(self) -> float | None:
-        """Of the model against copy, over the newest windows; None while it is not defined."""
+        """The rolling score of the model against copy, over the newest windows; None while undefined."""
         score = self.score.score
         return float(score) if np.isfinite(score) else None
 

@@ -35,7 +35,7 @@ class Latency:
 
     @classmethod
     def of(cls, latencies_ms: np.ndarray, budget_ms: float) -> Latency:
-        """Of one latency for each frame sent, NaN where no forecast came."""
+        """The summary of one latency for each frame sent, NaN where no forecast came."""
         came = latencies_ms[np.isfinite(latencies_ms)]
         quantiles = np.quantile(came, [0.5, 0.95, 0.99, 1.0]) if came.size else np.full(4, np.nan)
         p50, p95, p99, slowest = quantiles.tolist()

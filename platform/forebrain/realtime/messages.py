@@ -1,4 +1,4 @@
-"""What travels between a recording rig and a forecaster: msgpack maps of plain values, checked on arrival.
+"""The messages between a recording rig and a forecaster: msgpack maps of plain values, checked on arrival.
 
     frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?}
     question    {"v": 1, "ask": "status" | "describe" | "reset"}
@@ -48,7 +48,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Question:
-    """What a client wants to know: one of `QUESTIONS`."""
+    """A question that a client asks: one of `QUESTIONS`."""
 
     ask: str
 
@@ -100,7 +100,7 @@ def encode_frame(frame: Frame) -> bytes:
 
 
 def decode_request(data: bytes | memoryview) -> Frame | Question:
-    """What came over the network.
+    """The frame or question that came over the network.
 
     Raises:
         FrameError: it is neither a frame nor a question.

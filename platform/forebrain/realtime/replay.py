@@ -35,7 +35,7 @@ class Client(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """What came back.
+    """A summary of the forecasts that came back.
 
     Attributes:
         latencies_ms: [T], from the time each frame was due to the arrival of its forecast, NaN where none
@@ -110,7 +110,7 @@ def play(
 
 
 class _Book:
-    """Which frames are out, and what came back."""
+    """The frames that are out, and the forecasts that came back."""
 
     def __init__(self, client: Client, num_frames: int, clock: Callable[[], float]) -> None:
         self.latencies_ms = np.full(num_frames, np.nan)

@@ -73,7 +73,7 @@ def serve(
 
 
 def describe(live: LiveForecaster) -> dict[str, Any]:
-    """What a sender must know: units, context, horizon, and how frames were made of what was recorded."""
+    """The facts a sender must know: units, context, horizon, and how frames were made of the recording."""
     preprocessing = live.preprocessing
     return {
         "num_units": live.num_units,

@@ -53,7 +53,7 @@ class SoakConfig:
 
 @dataclass(frozen=True)
 class Soaked:
-    """What a soak came to.
+    """The result of a soak.
 
     Attributes:
         frames: sent, faulty ones included.

@@ -1,4 +1,4 @@
-"""What a live forecaster knows, in a small file: killed and started again, it goes on from the next frame.
+"""The state of a live forecaster, in a small file: killed and started again, it goes on from the next frame.
 
 The file holds the window, the statistics, the counts, the rolling score and the interface. It is written
 whole or not at all, by a thread of its own; the frame's path only copies what is to be written.

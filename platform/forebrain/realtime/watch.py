@@ -1,4 +1,4 @@
-"""What changes in a stream, said as it happens: rate, drift, gaps, restarts."""
+"""The changes in a stream, said as they happen: rate, drift, gaps, restarts."""
 
 from __future__ import annotations
 

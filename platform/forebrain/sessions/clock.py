@@ -17,7 +17,7 @@ _MIN_ROUNDED = 5  # uneven intervals, of which fewer may be anything
 
 @dataclass(frozen=True, eq=False)
 class FrameClock:
-    """What frame times tell.
+    """The clock of a recording, as its frame times tell it.
 
     Attributes:
         interval_s: between frames, outside of jumps.
@@ -120,8 +120,8 @@ def _step(times: np.ndarray) -> float:
 
 
 def _breaks(times: np.ndarray, suspects: np.ndarray, typical: float, slack: float) -> np.ndarray:
-    """Of the suspects, frames from which on times lie more than half an interval and `slack` off those
-    before."""
+    """The frames among the suspects from which on times lie more than half an interval and `slack` off
+    those before."""
     drift = times - typical * np.arange(times.size)
     edges = [0, *suspects.tolist(), times.size]
     found: list[int] = []

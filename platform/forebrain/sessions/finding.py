@@ -43,7 +43,8 @@ class Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def entries(self, folder: Path, is_given: bool = False) -> list[Path]:
-        """What to look at in a folder, sorted; nothing where it was seen before, or was written by forebrain.
+        """The files and folders to look at in a folder, sorted; none where it was seen before, or was written
+        by forebrain.
 
         Devices, sockets and pipes are passed over; links that lead nowhere are not.
 

@@ -1,4 +1,4 @@
-"""What would be read from recordings, before anything is prepared, and the questions that they leave open."""
+"""A preview of recordings before anything is prepared: what would be read, and the questions left open."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Inspected:
     question: RecordingQuestion | None = None
 
     def remarks(self) -> Iterator[str]:
-        """What a person should know of the session, a line each."""
+        """The facts that a person should know about the session, a line each."""
         if self.session is None:
             return
         metadata = self.session.metadata
@@ -251,7 +251,7 @@ def _answer(
     read_line: Callable[[str], str],
     show: Callable[[str], None],
 ) -> Any:
-    """One answer, asked for until it is valid; None for none."""
+    """One answer, asked for until it is valid; None where nothing is typed."""
     while True:
         typed = read_line(prompt).strip()
         if not typed:

@@ -65,7 +65,7 @@ class Preprocessing:
 
     @classmethod
     def of_units(cls, mean: np.ndarray, scale: np.ndarray, **known: Any) -> Preprocessing:
-        """That of a recording whose every unit remains; `known` are further attributes."""
+        """The preprocessing of a recording whose every unit remains; `known` are further attributes."""
         return cls(mean, scale, np.arange(len(mean)), len(mean), **known)
 
     @classmethod
@@ -87,7 +87,7 @@ class Preprocessing:
         return (frames - self.mean) / self.scale
 
     def denormalise(self, frames: np.ndarray) -> np.ndarray:
-        """What the model says [..., N], in the recording's own units of measurement."""
+        """The model's output [..., N] in the recording's own units of measurement."""
         return frames * self.scale + self.mean
 
     def window(self, frames: np.ndarray, context: int) -> np.ndarray:

@@ -108,8 +108,7 @@ def _folder_of(address: str) -> Path:
 
 
 def _dataset(address: str, url: str) -> str:
-    """What the dataset of a recording is called where nothing else says: the dandiset, or the server's
-    folder."""
+    """The name of a recording's dataset where nothing else gives it: the dandiset or the server's folder."""
     if match := _DANDI.fullmatch(address):
         return f"dandi-{match['set']}"
     parts = [part for part in unquote(urlsplit(url).path).split("/") if part]
@@ -248,13 +247,13 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """Of the file, as its address has it."""
+        """The name of the file, as its address has it."""
         named = self.address if self.address.startswith("dandi:") else urlsplit(self.url).path
         return _file_name(unquote(named).rstrip("/").rpartition("/")[2])
 
     @property
     def suffix(self) -> str:
-        """Of the name, with the dot."""
+        """The suffix of the name, with the dot."""
         return Path(self.name).suffix
 
     @property
@@ -268,7 +267,7 @@ class RemotePath:
         return Path(_dataset(self.address, self.url))
 
     def absolute(self) -> RemotePath:
-        """The same: an address is absolute."""
+        """The same path: an address is absolute."""
         return self
 
     def is_file(self) -> bool:
@@ -284,7 +283,7 @@ class RemotePath:
         return True
 
     def stat(self) -> os.stat_result:
-        """Its size; nothing else is known."""
+        """The size of the file; nothing else is known."""
         return os.stat_result((0, 0, 0, 0, 0, 0, self.size, 0, 0, 0))
 
     def __str__(self) -> str:
@@ -429,7 +428,7 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _read_checked(file: Path) -> bytes | None:
-    """What was kept behind its SHA-256; None if it is not there or not what it was."""
+    """The bytes kept in a file behind their SHA-256; None if they are not there or do not fit it."""
     try:
         kept = file.read_bytes()
     except FileNotFoundError:
@@ -498,7 +497,8 @@ def _consolidated(address: str, url: str) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _mirrored(folder: Path) -> tuple[Path, str, str] | None:
-    """Of a folder in a mirror, the mirror's root, the store's web address and the address that was given."""
+    """The root of the mirror that a folder lies in, the store's web address and the address that was given;
+    None outside of mirrors."""
     for root in (folder, *folder.parents):
         if (root / _MIRROR).is_file():
             known = json.loads((root / _MIRROR).read_text())

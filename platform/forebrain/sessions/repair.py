@@ -94,7 +94,7 @@ def repair_units(session: Session, units: np.ndarray) -> Session:
 
 @dataclass(frozen=True, eq=False)
 class _Scan:
-    """What one reading of the recording tells of each unit, [N]."""
+    """The facts about each unit, [N], that one reading of the recording tells."""
 
     num_missing: np.ndarray
     minimum: np.ndarray
@@ -385,7 +385,7 @@ def _held_channels(name: str, channels: np.ndarray | None, findings: list[Findin
 
 
 def _warnings(session: Session, zero_fraction: float, zeros_counted_in: Range) -> list[Finding]:
-    """What a reader of the scores should know; nothing is changed."""
+    """The findings that a reader of the scores should know; nothing is changed."""
     findings = []
 
     def warn(kind: str, words: str, count: int = 1, fitted_on: Range | None = None) -> None:

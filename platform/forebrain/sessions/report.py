@@ -1,4 +1,4 @@
-"""What was found in a recording and what was done about it, in plain words."""
+"""The findings in a recording and what was done about them, in plain words."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _TEXT_KEYS = {
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What the user says of a recording.
+    """The user's own statements about a recording.
 
     Attributes:
         rate_hz: frames a second.
@@ -112,7 +112,7 @@ class Sidecar:
 
 
 def sidecar_of(recording: Path) -> Sidecar:
-    """What the sidecar files of a recording say, or nothing.
+    """The statements in the sidecar files of a recording; an empty Sidecar where there are none.
 
     Raises:
         RecordingError: a sidecar file is not valid; the message names the key and what is allowed.

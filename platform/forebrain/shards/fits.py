@@ -71,7 +71,7 @@ class Moments:
 
 
 def persistence_remark(persistence: float) -> str | None:
-    """What a person should know of a session's persistence; None where it has enough of it."""
+    """The remark that a person should read on a session's low persistence; None where it has enough of it."""
     if persistence >= LEAST_PERSISTENCE:
         return None
     return (
@@ -81,7 +81,7 @@ def persistence_remark(persistence: float) -> str | None:
 
 
 def scale_of(protocol: str, std: np.ndarray) -> np.ndarray:
-    """What each unit is divided by, from its standard deviation over the fit's frames.
+    """The divisor of each unit, from its standard deviation over the fit's frames.
 
     A unit that was silent while the fit was made and fires later would explode if it were divided by its
     own spread, so `chronological` gives it the typical (median) spread of the session's other units.

@@ -17,7 +17,7 @@ from forebrain.shards.subset import SubsetShards, subject_of
 
 @dataclass(frozen=True)
 class HoldoutConfig:
-    """What is held out of training; * stands for anything in a pattern.
+    """The data held out of training; * stands for anything in a pattern.
 
     Attributes:
         sessions: sessions whose id, dataset/subject/session, fits one of these patterns.

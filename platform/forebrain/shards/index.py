@@ -82,7 +82,7 @@ class Source:
 
 @dataclass(frozen=True)
 class FirstFormat:
-    """What an entry of format 1 holds that later formats keep in the session's arrays file.
+    """The fields of an entry of format 1 that later formats keep in the session's arrays file.
 
     Attributes:
         page_crc32: of each stretch, checksums of its pages of traces.
@@ -158,7 +158,7 @@ class SessionEntry:
         return sum(max(0, stop - start - num_frames + 1) for start, stop in self.segments)
 
     def to_bytes(self) -> bytes:
-        """One line of JSON; of an entry of format 2."""
+        """The entry, which is of format 2, as one line of JSON."""
         row = {**asdict(self), "report": self.report.to_json()}
         del row["first_format"]
         return to_json(row)
@@ -191,8 +191,8 @@ class SessionEntry:
 
 
 def remarks(entry: SessionEntry) -> list[str]:
-    """What a person should know of a session, a line each: what was found in it, what its reader guessed, and
-    that its frames do not persist."""
+    """The facts that a person should know about a session, a line each: what was found in it, what its
+    reader guessed, and that its frames do not persist."""
     notes = [entry.metadata.get(name) for name in READER_NOTES]
     by_protocol = {name: persistence_remark(value) for name, value in entry.persistence.items()}
     said = {name: remark for name, remark in by_protocol.items() if remark is not None}

@@ -1,4 +1,4 @@
-"""What a user can choose when recordings are prepared."""
+"""The choices that a user has when recordings are prepared."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PrepareConfig:
 
     @property
     def known_sha256(self) -> tuple[str, ...]:
-        """That of this and of earlier versions, whose sessions stay as they are in a set."""
+        """The `sha256` of this and of earlier versions, whose sessions stay as they are in a set."""
         return tuple(
             hashlib.sha256(to_json({"format": name, "version": version, **asdict(self)})).hexdigest()
             for name, version in _VERSIONS

@@ -37,7 +37,7 @@ LEAST_ROWS = 4096
 
 @dataclass(frozen=True)
 class OrderedSession:
-    """What the order needs to know of a session.
+    """The facts about a session that the order needs.
 
     Attributes:
         id: the session's identity; its windows are permuted by it.
@@ -190,7 +190,8 @@ class DataOrder:
             split[rest[: 1 + np.count_nonzero(split) // 8]] = True
 
     def owned(self, worker: int, num_workers: int, split_above: int | None = None) -> list[OwnedSession]:
-        """What a worker owns, in the order of `sessions`; arguments as of `ownership`."""
+        """The sessions, whole or split, that a worker owns, in the order of `sessions`; arguments as of
+        `ownership`."""
         owner = self.ownership(num_workers, split_above)
         whole = [OwnedSession(session, 0, session.num_units) for session in self.sessions]
         parts = [

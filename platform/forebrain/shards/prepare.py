@@ -37,7 +37,7 @@ RunEach = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What became of the recordings.
+    """The outcome of preparing recordings.
 
     Attributes:
         sessions: entries of the usable sessions, sorted by id.
@@ -228,7 +228,7 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
 
 
 def _named(recording: str, error: ForebrainError | OSError, out: str | None = None) -> str:
-    """What to tell about an unusable recording: which one, what is wrong, what would help.
+    """The message about an unusable recording: which one, what is wrong, what would help.
 
     Args:
         out: where it was being written to, if it was.

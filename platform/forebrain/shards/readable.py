@@ -1,4 +1,4 @@
-"""What it means for a set of shards that one of its files cannot be read."""
+"""The error of a set of shards when one of its files cannot be read."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ class ShardSet:
 
     @property
     def fetcher(self) -> PageFetcher | None:
-        """What fetches pages from a far store; None of a set on a disk."""
+        """The fetcher of pages from a far store; None for a set on a disk."""
         return self._pages.fetcher if isinstance(self._pages, FarPages) else None
 
     def forget_expected(self) -> None:
@@ -361,7 +361,7 @@ def _reopen(uri: str, fingerprint: str, on_bad_shard: OnBadShard) -> ShardSet:
 
 
 def _bad_shards(index: Index, entries: Sequence[SessionEntry], storage: Folder) -> dict[str, str]:
-    """What is wrong with the shards that are missing or have another size, by name."""
+    """The messages about the shards that are missing or have another size, by name."""
     bad = {}
     sizes = sizes_of_shards(storage)
     for row, entry in zip(index.sessions, entries, strict=True):

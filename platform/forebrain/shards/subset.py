@@ -212,7 +212,7 @@ class SubsetShards:
         return self._whole.fit(self._positions[session], self._protocol)
 
     def _find_fit(self, session: int) -> Fit:
-        """As `prepare` fits it, on what is kept."""
+        """The fit as `prepare` makes it, on the part of the data that is kept."""
         entry = self.sessions[session]
         moments = Moments(entry.num_units)
         pieces = [

@@ -176,7 +176,7 @@ class ShardWindows:
             raise
 
     def _num_units(self, session: int) -> int:
-        """What is forecast of a session: its units, or the principal components in their place."""
+        """The number of series forecast: the session's units, or the principal components in their place."""
         if self.shards.forecasts_components:
             return self.shards.fit(session, self.protocol).num_outputs
         return self.shards.sessions[session].num_units

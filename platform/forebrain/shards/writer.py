@@ -219,7 +219,7 @@ def _write_shard(
 
 
 def _suffix(name: str, shape: PageShape) -> str:
-    """Of a member: `traces.f32` is the plain array, `traces.pages.f32` has several pages a row."""
+    """The suffix of a member: `traces.f32` is the plain array, `traces.pages.f32` has several pages a row."""
     return f"{name}.f32" if shape.pages_a_row == 1 else f"{name}.pages.f32"
 
 

@@ -53,7 +53,7 @@ class LocalDisk:
         return {name: self.read(name, 0, stop) for name in names}
 
     def entries(self, folder: str) -> dict[str, Stat | None]:
-        """What lies directly in a folder, by its last name, with None for folders; {} if there is none."""
+        """The files and folders directly in a folder, by last name, None for folders; {} if it is missing."""
         found: dict[str, Stat | None] = {}
         for entry in self._scan(folder):
             # Another process may remove what was just listed.

@@ -1,4 +1,4 @@
-"""What a listing says of a stored file."""
+"""The facts about a stored file that a listing gives."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _OTHER_KINDS = {
 
 
 class Reader(Protocol):
-    """What a reader module offers."""
+    """The functions that a reader module offers."""
 
     def recognises(self, path: Path) -> bool: ...
 
@@ -164,7 +164,7 @@ def _reader_of(path: Path) -> Reader:
 
 
 def _instead(path: Path) -> str:
-    """What a path holds that no reader recognises, and what to do."""
+    """The words that say what a path holds that no reader recognises, and what to do."""
     head = b""
     if path.is_file():
         with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What every reader needs: the identity of a recording, which axis counts frames, which array is meant."""
+"""The parts every reader needs: the identity of a recording, the axis that counts frames, the array meant."""
 
 from __future__ import annotations
 

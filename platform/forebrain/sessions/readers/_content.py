@@ -1,4 +1,4 @@
-"""What a file of arrays holds, and the sessions that it makes: one set of rules for every format of arrays.
+"""The content of a file of arrays, and the sessions it makes: one set of rules for every format of arrays.
 
 A reader lists the arrays of its file by name, as `Content`. Here one of them is chosen, its axes are told,
 clocks among its columns are left out, and rate and frame times are looked for where they belong to it.
@@ -131,7 +131,7 @@ class Content:
     roles: dict[str, Role] = field(default_factory=dict)
 
     def role(self, name: str) -> Role:
-        """What an array is, as far as names tell."""
+        """The role of an array, as far as names tell."""
         return self.roles.get(name) or role_of(name)
 
     def add(self, name: str, array: StoredArray) -> None:
@@ -301,7 +301,7 @@ def _named(content: Content, wanted: str, path: Path) -> str:
 
 
 def _none(content: Content, path: Path) -> str:
-    """That nothing in a file could be traces, and what there is instead."""
+    """The message that nothing in a file could be traces, and what there is instead."""
     roles: dict[str, list[str]] = {}
     for name in content.arrays:
         shape = shape_of(content, name)
@@ -330,7 +330,7 @@ _WORDS = {
 
 
 def _others(content: Content, chosen: str) -> dict[str, str]:
-    """What else lies in the file that could be of interest."""
+    """The note of what else lies in the file that could be of interest; empty where nothing does."""
     found = []
     for name in content.arrays:
         shape = shape_of(content, name)
@@ -449,7 +449,7 @@ def _matrix(
 
 
 def _axes_by_dims(part: StoredArray) -> tuple[str, ...] | None:
-    """What each axis counts by its name; None unless all are told."""
+    """The thing that each axis counts, told by its name; None unless all are told."""
     axes = []
     for dim in part.dims:
         found = [axis for axis, names in _DIMENSIONS.items() if dim.lower() in names]

@@ -1,4 +1,4 @@
-"""What the readers of HDF5 files share: opening, lazy frames, walking a file, single values."""
+"""The parts that the readers of HDF5 files share: opening, lazy frames, walking a file, single values."""
 
 from __future__ import annotations
 

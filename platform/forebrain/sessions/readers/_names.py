@@ -1,4 +1,4 @@
-"""What the name of an array or column says of it: neural activity, behaviour, a clock, a helper, or nothing.
+"""The role that the name of an array or column tells: neural activity, behaviour, a clock, a helper, or none.
 
 Names are read word by word: `frameTimes`, `frame_times` and `frame times (ms)` are the words frame, times,
     (ms).
@@ -194,7 +194,7 @@ def words_of(name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=10_000)
 def role_of(name: str) -> Role:
-    """What a name says of the array that bears it; where it says nothing, what the folders above it say."""
+    """The role of an array by its name; where the name says nothing, by the folders above it."""
     own = _own_role(name)
     if own != "unknown" and not _is_general(name):
         return own
@@ -209,7 +209,7 @@ def role_of(name: str) -> Role:
 
 
 def role_of_file(stem: str) -> Role:
-    """What the name of a file says of the one array in it: its last word counts, others name the
+    """The role of the one array in a file, by the name of the file: its last word counts, others name the
     experiment."""
     whole = re.sub(r"[\s_]+", " ", stem.lower()).strip()
     words = words_of(stem)

@@ -1,4 +1,4 @@
-"""What an NWB file holds, whichever library opens it: its series, tables of ROIs, sorted units and texts."""
+"""The content of an NWB file, whichever library opens it: its series, tables of ROIs, sorted units, texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What readers do with a lazy source: choose units, scale values, load what is small."""
+"""The steps that readers take with a lazy source: choose units, scale values, load what is small."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class TextTable:
                     )
 
     def signs(self, sidecar: Sidecar) -> tuple[str, str | None]:
-        """What begins decimals and what parts thousands.
+        """The sign that begins decimals and the one that parts thousands.
 
         Raises:
             RecordingQuestion: numbers such as 1.449 beside 872 leave it open.
@@ -206,7 +206,8 @@ def _delimiter(lines: list[str]) -> str:
 
 
 def _signs(rows: list[tuple[str, ...]], delimiter: str) -> tuple[str, str | None, bool]:
-    """What begins decimals, what parts thousands, and whether the first may as well be the second."""
+    """The sign that begins decimals, the one that parts thousands, and whether the first may as well be
+    the second."""
     numbers = [
         field
         for row in rows

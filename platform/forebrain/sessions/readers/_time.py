@@ -213,7 +213,7 @@ def distance(name: str, traces: str) -> int | None:
 
 
 def rates_for(stated: Mapping[str, float], traces: str) -> list[Stated]:
-    """Of numbers by their place in the file, the rates that may speak of the traces, the nearest first."""
+    """The rates that may speak of the traces, the nearest first, of numbers by their place in the file."""
     found = [
         (far, Stated(rate_hz, name))
         for name, value in stated.items()

@@ -1,5 +1,5 @@
-"""What the readers of zarr stores share: walking a store, lazy frames, packed numbers, chunks that are not
-there."""
+"""The parts that the readers of zarr stores share: walking a store, lazy frames, packed numbers, chunks that
+are not there."""
 
 from __future__ import annotations
 
@@ -328,7 +328,7 @@ def _dims(array: zarr.Array, attrs: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _chunk_shape(array: zarr.Array) -> tuple[int, ...]:
-    """Of what is one object of the store: a chunk, or a shard of several."""
+    """The shape of one object of the store: a chunk, or a shard of several chunks."""
     return tuple(array.shards or array.chunks)
 
 

@@ -56,7 +56,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     beside = {key: value for key, value in content.arrays.items() if "/" not in key}
 
     def values_of(key: str, length: int) -> list[Any] | None:
-        """What lies in an array of one axis beside the traces, where it fits."""
+        """The values of an array of one axis beside the traces; None where it does not fit."""
         parts = beside.get(key)
         return parts[0].load().tolist() if parts and parts[0].shape == (length,) else None
 

@@ -129,7 +129,7 @@ def _read(file: NwbFile, path: Path, sidecar: Sidecar) -> list[Session]:
 
 @dataclass(frozen=True)
 class _Population:
-    """What can be read as the traces of a recording.
+    """A series, or one for each unit, that can be read as the traces of a recording.
 
     Attributes:
         name: path of the series in the file; of a family of series the path with `*` for the numbers.
@@ -307,7 +307,8 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 def _frames_axis(
     series: Series, time_s: np.ndarray | None, path: Path, sidecar: Sidecar, notes: dict[str, str]
 ) -> int:
-    """By the specification 0; files that swap the axes are told by their ROIs or timestamps."""
+    """The axis that counts frames: 0 by the specification; files that swap the axes are told by their ROIs
+    or timestamps."""
     shape = series.array.shape
     if sidecar.frames_axis is not None:
         notes["axis_from"] = "the sidecar"
