@@ -147,7 +147,7 @@ def _widened(value: Any) -> Any:
 
 
 def _given(arguments: Sequence[str], key: str) -> Any:
-    """What the command line gives for a key, itself or in a file or text of YAML; None for nothing."""
+    """The command line's value for a key, itself or in a file or text of YAML; None if it gives none."""
     found = None
     words = [part for word in arguments for part in (word.split("=", 1) if word[:2] == "--" else [word])]
     for option, value in itertools.pairwise(words):
@@ -160,7 +160,7 @@ def _given(arguments: Sequence[str], key: str) -> Any:
 
 
 def _yaml_of(text: str) -> Any:
-    """What a file, or else the text itself, holds; None where it cannot be read, which the parser says."""
+    """The YAML in a file, or else in the text itself; None where it is unreadable, which the parser says."""
     try:
         is_file = "\n" not in text and not text.startswith("{") and Path(text).is_file()
         return yaml.safe_load(Path(text).read_text() if is_file else text)
@@ -292,7 +292,7 @@ def _explained(message: str, types: Mapping[str, Any], known: Sequence[str]) -> 
 
 
 def _in_words(hint: Any) -> str:
-    """What a type allows."""
+    """The values that a type allows."""
     words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
     if get_origin(hint) is Literal:
         return f"{'one of ' * (len(get_args(hint)) > 1)}{', '.join(map(str, get_args(hint)))}"
@@ -364,7 +364,7 @@ def _with_default(option: Option, within: Any) -> Option:
 
 
 def _texts(config_class: type[Any]) -> dict[str, str]:
-    """What docstrings say of each field, those of the classes below first."""
+    """The text that docstrings have on each field, those of base classes first."""
     found: dict[str, str] = {}
     for each in reversed(config_class.__mro__):
         if is_dataclass(each):

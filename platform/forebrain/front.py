@@ -75,7 +75,7 @@ def read(recording: str | os.PathLike[str], session: str | None = None) -> Sessi
 
 
 def open(folder: str | os.PathLike[str], registry: str | os.PathLike[str] | None = None) -> Adapted:
-    """What `Adapted.save`, `Adapted.report` or `forebrain adapt` left in a folder.
+    """The adaptation that `Adapted.save`, `Adapted.report` or `forebrain adapt` left in a folder.
 
     Args:
         folder: of the adaptation.

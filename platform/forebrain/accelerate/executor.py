@@ -1,4 +1,4 @@
-"""What every executor is: a drop-in for one model that computes the same by other means."""
+"""The base of every executor: a drop-in for one model that computes the same by other means."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 They take the place of operations of accelerate/unit_decoder_passes.py on NVIDIA's GPUs that are new enough,
 where Triton is installed (PyTorch for CUDA on Linux brings it), for one hidden layer and sizes that fit.
-Before the first use of their kind they are tried on random rows and must agree with the formula: where they
-do not, or cannot be compiled, a warning says why and PyTorch's operations do the work. That is decided once
-in a process, by nothing that changes between two runs on one machine.
+Before the first use of their kind they are tried on random unit-windows and must agree with the formula:
+where they do not, or cannot be compiled, a warning says why and PyTorch's operations do the work. That is
+decided once in a process, by nothing that changes between two runs on one machine.
 
 Triton is imported only where a GPU meets it.
 """
@@ -23,8 +23,8 @@ from forebrain.accelerate.unit_decoder_weights import DecoderWeights
 
 # Of the GPU: it has bfloat16 in products.
 LEAST_CAPABILITY = (8, 0)
-# Rows over which a program sums weights' gradients at least, and how many programs share the rows at most:
-# times 16 or 32 slices of columns they are a few for each processor of a GPU.
+# Unit-windows over which a program sums weights' gradients at least, and how many programs share them at
+# most: times 16 or 32 slices of columns they are a few for each processor of a GPU.
 LEAST_ROWS_OF_SUM = 512
 MOST_SUMS = 32
 # Of what the kernels compute when they are tried, relative to its norm.
@@ -48,7 +48,7 @@ class FilmWeights(NamedTuple):
 
     @classmethod
     def of(cls, weights: DecoderWeights) -> FilmWeights:
-        """Of a row head with one hidden layer."""
+        """The forecaster's weights of a decoder with one hidden layer."""
         return cls(
             weights.out_weight, weights.scale_weight, weights.scale_bias, weights.shift_weight,
             weights.shift_bias, *weights.hidden,
@@ -69,16 +69,16 @@ class Sizes(NamedTuple):
 
     @property
     def fit(self) -> bool:
-        """Whether tiles of them fit the 99 KiB of shared memory that every such GPU lends a program."""
+        """Whether tiles of this size fit the 99 KiB of shared memory that every such GPU lends a program."""
         return self.horizon <= 64 and self.width <= 128 and self.context <= 64
 
 
 class Tile(NamedTuple):
-    """What a program works on at once.
+    """The part of the products that a program works on at once.
 
     Attributes:
-        rows: of a step.
-        columns: of the M.
+        rows: unit-windows of a step.
+        columns: of the M hidden values.
         warps: threads by 32.
     """
 
@@ -88,7 +88,7 @@ class Tile(NamedTuple):
 
     @property
     def options(self) -> dict[str, int]:
-        """Of the compiler. Three stages, its default, take half as much shared memory again."""
+        """Options of the compiler. Three stages, its default, take half as much shared memory again."""
         return {"num_warps": self.warps, "num_stages": 2}
 
 
@@ -115,7 +115,7 @@ class FusedFilm:
         self.sizes = Sizes.of(weights)
 
     def forecast(self, refined: Tensor, context: Tensor) -> Tensor:
-        """Forecasts [r, H] of rows.
+        """Forecasts [r, H] of unit-windows.
 
         Args:
             refined: [r, d], e1.
@@ -162,7 +162,7 @@ class FusedFilm:
         return [of_out.T, *others]
 
     def _launch(self, name: str, num_rows: int, num_sums: int, *tensors: Tensor) -> None:
-        """Starts a program for each tile of rows or, given `num_sums`, so many for each slice of columns."""
+        """Starts a program for each tile of unit-windows or, given `num_sums`, so many a slice of columns."""
         from forebrain.accelerate import film_triton
 
         tile = TILES[name, self.weights.out.dtype]
@@ -173,7 +173,7 @@ class FusedFilm:
 
 
 def constants(tile: Tile, sizes: Sizes) -> dict[str, int]:
-    """What a kernel is compiled for; what products sum over is rounded up to what they can take."""
+    """The constants of a compiled kernel; sizes that products sum over are rounded up to those they take."""
     horizon, width, context = (max(16, 1 << (size - 1).bit_length()) for size in sizes[:3])
     return {
         "H": sizes.horizon, "D": sizes.width, "C": sizes.context, "M": sizes.film_width,
@@ -197,7 +197,7 @@ def film_kernels(weights: DecoderWeights, device: torch.device) -> FusedFilm | N
 
 
 def runs_kernels(device: torch.device) -> bool:
-    """Whether a device would, with Triton."""
+    """Whether a device would run the kernels, with Triton."""
     if device.type != "cuda" or torch.version.cuda is None:
         return False  # On AMD's GPUs, which PyTorch calls cuda too, they were never compiled.
     return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
@@ -220,7 +220,7 @@ def _agrees(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> bool:
 
 
 def _error(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> float:
-    """The largest error of what the kernels compute of random rows, relative to its norm."""
+    """The largest error of what the kernels compute of random unit-windows, relative to its norm."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

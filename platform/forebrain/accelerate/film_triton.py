@@ -1,13 +1,13 @@
-"""The FiLM forecaster of rows in one Triton kernel each way, for GPUs.
+"""The FiLM forecaster of unit-windows in one Triton kernel each way, for GPUs.
 
     y = Wo (h * gamma) + Wf e1 + bf    h = relu(Wh x + bh), gamma = Wg e1 + bg, x the context
 
 h and gamma are 1,024 wide, where what goes in and comes out is 128, 48 and 16. Written to a GPU's memory and
-read again, they are most of what a row moves; here a program forms a few columns of them for a few rows, in
-registers, and uses them up. Backwards they are formed again: one kernel passes gradients on to rows, another
-sums those of weights. That one is split over rows too, and its partial sums are added afterwards in a fixed
-order: nothing is added atomically, and no size is found by timing, so that a run that goes on computes what
-it would have computed.
+read again, they are most of what a unit-window moves; here a program forms a few columns of them for a few
+unit-windows, in registers, and uses them up. Backwards they are formed again: one kernel passes gradients on
+to unit-windows, another sums those of weights. That one is split over unit-windows too, and its partial sums
+are added afterwards in a fixed order: nothing is added atomically, and no size is found by timing, so that a
+run that goes on computes what it would have computed.
 
 Products of float32 are exact (no TF32), those of bfloat16 are summed in float32. accelerate/film_kernels.py
 launches these kernels, where there are Triton and a GPU, and tries them first.
@@ -24,7 +24,7 @@ import triton.language as tl
 
 @triton.jit
 def _load(pointer, rows, num_rows, columns, num_columns, stride: tl.constexpr):
-    """[rows, columns] of a matrix, zero beyond it."""
+    """The part [rows, columns] of a matrix, zero beyond it."""
     inside = (rows < num_rows)[:, None] & (columns < num_columns)[None, :]
     return tl.load(pointer + rows[:, None] * stride + columns[None, :], mask=inside, other=0.0)
 
@@ -56,7 +56,7 @@ def forecast_rows(
     H: tl.constexpr, D: tl.constexpr, C: tl.constexpr, M: tl.constexpr,
     H_UP: tl.constexpr, D_UP: tl.constexpr, C_UP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Program i forecasts tile i of rows."""
+    """Program i forecasts tile i of unit-windows."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     horizon, of_refined, of_context = tl.arange(0, H_UP), tl.arange(0, D_UP), tl.arange(0, C_UP)
     e1 = _load(refined, rows, num_rows, of_refined, D, D)
@@ -81,7 +81,7 @@ def grad_rows(
     H: tl.constexpr, D: tl.constexpr, C: tl.constexpr, M: tl.constexpr,
     H_UP: tl.constexpr, D_UP: tl.constexpr, C_UP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Program i forms the gradient of e1 of tile i of rows."""
+    """Program i forms the gradient of e1 of tile i of unit-windows."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     horizon, of_refined, of_context = tl.arange(0, H_UP), tl.arange(0, D_UP), tl.arange(0, C_UP)
     grad_y = _load(grad_out, rows, num_rows, horizon, H, H)
@@ -104,7 +104,7 @@ def grad_weights(
     H: tl.constexpr, D: tl.constexpr, C: tl.constexpr, M: tl.constexpr,
     H_UP: tl.constexpr, D_UP: tl.constexpr, C_UP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Program (i, j) of n by m sums columns of slice i over tile j of rows and every m-th from there on."""
+    """Program (i, j) of n by m sums slice i of columns over tile j of unit-windows and every m-th after."""
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     horizon, of_refined, of_context = tl.arange(0, H_UP), tl.arange(0, D_UP), tl.arange(0, C_UP)
     dtype = refined.dtype.element_ty
@@ -116,7 +116,7 @@ def grad_weights(
     of_scale_bias = tl.zeros((COLUMNS,), tl.float32)
     of_hidden_bias = tl.zeros((COLUMNS,), tl.float32)
     for first in range(tl.program_id(1) * ROWS, num_rows, tl.num_programs(1) * ROWS):
-        # Rows beyond the last have gradients of zero, and so add nothing.
+        # Unit-windows beyond the last have gradients of zero, and so add nothing.
         rows = first + tl.arange(0, ROWS).to(tl.int64)
         grad_y = _load(grad_out, rows, num_rows, horizon, H, H)
         e1 = _load(refined, rows, num_rows, of_refined, D, D)

@@ -35,7 +35,7 @@ def pairs(x: Tensor) -> Tensor:
 
 
 def normal(x: Tensor, eps: float) -> Tensor:
-    """LayerNorm of rows [n, d] without weights."""
+    """LayerNorm of vectors [n, d] without weights."""
     return torch.native_layer_norm(x, x.shape[-1:], None, None, eps)[0]
 
 
@@ -97,7 +97,7 @@ class FoldedSelfAttention:
 
 
 class ReadWeights:
-    """From sums over tokens to latents that have read the population."""
+    """The weights that lead from sums over tokens to latents that have read the population."""
 
     def __init__(self, layer: perceiver.EncoderAttention, latent: Rotation, token: Rotation) -> None:
         self.eps = layer.norm_context.eps

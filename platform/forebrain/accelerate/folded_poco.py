@@ -38,7 +38,7 @@ class FoldedWeights:
 
     Attributes:
         decoder: folded, see `DecoderWeights`.
-        queries: of its latents, asked of tokens.
+        queries: of its latents, for tokens.
         layers: of the decoder, packed, where the weights no longer change.
     """
 
@@ -54,7 +54,7 @@ class FoldedSession:
     Attributes:
         latents: [K, d], before they read the population.
         tokens: of its N units.
-        queries: [M, h], of each unit to forecast, asked of the latents.
+        queries: [M, h], of each unit to forecast, for the latents.
         units: [M, d], their embeddings, with the bias of what they read.
     """
 

@@ -1,4 +1,4 @@
-"""What PyTorch leaves to the system's allocator of memory."""
+"""Settings of the system's allocator, which PyTorch leaves memory to."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A linear layer, forwards and back to what it is given, that lies in memory as products read it best.
 
-A weight that learns lies as it is. One that no longer changes lies as took the least time on a CPU: packed
+A weight that trains lies as it is. One that no longer changes lies as took the least time on a CPU: packed
 by oneDNN where what follows passes with the product, where rows are few (MKL's products wait for weights that
 have left the cache) and in wide layers in fp32, which take a tenth less than MKL's; else as its transpose.
 For many rows in fp32 what follows is always a pass of its own: with it the product would lose more.
@@ -26,7 +26,7 @@ class PackedLinear:
 
     Args:
         weight, bias: [out, in] and [out].
-        num_rows: of what it is mostly given; None for a weight that still learns.
+        num_rows: of what it is mostly given; None for a weight that still trains.
         fuses: what follows passes with the product where that is faster; its result is then in no memory that
             was given.
     """

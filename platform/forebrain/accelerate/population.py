@@ -23,17 +23,17 @@ from forebrain.models.rotary import Rotation, inverse, rotate
 
 @dataclass(frozen=True)
 class FoldedQueries:
-    """What the latents ask of a token, whoever its unit is: made from weights and latents alone.
+    """The queries of the latents to a token, whatever its unit is: made from weights and latents alone.
 
-    A token W x + e (x its frames, e who the unit is) is wide but made from few numbers, and a normalised
+    A token W x + e (x its frames, e its unit's vector) is wide but made from few numbers, and a normalised
     token is (Wc x + ec) / sigma with Wc and ec centred over the width. q . R_t Wk y = (Wk^T R_-t q) . y, so
     each token time needs K vectors of width d, and no keys.
 
     Attributes:
         frame_weight: [d, L], Wc.
-        on_frames: [S, L + K, L], above Wc^T Wc / d, which gives sigma, below what each latent asks of frames.
-        on_units: [S K, d], what each latent asks of ec.
-        on_all: [S, K, 1], what it asks of the LayerNorm's bias.
+        on_frames: [S, L + K, L], above Wc^T Wc / d, which gives sigma, below each latent's query to frames.
+        on_units: [S K, d], each latent's query to ec.
+        on_all: [S, K, 1], its score of the LayerNorm's bias.
     """
 
     frame_weight: Tensor
@@ -44,10 +44,10 @@ class FoldedQueries:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the scores of tokens need of their units, whatever their frames are.
+    """The part of tokens' scores that depends on their units, whatever their frames are.
 
     Attributes:
-        queries: what they are raw_scores.
+        queries: of the latents, that the tokens are scored by.
         units: [N, d], ec.
         frame_terms: [S, L + K, N], what ec adds to products of `on_frames` with frames.
         square: [N], |ec|^2 / d.
@@ -59,7 +59,7 @@ class Tokens:
     square: Tensor
 
     def split(self, sizes: Sequence[int]) -> list[Tokens]:
-        """The same for each session, of so many units."""
+        """The tokens of each session, given its number of units."""
         parts = zip(
             self.units.split(sizes),
             self.frame_terms.split(sizes, dim=2),
@@ -148,7 +148,7 @@ class PopulationRead:
 
 
 class _Centred(torch.autograd.Function):
-    """Rows [N, d] less their means, and the mean squares of that, [N].
+    """Unit vectors [N, d] less their means, and the mean squares of that, [N].
 
     In three passes, backwards too, where autograd takes ten: units are many, and this is little work.
     """
@@ -196,7 +196,10 @@ class _Scored:
 
 
 class _Sums(torch.autograd.Function):
-    """By hand in a third of autograd's operations: of many small sessions it is their number that costs."""
+    """The sums of `_Scored.sums`, by hand in a third of autograd's operations.
+
+    Of many small sessions it is the number of operations that costs.
+    """
 
     @staticmethod
     def forward(ctx: Any, scored: _Scored, shift: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -245,7 +248,7 @@ def _all_reduce(
 
 
 def decoder_queries(attention: DecoderAttention, units: Tensor, rotation: Rotation) -> Tensor:
-    """Unit vectors [N, d] to scaled queries [N, h]: once a session, since every window asks the same."""
+    """Unit vectors [N, d] to scaled queries [N, h]: once a session, since all windows have the same."""
     return attention.query(units, rotation) * attention.head_width**-0.5
 
 

@@ -5,8 +5,8 @@ embeddings decide is folded into the layers once, most results have memory of th
 memory are made once too: a window takes some ninety operations and hardly another call. At a thousand units
 it is their number that costs, next to the arithmetic.
 
-The latents are read by one thread. The rows are shared out by units, so that threads meet twice a window and
-each finds its wide results in its own cache; operations that two threads share meet after each.
+The latents are read by one thread. Unit-windows are shared out by units, so that threads meet twice a window
+and each finds its wide results in its own cache; operations that two threads share meet after each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from forebrain.models.perceiver import DecoderAttention
 from forebrain.models.poco import Poco
 from forebrain.models.rotary import Rotation
 
-# Of rows that pass together. Fewer stay nearer to a core, more are fewer calls: 256 to 1,024 differ by 5 %.
+# Unit-windows that pass together. Fewer stay nearer to a core, more are fewer calls: 256 to 1,024 differ by
+# 5 %.
 BLOCK_ROWS = 512
 
 
@@ -168,7 +169,7 @@ def _cuts(num_units: int) -> list[slice]:
 
 
 class FrameWeights:
-    """What a frame needs of a backbone's weights alone, with the memory of all that is as small as latents.
+    """The folded weights that every frame needs, and the memory of all results that are as small as latents.
 
     Args:
         model: whose weights no longer change.
@@ -202,7 +203,7 @@ class FrameWeights:
 
 
 class _KeysValues(NamedTuple):
-    """What latents tell units.
+    """The keys and values of the latents, which units read.
 
     Attributes:
         keys: [K, h], turned to the latents' times.
@@ -333,7 +334,7 @@ class _Block:
         self.hidden: Tensor | None = None
 
     def see(self) -> None:
-        """What needs no latents: the hidden layers of each unit's own past."""
+        """Passes each unit's own past through the hidden layers, which needs no latents."""
         hidden = self.context.copy_(self.frames_by_unit)
         for layer in self.weights.hidden:
             hidden = layer.relu(hidden)
@@ -375,7 +376,7 @@ class _Scratch:
 
 @torch.inference_mode()
 def _finish(blocks: Sequence[_Block], keys_values: _KeysValues) -> None:
-    """The first has seen its frames."""
+    """Forecasts the units of blocks, the first of which has seen its frames."""
     for number, block in enumerate(blocks):
         if number:
             block.see()

@@ -19,7 +19,7 @@ def block_unit_windows(device: torch.device) -> int:
 
 
 class Piece(NamedTuple):
-    """Some samples of some units of one session, samples first, and which rows of their block they are."""
+    """Some samples of some units of one session, samples first, and where in their block they are."""
 
     session: int
     samples: slice
@@ -27,13 +27,13 @@ class Piece(NamedTuple):
     rows: slice
 
     def rows_of(self, block: Tensor) -> Tensor:
-        """Its part of a block's tensor [r, W], as [b, n, W]."""
+        """The piece's part of a block's tensor [r, W], as [b, n, W]."""
         shape = self.samples.stop - self.samples.start, self.units.stop - self.units.start
         part = block if len(block) == self.rows.stop - self.rows.start else block[self.rows]
         return part.view(*shape, -1)
 
     def part_of(self, session: Tensor) -> Tensor:
-        """Its part of a session's tensor [B, W, N], as [b, n, W]."""
+        """The piece's part of a session's tensor [B, W, N], as [b, n, W]."""
         return session[self.samples, :, self.units].transpose(1, 2)
 
     def same_units(self, other: Piece) -> bool:
@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 
 
 def blocks_of(shapes: Sequence[tuple[int, int]], size: int) -> Iterator[list[Piece]]:
-    """Cuts sessions of (samples, units) into blocks of at most `size` rows, or one sample of `size` units.
+    """Cuts sessions (samples, units) into blocks of up to `size` unit-windows, or one sample of `size` units.
 
     Pieces of the same units follow one another. Large sessions are cut by units, small ones share a block.
     """

@@ -82,7 +82,7 @@ class UnitDecoder:
         tensors: Sequence[Tensor],
         wanted: Sequence[bool],
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """The loss and, in training, the gradients of all tensors, None for one that wants none."""
+        """The loss and, in training, the gradients of all tensors, None where no gradient is wanted."""
         trains = trains and any(wanted)
         sessions, weights = self._unpack(tensors)
         forward = self._forward([UnitWindows(*fields) for fields in sessions], weights, trains)
@@ -108,7 +108,7 @@ class UnitDecoder:
         return self.weights._replace(contract_weight=self.weights.contract_weight / (1 - self.dropout))
 
     def _unpack(self, tensors: Sequence[Any]) -> tuple[list[tuple[Any, ...]], DecoderWeights]:
-        """Of a flat list, which is how autograd passes them: the fields of each session, and the weights."""
+        """The fields of each session, and the weights, from a flat list, as autograd passes them."""
         split = 4 * len(self.sessions)
         sessions = zip(*(tensors[first:split:4] for first in range(4)), strict=True)
         return list(sessions), DecoderWeights.named(tensors[split:])
@@ -138,7 +138,7 @@ def _loss(forward: Forward, targets: Sequence[SessionTarget], backward: Backward
 
 
 def _zeros(weight: Tensor) -> Tensor:
-    """Where a weight's gradient is summed. Where a layer has more outputs than inputs its transpose is
+    """Zeros to sum a weight's gradient in. Where a layer has more outputs than inputs their transpose is
     contiguous, since products with the wider factor on the right are a fifth faster on a CPU."""
     if weight.ndim == 2 and weight.shape[0] > weight.shape[1]:
         return weight.new_zeros(weight.shape[::-1]).T

@@ -1,6 +1,6 @@
 """How blocks of unit-windows pass POCO's decoder, forwards and backwards: see `accelerate.unit_decoder`.
 
-What is wide lies in memory that the next block takes again. A block that passes backwards does so while what
+Wide results lie in memory that the next block takes again. A block that passes backwards does so while what
 it needs of its way forwards lies there still.
 """
 
@@ -22,9 +22,9 @@ from forebrain.accelerate.unit_blocks import Piece, block_unit_windows, blocks_o
 from forebrain.accelerate.unit_decoder_weights import DecoderLayers, DecoderWeights
 from forebrain.models.dropout import dropout_mask as draw_mask
 
-# Times -1 or less, what is added to a gate that is dropped.
+# Added to a gate, times the dropout mask, which is -1 or less where it masks.
 DROPPED_GATE = 1e4
-# Samples of a session from which on rows share the projections of units and values in training.
+# Samples of a session from which on unit-windows share the projections of units and values in training.
 SHARED_FROM = 3
 # Values between rows of 1,024, which would else lie in the same places of a cache.
 APART = 16
@@ -36,13 +36,13 @@ _gelu, _gelu_backward = torch.ops.aten.gelu.out, torch.ops.aten.gelu_backward.gr
 
 @dataclass(frozen=True)
 class UnitWindows:
-    """The rows of one session: its units times its samples.
+    """The unit-windows of one session: its units times its samples.
 
     Attributes:
         units: [N, d] float32, u.
         attention: [B, K, N] float32, a, how much each unit reads of each latent.
         values: [B, K, d] float32, V.
-        context: [B, C, N], each row's own past.
+        context: [B, C, N], each unit-window's own past.
     """
 
     units: Tensor
@@ -57,7 +57,7 @@ class UnitWindows:
 
 
 class SessionGradients(NamedTuple):
-    """Of a session's rows, None for what wants none.
+    """The gradients of a session's unit-windows; None where no gradient is wanted.
 
     Blocks fill those of units and attention, and add to those of values.
     """
@@ -68,10 +68,10 @@ class SessionGradients(NamedTuple):
 
 
 class _Projections:
-    """W1 u of the units that pieces ask for one after another, and W1 V with b1 below it of all samples.
+    """W1 u of the units that pieces need one after another, and W1 V with b1 below it of all samples.
 
     Args:
-        sessions: whose they are.
+        sessions: whose units and values are projected.
         weights: in the dtype of the products.
         trains: a session of fewer than SHARED_FROM samples has none, since hardly anything would share them.
 
@@ -87,7 +87,7 @@ class _Projections:
         self._last: tuple[Piece, Tensor] | None = None
 
     def rows_without(self, pieces: Sequence[Piece]) -> list[slice]:
-        """Rows of pieces that have none, adjacent ones together."""
+        """The unit-windows of pieces that have no projections, adjacent ones together."""
         found: list[slice] = []
         for piece in pieces:
             if self.of_values[piece.session] is None:
@@ -97,12 +97,12 @@ class _Projections:
         return found
 
     def _of_values(self, rows: UnitWindows) -> Tensor:
-        """[B, K + 1, F]."""
+        """W1 V with b1 below it, [B, K + 1, F]."""
         projected = rows.values.to(self.weight.dtype) @ self.weight.T
         return torch.cat([projected, self._bias.expand(len(projected), 1, -1)], dim=1)
 
     def of_units(self, piece: Piece) -> Tensor:
-        """[n, F]."""
+        """W1 u of the units of a piece, [n, F]."""
         if self._last is None or not self._last[0].same_units(piece):
             units = self.sessions[piece.session].units[piece.units]
             self._last = piece, units.to(self.weight.dtype) @ self.weight.T
@@ -117,7 +117,7 @@ class _Buffers:
         self._taken: dict[tuple[str, int, int, torch.dtype], Tensor] = {}
 
     def take(self, name: str, num_rows: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """[num_rows, width], not initialised."""
+        """Memory [num_rows, width], not initialised."""
         key = name, num_rows, width, dtype
         taken = self._taken.get(key)
         if taken is None:
@@ -139,7 +139,7 @@ class _Buffers:
 
 
 class _OfThread(threading.local):
-    """On a CPU each thread has its own from call to call: 30 MB, which would else be new pages each time."""
+    """The buffers of a CPU thread, kept from call to call: 30 MB, which would else be new pages each time."""
 
     def __init__(self) -> None:
         self.buffers = _Buffers()
@@ -150,7 +150,7 @@ _OF_THREAD = _OfThread()
 
 
 class _Block:
-    """The rows of one block: what is made of their pieces before they pass as one.
+    """The unit-windows of one block: what is made of their pieces before they pass as one.
 
     Attributes:
         embedding: [r, d] e0.
@@ -211,7 +211,7 @@ class _Block:
 
 
 class _Film(NamedTuple):
-    """What is wide in the FiLM forecaster of a block.
+    """The wide results of a block's FiLM forecaster.
 
     Attributes:
         hidden: the context [r, C], then [r, M] after each hidden layer.
@@ -225,7 +225,7 @@ class _Film(NamedTuple):
 
 
 class _Passed(NamedTuple):
-    """What the backward pass of a block needs of its forward pass, most of it in memory that the next takes.
+    """Results of a block's forward pass that its backward pass needs, most in memory that the next takes.
 
     Attributes:
         expanded: [r, F], value and gate.
@@ -250,10 +250,10 @@ class _Passed(NamedTuple):
 
 
 class Forward:
-    """Passes blocks of rows forwards.
+    """Passes blocks of unit-windows forwards.
 
     Args:
-        sessions: whose they are.
+        sessions: whose unit-windows they are.
         weights: in the dtype of the products.
         layers: of these where they no longer change.
         dropout: probability of dropping a hidden value of the feed-forward.
@@ -278,12 +278,12 @@ class Forward:
 
     @property
     def units(self) -> Tensor:
-        """Of the first session: the dtype and device of all."""
+        """The units of the first session, which have the dtype and device of all."""
         return self.sessions[0].units
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Of the products."""
+        """The dtype of the products."""
         return self.weights.out_weight.dtype
 
     def blocks(self) -> Iterator[list[Piece]]:
@@ -296,7 +296,7 @@ class Forward:
         return self._buffers.take(name, num_rows, width, self.compute_dtype, self.units.device)
 
     def dropout_mask(self, pieces: list[Piece]) -> Tensor | None:
-        """Draws which hidden values of a block are dropped; None for none."""
+        """Draws the dropout mask of a block's hidden values; None without dropout."""
         if self.dropout == 0:
             return None
         size = pieces[-1].rows.stop, self.weights.contract_weight.shape[1]
@@ -331,8 +331,8 @@ class Forward:
         hidden = [context]
         for index, layer in enumerate(layers.hidden):
             hidden.append(layer.relu(hidden[-1], take(f"hidden {index}", num_rows, len(layer.weight))))
-        # Side by side for one product, and rows apart by no power of two: in bf16 the product of such rows
-        # with few weights takes twice as long.
+        # Side by side for one product, and unit-windows apart by no power of two: in bf16 the product of such
+        # unit-windows with few weights takes twice as long.
         film_width = hidden[-1].shape[1]
         together = take("modulated", num_rows, film_width + width + APART)[:, :-APART]
         modulated, cast = together[:, :film_width], together[:, film_width:]
@@ -356,7 +356,7 @@ class _Along(NamedTuple):
     gate: Tensor
 
     def of(self, piece: Piece) -> Tensor:
-        """[b, n, 1], the sum of the products of a row; overwrites `gate`."""
+        """[b, n, 1], the sum of the products of a unit-window; overwrites `gate`."""
         grad_contributed, contributed, grad_gate, gate = (piece.rows_of(each) for each in self)
         along = (grad_contributed * contributed).sum(dim=-1, keepdim=True)
         return along + gate.mul_(grad_gate).sum(dim=-1, keepdim=True)
@@ -453,7 +453,7 @@ class Backward:
         of_weights, grad, normal = self.of_weights, grad_projected[rows], block.normal[rows]
         through = self._forward.layers.expand.backward(grad).to(normal.dtype)
         grad_rows = grad_rows[rows].add_(through)
-        # Sigma's share lies along the normalised row.
+        # Sigma's share lies along the normalised unit-window.
         along = through.mul_(normal).sum(dim=1, keepdim=True)
         grad_rows.addcmul_(along, normal, value=-1 / normal.shape[1])
         if of_weights.expand_weight is not None:
@@ -465,7 +465,8 @@ class Backward:
     def _pass_shared(
         self, piece: Piece, block: _Block, grad: Tensor, grad_row: Tensor, along: _Along
     ) -> Tensor:
-        """The same where the first product is formed from projections, whose gradients are passed on later.
+        """Does the same where the first product is formed from projections, whose gradients are passed on
+        later.
 
         Returns:
             The gradient of the attention by way of it, [b, K, n].
@@ -475,7 +476,7 @@ class Backward:
             each[piece.session] for each in (self.projections.of_values, self.of_projected_values)
         )
         assert of_values is not None and grad_of_values is not None
-        # What each latent, and b1, would change.
+        # The effect of each latent, and of b1.
         raw_scores = (of_values[piece.samples] @ grad.transpose(1, 2)).to(grad_row.dtype)
         normal = piece.rows_of(block.normal)
         through_sigma = (along.of(piece) - raw_scores[:, -1, :, None]) / normal.shape[-1]
@@ -503,7 +504,7 @@ class Backward:
             self._of_projected_units = None
 
     def _pass_on(self, piece: Piece, grad: Tensor) -> None:
-        """The gradient of W1 u [n, F], to W1 and u."""
+        """Passes the gradient of W1 u [n, F] on to W1 and u."""
         grad = grad.to(self._forward.compute_dtype)
         units, of_units = self.sessions[piece.session].units, self.of_sessions[piece.session].units
         if of_units is not None:
@@ -535,7 +536,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _add_linear(weight: Tensor | None, bias: Tensor | None, grad_out: Tensor, layer_input: Tensor) -> None:
-    """Adds a linear layer's gradients over the rows of one block; None for what is frozen."""
+    """Adds a linear layer's gradients over the unit-windows of one block; None for what is frozen."""
     if weight is not None and weight.is_contiguous():
         _add_product(weight, grad_out.T, layer_input)
     elif weight is not None:

@@ -1,4 +1,4 @@
-"""The weights of the part of POCO that every row passes, folded as `accelerate.unit_decoder` says."""
+"""The weights of the part of POCO that every unit-window passes, folded as `accelerate.unit_decoder` says."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DecoderWeights(NamedTuple):
 
     @classmethod
     def named(cls, flat: Sequence[Any]) -> DecoderWeights:
-        """What `flat` lists, or something for each of it, by name again."""
+        """The tensors that `flat` lists, or another value for each of them, by name again."""
         num_plain = len(cls._fields) - 1
         return cls._make([*flat[:num_plain], tuple(flat[num_plain:])])
 
@@ -41,18 +41,18 @@ class DecoderWeights(NamedTuple):
         return DecoderWeights.named([tensor.to(dtype) for tensor in self.flat])
 
     def no_gradients(self) -> DecoderWeights:
-        """None for each."""
+        """The gradients of frozen weights: None for each."""
         return DecoderWeights.named([None] * len(self.flat))
 
     @property
     def flat(self) -> tuple[Tensor, ...]:
-        """The order in which autograd passes them."""
+        """The weights in the order in which autograd passes them."""
         *plain, hidden = self
         return (*plain, *hidden)
 
 
 class DecoderLayers(NamedTuple):
-    """The layers that rows pass; `out` is given the modulated hidden layer and e1 side by side."""
+    """The layers that unit-windows pass; `out` is given the modulated hidden layer and e1 side by side."""
 
     expand: PackedLinear
     contract: PackedLinear

@@ -26,7 +26,7 @@ class WorkerThreads:
 
     @contextmanager
     def on_other_cores(self) -> Iterator[None]:
-        """In here the calling thread keeps off their cores."""
+        """A context in which the calling thread keeps off their cores."""
         if not (self.threads and self._others):
             yield
             return

@@ -40,7 +40,7 @@ class Adapted(Artifact):
 
     @classmethod
     def of_comparison(cls, comparison: Comparison) -> Self:
-        """What was adapted and compared."""
+        """The adaptation that a comparison was made of."""
         return cls(**vars(comparison.artifact()), comparison=comparison)
 
     @property

@@ -1,4 +1,4 @@
-"""What an adaptation leaves in a folder, and loads again to forecast with.
+"""The files that an adaptation leaves in a folder, and loads again to forecast with.
 
     adaptation.json          the record: whose it is, which model it belongs to, and the files' hashes
     interface.safetensors    unit [N, d], session [d], mean [N], scale [N], columns [N]
@@ -107,7 +107,7 @@ class Artifact:
         result: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
     ) -> Self:
-        """What training on a recording came to."""
+        """The artifact of an interface and model that were trained on a recording."""
         description = backbone.description
         return cls(
             model=trained.model.eval().requires_grad_(False),

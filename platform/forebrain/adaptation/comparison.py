@@ -72,7 +72,7 @@ class Comparison:
     seconds: float
 
     def findings(self) -> list[str]:
-        """What a person should know of the recording, a line each."""
+        """The findings that a person should know of the recording, a line each."""
         prepared = self.prepared
         found = [str(finding) for finding in prepared.report.findings]
         known = prepared.session.metadata
@@ -118,7 +118,7 @@ class Comparison:
         return self.test.summary(name).value("score")
 
     def result(self) -> dict[str, Any]:
-        """What result.json holds."""
+        """The contents of result.json."""
         trained, lead = self.trained, self.lead()
         scores = {name: _plain(self._score(name)) for name in self.forecasters}
         others = [name for name in scores if name != self.name and name not in BASELINES]
@@ -148,7 +148,7 @@ class Comparison:
         }
 
     def artifact(self) -> Artifact:
-        """What is kept of it."""
+        """The part of the comparison that is kept."""
         return Artifact.of(
             self.backbone, self.prepared, self.trained, self.mode, self.result(), self.test.to_json()
         )
@@ -222,7 +222,7 @@ def compare(
 
 
 def leak_of(backbone: Pretrained, session: Session) -> str | None:
-    """What a backbone has seen of this animal, in words; None for nothing that is known."""
+    """A warning that a backbone was trained on this animal, or may have been; None where nothing is known."""
     same = [seen for seen in backbone.sessions if seen.subject == session.subject]
     if any((seen.dataset, seen.session) == (session.dataset, session.session) for seen in same):
         return f"the backbone was trained on this very session, {session.id}: its scores flatter it"

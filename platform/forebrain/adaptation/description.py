@@ -1,4 +1,4 @@
-"""What a backbone is and what it expects of a recording: the `config` and `preprocessing` of a version.
+"""The description of a backbone and of the recordings it expects: `config` and `preprocessing` of a version.
 
 Written when a run is published, read when an animal is adapted, and nowhere else.
 """

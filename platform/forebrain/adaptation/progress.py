@@ -27,10 +27,10 @@ def progress_shown(
     console: Console | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
-    """What to tell of progress.
+    """The function that progress is reported to.
 
     Args:
-        progress: True shows it, False does not; anything else is told itself.
+        progress: True shows it, False does not; a function is called with it.
         console: where to show it; None for standard error.
         clock: seconds, for tests.
     """

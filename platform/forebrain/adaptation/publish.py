@@ -41,7 +41,7 @@ INTERFACES = "interfaces.safetensors"
 
 @dataclass(frozen=True)
 class PublishConfig:
-    """What to publish, and where.
+    """The run to publish, and where.
 
     Attributes:
         run: the run folder, the --out of `forebrain pretrain`.
@@ -153,7 +153,7 @@ def code_version() -> str:
 
 
 def _identity(config: PretrainConfig) -> dict[str, Any]:
-    """What was asked of the run, without addresses."""
+    """The settings that define the run, without addresses."""
     values = config.identity()
     del values["data"]
     return json.loads(json.dumps(values))
@@ -218,7 +218,7 @@ def _summary(metadata: Metadata) -> str:
 
 
 def _interfaces(trained: TrainedModel, windows: ShardWindows) -> bytes:
-    """What belongs to each session trained on: `<session id>:unit`, `:session`, `:mean` and `:scale`."""
+    """The tensors of each session trained on: `<session id>:unit`, `:session`, `:mean` and `:scale`."""
     tensors: dict[str, torch.Tensor] = {}
     for number, entry in enumerate(windows.shards.sessions):
         interface = trained.interfaces.get(entry.id)

@@ -1,4 +1,4 @@
-"""What a run has made of its data, in the words of a published version."""
+"""The backbone that a run has trained, described as a published version is."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def seen_sessions(trained: TrainedModel, windows: ShardWindows) -> tuple[SeenSes
 
 
 def fit_start(trained: TrainedModel, windows: ShardWindows) -> Start:
-    """What the interfaces of the run have in common."""
+    """The start of new interfaces: what the interfaces of the run have in common."""
     embedding = dict(trained.backbone.named_parameters()).get("dataset")
     of_dataset = {} if embedding is None else dict(zip(trained.datasets, embedding.detach(), strict=True))
     return Start.fit(trained.interfaces, of_dataset, windows)

@@ -35,7 +35,7 @@ RIDGE = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What the trained interfaces have in common.
+    """The common part of the trained interfaces.
 
     Attributes:
         unit: [d], mean of the units' embeddings.
@@ -120,7 +120,7 @@ class Start:
 
 
 def unit_statistics(source: WindowSource, session: int) -> Tensor:
-    """What each unit is like, from training windows alone: float32 [N, F].
+    """Statistics of each unit's activity, from training windows alone: float32 [N, F].
 
     How fast it moves on each time scale and how far in all, how lopsided and how heavy-tailed its moves are,
     and how much it moves with the population.

@@ -1,4 +1,4 @@
-"""What an adaptation says, as tables: a data frame for a notebook, CSV for all else."""
+"""The forecasts, units and embeddings of an adaptation as tables: data frames for a notebook, and CSV."""
 
 from __future__ import annotations
 

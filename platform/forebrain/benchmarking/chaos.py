@@ -48,7 +48,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class ChaosConfig:
-    """What is run, and what is done to it.
+    """The run, and what is done to it.
 
     Attributes:
         pretrain: the run; its `out` gets the folders disturbed/ and undisturbed/.

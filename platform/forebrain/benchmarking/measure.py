@@ -1,4 +1,4 @@
-"""What `forebrain benchmark` measures, one kind of measurement after the other."""
+"""The measurements of `forebrain benchmark`, one kind after the other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BY_THEMSELVES = {"large-session", "store", "many-sessions"}
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What to time.
+    """The measurements to make.
 
     Attributes:
         what: forecast, train and adapt are steps of the model; fit is 200 steps of adaptation as a lab would

@@ -48,7 +48,7 @@ ENTRY_CPU_S = 0.65 / 10_000
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What is planned, and what is assumed of machines and storage.
+    """The run that is planned, and what is assumed of machines and storage.
 
     Attributes:
         sessions: recordings, all of one size.
@@ -106,7 +106,7 @@ def calculate(config: PlanConfig) -> dict[str, Any]:
 
 
 def _data(config: PlanConfig) -> dict[str, Any]:
-    """What prepare would write, from one session laid out by its own functions."""
+    """The sizes of what `prepare` would write, from one session laid out by its own functions."""
     prepare, model = PrepareConfig(), PocoConfig()
     num_units = math.ceil(config.units / config.sessions)
     num_frames = int(config.data_bytes / FLOAT_BYTES / num_units / config.sessions)
@@ -301,7 +301,7 @@ def goodput(every_s: float, stall_s: float, recovery_s: float, between_s: float)
 
 
 def _limits(config: PlanConfig, plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each part has to bear, over what it can: the largest gives way first."""
+    """The load on each part, relative to what it can bear: the part with the largest gives way first."""
 
     def row(part: str, load: float, words: str) -> dict[str, Any]:
         return {"part": part, "load": load, "words": words}

@@ -18,7 +18,7 @@ _TITLES = {
 
 
 def line(rows: Rows) -> str:
-    """What was just measured, in a line."""
+    """A line that says what was just measured."""
     row = rows[0]
     if row["what"] == "many-sessions":
         return f"{row['sessions']:,} sessions: {row['phase']} {row['seconds']:,.1f} s"

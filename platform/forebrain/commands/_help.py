@@ -34,7 +34,7 @@ _LONGEST_CHOICE = 40
 
 
 def overview() -> str:
-    """What `forebrain --help` says."""
+    """The text of `forebrain --help`."""
     lines = ["usage: forebrain COMMAND [options]", "", "Forecast brain activity."]
     for title, commands in COMMANDS.items():
         lines += ["", f"{title}:", *(_row(name, summary, 23) for name, summary in commands.items())]
@@ -47,7 +47,7 @@ def overview() -> str:
 
 
 def actions(word: str) -> str:
-    """What is said of a word that several commands begin with, such as `live`; empty for another."""
+    """The help of a word that several commands begin with, such as `live`; empty for another."""
     found = {name: summary for name, summary in SUMMARIES.items() if name.startswith(f"{word} ")}
     if not found:
         return ""
@@ -172,7 +172,7 @@ def _described(option: Option, others: list[str], whole: bool) -> tuple[str, str
 
 
 def _metavar(option: Option) -> str:
-    """What stands for an option's value; nothing where it may stand alone."""
+    """The word for an option's value in a usage line; empty where the option may stand alone."""
     alternatives = [each for each in get_args(option.type) or () if each is not type(None)]
     hint = option.type
     if alternatives and get_origin(hint) not in (list, dict, Literal):

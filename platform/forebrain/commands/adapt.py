@@ -55,7 +55,7 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Config:
-    """What to adapt to what.
+    """The model to adapt, and the recording.
 
     Attributes:
         model: name, name@3 or name@alias of a published model; or a run folder, with a / in it.

@@ -56,7 +56,7 @@ complete -o default -F _forebrain forebrain
 
 @dataclass(frozen=True)
 class Config:
-    """Which shell.
+    """The shell.
 
     Attributes:
         shell: bash or zsh.

@@ -69,7 +69,7 @@ LEAST_OPEN_FILES = 4096
 
 @dataclass(frozen=True)
 class Config:
-    """What to look at besides this machine.
+    """The places to look at besides this machine.
 
     Attributes:
         storage: where runs, shards or models are to lie; a small file is written there, read and removed.
@@ -178,7 +178,7 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _limits() -> Iterator[Finding]:
-    """What Ray suffers from when there is too little."""
+    """Findings about the resources that Ray suffers from when there is too little."""
     if not _has("ray"):
         return
     shm = Path("/dev/shm")
@@ -231,7 +231,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _unmet(requirement: Requirement, extra: str) -> str | None:
-    """What is wrong with a requirement of the core (extra "") or of one extra; None if nothing is."""
+    """The fault of a requirement of the core (extra "") or of one extra; None if there is none."""
     marker = requirement.marker
     is_core = marker is None or marker.evaluate({"extra": ""})
     if is_core != (extra == "") or (marker is not None and not marker.evaluate({"extra": extra})):
@@ -286,7 +286,7 @@ def _cluster(address: str | None) -> Iterator[Finding]:
 
 
 def _submission(address: str) -> list[Finding]:
-    """Of the address that jobs are submitted to."""
+    """Findings about the address that jobs are submitted to."""
     from ray.job_submission import JobSubmissionClient
 
     JobSubmissionClient(address)  # asks the cluster for its version, with the token
@@ -294,7 +294,7 @@ def _submission(address: str) -> list[Finding]:
 
 
 def _nodes(address: str) -> list[Finding]:
-    """Of a cluster that this process joins."""
+    """Findings about a cluster that this process joins."""
     quiet_ray()
     import ray
 

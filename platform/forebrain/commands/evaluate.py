@@ -19,7 +19,7 @@ from forebrain_registry.storage import Folder
 
 @dataclass(frozen=True)
 class Config:
-    """What to evaluate.
+    """The runs to evaluate.
 
     Attributes:
         run: run folders, each the --out of `forebrain pretrain`. Of one, what is found is written into it.

@@ -18,7 +18,7 @@ from forebrain_registry.storage import Folder
 
 @dataclass(frozen=True)
 class Config:
-    """What to forecast.
+    """The recording to forecast.
 
     Attributes:
         adapted: the --out of `forebrain adapt`.

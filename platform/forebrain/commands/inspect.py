@@ -22,7 +22,7 @@ ALIASES = {"--recordings": "--recording"}  # as scripts have it
 
 @dataclass(frozen=True)
 class Config:
-    """What to look at.
+    """The recordings to look at.
 
     Attributes:
         recording: files and folders of recordings, addresses (https, dandi:000NNN/PATH), or

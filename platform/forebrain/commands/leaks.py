@@ -18,7 +18,7 @@ ALIASES = {"--recordings": "--recording", "--csv": "--out"}  # as scripts have i
 
 @dataclass(frozen=True)
 class Config:
-    """What to measure on.
+    """The recordings to measure on.
 
     Attributes:
         recording: files and folders of recordings, or sim://default.

@@ -33,7 +33,7 @@ OPTIMISER_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Config:
-    """What to check.
+    """The fixtures to check.
 
     Attributes:
         folder: fixtures, <name>.json beside <name>.npz.
@@ -183,7 +183,7 @@ class _Fixture:
         return forms
 
     def output_error(self, prefix: str, form: Model) -> float:
-        """Of forecasts of whole batches and of their windows one by one."""
+        """The largest error of forecasts of whole batches and of their windows one by one."""
         inputs = self.inputs()
         with torch.no_grad():
             together = form.forecast(inputs)

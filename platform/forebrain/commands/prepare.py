@@ -25,7 +25,7 @@ WINDOW_FRAMES = 64  # the published window: context 48, horizon 16
 
 @dataclass(frozen=True)
 class Config:
-    """What to prepare.
+    """The recordings to prepare.
 
     Attributes:
         recording: files and folders of recordings, or sim://default?seed=0 for simulated ones.

@@ -48,7 +48,7 @@ class Config(PretrainConfig):
     licence: str = PublishConfig.licence
 
     def of_run(self) -> PretrainConfig:
-        """What makes the run."""
+        """The config of the run itself."""
         return PretrainConfig(
             **{item.name: getattr(self, item.name) for item in dataclasses.fields(PretrainConfig)}
         )

@@ -1,4 +1,4 @@
-"""What a registry holds: `forebrain registry` is the light client `forebrain-registry` by another name."""
+"""Contents of a registry: `forebrain registry` is the light client `forebrain-registry` by another name."""
 
 from __future__ import annotations
 

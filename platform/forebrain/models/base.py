@@ -137,7 +137,7 @@ class SessionInput:
 
 @dataclass(frozen=True)
 class SessionTarget:
-    """What came after the windows of one session, and the weight of its errors.
+    """The frames that came after the windows of one session, and the weights of their errors.
 
     Attributes:
         frames: [B, H, M], z-scored.
@@ -177,7 +177,7 @@ class SessionTarget:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What every model's config says; a model's own adds its name and sizes.
+    """The settings that all models share; a model's own config adds its name and sizes.
 
     Attributes:
         name: the model's name in the registry of models.

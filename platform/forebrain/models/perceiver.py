@@ -75,7 +75,7 @@ class DecoderAttention(CrossAttention):
     """Units read the latents. Values are not rotated."""
 
     def forward(self, units: Tensor, latents: Tensor, at: Rotation, latents_at: Rotation) -> Tensor:
-        """What units [n, d] read of latents [B, K, d]: [B, n, d]; rotations [1, h] and [K, h]."""
+        """The update [B, n, d] of units [n, d] that read latents [B, K, d]; rotations [1, h] and [K, h]."""
         scores, values = self.scores(self.query(units, at), latents, latents_at)
         return self.to_out(scores.softmax(dim=-1) @ values)
 

@@ -146,7 +146,7 @@ class Gram:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What has a strength: `level`, `own`, and each common block."""
+        """The groups of features that have a strength: `level`, `own`, and each common block."""
         return ("level", "own", *self.widths)
 
 
@@ -217,7 +217,7 @@ def solve_units(gram: Gram, strengths: Strengths) -> tuple[np.ndarray, np.ndarra
 
 
 def squared_error(gram: Gram, own: np.ndarray, common: np.ndarray) -> float:
-    """What is left of a Gram's residuals once the weights of `solve_units` have forecast them."""
+    """The sum of squares left of a Gram's residuals once the weights of `solve_units` have forecast them."""
     width = own.shape[1]
     squares = gram.squares + np.sum(own * (gram.own[:, :, :width] @ own - 2 * gram.own[:, :, width:]))
     if common.any():

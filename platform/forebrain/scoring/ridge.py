@@ -61,7 +61,7 @@ MoreFeatures = Callable[[np.ndarray], Sequence[FeatureBlock]]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What must be known of a session to form the features of its windows.
+    """Properties of a session that the features of its windows are formed with.
 
     Attributes:
         loadings: float32 [N, k], of the population's components.
@@ -77,7 +77,7 @@ class Features:
 
     @classmethod
     def unbounded(cls, loadings: np.ndarray) -> Self:
-        """For frames all of which are seen now."""
+        """Features without bounds, for frames all of which are seen now."""
         low, high, spread = (np.full(len(loadings), bound, np.float32) for bound in (-np.inf, np.inf, np.inf))
         return cls(loadings, low, high, spread)
 
@@ -116,7 +116,7 @@ def change_lags(context: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """What regressions of one session add to a base forecast.
+    """Regressions of one session, whose forecasts are added to a base forecast.
 
     Attributes:
         features: of the session.
@@ -135,7 +135,7 @@ class Head:
         return base + self.correction(context, more)
 
     def correction(self, context: np.ndarray, more: Sequence[FeatureBlock] = ()) -> np.ndarray:
-        """What is added to forecasts; less in windows wilder than any that was seen.
+        """The correction that is added to forecasts; less in windows wilder than any that was seen.
 
         Args:
             context: float32 [B, C, N], normalised.
@@ -181,7 +181,7 @@ class Head:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], where: str) -> Self:
-        """What `arrays` gave.
+        """The head whose `arrays` these are.
 
         Args:
             arrays: by name.
@@ -410,7 +410,7 @@ class _Sample:
 
     @classmethod
     def of(cls, batches: Iterator[_Batch], loadings: np.ndarray, units: np.ndarray) -> Self | None:
-        """What is kept of all windows; None where there are none."""
+        """The quantities kept of all windows; None where there are none."""
         unbounded = Features.unbounded(loadings)
         low, high = np.full(len(loadings), np.inf), np.full(len(loadings), -np.inf)
         spread = np.full(len(loadings), TRUSTED_SPREAD)
@@ -448,7 +448,7 @@ class _Sample:
         return Gram.of(self.past[chosen], self.residual[chosen], self._common(chosen))
 
     def predict(self, weights: Weights, chosen: np.ndarray) -> np.ndarray:
-        """What weights add to the forecasts of some windows."""
+        """The correction by weights that is added to the forecasts of some windows."""
         return weights.predict(self.past[chosen], self._common(chosen))
 
     def _common(self, chosen: np.ndarray) -> list[FeatureBlock]:

@@ -113,7 +113,7 @@ class Stack:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], where: str) -> Self:
-        """What `arrays` gave; the same bits in forecasts.
+        """The stack whose `arrays` these are; its forecasts have the same bits.
 
         Args:
             arrays: by name.

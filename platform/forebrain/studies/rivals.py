@@ -1,5 +1,4 @@
-"""What a recording can do for itself in closed form, beside copy, mean and linear, and where its noise ends
-it.
+"""Closed-form forecasts from a recording alone, beside copy, mean and linear, and its noise ceiling.
 
     forebrain study rivals --recording PATH... --out DIR
 
@@ -41,7 +40,7 @@ PAIRS = (("own", "linear"), ("ridge", "own"), ("ridge", "linear"), ("rolled", "o
 
 @dataclass(frozen=True)
 class RivalsConfig:
-    """What a recording can do for itself.
+    """The recordings of the study, and how they are scored.
 
     Attributes:
         recording: files and folders, of any data sets.

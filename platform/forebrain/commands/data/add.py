@@ -15,7 +15,7 @@ POSITIONAL = "name"
 
 @dataclass(frozen=True)
 class Config:
-    """What to add.
+    """The recording to add.
 
     Attributes:
         name: in the catalogue.

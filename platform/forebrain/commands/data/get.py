@@ -19,7 +19,7 @@ POSITIONAL = "name"
 
 @dataclass(frozen=True)
 class Config:
-    """What to download.
+    """The recordings to download.
 
     Attributes:
         name: names in the catalogue, see `forebrain data list`, or addresses.

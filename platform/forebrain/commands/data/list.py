@@ -12,7 +12,7 @@ from forebrain.sessions.catalogue import catalogue
 
 @dataclass(frozen=True)
 class Config:
-    """Nothing is asked."""
+    """No options."""
 
 
 def run(config: Config, console: Console) -> int:

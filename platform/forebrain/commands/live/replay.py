@@ -26,7 +26,7 @@ from forebrain.shards.recordings import find_all, open_any
 
 @dataclass(frozen=True)
 class Config:
-    """What to play, where to, and how late a forecast may be.
+    """The recording to play, where to, and how late a forecast may be.
 
     Attributes:
         recording: file with one session; not given, noise of as many units as the forecaster expects.

@@ -35,7 +35,7 @@ REHEARSALS = 20  # first calls are slow; after these a forecast takes as long as
 
 @dataclass(frozen=True)
 class Config:
-    """What to serve, and where.
+    """The model to serve, and where.
 
     Attributes:
         adapted: folder of an adaptation, the --out of `forebrain adapt`.

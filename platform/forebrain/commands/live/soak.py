@@ -25,7 +25,7 @@ MAX_LATE_S = 1.0  # at the end: a clock that drifts is late by more, a busy mach
 
 @dataclass(frozen=True)
 class Config:
-    """How long to soak which model.
+    """The model to soak, and for how long.
 
     Attributes:
         units: of the untrained model.

@@ -15,7 +15,7 @@ from forebrain.studies.embeddings import analyse_embeddings
 
 @dataclass(frozen=True)
 class Config:
-    """What to analyse.
+    """The run to analyse.
 
     Attributes:
         run: the run folder, the --out of `forebrain pretrain`.
