@@ -217,11 +217,15 @@ class _Summed(torch.autograd.Function):
         return worker.units.meet(worker.worker, grad, lambda each: each.sum(dim=0)), None
 
 
-@pytest.mark.parametrize(
-    "form", [FORMS["blockwise"], FORMS["train"], FORMS["adapt"]], ids=lambda f: f.purpose
-)
-@pytest.mark.parametrize("config", [POCOS["poco"], POCOS["relative"]], ids=["poco", "relative"])
-def test_a_session_that_is_split_over_workers_is_one_session(form: Form, config: PocoConfig) -> None:
+SPLIT = [
+    *((name, POCOS[case]) for name in ("blockwise", "train", "adapt") for case in ("poco", "relative")),
+    *(("blockwise", config) for config in OTHERS.values() if config.splits_units),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), SPLIT)
+def test_a_session_that_is_split_over_workers_is_one_session(name: str, config: ModelConfig) -> None:
+    form = FORMS[name]
     model = build(config).double()
     (whole,) = double(batch(model, [(3, 7)]))
     (target,) = targets_of([whole], config.horizon)
@@ -254,9 +258,9 @@ def test_a_session_that_is_split_over_workers_is_one_session(form: Form, config:
     close([torch.cat([results[0][0], results[1][0]], dim=2)], [forecasts])
     of_units = torch.cat([results[worker][1]["0.unit"] for worker in range(2)])
     close([of_units], [wanted["0.unit"]], 1e-8)
-    for name in {*wanted} - {"0.unit"}:
-        if not (form.is_frozen and not name.startswith("0.")):
-            close([results[0][1][name] + results[1][1][name]], [wanted[name]], 1e-8)
+    for of in {*wanted} - {"0.unit"}:
+        if not (form.is_frozen and not of.startswith("0.")):
+            close([results[0][1][of] + results[1][1][of]], [wanted[of]], 1e-8)
 
 
 @pytest.mark.parametrize(("form", "config"), CASES)
