@@ -276,8 +276,12 @@ def _choose_of_units(
         return known[key]
 
     names = [name for name in strengths if name != "level"]
-    for name in (*names, names[0]):
+    for name in names:
         strengths = min(({**strengths, name: value} for value in STRENGTHS), key=error)
+    # The first was chosen without the others: once more, among its neighbours.
+    place = STRENGTHS.index(strengths[names[0]])
+    near = STRENGTHS[max(0, place - 1) : place + 2]
+    strengths = min(({**strengths, names[0]: value} for value in near), key=error)
     return strengths, error(strengths)
 
 

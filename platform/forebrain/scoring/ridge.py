@@ -48,7 +48,7 @@ TRUSTED_SPREAD = 3.0
 # that choices are made by, units whose sums are held at once. A session has MIN_WINDOWS whatever its size.
 MAX_ROWS = 1 << 20
 MAX_CHOICE_ROWS = 1 << 18
-CHOICE_UNITS = 64
+CHOICE_UNITS = 48
 UNITS_AT_ONCE = 16_384
 MIN_WINDOWS = 512
 BATCH_ROWS = 1 << 17
