@@ -212,12 +212,12 @@ def test_an_endpoint_without_a_scheme_is_one_line_that_says_so(monkeypatch: pyte
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("given", ["lab//models", "lab/models/", "/lab/./models//"])
+@pytest.mark.parametrize("given", ["one//form", "one/form/", "/one/./form//"])
 def test_an_address_in_an_object_store_has_one_form(s3_bucket: str, given: str) -> None:
     folder = Folder(f"{s3_bucket}/{given}")
-    assert folder.uri == f"{s3_bucket}/lab/models"
+    assert folder.uri == f"{s3_bucket}/one/form"
     folder.write("here", given.encode())
-    assert Folder(f"{s3_bucket}/lab/models").read("here") == given.encode()
+    assert Folder(f"{s3_bucket}/one/form").read("here") == given.encode()
     assert folder.names() == ["here"] and list(folder.files()) == ["here"]
 
 
