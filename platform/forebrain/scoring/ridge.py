@@ -305,7 +305,7 @@ def fit_head(
     if loadings is None:
         loadings = principal_components(source, session)
     if choice_units is None:
-        choice_units = np.unique(np.linspace(0, num_units - 1, min(num_units, CHOICE_UNITS)).astype(int))
+        choice_units = spread_evenly(num_units)
 
     known: list[np.ndarray] = []  # forecasts of the base, where the sums of all units are held at once
 
@@ -453,6 +453,11 @@ class _Sample:
 
     def _common(self, chosen: np.ndarray) -> list[FeatureBlock]:
         return [FeatureBlock(block.name, block.values[chosen]) for block in self.common]
+
+
+def spread_evenly(num_units: int) -> np.ndarray:
+    """The units that choices are made by: all, or CHOICE_UNITS of them."""
+    return np.unique(np.linspace(0, num_units - 1, min(num_units, CHOICE_UNITS)).astype(int))
 
 
 def read_windows(

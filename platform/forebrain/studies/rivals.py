@@ -26,7 +26,7 @@ from forebrain.scoring.metrics import Scores
 from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import paired_difference
 from forebrain.scoring.protocols import PARTS, ProtocolName, part_ranges
-from forebrain.scoring.ridge import HeadFit, fit_head, principal_components
+from forebrain.scoring.ridge import HeadFit, fit_head, principal_components, spread_evenly
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
@@ -145,7 +145,7 @@ def score_rolled(session: Session, config: RivalsConfig, linear: Forecaster) -> 
     plain = SessionWindows(session, config.protocol, config.context, config.horizon)
     components = principal_components(plain)
     loadings = np.concatenate([np.zeros_like(components), components])
-    fit = fit_head(windows, linear, loadings=loadings, choice_units=np.arange(num_units))
+    fit = fit_head(windows, linear, loadings=loadings, choice_units=spread_evenly(num_units))
     test = evaluate(
         {"rolled": fit.forecaster(linear)}, windows, "test", windows_per_session=config.windows_per_session,
         seed=config.seed, as_scored=lambda _, values: values[..., :num_units],
