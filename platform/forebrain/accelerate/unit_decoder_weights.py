@@ -40,10 +40,6 @@ class DecoderWeights(NamedTuple):
             return self
         return DecoderWeights.named([tensor.to(dtype) for tensor in self.flat])
 
-    def no_gradients(self) -> DecoderWeights:
-        """The gradients of frozen weights: None for each."""
-        return DecoderWeights.named([None] * len(self.flat))
-
     @property
     def flat(self) -> tuple[Tensor, ...]:
         """The weights in the order in which autograd passes them."""

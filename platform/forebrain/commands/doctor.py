@@ -333,7 +333,7 @@ def _storage(uri: str) -> Iterator[Finding]:
         read = time.perf_counter()
         listed = name in folder.names()
         folder.remove(name)
-        refused = _refuses_second(folder, f"{name}-conditional")
+        refused = folder.refuses_second()
         if not existed:
             folder.remove_if_empty()
     except (ConfigError, StorageError, OSError) as error:
@@ -363,18 +363,6 @@ def _storage(uri: str) -> Iterator[Finding]:
             "not for the model registry, and two drivers on one run could lose a checkpoint",
             "Use a folder, AWS S3, SeaweedFS, MinIO or another store that honours them.",
         )
-
-
-def _refuses_second(folder: Folder, name: str) -> bool:
-    try:
-        folder.create(name, b"first")
-        try:
-            folder.create(name, b"second")
-        except FileExistsError:
-            return True
-        return False
-    finally:
-        folder.remove(name)
 
 
 def _jobs() -> Iterator[Finding]:
