@@ -41,7 +41,8 @@ def forecast_traces(
         path: a PNG file.
         unit_names: of all units of the session; None numbers them.
     """
-    scores, explained = example.unit_scores(model), example.unit_explained(model)
+    of_units = example.unit_scores(model)
+    scores, explained = of_units.score, of_units.r2
     shown = _even_quantiles(np.where(np.isfinite(scores), explained, np.nan), _NUM_TRACES)
     context, horizon, rate_hz = example.context, example.horizon, example.session.rate_hz
     now = np.arange(context - 1, context - 1 + len(example.forecasts[model]), horizon + max(4, horizon // 2))
@@ -103,8 +104,8 @@ def population_raster(
 ) -> Path:
     """Heat maps: what the population did, what the model forecast `step` frames before, and the difference.
 
-    Units are centred and scaled by what happened in the stretch, alike in all maps, and ordered by their
-    part in its first principal component.
+    Units are centred and scaled by what happened in the stretch, alike in all maps, and ordered by the
+    variance that the forecast explains, best on top.
 
     Args:
         example: the stretch.
@@ -119,7 +120,8 @@ def population_raster(
     scale = np.where(np.ptp(example.activity, axis=0) > 0, scale, 1)
     truth = (example.targets()[:, step - 1] - mean) / scale
     forecast = (example.forecasts[model][:, step - 1] - mean) / scale
-    order = _by_first_component(truth)
+    explained = example.unit_scores(model).r2
+    order = np.argsort(-np.nan_to_num(explained, nan=-np.inf), kind="stable")
     rate_hz = example.session.rate_hz
     to_time, unit_of_time = plotting.time_scale(rate_hz)
     first = example.first_frame + example.context + step - 1
@@ -147,7 +149,7 @@ def population_raster(
         else:
             named = [unit_names[example.units[unit]] for unit in order]
             axes.set_yticks(np.arange(len(order)) + 0.5, named, fontsize=min(8, 110 / len(order)))
-    figure.supylabel(f"{len(order)} units, in the order of the first principal component", fontsize=9.5)
+    figure.supylabel(f"{len(order)} units, by explained variance (R²), best on top", fontsize=9.5)
     panels[-1].set_xlabel(f"time in the recording ({unit_of_time})")
     bar = figure.colorbar(image, ax=panels, shrink=0.6, aspect=30, pad=0.015, extend="both")
     bar.set_label("standard deviations of this stretch", fontsize=9)
@@ -392,9 +394,3 @@ def _even_quantiles(scores: np.ndarray, count: int) -> np.ndarray:
     ranked = np.argsort(scores)[: np.count_nonzero(np.isfinite(scores))]
     positions = np.linspace(0, len(ranked) - 1, min(count, len(ranked)))
     return ranked[positions.round().astype(int)]
-
-
-def _by_first_component(activity: np.ndarray) -> np.ndarray:
-    """Orders units by their part in the first principal component of activity [T, N]."""
-    _, _, components = np.linalg.svd(activity - activity.mean(axis=0), full_matrices=False)
-    return np.argsort(components[0])
