@@ -34,6 +34,9 @@ LEAST: dict[str, list[str]] = {
     "adapt": ["--model", "m", "--recording", "a.npz", "--out", "o"],
     "forecast": ["--adapted", "a", "--recording", "a.npz"],
     "live serve": ["--adapted", "a"],
+    "page registry": ["r", "--out", "o"],
+    "page runs": ["r", "--out", "o"],
+    "page adapted": ["a", "--out", "o"],
     "study ablate": ["--pretrain.data", "d", "--pretrain.out", "o", "--variants", "{a: {seed: 1}}"],
     "study scale": ["--pretrain.data", "d", "--pretrain.out", "o", "--axis", "units", "--sizes", "1"],
     "study embeddings": ["--run", "r"],
@@ -51,7 +54,7 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["", *OWN, "live", "study", "data"])
+@pytest.mark.parametrize("name", ["", *OWN, "live", "page", "study", "data"])
 def test_help_fits_a_screen(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(capsys, *name.split(), "--help").splitlines()
     assert len(lines) <= LINES and max(map(len, lines)) <= COLUMNS, (len(lines), max(map(len, lines)))
