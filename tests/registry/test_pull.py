@@ -297,6 +297,7 @@ def test_a_kill_as_the_record_is_written_leaves_nothing_in_the_version_s_folder(
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "config",
+        "hub.yaml",
         "model.safetensors",
         "version.json",
     ]
@@ -309,6 +310,7 @@ def test_only_what_the_record_names_is_exported(published: Registry, tmp_path: P
     assert sorted(path.name for path in out.rglob("*")) == [
         "README.md",
         "config",
+        "hub.yaml",
         "model.safetensors",
         "model.yaml",
         "version.json",

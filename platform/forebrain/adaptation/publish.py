@@ -34,7 +34,8 @@ from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version, publish
-from forebrain_registry.records import WEIGHTS, check_name
+from forebrain_registry.card import make_card
+from forebrain_registry.records import CARD, PICTURE, WEIGHTS, check_name
 
 INTERFACES = "interfaces.safetensors"
 
@@ -92,13 +93,17 @@ def publish_run(config: PublishConfig) -> tuple[Version, bool]:
         run_id=run_id(trained),
         code_version=code_version(),
     )
-    metadata = dataclasses.replace(metadata, summary=config.summary or _summary(metadata))
+    pictures = _picture(run, trained)
+    # The card says in sentences what a summary made of the metadata says.
+    told = dataclasses.replace(metadata, summary=config.summary or "")
+    card = make_card(config.name, told, PICTURE if pictures else None)
+    files = {WEIGHTS: weights, START: fit_start(trained, windows).save(), CARD: card.encode(), **pictures}
     with _registry_errors():
         version = publish(
             registry,
             config.name,
-            {WEIGHTS: weights, START: fit_start(trained, windows).save()},
-            metadata,
+            files,
+            dataclasses.replace(metadata, summary=config.summary or _summary(metadata)),
             {INTERFACES: _interfaces(trained, windows)},
         )
     return version, False
@@ -180,6 +185,14 @@ def _scores(run: RunFolder, trained: TrainedModel, windows: ShardWindows) -> dic
     limit = None if config.evaluation.full else WINDOWS_PER_SESSION
     parts = score_parts(trained, windows, with_baselines(trained, windows), limit, Console(quiet=True))
     return {part: evaluation.result(config.model.title) for part, evaluation in parts.items()}
+
+
+def _picture(run: RunFolder, trained: TrainedModel) -> dict[str, bytes]:
+    """The picture of forecasts that the run drew of this checkpoint, where it did."""
+    path = "evaluation/test/forecast_traces.png"
+    if (run.read_result() or {}).get("best_step") != trained.checkpoint.step or not run.folder.exists(path):
+        return {}
+    return {PICTURE: run.folder.read(path)}
 
 
 def _metrics(scores: Mapping[str, Any]) -> Iterator[Metric]:

@@ -15,14 +15,15 @@ from markupsafe import Markup
 
 from forebrain.errors import ForebrainError
 from forebrain.pages import charts
-from forebrain.pages.build import write_page
+from forebrain.pages.build import picture, write_page
 from forebrain.scoring.baselines import BASELINES
 from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version
-from forebrain_registry.records import CARD
+from forebrain_registry.records import CARD, PICTURE
 
 PAGE = "index.html"
 _MAX_CARD_CHARS = 6_000
-_MAX_CARD_BYTES = 2**20
+_MAX_FILE_BYTES = 4 * 2**20
+_PICTURE_BYTES, _MOST_PICTURE_BYTES, _LEAST_PICTURE_BYTES = 900_000, 90_000, 12_000
 _MODEL, _LINEAR, _MEAN, _COPY = "#0072b2", "#4d4d4d", "#ababab", "#8c8c8c"
 _COLOURS = dict(zip(("model", *BASELINES), (_MODEL, _COPY, _MEAN, _LINEAR), strict=True))
 
@@ -36,6 +37,7 @@ class Entry:
         versions: all, the newest first, with their aliases and why they are deprecated.
         lineage: references to what it was made from, the nearest first.
         card: HTML.
+        picture: of its forecasts, as the address of an image within the page; "" for none.
         animals: positions in the catalogue's list of animals, of all versions together.
     """
 
@@ -43,6 +45,7 @@ class Entry:
     versions: tuple[tuple[Version, tuple[str, ...], str | None], ...]
     lineage: tuple[str, ...]
     card: Markup
+    picture: str
     animals: tuple[int, ...]
 
     @property
@@ -166,8 +169,23 @@ def entries_of(registry: Registry, animals: dict[tuple[str, str, str], int]) -> 
             ),
             lineage=tuple(_lineage(newest, by_name)),
             card=card_of(registry, newest),
+            picture=picture_of(registry, newest, min(_MOST_PICTURE_BYTES, _PICTURE_BYTES // len(everything))),
             animals=tuple(sorted(animals.setdefault(animal, len(animals)) for animal in seen)),
         )
+
+
+def picture_of(registry: Registry, version: Version, allowance: int) -> str:
+    """The picture of a version's forecasts, where it has one and there is room for it."""
+    stored = next((each for each in version.record.files if each.path == PICTURE), None)
+    content = bytearray()
+    if stored is None or stored.size_bytes > _MAX_FILE_BYTES or allowance < _LEAST_PICTURE_BYTES:
+        return ""
+    if registry.blob_problem(stored, content.extend):
+        return ""
+    try:
+        return picture(bytes(content), allowance)
+    except (OSError, ValueError):  # no picture, whatever its name says
+        return ""
 
 
 def card_of(registry: Registry, version: Version) -> Markup:
@@ -175,7 +193,7 @@ def card_of(registry: Registry, version: Version) -> Markup:
     stored = next((each for each in version.record.files if each.path == CARD), None)
     if stored is None:
         return Markup("<p>It has no card.</p>")
-    if stored.size_bytes > _MAX_CARD_BYTES:
+    if stored.size_bytes > _MAX_FILE_BYTES:
         return Markup("<p>Its card is too long to be shown here.</p>")
     content = bytearray()
     if problem := registry.blob_problem(stored, content.extend):
@@ -184,7 +202,8 @@ def card_of(registry: Registry, version: Version) -> Markup:
     if len(text) > _MAX_CARD_CHARS:
         text = f"{text[:_MAX_CARD_CHARS]}\n\n*and {len(text) - _MAX_CARD_CHARS:,} characters more*"
     # The card is written by whoever publishes. No image of it is fetched, no tag of it is a tag.
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    reader.add_render_rule("image", lambda *given: "")
     return Markup(reader.render(text))
 
 
