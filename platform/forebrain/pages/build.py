@@ -22,6 +22,7 @@ from forebrain.errors import ConfigError
 from forebrain_registry.storage import Folder
 
 # Widths in pixels, and qualities of WebP, that a picture is tried at until it is small enough.
+_MAX_PIXELS = 40_000_000
 _SIZES = ((1400, 80), (1100, 75), (860, 70), (640, 65), (480, 60), (360, 50), (260, 40))
 
 
@@ -64,11 +65,20 @@ def picture(data: bytes, max_bytes: int) -> str:
     Args:
         data: PNG or another format that Pillow reads.
         max_bytes: it is made smaller until it takes no more, or is 260 pixels wide.
+
+    Raises:
+        OSError: it is no picture.
+        ValueError: it is too large to be one of ours.
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as opened:
-        whole = opened.convert("RGB")
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.width * opened.height > _MAX_PIXELS:
+                raise ValueError(f"a picture of {opened.width} x {opened.height} pixels")
+            whole = opened.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
     encoded = b""
     for width, quality in _SIZES:
         if whole.width < width and encoded:
