@@ -18,6 +18,7 @@ from forebrain.sessions.session import Range
 
 PROTOCOLS = ("chronological", "poco", "zapbench")
 ProtocolName = Literal["chronological", "poco", "zapbench"]
+DEFAULT: ProtocolName = "chronological"
 # `held_out`: of sessions or conditions that training saw nothing of.
 Part = Literal["train", "validation", "test", "held_out"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
@@ -93,6 +94,17 @@ def intersect(ranges: list[Range], segments: list[Range]) -> list[Range]:
     """The non-empty overlaps of two ordered lists of ranges."""
     overlaps = ((max(a, c), min(b, d)) for a, b in ranges for c, d in segments)
     return [(start, stop) for start, stop in overlaps if start < stop]
+
+
+def least_frames(context: int, horizon: int) -> int:
+    """The frames of the shortest unbroken session with a window in each part of protocol `chronological`."""
+    length = context + horizon
+    enough = (frames for frames in itertools.count(length) if frames - int(frames * 0.8) >= length)
+    return next(
+        frames
+        for frames in enough
+        if windows_of(DEFAULT, "validation", frames, [(0, frames)], context, horizon).count
+    )
 
 
 @dataclass(frozen=True)
