@@ -37,14 +37,14 @@ def test_explained_variance_is_low_for_a_constant_forecast_of_noise_and_high_for
     noise = ArrayWindows([session], "chronological", C, H)
     constant = make_example({"model": lambda _, context: 0 * context[:, -H:]}, noise, 0, "test")
     units = constant.unit_scores("model")
-    assert (units.score > 0.4).all() and (units.r2 < 0.05).all()
+    assert (units.score > 0.4).all() and (units.explained < 0.05).all()
     smooth = make_example(
         fit_baselines(ArrayWindows([walk(0)], "chronological", C, H)),
         ArrayWindows([walk(0)], "chronological", C, H),
         0,
         "test",
     )
-    assert (smooth.unit_scores("linear").r2 > 0.3).all()
+    assert (smooth.unit_scores("linear").explained > 0.3).all()
 
 
 def test_scores_of_an_example_are_those_of_its_windows(walk) -> None:

@@ -200,6 +200,8 @@ def _metrics(scores: Mapping[str, Any]) -> Iterator[Metric]:
     for part, block in scores.items():
         for name in ("score", "mse", "mae", "correlation"):
             yield from _metric(name, name, block, part)
+        if block.get("r2") is not None:
+            yield Metric("R2", block["r2"], split=part)
         for baseline in BASELINES:
             yield from _metric(f"score of {baseline}", "score", block["baselines"][baseline], part)
         if len(block["by_dataset"]) > 1:

@@ -42,7 +42,7 @@ def forecast_traces(
         unit_names: of all units of the session; None numbers them.
     """
     of_units = example.unit_scores(model)
-    scores, explained = of_units.score, of_units.r2
+    scores, explained = of_units.score, of_units.explained
     shown = _even_quantiles(np.where(np.isfinite(scores), explained, np.nan), _NUM_TRACES)
     context, horizon, rate_hz = example.context, example.horizon, example.session.rate_hz
     now = np.arange(context - 1, context - 1 + len(example.forecasts[model]), horizon + max(4, horizon // 2))
@@ -72,7 +72,7 @@ def forecast_traces(
     axes.set_yticks(
         range(len(shown)),
         [
-            f"{names[example.units[unit]]}\nR² {explained[unit]:.2f}, score {scores[unit]:.2f}"
+            f"{names[example.units[unit]]}\nexplained {explained[unit]:.2f}, score {scores[unit]:.2f}"
             for unit in shown
         ],
     )
@@ -85,7 +85,7 @@ def forecast_traces(
         axes,
         f"{example.session.id}, {example.part}",
         f"forecasts of the next {plotting.duration(horizon, rate_hz)} from each dot on; "
-        f"{len(shown)} of {len(scores)} units, at even quantiles of explained variance (R²), best on top",
+        f"{len(shown)} of {len(scores)} units, at even quantiles of explained variance, best on top",
     )
     plotting.legend(
         figure,
@@ -120,7 +120,7 @@ def population_raster(
     scale = np.where(np.ptp(example.activity, axis=0) > 0, scale, 1)
     truth = (example.targets()[:, step - 1] - mean) / scale
     forecast = (example.forecasts[model][:, step - 1] - mean) / scale
-    explained = example.unit_scores(model).r2
+    explained = example.unit_scores(model).explained
     order = np.argsort(-np.nan_to_num(explained, nan=-np.inf), kind="stable")
     rate_hz = example.session.rate_hz
     to_time, unit_of_time = plotting.time_scale(rate_hz)
@@ -149,7 +149,7 @@ def population_raster(
         else:
             named = [unit_names[example.units[unit]] for unit in order]
             axes.set_yticks(np.arange(len(order)) + 0.5, named, fontsize=min(8, 110 / len(order)))
-    figure.supylabel(f"{len(order)} units, by explained variance (R²), best on top", fontsize=9.5)
+    figure.supylabel(f"{len(order)} units, by explained variance, best on top", fontsize=9.5)
     panels[-1].set_xlabel(f"time in the recording ({unit_of_time})")
     bar = figure.colorbar(image, ax=panels, shrink=0.6, aspect=30, pad=0.015, extend="both")
     bar.set_label("standard deviations of this stretch", fontsize=9)

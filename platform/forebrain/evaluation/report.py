@@ -69,7 +69,7 @@ def write_report(
             lines += [f"Sessions {what}: {', '.join(names)}.", ""]
     lines += [f"![{picture.stem.replace('_', ' ')}]({picture.name})\n" for picture in pictures]
     if units:
-        best = tables.best_first(units, "r2", UNITS_SHOWN)
+        best = tables.best_first(units, "explained", UNITS_SHOWN)
         made.append(replace(best, title=f"{example.session.id}, {best.title}"))
     report = folder / "report.md"
     report.write_text("\n".join(lines) + "\n" + "\n".join(table.to_markdown() for table in made))

@@ -18,7 +18,7 @@ from rich.text import Text
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation, require_baselines
 from forebrain.scoring.metrics import UNIT_QUANTILES, Scores
-from forebrain.scoring.units import TRUSTED_R2, UnitScores
+from forebrain.scoring.units import TRUSTED, UnitScores
 from forebrain.scoring.zapbench import SHOWN_STEPS, ZapbenchScores
 from forebrain.scoring.zapbench_frames import HELD_OUT
 
@@ -177,7 +177,7 @@ def by_unit(
     regions: Sequence[str] | None = None,
     positions: np.ndarray | None = None,
 ) -> Table:
-    """A row for each unit of a session: its R2 beside its noise ceiling, and the score against copy.
+    """A row for each unit of a session: the variance explained and its noise ceiling, and the score.
 
     Args:
         units: how well a forecaster does on each.
@@ -198,8 +198,9 @@ def by_unit(
     columns |= {
         name: [or_none(value) for value in values]
         for name, values in (
-            ("r2", units.r2),
+            ("explained", units.explained),
             ("noise_ceiling", units.noise_ceiling(noise_variance)),
+            ("r2", units.r2),
             ("correlation", units.correlation),
             ("score", units.score),
         )
@@ -207,8 +208,8 @@ def by_unit(
     columns["trusted_frames" if rate_hz is None else "trusted_seconds"] = trusted.tolist()
     return Table(
         name="by_unit",
-        title="single units: variance explained about the training mean (R²), its noise ceiling, "
-        f"correlation, score against copy, and how far ahead R² stays at {TRUSTED_R2} or more",
+        title="single units: explained variance and its noise ceiling, R² about the training mean, "
+        f"correlation, score against copy, and how far ahead at least {TRUSTED} is explained",
         columns=tuple(columns),
         rows=tuple(zip(*columns.values(), strict=True)),
     )

@@ -99,7 +99,7 @@ def _units(path: Path) -> Iterator[dict[str, str | float | None]]:
     if not path.exists():
         return
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    for row in sorted(rows, key=lambda row: -float(row["r2"] or "-inf")):
+    for row in sorted(rows, key=lambda row: -float(row["explained"] or "-inf")):
         yield {name: value if name in ("unit", "region") else _number(value) for name, value in row.items()}
 
 
@@ -132,7 +132,8 @@ def _by_horizon(evaluation: Evaluation, record: Mapping[str, Any]) -> Markup:
     for name in names:
         value, low, high = evaluation.summary(name).by_step("score")
         ahead = [(step + 1) / (rate_hz or 1) for step in range(len(value))]
-        band = [] if name in BASELINES else list(zip(ahead, low.tolist(), high.tolist(), strict=True))
+        is_adapted = name not in BASELINES and name == evaluation.models[0]
+        band = [] if not is_adapted else list(zip(ahead, low.tolist(), high.tolist(), strict=True))
         points = list(zip(ahead, value.tolist(), strict=True))
         lines.append(charts.Line(name, colours[name], points, band, "6 3" if name in BASELINES else ""))
     return charts.line_chart(lines, "seconds ahead" if rate_hz else "frames ahead", "score, test")

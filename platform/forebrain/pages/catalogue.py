@@ -73,8 +73,8 @@ class Entry:
     @property
     def r2(self) -> float | None:
         """Against the units' training means."""
-        own, mean = self.test("mse"), self.test("mse of mean")
-        return 1 - own.value / mean.value if own and mean and mean.value > 0 else None
+        found = self.test("R2")
+        return None if found is None else found.value
 
     def figures(self) -> list[tuple[str, list[Metric | None]]]:
         """Rows of the table of scores, by part and data set: the model's, and those of the baselines."""

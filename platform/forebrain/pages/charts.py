@@ -10,6 +10,7 @@ from typing import TypeGuard
 from markupsafe import Markup
 
 _TOP, _RIGHT, _BOTTOM = 12, 14, 42
+_FAR = 0.25  # below copy
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def line_chart(
 def dot_rows(
     rows: Sequence[tuple[str, Sequence[Dot]]], x_label: str, width: int = 620, label_width: int = 210
 ) -> Markup:
-    """A row for each label, with dots and their intervals on one scale; 0 is drawn.
+    """A row for each label, with dots and intervals on one scale; 0 is drawn, what is far below is written.
 
     Args:
         rows: from top to bottom.
@@ -107,13 +108,13 @@ def dot_rows(
         width, label_width: CSS pixels.
     """
     shown = [value for _, dots in rows for dot in dots for value in (dot.value, dot.low, dot.high)]
-    # What is far below would press all else into a line.
-    values = [max(-1.0, value) for value in shown if _is_number(value)]
-    if not values:
+    # What is far below would press all else into a line; it is written at the edge.
+    values = [value for value in shown if _is_number(value) and value > -_FAR]
+    if not any(_is_number(value) for value in shown):
         return Markup('<p class="none">nothing to draw</p>')
     step = 22
     height = _TOP + step * len(rows) + _BOTTOM
-    low, high = _margin(min(0.0, *values), max(0.0, *values))
+    low, high = _margin(min([0.0, *values]), max([0.0, *values]))
     frame = _Frame(low, high, 0, 1, label_width, _TOP, width - _RIGHT, height - _BOTTOM)
     parts = [_x_axis(frame, x_label, width, height)]
     zero = frame.x(0)
@@ -127,7 +128,7 @@ def dot_rows(
         parts.append(
             Markup(
                 '<text x="{}" y="{:.1f}" class="label" text-anchor="end">{}<title>{}</title></text>'
-            ).format(label_width - 10, y + 4, _short(label, (label_width - 10) // 6), label)
+            ).format(label_width - 10, y + 4, _short(label, (label_width - 10) // 7), label)
         )
         for dot in dots:
             if not _is_number(dot.value):
@@ -146,7 +147,12 @@ def dot_rows(
                         _series(dot.series),
                     )
                 )
-            at = frame.x(max(low, dot.value))
+            if dot.value < low:
+                parts.append(
+                    Markup('<text x="{:.1f}" y="{:.1f}">◂ {:.2f}</text>').format(frame.left, y + 4, dot.value)
+                )
+                continue
+            at = frame.x(dot.value)
             parts.append(_circle(at, y, dot.colour, dot.series, f"{label}, {dot.name}: {dot.value:.3f}"))
     return _svg(parts, width, height, x_label)
 
@@ -239,9 +245,9 @@ def _circle(x: float, y: float, colour: str, series: int | None, text: str) -> M
 
 
 def _svg(parts: Sequence[Markup], width: int, height: int, label: str) -> Markup:
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        width, height, label, Markup("").join(parts)
-    )
+    return Markup(
+        '<svg viewBox="0 0 {} {}" style="max-width: {}px" role="img" aria-label="{}">{}</svg>'
+    ).format(width, height, round(1.15 * width), label, Markup("").join(parts))
 
 
 def _series(number: int | None) -> Markup:

@@ -62,15 +62,7 @@ class Run:
     @property
     def r2(self) -> float | None:
         """Against the units' training means: the mean over sessions."""
-        if self.test is None:
-            return None
-        mean = self.test["baselines"]["mean"]["by_session"]
-        found = [
-            1 - own["mse"] / mean[name]["mse"]
-            for name, own in self.test["by_session"].items()
-            if own["mse"] is not None and mean[name]["mse"]
-        ]
-        return sum(found) / len(found) if found else None
+        return None if self.test is None else self.test.get("r2")
 
 
 def write_side_by_side(runs: Sequence[str], out: str, overwrite: bool = False) -> str:

@@ -147,8 +147,10 @@ class Evaluation:
         }
 
     def _block(self, forecaster: str) -> dict[str, Any]:
+        r2 = self.r2(forecaster)
         return {
             **self.summary(forecaster).to_json(),
+            "r2": r2 if math.isfinite(r2) else None,
             "by_session": {
                 name: {**scores.headline(), "windows_available": self.windows_available[name]}
                 for name, scores in sorted(self.scores[forecaster].items())

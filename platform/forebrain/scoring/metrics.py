@@ -14,7 +14,7 @@ Over several sessions each metric is the mean over sessions. Undefined is NaN he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -253,6 +253,7 @@ class ScoreAccumulator:
         return UnitScores.from_moments(
             error=np.stack([moments.error() for moments in self._moments]),
             copy_error=self._unit_copy_sse / count,
+            variance=pooled_variance([moments.target() for moments in self._moments]),
             spread=np.stack([moments.spread(training_mean) for moments in self._moments]),
             correlation=correlation,
         )
@@ -332,6 +333,10 @@ class _PairedMoments:
         difference = self._mean_x - self._mean_y
         return np.maximum(0, self._xx - 2 * self._xy + self._yy) / self._count + difference * difference
 
+    def target(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of y."""
+        return self._mean_y, self._yy / self._count
+
     def spread(self, level: np.ndarray) -> np.ndarray:
         """Mean square of y - level."""
         difference = self._mean_y - level
@@ -342,6 +347,13 @@ class _PairedMoments:
         scale = np.sqrt(self._xx) * np.sqrt(self._yy)
         r = np.divide(self._xy, scale, out=np.zeros_like(scale), where=scale > 0)
         return np.where(self._yy > 0, np.clip(r, -1, 1), np.nan)
+
+
+def pooled_variance(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The variance of parts of one size taken together, from the mean and variance of each."""
+    means, variances = zip(*parts, strict=True)
+    pooled: np.ndarray = np.mean(variances, axis=0) + np.var(means, axis=0)
+    return pooled
 
 
 def _score_rows(errors: np.ndarray) -> np.ndarray:

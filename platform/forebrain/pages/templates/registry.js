@@ -63,7 +63,8 @@ function show() {
     name: (a, b) => a.dataset.name.localeCompare(b.dataset.name),
     created: (a, b) => b.dataset.created.localeCompare(a.dataset.created),
   }[order];
-  byId("models").append(...models.sort((a, b) => before(a, b) || a.dataset.name.localeCompare(b.dataset.name)));
+  const leaky = (model) => model.querySelector(".leak.bad") !== null;
+  byId("models").append(...models.sort((a, b) => leaky(b) - leaky(a) || before(a, b) || a.dataset.name.localeCompare(b.dataset.name)));
 }
 
 fields.forEach((field) => field.addEventListener("input", show));
