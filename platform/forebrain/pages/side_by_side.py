@@ -213,8 +213,8 @@ def _by_horizon(runs: Sequence[Run]) -> Markup:
             continue
         steps = run.test["by_horizon"]["score"]
         ahead = range(1, 1 + len(steps["value"]))
-        few = len(runs) <= 4
-        band = list(zip(ahead, steps["low"], steps["high"], strict=True)) if few else []
+        # Bands of several runs would cover one another.
+        band = list(zip(ahead, steps["low"], steps["high"], strict=True)) if len(runs) == 1 else []
         points = list(zip(ahead, steps["value"], strict=True))
         lines.append(charts.Line(run.label, run.colour, points, band, series=number))
     first = next((run.test for run in runs if run.test is not None), None)
