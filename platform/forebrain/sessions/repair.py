@@ -369,6 +369,9 @@ def _select(
         brain_regions=names_of(session.brain_regions),
         stimulus=frames_of(_held_channels("stimulus", session.stimulus, findings)),
         behaviour=frames_of(_held_channels("behaviour", session.behaviour, findings)),
+        input_kinds={each.name: each.kind for each in session.inputs},  # as whole channels tell them
+        split=frames_of(session.split),
+        repetition=frames_of(session.repetition),
     )
 
 
