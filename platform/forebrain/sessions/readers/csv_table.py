@@ -7,6 +7,7 @@ text, values. The k-th row of a unit belongs to the k-th trial; trials are joine
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from forebrain.sessions.readers._table import _UNIT, _numbers, is_header, sessio
 from forebrain.sessions.readers._text import TextTable, is_number, look_at, plain
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MAX_HEADER_ROWS = 3
 
@@ -36,13 +40,24 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         raise RecordingError(f"{path}: no table of numbers in text.")
     if _is_trial_table(table):
         return [_read_trials(table, sidecar)]
+    frame, has_header = frame_of(table, sidecar)
+    return sessions_of_table(frame, has_header, path, sidecar)
+
+
+def frame_of(table: TextTable, sidecar: Sidecar) -> tuple[pd.DataFrame, bool]:
+    """A table in text as rows below its header, and whether it has one; without one columns are numbered.
+
+    Raises:
+        RecordingError: rows have different lengths.
+        RecordingQuestion: what signs mean cannot be told.
+    """
     rows = [[plain(field, table.decimal, table.thousands) for field in row] for row in table.rows]
     has_header = is_header(rows[0], rows[1:]) if sidecar.header is None else sidecar.header
     num_header_rows = _num_header_rows(rows) if has_header else 0
     frame = table.load(num_header_rows, sidecar)
     if has_header:
         frame.columns = _header(table, num_header_rows)
-    return sessions_of_table(frame, has_header, path, sidecar)
+    return frame, has_header
 
 
 def _num_header_rows(rows: list[list[str]]) -> int:
