@@ -27,7 +27,8 @@ MAX_COLUMNS = 64  # of one series; more are a picture or a pose, not inputs to n
 MAX_VALUES = 24  # different texts of a column that are an input each
 _MAX_FRAME = 1.5  # usual intervals that a frame may last
 _ROUNDING = 1e-3  # of a frame's interval, by which clocks that are written as decimals differ
-_IRREGULAR = 0.5  # jitter from which on samples are a log of changes, each of which lasts until the next
+# Fewer samples, or of more jitter, are a log of changes, each of which lasts until the next.
+_MIN_SAMPLES, _IRREGULAR = 16, 0.5
 _START = {"start", "starts", "onset", "onsets", "begin", "timestamp", "timestamps"}
 _TIME = {"time", "times", "t"}
 _STOP = {"stop", "stops", "offset", "offsets", "end", "ends"}
@@ -90,7 +91,7 @@ class Channel:
         kind: None where the values tell it.
         origin: where it comes from.
         counts: of what it is made of, how much lies in frames and how much outside, in words.
-        lost: how many marks, rows or samples lie outside of all frames.
+        lost: how many marks or stretches lie outside of all frames.
     """
 
     name: str
@@ -131,15 +132,15 @@ class Samples:
         found = np.where(count > 0, (sums[high] - sums[low]) / np.maximum(count, 1), last)
         found[high == 0] = np.nan  # before its first sample
         clock = read_clock(times)
-        if clock is not None and clock.jitter < _IRREGULAR:  # it ended, and holds no longer
+        is_sampled = times.size >= _MIN_SAMPLES and clock is not None and clock.jitter < _IRREGULAR
+        if clock is not None and is_sampled:  # it ended, and holds no longer
             found[spans.start > times[-1] + max(_MAX_FRAME * clock.interval_s, spans.interval_s)] = np.nan
         if not np.isfinite(found).any():
             return None
-        lost = int((spans.frames_at(times) < 0).sum())
         known = int(np.isfinite(found).sum())
         counts = f"{times.size} samples, known in {known} of {found.size} frames"
         return Channel(
-            self.name, found.astype(np.float32), self.planned, None, self.unit, self.origin, counts, lost
+            self.name, found.astype(np.float32), self.planned, None, self.unit, self.origin, counts
         )
 
 
