@@ -18,6 +18,7 @@ SPLIT_PARTS = ("train", "validation", "test")
 
 _MAX_MARKED = 0.2  # frames that are not zero, in a channel of events
 _MIN_ISOLATED = 0.9  # marks that last one frame, in a channel of events
+_MIN_STEP = 0.05  # of a channel's range, from which on it is said to change
 _TARGET = re.compile(r"^(?P<group>.+)\[(?P<target>[^\[\]]+)\]$")
 
 
@@ -63,6 +64,33 @@ def kind_of(values: np.ndarray) -> InputKind:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_marked, [False]])))
     lengths = edges[1::2] - edges[::2]
     return "event" if (lengths == 1).mean() >= _MIN_ISOLATED else "level"
+
+
+def changes(values: np.ndarray, segments: Sequence[tuple[int, int]]) -> np.ndarray:
+    """bool [T], the frames at which inputs, [T, D], differ from the frame before by more than a twentieth of
+    the range of some channel; the first frame of a segment is none."""
+    spread = np.ptp(values, axis=0)
+    step = np.abs(np.diff(values, axis=0, prepend=values[:1]))
+    found: np.ndarray = (step > _MIN_STEP * spread).any(axis=1)
+    found[[start for start, _ in segments]] = False
+    return found
+
+
+def share_of_windows(
+    changed: np.ndarray, segments: Sequence[tuple[int, int]], context: int, horizon: int
+) -> float | None:
+    """The share of windows of a recording, stride 1, whose horizon holds a change; None where none fits.
+
+    Args:
+        changed: bool [T].
+    """
+    before = np.concatenate([[0], np.cumsum(changed)])
+    hits = [
+        before[start + context + horizon : stop + 1] > before[start + context : stop - horizon + 1]
+        for start, stop in segments
+        if stop - start >= context + horizon
+    ]
+    return float(np.concatenate(hits).mean()) if hits else None
 
 
 def columns_of(inputs: Sequence[Input], names: Sequence[str], where: str) -> list[int]:

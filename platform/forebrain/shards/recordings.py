@@ -10,7 +10,12 @@ from pathlib import Path
 from forebrain.sessions.remote import fingerprint, is_remote, sidecar_path
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import InputFile, parse_sidecar, sidecar_files, sidecar_of
-from forebrain.sessions.simulate import SIMULATION_VERSION, open_simulated, simulated_addresses
+from forebrain.sessions.simulate import (
+    SIMULATION_VERSION,
+    kernels_file,
+    open_simulated,
+    simulated_addresses,
+)
 from forebrain.shards.hashing import file_sha256
 
 _SIMULATED = "sim://"
@@ -62,7 +67,9 @@ def sha256_of(address: str) -> str:
         RecordingError: its name is no text.
     """
     if address.startswith(_SIMULATED):
-        return hashlib.sha256(f"{SIMULATION_VERSION} {address}".encode()).hexdigest()
+        kernels = kernels_file(address)
+        of_kernels = file_sha256(kernels) if kernels is not None and kernels.is_file() else ""
+        return hashlib.sha256(f"{SIMULATION_VERSION} {address}{of_kernels}".encode()).hexdigest()
     if is_remote(address):
         said = sidecar_path(address)
         inputs = parse_sidecar(said).input_files or () if said.is_file() else ()

@@ -25,6 +25,7 @@ from forebrain.sessions.session import Session
 
 MAX_COLUMNS = 64  # of one series; more are a picture or a pose, not inputs to name one by one
 MAX_VALUES = 24  # different texts of a column that are an input each
+_MAX_TOLD = 40  # inputs whose origin is told
 _MAX_FRAME = 1.5  # usual intervals that a frame may last
 _ROUNDING = 1e-3  # of a frame's interval, by which clocks that are written as decimals differ
 # Fewer samples, or of more jitter, are a log of changes, each of which lasts until the next.
@@ -55,6 +56,7 @@ class FrameSpans:
     def of(cls, session: Session, first_s: float = 0.0) -> FrameSpans | None:
         """By the times of the frames, else by the rate from `first_s` on; None where there is neither, or the
         times run back."""
+        start: np.ndarray
         if session.time_s is not None:
             start = np.asarray(session.time_s, np.float64)
             clock = read_clock(start)
@@ -322,9 +324,9 @@ def with_channels(session: Session, channels: Iterable[Channel], left_out: Seque
         notes["inputs_left_out"] = "; ".join(filter(None, [notes.get("inputs_left_out"), *left_out]))
     if not channels:
         return replace(session, metadata=notes)
-    told = dict.fromkeys(
-        f"{each.name}: {each.origin}{', ' * bool(each.origin)}{each.counts}" for each in channels
-    )
+    told = [f"{each.name}: {', '.join(filter(None, [each.origin, each.counts]))}" for each in channels]
+    if len(told) > _MAX_TOLD:
+        told[_MAX_TOLD:] = [f"and {len(told) - _MAX_TOLD} more"]
     notes["inputs_from"] = "; ".join(filter(None, [notes.get("inputs_from"), *told]))
     if lost := [f"{each.name} ({each.lost})" for each in channels if each.lost]:
         notes["inputs_outside"] = ", ".join(filter(None, [notes.get("inputs_outside"), *lost]))
@@ -346,6 +348,30 @@ def with_channels(session: Session, channels: Iterable[Channel], left_out: Seque
         input_kinds={**session.input_kinds, **kinds},
         input_units={**session.input_units, **units},
         **fields,  # type: ignore[arg-type]
+    )
+
+
+def planned_by_name(session: Session) -> Session:
+    """The session with those stimuli among behaviour whose names say that they depend on the animal, such as
+    rewards: as a plan they would tell what it is going to do."""
+    names = session.stimulus_names or ()
+    moved = [column for column, name in enumerate(names) if depends_on_animal(name)]
+    if session.stimulus is None or not moved:
+        return session
+    kept = [column for column in range(len(names)) if column not in moved]
+    before = [] if session.behaviour is None else [session.behaviour]
+    called = tuple(names[column] for column in moved)
+    note = (
+        f"{', '.join(called)}: called like what follows from the animal's doing, so not to be planned; the "
+        "sidecar's inputs can say otherwise"
+    )
+    return replace(
+        session,
+        stimulus=session.stimulus[:, kept] if kept else None,
+        stimulus_names=tuple(names[column] for column in kept) or None,
+        behaviour=np.concatenate([*before, session.stimulus[:, moved]], axis=1),
+        behaviour_names=(*(session.behaviour_names or ()), *called),
+        metadata={**session.metadata, "inputs_not_planned": note},
     )
 
 

@@ -183,7 +183,7 @@ _HELPER = listed(
 _STIMULI = listed(
     """
     stim, stimulus, stimuli, stims, odor, odour, odors, odours, tone, sound, valve, led, ledstate, laser,
-    cue, cues, ttl, ttls, trigger, light, lights, opto, optogenetic, optogenetics, photostim,
+    cue, cues, light, lights, opto, optogenetic, optogenetics, photostim,
     photostimulation, stimulation, shock, puff, airpuff, tap, grating, gratings, contrast, orientation,
     visual, auditory, tactile, disc, dots, looming, spot, drug, concentration, go, nogo, flash,
     vibration, heat

@@ -121,18 +121,13 @@ def with_inputs(
         return replace(session, metadata={**session.metadata, "inputs_left_out": why})
     left_out: list[str] = []
     found: list[tuple[str, Channel]] = []
-    for each in [*series, *tables]:
-        where = each.name
+    made = [(each.name, _of_series(each, spans, left_out)) for each in series]
+    made += [(each.name, _of_table(each, spans, left_out)) for each in tables]
+    for where, channels in made:
         try:
-            channels = list(
-                _of_series(each, spans, left_out)
-                if isinstance(each, InputSeries)
-                else _of_table(each, spans, left_out)
-            )
+            found += [(where, channel) for channel in channels]
         except (ValueError, TypeError, KeyError, IndexError, OSError, RuntimeError) as error:
             left_out.append(f"{where} ({type(error).__name__}: {str(error)[:100]})")
-            continue
-        found += [(where, channel) for channel in channels]
     return with_channels(session, _with_own_names(found), left_out)
 
 
@@ -390,8 +385,9 @@ def _targets(table: Any) -> dict[str, list[list[str]]]:
         regions = [
             getattr(item, "segmented_rois", None) or getattr(item, "targeted_rois", None) for item in items
         ]
-        if items and all(region is not None for region in regions):
-            found[name] = [_rois(region.table, np.asarray(region.data[:], np.int64)) for region in regions]
+        known = [region for region in regions if region is not None]
+        if known and len(known) == len(items):
+            found[name] = [_rois(region.table, np.asarray(region.data[:], np.int64)) for region in known]
     return found
 
 

@@ -24,6 +24,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._common import check_size, make_session, oriented
 from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
+from forebrain.sessions.readers._inputs import planned_by_name
 from forebrain.sessions.readers.suite2p import arrays_as_folder
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
@@ -161,7 +162,7 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
         metadata["rate_from"] = "fs"
     if unread:
         metadata["unread"] = f"pickled, and so never read: {', '.join(sorted(unread))}"
-    return make_session(
+    session = make_session(
         path,
         sidecar,
         traces,
@@ -171,6 +172,7 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
         metadata=metadata,
         **fields,
     )
+    return planned_by_name(session)
 
 
 def _of_channels(values: Mapping[str, np.ndarray], keys: tuple[str, str], path: Path) -> dict[str, str]:
