@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from rich.table import Table
 
@@ -187,13 +188,23 @@ def _input_rows(session: Session, context: int, horizon: int) -> Iterator[tuple[
     for each in session.inputs:
         groups.setdefault(each.group, []).append(each)
     segments = session.segments
+    in_plan = np.zeros(session.num_frames, bool)
+
+    def row(name: str, kind: str, unit: str, planned: str, changed: np.ndarray) -> tuple[str, ...]:
+        windows = share_of_windows(changed, segments, context, horizon)
+        in_windows = "none fits" if windows is None else f"{windows:.1%}"
+        return session.id, name, kind, unit, planned, f"{changed.mean():.1%}", in_windows
+
+    planned = 0
     for group, members in groups.items():
         changed = changes(session.input_values([group]), segments)
-        windows = share_of_windows(changed, segments, context, horizon)
         kind = members[0].kind if members[0].target is None else f"pattern of {len(members)}"
-        planned = "yes" if members[0].can_be_planned else "no"
-        in_windows = "none fits" if windows is None else f"{windows:.1%}"
-        yield session.id, group, kind, members[0].unit, planned, f"{changed.mean():.1%}", in_windows
+        if members[0].can_be_planned:
+            planned += 1
+            in_plan |= changed
+        yield row(group, kind, members[0].unit, "yes" if members[0].can_be_planned else "no", changed)
+    if planned > 1:
+        yield row(f"any of the {planned} that can be planned", "", "", "yes", in_plan)
 
 
 def _cells(result: Inspected, session: Session) -> Iterator[str]:
