@@ -195,3 +195,19 @@ def test_a_file_of_inputs_is_no_recording_and_part_of_what_decides_the_recording
     before = sha256_of(str(tmp_path / "a.npz"))
     (tmp_path / "in.csv").write_text("time,label\n1,tap\n3,tap\n")
     assert sha256_of(str(tmp_path / "a.npz")) != before
+
+
+def test_stretches_cover_frames_as_counted_one_by_one(opened):
+    rng = np.random.default_rng(1)
+    starts = rng.uniform(-2, 21, 40)
+    stops = starts + rng.uniform(0.01, 3, 40)
+    values = rng.integers(1, 9, 40)
+    rows = "".join(f"{a:.4f},{b:.4f},{v}\n" for a, b, v in zip(starts, stops, values, strict=True))
+    session = opened(f"start,stop,level\n{rows}")
+    fine = (np.arange(100 * 2000) + 0.5) / 2000 / 5
+    oracle = np.zeros(len(fine))
+    for start, stop, value in zip(starts, stops, values, strict=True):
+        oracle += value * ((fine >= round(start, 4)) & (fine < round(stop, 4)))
+    np.testing.assert_allclose(
+        session.input_values(["level"])[:, 0], oracle.reshape(100, 2000).mean(axis=1), atol=0.02
+    )

@@ -277,3 +277,13 @@ def test_a_file_without_inputs_reads_as_before(opened):
     session = opened(Rig())
     assert session.inputs == () and session.stimulus is None
     assert not {"inputs_from", "inputs_left_out"} & set(session.metadata)
+
+
+def test_uneven_times_whose_values_say_nothing_are_events(opened):
+    rig = Rig()
+    times = [3.5, 4.2, 4.25, 9.0, 30.0]
+    rig.file.add_acquisition(TimeSeries(name="licks", data=np.full(5, np.nan), timestamps=times, unit="n.a."))
+    rig.file.add_stimulus(TimeSeries(name="shock", data=np.ones(5), timestamps=times, unit="n.a."))
+    session = opened(rig)
+    assert session.inputs == (Input("shock", "event"), Input("licks", "event", can_be_planned=False))
+    assert nonzero(session, "shock") == nonzero(session, "licks") == {5: 1.0, 12: 2.0, 60: 1.0}

@@ -20,7 +20,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.clock import read_clock
 from forebrain.sessions.inputs import InputKind
 from forebrain.sessions.readers._names import depends_on_animal, is_counter, words_of
-from forebrain.sessions.readers._time import SECONDS_PER, unit_in_name
+from forebrain.sessions.readers._time import SECONDS_PER, is_ramp, unit_in_name
 from forebrain.sessions.session import Session
 
 MAX_COLUMNS = 64  # of one series; more are a picture or a pose, not inputs to name one by one
@@ -78,6 +78,13 @@ class FrameSpans:
         frames = np.searchsorted(self.start, times, side="right") - 1
         is_inside = (frames >= 0) & (times < self.stop[frames] + _ROUNDING * self.interval_s)
         return np.where(is_inside & np.isfinite(times), frames, -1)
+
+    def share(self, frames: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """The share of each frame that the stretch from start to stop, seconds, covers."""
+        low, high = self.start[frames], self.stop[frames]
+        share = (np.minimum(high, stop) - np.maximum(low, start)) / (high - low)
+        share = np.where(share > 1 - _ROUNDING, 1.0, share)
+        return np.where(share < _ROUNDING, 0.0, share)
 
     def __str__(self) -> str:
         return f"{self.start[0]:.6g} to {self.stop[-1]:.6g} s"
@@ -144,6 +151,14 @@ class Samples:
         return Channel(
             self.name, found.astype(np.float32), self.planned, None, self.unit, self.origin, counts
         )
+
+    @property
+    def are_marks(self) -> bool:
+        """Whether times that are no even clock have values that say nothing: one value, none, or a count."""
+        clock = read_clock(self.times)
+        is_even = self.times.size >= _MIN_SAMPLES and clock is not None and clock.jitter < _IRREGULAR
+        finite = self.values[np.isfinite(self.values)]
+        return self.times.size > 1 and not is_even and (np.unique(finite).size < 2 or is_ramp(finite))
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,23 +308,24 @@ def _lasting(
     origin: str,
     unit: str,
 ) -> Channel:
-    found = np.zeros(len(spans.start))
-    inside = 0
-    for begin, end, value in zip(start, stop, values, strict=True):
-        end = end if np.isfinite(end) and end > begin else begin + spans.interval_s
-        low = int(np.searchsorted(spans.stop, begin, side="right"))
-        high = int(np.searchsorted(spans.start, end, side="left"))
-        if low < high:
-            inside += 1
-            share = np.minimum(spans.stop[low:high], end) - np.maximum(spans.start[low:high], begin)
-            share = share / (spans.stop[low:high] - spans.start[low:high])
-            share[share > 1 - _ROUNDING] = 1.0
-            share[share < _ROUNDING] = 0.0
-            found[low:high] += value * share
-    counts = f"{inside} of {start.size} stretches in frames"
-    return Channel(
-        name, found.astype(np.float32), planned, "level", unit, origin, counts, start.size - inside
-    )
+    end = np.where(np.isfinite(stop) & (stop > start), stop, start + spans.interval_s)
+    low = np.searchsorted(spans.stop, start, side="right")
+    high = np.searchsorted(spans.start, end, side="left")
+    inside = low < high
+    low, last, values = low[inside], high[inside] - 1, values[inside]
+    first_share = spans.share(low, start[inside], end[inside])
+    last_share = spans.share(last, start[inside], end[inside])
+    change = np.zeros(len(spans.start) + 1)  # of what covers frames between a stretch's first and last
+    np.add.at(change, np.minimum(low + 1, last), values)
+    np.add.at(change, last, -values)
+    found = np.cumsum(change)[:-1]
+    np.add.at(found, low, values * first_share)
+    is_longer = last > low
+    np.add.at(found, last[is_longer], (values * last_share)[is_longer])
+    found[np.abs(found) < 1e-9 * np.abs(found).max()] = 0.0  # what sums leave where nothing is
+    counts = f"{int(inside.sum())} of {start.size} stretches in frames"
+    lost = int((~inside).sum())
+    return Channel(name, found.astype(np.float32), planned, "level", unit, origin, counts, lost)
 
 
 def with_channels(session: Session, channels: Iterable[Channel], left_out: Sequence[str] = ()) -> Session:

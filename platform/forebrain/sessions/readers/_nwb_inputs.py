@@ -169,10 +169,13 @@ def _of_series(series: InputSeries, spans: FrameSpans, left_out: list[str]) -> I
         labels = (labels or [str(column) for column in range(num_columns)])[:num_columns]
         names = [name] if num_columns == 1 else [f"{name}/{label}" for label in labels]
         sampled = [
-            Samples(label, column, times, planned, series.unit, series.name).at(spans)
+            Samples(label, column, times, planned, series.unit, series.name)
             for label, column in zip(names, columns_of, strict=True)
         ]
-        channels = [channel for channel in sampled if channel is not None]
+        if num_columns == 1 and sampled[0].are_marks:
+            channels = list(whole.at(spans, left_out))
+        else:
+            channels = [channel for each in sampled if (channel := each.at(spans)) is not None]
     if not channels:
         left_out.append(f"{series.name} (none of it lies in the frames, {spans})")
     yield from channels
