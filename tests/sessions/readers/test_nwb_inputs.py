@@ -251,11 +251,17 @@ def test_targets_as_the_patterned_extension_has_them_are_a_pattern(tmp_path: Pat
     pattern.add_interval(start_time=4.0, stop_time=5.0, targets=hit[0])
     pattern.add_interval(start_time=9.0, stop_time=10.0, targets=hit[1])
     rig.file.add_time_intervals(pattern)
+    spots = rig.cells.parent.create_plane_segmentation("d", rig.cells.imaging_plane, "spots")
+    spots.add_roi(pixel_mask=[(0, 0, 1.0)], id=3)
+    region = spots.create_roi_table_region(name="segmented_rois", description="d", region=[0])
+    hit.append(get_class("PatternTarget", "ndx-pattern-words")(name="C", segmented_rois=region))
+    rig.file.add_lab_meta_data(hit[-1])
+    pattern.add_interval(start_time=12.0, stop_time=13.0, targets=hit[2])
     with NWBHDF5IO(tmp_path / "a.nwb", "w") as io:
         io.write(rig.file)
     (session,) = open_recording(tmp_path / "a.nwb")
-    assert [each.name for each in session.inputs if each.kind == "pattern"] == [
-        "holo[roi101]", "holo[roi103]", "holo[roi105]",
+    assert [each.target for each in session.inputs if each.kind == "pattern"] == [
+        "roi101", "roi103", "roi105", "spots/roi3",
     ]  # fmt: skip
     assert nonzero(session, "holo[roi105]") == dict.fromkeys(range(60, 70), 1.0)
 

@@ -90,7 +90,7 @@ class InputTable:
     Attributes:
         name: its path in the file.
         columns: gives numbers and texts by column; ragged texts as lists.
-        targets: gives, by column, the names of the ROIs that each row points to.
+        targets: gives, by column, the ROIs that each row points to, as `TABLE/roiID`.
         units: of columns.
     """
 
@@ -105,12 +105,14 @@ def with_inputs(
     series: Iterable[InputSeries],
     tables: Iterable[InputTable],
     first_s: float,
+    roi_table: str = "",
 ) -> Session:
     """The session with the inputs of its file; what cannot be brought to its frames is told in its metadata.
 
     Args:
         series: but for those that are the traces.
         first_s: time of its first frame, where it has a rate and no times.
+        roi_table: name of the table of its units, whose ROIs are called as the units are.
     """
     series, tables = list(series), list(tables)
     if not series and not tables:
@@ -122,7 +124,7 @@ def with_inputs(
     left_out: list[str] = []
     found: list[tuple[str, Channel]] = []
     made = [(each.name, _of_series(each, spans, left_out)) for each in series]
-    made += [(each.name, _of_table(each, spans, left_out)) for each in tables]
+    made += [(each.name, _of_table(each, spans, left_out, roi_table)) for each in tables]
     for where, channels in made:
         try:
             found += [(where, channel) for channel in channels]
@@ -193,7 +195,7 @@ def _of_intervals(
         yield from replace(whole, name=name, start=start[:length], stop=stop[:length]).at(spans, left_out)
 
 
-def _of_table(table: InputTable, spans: FrameSpans, left_out: list[str]) -> Iterator[Channel]:
+def _of_table(table: InputTable, spans: FrameSpans, left_out: list[str], roi_table: str) -> Iterator[Channel]:
     name = table.name.rpartition("/")[2]
     is_of_animal = depends_on_animal(name) or "behav" in table.name.rpartition("/")[0].lower()
     columns = dict(table.columns())
@@ -203,7 +205,8 @@ def _of_table(table: InputTable, spans: FrameSpans, left_out: list[str]) -> Iter
         return
     targets = table.targets()
     channels = list(events.at(spans, left_out))
-    for column, rows in targets.items():
+    for column, found in targets.items():
+        rows = [[name.removeprefix(f"{roi_table}/") for name in row] for row in found]
         channels += _of_pattern(events, column, rows, spans, left_out)
     if not channels:
         left_out.append(f"{table.name} (none of its {len(events.start)} rows lies in the frames, {spans})")
@@ -396,7 +399,7 @@ def _targets(table: Any) -> dict[str, list[list[str]]]:
 
 def _rois(table: Any, rows: np.ndarray) -> list[str]:
     ids = np.asarray(table.id[:])
-    return [f"roi{ids[row]}" for row in rows]
+    return [f"{table.name}/roi{ids[row]}" for row in rows]
 
 
 # By the types of the specification.
@@ -493,7 +496,8 @@ def _targets_by_type(door: Any, name: str) -> dict[str, list[list[str]]]:
             if table is None or column == "timeseries" or door.dtype_kind(place) not in "iu":
                 continue
             ids = np.asarray(door.values(f"{table}/id"))
-            rows = [f"roi{ids[row]}" for row in np.asarray(door.values(place), np.int64)]
+            called = table.rpartition("/")[2]
+            rows = [f"{called}/roi{ids[row]}" for row in np.asarray(door.values(place), np.int64)]
             if door.has(f"{place}_index"):
                 edges = [0, *np.asarray(door.values(f"{place}_index")).tolist()]
             else:

@@ -53,10 +53,12 @@ class RoiTable:
     Attributes:
         num_rows: how many ROIs it has.
         columns: values of each column by its name, read when asked for.
+        name: of the table.
     """
 
     num_rows: int
     columns: Mapping[str, Callable[[], np.ndarray]]
+    name: str = ""
 
     def has(self, name: str) -> bool:
         return name in self.columns
@@ -258,7 +260,7 @@ def _by_pynwb(file: h5py.File, path: Path) -> tuple[list[Series], Callable[[], A
 def _table_of(table: Any) -> RoiTable:
     columns = {name: partial(_read_column, table[name]) for name in table.colnames}
     columns["id"] = partial(_read_column, table.id)
-    return RoiTable(len(table), columns)
+    return RoiTable(len(table), columns, table.name)
 
 
 def _kind_of(names: list[str]) -> str:
@@ -473,7 +475,7 @@ def _table_by_type(door: _Hdf5Door | _ZarrDoor, at: str) -> RoiTable:
         num_rows = door.shape(f"{at}/id")[0]
     else:
         num_rows = max((door.shape(f"{at}/{name}")[0] for name in columns), default=0)
-    return RoiTable(num_rows, columns)
+    return RoiTable(num_rows, columns, at.rpartition("/")[2])
 
 
 def _spikes(

@@ -136,7 +136,9 @@ def _with_inputs(file: NwbFile, session: Session, chosen: _Population) -> Sessio
         return replace(session, metadata={**session.metadata, "inputs_left_out": why})
     taken = {each.name for each in chosen.series}
     first_s = chosen.series[0].start_s if chosen.series else 0.0
-    return with_inputs(session, [each for each in series if each.name not in taken], tables, first_s)
+    table = chosen.series[0].table if chosen.series else None
+    others = [each for each in series if each.name not in taken]
+    return with_inputs(session, others, tables, first_s, "" if table is None else table.name)
 
 
 @dataclass(frozen=True)
