@@ -1,8 +1,9 @@
 """Fits an interface for a recording's units to a published model, whose backbone stays as it is.
 
-What comes of it is scored on the part held back in time, beside copy, mean, linear, as many steps from
-scratch, and no step at all. OUT gets what forecasts again, a report and pictures. Several recordings get a
-folder each in OUT and a table of all; the same command then goes on with what is not finished.
+What comes of it is weighed with regressions of the recording itself, and scored on the part held back in
+time, beside copy, mean, linear, ridge, and the same with a model trained on this recording alone. OUT gets
+what forecasts again, a report and pictures. Several recordings get a folder each in OUT and a table of all;
+the same command then goes on with what is not finished.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ FIRST = (
     "fit.learning_rate",
     "fit.precision",
     "fit.seed",
+    "fit.stack",
     "session",
     "resample",
     "each",
@@ -50,6 +52,7 @@ ALIASES = {
     "--learning_rate": "--fit.learning_rate",
     "--precision": "--fit.precision",
     "--seed": "--fit.seed",
+    "--stack": "--fit.stack",
 }
 
 
