@@ -327,7 +327,7 @@ def _pulled_weights(
     address = os.fspath(registry) if registry is not None else origin.registry
     if origin.digest is None or address is None:
         raise AdaptationError(f"{origin}: was never published, and its weights are not in the folder.")
-    pulled = pull_version(origin.pinned, address, cache)
+    pulled, _ = pull_version(origin.pinned, address, cache)
     return (pulled.folder / WEIGHTS).read_bytes()
 
 
