@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,9 @@ from rich.console import Console
 
 import forebrain.studies
 from file_server import Server
-from forebrain.adaptation.backbone import Backbone
-from forebrain.adaptation.fit import FitConfig
 from forebrain.config import parse
-from forebrain.errors import ConfigError
 from forebrain.sessions import catalogue
 from forebrain.sessions.catalogue import Entry
-from forebrain.sessions.session import Session
 from forebrain.studies.backbone import SPLIT, BackboneConfig, metrics_of, study
 from forebrain_registry import Registry, pull
 
@@ -50,38 +45,40 @@ def export(seed: int, num_frames: int = 400, num_units: int = 3) -> bytes:
     noise = np.random.default_rng(seed).normal(size=(num_frames + 20, num_units))
     window = np.hanning(21) / np.hanning(21).sum()
     traces = np.apply_along_axis(np.convolve, 0, noise, window, mode="valid")
-    lines = [f" ,{','.join(f' C{n}' for n in range(num_units))}", "Time(s)/Cell Status" + ", accepted" * num_units]
+    lines = [
+        f" ,{','.join(f' C{n}' for n in range(num_units))}",
+        "Time(s)/Cell Status" + ", accepted" * num_units,
+    ]
     lines += [f"{t / 10:.1f},{','.join(f'{x:.5f}' for x in row)}" for t, row in enumerate(traces)]
     return "\n".join([*lines, ""]).encode()
 
 
+@pytest.mark.slow
 def test_a_definition_makes_a_published_backbone_from_the_download_on(host: Server, tmp_path: Path) -> None:
-    names = [f"macaque-{animal}" for animal in ("quartz-2022-12-01", "ulrik-2023-02-24", "fuji-2024-02-20")]
-    names.append("macaque-vader-2023-03-09")
+    names = ["macaque-quartz-2022-12-01", "macaque-fuji-2024-02-20", "macaque-vader-2023-03-09"]
     for seed, name in enumerate(names):  # the address alone is another one
         public = catalogue.catalogue()[name]
+        url = f"{host.url}/{public.file_name}"
         host.files[f"/{public.file_name}"] = content = export(seed)
         sha256 = hashlib.sha256(content).hexdigest()
-        served = Entry(f"{host.url}/{public.file_name}", sha256, public.licence, public.citation, sidecar=public.sidecar)
-        catalogue.add(name, served)
+        catalogue.add(name, Entry(url, sha256, public.licence, public.citation, sidecar=public.sidecar))
     (definition,) = (path for path in DEFINITIONS if path.stem == "macaque")
-    given = ["--config", str(definition), "--recordings", *names, *TINY]
+    given = ["--config", str(definition), "--recordings", *names, "--left_out", '[["*/Fuji"]]', *TINY]
     given += ["--out", str(tmp_path / "out"), "--registry", str(tmp_path / "registry")]
     config = parse(BackboneConfig, given)
     result = study(config, QUIET)
     assert host.num_requests == len(names)
 
-    version = Registry(tmp_path / "registry").version("macaque")
+    version = Registry(tmp_path / "registry").resolve("macaque")
     trained_on = {seen.subject for seen in version.metadata.sessions}
-    assert trained_on == {"Quartz", "Ulrik", "Fuji"}
+    assert trained_on == {"Quartz", "Fuji"}
     assert version.metadata.licence == "CC-BY-4.0"
     scored = {metric.name: metric for metric in version.metadata.metrics if metric.split == SPLIT}
     assert {"score", "score of linear", "score of ridge", "score of self", "score of era"} < set(scored)
-    assert "4 animals" in scored["score"].interval
     rows = {row["session"].split("/")[1]: row for row in result["rows"]}
-    assert set(rows) == {"Quartz", "Ulrik", "Fuji", "Vader"}
+    assert set(rows) == {"Fuji", "Vader"}
     assert scored["score"].value == pytest.approx(np.mean([row["score"] for row in rows.values()]))
-    assert len({row["weights_sha256"] for row in rows.values()}) == 4
+    assert rows["Fuji"]["weights_sha256"] != rows["Vader"]["weights_sha256"]
     card = (pull(Registry(tmp_path / "registry"), "macaque").folder / "README.md").read_text()
     assert "| rhesus_SMA_M1_thebrisklab | MIT | Microendoscopic calcium imaging" in card
     assert f"score of self | {scored['score of self'].value:.3f}" in card
@@ -111,7 +108,13 @@ def test_means_are_over_animals_and_sessions_without_a_score_do_not_count() -> N
         made = {"session": f"lab/{animal}/{session}", "species": "mouse", "left_out_because": said}
         return made if score is None else {**made, "score": score, **values}
 
-    rows = [row("a", "1", 0.1), row("a", "2", 0.3), row("b", "1", 0.4), row("c", "1", 0.6), row("d", "1", None)]
+    rows = [
+        row("a", "1", 0.1),
+        row("a", "2", 0.3),
+        row("b", "1", 0.4),
+        row("c", "1", 0.6),
+        row("d", "1", None),
+    ]
     metrics = {metric.name: metric for metric in metrics_of(rows)}
     assert metrics["score"].value == pytest.approx(0.4)
     assert metrics["score less that of self"].value == pytest.approx(0.2)
