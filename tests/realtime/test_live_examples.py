@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from test_transports import MAX_BYTES, served
 
 from forebrain.realtime import LiveForecaster
 from forebrain.realtime.lsl import LslPort
+from forebrain.realtime.pacing import Pacer
 from forebrain.realtime.recorder import Recorder
 from forebrain.realtime.zeromq import RequestPort
 
@@ -68,12 +69,25 @@ def test_python_without_a_server_neither_waits_for_ever_nor_hangs_at_its_end(
     assert time.monotonic() - began < 30
 
 
+class Paced:
+    """Frames that come evenly, as a rig's do: over LSL their times tell which are missing."""
+
+    def __init__(self, frames: np.ndarray, period_s: float = 0.05) -> None:
+        self.frames, self.shape, self.period_s = frames, frames.shape, period_s
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        pacer = Pacer(self.period_s)
+        for number, frame in enumerate(self.frames):
+            pacer.wait(number)
+            yield frame
+
+
 def test_lsl_gets_forecasts(small: Small, open_live: Open) -> None:
     frames, live, in_process = activity(CONTEXT + 5, small.preprocessing), open_live(), open_live()
     name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
     order = [5, 3, 0, 1, 2, 4]
     expected = [in_process.step(frame) for frame in frames][-1]
-    names = {"recording": frames[:, order], "names": [live.unit_names[unit] for unit in order]}
+    names = {"recording": Paced(frames[:, order]), "names": [live.unit_names[unit] for unit in order]}
     code = example("python", "pylsl.StreamInfo").replace('"rig', f'"{name}')
     with served(live, LslPort(name, HORIZON, 6, 5.0, live.unit_names)):
         exec(code, names)
@@ -95,7 +109,7 @@ def test_what_bonsai_sends_over_lsl_is_forecast(small: Small, open_live: Open) -
         inlet = pylsl.StreamInlet(found)
         inlet.open_stream(10)
         assert outlet.wait_for_consumers(10)
-        for frame in frames:
+        for frame in Paced(frames):
             outlet.push_sample(frame.astype(np.float64))
             sample, _ = inlet.pull_sample(timeout=10)
     assert sample[0] == 1

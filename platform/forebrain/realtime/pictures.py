@@ -107,6 +107,8 @@ class Pictures:
         if self._num_rows > MAX_FRAMES:
             rows = np.roll(self._rows, -(self._num_rows % MAX_FRAMES), axis=0)
         mean, scale = live.normalisation
+        errors = live.score.unit_errors()
+        model, copy = np.where(np.isfinite(errors), errors, np.nan)  # JSON knows no infinity
         return {
             "v": VERSION,
             "at": time.time(),
@@ -120,7 +122,8 @@ class Pictures:
             "forecast": _bytes(live.answer[:, shown]),
             "made_at": live.made_at[0],
             "latency": self._latency(),
-            "worst": self._worst(live),
+            "r2": _bytes(1 - model[shown]),
+            "worst": _worst(live, model, copy),
             "filled": live.ring.filled,
             "status": live.status(),
             "events": list(self._events),
@@ -135,16 +138,14 @@ class Pictures:
         late = None if self._budget_ms is None else int(np.count_nonzero(came > self._budget_ms))
         return {"frames": came.size, "p50_ms": p50, "p99_ms": p99, "max_ms": slowest, "late": late}
 
-    def _worst(self, live: LiveForecaster) -> list[list[Any]]:
-        """Units that are explained least: name, R2 against the mean of the fit, score against copy."""
-        model, copy = live.score.unit_errors()
-        worst = np.argsort(np.where(np.isnan(model), -np.inf, -model))[:NUM_WORST]
-        rows = []
-        for unit in worst:
-            if not np.isnan(model[unit]):
-                score = 1 - model[unit] / copy[unit] if copy[unit] > 0 else None
-                rows.append([live.preprocessing.name(int(unit)), 1 - float(model[unit]), score])
-        return rows
+
+def _worst(live: LiveForecaster, model: np.ndarray, copy: np.ndarray) -> list[list[Any]]:
+    """Units that are explained least: name, R2 against the mean of the fit, score against copy."""
+    rows: list[list[Any]] = []
+    for unit in np.argsort(-model)[: np.count_nonzero(model == model)][:NUM_WORST].tolist():
+        score = 1 - float(model[unit] / copy[unit]) if copy[unit] > 0 else None
+        rows.append([live.preprocessing.name(unit), 1 - float(model[unit]), score])
+    return rows
 
 
 def _bytes(values: np.ndarray) -> bytes:
