@@ -26,6 +26,7 @@ from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
+from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.repair import MIN_GAP_FRAMES
 
@@ -82,6 +83,7 @@ class LiveForecaster:
         model: Model,
         interface: Interface,
         preprocessing: Preprocessing,
+        stack: Stack | None,
         dataset: int | None,
         config: LiveConfig,
         threads: int,
@@ -97,7 +99,7 @@ class LiveForecaster:
                 f"{len(unit_names)} unit names, {len(set(unit_names))} of them different; expected a name of "
                 "its own for each unit."
             )
-        self.model, self.interface, self.config = model.eval(), interface, config
+        self.model, self.interface, self.stack, self.config = model.eval(), interface, stack, config
         self.num_units, self.horizon, self.context = num_units, model.config.horizon, model.config.context
         self.preprocessing, self.unit_names = preprocessing, unit_names or None
         self.source: Source = "warm-up"
@@ -433,7 +435,10 @@ class LiveForecaster:
         entry = SessionInput(self._input, self.interface, self.dataset)
         with torch.inference_mode():
             (forecast,) = self._executor.forecast([entry])
-        return forecast[0].numpy() * self._scale + self._mean
+        values = forecast[0].numpy()
+        if self.stack is not None:
+            values = self.stack.forecast(self._normalised, values)
+        return values * self._scale + self._mean
 
     def _count_drifted(self) -> int:
         fit, moments = self.preprocessing, self.moments
@@ -448,6 +453,7 @@ def open(
     interface: Interface,
     preprocessing: Preprocessing | None = None,
     *,
+    stack: Stack | None = None,
     dataset: int | None = None,
     config: LiveConfig | None = None,
     threads: int = 1,
@@ -459,6 +465,7 @@ def open(
         interface: the session's embeddings.
         preprocessing: the session's: which units of the recording these are, what they are called, their
             normalisation and their rate. None: every value of a frame is a unit, normalised by the stream.
+        stack: the weights of the model and of regressions of the session; None for the model alone.
         dataset: see `SessionInput`.
         config: None for the defaults; without preprocessing, running statistics.
         threads: that share the units of a forecast by POCO, 512 each at a time. They want a core each, and
@@ -474,7 +481,7 @@ def open(
         if config.normalise == "fit":
             raise ConfigError("there is no preprocessing to normalise by; give it, or normalise 'running'.")
         preprocessing = Preprocessing.none(len(interface.unit))
-    return LiveForecaster(model, interface, preprocessing, dataset, config, threads)
+    return LiveForecaster(model, interface, preprocessing, stack, dataset, config, threads)
 
 
 class _UnknownNamesError(FrameError):

@@ -464,17 +464,25 @@ def read_windows(
     source: WindowSource, session: int, parts: Sequence[Part]
 ) -> Iterator[tuple[Part, np.ndarray, np.ndarray, np.ndarray]]:
     """Batches (part, context, target, starts) of a session's windows, evenly spaced and bounded in number."""
-    num_units = source.sessions[session].num_units
-    most = max(MIN_WINDOWS, min(MAX_ROWS // num_units, MAX_CHOICE_ROWS // min(num_units, CHOICE_UNITS)))
-    counts = {part: source.num_windows(session, part) for part in parts}
-    step = max(1, math.ceil(sum(counts.values()) / most))
-    size = max(1, BATCH_ROWS // num_units)
-    for part, count in counts.items():
-        numbers = np.arange(0, count, step)
+    size = max(1, BATCH_ROWS // source.sessions[session].num_units)
+    for part, numbers in _windows_to_read(source, session, parts).items():
         for first in range(0, len(numbers), size):
             context, target, starts = source.read(session, part, numbers[first : first + size])
             if len(starts):
                 yield part, context, target, starts
+
+
+def num_windows_read(source: WindowSource, session: int, parts: Sequence[Part]) -> int:
+    """How many windows `read_windows` gives, where all can be read."""
+    return sum(map(len, _windows_to_read(source, session, parts).values()))
+
+
+def _windows_to_read(source: WindowSource, session: int, parts: Sequence[Part]) -> dict[Part, np.ndarray]:
+    num_units = source.sessions[session].num_units
+    most = max(MIN_WINDOWS, min(MAX_ROWS // num_units, MAX_CHOICE_ROWS // min(num_units, CHOICE_UNITS)))
+    counts = {part: source.num_windows(session, part) for part in parts}
+    step = max(1, math.ceil(sum(counts.values()) / most))
+    return {part: np.arange(0, count, step) for part, count in counts.items()}
 
 
 def principal_components(source: WindowSource, session: int = 0, count: int = NUM_COMPONENTS) -> np.ndarray:
