@@ -32,7 +32,7 @@ class Config:
 
     Attributes:
         recording: files and folders of recordings, addresses (https, dandi:000NNN/PATH), or
-            sim://default?seed=0.
+            sim://default?seed=0, or sim://stimulated?kernels=FILE&minutes=20&noise=0.25.
         write_sidecar: write what the recordings leave open into sidecar files to fill in; in a terminal, ask
             first.
         rate_hz: frames a second, over what the recordings and their sidecars say.
@@ -40,8 +40,8 @@ class Config:
         subject: the animal's name, in the same way.
         variable: the array to read, where a file holds several.
         picture: PNG file that shows the traces of the first recording as they would be used.
-        context: frames that a forecast will be made from, to tell recordings that are too short.
-        horizon: frames that will be forecast.
+        context, horizon: frames of the windows that recordings must have room for, and in which changes of
+            inputs are counted.
     """
 
     recording: list[str]
@@ -75,6 +75,9 @@ def run(config: Config, console: Console) -> int:
     num_usable = sum(result.session is not None for result in results)
     if num_usable:
         console.print(as_table(results))
+        inputs = inspection.as_input_table(results, config.context, config.horizon)
+        if inputs is not None:
+            console.print(inputs)
     for result in results:
         for line in result.remarks():
             print(line)
