@@ -32,8 +32,8 @@ def test_inspect_says_what_would_be_read_and_what_is_wrong(
     assert main(["inspect", str(recordings)]) == 0
     out, err = capsys.readouterr()
     (row,) = (line for line in out.splitlines() if "good.npy" in line)
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == ["good.npy", "lab/m1/day1", "npy", "mouse", "unknown", "300", "3", "5", "1", "1"]
+    assert row.split() == ["good.npy", "lab/m1/day1", "mouse", "300", "3", "5", "1", "1"]
+    assert "lab/m1/day1: format: npy" in out and all(len(line) <= 100 for line in out.splitlines()[:8])
     assert "lab/m1/day1: dropped: 1 unit that never changed (unit 1)" in out
     assert "1 sessions can be used, 1 cannot" in out
     assert err.count("cannot be used:") == 1 and "bad.npy" in err and "Traceback" not in err

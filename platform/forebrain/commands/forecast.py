@@ -6,14 +6,13 @@ The forecast is CSV: a row for each frame ahead, a column for each unit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv
-from forebrain_registry.storage import Folder
+from forebrain.commands._out import require_free, write_out
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Config:
         session: which session, where the recording holds several.
         out: a CSV file; the terminal where not given.
         registry: where the model is; where it was pulled from where not given.
+        overwrite: replace the file that is there.
     """
 
     adapted: str
@@ -33,17 +33,18 @@ class Config:
     session: str | None = None
     out: str | None = None
     registry: str | None = None
+    overwrite: bool = False
 
 
 def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
+    require_free(config.out, config.overwrite)
     adapted = Adapted.load(config.adapted, config.registry)
     window = adapted.latest_window(open_session(config.recording, config.session))
     table = forecast_csv(adapted.forecast(window), adapted.preprocessing)
     if config.out is None:
         print(table, end="")
         return 0
-    out = Path(config.out)
-    Folder(out.parent).write(out.name, table.encode())
-    print(f"{adapted.horizon} frames of {adapted.num_units} units forecast: {out}")
+    write_out(config.out, table.encode())
+    print(f"{adapted.horizon} frames of {adapted.num_units} units forecast: {config.out}")
     return 0

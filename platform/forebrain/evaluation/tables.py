@@ -218,9 +218,12 @@ def by_unit(
 def best_first(table: Table, column: str, count: int) -> Table:
     """The rows with the highest values in a column, the highest first."""
     at = table.columns.index(column)
-    ranked = sorted(
-        table.rows, key=lambda row: -math.inf if row[at] is None else float(row[at]), reverse=True
-    )
+
+    def value(row: tuple[Cell, ...]) -> float:
+        cell = row[at]
+        return cell if isinstance(cell, int | float) else -math.inf
+
+    ranked = sorted(table.rows, key=value, reverse=True)
     more = f" (the best {count} of {len(ranked)})" if len(ranked) > count else ""
     return replace(table, title=table.title + more, rows=tuple(ranked[:count]))
 

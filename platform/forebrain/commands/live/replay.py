@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
+from forebrain.commands._out import require_free
 from forebrain.commands.live import TITLES, Transport
 from forebrain.errors import ConfigError
 from forebrain.realtime.latency import Latency, latency_histogram
@@ -40,6 +41,7 @@ class Config:
         budget_ms: by when a forecast is due; the time between two frames if not given.
         max_miss_rate: a larger part of late or lost forecasts is a failure (exit status 1).
         out: folder for latency.json and latency.png.
+        overwrite: replace the files that are there.
     """
 
     recording: str | None = None
@@ -53,6 +55,7 @@ class Config:
     budget_ms: float | None = None
     max_miss_rate: float = 0.01
     out: str | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("frames", "rate_hz", "budget_ms"):
@@ -64,6 +67,7 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Plays the frames, shows the latency and writes it to `out`."""
+    require_free(config.out and f"{config.out}/latency.json", config.overwrite)
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
     if session is None:
