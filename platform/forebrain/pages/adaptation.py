@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,12 @@ from markupsafe import Markup
 from forebrain import plotting
 from forebrain.adaptation.artifact import EVALUATION, FORMAT, RECORD, RESULT
 from forebrain.errors import AdaptationError
-from forebrain.evaluation.tables import or_none
 from forebrain.pages import charts
 from forebrain.pages.build import picture, write_page
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.scoring.units import FAVOURS
 
-UNITS = "units.csv"
 _PICTURES = {
     "forecast_traces": "What single neurons did, and what had been forecast",
     "population_raster": "The population: what it did, what had been forecast, and the difference",
@@ -52,7 +49,7 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
         raise AdaptationError(f"{folder}: there is no adaptation here; give the --out of `forebrain adapt`.")
     result, evaluation = _read(folder, RESULT), _read(folder, EVALUATION)
     try:
-        units = list(_units(folder / UNITS))
+        units = _units((evaluation or {}).get("units"))
         names = (record["dataset"], record["subject"], record["session"])
         return write_page(
             out,
@@ -94,17 +91,14 @@ def _pictures(folder: Path) -> Iterator[tuple[str, str]]:
             yield what, picture((folder / f"{name}.png").read_bytes(), _PICTURE_BYTES)
 
 
-def _units(path: Path) -> Iterator[dict[str, str | float | None]]:
+def _units(columns: Mapping[str, Sequence[Any]] | None) -> list[dict[str, Any]]:
     """The rows of the table of units, those first of which more is explained."""
-    if not path.exists():
-        return
-    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    for row in sorted(rows, key=lambda row: -float(row["explained"] or "-inf")):
-        yield {name: value if name in ("unit", "region") else _number(value) for name, value in row.items()}
-
-
-def _number(text: str) -> float | None:
-    return or_none(float(text)) if text else None
+    if columns is None:
+        return []
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return sorted(
+        rows, key=lambda row: -math.inf if row["explained"] is None else row["explained"], reverse=True
+    )
 
 
 def _horizon_text(record: Mapping[str, Any]) -> str:
