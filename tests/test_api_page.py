@@ -42,10 +42,11 @@ def test_every_public_name_has_an_example_and_its_docstring_on_the_page() -> Non
         heading = f"### fb.{name}".replace("__", r"\_\_")
         assert heading in page, name
         section = page.split(heading)[1].split("\n### ")[0]
-        assert "```python\n" in section and "fb." in page, name
+        assert "```python\n" in section, name
         assert "\n::: forebrain." in section or name == "__version__", name
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run(laboratory: Path) -> None:
     values: dict[str, object] = {}
     for example in re.findall(r"```python\n(.*?)```", (DOCS / "api.md").read_text(), re.DOTALL):
@@ -55,6 +56,7 @@ def test_the_examples_of_the_page_run(laboratory: Path) -> None:
     assert isinstance(values["figure"], Figure)
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_from_an_array_to_a_figure(laboratory: Path) -> None:
     notebook = json.loads((DOCS / "tutorial.ipynb").read_text())
     values: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""Verdicts in practical words: what makes them doubtful comes first, linear is named where it does as well."""
+"""Verdicts in practical words: first what makes them doubtful, last a backbone no better than linear."""
 
 from __future__ import annotations
 

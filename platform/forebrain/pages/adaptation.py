@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from forebrain import plotting
-from forebrain.adaptation.artifact import EVALUATION, FORMAT, RECORD, RESULT
+from forebrain.adaptation.artifact import EVALUATION, FORMAT, RECORD, RESULT, STACKED_FORMAT
 from forebrain.errors import AdaptationError
 from forebrain.pages import charts
 from forebrain.pages.build import picture, write_page
@@ -45,7 +45,7 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
     """
     folder = Path(adapted)
     record = _read(folder, RECORD)
-    if record is None or record.get("format") != FORMAT:
+    if record is None or record.get("format") not in (FORMAT, STACKED_FORMAT):
         raise AdaptationError(f"{folder}: there is no adaptation here; give the --out of `forebrain adapt`.")
     result, evaluation = _read(folder, RESULT), _read(folder, EVALUATION)
     try:
