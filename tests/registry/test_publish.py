@@ -222,7 +222,7 @@ def test_copying_keeps_record_and_digest_and_makes_no_second(registry: Registry,
     assert (copied.number, copied.digest) == (2, version.digest)
     assert copy(registry, "worm", other).number == 2
     assert verify(other).problems == []
-    blob = Path(registry.uri) / "blobs/sha256" / version.blobs[1].sha256[:2] / version.blobs[1].sha256
+    blob = Path(registry.uri) / "blobs/sha256" / version.blobs[2].sha256[:2] / version.blobs[2].sha256
     blob.write_bytes(blob.read_bytes()[::-1])
     with pytest.raises(DamagedError, match="damaged"):
         copy(registry, "worm", Registry(tmp_path / "third"))
@@ -347,7 +347,7 @@ def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash
             patch.setattr(Registry, "writer", later)
             version = publish(registry, "worm", {"model.safetensors": file}, metadata())
         assert file.read_bytes() == weights(2)
-        assert verify(registry).problems == [] and version.blobs[1].sha256 == sha256(weights(1))
+        assert verify(registry).problems == [] and version.blobs[2].sha256 == sha256(weights(1))
         for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
             os.utime(blob, (0, 0))
 

@@ -250,7 +250,7 @@ for _ in range(5):
             out, _ = process.communicate(timeout=60)
             assert process.returncode == 0 and set(out.split()) == {str(len(BIG))}
         fetched = count.read_text().split()
-        assert len(fetched) == len(set(fetched)) == (3 if run == "fresh" else 1)
+        assert len(fetched) == len(set(fetched)) == (4 if run == "fresh" else 1)
         weights_here = pull(published, "worm").folder / "model.safetensors"
         weights_here.write_bytes(BIG[:-1] + b"?")
 
