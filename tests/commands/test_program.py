@@ -33,6 +33,7 @@ LEAST: dict[str, list[str]] = {
     "publish": ["--run", "r", "--name", "n"],
     "adapt": ["--model", "m", "--recording", "a.npz", "--out", "o"],
     "forecast": ["--adapted", "a", "--recording", "a.npz"],
+    "effect": ["--adapted", "a", "--recording", "a.npz", "--plan", "plan.csv"],
     "live serve": ["--adapted", "a"],
     "page registry": ["r", "--out", "o"],
     "page runs": ["r", "--out", "o"],
