@@ -156,7 +156,9 @@ class Comparison:
     def beside_linear(self) -> str:
         """What is to be said of a backbone that is no better than linear; empty for nothing."""
         alone = ALONE if ALONE in self.forecasters else self.name
-        return "" if self.mode == "scratch" else beside_linear(self._score(alone), self._score("linear"))
+        if self.mode == "scratch" or not self.backbone.sessions:  # which no backbone was trained on
+            return ""
+        return beside_linear(self._score(alone), self._score("linear"))
 
     def units(self) -> Table:
         """How well each unit is forecast, on the test part."""

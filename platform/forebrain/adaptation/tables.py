@@ -53,7 +53,7 @@ def unit_table(
         preprocessing: of the units.
         scored: columns of `evaluation.tables.by_unit`; None where nothing was scored.
     """
-    columns = {name: values for name, values in (scored or {}).items() if name != "unit"}
+    columns: dict[str, Any] = {name: values for name, values in (scored or {}).items() if name != "unit"}
     columns |= {"column": preprocessing.columns, "mean": preprocessing.mean, "scale": preprocessing.scale}
     table: pandas.DataFrame = require_pandas().DataFrame(columns, unit_index(preprocessing))
     return table if scored is None else table.astype({name: float for name in _SCORES if name in table})
