@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from html import unescape
@@ -13,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from chromium_window import CHROMIUM
 from forebrain.pages.catalogue import write_catalogue
 from forebrain.pages.side_by_side import write_side_by_side
 from forebrain_registry import Registry
 
 pytestmark = pytest.mark.slow
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # What a hand would do comes before; what then is to be seen is left in the page, and read from it.
 REPORT = """
 <script>
