@@ -61,7 +61,8 @@ class Arrivals:
         self.time_s: float | None = None
         self._intervals.clear()
         self._arrived.clear()
-        self._late_from = self._late_at = None  # positions of the first and the last late frame in a row
+        self._late_from: float | None = None  # positions of the first and the last late frame in a row
+        self._late_at: float | None = None
         self._late_run = 0
         self._jumped_to: float | None = None
         self._jumped_run = 0
@@ -157,7 +158,7 @@ class Arrivals:
                 self._late_run, self._late_at = (self._late_run + 1, at) if is_anew else (0, None)
                 return Arrival("repeated")
             self._late_run = 0
-            return Arrival("restart") if is_anew else Arrival("next", missing)
+            return self._restarted() if is_anew else Arrival("next", missing)
         follows = self._late_at is not None and at > self._late_at
         self._late_run = self._late_run + 1 if follows and self._late_run else 1
         if self._late_run == 1:
@@ -166,6 +167,9 @@ class Arrivals:
         if self._late_run < MIN_GAP_FRAMES:
             return Arrival("late")
         self._late_run = 0
+        return self._restarted()
+
+    def _restarted(self) -> Arrival:
         self._intervals.clear()
         return Arrival("restart")
 
