@@ -3,6 +3,10 @@
 A picture is a msgpack map of plain values and little-endian float32 arrays: the frames since the one before
 it, the newest forecast, and what the forecaster knows of itself. It holds all that a watcher needs, so one
 who comes late or misses some has only a gap in the traces.
+
+Three keys a picture may have beside those made here, and the page draws them: `bands` {levels [Q], values
+[Q, H, K]}, quantiles of the forecast; `coverage` {inside, aim}, the part of what came that lay in the bands,
+and should; `inputs` {names [D], past [frames][D], plan [H][D] or null}, each value from 0 to 1.
 """
 
 from __future__ import annotations

@@ -106,6 +106,7 @@ def run(config: Config, console: Console) -> int:
         followers: list[Follower] = []
         if config.record is not None:
             recorder = Recorder(config.record, live, about)
+            stack.callback(lambda: console.print(f"{recorder.num_recorded:,} frames in {config.record}"))
             stack.callback(recorder.close)
             followers.append(recorder)
             if recorder.num_recorded:
