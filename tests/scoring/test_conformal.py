@@ -80,13 +80,23 @@ def test_too_little_widens_the_intervals_and_says_so() -> None:
         calibrate(**none_came, calibrated_on="here")
 
 
-def test_a_unit_that_never_moves_has_no_width_and_is_counted() -> None:
-    arrays = made(100)
+def test_a_unit_that_was_silent_has_the_intervals_of_the_others_and_is_counted() -> None:
+    """What it did while it did nothing says nothing of what it will do."""
+    arrays = made(300)
     arrays["target"][..., 4] = 0
+    arrays["spread"] = arrays["spread"].copy()
+    arrays["spread"][:, 4] = 0
     calibration = calibrate(**arrays, calibrated_on="here")
-    assert calibration.record["constant_units"] == 1
-    quantiles = calibration.quantiles(arrays["forecast"], arrays["spread"])
-    assert (quantiles[..., 4] == 0).all() and (np.ptp(quantiles[..., 5], axis=0) > 0).all()
+    assert calibration.record["silent_units"] == 1
+    np.testing.assert_allclose(covered(calibration, made(3000, 1)), 0.8, atol=0.07)
+
+
+def test_a_session_in_which_nothing_moves_has_intervals_without_width() -> None:
+    arrays = made(50)
+    arrays["target"][:], arrays["spread"] = 0, 0 * arrays["spread"]
+    calibration = calibrate(**arrays, calibrated_on="here")
+    assert calibration.record["silent_units"] == UNITS
+    assert not calibration.quantiles(arrays["forecast"], arrays["spread"]).any()
 
 
 def test_what_did_not_come_takes_no_part_and_a_unit_that_never_came_has_the_others_quantiles() -> None:

@@ -100,4 +100,4 @@ def test_units_that_never_move_are_scored_without_an_error() -> None:
     source = windows_of(traces)
     result = assess("linear", fit_baselines(source)["linear"], source).result("linear")
     assert result is not None and result["crps"] > 0
-    assert result["by_session"]["lab/animal/one"]["calibration"]["constant_units"] == 1
+    assert result["by_session"]["lab/animal/one"]["calibration"]["silent_units"] == 1

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from forebrain.errors import ConfigError
-from forebrain.scoring.conformal import Calibration
+from forebrain.scoring.conformal import Calibration, window_spread
 from forebrain.scoring.evaluate import MAX_ROWS, Evaluation, Forecaster
 from forebrain.scoring.protocols import Part
-from forebrain.scoring.ridge import spread_of
 from forebrain.scoring.window_source import SessionInfo, WindowSource
 
 # A picture shows no more; the model still sees every unit.
@@ -138,7 +137,7 @@ def make_example(
                 for name, forecaster in forecasters.items():
                     forecasts[name].append(forecaster(session, context)[..., units])
                     if name in known:
-                        spread = spread_of(context[..., units])[:, 0]
+                        spread = window_spread(context[..., units])
                         bands[name].append(known[name].quantiles(forecasts[name][-1], spread, BAND))
         if starts:
             break

@@ -21,7 +21,7 @@ class Watch:
     def __init__(self, live: LiveForecaster, clock: Callable[[], float] = time.monotonic) -> None:
         self._live, self._clock = live, clock
         self._counts = {name: live.counts[name] for name in _COUNTED}
-        self._flags = {"rate": False, "drift": False}
+        self._flags = {"rate": False, "drift": False, "coverage": False}
         self._said_at: dict[str, float] = {}
 
     def news(self) -> list[str]:
@@ -32,10 +32,14 @@ class Watch:
             if new and self._may_say(name):
                 self._counts[name] = live.counts[name]
                 found.append(f"{words} (at frame {live.arrivals.index}{f', {new} times' if new > 1 else ''})")
-        for name, flag in (("rate", live.arrivals.rate_differs), ("drift", live.drifts)):
+        for name, flag, sentence in (
+            ("rate", live.arrivals.rate_differs, self._rate),
+            ("drift", live.units_drift, self._drift),
+            ("coverage", live.coverage_alarm, self._coverage),
+        ):
             if flag != self._flags[name] and self._may_say(name):
                 self._flags[name] = flag
-                found.append(self._rate(flag) if name == "rate" else self._drift(flag))
+                found.append(sentence(flag))
         return found
 
     def _may_say(self, name: str) -> bool:
@@ -58,6 +62,12 @@ class Watch:
             f"drift: {self._live.drifted_units} of {self._live.num_units} units have left what the interface "
             "was fitted on"
         )
+
+    def _coverage(self, has_left: bool) -> str:
+        intervals = self._live.intervals
+        assert intervals is not None and intervals.coverage is not None
+        now = f"80 % intervals cover {100 * intervals.coverage:.0f} % of what comes"
+        return f"coverage: {now}; do not rely on them" if has_left else f"{now} again"
 
 
 _COUNTED = {

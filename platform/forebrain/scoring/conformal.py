@@ -5,12 +5,12 @@ A residual of unit n and step h is taken over a scale of its window,
 
     scale^2 = share * spread^2 + (1 - share) * typical^2,
 
-where spread is how far the unit's context lies from its last frame, and typical the unit's own spread over
-all windows. Quantiles of these residuals are taken a unit and horizon at a time (with the (n + 1) of split
-conformal prediction, Vovk et al. 2005, Lei et al. 2018) and drawn towards those of all units, scaled by the
-unit's size, as far as the unit has few windows that share no target. The share is the one under which halves
-of the time forecast each other's quantiles best. The quantile of a forecast is the point plus the scale
-times the residual's quantile; the point stays as it is.
+where spread (`window_spread`) is how much the unit moves in its context, and typical the unit's own spread
+over all windows. Quantiles of these residuals are taken a unit and horizon at a time (with the (n + 1) of
+split conformal prediction, Vovk et al. 2005, Lei et al. 2018) and drawn towards those of all units, scaled by
+the unit's size, as far as the unit has few windows that share no target. The share is the one under which
+halves of the time forecast each other's quantiles best. The quantile of a forecast is the point plus the
+scale times the residual's quantile; the point stays as it is.
 
 What comes in is arrays, so residuals of held-out frames and those of blocks of time that others forecast
 (cross-conformal, `ridge.Trial`) are calibrated alike. Values that are NaN did not come and take no part.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Self
 
@@ -44,6 +45,25 @@ MAX_OWN_UNITS = 4096
 CHOICE_UNITS = 64
 MAX_POOLED = 1 << 18
 TINY = 1e-6
+# A unit whose typical spread is below this part of the median unit's was silent while it was calibrated on:
+# how far it will be off when it moves only the others can tell.
+SILENT = 0.05
+
+
+def window_spread(context: np.ndarray) -> np.ndarray:
+    """[B, N]: how much units move in contexts [B, C, N].
+
+    The geometric mean of the root mean square distance from the last frame and of the mean absolute change
+    from frame to frame: of slow and of fast movement.
+    """
+    away = context - context[:, -1:]
+    squares = np.einsum("bcn,bcn->bn", away, away)
+    steps = away[:, 1:] - away[:, :-1]
+    np.abs(steps, out=steps)
+    np.sqrt(squares, out=squares)
+    squares *= steps.sum(axis=1)
+    squares *= np.float32(1 / (context.shape[1] ** 0.5 * max(1, context.shape[1] - 1)))
+    return np.sqrt(squares, out=squares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +102,14 @@ class Calibration:
 
     def scale(self, spread: np.ndarray) -> np.ndarray:
         """The scale [..., N] of windows with a spread [..., N]."""
-        share = np.float32(self.share)
-        return np.sqrt(
-            share * np.square(spread) + (1 - share) * np.square(self.typical) + np.float32(TINY**2)
-        )
+        squares: np.ndarray = np.float32(self.share) * np.square(spread)
+        squares += self._least_square
+        return np.sqrt(squares, out=squares)
+
+    @cached_property
+    def _least_square(self) -> np.ndarray:
+        """[N], of the scale of a window in which nothing moves."""
+        return ((1 - self.share) * np.square(self.typical) + TINY**2).astype(np.float32)
 
     def offsets(self, levels: Sequence[float] | None = None) -> np.ndarray:
         """Quantiles of residuals over the scale, float32 [Q, H, N]; at LEVELS where none are given.
@@ -107,7 +131,7 @@ class Calibration:
 
         Args:
             forecast: [B, H, N].
-            spread: [B, N] of the windows, see `ridge.spread_of`.
+            spread: [B, N] of the windows, see `window_spread`.
             levels: None for LEVELS.
 
         Returns:
@@ -179,7 +203,7 @@ def calibrate(
 
     Args:
         forecast, target: [W, H, N]; NaN where nothing came.
-        spread: [W, N] of the windows, see `ridge.spread_of`.
+        spread: [W, N] of the windows, see `window_spread`.
         starts: [W], start frames of the windows, in order.
         calibrated_on: what these frames are, in words, for the record.
         step: [N], standard deviation of one-step differences; None where not known.
@@ -198,10 +222,14 @@ def calibrate(
         )
     error = np.where(moved, target - forecast, np.nan).astype(np.float32)
     typical = np.sqrt(np.nanmean(np.square(spread, dtype=np.float64), axis=0)).astype(np.float32)
+    is_silent = typical <= SILENT * np.median(typical)
+    typical = np.where(is_silent, max(float(np.median(typical)), TINY), typical).astype(np.float32)
+    error[..., is_silent] = np.nan
+    if not np.isfinite(error).any():
+        error[moved] = 0  # nothing moves at all
     share = _choose_share(error, spread, typical, starts, half_own)
     fit = _fit(error, _scale(share, spread, typical), starts, half_own)
     widened = math.sqrt(max(1.0, ENOUGH_WINDOWS / independent))
-    is_constant = np.nanmax(np.abs(error), axis=(0, 1), initial=0) == 0
     record = {
         "calibrated_on": calibrated_on,
         "share": share,
@@ -209,7 +237,7 @@ def calibrate(
         "num_independent": independent,
         "own_weight": fit.own_weight,
         "widened": widened,
-        "constant_units": int(is_constant.sum()),
+        "silent_units": int(is_silent.sum()),
         "units_with_floor": 0,
         "note": None
         if widened == 1
@@ -219,7 +247,7 @@ def calibrate(
         ),
     }
     own = None if num_units > MAX_OWN_UNITS else (widened * fit.table()).astype(np.float32)
-    floor = _floors(target, error)
+    floor = _floors(target)
     record["units_with_floor"] = int(np.isfinite(floor).sum())
     known_step = np.full(num_units, np.nan) if step is None else step
     return Calibration(
@@ -281,7 +309,7 @@ def _fit(error: np.ndarray, scale: np.ndarray, starts: np.ndarray, half_own: flo
     mean_size = np.array(
         [row[move].mean() if move.any() else 0.0 for row, move in zip(size, moves, strict=True)]
     )
-    # Of a unit of which nothing came, or that never moved while it was calibrated on, only the others tell.
+    # Of a unit of which nothing came, or that was silent, only the others tell.
     unseen = count == 0
     shape = _shape(residual, size)
     of_size = independent / (independent + SIZE_PART * half_own)
@@ -335,7 +363,7 @@ def _choose_share(
     return SHARES[int(np.argmin(losses))]
 
 
-def _floors(target: np.ndarray, error: np.ndarray) -> np.ndarray:
+def _floors(target: np.ndarray) -> np.ndarray:
     """float32 [N]: the least target of units that lie on it for much of the time, and are not constant."""
     least = np.nanmin(np.where(np.isfinite(target), target, np.inf), axis=(0, 1))
     there = (target <= least + TINY).sum(axis=(0, 1))

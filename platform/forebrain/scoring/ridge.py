@@ -23,6 +23,7 @@ import numpy as np
 from scipy.sparse.linalg import svds
 
 from forebrain.errors import ConfigError
+from forebrain.scoring.conformal import window_spread
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.gram import (
     FeatureBlock,
@@ -358,7 +359,7 @@ class OutOfBlock:
     Attributes:
         starts: [W], start frames, in order.
         last: float32 [W, 1, N], the last frame of the contexts.
-        spread: float32 [W, N], see `spread_of`.
+        spread: float32 [W, N], see `conformal.window_spread`.
         base, added, target: float32 [W, H, N], as `Trial` has them, less the last frame.
     """
 
@@ -410,7 +411,7 @@ def out_of_block(
     for batch in read():
         if batch.part == "validation":
             lasts.append(batch.context[:, -1:])
-            spreads.append(spread_of(batch.context)[:, 0])
+            spreads.append(window_spread(batch.context))
     if not lasts:
         return None
     trials: list[Trial] = []

@@ -18,7 +18,7 @@ from forebrain.scoring.autoregression import (
     normal_quantiles,
     step_deviation,
 )
-from forebrain.scoring.conformal import Calibration, calibrate
+from forebrain.scoring.conformal import Calibration, calibrate, window_spread
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Forecaster
 from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Part
@@ -29,7 +29,6 @@ from forebrain.scoring.ridge import (
     out_of_block,
     principal_components,
     spread_evenly,
-    spread_of,
 )
 from forebrain.scoring.stack import StackFit
 from forebrain.scoring.window_source import SessionInfo, WindowSource, choose_windows
@@ -57,7 +56,7 @@ class Residuals:
     Attributes:
         starts: [W], start frames.
         forecast, target: float32 [W, H, N].
-        spread: float32 [W, N], see `ridge.spread_of`.
+        spread: float32 [W, N], see `conformal.window_spread`.
     """
 
     starts: np.ndarray
@@ -206,7 +205,7 @@ def residuals_of(
     limit = min(windows_per_session or MAX_VALUES, max(8, MAX_VALUES // (source.horizon * max(count, 1))))
     for context, target, starts in _read(source, session, part, limit, seed):
         forecast = forecaster(session, context)
-        spread = spread_of(context[..., chosen])[:, 0]
+        spread = window_spread(context[..., chosen])
         found.append((starts, forecast[..., chosen], target[..., chosen], spread))
     if not found:
         shape = 0, source.horizon, count
@@ -336,7 +335,7 @@ def _assess_session(
         found: list[tuple[np.ndarray, ...]] = []
         for context, target, starts in _read(source, session, "validation", limit, seed):
             forecast = scored.take(session, forecaster(session, context))
-            spread = spread_of(scored.take(session, context))[:, 0]
+            spread = window_spread(scored.take(session, context))
             found.append((starts, forecast, scored.take(session, target), spread))
         if not found:
             return {}, {}
@@ -354,7 +353,7 @@ def _assess_session(
     for whole, whole_target, _ in _read(source, session, part, limit, seed):
         context, target = scored.take(session, whole), scored.take(session, whole_target)
         forecast = scored.take(session, forecaster(session, whole))
-        sums[name].update(calibration.quantiles(forecast, spread_of(context)[:, 0]), target)
+        sums[name].update(calibration.quantiles(forecast, window_spread(context)), target)
         sums["normal"].update(normal(context), target)
         sums["ar_valql"].update(regression(context), target)
         of_mean = np.broadcast_to(mean, target.shape)
