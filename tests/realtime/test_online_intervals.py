@@ -41,7 +41,13 @@ def calibration_of(small: Small, frames: np.ndarray) -> Calibration:
     target, spread = windows[:, CONTEXT:], window_spread(windows[:, :CONTEXT])
     step = np.diff(small.preprocessing.normalise(frames), axis=0).std(axis=0)
     return calibrate(
-        small.preprocessing.normalise(forecasts), target, spread, np.arange(len(target)), "here", step=step
+        small.preprocessing.normalise(forecasts),
+        target,
+        spread,
+        np.arange(len(target)),
+        "here",
+        CONTEXT,
+        step=step,
     )
 
 
@@ -122,7 +128,12 @@ def test_while_a_stream_drifts_any_500_frames_are_covered_as_they_should(memory_
     windows = np.lib.stride_tricks.sliding_window_view(values[:500], CONTEXT + HORIZON, axis=0).swapaxes(1, 2)
     copies = np.repeat(windows[:, CONTEXT - 1 : CONTEXT], HORIZON, axis=1)
     calibration = calibrate(
-        copies, windows[:, CONTEXT:], window_spread(windows[:, :CONTEXT]), np.arange(len(windows)), "here"
+        copies,
+        windows[:, CONTEXT:],
+        window_spread(windows[:, :CONTEXT]),
+        np.arange(len(windows)),
+        "here",
+        CONTEXT,
     )
     intervals = OnlineIntervals(calibration, memory_s, 5.0, 500)
     one, every = np.ones(30, np.float32), np.ones(30, bool)
@@ -166,7 +177,7 @@ def test_drifting_frames_end_twice_as_large_and_one_deviation_off() -> None:
 def stub(num_frames: int = 500) -> OnlineIntervals:
     rng = np.random.default_rng(0)
     target = rng.normal(size=(400, 2, 3))
-    calibration = calibrate(np.zeros_like(target), target, np.ones((400, 3)), 2 * np.arange(400), "here")
+    calibration = calibrate(np.zeros_like(target), target, np.ones((400, 3)), 2 * np.arange(400), "here", 4)
     return OnlineIntervals(calibration, 20.0, 5.0, num_frames)
 
 

@@ -35,8 +35,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.98)
 HALF_OWN = 20.0
 # Of that, at which a unit's size weighs as much as the mean size: one number takes less than a quantile.
 SIZE_PART = 0.25
-# With fewer of them in a session, intervals are widened by the square root of what is missing.
-ENOUGH_WINDOWS = 8
+# With fewer windows that share no frame at all, intervals are widened by the square root of what is missing.
+ENOUGH_WINDOWS = 6
 # A unit has a floor, which its quantiles do not pass, if so much of its calibration targets lie there.
 AT_FLOOR = 0.25
 # Of more units no table is kept for each: they have their own size and the shape of all.
@@ -195,6 +195,7 @@ def calibrate(
     spread: np.ndarray,
     starts: np.ndarray,
     calibrated_on: str,
+    context: int,
     *,
     step: np.ndarray | None = None,
     half_own: float = HALF_OWN,
@@ -206,6 +207,7 @@ def calibrate(
         spread: [W, N] of the windows, see `window_spread`.
         starts: [W], start frames of the windows, in order.
         calibrated_on: what these frames are, in words, for the record.
+        context: C, frames that each window knows.
         step: [N], standard deviation of one-step differences; None where not known.
         half_own: see HALF_OWN.
 
@@ -229,12 +231,14 @@ def calibrate(
         error[moved] = 0  # nothing moves at all
     share = _choose_share(error, spread, typical, starts, half_own)
     fit = _fit(error, _scale(share, spread, typical), starts, half_own)
-    widened = math.sqrt(max(1.0, ENOUGH_WINDOWS / independent))
+    apart = num_independent(starts, context + horizon)
+    widened = math.sqrt(max(1.0, ENOUGH_WINDOWS / apart))
     record = {
         "calibrated_on": calibrated_on,
         "share": share,
         "num_windows": num_windows,
         "num_independent": independent,
+        "num_apart": apart,
         "own_weight": fit.own_weight,
         "widened": widened,
         "silent_units": int(is_silent.sum()),
@@ -242,8 +246,8 @@ def calibrate(
         "note": None
         if widened == 1
         else (
-            f"{independent} windows without common targets are too few to calibrate on; intervals are "
-            f"widened {widened:.2f} times"
+            f"{apart} windows that share no frame are too few to calibrate on; intervals are widened "
+            f"{widened:.2f} times"
         ),
     }
     own = None if num_units > MAX_OWN_UNITS else (widened * fit.table()).astype(np.float32)
@@ -256,12 +260,12 @@ def calibrate(
     )  # fmt: skip
 
 
-def num_independent(starts: np.ndarray, horizon: int) -> int:
-    """How many of windows in order of time share no target."""
+def num_independent(starts: np.ndarray, length: int) -> int:
+    """How many of windows in order of time begin at least so many frames apart."""
     count, free_from = 0, -math.inf
     for start in starts:
         if start >= free_from:
-            count, free_from = count + 1, start + horizon
+            count, free_from = count + 1, start + length
     return count
 
 

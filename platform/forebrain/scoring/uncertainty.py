@@ -54,11 +54,13 @@ class Residuals:
     """Forecasts of windows that they were not fitted on, and what came.
 
     Attributes:
+        context: C, frames that each window knows.
         starts: [W], start frames.
         forecast, target: float32 [W, H, N].
         spread: float32 [W, N], see `conformal.window_spread`.
     """
 
+    context: int
     starts: np.ndarray
     forecast: np.ndarray
     target: np.ndarray
@@ -66,7 +68,9 @@ class Residuals:
 
     def calibrate(self, calibrated_on: str, step: np.ndarray | None = None) -> Calibration:
         """See `conformal.calibrate`."""
-        return calibrate(self.forecast, self.target, self.spread, self.starts, calibrated_on, step=step)
+        return calibrate(
+            self.forecast, self.target, self.spread, self.starts, calibrated_on, self.context, step=step
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,8 +213,9 @@ def residuals_of(
         found.append((starts, forecast[..., chosen], target[..., chosen], spread))
     if not found:
         shape = 0, source.horizon, count
-        return Residuals(np.zeros(0, np.int64), np.zeros(shape), np.zeros(shape), np.zeros((0, count)))
-    return Residuals(*(np.concatenate(each) for each in zip(*found, strict=True)))
+        none = np.zeros(shape, np.float32)
+        return Residuals(source.context, np.zeros(0, np.int64), none, none, np.zeros((0, count), np.float32))
+    return Residuals(source.context, *(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
 def stack_residuals(
@@ -246,7 +251,9 @@ def stack_residuals(
         found[name] = held_out
     any_ = found["linear"]
     departure = sum(_departure(stack.weights, name, each.base, each.added) for name, each in found.items())
-    residuals = Residuals(any_.starts, any_.last + departure, any_.last + any_.target, any_.spread)
+    residuals = Residuals(
+        source.context, any_.starts, any_.last + departure, any_.last + any_.target, any_.spread
+    )
     has_head = any(head.head is not None for _, head in bases.values())
     return residuals, OUT_OF_BLOCK if has_head else VALIDATION
 
@@ -289,7 +296,9 @@ def _scaled_residuals(
         itself = np.abs(found.target - found.forecast)[..., units].mean(axis=(0, 2))
         growth = np.maximum(1, held_out / np.maximum(itself, 1e-9))[:, None]
     scaled = found.target - growth * (found.target - found.forecast)
-    return Residuals(found.starts, scaled.astype(np.float32), found.target, found.spread), SCALED
+    return Residuals(
+        source.context, found.starts, scaled.astype(np.float32), found.target, found.spread
+    ), SCALED
 
 
 class _Scored:
@@ -339,7 +348,8 @@ def _assess_session(
             found.append((starts, forecast, scored.take(session, target), spread))
         if not found:
             return {}, {}
-        residuals = Residuals(*(np.concatenate(each) for each in zip(*found, strict=True)))
+        joined = (np.concatenate(each) for each in zip(*found, strict=True))
+        residuals = Residuals(source.context, *joined)
         calibration = residuals.calibrate(VALIDATION)
     else:
         calibration = calibration.of_units(units)
