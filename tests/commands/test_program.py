@@ -40,6 +40,7 @@ LEAST: dict[str, list[str]] = {
     "study leave-one-out": ["--recording", "a", "b", "c", "--out", "o"],
     "study rivals": ["--recording", "a.npz", "--out", "o"],
     "study intervals": ["--recording", "a.npz", "--out", "o"],
+    "study backbone": ["--name", "n", "--recordings", "one", "--out", "o"],
     "leaks": ["--recording", "a.npz"],
     "chaos": ["--pretrain.data", "d", "--pretrain.out", "o"],
     "parity": ["fixtures"],
@@ -351,7 +352,7 @@ def bash() -> Iterator[Callable[[str], list[str]]]:
     ("line", "offered"),
     [
         ("forebrain pre", ["prepare", "pretrain"]),
-        ("forebrain live ", ["serve", "replay", "soak"]),
+        ("forebrain live ", ["serve", "watch", "replay", "soak"]),
         ("forebrain registry pu", ["publish", "pull"]),
         ("forebrain pretrain --training.stea", []),
         ("forebrain pretrain --training.ste", ["--training.steps"]),

@@ -18,7 +18,7 @@ def test_intervals_of_every_session_stand_beside_the_baselines(
     walk: Callable[..., Session], tmp_path: Path, protocol: str
 ) -> None:
     paths = []
-    for seed, num_frames in ((0, 900), (1, 800), (2, 40)):
+    for seed, num_frames in ((0, 900), (1, 800), (2, 20)):
         path = tmp_path / f"{seed}.npz"
         walk(seed, num_frames=num_frames).save(path)
         paths.append(str(path))

@@ -111,7 +111,9 @@ class Adapted(Artifact):
             config: how the stream is normalised and judged; None for the defaults.
             threads: see `realtime.open`.
         """
-        return realtime.open(self.model, self.interface, self.preprocessing, config=config, threads=threads)
+        return realtime.open(
+            self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads
+        )
 
     @property
     def score(self) -> Score | None:
@@ -179,8 +181,11 @@ class Adapted(Artifact):
     @torch.inference_mode()
     def _forecast(self, frames: np.ndarray) -> np.ndarray:
         normalised = torch.from_numpy(self.preprocessing.normalise(frames)).to(self.interface.unit.device)
-        (forecast,) = self._executor.forecast([SessionInput(normalised[None], self.interface)])
-        return self.preprocessing.denormalise(forecast[0].cpu().numpy())
+        (made,) = self._executor.forecast([SessionInput(normalised[None], self.interface)])
+        forecast = made[0].cpu().numpy()
+        if self.stack is not None:
+            forecast = self.stack.forecast(normalised.cpu().numpy(), forecast)
+        return self.preprocessing.denormalise(forecast)
 
     @cached_property
     def _executor(self) -> Model:

@@ -1,4 +1,4 @@
-"""Was adapting worth it? The model beside copy, mean, linear, no step, and as many steps from scratch."""
+"""Was adapting worth it? The forecast beside all that the recording gives without the backbone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 
 from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
 from forebrain.adaptation.artifact import Artifact
+from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, silent
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.adaptation.score import Lead
+from forebrain.adaptation.stacking import StackForecaster, stack_on
 from forebrain.errors import AdaptationError
-from forebrain.scoring.baselines import BASELINES
+from forebrain.scoring.baselines import BASELINES, LinearBaseline
 from forebrain.scoring.evaluate import (
     WINDOWS_PER_SESSION,
     Evaluation,
@@ -25,20 +27,36 @@ from forebrain.scoring.evaluate import (
     evaluate,
     fit_baselines,
 )
+from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import difference_over_time
 from forebrain.scoring.protocols import Part
+from forebrain.scoring.ridge import fit_head
+from forebrain.scoring.stack import StackFit
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
 
 SCRATCH = "from scratch"
 NOT_ADAPTED = "not adapted"
+# The chosen mode's model without the stack.
+ALONE = "backbone alone"
+# What a recording can do for itself: the stack with a model that was trained on it alone.
+SELF = "self"
+# The recording's own forecasts, in result.json; None of those that were not made.
+RIVALS = (*BASELINES, "ridge", "era", SELF)
 NOT_KNOWN = (
     "whether the backbone has seen this animal cannot be told, because its identity is guessed; name "
     "dataset, subject and session in a sidecar file"
 )
 # How to have what was better than the chosen mode.
-INSTEAD = {SCRATCH: "--mode scratch", NOT_ADAPTED: "--mode none"}
+INSTEAD = {
+    SCRATCH: "--mode scratch --stack false",
+    SELF: "--mode scratch",
+    NOT_ADAPTED: "--mode none",
+    ALONE: "--stack false",
+}
 TEST_ROWS = 2_000_000
+# Steps of era for each of the model's: as many as it needs, and they cost less.
+ERA_STEPS = 2
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test")
 
 
@@ -51,8 +69,9 @@ class Comparison:
         prepared: the recording.
         mode: the chosen one.
         trained: what it came to.
-        name: the adapted model's name among the forecasters.
+        name: of what forecasts, among the forecasters.
         others: what else was trained, by name.
+        stack: the weights of the model, linear and their heads; None for the model alone.
         forecasters: all that were scored, by name.
         validation, test: their scores; the test part was looked at once, at the end.
         leak: what the backbone has seen of this animal, in words; None for nothing that is known.
@@ -65,6 +84,7 @@ class Comparison:
     trained: Trained
     name: str
     others: Mapping[str, Trained]
+    stack: StackFit | None
     forecasters: Mapping[str, Forecaster]
     validation: Evaluation
     test: Evaluation
@@ -99,7 +119,7 @@ class Comparison:
             f"{self._score(lead.over):.3f}"
         )
         if mode == "none":
-            return f"Nothing was adapted: {figures}."
+            return f"No step was taken: {figures}."
         what = "Training from scratch" if mode == "scratch" else "Adapting"
         if lead.score <= 0:
             return f"{what} was not worth it: {figures}. Use {INSTEAD.get(lead.over, lead.over)}."
@@ -121,11 +141,14 @@ class Comparison:
         """The contents of result.json."""
         trained, lead = self.trained, self.lead()
         scores = {name: _plain(self._score(name)) for name in self.forecasters}
-        others = [name for name in scores if name != self.name and name not in BASELINES]
+        others = [name for name in scores if name != self.name and name not in RIVALS]
+        copy_mse = self.test.summary("copy").value("mse")
         return {
             "score": scores[self.name],
             "interval": [_plain(bound) for bound in self.test.summary(self.name).bounds("score")],
-            "baselines": {name: scores[name] for name in BASELINES},
+            "baselines": {name: scores.get(name) for name in RIVALS if name != self.name},
+            "noise_ceiling": _plain(noise_ceiling(noise_variance(self.prepared.windows), copy_mse)),
+            "weights": None if self.stack is None else self.stack.record(),
             "others": {name: scores[name] for name in others},
             "lead": {
                 "over": lead.over,
@@ -149,8 +172,9 @@ class Comparison:
 
     def artifact(self) -> Artifact:
         """The part of the comparison that is kept."""
+        stack = None if self.stack is None else self.stack.stack
         return Artifact.of(
-            self.backbone, self.prepared, self.trained, self.mode, self.result(), self.test.to_json()
+            self.backbone, self.prepared, self.trained, self.mode, stack, self.result(), self.test.to_json()
         )
 
 
@@ -161,7 +185,7 @@ def compare(
     config: FitConfig,
     to_rate: bool = False,
     progress: Progress = silent,
-    scratch: bool = True,
+    rivals: bool = True,
 ) -> Comparison:
     """Adapts a backbone to a recording, and scores what came of it beside all else.
 
@@ -172,8 +196,9 @@ def compare(
         config: the optimisation.
         to_rate: resample where the recording has another rate than the backbone was trained on.
         progress: is told what is being done, and how many of how many steps or windows are done.
-        scratch: train from scratch too, on the same windows for as many steps; that takes as long again, or
-            longer.
+        rivals: train what else could have been trained on the recording alone: the same model from random
+            weights, on the same windows for as many steps, and era. That takes twice as long again, or
+            longer, and is left out with mode none.
 
     Raises:
         RecordingError: nothing usable is in the recording.
@@ -181,25 +206,47 @@ def compare(
             that no score exists.
     """
     began = time.perf_counter()
-    name = SCRATCH if mode == "scratch" else NOT_ADAPTED if mode == "none" else f"adapted ({mode})"
+    alone = {"scratch": SCRATCH, "none": NOT_ADAPTED}.get(mode, f"adapted ({mode})")
     steps = 0 if mode == "none" else config.steps
 
     def following(what: str) -> Callable[[int], None]:
         return lambda step: progress(f"{what}: step", step, steps)
 
     prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate)
-    trained = train(backbone, prepared, mode, config, after_step=following(name))
-    others: dict[str, Trained] = {}
-    if scratch and mode not in ("scratch", "none"):
-        others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))
-    models = {name: trained, **others}
+    windows = prepared.windows
+    trained = train(backbone, prepared, mode, config, after_step=following(alone))
+    models, others = {alone: trained}, {}
+    learnt: dict[str, Forecaster] = {}
+    if rivals and mode != "none":
+        if mode != "scratch":
+            others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))
+        progress("training era", 0, 1)
+        learnt["era"] = fit_era(windows, steps=ERA_STEPS * config.steps, seed=config.seed)
+    models |= others
     if mode != "none":
         models[NOT_ADAPTED] = train(backbone, prepared, "none", config)
-    windows = prepared.windows
     forecasters: dict[str, Forecaster] = {
         each: WindowForecaster(made.model, made.interface, config) for each, made in models.items()
     }
-    forecasters |= fit_baselines(windows, seed=config.seed)
+    baselines, name, stack = fit_baselines(windows, seed=config.seed), alone, None
+    if is_stacked(backbone, config):
+        linear = baselines["linear"]
+        assert isinstance(linear, LinearBaseline)
+        stack = stack_on(forecasters[alone], windows, linear, alone, progress)
+        name = f"adapted ({mode})"
+        stacked: dict[str, Forecaster] = {
+            name: StackForecaster(stack.stack, forecasters[alone]),
+            "ridge": stack.ridge.forecaster(linear),
+        }
+        if SCRATCH in others:
+            own = stack_on(forecasters[SCRATCH], windows, linear, SELF, progress)
+            stacked[SELF] = StackForecaster(own.stack, forecasters[SCRATCH])
+        if alone == name:
+            forecasters[ALONE] = forecasters.pop(alone)
+        forecasters = {**stacked, **forecasters}
+    else:
+        learnt["ridge"] = fit_head(windows, baselines["linear"]).forecaster(baselines["linear"])
+    forecasters |= {**baselines, **learnt}
     limit = windows_to_score(prepared, WINDOWS_PER_SESSION, TEST_ROWS)
     validation, test = (
         evaluate(
@@ -217,8 +264,13 @@ def compare(
     leak = leak_of(backbone, session)
     seconds = time.perf_counter() - began
     return Comparison(
-        backbone, prepared, mode, trained, name, others, forecasters, validation, test, leak, seconds
+        backbone, prepared, mode, trained, name, others, stack, forecasters, validation, test, leak, seconds
     )
+
+
+def is_stacked(backbone: Pretrained, config: FitConfig) -> bool:
+    """Whether a backbone's forecast is weighed with regressions: not where a publication is compared with."""
+    return config.stack and backbone.description.protocol != "poco"
 
 
 def leak_of(backbone: Pretrained, session: Session) -> str | None:

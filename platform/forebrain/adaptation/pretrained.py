@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from forebrain.adaptation.description import Description, tensors_of
-from forebrain.adaptation.origin import Origin, pull_version, registry_address, weights_of
+from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
 from forebrain.adaptation.start import START, Start
 from forebrain.models.base import Model
@@ -52,14 +52,14 @@ class Pretrained:
 
         Args:
             reference: `name`, `name@3`, `name@alias` or `name@sha256:...`.
-            registry: its address; None for FOREBRAIN_REGISTRY.
+            registry: its address; None for FOREBRAIN_REGISTRY. What comes with the package is looked at last.
             cache: the folder that pulled versions are kept in; None for the user's.
 
         Raises:
             AdaptationError: there is no such version (the nearest is suggested), it is damaged, or it is no
                 backbone that this program can use.
         """
-        pulled = pull_version(reference, registry_address(registry), cache)
+        pulled, address = pull_version(reference, registry, cache)
         version, metadata = pulled.version, pulled.version.metadata
         where = f"{version}"
         description = Description.from_metadata(metadata.config, metadata.preprocessing, where)
@@ -68,7 +68,7 @@ class Pretrained:
             reference=str(version),
             weights_sha256=hashlib.sha256(data).hexdigest(),
             digest=version.digest,
-            registry=registry_address(registry),
+            registry=address,
         )
         model = description.build(tensors_of(data, where), where).requires_grad_(False)
         start = None

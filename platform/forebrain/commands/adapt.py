@@ -1,8 +1,9 @@
 """Fits an interface for a recording's units to a published model, whose backbone stays as it is.
 
-What comes of it is scored on the part held back in time, beside copy, mean, linear, as many steps from
-scratch, and no step at all. OUT gets what forecasts again, a report and pictures. Several recordings get a
-folder each in OUT and a table of all; the same command then goes on with what is not finished.
+What comes of it is weighed with regressions of the recording itself, and scored on the part held back in
+time, beside copy, mean, linear, ridge, and the same with a model trained on this recording alone. OUT gets
+what forecasts again, a report and pictures. Several recordings get a folder each in OUT and a table of all;
+the same command then goes on with what is not finished.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rich.console import Console
 from forebrain.adaptation.adapting import Mode
 from forebrain.adaptation.artifact import require_new
 from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.choice import choose_model
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.recording import open_session
@@ -35,6 +37,7 @@ FIRST = (
     "fit.learning_rate",
     "fit.precision",
     "fit.seed",
+    "fit.stack",
     "session",
     "resample",
     "each",
@@ -50,6 +53,7 @@ ALIASES = {
     "--learning_rate": "--fit.learning_rate",
     "--precision": "--fit.precision",
     "--seed": "--fit.seed",
+    "--stack": "--fit.stack",
 }
 
 
@@ -58,7 +62,8 @@ class Config:
     """The model to adapt, and the recording.
 
     Attributes:
-        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it.
+        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it. None: the
+            nearest by species and rate, of one recording.
         recording: a file as for `forebrain inspect`, or several, or folders of them.
         out: a folder that does not exist yet; of several recordings, any folder or s3://bucket/folder.
         session: which session, where the recording holds several.
@@ -72,9 +77,9 @@ class Config:
         fit: the optimisation.
     """
 
-    model: str
     recording: list[str]
     out: str
+    model: str | None = None
     session: str | None = None
     registry: str | None = None
     mode: Mode = "embeddings"
@@ -89,8 +94,13 @@ def run(config: Config, console: Console) -> int:
     if config.each or len(config.recording) > 1 or len(find_all(config.recording)) > 1:
         return _adapt_each(config, console)
     require_new(config.out)
-    backbone = Backbone.open(config.model, config.registry)
     session = open_session(config.recording[0], config.session)
+    model = config.model
+    if model is None:
+        choice = choose_model(session, config.registry)
+        model = choice.reference
+        console.print(choice.why)
+    backbone = Backbone.open(model, config.registry)
     comparison = compare(
         backbone, session, config.mode, config.fit, config.resample, progress=Follower(console)
     )
@@ -108,6 +118,8 @@ def run(config: Config, console: Console) -> int:
 def _adapt_each(config: Config, console: Console) -> int:
     from forebrain.studies.many_adaptations import ManyConfig, adapt_many, show
 
+    if config.model is None:
+        raise ConfigError("model is not given; expected one with several recordings. Give --model.")
     if config.session is not None:
         raise ConfigError(
             f"session is {config.session!r} with several recordings; expected one recording with it, since "

@@ -28,6 +28,7 @@ class Client:
                 forecast = client.step(frame, index).values  # [H, N]
 
     A server that is away is waited for no longer than the timeout; once it is back, the next call finds it.
+    Frames that it did not take are not sent again: it counts them as missing.
 
     Args:
         address: the server's.
@@ -63,8 +64,7 @@ class Client:
         """
         names = None if units is None else tuple(units)
         levels = None if quantiles is None else tuple(quantiles)
-        self._requests.send(Frame(np.asarray(frame), index, time_s, names, levels))
-        return self._requests.answer(Forecast, self.timeout_s)
+        return self._requests.step(Frame(np.asarray(frame), index, time_s, names, levels), self.timeout_s)
 
     def describe(self) -> dict[str, Any]:
         """The description of what the forecaster expects: units and their names, context, horizon, rates.

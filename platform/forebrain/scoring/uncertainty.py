@@ -237,7 +237,7 @@ def stack_residuals(
     """
     stack, num_units = fit.stack, source.sessions[session].num_units
     bases: dict[str, tuple[Forecaster, HeadFit]] = {"linear": (stack.linear, fit.ridge)}
-    if stack.needs_model:
+    if stack.model_weight is not None:
         assert model is not None and fit.head is not None
         bases["model"] = model, fit.head
     if num_units > MAX_STACK_UNITS:
@@ -250,7 +250,7 @@ def stack_residuals(
             return None
         found[name] = held_out
     any_ = found["linear"]
-    departure = sum(_departure(stack.weights, name, each.base, each.added) for name, each in found.items())
+    departure = sum(_departure(fit.weights, name, each.base, each.added) for name, each in found.items())
     residuals = Residuals(
         source.context, any_.starts, any_.last + departure, any_.last + any_.target, any_.spread
     )
@@ -283,14 +283,14 @@ def _scaled_residuals(
     trials = {
         name: head.trial
         for name, head in (("linear", fit.ridge), ("model", fit.head))
-        if head is not None and head.trial is not None and (name == "linear" or stack.needs_model)
+        if head is not None
+        and head.trial is not None
+        and (name == "linear" or stack.model_weight is not None)
     }
     growth = np.ones((source.horizon, 1))
     if trials:
         any_ = trials["linear"]
-        departure = sum(
-            _departure(stack.weights, name, each.base, each.added) for name, each in trials.items()
-        )
+        departure = sum(_departure(fit.weights, name, each.base, each.added) for name, each in trials.items())
         held_out = np.abs(any_.target - departure)[~any_.is_trained].mean(axis=(0, 2))
         units = spread_evenly(source.sessions[session].num_units)
         itself = np.abs(found.target - found.forecast)[..., units].mean(axis=(0, 2))
