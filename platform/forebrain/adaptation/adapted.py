@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -20,6 +21,8 @@ from forebrain.adaptation.tables import embedding_table, forecast_table, unit_ta
 from forebrain.errors import AdaptationError
 from forebrain.models.base import Model, SessionInput
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
+from forebrain.scoring.conformal import window_spread
+from forebrain.scoring.quantiles import BAND, require_levels
 from forebrain.sessions.session import Session
 
 if TYPE_CHECKING:
@@ -64,33 +67,54 @@ class Adapted(Artifact):
         return self.preprocessing.rate_hz
 
     @overload
-    def forecast(self, window: Session, *, horizon: int | None = None) -> pandas.DataFrame: ...
+    def forecast(
+        self, window: Session, *, quantiles: Sequence[float] | None = None, horizon: int | None = None
+    ) -> pandas.DataFrame: ...
     @overload
-    def forecast(self, window: Any, *, horizon: int | None = None) -> np.ndarray: ...
-    def forecast(self, window: Any, *, horizon: int | None = None) -> np.ndarray | pandas.DataFrame:
-        """Forecasts what follows a window, or a recording's end.
+    def forecast(
+        self, window: Any, *, quantiles: Sequence[float] | None = None, horizon: int | None = None
+    ) -> np.ndarray: ...
+    def forecast(
+        self, window: Any, *, quantiles: Sequence[float] | None = None, horizon: int | None = None
+    ) -> np.ndarray | pandas.DataFrame:
+        """Forecasts what follows a window, or a recording's end: points, or quantiles of what will come.
 
         Args:
             window: raw frames [at least C, N] at `rate_hz`, of the adapted units or of all that were
                 recorded, of which the last C are used; or a session of the same animal, see `latest_window`.
+            quantiles: levels, each inside (0, 1), of calibrated quantiles; None for points.
             horizon: frames to forecast, at most H; None for H.
 
         Returns:
-            Of an array float32 [horizon, N] in the same units of measurement; of a session a data frame of
-            these, with seconds ahead as index and units as columns.
+            Of an array float32 [horizon, N] in the same units of measurement, with quantiles [horizon, N, Q];
+            of a session a data frame of these, with seconds ahead as index and units as columns, with
+            quantiles pairs (unit, quantile).
 
         Raises:
-            AdaptationError: too few frames, other units, a value that is not finite, or a longer horizon.
+            AdaptationError: too few frames, other units, a value that is not finite, a longer horizon, or
+                quantiles of an adaptation without calibrated intervals.
+            ConfigError: a level is not inside (0, 1), or comes twice.
         """
         steps = self.horizon if horizon is None else horizon
         if not 1 <= steps <= self.horizon:
             raise AdaptationError(
                 f"a horizon of {steps} frames was asked for; this model forecasts 1 to {self.horizon}."
             )
+        levels = None if quantiles is None else require_levels(quantiles)
+        if levels is not None and self.calibration is None:
+            raise AdaptationError(
+                "quantiles were asked for, and this adaptation has no calibrated intervals: it was made "
+                "before there were any, or its validation part has no window. Adapt again, to a longer "
+                "recording."
+            )
         if isinstance(window, Session):
-            forecast = self._forecast(self.latest_window(window))
-            return forecast_table(forecast[:steps], self.preprocessing)
-        return self._forecast(self.preprocessing.window(window, self.context))[:steps]
+            frames = self.latest_window(window)
+        else:
+            frames = self.preprocessing.window(window, self.context)
+        forecast = self._forecast(frames) if levels is None else self._quantiles(frames, levels)
+        if isinstance(window, Session):
+            return forecast_table(forecast[:steps], self.preprocessing, levels)
+        return forecast[:steps]
 
     def latest_window(self, session: Session) -> np.ndarray:
         """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].
@@ -112,8 +136,9 @@ class Adapted(Artifact):
             threads: see `realtime.open`.
         """
         return realtime.open(
-            self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads
-        )
+            self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads,
+            calibration=self.calibration,
+        )  # fmt: skip
 
     @property
     def score(self) -> Score | None:
@@ -149,7 +174,12 @@ class Adapted(Artifact):
             raise AdaptationError(
                 "which recording? This adaptation was opened from a folder, or not scored; give a session."
             )
-        return forecasts_at_the_end(self._forecast, prepared, self.preprocessing, self.context, self.horizon)
+        band = None
+        if self.calibration is not None:
+            band = partial(self._quantiles, levels=BAND)
+        return forecasts_at_the_end(
+            self._forecast, prepared, self.preprocessing, self.context, self.horizon, band
+        )
 
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Writes what `save` does, and report.md with tables and pictures; the folder must not exist yet.
@@ -178,14 +208,25 @@ class Adapted(Artifact):
             f"{self.context} frames to the next {self.horizon}\n{score}"
         )
 
-    @torch.inference_mode()
     def _forecast(self, frames: np.ndarray) -> np.ndarray:
+        return self.preprocessing.denormalise(self._normalised_forecast(frames))
+
+    def _quantiles(self, frames: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        """float32 [H, N, Q] of raw frames [C, N]."""
+        assert self.calibration is not None
+        forecast = self._normalised_forecast(frames)
+        spread = window_spread(self.preprocessing.normalise(frames)[None])
+        quantiles = self.calibration.quantiles(forecast[None], spread, levels)[:, 0]
+        return np.moveaxis(self.preprocessing.denormalise(quantiles), 0, -1).astype(np.float32)
+
+    @torch.inference_mode()
+    def _normalised_forecast(self, frames: np.ndarray) -> np.ndarray:
         normalised = torch.from_numpy(self.preprocessing.normalise(frames)).to(self.interface.unit.device)
         (made,) = self._executor.forecast([SessionInput(normalised[None], self.interface)])
         forecast = made[0].cpu().numpy()
         if self.stack is not None:
             forecast = self.stack.forecast(normalised.cpu().numpy(), forecast)
-        return self.preprocessing.denormalise(forecast)
+        return forecast
 
     @cached_property
     def _executor(self) -> Model:

@@ -4,6 +4,7 @@
     interface.safetensors    unit [N, d], session [d], mean [N], scale [N], columns [N]
     stack.safetensors        the weights of model, linear and head, where the model does not forecast alone
     backbone.safetensors     only where the backbone is none that can be pulled, or was changed
+    intervals.safetensors    how far its forecasts are off, by level, step and unit, see `scoring.conformal`
     result.json              its scores beside those of the baselines, where it was scored
     evaluation.json          the same by horizon step, as `scoring` has it
 
@@ -38,6 +39,7 @@ from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared
 from forebrain.errors import AdaptationError, ConfigError, StorageError
 from forebrain.models.base import Interface, Model
+from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
@@ -51,6 +53,7 @@ RECORD = "adaptation.json"
 INTERFACE = "interface.safetensors"
 BACKBONE = "backbone.safetensors"
 STACK = "stack.safetensors"
+INTERVALS = "intervals.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
 # What the record holds of `Preprocessing`; the rest are tensors of the interface's file.
@@ -91,6 +94,8 @@ class Artifact:
         origin: where the backbone is from.
         description: what the backbone expects.
         stack: weights of the model's forecast and of regressions of the recording; None for the model alone.
+        calibration: of the intervals; None where nothing could be calibrated on, or it was adapted before
+            there were any.
         result, evaluation: what result.json and evaluation.json hold; None where it was not scored.
     """
 
@@ -102,6 +107,7 @@ class Artifact:
     origin: Origin
     description: Description
     stack: Stack | None = None
+    calibration: Calibration | None = None
     result: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
 
@@ -113,6 +119,7 @@ class Artifact:
         trained: Trained,
         mode: Mode,
         stack: Stack | None = None,
+        calibration: Calibration | None = None,
         result: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -127,6 +134,7 @@ class Artifact:
             origin=backbone.origin,
             description=replace(description, num_datasets=1) if mode == "scratch" else description,
             stack=stack,
+            calibration=calibration,
             result=result,
             evaluation=evaluation,
         )
@@ -153,6 +161,8 @@ class Artifact:
             files[BACKBONE] = weights_of(self.model)
         if self.stack is not None:
             files[STACK] = safetensors.numpy.save(self.stack.arrays())
+        if self.calibration is not None:
+            files[INTERVALS] = safetensors.numpy.save(self.calibration.arrays())
         for name, data in files.items():
             (folder / name).write_bytes(data)
         config = self.model.config
@@ -167,6 +177,7 @@ class Artifact:
             "context": config.context,
             "horizon": config.horizon,
             "persists": self.interface.is_smooth,
+            "intervals": None if self.calibration is None else dict(self.calibration.record),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
@@ -238,12 +249,21 @@ class Artifact:
                 stack = Stack.from_arrays(arrays, str(where / STACK))
             except ConfigError as error:
                 raise AdaptationError(f"{error} Adapt again.") from error
+        calibration = None
+        if INTERVALS in files:
+            arrays = safetensors.numpy.load(_read_file(where, INTERVALS, files))
+            try:
+                calibration = Calibration.from_arrays(
+                    arrays, record.get("intervals") or {}, str(where / INTERVALS)
+                )
+            except ConfigError as error:
+                raise AdaptationError(f"{error} Adapt again.") from error
         try:
             preprocessing = Preprocessing(**known)
         except (ConfigError, TypeError) as error:
             raise AdaptationError(f"{where}: damaged ({error}); adapt again.") from error
         return cls(
-            model, interface, preprocessing, identity, mode, origin, description, stack,
+            model, interface, preprocessing, identity, mode, origin, description, stack, calibration,
             result=_read_json(where / RESULT), evaluation=_read_json(where / EVALUATION),
         )  # fmt: skip
 

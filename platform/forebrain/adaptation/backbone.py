@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.adapting import Mode, train
+from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.comparison import compare, is_stacked
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.pretrained import Pretrained
@@ -56,12 +57,13 @@ class Backbone(Pretrained):
             trained = train(
                 self, prepared, mode, config, after_step=lambda step: told("adapting: step", step, steps)
             )
-            stack = None
+            windows, fit = prepared.windows, None
+            model = Remembered(WindowForecaster(trained.model, trained.interface, config))
             if is_stacked(self, config):
-                windows, model = prepared.windows, WindowForecaster(trained.model, trained.interface, config)
                 linear = fit_linear(windows, seed=config.seed).solve()
-                stack = stack_on(model, windows, linear, "adapting", told).stack
-            return Adapted.of(self, prepared, trained, mode, stack)
+                fit = stack_on(model, windows, linear, "adapting", told)
+            calibration = calibration_of(model, windows, fit, config.seed)
+            return Adapted.of(self, prepared, trained, mode, None if fit is None else fit.stack, calibration)
 
     def __repr__(self) -> str:
         config = self.model.config

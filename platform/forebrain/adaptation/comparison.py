@@ -11,6 +11,7 @@ from typing import Any
 
 from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
 from forebrain.adaptation.artifact import Artifact
+from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.pretrained import Pretrained
@@ -20,6 +21,7 @@ from forebrain.adaptation.score import Lead
 from forebrain.adaptation.stacking import StackForecaster, stack_on
 from forebrain.errors import AdaptationError
 from forebrain.scoring.baselines import BASELINES, LinearBaseline
+from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.evaluate import (
     WINDOWS_PER_SESSION,
     Evaluation,
@@ -32,6 +34,7 @@ from forebrain.scoring.pairs import difference_over_time
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.ridge import fit_head
 from forebrain.scoring.stack import StackFit
+from forebrain.scoring.uncertainty import Uncertainty, assess
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
 
@@ -72,6 +75,8 @@ class Comparison:
         name: of what forecasts, among the forecasters.
         others: what else was trained, by name.
         stack: the weights of the model, linear and their heads; None for the model alone.
+        calibration: of its intervals; None where nothing could be calibrated on.
+        uncertainty: how right they are on the test part, beside the baselines'; None likewise.
         forecasters: all that were scored, by name.
         validation, test: their scores; the test part was looked at once, at the end.
         leak: what the backbone has seen of this animal, in words; None for nothing that is known.
@@ -85,6 +90,8 @@ class Comparison:
     name: str
     others: Mapping[str, Trained]
     stack: StackFit | None
+    calibration: Calibration | None
+    uncertainty: Uncertainty | None
     forecasters: Mapping[str, Forecaster]
     validation: Evaluation
     test: Evaluation
@@ -168,14 +175,16 @@ class Comparison:
             "session": self.prepared.session.id,
             "validation": self.validation.result(self.name),
             "test": self.test.result(self.name),
+            "uncertainty": None if self.uncertainty is None else self.uncertainty.result(self.name),
         }
 
     def artifact(self) -> Artifact:
         """The part of the comparison that is kept."""
         stack = None if self.stack is None else self.stack.stack
         return Artifact.of(
-            self.backbone, self.prepared, self.trained, self.mode, stack, self.result(), self.test.to_json()
-        )
+            self.backbone, self.prepared, self.trained, self.mode, stack, self.calibration, self.result(),
+            self.test.to_json(),
+        )  # fmt: skip
 
 
 def compare(
@@ -228,11 +237,12 @@ def compare(
     forecasters: dict[str, Forecaster] = {
         each: WindowForecaster(made.model, made.interface, config) for each, made in models.items()
     }
+    remembered = Remembered(forecasters[alone])
     baselines, name, stack = fit_baselines(windows, seed=config.seed), alone, None
     if is_stacked(backbone, config):
         linear = baselines["linear"]
         assert isinstance(linear, LinearBaseline)
-        stack = stack_on(forecasters[alone], windows, linear, alone, progress)
+        stack = stack_on(remembered, windows, linear, alone, progress)
         name = f"adapted ({mode})"
         stacked: dict[str, Forecaster] = {
             name: StackForecaster(stack.stack, forecasters[alone]),
@@ -247,6 +257,8 @@ def compare(
     else:
         learnt["ridge"] = fit_head(windows, baselines["linear"]).forecaster(baselines["linear"])
     forecasters |= {**baselines, **learnt}
+    calibration = calibration_of(remembered, windows, stack, config.seed)
+    del remembered
     limit = windows_to_score(prepared, WINDOWS_PER_SESSION, TEST_ROWS)
     validation, test = (
         evaluate(
@@ -261,11 +273,19 @@ def compare(
     )
     if not test.summary(name).num_sessions:
         raise AdaptationError(f"session {prepared.session.id}: nothing moves in its test part.")
+    uncertainty = None
+    if calibration is not None:
+        progress("scoring intervals", 0, 1)
+        uncertainty = assess(
+            name, forecasters[name], windows, calibrations={0: calibration}, windows_per_session=limit,
+            seed=config.seed,
+        )  # fmt: skip
     leak = leak_of(backbone, session)
     seconds = time.perf_counter() - began
     return Comparison(
-        backbone, prepared, mode, trained, name, others, stack, forecasters, validation, test, leak, seconds
-    )
+        backbone, prepared, mode, trained, name, others, stack, calibration, uncertainty, forecasters,
+        validation, test, leak, seconds,
+    )  # fmt: skip
 
 
 def is_stacked(backbone: Pretrained, config: FitConfig) -> bool:

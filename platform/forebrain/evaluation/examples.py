@@ -11,12 +11,12 @@ from forebrain.errors import ConfigError
 from forebrain.scoring.conformal import Calibration, window_spread
 from forebrain.scoring.evaluate import MAX_ROWS, Evaluation, Forecaster
 from forebrain.scoring.protocols import Part
+from forebrain.scoring.quantiles import BAND
 from forebrain.scoring.window_source import SessionInfo, WindowSource
 
 # A picture shows no more; the model still sees every unit.
 _MAX_WINDOWS = 240
 _MAX_UNITS = 400
-BAND = (0.1, 0.9)  # levels between which a picture shades
 
 
 @dataclass(frozen=True, eq=False)

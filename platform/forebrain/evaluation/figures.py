@@ -120,7 +120,7 @@ def interval_coverage(rows: Sequence[Mapping[str, Any]]) -> bytes:
         rows: of sessions, with `dataset`, `coverage` and `worst_tenth_coverage` by level.
     """
     datasets = sorted({row["dataset"] for row in rows}, reverse=True)
-    figure, axes = plotting.canvas(8.2, 1.6 + 0.36 * max(3, len(datasets)))
+    figure, axes = plotting.canvas(9, 1.6 + 0.36 * max(3, len(datasets)))
     for level, colour in zip(COVERAGES, (plotting.GREEN, plotting.BLUE, plotting.VERMILION), strict=True):
         axes.axvline(100 * level, color=colour, linewidth=1, alpha=0.6)
         for height, dataset in enumerate(datasets):
@@ -140,8 +140,7 @@ def interval_coverage(rows: Sequence[Mapping[str, Any]]) -> bytes:
     plotting.title(
         axes,
         "What intervals cover on the test part",
-        "lines: 50, 80 and 90 % asked for; large dots: mean of the data set, small ones: sessions; "
-        "bar: the worst tenth of the units, 80 %",
+        "lines: asked for; large dots: data sets, small ones: sessions; bars: worst tenth of the units, 80 %",
     )
     return plotting.png(figure)
 

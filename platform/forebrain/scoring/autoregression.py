@@ -21,7 +21,7 @@ from forebrain.scoring.window_source import WindowSource
 
 PATIENCE = 10
 # Windows of a session, evenly spaced, that regressions and choices are made of.
-MAX_FIT_WINDOWS = 2048
+MAX_FIT_WINDOWS = 1024
 # Of the mean diagonal: settles units that never move, and too little to be seen otherwise.
 TINY = 1e-11
 DEVIATES = np.array([NormalDist().inv_cdf(level) for level in LEVELS])

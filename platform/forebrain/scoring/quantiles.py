@@ -38,6 +38,8 @@ MIDPOINTS = tuple(range(0, 39, 2))
 COVERAGES = (0.5, 0.8, 0.9)
 PIT_BINS = 20
 INFORMATIVE = 0.95
+# Levels between which pictures of forecasts are shaded.
+BAND = (0.1, 0.9)
 
 
 def require_levels(levels: Sequence[float]) -> tuple[float, ...]:
