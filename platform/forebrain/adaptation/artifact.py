@@ -177,7 +177,7 @@ class Artifact:
             "context": config.context,
             "horizon": config.horizon,
             "persists": self.interface.is_smooth,
-            "intervals": None if self.calibration is None else dict(self.calibration.record),
+            **({} if self.calibration is None else {"intervals": dict(self.calibration.record)}),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
