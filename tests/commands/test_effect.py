@@ -1,4 +1,4 @@
-"""The commands `forebrain adapt --model none`, `forecast --plan` and `effect`, as a lab with a stimulus uses them."""
+"""`forebrain adapt --model none`, `forecast --plan` and `effect`, as a lab with a stimulus uses them."""
 
 from __future__ import annotations
 

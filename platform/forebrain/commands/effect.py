@@ -1,7 +1,7 @@
 """Forecasts the difference that a plan makes: what is forecast under it less what is forecast under another.
 
-The difference is CSV: a row for each frame ahead, a column for each unit. It is an association under the inputs
-that were recorded, not a cause beyond them: see docs/inputs.md.
+The difference is CSV: a row for each frame ahead, a column for each unit. It is an association under the
+inputs that were recorded, not a cause beyond them: see docs/inputs.md.
 """
 
 from __future__ import annotations
