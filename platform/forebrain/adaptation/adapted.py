@@ -17,7 +17,7 @@ from forebrain import realtime
 from forebrain.accelerate import accelerate
 from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.comparison import Comparison
-from forebrain.adaptation.inputs import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
+from forebrain.scoring.input_stacks import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
 from forebrain.adaptation.plans import Choice, ExtrapolationWarning, response_table, unit_weights
 from forebrain.adaptation.score import Score
 from forebrain.adaptation.tables import embedding_table, forecast_table, unit_table
@@ -251,7 +251,7 @@ class Adapted(Artifact):
         """
         return realtime.open(
             self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads,
-            calibration=self.calibration,
+            calibration=self.calibration, inputs=self.inputs,
         )  # fmt: skip
 
     @property

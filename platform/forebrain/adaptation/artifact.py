@@ -35,7 +35,7 @@ from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
 from forebrain.adaptation.description import Description, fill, tensors_of
-from forebrain.adaptation.inputs import InputStacks
+from forebrain.scoring.input_stacks import InputStacks
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared

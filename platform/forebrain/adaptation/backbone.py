@@ -9,7 +9,7 @@ from forebrain.adaptation.adapting import Mode, train
 from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.comparison import compare, inputs_to_know, is_copy, is_stacked
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.adaptation.inputs import fit_inputs
+from forebrain.scoring.input_stacks import fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, progress_shown
 from forebrain.adaptation.recording import prepare_session

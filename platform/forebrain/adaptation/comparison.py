@@ -16,7 +16,7 @@ from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.adaptation.inputs import InputFit, InputForecaster, fit_inputs
+from forebrain.scoring.input_stacks import InputFit, InputForecaster, fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, silent
 from forebrain.adaptation.recording import Prepared, prepare_session

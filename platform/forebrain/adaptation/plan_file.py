@@ -6,7 +6,7 @@ import csv
 import os
 from pathlib import Path
 
-from forebrain.adaptation.inputs import HOLD
+from forebrain.scoring.input_stacks import HOLD
 from forebrain.errors import AdaptationError
 
 # Columns that say when, which the order of the rows says too.

@@ -40,12 +40,8 @@ FIRST = (
     "fit.seed",
     "fit.stack",
     "session",
-    "resample",
     "protocol",
-    "hold_out",
     "inputs",
-    "context",
-    "horizon",
     "each",
     "workers",
 )

@@ -24,6 +24,7 @@ from forebrain.errors import ConfigError
 from forebrain.models.base import LossName
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
+from forebrain.realtime.inputs import MAX_HORIZONS
 from forebrain.realtime.messages import max_frame_bytes
 from forebrain.realtime.pictures import Pictures
 from forebrain.realtime.recorder import Recorder
@@ -174,7 +175,8 @@ def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
         return port, f"the LSL stream {config.address}"
     from forebrain.realtime.zeromq import RequestPort, StreamPort
 
-    max_bytes = max_frame_bytes(max(live.num_units, live.preprocessing.num_recorded))
+    planned = MAX_HORIZONS * live.horizon * len(live.input_names)
+    max_bytes = max_frame_bytes(max(live.num_units, live.preprocessing.num_recorded), planned)
     if config.transport == "requests":
         requests = RequestPort(config.address, max_bytes)
         return requests, requests.address
