@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from forebrain.errors import RecordingError
@@ -118,6 +119,19 @@ def test_an_array_in_memory_takes_them():
         stimulus_names=("tap",), split=np.zeros(400, np.int8), input_units={"tap": "N"},
     )  # fmt: skip
     assert session.inputs == (Input("tap", "event", "N"),)
+
+
+def test_tables_and_single_channels_in_memory_are_taken():
+    traces = np.random.default_rng(0).normal(size=(400, 3))
+    table = pd.DataFrame({"tap": marks([7]), "light": marks(range(9, 30))})
+    session = Session.from_array(
+        traces, 5.0, stimulus=table, behaviour=list(marks([9])), behaviour_names=("lick",)
+    )
+    assert [(each.name, each.kind) for each in session.inputs] == [
+        ("tap", "event"), ("light", "level"), ("lick", "event"),
+    ]  # fmt: skip
+    with pytest.raises(RecordingError, match="stimulus has 399 entries; expected 400"):
+        Session.from_array(traces, 5.0, stimulus=table[:399])
 
 
 def test_repair_cuts_them_with_the_frames_and_keeps_kinds(with_inputs):
