@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "study embeddings": "see what a run's unit embeddings know of regions and names",
         "study rivals": "score what a recording can do for itself, and its noise ceiling",
         "study leave-one-out": "pretrain on all animals but one and adapt to it, each in turn",
+        "study backbone": "make a backbone to hand out, from public recordings to its scores",
         "leaks": "measure what looking into the future would seem to gain",
     },
     "Machines": {

@@ -19,7 +19,7 @@ from forebrain.sessions.inputs import INPUT_KINDS
 
 SIDECAR_SUFFIXES = (".yaml", ".yml", ".json")
 _MAX_BYTES = 1 << 20
-AXES = ("units", "frames", "trials", "sessions")
+AXES = ("units", "frames", "trials", "sessions", "subjects")
 _CHOICES = {
     "decimal": (".", ","),
     "time_unit": ("s", "ms", "us", "ns", "min", "h"),
@@ -85,8 +85,9 @@ class Sidecar:
         signal: what the numbers are, for example `dff`.
         variable: the array to read, where the file holds several: its path or name in the file.
         frames_axis: axis of the array that counts frames, 0 or 1, where it cannot be told.
-        axes: what each axis of the array counts, in order: `units`, `frames`, `trials`, `sessions`; of a cell
-            array first the cells' axes, then those of what lies in a cell.
+        axes: what each axis of the array counts, in order: `units`, `frames`, `trials`, `sessions`, or
+            `subjects` in place of sessions, whose numbers are then added to the names of subject and session;
+            of a cell array first the cells' axes, then those of what lies in a cell.
         columns: names of the columns that are units, where a table holds others too.
         rows: of a table, only the rows that have these values in these columns, for example `{LedState: 2}`.
         header: whether the first row of a table names its columns, where it cannot be told.
@@ -292,6 +293,8 @@ def _checked(where: str, key: str, value: Any) -> Any:
             )
         if not {"units", "frames"} <= set(value):
             raise RecordingError(f"{where}: axes is {value!r}; expected units and frames among them.")
+        if {"sessions", "subjects"} <= set(value):
+            raise RecordingError(f"{where}: axes is {value!r}; expected either sessions or subjects.")
         return tuple(value)
     if key == "rows":
         if not isinstance(value, Mapping) or not value:

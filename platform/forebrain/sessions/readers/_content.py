@@ -199,7 +199,10 @@ def sessions_of(
         )
         if len(found) == 1:
             session = with_channels(session, _inputs(content, name, num_frames))
-        if len(found) > 1:
+        if "subjects" in (sidecar.axes or ()):
+            suffix = str(number + 1)
+            session = replace(session, subject=session.subject + suffix, session=session.session + suffix)
+        elif len(found) > 1:
             session = replace(session, session=f"{session.session}_{number + 1}")
         sessions.append(session)
     return sessions
@@ -404,7 +407,8 @@ def _arranged(content: Content, name: str, path: Path, sidecar: Sidecar, notes: 
                 f"{_sizes(cells, parts)}; expected as many names."
             )
         notes["axis_from"] = "the sidecar"
-        return _by_axes(parts, cells, sidecar.axes, path)
+        axes = tuple("sessions" if axis == "subjects" else axis for axis in sidecar.axes)
+        return _by_axes(parts, cells, axes, path)
     if num_axes == 2 and not cells:
         return [(_matrix(content, name, parts[0], path, sidecar, notes), None)]
     if not cells:
