@@ -53,11 +53,12 @@ def test_stretches_last_and_cover_frames_by_their_share(opened):
     assert session.inputs == (
         Input("in", "level"),
         Input("odour", "level"),
-        Input("reward", "level", can_be_planned=False),
+        Input("reward", "event", can_be_planned=False),
     )
     odour = session.input_values(["odour"])[:, 0]
     np.testing.assert_allclose(odour[4:12], [0, 3, 3, 3, 3, 3, 1.5, 0], atol=1e-5)
     assert odour[50:60].tolist() == [7] * 10
+    assert nonzero(session, "reward") == {10: 1}  # where the row ends: not known before
 
 
 def test_durations_in_another_unit(opened):
@@ -138,7 +139,7 @@ def test_the_sidecar_goes_over_what_is_told(opened):
     session = opened("onset,offset,light,reward\n1,2,3,1\n10,12,7,0\n", inputs=said)
     assert session.inputs == (
         Input("in", "level"),
-        Input("reward", "level", "ul"),
+        Input("reward", "event", "ul"),
         Input("light", "pattern", "", False),
     )
 

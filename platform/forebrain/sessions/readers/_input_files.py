@@ -232,7 +232,7 @@ def _by_row(
     text = {name: values for name, values in columns.items() if not isinstance(values, np.ndarray)}
     are_names = given.label_column is not None or len(text) == 1
     channels = [
-        replace(channel, kind=None, counts="")
+        replace(channel, kind=None, made_of="", count=0)
         for channel in EventTable(
             file.stem, at_frames.start, None, False, text, given.planned, are_names, origin=origin
         ).at(at_frames, left_out)
