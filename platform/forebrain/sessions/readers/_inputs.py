@@ -172,9 +172,15 @@ class Samples:
         is_even = self.times.size >= _MIN_SAMPLES and clock is not None and clock.jitter < _IRREGULAR
         if is_even or self.times.size < 2:
             return False
-        finite = self.values[np.isfinite(self.values)]
         is_sparse = np.ptp(self.times) > _SPARSE * spans.interval_s * self.times.size
-        return bool(np.unique(finite).size < 2 or is_ramp(finite) or (is_sparse and not self.planned))
+        return not self.says_more or (is_sparse and not self.planned)
+
+    @property
+    def says_more(self) -> bool:
+        """Whether the values tell more than when they are: neither one value, none, nor a count."""
+        finite = self.values[np.isfinite(self.values)]
+        counts = not self.planned and bool((np.diff(finite) > 0).all())
+        return np.unique(finite).size > 1 and not counts and not is_ramp(finite)
 
 
 @dataclass(frozen=True, eq=False)

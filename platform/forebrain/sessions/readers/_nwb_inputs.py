@@ -31,7 +31,6 @@ from forebrain.sessions.readers._inputs import (
     with_channels,
 )
 from forebrain.sessions.readers._names import depends_on_animal, is_stimulus, role_of
-from forebrain.sessions.readers._time import is_ramp
 from forebrain.sessions.session import Session
 
 _MAX_BYTES = 256 << 20  # of one series, as float64
@@ -176,9 +175,7 @@ def _of_series(series: InputSeries, spans: FrameSpans, left_out: list[str]) -> I
             for label, column in zip(names, columns_of, strict=True)
         ]
         if num_columns == 1 and sampled[0].are_marks(spans):
-            finite = np.unique(sampled[0].values[np.isfinite(sampled[0].values)])
-            says_more = finite.size > 1 and not is_ramp(sampled[0].values)
-            columns = {name: sampled[0].values} if says_more else {}
+            columns = {name: sampled[0].values} if sampled[0].says_more else {}
             channels = list(replace(whole, columns=columns, units={name: series.unit}).at(spans, left_out))
         else:
             channels = [channel for each in sampled if (channel := each.at(spans)) is not None]
