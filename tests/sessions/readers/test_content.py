@@ -453,8 +453,8 @@ def test_times_of_a_stimulus_beside_the_traces_are_marks_or_stretches(tmp_path: 
     path = tmp_path / "a.npz"
     np.savez(
         path, dff=rng.random((500, 20)), t=np.arange(500) / 10, odor=np.arange(500) % 7,
-        odorT=[1.0, 5.0, 9.0], tone_onset=[2.0, 20.0], tone_offset=[3.0, 22.0], lick_times_ms=[1500.0, 1550.0, 4000.0],
-        stim_times=[900.0, 950.0],
+        odorT=[1.0, 5.0, 9.0], tone_onset=[2.0, 20.0], tone_offset=[3.0, 22.0],
+        lick_times_ms=[1500.0, 1550.0, 4000.0], stim_times=[900.0, 950.0],
     )  # fmt: skip
     (session,) = open_recording(path)
     assert set(session.inputs) == {
