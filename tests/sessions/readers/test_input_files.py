@@ -127,6 +127,19 @@ def test_frame_times_of_the_recording_are_its_clock(opened):
     assert nonzero(session, "tap") == {5: 1}
 
 
+def test_frame_times_in_whole_seconds_are_evened_out(opened):
+    session = opened("start,stop,light\n2.0,6.0,1\n", time=np.floor(np.arange(100) / 5), fs=None)
+    light = session.input_values(["light"])[:, 0]
+    assert light.sum() == pytest.approx(20, abs=0.1)
+    lit = np.flatnonzero(light > 0.9)  # whole seconds leave open where in them a frame begins
+    assert 19 <= lit.size <= 20 and 10 <= lit[0] <= 13 and (np.diff(lit) == 1).all()
+
+
+def test_frame_times_that_run_back_tell_nothing(opened):
+    with pytest.raises(RecordingError, match="states neither a rate nor times of frames that run forward"):
+        opened("time,label\n1,tap\n2,tap\n", time=np.tile(np.arange(50) / 5, 2), fs=None)
+
+
 def test_frames_are_missing_in_gaps(opened):
     times = np.arange(100) / 5 + np.where(np.arange(100) < 50, 0, 30.0)
     session = opened("time,label\n9.9,tap\n20,tap\n40,tap\n", time=times, fs=None)

@@ -62,9 +62,16 @@ class FrameSpans:
         if session.time_s is not None:
             start = np.asarray(session.time_s, np.float64)
             clock = read_clock(start)
-            if clock is None or not (np.diff(start) >= 0).all():
+            if clock is None:
                 return None
             interval = clock.interval_s
+            if clock.step_s:  # rounded so coarsely that frames would share a time
+                even = interval * np.arange(len(start))
+                offsets = [np.median(part) for part in np.split(start - even, clock.breaks)]
+                lengths = np.diff([0, *clock.breaks.tolist(), len(start)])
+                start = even + np.repeat(offsets, lengths)
+            if not (np.diff(start) > 0).all():
+                return None
         elif session.rate_hz is not None:
             interval = 1.0 / session.rate_hz
             start = first_s + interval * np.arange(session.num_frames)
