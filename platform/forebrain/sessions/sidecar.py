@@ -60,6 +60,8 @@ class InputFile:
             states times.
         sync: pairs of one moment on both clocks, [its seconds, the recording's seconds], instead of
             `offset_s`; of two and more the clock's drift is taken too.
+        recording_starts: the moment, as its times are written, at which the recording's clock is at 0; for
+            times of the wall clock.
         planned: whether what it holds can be planned, unlike behaviour.
     """
 
@@ -72,6 +74,7 @@ class InputFile:
     content: str | None = None
     offset_s: float = 0.0
     sync: tuple[tuple[float, float], ...] | None = None
+    recording_starts: str | None = None
     planned: bool = True
 
 
@@ -384,7 +387,7 @@ def _checked_input_file(where: str, value: Any) -> InputFile:
             "expected names of columns, a unit of time, offset_s in seconds or sync: [[seconds there, "
             "seconds in the recording], ...], content: events or channels, planned: true or false."
         )
-    for key in ("file", "time_column", "stop_column", "label_column"):
+    for key in ("file", "time_column", "stop_column", "label_column", "recording_starts"):
         if key in said:
             said[key] = str(said[key])
     if "columns" in said:
