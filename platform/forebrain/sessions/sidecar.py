@@ -6,8 +6,9 @@ of every recording in its folder; the first wins field by field. All fields are 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -175,6 +176,21 @@ def sidecar_files(recording: Path) -> list[Path]:
     )
     paths = [base.with_name(base.name + suffix) for base in nearest_first for suffix in SIDECAR_SUFFIXES]
     return [path for path in dict.fromkeys(paths) if path.is_file()]
+
+
+def is_sidecar(path: Path) -> bool:
+    """Whether a file is called like a sidecar."""
+    named = path.stem == "session" or path.stem.endswith(".session")
+    return named and path.suffix in SIDECAR_SUFFIXES
+
+
+def named_input_files(entries: Iterable[Path]) -> set[str]:
+    """The files that sidecar files among the entries of a folder name as inputs of a recording."""
+    found: set[str] = set()
+    for entry in filter(is_sidecar, entries):
+        with contextlib.suppress(RecordingError):  # said when its recording is opened
+            found |= {each.file for each in parse_sidecar(entry).input_files or ()}
+    return found
 
 
 def parse_sidecar(path: Path) -> Sidecar:
