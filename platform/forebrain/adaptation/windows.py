@@ -115,8 +115,8 @@ class SessionWindows:
     ) -> np.ndarray:
         """float32 [B, before + after, D]: named inputs of windows that start at `starts` [B].
 
-        The first `before` frames end with the last frame of the context, the others are of the horizon. Before
-        its segment a level is held at the first value there and an event is zero.
+        The first `before` frames end with the last frame of the context, the others are of the horizon.
+        Before its segment a level is held at the first value there and an event is zero.
 
         Raises:
             RecordingError: there is no such input.
@@ -135,9 +135,7 @@ class SessionWindows:
         return found
 
     def training_mean(self, session: int) -> np.ndarray:
-        ranges = part_ranges(
-            self.protocol, "train", self._session.num_frames, self._segments, self._labels
-        )
+        ranges = part_ranges(self.protocol, "train", self._session.num_frames, self._segments, self._labels)
         if tuple(ranges) == self.preprocessing.fitted_on:
             return np.zeros(self._session.num_units, dtype=np.float32)
         moments = Moments(self._session.num_units)
