@@ -25,7 +25,7 @@ from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, parse_sidecar,
 # Asked in this order; the first that recognises a path reads it.
 READERS = (
     "suite2p", "phy", "nwb", "minian", "mat_folder", "caiman", "hdf5", "excel", "parquet", "npz", "npy",
-    "netcdf3",
+    "live_record", "netcdf3",
     "matlab73", "matlab", "inscopix", "csv_table", "json_table",
 )  # fmt: skip
 # Never recordings, wherever they lie.
