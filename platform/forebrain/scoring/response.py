@@ -31,6 +31,7 @@ from forebrain.scoring.protocols import Part
 from forebrain.scoring.ridge import MoreFeatures, in_time, read_windows, spread_evenly
 from forebrain.scoring.time_blocks import LEAST_BLOCKS, TimeBlock, time_blocks
 from forebrain.scoring.window_source import SessionInfo
+from forebrain.sessions.inputs import Input
 
 # Penalties, relative to the mean square of the features.
 STRENGTHS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -214,6 +215,53 @@ def fit_response(
         Response(best.features, weights), best.features, float(errors.min(axis=(0, 1)).sum()), best.encoding,
         best.memory_s, None, list(zip(blocks, by_block, strict=True)), starts,
     )  # fmt: skip
+
+
+class HeldPlan:
+    """Windows whose inputs in the horizon are not known: levels hold their last value, and no event comes.
+
+    A response that is fitted on them says how what was done goes on to be answered.
+
+    Args:
+        source: of the same windows with all inputs.
+    """
+
+    def __init__(self, source: InputSource) -> None:
+        self._source = source
+
+    @property
+    def sessions(self) -> Sequence[SessionInfo]:
+        return self._source.sessions
+
+    @property
+    def context(self) -> int:
+        return self._source.context
+
+    @property
+    def horizon(self) -> int:
+        return self._source.horizon
+
+    def num_windows(self, session: int, part: Part) -> int:
+        return self._source.num_windows(session, part)
+
+    def read(
+        self, session: int, part: Part, windows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._source.read(session, part, windows)
+
+    def training_mean(self, session: int) -> np.ndarray:
+        return self._source.training_mean(session)
+
+    def inputs_of(self, session: int) -> Sequence[Input]:
+        return self._source.inputs_of(session)
+
+    def inputs(
+        self, session: int, starts: np.ndarray, before: int, after: int, names: Sequence[str]
+    ) -> np.ndarray:
+        past = self._source.inputs(session, starts, before, 0, names)
+        kinds = {each.name: each.kind for each in self._source.inputs_of(session)}
+        is_level = np.array([kinds.get(name) == "level" for name in names], bool)
+        return np.concatenate([past, np.repeat(past[:, -1:] * is_level, after, axis=1)], axis=1)
 
 
 class RestWindows:
