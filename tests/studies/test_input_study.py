@@ -76,7 +76,7 @@ def test_another_plan_is_that_of_a_window_of_the_same_part() -> None:
     source = SessionWindows(answering(0), "chronological", 12, 6)
     other = OtherPlan(source, 0)
     for part in PARTS:
-        starts = source.starts(0, part)
+        starts = source.starts(part)
         own, given = (each.inputs(0, starts, 8, 6, ["mark"]) for each in (source, other))
         assert (own[:, :8] == given[:, :8]).all() and (own[:, 8:] != given[:, 8:]).any()
         # The same plans, in another order.

@@ -106,7 +106,7 @@ class SessionWindows:
             frames = np.stack([self._normalised(int(start), int(start) + length) for start in starts])
         return frames[:, : self.context], frames[:, self.context :], starts
 
-    def starts(self, session: int, part: Part) -> np.ndarray:
+    def starts(self, part: Part) -> np.ndarray:
         """int64 [W], the start frames of all windows of a part."""
         windows = self._windows(part)
         return windows.starts(np.arange(windows.count))

@@ -231,7 +231,7 @@ class OtherPlan:
         self._source = source
         self._starts, self._others = [], []
         for part in PARTS:
-            starts = source.starts(0, part)
+            starts = source.starts(part)
             self._starts.append(starts)
             self._others.append(rng_for(seed, "plans", part).permutation(starts))
 
@@ -435,7 +435,7 @@ def _named(source: SessionWindows, names: Sequence[str]) -> list[Input]:
 
 def _ranges(source: SessionWindows, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The least and largest value of each input in the training windows."""
-    values = source.inputs(0, source.starts(0, "train"), source.context, source.horizon, names)
+    values = source.inputs(0, source.starts("train"), source.context, source.horizon, names)
     flat = values.reshape(-1, len(names))
     return flat.min(axis=0), flat.max(axis=0)
 
