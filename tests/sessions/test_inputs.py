@@ -165,6 +165,16 @@ def test_more_frames_repeat_levels_and_no_event(with_inputs):
     np.testing.assert_array_equal(resampled.split, with_inputs.split[np.arange(resampled.num_frames) // 3])
 
 
+def test_marks_of_a_pattern_add_up_and_what_lasts_does_not(make_session):
+    session = make_session(
+        stimulus=channels(marks([7, 123]), np.repeat([0.0, 1.0], 200)),
+        stimulus_names=("laser[1]", "laser[2]"),
+        input_kinds={"laser[1]": "pattern", "laser[2]": "pattern"},
+    )  # fmt: skip
+    resampled, _ = resample(session, 2.5)
+    assert resampled.stimulus.sum(axis=0).tolist() == [2, 50] and resampled.stimulus.max() == 1
+
+
 def test_a_frame_that_holds_any_of_the_test_part_belongs_to_it(make_session):
     split = np.repeat([0, 2, 0], [150, 101, 149])
     resampled, _ = resample(make_session(split=split), 2.5)

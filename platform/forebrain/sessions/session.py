@@ -126,7 +126,11 @@ class Session:
         }.items():
             value = getattr(self, name)
             if value is not None and len(value) != length:
-                raise RecordingError(f"{where}: {name} has {len(value)} entries; expected {length}.")
+                what = "one a frame" if length == num_frames else "one a unit"
+                raise RecordingError(
+                    f"{where}: {name} has {len(value)} entries; expected {length}, {what}. Bring it to as "
+                    "many, or leave it out."
+                )
         for name in ("stimulus", "behaviour"):
             channels, names = getattr(self, name), getattr(self, f"{name}_names")
             if channels is not None and (channels.ndim != 2 or len(names or ()) != channels.shape[1]):

@@ -26,6 +26,7 @@ from forebrain.sessions.session import Session
 MAX_COLUMNS = 64  # of one series; more are a picture or a pose, not inputs to name one by one
 MAX_VALUES = 24  # different texts of a column that are an input each
 _MAX_TOLD = 3  # inputs of one origin that are told one by one
+_MAX_NAMED = 6  # of those that are told together
 _MAX_FRAME = 1.5  # usual intervals that a frame may last
 _ROUNDING = 1e-3  # of a frame's interval, by which clocks that are written as decimals differ
 # Fewer samples, or of more jitter, are a log of changes, each of which lasts until the next.
@@ -61,9 +62,16 @@ class FrameSpans:
         if session.time_s is not None:
             start = np.asarray(session.time_s, np.float64)
             clock = read_clock(start)
-            if clock is None or not (np.diff(start) >= 0).all():
+            if clock is None:
                 return None
             interval = clock.interval_s
+            if clock.step_s:  # rounded so coarsely that frames would share a time
+                even = interval * np.arange(len(start))
+                offsets = [np.median(part) for part in np.split(start - even, clock.breaks)]
+                lengths = np.diff([0, *clock.breaks.tolist(), len(start)])
+                start = even + np.repeat(offsets, lengths)
+            if not (np.diff(start) > 0).all():
+                return None
         elif session.rate_hz is not None:
             interval = 1.0 / session.rate_hz
             start = first_s + interval * np.arange(session.num_frames)
@@ -412,7 +420,9 @@ def _told(channels: Sequence[Channel]) -> Iterator[str]:
             continue
         count, lost = sum(each.count for each in members), sum(each.lost for each in members)
         in_frames = f", {count - lost} of {count} marks and stretches in frames" if count else ""
-        yield f"{len(members)} from {origin}{in_frames}"
+        names = ", ".join(each.name for each in members[:_MAX_NAMED])
+        more = f" and {len(members) - _MAX_NAMED} more" if len(members) > _MAX_NAMED else ""
+        yield f"{names}{more}: {origin}{in_frames}"
 
 
 def planned_by_name(session: Session) -> Session:
