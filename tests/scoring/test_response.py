@@ -92,7 +92,7 @@ def test_inputs_that_say_nothing_are_left_out() -> None:
 def test_no_feature_reads_a_later_frame() -> None:
     source = windows_of(answering())
     starts = np.arange(0, 400, 7)
-    features = InputFeatures.of_source(source, ["mark", "level"], starts, memory_s=4.0)
+    features = InputFeatures.of_source(source, ["mark", "level"], starts=starts, memory_s=4.0)
     assert features is not None
     inputs = source.inputs(0, starts, features.before, HORIZON, features.channels)
     whole = features(inputs)
@@ -146,7 +146,7 @@ def test_a_response_survives_being_saved() -> None:
 
 def test_a_plan_outside_what_was_seen_is_told() -> None:
     source = windows_of(answering())
-    features = InputFeatures.of_source(source, ["mark", "level"], np.arange(300))
+    features = InputFeatures.of_source(source, ["mark", "level"])
     assert features is not None
     assert features.outside(np.array([[1, 0.5], [0, 0.4]])) == []
     assert features.outside(np.array([[1, 0.5], [2, 7.0]])) == ["mark", "level"]

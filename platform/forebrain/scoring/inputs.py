@@ -59,7 +59,7 @@ class InputFeatures:
 
     Of a source that has inputs, and start frames of windows:
 
-        features = InputFeatures.of_source(source, ["odor"], training_starts, encoding="both")
+        features = InputFeatures.of_source(source, ["odor"], encoding="both")
         inputs = source.inputs(0, starts, features.before, source.horizon, features.channels)
         known = features(inputs)                           # [B, 1 + H, F]: under a plan
         past = features(inputs[:, : features.before])      # [B, 1, F]: the past alone
@@ -102,27 +102,31 @@ class InputFeatures:
         cls,
         source: InputSource,
         names: Sequence[str],
-        starts: np.ndarray,
         session: int = 0,
         *,
         encoding: str = "both",
         memory_s: float = MEMORY_S,
+        starts: np.ndarray | None = None,
     ) -> Self | None:
         """Features that are fitted to what the inputs do in training; None where none changes there.
 
         Args:
             source: of the session's windows.
             names: of inputs; what never changes in training is left out.
-            starts: start frames of the windows that ranges and scales are found in, those of training.
             session: its number in the source.
             encoding: of `ENCODINGS`.
             memory_s: how far lags reach back, seconds; frames where the rate is unknown.
+            starts: start frames of the windows that ranges and scales are found in; None for the training
+                part.
 
         Raises:
             ConfigError: there are more changing inputs than features.
         """
         rate_hz = source.sessions[session].rate_hz or 1.0
         memory = max(2, round(memory_s * rate_hz))
+        if starts is None:
+            count = source.num_windows(session, "train")
+            _, _, starts = source.read(session, "train", np.arange(0, count, -(-count // _MAX_WINDOWS) or 1))
         starts = starts[:: -(-len(starts) // _MAX_WINDOWS) or 1]
         if not len(starts) or not names:
             return None

@@ -196,7 +196,12 @@ def fit_response(
     for encoding in ENCODINGS:
         for share in MEMORIES:
             features = InputFeatures.of_source(
-                source, names, starts[is_trained], session, encoding=encoding, memory_s=share * memory_s
+                source,
+                names,
+                session,
+                encoding=encoding,
+                memory_s=share * memory_s,
+                starts=starts[is_trained],
             )
             if features is None or any(each.is_like(features) for each in tried):
                 continue
