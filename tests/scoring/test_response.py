@@ -7,7 +7,14 @@ from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import CopyBaseline
 from forebrain.scoring.inputs import MAX_FEATURES, InputFeatures, lag_basis, taken_apart
-from forebrain.scoring.response import Response, RestWindows, fit_response, past_features, under_plan
+from forebrain.scoring.response import (
+    HeldPlan,
+    Response,
+    RestWindows,
+    fit_response,
+    past_features,
+    under_plan,
+)
 from forebrain.scoring.ridge import fit_head
 from forebrain.sessions.session import Session
 
@@ -187,3 +194,13 @@ def test_inputs_before_a_segment_are_held_and_events_are_not(make_session) -> No
     inputs = source.inputs(0, np.array([30]), 6, 2, ["mark", "level"])
     assert inputs[0, :, 0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
     assert inputs[0, :, 1].tolist() == [7] * 8
+
+
+def test_a_held_plan_is_told_by_the_past_alone() -> None:
+    source = windows_of(answering())
+    starts = np.arange(0, 300, 5)
+    inputs = HeldPlan(source).inputs(0, starts, 8, 6, ["mark", "level"])
+    np.testing.assert_array_equal(inputs[:, :8], source.inputs(0, starts, 8, 0, ["mark", "level"]))
+    assert (inputs[:, 8:, 0] == 0).all() and (inputs[:, 8:, 1] == inputs[:, 7:8, 1]).all()
+    fit = fit_response(HeldPlan(source), ["mark", "level"])
+    assert fit.response is not None and fit.error < 1

@@ -13,8 +13,9 @@ from forebrain.adaptation.windows import SessionWindows
 from forebrain.config import parse
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocols import PARTS
+from forebrain.scoring.response import OtherPlan
 from forebrain.sessions.session import Session
-from forebrain.studies.inputs import INFORMED, RIVALS, InputsConfig, OtherPlan, study
+from forebrain.studies.inputs import INFORMED, RIVALS, InputsConfig, study
 
 DEFINITION = Path(__file__).parents[2] / "jobs" / "studies" / "inputs.yaml"
 
@@ -74,7 +75,7 @@ def test_what_is_scored_is_not_scored_again(config: InputsConfig, tmp_path: Path
 
 def test_another_plan_is_that_of_a_window_of_the_same_part() -> None:
     source = SessionWindows(answering(0), "chronological", 12, 6)
-    other = OtherPlan(source, 0)
+    other = OtherPlan(source, [source.starts(part) for part in PARTS], 0)
     for part in PARTS:
         starts = source.starts(part)
         own, given = (each.inputs(0, starts, 8, 6, ["mark"]) for each in (source, other))

@@ -27,6 +27,7 @@ from forebrain.errors import ConfigError
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.inputs import ENCODINGS, MEMORY_S, InputFeatures, InputSource
+from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.ridge import MoreFeatures, in_time, read_windows, spread_evenly
 from forebrain.scoring.time_blocks import LEAST_BLOCKS, TimeBlock, time_blocks
@@ -222,14 +223,8 @@ def fit_response(
     )  # fmt: skip
 
 
-class HeldPlan:
-    """Windows whose inputs in the horizon are not known: levels hold their last value, and no event comes.
-
-    A response that is fitted on them says how what was done goes on to be answered.
-
-    Args:
-        source: of the same windows with all inputs.
-    """
+class _SameWindows:
+    """The windows of another source, whose inputs are to be others."""
 
     def __init__(self, source: InputSource) -> None:
         self._source = source
@@ -260,6 +255,16 @@ class HeldPlan:
     def inputs_of(self, session: int) -> Sequence[Input]:
         return self._source.inputs_of(session)
 
+
+class HeldPlan(_SameWindows):
+    """Windows whose inputs in the horizon are not known: levels hold their last value, and no event comes.
+
+    A response that is fitted on them says how what was done goes on to be answered.
+
+    Args:
+        source: of the same windows with all inputs.
+    """
+
     def inputs(
         self, session: int, starts: np.ndarray, before: int, after: int, names: Sequence[str]
     ) -> np.ndarray:
@@ -267,6 +272,32 @@ class HeldPlan:
         kinds = {each.name: each.kind for each in self._source.inputs_of(session)}
         is_level = np.array([kinds.get(name) == "level" for name in names], bool)
         return np.concatenate([past, np.repeat(past[:, -1:] * is_level, after, axis=1)], axis=1)
+
+
+class OtherPlan(_SameWindows):
+    """Windows whose inputs in the horizon are those of another window of the same part.
+
+    Args:
+        source: of the same windows with their own inputs.
+        starts: start frames of the windows of each part, all that will be asked for.
+        seed: of the choice of the other window.
+    """
+
+    def __init__(self, source: InputSource, starts: Sequence[np.ndarray], seed: int) -> None:
+        super().__init__(source)
+        others = [
+            rng_for(seed, "plans", str(part)).permutation(of_part) for part, of_part in enumerate(starts)
+        ]
+        known = np.concatenate(starts)
+        order = np.argsort(known, kind="stable")
+        self._starts, self._others = known[order], np.concatenate(others)[order]
+
+    def inputs(
+        self, session: int, starts: np.ndarray, before: int, after: int, names: Sequence[str]
+    ) -> np.ndarray:
+        past = self._source.inputs(session, starts, before, 0, names)
+        others = self._others[np.searchsorted(self._starts, starts)]
+        return np.concatenate([past, self._source.inputs(session, others, 0, after, names)], axis=1)
 
 
 class RestWindows:

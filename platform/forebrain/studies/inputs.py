@@ -35,9 +35,10 @@ from forebrain.scoring.baselines import CopyBaseline
 from forebrain.scoring.inputs import MEMORY_S, InputSource
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.scoring.metrics import ScoreAccumulator
-from forebrain.scoring.protocols import LABELLED, PARTS, PROTOCOLS, Part
+from forebrain.scoring.protocols import LABELLED, PARTS, PROTOCOLS
 from forebrain.scoring.response import (
     HeldPlan,
+    OtherPlan,
     ResponseFit,
     RestWindows,
     fit_response,
@@ -45,7 +46,6 @@ from forebrain.scoring.response import (
     under_plan,
 )
 from forebrain.scoring.ridge import HeadFit, fit_head
-from forebrain.scoring.window_source import SessionInfo
 from forebrain.sessions.inputs import Input
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
@@ -219,65 +219,6 @@ def _sessions(row: RowConfig, data: Path) -> Iterator[tuple[str, Any]]:
         yield path.stem, read
 
 
-class OtherPlan:
-    """Windows whose inputs of the horizon are those of another window of the same part.
-
-    Args:
-        source: of one session.
-        seed: of the choice of the other window.
-    """
-
-    def __init__(self, source: SessionWindows, seed: int) -> None:
-        self._source = source
-        self._starts, self._others = [], []
-        for part in PARTS:
-            starts = source.starts(part)
-            self._starts.append(starts)
-            self._others.append(rng_for(seed, "plans", part).permutation(starts))
-
-    @property
-    def sessions(self) -> Sequence[SessionInfo]:
-        return self._source.sessions
-
-    @property
-    def context(self) -> int:
-        return self._source.context
-
-    @property
-    def horizon(self) -> int:
-        return self._source.horizon
-
-    def num_windows(self, session: int, part: Part) -> int:
-        return self._source.num_windows(session, part)
-
-    def read(
-        self, session: int, part: Part, windows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._source.read(session, part, windows)
-
-    def training_mean(self, session: int) -> np.ndarray:
-        return self._source.training_mean(session)
-
-    def inputs_of(self, session: int) -> Sequence[Input]:
-        return self._source.inputs_of(session)
-
-    def inputs(
-        self, session: int, starts: np.ndarray, before: int, after: int, names: Sequence[str]
-    ) -> np.ndarray:
-        inputs = self._source.inputs(session, starts, before, after, names)
-        if after:
-            others = np.empty_like(starts)
-            for known, other in zip(self._starts, self._others, strict=True):
-                order = np.argsort(known, kind="stable")
-                places = np.minimum(np.searchsorted(known[order], starts), max(len(known) - 1, 0))
-                if len(known):
-                    is_here = known[order][places] == starts
-                    others[is_here] = other[order][places][is_here]
-            planned = self._source.inputs(session, others, before, after, names)
-            inputs[:, before:] = planned[:, before:]
-        return inputs
-
-
 @dataclass(frozen=True, eq=False)
 class InformedFit:
     """Forecasts with none, with past and with planned inputs, each kept only where it helps.
@@ -357,7 +298,7 @@ def score_session(
     began = time.process_time()
     fit = InformedFit.of(source, names, row.memory_s)
     seconds = time.process_time() - began
-    other = OtherPlan(source, seed)
+    other = OtherPlan(source, [source.starts(part) for part in PARTS], seed)
     shuffled = InformedFit.of(other, names, row.memory_s, fit.none)
     arx = ArxConfig(row.arx_differences, row.arx_memory, plan=True)
 
