@@ -204,3 +204,17 @@ def test_a_held_plan_is_told_by_the_past_alone() -> None:
     assert (inputs[:, 8:, 0] == 0).all() and (inputs[:, 8:, 1] == inputs[:, 7:8, 1]).all()
     fit = fit_response(HeldPlan(source), ["mark", "level"])
     assert fit.response is not None and fit.error < 1
+
+
+def test_many_levels_are_taken_as_they_are_and_too_many_are_an_error(make_session) -> None:
+    rng = np.random.default_rng(0)
+    for count in (30, MAX_FEATURES + 1):
+        names = tuple(f"level{number}" for number in range(count))
+        stimulus = rng.random((400, count)).astype(np.float32)
+        source = windows_of(make_session(num_frames=400, stimulus=stimulus, stimulus_names=names))
+        if count > MAX_FEATURES:
+            with pytest.raises(ConfigError, match="65 inputs change"):
+                InputFeatures.of_source(source, names)
+        else:
+            features = InputFeatures.of_source(source, names)
+            assert features is not None and features.num_features == 60

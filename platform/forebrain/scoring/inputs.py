@@ -146,6 +146,8 @@ class InputFeatures:
             )
         low, high = low[kept], high[kept]
         parts = _parts(values[..., kept], kinds, ENCODINGS[encoding], rate_hz)
+        if len(parts) > MAX_FEATURES:  # no more than a series of each input, then
+            parts = _parts(values[..., kept], kinds, ENCODINGS["level"], rate_hz)
         if not parts:
             return None
         basis = lag_basis(memory, min(MAX_BASIS, MAX_FEATURES // len(parts)))

@@ -135,19 +135,19 @@ class ResponseFit:
         response = self.response
         if response is None:
             raise ConfigError("there is no response to take off.")
-        length = source.context + source.horizon
         names, before = response.features.channels, response.features.before
         # The first frame at which the response is formed is the first of the context.
         inputs = source.inputs(session, starts, before + source.context - 1, source.horizon, names)
         features = response.features(inputs)
-        found = np.matmul(features, response.weights)
+        found = np.empty((*features.shape[:2], response.weights.shape[1]), np.float32)
         places = np.minimum(np.searchsorted(self.starts, starts), max(len(self.starts) - 1, 0))
         was_fitted = self.starts[places] == starts
-        for block, weights in self.blocks:
-            inside = was_fitted & block.held_out[places]
+        left = np.ones(len(starts), bool)
+        for block, weights in (*self.blocks, (None, response.weights)):
+            inside = left if block is None else was_fitted & block.held_out[places]
             if inside.any():
                 found[inside] = np.matmul(features[inside], weights)
-        assert found.shape[1] == length
+                left &= ~inside
         return found
 
 
