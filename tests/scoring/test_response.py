@@ -6,7 +6,7 @@ import pytest
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import CopyBaseline
-from forebrain.scoring.inputs import MAX_FEATURES, InputFeatures, lag_basis, taken_apart
+from forebrain.scoring.inputs import MAX_FEATURES, InputFeatures, is_evoked, lag_basis, taken_apart
 from forebrain.scoring.response import (
     HeldPlan,
     Response,
@@ -218,3 +218,16 @@ def test_many_levels_are_taken_as_they_are_and_too_many_are_an_error(make_sessio
         else:
             features = InputFeatures.of_source(source, names)
             assert features is not None and features.num_features == 60
+
+
+def test_a_window_is_evoked_where_an_input_changes_in_its_horizon(make_session) -> None:
+    stimulus = np.zeros((400, 2), np.float32)
+    stimulus[[30, 100, 300], 0] = 1
+    stimulus[:, 1] = np.where(np.arange(400) < 200, 1.0, 1.05)
+    stimulus[50:60, 1] = 2
+    session = make_session(num_frames=400, stimulus=stimulus, stimulus_names=("mark", "level"))
+    source = windows_of(session)
+    # The horizon of a window that starts at s is s + 12 to s + 17.
+    starts = np.array([12, 13, 18, 19, 33, 49, 187, 300])
+    found = is_evoked(source, ["mark", "level"], starts, source.starts("train"))
+    assert found.tolist() == [False, True, True, False, True, False, False, False]

@@ -32,7 +32,7 @@ from forebrain.evaluation.tables import Table
 from forebrain.plotting import FAINT, MUTED
 from forebrain.scoring.arx import ArxConfig, Informed, fit_arx, fit_evoked
 from forebrain.scoring.baselines import CopyBaseline
-from forebrain.scoring.inputs import MEMORY_S, InputSource
+from forebrain.scoring.inputs import EVOKED_SHARE, MEMORY_S, InputSource, is_evoked
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.scoring.metrics import ScoreAccumulator
 from forebrain.scoring.protocols import LABELLED, PARTS, PROTOCOLS
@@ -46,7 +46,6 @@ from forebrain.scoring.response import (
     under_plan,
 )
 from forebrain.scoring.ridge import HeadFit, fit_head
-from forebrain.sessions.inputs import Input
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
@@ -57,8 +56,6 @@ from forebrain_registry.storage import Folder
 INFORMED = ("none", "past", "plan", "shuffled", "wrong")
 RIVALS = ("arx", "low-rank arx", "evoked mean")
 RANK = 8
-# A window is evoked where an input changes in the horizon: an event, or by more than this share of its range.
-EVOKED_SHARE = 0.1
 # Sessions for which an interval over them is given.
 LEAST_SESSIONS = 5
 # Of the true responses of simulated worms that are looked for.
@@ -341,17 +338,14 @@ def _scores(
         for which in sets
         for name in forecasters
     }
-    low, high = _ranges(source, names)
-    is_event = np.array([each.kind == "event" for each in _named(source, names)], bool)
+    training = source.starts("train")
     counts = dict.fromkeys(sets, 0)
     size = max(1, _BATCH_ROWS // info.num_units)
     for first in range(0, source.num_windows(0, "test"), size):
         numbers = np.arange(first, min(first + size, source.num_windows(0, "test")))
         context, target, starts = source.read(0, "test", numbers)
-        inputs = source.inputs(0, starts, 1, source.horizon, names)
-        moved = np.abs(inputs[:, 1:] - inputs[:, :1]) > EVOKED_SHARE * (high - low)
-        is_evoked = (moved | (is_event & (inputs[:, 1:] != 0))).any(axis=(1, 2))
-        chosen = {"all": np.ones_like(is_evoked), "evoked": is_evoked, "quiet": ~is_evoked}
+        evoked = is_evoked(source, names, starts, training)
+        chosen = {"all": np.ones_like(evoked), "evoked": evoked, "quiet": ~evoked}
         for name, forecaster in forecasters.items():
             forecast = forecaster(context, starts, source)
             for which, rows in chosen.items():
@@ -367,18 +361,6 @@ def _scores(
         }
         for which, key in sets.items()
     } | {"num_evoked": counts["evoked"]}
-
-
-def _named(source: SessionWindows, names: Sequence[str]) -> list[Input]:
-    known = {each.name: each for each in source.inputs_of(0)}
-    return [known[name] for name in names]
-
-
-def _ranges(source: SessionWindows, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The least and largest value of each input in the training windows."""
-    values = source.inputs(0, source.starts("train"), source.context, source.horizon, names)
-    flat = values.reshape(-1, len(names))
-    return flat.min(axis=0), flat.max(axis=0)
 
 
 def score_simulated(
