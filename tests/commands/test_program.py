@@ -351,7 +351,7 @@ def bash() -> Iterator[Callable[[str], list[str]]]:
     ("line", "offered"),
     [
         ("forebrain pre", ["prepare", "pretrain"]),
-        ("forebrain live ", ["serve", "replay", "soak"]),
+        ("forebrain live ", ["serve", "watch", "replay", "soak"]),
         ("forebrain registry pu", ["publish", "pull"]),
         ("forebrain pretrain --training.stea", []),
         ("forebrain pretrain --training.ste", ["--training.steps"]),

@@ -19,6 +19,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "adapt": "fit a published model to one recording, or to many",
         "forecast": "forecast what comes after a recording's end",
         "live serve": "forecast while recording: frames in, forecasts out",
+        "live watch": "show the page of a server that runs on another machine",
         "live replay": "play a recording to a server, and measure its latency",
         "live soak": "run a server for long with everything that can be wrong with a stream",
     },

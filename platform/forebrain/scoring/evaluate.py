@@ -19,8 +19,9 @@ from forebrain.scoring.window_source import SessionInfo, WindowSource, choose_wi
 WINDOWS_PER_SESSION = 256
 # Rows (units x windows) of one batch. One window is never divided, so a larger session goes one at a time.
 MAX_ROWS = 32_768
-# A map of some hundred weights gains nothing from more rows of a session.
+# A map of some hundred weights gains nothing from more rows of a session, nor from more windows in all.
 _MAX_FIT_ROWS = 262_144
+_MAX_FIT_WINDOWS = 65_536
 
 
 class Forecaster(Protocol):
@@ -289,10 +290,12 @@ def fit_linear(
     Args:
         source: where the windows come from.
         sessions: numbers of the sessions to read, None for all; fits of several workers add up.
-        windows_per_session: at most this many windows a session. Of large sessions every k-th unit is used.
+        windows_per_session: at most this many windows a session, fewer of very many sessions. Of large
+            sessions every k-th unit is used.
         seed: of the choice of windows.
     """
     fit = LinearFit(source.context, source.horizon)
+    windows_per_session = min(windows_per_session, max(1, _MAX_FIT_WINDOWS // max(1, len(source.sessions))))
     for number in range(len(source.sessions)) if sessions is None else sessions:
         info = source.sessions[number]
         chosen = choose_windows(info.id, source.num_windows(number, "train"), windows_per_session, seed)

@@ -289,6 +289,7 @@ def fit_head(
     loadings: np.ndarray | None = None,
     choice_units: np.ndarray | None = None,
     more: MoreFeatures = lambda starts: (),
+    also: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> HeadFit:
     """Fits the head of one session to a base forecast.
 
@@ -300,6 +301,7 @@ def fit_head(
         loadings: float32 [N, k] of the population; None for principal components of the training part.
         choice_units: the units whose errors choose the strengths; None for some, spread evenly.
         more: start frames [B] -> common features besides the population, for example of inputs.
+        also: start frames [B] -> [B, H, N] that is added to the base's forecasts.
     """
     num_units, length = source.sessions[session].num_units, source.context + source.horizon
     if loadings is None:
@@ -312,9 +314,14 @@ def fit_head(
     def read() -> Iterator[_Batch]:
         windows = read_windows(source, session, parts)
         for number, (part, context, target, starts) in enumerate(windows):
-            forecast = known[number] if number < len(known) else base(session, context)
-            if number == len(known) and num_units <= UNITS_AT_ONCE:
-                known.append(forecast)
+            if number < len(known):
+                forecast = known[number]
+            else:
+                forecast = base(session, context)
+                if also is not None:
+                    forecast = forecast + also(starts)
+                if num_units <= UNITS_AT_ONCE:
+                    known.append(forecast)
             yield _Batch(part, context, target, forecast, starts, more(starts))
 
     sample = _Sample.of(read(), loadings, choice_units)
