@@ -407,8 +407,8 @@ def _arranged(content: Content, name: str, path: Path, sidecar: Sidecar, notes: 
                 f"{_sizes(cells, parts)}; expected as many names."
             )
         notes["axis_from"] = "the sidecar"
-        axes = tuple("sessions" if axis == "subjects" else axis for axis in sidecar.axes)
-        return _by_axes(parts, cells, axes, path)
+        counted = tuple("sessions" if axis == "subjects" else axis for axis in sidecar.axes)
+        return _by_axes(parts, cells, counted, path)
     if num_axes == 2 and not cells:
         return [(_matrix(content, name, parts[0], path, sidecar, notes), None)]
     if not cells:
