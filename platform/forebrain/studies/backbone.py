@@ -174,6 +174,7 @@ def _scored(
 
 
 def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, Any]:
+    """As `forebrain adapt --resample`: without an animal there may be no recording at its rate."""
     torch.set_num_threads(1)
     row: dict[str, Any] = {
         "session": session.id,
@@ -183,11 +184,13 @@ def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, 
         "left_out_because": None,
     }
     try:
-        result = compare(backbone, session, "embeddings", fit).result()
+        comparison = compare(backbone, session, "embeddings", fit, to_rate=True)
     except AdaptationError as error:  # too short to be scored, most often
         return row | {"left_out_because": str(error)}
+    result = comparison.result()
     if result["leak"]:
         raise ConfigError(f"{session.id}: {result['leak_note']}; name its animal in left_out or unseen.")
+    row["rate_hz"] = comparison.prepared.session.rate_hz
     row |= {"score": result["score"], **{name: result["baselines"][name] for name in RIVALS}}
     return row | {name: result[name] for name in ("noise_ceiling", "others", "weights", "seconds")}
 
