@@ -196,12 +196,14 @@ def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, 
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
-    """Means over animals, each the mean of its sessions and seeds, by species; and the lead over `self`."""
+    """Means over animals, each the mean of its sessions and seeds, and the lead over `self`: of all species
+    together, where there are several, and of each."""
     scored = [row for row in rows if row["left_out_because"] is None]
-    for species in sorted({row["species"] for row in scored}):
+    every = sorted({row["species"] for row in scored})
+    for species in ([""] if len(every) > 1 else []) + every:
         of_animal: dict[str, list[list[float]]] = {}
         for row in scored:
-            if row["species"] == species:
+            if species in ("", row["species"]):
                 values = [float(row[name]) for name in SCORED]
                 lead = row["score"] - row["self"]
                 of_animal.setdefault(_animal(row["session"]), []).append([*values, lead])
@@ -223,7 +225,9 @@ def as_table(metrics: Sequence[Metric]) -> Table:
         name="animals",
         title="test score on animals that it was not trained on",
         columns=("species", "metric", "value", "low", "high", "interval"),
-        rows=tuple((one.dataset, one.name, one.value, one.low, one.high, one.interval) for one in metrics),
+        rows=tuple(
+            (one.dataset or "all", one.name, one.value, one.low, one.high, one.interval) for one in metrics
+        ),
     )
 
 
@@ -243,7 +247,7 @@ def _sentence(metrics: Sequence[Metric]) -> str:
     """The scores in a sentence."""
     value = {(metric.dataset, metric.name): metric.value for metric in metrics}
     said = [
-        f"{species} {value[species, 'score']:.3f} (linear {value[species, 'score of linear']:.3f}, ridge "
+        f"{species or 'all'} {value[species, 'score']:.3f} (linear {value[species, 'score of linear']:.3f}, ridge "
         f"{value[species, 'score of ridge']:.3f}, self {value[species, 'score of self']:.3f})"
         for species in sorted({metric.dataset for metric in metrics})
     ]
