@@ -66,7 +66,7 @@ def _at_rate(version: Version, session: Session) -> bool:
 def _why(version: Version, session: Session) -> str:
     metadata = version.metadata
     known = ", ".join(metadata.species) or "unknown species"
-    rates = ", ".join(f"{rate:.4g}" for rate in metadata.rates_hz) or "unknown"
+    rates = ", ".join(dict.fromkeys(f"{rate:.4g}" for rate in metadata.rates_hz)) or "unknown"
     if session.species in metadata.species:
         why = f"{version} was chosen: it was trained on {known}"
     else:
