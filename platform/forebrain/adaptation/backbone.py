@@ -82,7 +82,8 @@ class Backbone(Pretrained):
 
     def __repr__(self) -> str:
         config = self.model.config
-        rates = ", ".join(f"{rate:.4g}" for rate in self.rates_hz[:4]) + ", ..." * (len(self.rates_hz) > 4)
+        known = list(dict.fromkeys(f"{rate:.4g}" for rate in self.rates_hz))
+        rates = ", ".join(known[:4]) + ", ..." * (len(known) > 4)
         species = ", ".join(sorted({seen.species for seen in self.sessions}))
         return (
             f"{self.origin}: {config.title}, {config.context} frames to the next {config.horizon}, "
