@@ -3,6 +3,7 @@
     adaptation.json          the record: whose it is, which model it belongs to, and the files' hashes
     interface.safetensors    unit [N, d], session [d], mean [N], scale [N], columns [N]
     stack.safetensors        the weights of model, linear and head, where the model does not forecast alone
+    inputs.safetensors       what forecasts with inputs, where the recording has some that change
     backbone.safetensors     only where the backbone is none that can be pulled, or was changed
     result.json              its scores beside those of the baselines, where it was scored
     evaluation.json          the same by horizon step, as `scoring` has it
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
 from forebrain.adaptation.description import Description, fill, tensors_of
+from forebrain.adaptation.inputs import InputStacks
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared
@@ -51,6 +53,7 @@ RECORD = "adaptation.json"
 INTERFACE = "interface.safetensors"
 BACKBONE = "backbone.safetensors"
 STACK = "stack.safetensors"
+INPUTS = "inputs.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
 # What the record holds of `Preprocessing`; the rest are tensors of the interface's file.
@@ -91,6 +94,7 @@ class Artifact:
         origin: where the backbone is from.
         description: what the backbone expects.
         stack: weights of the model's forecast and of regressions of the recording; None for the model alone.
+        inputs: forecasts that know what is done to the animal; None where no input is known.
         result, evaluation: what result.json and evaluation.json hold; None where it was not scored.
     """
 
@@ -102,6 +106,7 @@ class Artifact:
     origin: Origin
     description: Description
     stack: Stack | None = None
+    inputs: InputStacks | None = None
     result: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
 
@@ -113,6 +118,7 @@ class Artifact:
         trained: Trained,
         mode: Mode,
         stack: Stack | None = None,
+        inputs: InputStacks | None = None,
         result: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -127,6 +133,7 @@ class Artifact:
             origin=backbone.origin,
             description=replace(description, num_datasets=1) if mode == "scratch" else description,
             stack=stack,
+            inputs=inputs,
             result=result,
             evaluation=evaluation,
         )
@@ -153,6 +160,8 @@ class Artifact:
             files[BACKBONE] = weights_of(self.model)
         if self.stack is not None:
             files[STACK] = safetensors.numpy.save(self.stack.arrays())
+        if self.inputs is not None:
+            files[INPUTS] = safetensors.numpy.save(self.inputs.arrays())
         for name, data in files.items():
             (folder / name).write_bytes(data)
         config = self.model.config
@@ -169,6 +178,8 @@ class Artifact:
             "persists": self.interface.is_smooth,
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
+        if self.inputs is not None:
+            record["inputs"] = self.inputs.record()
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
         if self.result is not None:
             (folder / RESULT).write_text(json.dumps(self.result, indent=1, allow_nan=False))
@@ -231,19 +242,22 @@ class Artifact:
         fill(interface, {name: tensors[name] for name in ("unit", "session")}, str(where))
         interface.is_smooth = record.get("persists", True)
         known |= {name: tensors[name].numpy() for name in ("mean", "scale", "columns")}
-        stack = None
-        if STACK in files:
-            arrays = safetensors.numpy.load(_read_file(where, STACK, files))
-            try:
+        stack = inputs = None
+        try:
+            if STACK in files:
+                arrays = safetensors.numpy.load(_read_file(where, STACK, files))
                 stack = Stack.from_arrays(arrays, str(where / STACK))
-            except ConfigError as error:
-                raise AdaptationError(f"{error} Adapt again.") from error
+            if INPUTS in files:
+                arrays = safetensors.numpy.load(_read_file(where, INPUTS, files))
+                inputs = InputStacks.from_arrays(arrays, record.get("inputs", {}), str(where / INPUTS))
+        except ConfigError as error:
+            raise AdaptationError(f"{error} Adapt again.") from error
         try:
             preprocessing = Preprocessing(**known)
         except (ConfigError, TypeError) as error:
             raise AdaptationError(f"{where}: damaged ({error}); adapt again.") from error
         return cls(
-            model, interface, preprocessing, identity, mode, origin, description, stack,
+            model, interface, preprocessing, identity, mode, origin, description, stack, inputs,
             result=_read_json(where / RESULT), evaluation=_read_json(where / EVALUATION),
         )  # fmt: skip
 
