@@ -41,7 +41,7 @@ SCALED = (
     "that were fitted on the other blocks"
 )
 # Units of a session that are scored, evenly spaced, and values of its residuals that are held.
-MAX_UNITS = 512
+MAX_UNITS = 128
 MAX_STACK_UNITS = 2048
 MAX_VALUES = 1 << 26
 BATCH_ROWS = 1 << 13
