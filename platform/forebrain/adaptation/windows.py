@@ -135,9 +135,7 @@ class SessionWindows:
         return found
 
     def training_mean(self, session: int) -> np.ndarray:
-        ranges = part_ranges(
-            self.protocol, "train", self._session.num_frames, self._segments, self._labels
-        )
+        ranges = part_ranges(self.protocol, "train", self._session.num_frames, self._segments, self._labels)
         if tuple(ranges) == self.preprocessing.fitted_on:
             return np.zeros(self._session.num_units, dtype=np.float32)
         moments = Moments(self._session.num_units)
