@@ -33,6 +33,7 @@ LEAST: dict[str, list[str]] = {
     "publish": ["--run", "r", "--name", "n"],
     "adapt": ["--model", "m", "--recording", "a.npz", "--out", "o"],
     "forecast": ["--adapted", "a", "--recording", "a.npz"],
+    "effect": ["--adapted", "a", "--recording", "a.npz", "--plan", "plan.csv"],
     "live serve": ["--adapted", "a"],
     "study ablate": ["--pretrain.data", "d", "--pretrain.out", "o", "--variants", "{a: {seed: 1}}"],
     "study scale": ["--pretrain.data", "d", "--pretrain.out", "o", "--axis", "units", "--sizes", "1"],

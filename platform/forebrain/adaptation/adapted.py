@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -16,9 +17,11 @@ from forebrain import realtime
 from forebrain.accelerate import accelerate
 from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.comparison import Comparison
+from forebrain.adaptation.inputs import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
+from forebrain.adaptation.plans import Choice, ExtrapolationWarning, response_table, unit_weights
 from forebrain.adaptation.score import Score
 from forebrain.adaptation.tables import embedding_table, forecast_table, unit_table
-from forebrain.errors import AdaptationError
+from forebrain.errors import AdaptationError, RecordingError
 from forebrain.models.base import Model, SessionInput
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.scoring.conformal import window_spread
@@ -68,21 +71,44 @@ class Adapted(Artifact):
 
     @overload
     def forecast(
-        self, window: Session, *, quantiles: Sequence[float] | None = None, horizon: int | None = None
+        self,
+        window: Session,
+        inputs: Any = None,
+        plan: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
+        horizon: int | None = None,
     ) -> pandas.DataFrame: ...
     @overload
     def forecast(
-        self, window: Any, *, quantiles: Sequence[float] | None = None, horizon: int | None = None
+        self,
+        window: Any,
+        inputs: Any = None,
+        plan: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
+        horizon: int | None = None,
     ) -> np.ndarray: ...
     def forecast(
-        self, window: Any, *, quantiles: Sequence[float] | None = None, horizon: int | None = None
+        self,
+        window: Any,
+        inputs: Any = None,
+        plan: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
+        horizon: int | None = None,
     ) -> np.ndarray | pandas.DataFrame:
         """Forecasts what follows a window, or a recording's end: points, or quantiles of what will come.
 
         Args:
             window: raw frames [at least C, N] at `rate_hz`, of the adapted units or of all that were
                 recorded, of which the last C are used; or a session of the same animal, see `latest_window`.
-            quantiles: levels, each inside (0, 1), of calibrated quantiles; None for points.
+            inputs: what was done so far: values [T, D] of `input_names` up to the window's last frame, or a
+                mapping or data frame by name; of a session True, for those that it has. None: not known.
+            plan: what will be done: values of the next H frames likewise, or `hold` for inputs that stay as
+                they are. None: not known. With a session its own inputs go before it.
+            quantiles: levels, each inside (0, 1), of calibrated quantiles; None for points. They are
+                calibrated without inputs, so with them intervals are rather too wide.
             horizon: frames to forecast, at most H; None for H.
 
         Returns:
@@ -91,15 +117,14 @@ class Adapted(Artifact):
             quantiles pairs (unit, quantile).
 
         Raises:
-            AdaptationError: too few frames, other units, a value that is not finite, a longer horizon, or
-                quantiles of an adaptation without calibrated intervals.
+            AdaptationError: too few frames, other units or inputs, a value that is not finite, a plan for
+                what cannot be planned, a longer horizon, or quantiles without calibrated intervals.
             ConfigError: a level is not inside (0, 1), or comes twice.
+
+        Warns:
+            ExtrapolationWarning: a plan leaves the range that an input had in the recording.
         """
-        steps = self.horizon if horizon is None else horizon
-        if not 1 <= steps <= self.horizon:
-            raise AdaptationError(
-                f"a horizon of {steps} frames was asked for; this model forecasts 1 to {self.horizon}."
-            )
+        steps = self._steps(horizon)
         levels = None if quantiles is None else require_levels(quantiles)
         if levels is not None and self.calibration is None:
             raise AdaptationError(
@@ -107,14 +132,103 @@ class Adapted(Artifact):
                 "before there were any, or its validation part has no window. Adapt again, to a longer "
                 "recording."
             )
-        if isinstance(window, Session):
-            frames = self.latest_window(window)
-        else:
-            frames = self.preprocessing.window(window, self.context)
-        forecast = self._forecast(frames) if levels is None else self._quantiles(frames, levels)
+        frames, past = self._window_and_inputs(window, inputs, plan is not None)
+        forecast = self._forecast(frames, past, None if plan is None else self._plan(plan, past))
+        if levels is not None:
+            forecast = self._quantiles(frames, forecast, levels)
         if isinstance(window, Session):
             return forecast_table(forecast[:steps], self.preprocessing, levels)
         return forecast[:steps]
+
+    @overload
+    def effect(
+        self, window: Session, plan: Any, against: Any = None, inputs: Any = None
+    ) -> pandas.DataFrame: ...
+    @overload
+    def effect(self, window: Any, plan: Any, against: Any = None, inputs: Any = None) -> np.ndarray: ...
+    def effect(
+        self, window: Any, plan: Any, against: Any = None, inputs: Any = None
+    ) -> np.ndarray | pandas.DataFrame:
+        """The difference that a plan makes: the forecast under it less the forecast under another.
+
+        It is an association under the inputs that were recorded, not a cause beyond them (docs/inputs.md).
+
+        Args:
+            window, inputs: as `forecast` takes them.
+            plan: what will be done.
+            against: instead of what; None for inputs that stay as they are.
+
+        Returns:
+            float32 [H, N] in the recording's units of measurement; of a session a data frame.
+
+        Raises:
+            AdaptationError: as of `forecast`; or no plan is known to help on this recording.
+        """
+        stacks = self._planned_stacks()
+        _, past = self._window_and_inputs(window, inputs, True)
+        assert past is not None
+        plans = [self._plan(each, past) for each in (plan, HOLD if against is None else against)]
+        before = reaching_back(past, stacks.inputs, stacks.frames_before(self.context))
+        first, second = (
+            stacks.responses(self.context, before[None], each[None])[0, self.context :] for each in plans
+        )
+        difference = (first - second) * self.preprocessing.scale
+        return forecast_table(difference, self.preprocessing) if isinstance(window, Session) else difference
+
+    def response(self, name: str) -> pandas.DataFrame:
+        """Each unit's expected answer to one input, over as long as it was looked for.
+
+        Args:
+            name: of an input that can be planned. An event happens once; a level goes from rest to the
+                highest value that it had, and stays.
+
+        Returns:
+            A data frame: seconds after as index, units as columns, in the recording's units of measurement.
+
+        Raises:
+            AdaptationError: there is no such input, or no plan is known to help on this recording.
+        """
+        return response_table(self._planned_stacks(), name, self.preprocessing)
+
+    def choose(
+        self,
+        window: Any,
+        plans: Sequence[Any],
+        objective: Mapping[str, float] | np.ndarray,
+        inputs: Any = None,
+    ) -> Choice:
+        """The plan that is forecast to bring an objective nearest.
+
+        Args:
+            window, inputs: as `forecast` takes them.
+            plans: what could be done, one or more.
+            objective: a weight for each unit, by name or [N]: units with a positive one are to be raised,
+                those with a negative one lowered. Units count by their own deviations.
+
+        Raises:
+            AdaptationError: as of `forecast`; no plan is known to help on this recording, there are none to
+                choose from, or a unit is not known.
+        """
+        self._planned_stacks()
+        if not len(plans):
+            raise AdaptationError("there is no plan to choose from; give one or more.")
+        weights = unit_weights(objective, self.preprocessing)
+        frames, past = self._window_and_inputs(window, inputs, True)
+        assert past is not None
+        forecasts = np.stack([self._forecast(frames, past, self._plan(each, past)) for each in plans])
+        values = (self.preprocessing.normalise(forecasts).mean(axis=1) @ weights).astype(float)
+        return Choice(int(values.argmax()), values)
+
+    def known(self, inputs: Any = None, plan: Any = None) -> str:
+        """What a forecast that is given these knows, in words; less than was given where it did not help."""
+        wanted: Known = "plan" if plan is not None else "past" if inputs not in (None, False) else "none"
+        known = "none" if self.inputs is None else self.inputs.known(wanted)
+        return KNOWN[known]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """D names of the inputs that forecasts can know, in the order of arrays of them."""
+        return () if self.inputs is None else self.inputs.names
 
     def latest_window(self, session: Session) -> np.ndarray:
         """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].
@@ -155,6 +269,16 @@ class Adapted(Artifact):
         """The units' embeddings: a row for each unit, a column for each dimension."""
         return embedding_table(self.interface.unit.detach().float().cpu().numpy(), self.preprocessing)
 
+    def plot_response(self, name: str) -> Figure:
+        """A picture of `response`: units by seconds after an input, in order of how they answer.
+
+        Raises:
+            AdaptationError: as of `response`.
+        """
+        from forebrain.adaptation.plot import responses  # needs matplotlib
+
+        return responses(self.response(name) / self.preprocessing.scale, name, self.identity.id)
+
     def plot(self, session: Session | None = None) -> Figure:
         """A picture of the end of the recording: what came, and what had been forecast.
 
@@ -174,9 +298,7 @@ class Adapted(Artifact):
             raise AdaptationError(
                 "which recording? This adaptation was opened from a folder, or not scored; give a session."
             )
-        band = None
-        if self.calibration is not None:
-            band = partial(self._quantiles, levels=BAND)
+        band = None if self.calibration is None else self._band
         return forecasts_at_the_end(
             self._forecast, prepared, self.preprocessing, self.context, self.horizon, band
         )
@@ -208,25 +330,133 @@ class Adapted(Artifact):
             f"{self.context} frames to the next {self.horizon}\n{score}"
         )
 
-    def _forecast(self, frames: np.ndarray) -> np.ndarray:
-        return self.preprocessing.denormalise(self._normalised_forecast(frames))
+    def _steps(self, horizon: int | None) -> int:
+        steps = self.horizon if horizon is None else horizon
+        if not 1 <= steps <= self.horizon:
+            raise AdaptationError(
+                f"a horizon of {steps} frames was asked for; this model forecasts 1 to {self.horizon}."
+            )
+        return steps
 
-    def _quantiles(self, frames: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-        """float32 [H, N, Q] of raw frames [C, N]."""
-        assert self.calibration is not None
-        forecast = self._normalised_forecast(frames)
-        spread = window_spread(self.preprocessing.normalise(frames)[None])
-        quantiles = self.calibration.quantiles(forecast[None], spread, levels)[:, 0]
-        return np.moveaxis(self.preprocessing.denormalise(quantiles), 0, -1).astype(np.float32)
+    def _window_and_inputs(
+        self, window: Any, inputs: Any, plans: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Checked frames [C, N], and inputs [T, D] that go before a plan or are known anyway."""
+        if inputs is False:
+            inputs = None
+        if (inputs is not None or plans) and self.inputs is None:
+            raise AdaptationError(
+                f"this adaptation to {self.identity.id} knows no inputs: the recording had none that "
+                "change, or they were left out. Adapt to one that has them."
+            )
+        if isinstance(window, Session):
+            frames = self.preprocessing.latest_window(window, self.context)
+            if self.inputs is None or (not plans and inputs is None):
+                return frames, None
+            if inputs is None or inputs is True:
+                recorded = self.preprocessing.recording(window)
+                start, stop = recorded.segments[-1]
+                try:
+                    values = recorded.input_values(self.input_names)[start:stop]
+                except RecordingError as error:
+                    raise AdaptationError(str(error)) from error
+                return frames, as_inputs(values, self.inputs.inputs, f"session {window.id}")
+        else:
+            frames = self.preprocessing.window(window, self.context)
+        if inputs is None:
+            if plans:
+                raise AdaptationError(
+                    "a plan was given without the inputs so far; expected inputs [frames, "
+                    f"{len(self.input_names)}] up to the window's last frame, of "
+                    f"{', '.join(self.input_names)}."
+                )
+            return frames, None
+        assert self.inputs is not None
+        return frames, as_inputs(inputs, self.inputs.inputs, "inputs")
+
+    def _plan(self, plan: Any, past: np.ndarray | None) -> np.ndarray:
+        """The values that a plan stands for, float32 [H, D]."""
+        assert self.inputs is not None and past is not None
+        inputs = self.inputs.inputs
+        if isinstance(plan, str):
+            if plan != HOLD:
+                raise AdaptationError(f"plan {plan!r:.40} is unknown; expected values, or {HOLD!r}.")
+            return held(past, inputs, self.horizon)
+        if hasattr(plan, "keys"):
+            planned = [each for each in inputs if each.can_be_planned]
+            named = {str(name) for name in plan.keys()}  # noqa: SIM118
+            if behaviour := [each.name for each in inputs if not each.can_be_planned and each.name in named]:
+                raise AdaptationError(
+                    f"plan: {', '.join(behaviour)} cannot be planned, only watched; expected a plan of "
+                    f"{', '.join(each.name for each in planned)}."
+                )
+            values = held(past, inputs, self.horizon)
+            given = as_inputs(plan, planned, "plan")
+            if len(given) == self.horizon:
+                values = values.copy()
+                values[:, [each.can_be_planned for each in inputs]] = given
+            else:
+                values = given
+        else:
+            values = as_inputs(plan, inputs, "plan")
+        if len(values) != self.horizon:
+            raise AdaptationError(
+                f"plan: has {len(values)} frames; expected {self.horizon}, those that are forecast, at "
+                f"{'the frames’ rate' if self.rate_hz is None else f'{self.rate_hz:.4g} Hz'}."
+            )
+        if outside := self.inputs.outside(values):
+            warnings.warn(
+                f"the plan takes {', '.join(outside)} out of the range that the recording had; what is "
+                "forecast there is an extrapolation",
+                ExtrapolationWarning,
+                stacklevel=3,
+            )
+        return values
+
+    def _planned_stacks(self) -> InputStacks:
+        if self.inputs is None or self.inputs.response is None:
+            raise AdaptationError(
+                f"no plan is known to help on {self.identity.id}: its units were not seen to answer to an "
+                "input that can be planned."
+            )
+        return self.inputs
 
     @torch.inference_mode()
-    def _normalised_forecast(self, frames: np.ndarray) -> np.ndarray:
-        normalised = torch.from_numpy(self.preprocessing.normalise(frames)).to(self.interface.unit.device)
-        (made,) = self._executor.forecast([SessionInput(normalised[None], self.interface)])
-        forecast = made[0].cpu().numpy()
-        if self.stack is not None:
-            forecast = self.stack.forecast(normalised.cpu().numpy(), forecast)
-        return forecast
+    def _forecast(
+        self, frames: np.ndarray, past: np.ndarray | None = None, plan: np.ndarray | None = None
+    ) -> np.ndarray:
+        context = self.preprocessing.normalise(frames)[None]
+        stacks = self.inputs
+        known = "none" if stacks is None or past is None else stacks.known("past" if plan is None else "plan")
+        if known == "none":
+            forecast = self._model(0, context)
+            if self.stack is not None:
+                forecast = self.stack.forecast(context, forecast)
+        else:
+            assert stacks is not None and past is not None
+            before = reaching_back(past, stacks.inputs, stacks.frames_before(self.context))
+            forecast = stacks.forecast(
+                context, self._model, before[None], None if plan is None else plan[None]
+            )
+        return self.preprocessing.denormalise(forecast[0])
+
+    def _band(self, frames: np.ndarray) -> np.ndarray:
+        return self._quantiles(frames, self._forecast(frames), BAND)
+
+    def _quantiles(self, frames: np.ndarray, forecast: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        """float32 [H, N, Q] about the forecast [H, N] of raw frames [C, N]."""
+        assert self.calibration is not None
+        spread = window_spread(self.preprocessing.normalise(frames)[None])
+        normalised = self.preprocessing.normalise(forecast)[None]
+        quantiles = self.calibration.quantiles(normalised, spread, levels)[:, 0]
+        return np.moveaxis(self.preprocessing.denormalise(quantiles), 0, -1).astype(np.float32)
+
+    def _model(self, session: int, context: np.ndarray) -> np.ndarray:
+        """The model's forecasts [B, H, N] of normalised contexts [B, C, N]."""
+        frames = torch.from_numpy(np.ascontiguousarray(context)).to(self.interface.unit.device)
+        (forecast,) = self._executor.forecast([SessionInput(frames, self.interface)])
+        values: np.ndarray = forecast.cpu().numpy()
+        return values
 
     @cached_property
     def _executor(self) -> Model:

@@ -3,6 +3,7 @@
     adaptation.json          the record: whose it is, which model it belongs to, and the files' hashes
     interface.safetensors    unit [N, d], session [d], mean [N], scale [N], columns [N]
     stack.safetensors        the weights of model, linear and head, where the model does not forecast alone
+    inputs.safetensors       what forecasts with inputs, where the recording has some that change
     backbone.safetensors     only where the backbone is none that can be pulled, or was changed
     intervals.safetensors    how far its forecasts are off, by level, step and unit, see `scoring.conformal`
     result.json              its scores beside those of the baselines, where it was scored
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
 from forebrain.adaptation.description import Description, fill, tensors_of
+from forebrain.adaptation.inputs import InputStacks
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared
@@ -54,6 +56,7 @@ INTERFACE = "interface.safetensors"
 BACKBONE = "backbone.safetensors"
 STACK = "stack.safetensors"
 INTERVALS = "intervals.safetensors"
+INPUTS = "inputs.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
 # What the record holds of `Preprocessing`; the rest are tensors of the interface's file.
@@ -94,6 +97,7 @@ class Artifact:
         origin: where the backbone is from.
         description: what the backbone expects.
         stack: weights of the model's forecast and of regressions of the recording; None for the model alone.
+        inputs: forecasts that know what is done to the animal; None where no input is known.
         calibration: of the intervals; None where nothing could be calibrated on, or it was adapted before
             there were any.
         result, evaluation: what result.json and evaluation.json hold; None where it was not scored.
@@ -107,6 +111,7 @@ class Artifact:
     origin: Origin
     description: Description
     stack: Stack | None = None
+    inputs: InputStacks | None = None
     calibration: Calibration | None = None
     result: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
@@ -119,6 +124,7 @@ class Artifact:
         trained: Trained,
         mode: Mode,
         stack: Stack | None = None,
+        inputs: InputStacks | None = None,
         calibration: Calibration | None = None,
         result: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
@@ -134,6 +140,7 @@ class Artifact:
             origin=backbone.origin,
             description=replace(description, num_datasets=1) if mode == "scratch" else description,
             stack=stack,
+            inputs=inputs,
             calibration=calibration,
             result=result,
             evaluation=evaluation,
@@ -163,6 +170,8 @@ class Artifact:
             files[STACK] = safetensors.numpy.save(self.stack.arrays())
         if self.calibration is not None:
             files[INTERVALS] = safetensors.numpy.save(self.calibration.arrays())
+        if self.inputs is not None:
+            files[INPUTS] = safetensors.numpy.save(self.inputs.arrays())
         for name, data in files.items():
             (folder / name).write_bytes(data)
         config = self.model.config
@@ -180,6 +189,8 @@ class Artifact:
             **({} if self.calibration is None else {"intervals": dict(self.calibration.record)}),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
+        if self.inputs is not None:
+            record["inputs"] = self.inputs.record()
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
         if self.result is not None:
             (folder / RESULT).write_text(json.dumps(self.result, indent=1, allow_nan=False))
@@ -242,28 +253,26 @@ class Artifact:
         fill(interface, {name: tensors[name] for name in ("unit", "session")}, str(where))
         interface.is_smooth = record.get("persists", True)
         known |= {name: tensors[name].numpy() for name in ("mean", "scale", "columns")}
-        stack = None
-        if STACK in files:
-            arrays = safetensors.numpy.load(_read_file(where, STACK, files))
-            try:
+        stack = inputs = calibration = None
+        try:
+            if STACK in files:
+                arrays = safetensors.numpy.load(_read_file(where, STACK, files))
                 stack = Stack.from_arrays(arrays, str(where / STACK))
-            except ConfigError as error:
-                raise AdaptationError(f"{error} Adapt again.") from error
-        calibration = None
-        if INTERVALS in files:
-            arrays = safetensors.numpy.load(_read_file(where, INTERVALS, files))
-            try:
-                calibration = Calibration.from_arrays(
-                    arrays, record.get("intervals") or {}, str(where / INTERVALS)
-                )
-            except ConfigError as error:
-                raise AdaptationError(f"{error} Adapt again.") from error
+            if INPUTS in files:
+                arrays = safetensors.numpy.load(_read_file(where, INPUTS, files))
+                inputs = InputStacks.from_arrays(arrays, record.get("inputs", {}), str(where / INPUTS))
+            if INTERVALS in files:
+                arrays = safetensors.numpy.load(_read_file(where, INTERVALS, files))
+                known_record = record.get("intervals") or {}
+                calibration = Calibration.from_arrays(arrays, known_record, str(where / INTERVALS))
+        except ConfigError as error:
+            raise AdaptationError(f"{error} Adapt again.") from error
         try:
             preprocessing = Preprocessing(**known)
         except (ConfigError, TypeError) as error:
             raise AdaptationError(f"{where}: damaged ({error}); adapt again.") from error
         return cls(
-            model, interface, preprocessing, identity, mode, origin, description, stack, calibration,
+            model, interface, preprocessing, identity, mode, origin, description, stack, inputs, calibration,
             result=_read_json(where / RESULT), evaluation=_read_json(where / EVALUATION),
         )  # fmt: skip
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.adapting import Mode, train
 from forebrain.adaptation.calibrating import Remembered, calibration_of
-from forebrain.adaptation.comparison import compare, is_stacked
+from forebrain.adaptation.comparison import compare, inputs_to_know, is_copy, is_stacked
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
+from forebrain.adaptation.inputs import fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, progress_shown
 from forebrain.adaptation.recording import prepare_session
@@ -27,6 +30,8 @@ class Backbone(Pretrained):
         *,
         score: bool = True,
         rivals: bool = True,
+        inputs: Sequence[str] | None = None,
+        hold_out: Mapping[str, Sequence[float]] | None = None,
         progress: Progress | bool = True,
     ) -> Adapted:
         """Fits an interface for a session's units, or more, and weighs the model with regressions.
@@ -42,6 +47,8 @@ class Backbone(Pretrained):
                 been done, such as no step at all.
             rivals: train what the recording could do for itself too, see `compare`; it takes twice as long
                 again or longer.
+            inputs: names of those of the session that forecasts may know; None for all that can be planned.
+            hold_out: values of inputs by name, for protocol `values` (`under`).
             progress: show how far it is; or is told, as `compare` says.
 
         Raises:
@@ -51,19 +58,28 @@ class Backbone(Pretrained):
         config = config or FitConfig()
         with progress_shown(progress) as told:
             if score:
-                return Adapted.of_comparison(compare(self, session, mode, config, to_rate, told, rivals))
-            prepared = prepare_session(session, self.description, self.rates_hz, to_rate)
+                comparison = compare(
+                    self, session, mode, config, to_rate, told, rivals, inputs=inputs, hold_out=hold_out
+                )
+                return Adapted.of_comparison(comparison)
+            prepared = prepare_session(session, self.description, self.rates_hz, to_rate, hold_out)
+            known_inputs = inputs_to_know(prepared.session, inputs)
             steps = 0 if mode == "none" else config.steps
             trained = train(
                 self, prepared, mode, config, after_step=lambda step: told("adapting: step", step, steps)
             )
-            windows, fit = prepared.windows, None
-            model = Remembered(WindowForecaster(trained.model, trained.interface, config))
+            windows, model, fit, stacks = prepared.windows, None, None, None
+            if not is_copy(self):
+                model = Remembered(WindowForecaster(trained.model, trained.interface, config))
             if is_stacked(self, config):
                 linear = fit_linear(windows, seed=config.seed).solve()
                 fit = stack_on(model, windows, linear, "adapting", told)
-            calibration = calibration_of(model, windows, fit, config.seed)
-            return Adapted.of(self, prepared, trained, mode, None if fit is None else fit.stack, calibration)
+                if known_inputs:
+                    stacks = fit_inputs(windows, known_inputs, linear, model, fit).stacks
+            alone = WindowForecaster(trained.model, trained.interface, config) if model is None else model
+            calibration = calibration_of(alone, windows, fit, config.seed)
+            stack = None if fit is None else fit.stack
+            return Adapted.of(self, prepared, trained, mode, stack, stacks, calibration)
 
     def __repr__(self) -> str:
         config = self.model.config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from forebrain.adaptation.description import Description, tensors_of
@@ -12,7 +12,10 @@ from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
 from forebrain.adaptation.start import START, Start
 from forebrain.models.base import Model
+from forebrain.models.baselines.constant import CopyConfig
 from forebrain.runs.trained import TrainedModel
+from forebrain.scoring.protocols import RecordingProtocol
+from forebrain.shards.options import PrepareConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import SeenSession
 from forebrain_registry.records import WEIGHTS
@@ -40,6 +43,21 @@ class Pretrained:
     def open(cls, reference: str, registry: str | os.PathLike[str] | None = None) -> Self:
         """A published version, or a run's best backbone where the reference holds a `/`."""
         return cls.from_run(reference) if "/" in reference else cls.from_registry(reference, registry)
+
+    @classmethod
+    def nothing(cls, context: int, horizon: int, protocol: RecordingProtocol = "chronological") -> Self:
+        """No backbone: the last frame of C is repeated H times, and heads are all that is fitted."""
+        model = CopyConfig(context=context, horizon=horizon, relative=True)
+        description = Description(model, 1, "relative", protocol, PrepareConfig.event_rate_hz, None)
+        built = model.build().eval()
+        origin = Origin("none", hashlib.sha256(weights_of(built)).hexdigest())
+        return cls(built, description, origin, ())
+
+    def under(self, protocol: RecordingProtocol | None) -> Self:
+        """The same for recordings that are split by another protocol; None for its own."""
+        if protocol is None:
+            return self
+        return replace(self, description=replace(self.description, protocol=protocol))
 
     @classmethod
     def from_registry(

@@ -26,17 +26,19 @@ class StackForecaster:
 
 
 def stack_on(
-    model: Forecaster, source: WindowSource, linear: LinearBaseline, what: str, progress: Progress
+    model: Forecaster | None, source: WindowSource, linear: LinearBaseline, what: str, progress: Progress
 ) -> StackFit:
     """Fits the stack of a model of one recording, and tells how far it is.
 
     Args:
-        model: (session 0, context [B, C, N]) -> [B, H, N].
+        model: (session 0, context [B, C, N]) -> [B, H, N]; None for a stack without.
         source: of the recording's windows; the test part is never read.
         linear: fitted on the training part.
         what: whose stack it is, for the progress.
         progress: is told how many of how many windows the model has forecast.
     """
+    if model is None:
+        return fit_stack(source, linear)
     total, done = num_windows_read(source, 0, ("train", "validation")), 0
 
     def counted(session: int, context: np.ndarray) -> np.ndarray:

@@ -106,6 +106,11 @@ class SessionWindows:
             frames = np.stack([self._normalised(int(start), int(start) + length) for start in starts])
         return frames[:, : self.context], frames[:, self.context :], starts
 
+    def starts(self, part: Part) -> np.ndarray:
+        """int64 [W], the start frames of all windows of a part."""
+        windows = self._windows(part)
+        return windows.starts(np.arange(windows.count))
+
     def inputs_of(self, session: int) -> Sequence[Input]:
         """The inputs that the recording has."""
         return self._session.inputs

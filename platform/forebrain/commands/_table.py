@@ -18,6 +18,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "A model for your animal": {
         "adapt": "fit a published model to one recording, or to many",
         "forecast": "forecast what comes after a recording's end",
+        "effect": "forecast the difference that a planned stimulus makes",
         "live serve": "forecast while recording: frames in, forecasts out",
         "live watch": "show the page of a server that runs on another machine",
         "live replay": "play a recording to a server, and measure its latency",

@@ -24,6 +24,7 @@ from forebrain.adaptation.report import save_comparison
 from forebrain.console import Follower
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import overview
+from forebrain.scoring.protocols import RecordingProtocol
 from forebrain.shards.recordings import find_all
 
 FIRST = (
@@ -40,9 +41,17 @@ FIRST = (
     "fit.stack",
     "session",
     "resample",
+    "protocol",
+    "hold_out",
+    "inputs",
+    "context",
+    "horizon",
     "each",
     "workers",
 )
+NO_MODEL = "none"
+# With --model none.
+CONTEXT, HORIZON = 48, 16
 ALIASES = {
     # As scripts have it.
     "--recordings": "--recording",
@@ -62,8 +71,8 @@ class Config:
     """The model to adapt, and the recording.
 
     Attributes:
-        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it. None: the
-            nearest by species and rate, of one recording.
+        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it; or `none`, for
+            regressions of the recording alone. Not given: the nearest by species and rate, of one recording.
         recording: a file as for `forebrain inspect`, or several, or folders of them.
         out: a folder that does not exist yet; of several recordings, any folder or s3://bucket/folder.
         session: which session, where the recording holds several.
@@ -71,6 +80,12 @@ class Config:
         mode: what is trained: embeddings (of the recording's units), forecaster (and it), full (everything),
             scratch (everything, from random weights) or none.
         resample: bring recordings to the nearest rate that the model was trained on.
+        protocol: which frames train and which test, in place of the model's own: given (the recording's own
+            split), repetition (the last repetition of each condition tests), values (--hold_out) and others.
+        hold_out: NAME=4,7: windows under these values of an input test, with --protocol values.
+        inputs: names of those that forecasts may know, or `none`. Not given: all that can be planned.
+        context: frames that a forecast is made from, with --model none; else the model's own.
+        horizon: frames forecast, likewise.
         each: a folder in OUT for each session, and a table, also of a single recording.
         workers: of several recordings, 0: one after another in this process, without Ray. None: with Ray, as
             many at once as there are CPUs.
@@ -84,6 +99,11 @@ class Config:
     registry: str | None = None
     mode: Mode = "embeddings"
     resample: bool = False
+    protocol: RecordingProtocol | None = None
+    hold_out: list[str] = field(default_factory=list)
+    inputs: list[str] | None = None
+    context: int | None = None
+    horizon: int | None = None
     each: bool = False
     workers: Literal[0] | None = None
     fit: FitConfig = field(default_factory=FitConfig)
@@ -100,10 +120,12 @@ def run(config: Config, console: Console) -> int:
         choice = choose_model(session, config.registry)
         model = choice.reference
         console.print(choice.why)
-    backbone = Backbone.open(model, config.registry)
+    backbone = _opened(model, config)
+    mode = "none" if model == NO_MODEL else config.mode
     comparison = compare(
-        backbone, session, config.mode, config.fit, config.resample, progress=Follower(console)
-    )
+        backbone, session, mode, config.fit, config.resample, progress=Follower(console),
+        inputs=[] if config.inputs == [NO_MODEL] else config.inputs, hold_out=_held_out(config.hold_out),
+    )  # fmt: skip
     save_comparison(comparison, config.out)
     for finding in comparison.findings():
         console.print(finding)
@@ -113,6 +135,33 @@ def run(config: Config, console: Console) -> int:
     console.print(comparison.verdict())
     console.print(f"Report and pictures: {config.out}/report.md")
     return 0
+
+
+def _opened(model: str, config: Config) -> Backbone:
+    """The backbone, under the protocol that is asked for."""
+    if model == NO_MODEL:
+        context, horizon = config.context or CONTEXT, config.horizon or HORIZON
+        return Backbone.nothing(context, horizon, config.protocol or "chronological")
+    backbone = Backbone.open(model, config.registry).under(config.protocol)
+    for name in ("context", "horizon"):
+        asked, own = getattr(config, name), getattr(backbone.model.config, name)
+        if asked not in (None, own):
+            raise ConfigError(f"{name} is {asked} and {backbone.origin} takes {own}; leave it out.")
+    return backbone
+
+
+def _held_out(given: list[str]) -> dict[str, list[float]] | None:
+    """The values by input of --hold_out NAME=4,7."""
+    held: dict[str, list[float]] = {}
+    for each in given:
+        name, _, values = each.rpartition("=")
+        try:
+            held[name] = [float(value) for value in values.split(",")]
+        except ValueError:
+            name = ""
+        if not name:
+            raise ConfigError(f"hold_out is {each!r}; expected NAME=VALUE,VALUE, of an input.")
+    return held or None
 
 
 def _adapt_each(config: Config, console: Console) -> int:

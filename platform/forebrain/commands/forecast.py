@@ -6,12 +6,15 @@ frame ahead and unit, and a column for each quantile.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.plan_file import read_plan
+from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv, quantiles_csv
 from forebrain.scoring.quantiles import require_levels
@@ -25,6 +28,9 @@ class Config:
     Attributes:
         adapted: the --out of `forebrain adapt`.
         recording: of the same units, in their order.
+        plan: a CSV file of what will be done, a row for each frame ahead and a column for each input; or
+            `hold`, for inputs that stay as they are. Not given: it is not known.
+        inputs: know the inputs that the recording has so far; under a plan they are known anyway.
         session: which session, where the recording holds several.
         quantiles: levels between 0 and 1, of calibrated quantiles.
         out: a CSV file; the terminal where not given.
@@ -33,6 +39,8 @@ class Config:
 
     adapted: str
     recording: str
+    plan: str | None = None
+    inputs: bool = False
     session: str | None = None
     quantiles: list[float] | None = None
     out: str | None = None
@@ -41,18 +49,32 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
+    if config.quantiles is not None:
+        require_levels(config.quantiles)
+    plan = None if config.plan is None else read_plan(config.plan)
     adapted = Adapted.load(config.adapted, config.registry)
-    window = adapted.latest_window(open_session(config.recording, config.session))
+    session = open_session(config.recording, config.session)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ExtrapolationWarning)
+        known = True if config.inputs else None
+        forecast = adapted.forecast(session, known, plan).to_numpy()
+    for each in told:
+        console.print(f"{each.message}.", style="bold")
     if config.quantiles is None:
-        table = forecast_csv(adapted.forecast(window), adapted.preprocessing)
+        table = forecast_csv(forecast, adapted.preprocessing)
     else:
-        levels = require_levels(config.quantiles)
-        quantiles = adapted.forecast(window, quantiles=levels)
-        table = quantiles_csv(adapted.forecast(window), quantiles, levels, adapted.preprocessing)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExtrapolationWarning)  # it was told
+            bounds = adapted.forecast(session, known, plan, quantiles=config.quantiles).to_numpy()
+        bounds = bounds.reshape(*forecast.shape, -1)
+        table = quantiles_csv(forecast, bounds, config.quantiles, adapted.preprocessing)
     if config.out is None:
         print(table, end="")
         return 0
     out = Path(config.out)
     Folder(out.parent).write(out.name, table.encode())
-    print(f"{adapted.horizon} frames of {adapted.num_units} units forecast: {out}")
+    console.print(
+        f"{adapted.horizon} frames of {adapted.num_units} units forecast, knowing "
+        f"{adapted.known(config.inputs, plan)}: {out}"
+    )
     return 0

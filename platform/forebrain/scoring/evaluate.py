@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,14 @@ class Forecaster(Protocol):
     """Forecasts a session by its number in the source: float32 context [B, C, N] -> forecast [B, H, N]."""
 
     def __call__(self, session: int, context: np.ndarray, /) -> np.ndarray: ...
+
+
+@runtime_checkable
+class ForecasterInTime(Protocol):
+    """Forecasts windows of a session by where they start too: what it knows of them besides is its affair."""
+
+    def at(self, session: int, starts: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """Start frames [B] and contexts float32 [B, C, N] to forecasts [B, H, N]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +230,7 @@ def require_baselines(scored: Collection[str], where: str) -> None:
 
 
 def evaluate(
-    forecasters: Mapping[str, Forecaster],
+    forecasters: Mapping[str, Forecaster | ForecasterInTime],
     source: WindowSource,
     part: Part,
     *,
@@ -270,7 +278,11 @@ def evaluate(
                     if name not in collected:
                         num_units = truth.shape[-1]
                         collected[name] = ScoreAccumulator(info.id, name, source.horizon, num_units)
-                    forecast = as_scored(number, forecaster(number, context))
+                    if isinstance(forecaster, ForecasterInTime):
+                        forecast = forecaster.at(number, starts, context)
+                    else:
+                        forecast = forecaster(number, context)
+                    forecast = as_scored(number, forecast)
                     collected[name].update(forecast, truth, last_frame, starts)
                 done += len(starts)
                 progress(done, total)

@@ -19,7 +19,7 @@ from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import LinearBaseline
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.gram import FeatureBlock
-from forebrain.scoring.ridge import Head, HeadFit, fit_head, principal_components
+from forebrain.scoring.ridge import Head, HeadFit, MoreFeatures, fit_head, principal_components
 from forebrain.scoring.time_blocks import time_blocks
 from forebrain.scoring.window_source import WindowSource
 
@@ -160,6 +160,7 @@ class StackFit:
         alone: each member's score by itself on these windows.
         worth: what the stack's score on blocks of time loses without a member; NaN where there are too few.
         score: of the stack on these windows, each block by weights of the others; NaN likewise.
+        squared_error: the mean of it there, normalised.
     """
 
     stack: Stack
@@ -171,6 +172,7 @@ class StackFit:
     alone: Mapping[str, float]
     worth: Mapping[str, float]
     score: float
+    squared_error: float
 
     def record(self) -> dict[str, Any]:
         """Plain and JSON-able; undefined is None."""
@@ -191,22 +193,25 @@ def fit_stack(
     linear: LinearBaseline,
     model: Forecaster | None = None,
     session: int = 0,
+    more: MoreFeatures = lambda starts: (),
 ) -> StackFit:
     """Fits heads on the linear baseline and on a model, and weighs all four.
 
     Heads are chosen on blocks of time of training and validation part and fitted on both. The weights are
     fitted on the validation part, which neither the linear baseline nor the model was fitted on, with what
-    heads add that were fitted on all blocks but the one that they forecast.
+    heads add that were fitted on all blocks but the one that they forecast. Where a protocol has no
+    validation part, they are fitted on the training part.
 
     Args:
         source: of the session's windows; the test part is never read.
         linear: fitted on the training part.
         model: (session, context [B, C, N]) -> [B, H, N]; None for a stack without.
         session: its number in the source.
+        more: further features for both heads, see `fit_head`.
     """
     loadings = principal_components(source, session)
-    ridge = fit_head(source, linear, session, loadings=loadings)
-    head = None if model is None else fit_head(source, model, session, loadings=loadings)
+    ridge = fit_head(source, linear, session, loadings=loadings, more=more)
+    head = None if model is None else fit_head(source, model, session, loadings=loadings, more=more)
     members: dict[str, np.ndarray] = {}
     heads: dict[str, Head] = {}
     for base, member, fit in (("linear", "ridge", ridge), ("model", "model + head", head)):
@@ -224,8 +229,8 @@ def fit_stack(
         equal = dict.fromkeys(names, np.full(source.horizon, 1 / len(names), np.float32))
         unknown = dict.fromkeys(names, math.nan)
         stack = Stack.of(equal, linear, heads)
-        return StackFit(stack, equal, ridge, head, math.inf, 0, unknown, unknown, math.nan)
-    usable = ~trial.is_trained
+        return StackFit(stack, equal, ridge, head, math.inf, 0, unknown, unknown, math.nan, math.nan)
+    usable = trial.is_trained if trial.is_trained.all() else ~trial.is_trained
     departures = np.stack([members[name][usable] for name in names])
     # Blocks of time need share no frame that is forecast: nothing else was fitted on.
     weighing = _Weighing(departures, trial.target[usable], trial.starts[usable], source.horizon)
@@ -236,6 +241,7 @@ def fit_stack(
         dict(zip(names, weighing.alone(), strict=True)),
         {name: score - weighing.without(place).choose()[1] for place, name in enumerate(names)},
         score,
+        (1 - score) * weighing.mean_square,
     )  # fmt: skip
 
 
@@ -247,6 +253,7 @@ class _Weighing:
         self.blocks = time_blocks(starts, length)
         every = np.ones(len(starts), bool)
         self.whole = _sums(departures, target, every)
+        self.mean_square = float(self.whole[2].sum() / max(target.size, 1))
         self.folds = [
             (_sums(departures, target, block.held_out), _sums(departures, target, block.rest))
             for block in self.blocks
@@ -273,7 +280,7 @@ class _Weighing:
     def without(self, member: int) -> _Weighing:
         """The same without a member; of the last member's absence, copy is left."""
         rest = object.__new__(_Weighing)
-        rest.blocks = self.blocks
+        rest.blocks, rest.mean_square = self.blocks, self.mean_square
 
         def drop(sums: _Sums) -> _Sums:
             products, moments, squares = sums
