@@ -32,7 +32,8 @@ def _draw(comparison: Comparison, folder: Path) -> None:
     levels = {name: comparison.validation.summary(name).value("score") for name in BASELINES}
     figures.score_by_step(curves, levels, f"{session.id}, validation", folder / "score_by_step.png")
     shown = {name: comparison.forecasters[name] for name in (comparison.name, "copy")}
-    example = make_example(shown, comparison.prepared.windows, 0, "test")
+    known = {} if comparison.calibration is None else {comparison.name: comparison.calibration}
+    example = make_example(shown, comparison.prepared.windows, 0, "test", known)
     figures.forecast_traces(example, comparison.name, folder / "forecast_traces.png", session.unit_names)
     figures.population_raster(example, comparison.name, example.horizon, folder / "population_raster.png")
     figures.score_by_horizon(comparison.test, folder / "score_by_horizon.png")
@@ -61,6 +62,7 @@ def _report(comparison: Comparison) -> str:
         "![score by horizon](score_by_horizon.png)",
         "",
         tables.by_horizon(test).to_markdown(),
+        *_intervals(comparison),
         "### What was found in the recording",
         "",
         *(f"- {each}" for each in comparison.findings() or ["nothing"]),
@@ -78,3 +80,17 @@ def _report(comparison: Comparison) -> str:
         f"Model: `{backbone.origin.named}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _intervals(comparison: Comparison) -> list[str]:
+    """How right intervals are to be as sure as they are; nothing where there are none."""
+    result = None if comparison.uncertainty is None else comparison.uncertainty.result(comparison.name)
+    if comparison.calibration is None or result is None:
+        return []
+    note = comparison.calibration.record["note"]
+    return [
+        tables.intervals(comparison.name, result).to_markdown(),
+        f"Calibrated on: {result['calibrated_on']}. {f'{note}. ' if note else ''}"
+        "`adapted.forecast(frames, quantiles=[0.1, 0.5, 0.9])` gives them.",
+        "",
+    ]

@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import rich.table
@@ -111,6 +112,27 @@ def overview(evaluation: Evaluation) -> Table:
         columns=("forecaster", "score", "low", "high", "MSE", "MAE", "correlation"),
         rows=tuple((name, *_headline(summaries[name])) for name in names),
     )
+
+
+def intervals(name: str, result: Mapping[str, Any]) -> Table:
+    """What intervals cover on the test part, beside the baselines'.
+
+    Args:
+        name: of the forecaster.
+        result: the block `uncertainty` of result.json.
+    """
+    return Table(
+        name="intervals",
+        title="intervals on the test part: part of what came inside, mean width of 80 % intervals",
+        columns=("forecaster", "50 %", "80 %", "90 %", "worst tenth, 80 %", "width", "MWQL", "CRPS"),
+        rows=tuple(
+            (
+                label, *(block["coverage"][level] for level in ("0.5", "0.8", "0.9")),
+                block["worst_tenth_coverage"]["0.8"], block["width"]["0.8"], block["mwql"], block["crps"],
+            )
+            for label, block in ((name, result), *result["baselines"].items())
+        ),
+    )  # fmt: skip
 
 
 def by_session(evaluation: Evaluation) -> Table:

@@ -50,15 +50,21 @@ class Client:
         index: int | None = None,
         time_s: float | None = None,
         units: Sequence[str] | None = None,
+        quantiles: Sequence[float] | None = None,
     ) -> Forecast:
         """Sends a frame and returns its forecast; see `LiveForecaster.step`.
+
+        Args:
+            frame, index, time_s, units: as there.
+            quantiles: levels to have besides the points, as `Forecast.quantiles` [H, N, Q].
 
         Raises:
             FrameError: the frame was refused; nothing changed.
             NoAnswerError: no answer came in time; whether the frame was taken in is not known.
         """
         names = None if units is None else tuple(units)
-        return self._requests.step(Frame(np.asarray(frame), index, time_s, names), self.timeout_s)
+        levels = None if quantiles is None else tuple(quantiles)
+        return self._requests.step(Frame(np.asarray(frame), index, time_s, names, levels), self.timeout_s)
 
     def describe(self) -> dict[str, Any]:
         """The description of what the forecaster expects: units and their names, context, horizon, rates.

@@ -23,9 +23,12 @@ from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError, FrameError
 from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
+from forebrain.realtime.intervals import OnlineIntervals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
+from forebrain.scoring.conformal import Calibration
+from forebrain.scoring.quantiles import require_levels
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.repair import MIN_GAP_FRAMES
@@ -56,8 +59,12 @@ class LiveConfig:
             far (`running`).
         memory: time constant of running statistics, frames.
         score_windows: newest forecasts that the rolling score is over.
-        fallback: give copy's forecast while the model's rolling score is below it.
+        fallback: give copy's forecast while the model's rolling score is below it, or its intervals cover
+            too much or too little.
         precision: of the matrix products: `fp32`, bit for bit what an adapted model gives offline, or `bf16`.
+        quantiles: levels that every answer brings; a sender may ask for others.
+        interval_memory_s: time constant in which a unit's intervals are widened or narrowed, seconds.
+        coverage_frames: newest frames that the rolling coverage of 80 % intervals is over.
     """
 
     normalise: Literal["fit", "running"] = "fit"
@@ -65,9 +72,16 @@ class LiveConfig:
     score_windows: int = 256
     fallback: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
+    quantiles: tuple[float, ...] = ()
+    interval_memory_s: float = 60.0
+    coverage_frames: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("memory", "score_windows"):
+        if self.quantiles:
+            require_levels(self.quantiles)
+        if not self.interval_memory_s > 0:
+            raise ConfigError(f"interval_memory_s is {self.interval_memory_s}; expected more than 0.")
+        for name in ("memory", "score_windows", "coverage_frames"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more.")
 
@@ -87,6 +101,7 @@ class LiveForecaster:
         dataset: int | None,
         config: LiveConfig,
         threads: int,
+        calibration: Calibration | None = None,
     ) -> None:
         num_units, unit_names = len(interface.unit), preprocessing.unit_names
         if preprocessing.num_units != num_units:
@@ -110,6 +125,7 @@ class LiveForecaster:
         self.ring = Ring(self.context, num_units)
         self.moments = RunningMoments(num_units, config.memory)
         self.score = RollingScore(self.horizon, num_units, config.score_windows)
+        self.intervals = _intervals(calibration, self.horizon, num_units, preprocessing.rate_hz, config)
         self.drifted_units = 0
         self.segment = 0  # counts the stretches of frames between which some are missing
 
@@ -128,6 +144,7 @@ class LiveForecaster:
         self._forecast: np.ndarray | None = None  # of the newest frame, by the model
         self.answer = np.repeat(self._last[None], self.horizon, axis=0)
         self._falls_back = False
+        self._is_of_model = False  # the answer
         compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self._executor = accelerate(self.model, "stream", compute_dtype, threads=threads)
 
@@ -206,6 +223,7 @@ class LiveForecaster:
         self.answer[:] = self._last
         self.made_at = self.arrivals.index, self.arrivals.time_s
         self.source = "warm-up"
+        self._is_of_model = False
         if self.ring.is_full:
             forecast = self._call_model()
             if np.isfinite(forecast).all():
@@ -218,6 +236,7 @@ class LiveForecaster:
             else:
                 self.answer[:] = forecast
                 self.source = "model"
+                self._is_of_model = True
         self.counts["forecasts"] += 1
         return self.answer
 
@@ -229,13 +248,53 @@ class LiveForecaster:
     def settle(self) -> None:
         """The work that an answer need not wait for: scores the forecasts so far, looks for drift."""
         self.score.observe(self.frame, self._known, self._scale)
+        if self.intervals is not None:
+            self.intervals.observe(self.frame, self._known)
         if self._forecast is not None:
             self.score.add(self._forecast, self.frame)
+            if self.intervals is not None:
+                self.intervals.add(self._forecast, self._normalised, self._mean, self._scale)
             self._forecast = None
         if self.config.normalise == "fit":
             self.drifted_units = self._count_drifted()
         if self.config.fallback and self.score.num_windows >= MIN_FALLBACK_WINDOWS:
-            self._falls_back = self.score.score < 0
+            self._falls_back = self.score.score < 0 or self.coverage_alarm
+
+    def quantiles(self, levels: Sequence[float]) -> np.ndarray:
+        """Quantiles of the newest forecast: of the model's as the stream has taught them, of copy's those of
+        a random walk.
+
+        Args:
+            levels: each inside (0, 1).
+
+        Returns:
+            float32 [H, N, Q] in the recording's units.
+
+        Raises:
+            FrameError: there is no calibration, a level is not inside (0, 1), or one comes twice.
+        """
+        intervals = self.require_intervals(levels)
+        if self._is_of_model:
+            return intervals.quantiles(self.answer, self._normalised, self._mean, self._scale, levels)
+        return intervals.of_copy(self.answer[0], self._scale, levels)
+
+    def require_intervals(self, levels: Sequence[float]) -> OnlineIntervals:
+        """The intervals. Raises FrameError where there are none, or a level cannot be given."""
+        try:
+            require_levels(levels)
+        except ConfigError as error:
+            raise FrameError(str(error)) from error
+        if self.intervals is None:
+            raise FrameError(
+                "quantiles were asked for, and this adaptation has no calibrated intervals: it was made "
+                "before there were any, or of no recording. Adapt again."
+            )
+        return self.intervals
+
+    @property
+    def coverage_alarm(self) -> bool:
+        """Whether 80 % intervals have lately covered far more or less of what came than they should."""
+        return self.intervals is not None and self.intervals.leaves_band
 
     def replace_interface(self, interface: Interface) -> None:
         """Goes on with another interface of the same units, from the next forecast on."""
@@ -255,6 +314,7 @@ class LiveForecaster:
         self._restart()
         self.answer[:] = self._last  # so that nothing of the run before is given again
         self.source, self.made_at = "warm-up", (None, None)
+        self._is_of_model = False
 
     def state(self) -> State:
         """A copy of all that `restore` needs: arrays, and plain values. Forecasts that are not scored yet are
@@ -269,6 +329,7 @@ class LiveForecaster:
             "scored": self.score.windows,
             "unit": self.interface.unit.detach().numpy(),
             "session": self.interface.session.detach().numpy(),
+            **({} if self.intervals is None else self.intervals.state()),
         }
         plain = {
             "index": self.arrivals.index,
@@ -289,6 +350,8 @@ class LiveForecaster:
         self._last[:], self._absent[:] = arrays["last"], arrays["absent"]
         self.moments.restore(arrays["mean"], arrays["variance"], arrays["count"])
         self.score.restore(arrays["scored"], plain["num_scored"])
+        if self.intervals is not None:
+            self.intervals.restore(arrays)
         self.arrivals.restore(plain["index"], plain["time_s"])
         self._empty_run, self._falls_back = plain["empty_run"], plain["falls_back"]
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
@@ -312,6 +375,9 @@ class LiveForecaster:
             "score_windows": self.score.num_windows,
             "drift": self.drifts,
             "drifted_units": self.drifted_units,
+            "coverage": None if self.intervals is None else self.intervals.coverage,
+            "coverage_alarm": self.coverage_alarm,
+            "intervals_widened": None if self.intervals is None else self.intervals.widened,
             "units_without_value": int((self._absent > 0).sum()),
             "rate_hz": self.arrivals.rate_hz,
             "measured_hz": self.arrivals.measured_hz,
@@ -337,7 +403,12 @@ class LiveForecaster:
 
     @property
     def drifts(self) -> bool:
-        """Whether the stream has left what the interface was fitted on."""
+        """Whether the stream has left what the interface was fitted on, or what its intervals cover."""
+        return self.units_drift or self.coverage_alarm
+
+    @property
+    def units_drift(self) -> bool:
+        """Whether many units have left the mean or the spread that the interface was fitted on."""
         return self.drifted_units > DRIFT_UNITS * self.num_units
 
     def _known_names(self, units: Sequence[str]) -> _Named:
@@ -383,6 +454,8 @@ class LiveForecaster:
         for _ in range(missing):
             self.ring.push(self._last)
             self.score.observe(self._last, self._known, self._scale)
+            if self.intervals is not None:
+                self.intervals.observe(self._last, self._known)
 
     def _take(self, values: np.ndarray) -> None:
         """Puts a frame into the window, its missing values held at the last ones known."""
@@ -428,6 +501,8 @@ class LiveForecaster:
         self.segment += 1
         self.ring.clear()
         self.score.restart()
+        if self.intervals is not None:
+            self.intervals.restart()
 
     def _call_model(self) -> np.ndarray:
         np.subtract(self.ring.window, self._mean, out=self._normalised)
@@ -457,6 +532,7 @@ def open(
     dataset: int | None = None,
     config: LiveConfig | None = None,
     threads: int = 1,
+    calibration: Calibration | None = None,
 ) -> LiveForecaster:
     """A live forecaster of one session; of an adaptation `Adapted.stream` opens it.
 
@@ -470,6 +546,7 @@ def open(
         config: None for the defaults; without preprocessing, running statistics.
         threads: that share the units of a forecast by POCO, 512 each at a time. They want a core each, and
             `torch.set_num_threads(1)`: torch's own threads wait for one another after every operation.
+        calibration: of the session's intervals; None for a stream without.
 
     Raises:
         ConfigError: the preprocessing does not belong to the interface's units, two of them have one name, or
@@ -481,7 +558,24 @@ def open(
         if config.normalise == "fit":
             raise ConfigError("there is no preprocessing to normalise by; give it, or normalise 'running'.")
         preprocessing = Preprocessing.none(len(interface.unit))
-    return LiveForecaster(model, interface, preprocessing, stack, dataset, config, threads)
+    return LiveForecaster(model, interface, preprocessing, stack, dataset, config, threads, calibration)
+
+
+def _intervals(
+    calibration: Calibration | None, horizon: int, num_units: int, rate_hz: float | None, config: LiveConfig
+) -> OnlineIntervals | None:
+    if calibration is None:
+        if config.quantiles:
+            raise ConfigError(
+                "quantiles are asked for, and there is no calibration of intervals; adapt again to have one."
+            )
+        return None
+    if calibration.size.shape != (horizon, num_units):
+        raise ConfigError(
+            f"the calibration is of {calibration.horizon} steps and {calibration.num_units} units, the model "
+            f"of {horizon} and {num_units}; they belong to different recordings."
+        )
+    return OnlineIntervals(calibration, config.interval_memory_s, rate_hz, config.coverage_frames)
 
 
 class _UnknownNamesError(FrameError):

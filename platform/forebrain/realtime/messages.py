@@ -1,14 +1,16 @@
 """The messages between a recording rig and a forecaster: msgpack maps of plain values, checked on arrival.
 
-    frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?}
+    frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?,
+                 "quantiles": [level]?}
     question    {"v": 1, "ask": "status" | "describe" | "reset"}
     forecast    {"v": 1, "forecast": bytes, "shape": [H, N], "index": int?, "time_s": float?, "made_at": int?,
                  "made_at_s": float?, "source": name, "score": float?, "drift": bool, "rate_differs": bool,
-                 "step_ms": float}
+                 "step_ms": float, "quantiles": bytes?, "levels": [level]?}
     answer      {"v": 1, "answer": {name: value}}
     error       {"v": 1, "error": text}
 
-Arrays are little-endian float32 (a frame may be float64, "<f8"). A message comes from anybody who reaches
+Arrays are little-endian float32 (a frame may be float64, "<f8"); quantiles, where they were asked for, are
+[H, N, Q]. A message comes from anybody who reaches
 the address: it is data, of a bounded size, and nothing in it is ever run.
 """
 
@@ -21,7 +23,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from forebrain.errors import FrameError
+from forebrain.errors import ConfigError, FrameError
+from forebrain.scoring.quantiles import LEVELS, require_levels
 
 VERSION = 1
 QUESTIONS = ("status", "describe", "reset")
@@ -38,12 +41,15 @@ class Frame:
         index: of the frame in the stream, None where the sender does not count.
         time_s: when it was taken, None where not known.
         units: names of the values, only where they have changed.
+        quantiles: levels of the forecast that are asked for besides the points; None for what the forecaster
+            gives unasked.
     """
 
     values: np.ndarray
     index: int | None = None
     time_s: float | None = None
     units: tuple[str, ...] | None = None
+    quantiles: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Forecast:
         made_at, made_at_s: index and time of the frame that it was made at: the newest that came. Another
             than `index` only of a late or repeated frame; counted where the sender does not count.
         rate_differs: whether frames come at another rate than the model expects.
+        quantiles: float32 [H, N, Q] at `levels`; None where nobody asked.
     """
 
     values: np.ndarray
@@ -80,6 +87,8 @@ class Forecast:
     made_at: int | None = None
     made_at_s: float | None = None
     rate_differs: bool = False
+    quantiles: np.ndarray | None = None
+    levels: tuple[float, ...] | None = None
 
 
 def max_frame_bytes(num_values: int) -> int:
@@ -96,6 +105,8 @@ def encode_frame(frame: Frame) -> bytes:
         message["time_s"] = frame.time_s
     if frame.units is not None:
         message["units"] = list(frame.units)
+    if frame.quantiles is not None:
+        message["quantiles"] = list(frame.quantiles)
     return msgpack.packb(message)
 
 
@@ -121,6 +132,7 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
         _optional(message, "index", int),
         _optional(message, "time_s", float),
         _names(message.get("units")),
+        _levels(message.get("quantiles")),
     )
 
 
@@ -129,22 +141,24 @@ def encode_question(question: Question) -> bytes:
 
 
 def encode_forecast(forecast: Forecast) -> bytes:
-    return msgpack.packb(
-        {
-            "v": VERSION,
-            "forecast": _little(forecast.values),
-            "shape": list(forecast.values.shape),
-            "index": forecast.index,
-            "time_s": forecast.time_s,
-            "source": forecast.source,
-            "score": forecast.score,
-            "drift": forecast.drift,
-            "step_ms": forecast.step_ms,
-            "made_at": forecast.made_at,
-            "made_at_s": forecast.made_at_s,
-            "rate_differs": forecast.rate_differs,
-        }
-    )
+    """A forecast as it travels; quantiles are left out where nobody asked for them."""
+    message: dict[str, Any] = {
+        "v": VERSION,
+        "forecast": _little(forecast.values),
+        "shape": list(forecast.values.shape),
+        "index": forecast.index,
+        "time_s": forecast.time_s,
+        "source": forecast.source,
+        "score": forecast.score,
+        "drift": forecast.drift,
+        "step_ms": forecast.step_ms,
+        "made_at": forecast.made_at,
+        "made_at_s": forecast.made_at_s,
+        "rate_differs": forecast.rate_differs,
+    }
+    if forecast.quantiles is not None:
+        message |= {"quantiles": _little(forecast.quantiles), "levels": list(forecast.levels or ())}
+    return msgpack.packb(message)
 
 
 def encode_answer(answer: dict[str, Any]) -> bytes:
@@ -170,7 +184,11 @@ def decode_reply(data: bytes | memoryview) -> Forecast | dict[str, Any]:
         shape = tuple(message["shape"])
         values = np.frombuffer(message["forecast"], "<f4").reshape(shape)
         known = {name: message[name] for name in _FORECAST_FIELDS}
-        return Forecast(values, **known, **{name: message[name] for name in _NEWER_FIELDS if name in message})
+        newer: dict[str, Any] = {name: message[name] for name in _NEWER_FIELDS if name in message}
+        if "quantiles" in message:
+            newer["levels"] = tuple(message["levels"])
+            newer["quantiles"] = np.frombuffer(message["quantiles"], "<f4").reshape(*shape, -1)
+        return Forecast(values, **known, **newer)
     except (KeyError, TypeError, ValueError) as error:
         raise FrameError(f"the message is no forecast ({error}); is the address a forecaster's?") from error
 
@@ -205,6 +223,19 @@ def _names(names: Any) -> tuple[str, ...] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FrameError("the frame's units are not a list of names.")
     return tuple(names)
+
+
+def _levels(levels: Any) -> tuple[float, ...] | None:
+    if levels is None:
+        return None
+    if not isinstance(levels, list) or not all(isinstance(level, int | float) for level in levels):
+        raise FrameError("the frame's quantiles are not a list of numbers.")
+    if len(levels) > len(LEVELS):
+        raise FrameError(f"the frame asks for {len(levels)} quantiles; expected at most {len(LEVELS)}.")
+    try:
+        return require_levels(levels)
+    except ConfigError as error:
+        raise FrameError(str(error)) from error
 
 
 def _little(values: np.ndarray) -> bytes:

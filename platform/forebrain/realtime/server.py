@@ -110,6 +110,7 @@ def describe(live: LiveForecaster) -> dict[str, Any]:
         "recorded_rate_hz": preprocessing.recorded_rate_hz,
         "event_rate_hz": preprocessing.event_rate_hz,
         "resample_hz": preprocessing.resample_hz,
+        "quantiles": live.intervals is not None,
     }
 
 
@@ -124,6 +125,9 @@ def _answer(live: LiveForecaster, question: Question) -> dict[str, Any]:
 def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     """Takes in a frame and answers it; whether it was a new one."""
     began = time.perf_counter()
+    levels = frame.quantiles or live.config.quantiles or None
+    if levels is not None:
+        live.require_intervals(levels)
     is_new = live.ingest(frame.values, frame.index, frame.time_s, frame.units, arrived_s=began)
     if is_new and port.is_behind():
         live.counts["skipped"] += 1
@@ -131,11 +135,12 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     else:
         score = live.rolling_score
         values = live.forecast() if is_new else live.answer
+        quantiles = None if levels is None else live.quantiles(levels)
         step_ms = 1e3 * (time.perf_counter() - began)
         port.send(
             Forecast(
                 values, frame.index, frame.time_s, live.source, score, live.drifts, step_ms, *live.made_at,
-                live.arrivals.rate_differs,
+                live.arrivals.rate_differs, quantiles, levels,
             )
         )  # fmt: skip
         if is_new:

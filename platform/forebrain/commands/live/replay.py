@@ -15,6 +15,7 @@ from rich.console import Console
 
 from forebrain.commands.live import TITLES, Transport
 from forebrain.errors import ConfigError
+from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting
 from forebrain.realtime.latency import Latency, latency_histogram
 from forebrain.realtime.replay import frames_of, play
 from forebrain.scoring.protocols import Part, part_ranges
@@ -39,6 +40,8 @@ class Config:
         rate_hz: of the frames; the recording's if not given.
         budget_ms: by when a forecast is due; the time between two frames if not given.
         max_miss_rate: a larger part of late or lost forecasts is a failure (exit status 1).
+        drift: let the units' scale grow to double and their offset to one deviation over 2,000 frames, and
+            say what the forecaster's 80 % intervals cover; over ZeroMQ, with a recording.
         out: folder for latency.json and latency.png.
     """
 
@@ -52,6 +55,7 @@ class Config:
     rate_hz: float | None = None
     budget_ms: float | None = None
     max_miss_rate: float = 0.01
+    drift: bool = False
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +64,8 @@ class Config:
                 raise ConfigError(f"--{name} is {value}; expected more than 0.")
         if self.speed < 0:
             raise ConfigError(f"--speed is {self.speed}; expected 0 or more.")
+        if self.drift and (self.transport == "lsl" or self.recording is None):
+            raise ConfigError("--drift takes a --recording, and intervals over ZeroMQ (requests or streams).")
 
 
 def run(config: Config, console: Console) -> int:
@@ -81,6 +87,10 @@ def run(config: Config, console: Console) -> int:
     num_frames = config.frames or sum(stop - start for start, stop in ranges)
     budget_ms = config.budget_ms or (1e3 * period_s if period_s else float("inf"))
     frames = frames_of(session, ranges, num_frames)
+    drift = CoverageClient(client) if config.drift else None
+    if drift is not None:
+        values = session.frames(0, session.num_frames)
+        client, frames = drift, drifting(frames, values.mean(axis=0), values.std(axis=0))
     console.print(f"playing {num_frames:,} frames of {session.num_units} units of {session.id} ...")
     try:
         played = play(client, frames, num_frames, period_s)
@@ -97,10 +107,18 @@ def run(config: Config, console: Console) -> int:
         f"drift: {'yes' if last.drift else 'no'}; "
         f"last frame sent {1e3 * played.late_s:.1f} ms late"
     )
+    coverage = None if drift is None else drift.count.coverage()
+    if coverage is not None:
+        console.print(
+            f"of what came, {coverage.whole:.1%} lay in its 80 % intervals; of any {STRETCH_FRAMES} frames "
+            f"{coverage.least:.1%} to {coverage.most:.1%}"
+        )
     if config.out is not None:
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
+        if coverage is not None:
+            summary["coverage"] = asdict(coverage)
         (out / "latency.json").write_text(json.dumps({"config": asdict(config), **summary}, indent=1))
         title = f"{session.num_units:,} units over {TITLES[config.transport]}"
         latency_histogram(played.latencies_ms, latency, title, out / "latency.png")

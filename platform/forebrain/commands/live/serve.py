@@ -167,7 +167,10 @@ def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
     if config.transport == "lsl":
         from forebrain.realtime.lsl import LslPort
 
-        port = LslPort(config.address, live.horizon, live.num_units, live.arrivals.rate_hz, live.unit_names)
+        port = LslPort(
+            config.address, live.horizon, live.num_units, live.arrivals.rate_hz, live.unit_names,
+            len(live.config.quantiles),
+        )  # fmt: skip
         return port, f"the LSL stream {config.address}"
     from forebrain.realtime.zeromq import RequestPort, StreamPort
 
