@@ -157,12 +157,12 @@ def test_a_rig_counts_what_its_intervals_cover(calibrated: tuple[Small, Calibrat
     for index, values in enumerate(activity(150, fit, seed=9)):
         client.send(Frame(values, index))
         client.receive(0)
-    coverage, part = client.coverage(), client.coverage(stretch=50)
+    coverage, part = client.count.coverage(), client.count.coverage(stretch=50)
     assert coverage is not None and part is not None and coverage.num_frames == 150 - CONTEXT
     assert coverage.least == coverage.whole == coverage.most
     assert part.least < coverage.whole < part.most
     assert 0.6 < coverage.whole < 0.95
-    assert CoverageClient(Direct(open_(calibrated))).coverage() is None
+    assert CoverageClient(Direct(open_(calibrated))).count.coverage() is None
 
 
 def test_drifting_frames_end_twice_as_large_and_one_deviation_off() -> None:

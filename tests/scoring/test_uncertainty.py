@@ -85,6 +85,19 @@ def test_the_block_of_result_json_has_the_names_that_scripts_call(windows: Array
     assert result["baselines"]["ar_valql"]["mwql"] < result["baselines"]["normal"]["mwql"]
 
 
+def test_of_many_units_some_are_scored(windows: ArrayWindows, monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = fit_baselines(windows)["linear"]
+    monkeypatch.setattr(uncertainty, "MAX_UNITS", 3)
+    fit = fit_stack(windows, linear)  # type: ignore[arg-type]
+    found = stack_residuals(fit, windows)
+    assert found is not None
+    whole = found[0].calibrate("here")
+    for calibrations in (None, {0: whole}):
+        scored = assess("linear", linear, windows, calibrations=calibrations)
+        scores = scored.scores["linear"]["lab/animal/one"]
+        assert scores.unit_coverage.shape == (3, 3) and 0.6 < scores.coverage[1] < 0.95
+
+
 def test_a_session_without_windows_in_a_part_is_left_out() -> None:
     sessions = [session_of(walks(900)), session_of(walks(40), "short")]
     source = ArrayWindows(sessions, "chronological", 12, 4)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -107,7 +107,8 @@ class Adapted(Artifact):
                 mapping or data frame by name; of a session True, for those that it has. None: not known.
             plan: what will be done: values of the next H frames likewise, or `hold` for inputs that stay as
                 they are. None: not known. With a session its own inputs go before it.
-            quantiles: levels, each inside (0, 1), of calibrated quantiles; None for points.
+            quantiles: levels, each inside (0, 1), of calibrated quantiles; None for points. They are
+                calibrated without inputs, so with them intervals are rather too wide.
             horizon: frames to forecast, at most H; None for H.
 
         Returns:
@@ -117,8 +118,7 @@ class Adapted(Artifact):
 
         Raises:
             AdaptationError: too few frames, other units or inputs, a value that is not finite, a plan for
-                what cannot be planned, a longer horizon, or quantiles of an adaptation without calibrated
-                intervals.
+                what cannot be planned, a longer horizon, or quantiles without calibrated intervals.
             ConfigError: a level is not inside (0, 1), or comes twice.
 
         Warns:
@@ -133,12 +133,12 @@ class Adapted(Artifact):
                 "recording."
             )
         frames, past = self._window_and_inputs(window, inputs, plan is not None)
-        forecast = self._forecast(frames, past, None if plan is None else self._plan(plan, past), levels)[
-            :steps
-        ]
+        forecast = self._forecast(frames, past, None if plan is None else self._plan(plan, past))
+        if levels is not None:
+            forecast = self._quantiles(frames, forecast, levels)
         if isinstance(window, Session):
-            return forecast_table(forecast, self.preprocessing, levels)
-        return forecast
+            return forecast_table(forecast[:steps], self.preprocessing, levels)
+        return forecast[:steps]
 
     @overload
     def effect(
@@ -298,9 +298,7 @@ class Adapted(Artifact):
             raise AdaptationError(
                 "which recording? This adaptation was opened from a folder, or not scored; give a session."
             )
-        band = None
-        if self.calibration is not None:
-            band = partial(self._forecast, levels=BAND)
+        band = None if self.calibration is None else self._band
         return forecasts_at_the_end(
             self._forecast, prepared, self.preprocessing, self.context, self.horizon, band
         )
@@ -425,13 +423,8 @@ class Adapted(Artifact):
 
     @torch.inference_mode()
     def _forecast(
-        self,
-        frames: np.ndarray,
-        past: np.ndarray | None = None,
-        plan: np.ndarray | None = None,
-        levels: Sequence[float] | None = None,
+        self, frames: np.ndarray, past: np.ndarray | None = None, plan: np.ndarray | None = None
     ) -> np.ndarray:
-        """float32 [H, N] of raw frames [C, N]; with levels their quantiles [H, N, Q]."""
         context = self.preprocessing.normalise(frames)[None]
         stacks = self.inputs
         known = "none" if stacks is None or past is None else stacks.known("past" if plan is None else "plan")
@@ -445,10 +438,17 @@ class Adapted(Artifact):
             forecast = stacks.forecast(
                 context, self._model, before[None], None if plan is None else plan[None]
             )
-        if levels is None:
-            return self.preprocessing.denormalise(forecast[0])
+        return self.preprocessing.denormalise(forecast[0])
+
+    def _band(self, frames: np.ndarray) -> np.ndarray:
+        return self._quantiles(frames, self._forecast(frames), BAND)
+
+    def _quantiles(self, frames: np.ndarray, forecast: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        """float32 [H, N, Q] about the forecast [H, N] of raw frames [C, N]."""
         assert self.calibration is not None
-        quantiles = self.calibration.quantiles(forecast, window_spread(context), levels)[:, 0]
+        spread = window_spread(self.preprocessing.normalise(frames)[None])
+        normalised = self.preprocessing.normalise(forecast)[None]
+        quantiles = self.calibration.quantiles(normalised, spread, levels)[:, 0]
         return np.moveaxis(self.preprocessing.denormalise(quantiles), 0, -1).astype(np.float32)
 
     def _model(self, session: int, context: np.ndarray) -> np.ndarray:

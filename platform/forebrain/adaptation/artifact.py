@@ -55,8 +55,8 @@ RECORD = "adaptation.json"
 INTERFACE = "interface.safetensors"
 BACKBONE = "backbone.safetensors"
 STACK = "stack.safetensors"
-INPUTS = "inputs.safetensors"
 INTERVALS = "intervals.safetensors"
+INPUTS = "inputs.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
 # What the record holds of `Preprocessing`; the rest are tensors of the interface's file.
@@ -168,10 +168,10 @@ class Artifact:
             files[BACKBONE] = weights_of(self.model)
         if self.stack is not None:
             files[STACK] = safetensors.numpy.save(self.stack.arrays())
-        if self.inputs is not None:
-            files[INPUTS] = safetensors.numpy.save(self.inputs.arrays())
         if self.calibration is not None:
             files[INTERVALS] = safetensors.numpy.save(self.calibration.arrays())
+        if self.inputs is not None:
+            files[INPUTS] = safetensors.numpy.save(self.inputs.arrays())
         for name, data in files.items():
             (folder / name).write_bytes(data)
         config = self.model.config
@@ -263,8 +263,8 @@ class Artifact:
                 inputs = InputStacks.from_arrays(arrays, record.get("inputs", {}), str(where / INPUTS))
             if INTERVALS in files:
                 arrays = safetensors.numpy.load(_read_file(where, INTERVALS, files))
-                known_intervals = record.get("intervals") or {}
-                calibration = Calibration.from_arrays(arrays, known_intervals, str(where / INTERVALS))
+                known_record = record.get("intervals") or {}
+                calibration = Calibration.from_arrays(arrays, known_record, str(where / INTERVALS))
         except ConfigError as error:
             raise AdaptationError(f"{error} Adapt again.") from error
         try:

@@ -68,22 +68,22 @@ class Backbone(Pretrained):
             trained = train(
                 self, prepared, mode, config, after_step=lambda step: told("adapting: step", step, steps)
             )
-            windows, fit, stacks = prepared.windows, None, None
-            model = Remembered(WindowForecaster(trained.model, trained.interface, config))
+            windows, model, fit, stacks = prepared.windows, None, None, None
+            if not is_copy(self):
+                model = Remembered(WindowForecaster(trained.model, trained.interface, config))
             if is_stacked(self, config):
                 linear = fit_linear(windows, seed=config.seed).solve()
-                weighed = None if is_copy(self) else model
-                fit = stack_on(weighed, windows, linear, "adapting", told)
+                fit = stack_on(model, windows, linear, "adapting", told)
                 if known_inputs:
-                    stacks = fit_inputs(windows, known_inputs, linear, weighed, fit).stacks
-            calibration = calibration_of(model, windows, fit, config.seed)
+                    stacks = fit_inputs(windows, known_inputs, linear, model, fit).stacks
+            alone = WindowForecaster(trained.model, trained.interface, config) if model is None else model
+            calibration = calibration_of(alone, windows, fit, config.seed)
             stack = None if fit is None else fit.stack
             return Adapted.of(self, prepared, trained, mode, stack, stacks, calibration)
 
     def __repr__(self) -> str:
         config = self.model.config
-        known = list(dict.fromkeys(f"{rate:.4g}" for rate in self.rates_hz))
-        rates = ", ".join(known[:4]) + ", ..." * (len(known) > 4)
+        rates = ", ".join(f"{rate:.4g}" for rate in self.rates_hz[:4]) + ", ..." * (len(self.rates_hz) > 4)
         species = ", ".join(sorted({seen.species for seen in self.sessions}))
         return (
             f"{self.origin}: {config.title}, {config.context} frames to the next {config.horizon}, "

@@ -273,13 +273,13 @@ def compare(
     forecasters: dict[str, Forecaster] = {
         each: WindowForecaster(made.model, made.interface, config) for each, made in models.items()
     }
-    remembered = Remembered(forecasters[alone])
     baselines, name, stack, input_fit = fit_baselines(windows, seed=config.seed), alone, None, None
-    weighed: Forecaster | None = None if is_copy(backbone) else remembered
+    forecast_anew: Forecaster | None = None if is_copy(backbone) else forecasters[alone]
+    remembered = None if forecast_anew is None else Remembered(forecast_anew)
     if is_stacked(backbone, config):
         linear = baselines["linear"]
         assert isinstance(linear, LinearBaseline)
-        stack = stack_on(weighed, windows, linear, alone, progress)
+        stack = stack_on(remembered, windows, linear, alone, progress)
         name = f"adapted ({mode})"
         stacked: dict[str, Forecaster] = {
             name: StackForecaster(stack.stack, forecasters[alone]),
@@ -290,7 +290,7 @@ def compare(
             stacked[SELF] = StackForecaster(own.stack, forecasters[SCRATCH])
         if known_inputs:
             progress("fitting what the inputs do", 0, 1)
-            input_fit = fit_inputs(windows, known_inputs, linear, weighed, stack)
+            input_fit = fit_inputs(windows, known_inputs, linear, forecast_anew, stack)
             if input_fit.stacks is not None:
                 known = partial(InputForecaster, input_fit.stacks, stack.stack, forecasters[alone], windows)
                 in_time[WITH_INPUTS["past"]] = known("past")
@@ -302,9 +302,11 @@ def compare(
     else:
         learnt["ridge"] = fit_head(windows, baselines["linear"]).forecaster(baselines["linear"])
     forecasters |= {**baselines, **learnt}
+    calibration = calibration_of(
+        remembered or forecasters[alone if alone in forecasters else ALONE], windows, stack, config.seed
+    )
+    del remembered
     every: dict[str, Forecaster | ForecasterInTime] = {**forecasters, **in_time}
-    calibration = calibration_of(remembered, windows, stack, config.seed)
-    del remembered, weighed
     limit = None
     if backbone.description.protocol not in LABELLED:
         limit = windows_to_score(prepared, WINDOWS_PER_SESSION, TEST_ROWS)
@@ -331,9 +333,22 @@ def compare(
     leak = leak_of(backbone, session)
     seconds = time.perf_counter() - began
     return Comparison(
-        backbone, prepared, mode, trained, name, others, stack, input_fit, calibration, uncertainty,
-        forecasters, validation, test, leak, seconds,
-    )  # fmt: skip
+        backbone,
+        prepared,
+        mode,
+        trained,
+        name,
+        others,
+        stack,
+        input_fit,
+        calibration,
+        uncertainty,
+        forecasters,
+        validation,
+        test,
+        leak,
+        seconds,
+    )
 
 
 def inputs_to_know(session: Session, names: Sequence[str] | None) -> list[Input]:

@@ -49,23 +49,25 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
+    if config.quantiles is not None:
+        require_levels(config.quantiles)
     plan = None if config.plan is None else read_plan(config.plan)
     adapted = Adapted.load(config.adapted, config.registry)
-    levels = None if config.quantiles is None else require_levels(config.quantiles)
     session = open_session(config.recording, config.session)
-    inputs = True if config.inputs else None
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", ExtrapolationWarning)
-        forecast = adapted.forecast(session, inputs, plan).to_numpy()
+        known = True if config.inputs else None
+        forecast = adapted.forecast(session, known, plan).to_numpy()
     for each in told:
         console.print(f"{each.message}.", style="bold")
-    if levels is None:
+    if config.quantiles is None:
         table = forecast_csv(forecast, adapted.preprocessing)
     else:
-        with warnings.catch_warnings(action="ignore", category=ExtrapolationWarning):
-            quantiles = adapted.forecast(session, inputs, plan, quantiles=levels).to_numpy()
-        quantiles = quantiles.reshape(*forecast.shape, len(levels))
-        table = quantiles_csv(forecast, quantiles, levels, adapted.preprocessing)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExtrapolationWarning)  # it was told
+            bounds = adapted.forecast(session, known, plan, quantiles=config.quantiles).to_numpy()
+        bounds = bounds.reshape(*forecast.shape, -1)
+        table = quantiles_csv(forecast, bounds, config.quantiles, adapted.preprocessing)
     if config.out is None:
         print(table, end="")
         return 0

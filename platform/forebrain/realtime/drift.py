@@ -52,38 +52,35 @@ class StretchCoverage:
     num_frames: int
 
 
-class CoverageClient:
-    """A rig's end of a transport that asks for intervals, and counts what comes inside.
+class CoverageCount:
+    """Counts, frame by frame, what lies inside the intervals that had been forecast."""
 
-    Args:
-        client: connected; of a transport that carries quantiles.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self.awaits_answers = client.awaits_answers
-        self._client = client
+    def __init__(self) -> None:
         self._made: dict[int, np.ndarray] = {}  # by index of the frame: [H, N, 2]
         self._counts: list[tuple[int, int]] = []
 
-    def send(self, frame: Frame) -> None:
-        assert frame.index is not None
-        self._count(frame.index, frame.values)
-        self._client.send(replace(frame, quantiles=BOUNDS))
+    def add(self, index: int, bounds: np.ndarray) -> None:
+        """The interval [H, N, 2] that was forecast from a frame."""
+        self._made[index] = bounds
 
-    def receive(self, timeout_s: float) -> Forecast | None:
-        forecast = self._client.receive(timeout_s)
-        if forecast is not None and forecast.index is not None and forecast.source == "model":
-            if forecast.quantiles is None:
-                raise ConfigError(
-                    "the forecaster gives no intervals; expected one of an adaptation that has them: "
-                    "adapt again."
-                )
-            self._made[forecast.index] = forecast.quantiles
-        return forecast
+    def observe(self, index: int, values: np.ndarray) -> None:
+        """A frame [N] that came; what is not finite did not."""
+        inside = number = 0
+        known = np.isfinite(values)
+        for made_at in list(self._made):
+            bounds, ahead = self._made[made_at], index - made_at
+            if ahead > len(bounds):
+                del self._made[made_at]
+            elif ahead > 0:
+                low, high = bounds[ahead - 1].T
+                inside += int(((low <= values) & (values <= high) & known).sum())
+                number += int(known.sum())
+        if number:
+            self._counts.append((inside, number))
 
-    def close(self) -> None:
-        """Closes the transport."""
-        self._client.close()  # type: ignore[attr-defined]
+    def restart(self) -> None:
+        """Drops intervals whose targets will not come."""
+        self._made.clear()
 
     def coverage(self, stretch: int = STRETCH_FRAMES) -> StretchCoverage | None:
         """What was covered so far; None where nothing that had been forecast came."""
@@ -98,16 +95,38 @@ class CoverageClient:
         parts = inside / number
         return StretchCoverage(whole, float(parts.min()), float(parts.max()), len(counts))
 
-    def _count(self, index: int, values: np.ndarray) -> None:
-        inside = number = 0
-        known = np.isfinite(values)
-        for made_at in list(self._made):
-            bounds, ahead = self._made[made_at], index - made_at
-            if ahead > len(bounds):
-                del self._made[made_at]
-            elif ahead > 0:
-                low, high = bounds[ahead - 1].T
-                inside += int(((low <= values) & (values <= high) & known).sum())
-                number += int(known.sum())
-        if number:
-            self._counts.append((inside, number))
+
+class CoverageClient:
+    """A rig's end of a transport that asks for intervals, and counts what comes inside.
+
+    Args:
+        client: connected; of a transport that carries quantiles.
+
+    Attributes:
+        count: what was covered so far.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.awaits_answers = client.awaits_answers
+        self.count = CoverageCount()
+        self._client = client
+
+    def send(self, frame: Frame) -> None:
+        assert frame.index is not None
+        self.count.observe(frame.index, frame.values)
+        self._client.send(replace(frame, quantiles=BOUNDS))
+
+    def receive(self, timeout_s: float) -> Forecast | None:
+        forecast = self._client.receive(timeout_s)
+        if forecast is not None and forecast.index is not None and forecast.source == "model":
+            if forecast.quantiles is None:
+                raise ConfigError(
+                    "the forecaster gives no intervals; expected one of an adaptation that has them: "
+                    "adapt again."
+                )
+            self.count.add(forecast.index, forecast.quantiles)
+        return forecast
+
+    def close(self) -> None:
+        """Closes the transport."""
+        self._client.close()  # type: ignore[attr-defined]

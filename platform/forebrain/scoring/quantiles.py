@@ -152,6 +152,7 @@ class QuantileScores:
                 "crps": [_plain(_ratio(self.crps_sum[step].sum(), count[step])) for step in steps],
                 "mwql": [_plain(_ratio(self.loss[step].sum(), size[step])) for step in steps],
             },
+            "coverage_by_unit": _by_coverage(self.unit_coverage),
         }
 
 

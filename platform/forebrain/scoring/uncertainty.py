@@ -7,7 +7,7 @@ and scored beside the two baselines that need no model: `normal` and `ar_valql` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ SCALED = (
     "that were fitted on the other blocks"
 )
 # Units of a session that are scored, evenly spaced, and values of its residuals that are held.
-MAX_UNITS = 512
+MAX_UNITS = 128
 MAX_STACK_UNITS = 2048
 MAX_VALUES = 1 << 26
 BATCH_ROWS = 1 << 13
@@ -305,7 +305,8 @@ class _Scored:
     """A source as its values are scored, of some of its units."""
 
     def __init__(self, source: WindowSource, as_scored: AsScored, units: np.ndarray) -> None:
-        self.sessions, self.context, self.horizon = source.sessions, source.context, source.horizon
+        self.sessions = [replace(info, num_units=len(units)) for info in source.sessions]
+        self.context, self.horizon = source.context, source.horizon
         self._source, self._as_scored, self._units = source, as_scored, units
 
     def num_windows(self, session: int, part: Part) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from forebrain import plotting
+from forebrain.adaptation.drifting import covered_while_drifting
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError
 from forebrain.evaluation import figures
@@ -103,6 +104,9 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
             if session.id not in scored.scores[NAME]:
                 continue
             rows.append(_row(session, source, scored))
+            if isinstance(source, SessionWindows):
+                drifted = covered_while_drifting(_forecaster(fit), calibration, session, source)
+                rows[-1]["live"] = None if drifted is None else asdict(drifted)
             console.print(_said(rows[-1]))
             if shown is None and not rows[-1]["is_counts"]:
                 shown = session, source, fit, calibration
@@ -160,6 +164,7 @@ def by_session(rows: Sequence[Mapping[str, Any]]) -> Table:
         columns=(
             "session", "units", "context + horizon", "test windows", "coverage 80", "units near 80",
             "worst tenth 80", "MWQL", "normal", "AR", "CRPS", "informative", "PIT off",
+            "live, drifting: any 500 frames",
         ),
         rows=tuple(
             (
@@ -168,7 +173,7 @@ def by_session(rows: Sequence[Mapping[str, Any]]) -> Table:
                     row["coverage"]["0.8"], row["units_near"], row["worst_tenth_coverage"]["0.8"]
                 )),
                 row["mwql"], *(row["baselines"][each]["mwql"] for each in BASELINES), row["crps"],
-                _ahead(row["informative"]), row["pit_off"],
+                _ahead(row["informative"]), row["pit_off"], _any_stretch(row),
             )
             for row in rows
         ),
@@ -262,6 +267,11 @@ def _said(row: Mapping[str, Any]) -> str:
         f"{row['session']}: {covered}, {row['units_near']:.0%} of units near; MWQL {row['mwql']:.3f}, AR "
         f"{row['baselines']['ar_valql']['mwql']:.3f}"
     )
+
+
+def _any_stretch(row: Mapping[str, Any]) -> str | None:
+    live = row.get("live")
+    return None if live is None or row["is_counts"] else f"{live['least']:.3f} to {live['most']:.3f}"
 
 
 def _ahead(informative: Mapping[str, Any]) -> str | None:

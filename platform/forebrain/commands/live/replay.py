@@ -107,7 +107,7 @@ def run(config: Config, console: Console) -> int:
         f"drift: {'yes' if last.drift else 'no'}; "
         f"last frame sent {1e3 * played.late_s:.1f} ms late"
     )
-    coverage = None if drift is None else drift.coverage()
+    coverage = None if drift is None else drift.count.coverage()
     if coverage is not None:
         console.print(
             f"of what came, {coverage.whole:.1%} lay in its 80 % intervals; of any {STRETCH_FRAMES} frames "
