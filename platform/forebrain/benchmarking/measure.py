@@ -48,8 +48,8 @@ class BenchmarkConfig:
             wait for them; load is the way from shards to batches; scale is training over one and two workers;
             large-session is memory and time of training on one very large session, whole, in part and split
             over two workers; store is how long steps wait for a store that is far away; many-sessions is
-            10,000 small sessions, prepared, opened, trained on and resumed; intervals is what they cost a live
-            forecast.
+            10,000 small sessions, prepared, opened, trained on and resumed; intervals is what they cost a
+            live forecast.
         units: sizes of the session. None: 300 to 71,721; of large-session 71,721, of intervals 100 to
             1,000.
         threads: CPU threads, several numbers one after another. Published figures are of one.
