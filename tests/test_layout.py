@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "realtime": _TRAINING,
     "adaptation": _RUNS | {"realtime"},
     "studies": _RUNS | {"adaptation"},
-    "benchmarking": _TRAINING | {"adaptation"},
+    "benchmarking": _TRAINING | {"adaptation", "realtime"},
     "commands": _RUNS | {"adaptation", "benchmarking", "realtime", "studies"},
 }
 # Heavy packages, and the only modules that may import them.

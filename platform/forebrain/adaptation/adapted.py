@@ -17,7 +17,6 @@ from forebrain import realtime
 from forebrain.accelerate import accelerate
 from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.comparison import Comparison
-from forebrain.scoring.input_stacks import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
 from forebrain.adaptation.plans import Choice, ExtrapolationWarning, response_table, unit_weights
 from forebrain.adaptation.score import Score
 from forebrain.adaptation.tables import embedding_table, forecast_table, unit_table
@@ -25,6 +24,7 @@ from forebrain.errors import AdaptationError, RecordingError
 from forebrain.models.base import Model, SessionInput
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.scoring.conformal import window_spread
+from forebrain.scoring.input_stacks import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
 from forebrain.scoring.quantiles import BAND, require_levels
 from forebrain.sessions.session import Session
 

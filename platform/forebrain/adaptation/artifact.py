@@ -35,13 +35,13 @@ from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
 from forebrain.adaptation.description import Description, fill, tensors_of
-from forebrain.scoring.input_stacks import InputStacks
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared
 from forebrain.errors import AdaptationError, ConfigError, StorageError
 from forebrain.models.base import Interface, Model
 from forebrain.scoring.conformal import Calibration
+from forebrain.scoring.input_stacks import InputStacks
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session

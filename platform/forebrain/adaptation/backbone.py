@@ -9,12 +9,12 @@ from forebrain.adaptation.adapting import Mode, train
 from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.comparison import compare, inputs_to_know, is_copy, is_stacked
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.scoring.input_stacks import fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, progress_shown
 from forebrain.adaptation.recording import prepare_session
 from forebrain.adaptation.stacking import stack_on
 from forebrain.scoring.evaluate import fit_linear
+from forebrain.scoring.input_stacks import fit_inputs
 from forebrain.sessions.session import Session
 
 

@@ -16,7 +16,6 @@ from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.scoring.input_stacks import InputFit, InputForecaster, fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, silent
 from forebrain.adaptation.recording import Prepared, prepare_session
@@ -34,6 +33,7 @@ from forebrain.scoring.evaluate import (
     evaluate,
     fit_baselines,
 )
+from forebrain.scoring.input_stacks import InputFit, InputForecaster, fit_inputs
 from forebrain.scoring.inputs import MAX_FEATURES
 from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import difference_over_time

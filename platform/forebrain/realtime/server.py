@@ -106,6 +106,7 @@ def describe(live: LiveForecaster) -> dict[str, Any]:
         "num_units": live.num_units,
         "unit_names": live.unit_names,
         "num_recorded": preprocessing.num_recorded,
+        "columns": preprocessing.columns.tolist(),
         "context": live.context,
         "horizon": live.horizon,
         "rate_hz": preprocessing.rate_hz,

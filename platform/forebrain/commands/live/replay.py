@@ -15,7 +15,7 @@ from rich.console import Console
 
 from forebrain.commands.live import TITLES, Transport
 from forebrain.errors import ConfigError
-from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting
+from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting, moments
 from forebrain.realtime.latency import Latency, latency_histogram
 from forebrain.realtime.replay import frames_of, play
 from forebrain.scoring.protocols import Part, part_ranges
@@ -87,10 +87,11 @@ def run(config: Config, console: Console) -> int:
     num_frames = config.frames or sum(stop - start for start, stop in ranges)
     budget_ms = config.budget_ms or (1e3 * period_s if period_s else float("inf"))
     frames = frames_of(session, ranges, num_frames)
-    drift = CoverageClient(client) if config.drift else None
-    if drift is not None:
-        values = session.frames(0, session.num_frames)
-        client, frames = drift, drifting(frames, values.mean(axis=0), values.std(axis=0))
+    drift = None
+    if config.drift:
+        columns = described.get("columns") if session.num_units == described.get("num_recorded") else None
+        client = drift = CoverageClient(client, columns)
+        frames = drifting(frames, *moments(session.frames(0, session.num_frames)))
     console.print(f"playing {num_frames:,} frames of {session.num_units} units of {session.id} ...")
     try:
         played = play(client, frames, num_frames, period_s)
