@@ -30,7 +30,7 @@ from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.records import MAX_RECORD_BYTES, RECORD, Reference, StoredFile, Version
 from forebrain_registry.registry import MAX_NOTE_BYTES, Registry
-from forebrain_registry.storage import PARTIAL, Folder
+from forebrain_registry.storage import PARTIAL, Folder, path_here
 
 if TYPE_CHECKING:
     from forebrain_registry.web import WebStore
@@ -144,7 +144,7 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
     Raises:
         StorageError: there is something of that name, or it cannot be written.
     """
-    target = Path(out)
+    target = path_here(out)
     if target.exists():
         raise StorageError(f"{target}: exists already. Give --out a folder that does not.")
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")

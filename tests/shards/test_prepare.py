@@ -6,7 +6,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,53 @@ def test_two_prepares_of_one_place_at_once_spoil_nothing(save_session, tmp_path,
     result = run(list(recordings.values()), out)
     assert len(result.sessions) == 2 and not result.failures
     assert contents(out) == contents(tmp_path / "expected")
+
+
+def in_between(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object]) -> None:
+    """Has something happen just before a function of `prepare` is called the first time."""
+    function, pending = getattr(prepare_module, name), [work]
+
+    def first_something_else(*given: Any) -> Any:
+        if pending:
+            pending.pop()()
+        return function(*given)
+
+    monkeypatch.setattr(prepare_module, name, first_something_else)
+
+
+def test_a_session_that_another_prepare_adds_while_the_index_is_written_is_in_it(
+    save_session, tmp_path, out, monkeypatch
+) -> None:
+    first, second = save_session("a.npz"), save_session("b.npz")
+    run([first, second], tmp_path / "expected")
+    in_between(monkeypatch, "_write_index", lambda: run([second], out))
+    run([first], out)
+    assert contents(out) == contents(tmp_path / "expected")
+
+
+def test_of_two_prepares_of_other_options_into_one_new_place_the_later_is_refused(
+    save_session, out, monkeypatch
+) -> None:
+    first, second = save_session("a.npz"), save_session("b.npz")
+    other = replace(SMALL, max_window=30)
+    in_between(monkeypatch, "_listed_entries", lambda: run([second], out, other))
+    with pytest.raises(ConfigError, match="prepared with max_window = 30, and 20 was asked for"):
+        run([first], out)
+    (entry,) = ShardSet.open(str(out)).sessions
+    assert entry.session == "b"
+
+
+def test_a_session_that_is_lost_before_the_index_is_written_is_named(save_session, out, monkeypatch) -> None:
+    first, second = save_session("a.npz"), save_session("b.npz")
+
+    def lose() -> None:
+        next((out / "shards").rglob("lab-m1-b*.tar")).unlink()
+
+    in_between(monkeypatch, "_listed_entries", lose)
+    result = run([first, second], out)
+    assert [entry.session for entry in result.sessions] == ["a"]
+    (message,) = result.failures
+    assert "session lab/m1/b was prepared and is not whole any more" in message
 
 
 def test_events_are_binned_and_rates_made_equal_when_asked(save_session, make_session, tmp_path):

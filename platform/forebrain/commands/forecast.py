@@ -6,14 +6,13 @@ The forecast is CSV: a row for each frame ahead, a column for each unit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import file_at
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def run(config: Config, console: Console) -> int:
     if config.out is None:
         print(table, end="")
         return 0
-    out = Path(config.out)
-    Folder(out.parent).write(out.name, table.encode())
-    print(f"{adapted.horizon} frames of {adapted.num_units} units forecast: {out}")
+    folder, name = file_at(config.out)
+    folder.write(name, table.encode())
+    print(f"{adapted.horizon} frames of {adapted.num_units} units forecast: {folder.uri_of(name)}")
     return 0

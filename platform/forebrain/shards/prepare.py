@@ -32,6 +32,8 @@ OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]
 # So that a worker finds its next task when it ends one.
 TASKS_A_CPU = 2
+# Of writing the index, while another prepare adds sessions; the last of them names all.
+INDEX_ATTEMPTS = 5
 RunEach = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
 
 
@@ -100,8 +102,8 @@ def prepare(
     """Adds recordings to the set of shards at `out`, which is made if there is none.
 
     Sessions that are there already, from the same bytes with the same options, are left as they are; a
-    run that was killed is continued by running it again. The index is written last. One prepare at a time
-    may write to an address.
+    run that was killed is continued by running it again. The index is written last. Several prepares of the
+    same options may add to one address at once.
 
     Args:
         recordings: addresses of single recordings (`recordings.find_all` finds them).
@@ -141,6 +143,7 @@ def prepare(
         usable.update(row["prepared"])
         progress(f"[{number}/{len(todo)}] {printable(row['recording'])}: {', '.join(row['lines'])}")
 
+    listed = _listed_entries(storage)
     stored = _complete_entries(storage, config, indexed)
     prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
     if usable and not prepared:
@@ -156,8 +159,13 @@ def prepare(
         "prepare its recording again."
         for session_id in sorted(set(indexed.values()) - stored.keys() - asked)
     ]
+    failures += [
+        f"session {session_id} was prepared and is not whole any more; another prepare may have written to "
+        f"{storage.uri} at the same time. Prepare its recording again."
+        for session_id in sorted(usable - stored.keys())
+    ]
     _sweep(storage, stored)
-    _write_index(storage, config, stored)
+    _make_set(storage, config, stored, indexed, listed)
     return PrepareResult(prepared, len(skipped), tuple(failures))
 
 
@@ -358,6 +366,33 @@ def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:
             is_left = name.endswith(".tar") and of is not None and of[1] in keys and name not in listed
         if is_left:
             storage.remove(name)
+
+
+def _make_set(
+    storage: Folder,
+    config: PrepareConfig,
+    stored: dict[str, _Stored],
+    indexed: Mapping[str, str],
+    listed: dict[str, int],
+) -> None:
+    """Writes the index, also of what another prepare adds meanwhile and has not seen named.
+
+    Args:
+        listed: the entries that were there before `stored` was read, with their sizes.
+
+    Raises:
+        ConfigError: another prepare has made a set of other options there.
+    """
+    for _ in range(INDEX_ATTEMPTS):
+        _same_options_index(storage, config)
+        _write_index(storage, config, stored)
+        if (now := _listed_entries(storage)) == listed:
+            return
+        listed, stored = now, _complete_entries(storage, config, indexed)
+
+
+def _listed_entries(storage: Folder) -> dict[str, int]:
+    return {name: size for name, size in storage.sizes("sessions").items() if name.endswith(".json")}
 
 
 def _write_index(storage: Folder, config: PrepareConfig, stored: dict[str, _Stored]) -> None:

@@ -140,7 +140,13 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
     if not out.exists(ASKED):
         with contextlib.suppress(FileExistsError):  # another command came first
             out.create(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
-    before = yaml.safe_load(out.read(ASKED))
+    try:
+        before = dict(yaml.safe_load(out.read(ASKED)))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{out.uri_of(ASKED)}: damaged ({' '.join(str(error).split())}). Remove it, and the same command "
+            "makes it again."
+        ) from error
     if before != asked:
         other = [name for name in asked if before.get(name) != asked[name]]
         raise ConfigError(
@@ -185,9 +191,8 @@ def _adapt_recording(item: Row) -> list[Row]:
     for session in sessions:
         place = out.child(session_key(session.id))
         try:
-            if place.exists(RESULT):
-                result, status = json.loads(place.read(RESULT)), "finished"
-            else:
+            result, status = _finished(place), "finished"
+            if result is None:
                 comparison = compare(
                     backbone, session, item["mode"], FitConfig(**item["fit"]), item["resample"]
                 )
@@ -202,6 +207,15 @@ def _adapt_recording(item: Row) -> list[Row]:
         else:
             rows.append(_row(recording, session.id, status, result))
     return rows
+
+
+def _finished(place: Folder) -> Row | None:
+    """The result of an adaptation that is done; None where there is none, or it is damaged and made again."""
+    try:
+        result = json.loads(place.read(RESULT))
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if isinstance(result, dict) and "interval" in result else None
 
 
 def _refuse_shared_names(rows: list[Row]) -> list[Row]:

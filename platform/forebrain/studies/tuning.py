@@ -28,6 +28,7 @@ from forebrain.runs.pretrain import pretrain
 from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, Validated
+from forebrain.training.run_folder import ray_uri_in
 from forebrain.training.stopping import StopSignals
 from forebrain_registry.storage import Folder
 
@@ -107,7 +108,7 @@ def run_trials(
             ),
             run_config=tune.RunConfig(
                 name=uuid.uuid4().hex,
-                storage_path=folder.uri_of("ray"),
+                storage_path=ray_uri_in(folder),
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 callbacks=[_Progress(todo, len(trials), console, signals)],
                 stop=_WhenAsked(signals),

@@ -126,6 +126,22 @@ class LocalDisk:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
 
+    def has_hard_links(self) -> bool:
+        """Whether a file here can have a second name."""
+        first, second = (self.root / f"probe-{uuid.uuid4().hex}{PARTIAL}" for _ in range(2))
+        with _errors(first):
+            try:
+                first.touch()
+                os.link(first, second)
+            except OSError as error:
+                if error.errno in _NO_HARD_LINKS:
+                    return False
+                raise
+            finally:
+                for each in (first, second):
+                    each.unlink(missing_ok=True)
+        return True
+
     def _stat(self, name: str) -> os.stat_result | None:
         path = self.root / name
         try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from forebrain.sessions.repair import MAX_RATE_ERROR
 from forebrain.sessions.resample import resample
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain_registry.storage import path_here
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Plays the frames, shows the latency and writes it to `out`."""
+    out = None if config.out is None else path_here(config.out)
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
     if session is None:
@@ -97,8 +98,7 @@ def run(config: Config, console: Console) -> int:
         f"drift: {'yes' if last.drift else 'no'}; "
         f"last frame sent {1e3 * played.late_s:.1f} ms late"
     )
-    if config.out is not None:
-        out = Path(config.out)
+    if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
         (out / "latency.json").write_text(json.dumps({"config": asdict(config), **summary}, indent=1))
