@@ -111,7 +111,7 @@ def test_a_path_may_be_given_as_a_uri_or_from_the_home(
     monkeypatch.setenv("HOME", str(tmp_path))
     for given in (f"file://{tmp_path}/a", "~/a", tmp_path / "a"):
         assert path_here(given) == tmp_path / "a"
-    with pytest.raises(StorageError, match="what follows the ~"):
+    with pytest.raises(StorageError, match="for a file or folder here"):
         path_here("~no-such-user/a")
 
 

@@ -236,7 +236,7 @@ def test_an_address_in_a_local_folder_has_one_form(tmp_path: Path, monkeypatch: 
         ("s3:/bucket/models", "two slashes"),
         ("s3://bucket/a/../b", r"no `\.\.`"),
         ("nowhere://x", "not a place that is known"),
-        ("~no-such-user/models", "what follows a ~"),
+        ("~no-such-user/models", "no user of that name"),
     ],
 )
 def test_an_address_that_is_none_is_one_line(given: str, match: str) -> None:

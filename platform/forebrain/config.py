@@ -220,7 +220,7 @@ def _spelled_out(
 
     def give(option: str, values: list[str]) -> None:
         whole = values
-        if len(values) == 1 and values[0].startswith("["):
+        if len(values) == 1 and values[0].startswith("[") and not Path(values[0]).exists():
             with suppress(yaml.YAMLError):
                 whole = yaml.safe_load(values[0])
         if not _is_list(known.get(option)) or values in ([], ["null"]) or not isinstance(whole, list):

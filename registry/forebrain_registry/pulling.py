@@ -65,7 +65,7 @@ class _Remembered:
 def default_cache() -> Path:
     """FOREBRAIN_CACHE or FOREBRAIN_HOME, else the user's cache folder on this system."""
     if given := os.environ.get("FOREBRAIN_CACHE") or os.environ.get("FOREBRAIN_HOME"):
-        return Path(given) / "registry"
+        return path_here(given).absolute() / "registry"
     if sys.platform == "win32":
         home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
     elif sys.platform == "darwin":

@@ -298,6 +298,25 @@ def test_a_session_that_is_lost_before_the_index_is_written_is_named(save_sessio
     assert "session lab/m1/b was prepared and is not whole any more" in message
 
 
+def test_a_recording_that_changes_while_it_is_prepared_is_left_out_and_named(save_session, out) -> None:
+    growing, good = save_session("growing.npz"), save_session("good.npz")
+    opened: list[str] = []
+
+    def opener(path: str) -> list[Session]:
+        opened.append(path)
+        sessions = open_saved(path)
+        if path == growing and opened.count(path) == 2:
+            save_session("growing.npz", num_frames=300)
+        return sessions
+
+    result = run([growing, good], out, opener=opener)
+    assert [entry.session for entry in result.sessions] == ["good"]
+    (message,) = result.failures
+    assert message.startswith(f"{growing}: changed while it was prepared")
+    assert [entry.session for entry in ShardSet.open(str(out)).sessions] == ["good"]
+    assert len(run([growing, good], out).sessions) == 2
+
+
 def test_events_are_binned_and_rates_made_equal_when_asked(save_session, make_session, tmp_path):
     traces = make_session(num_frames=1000).traces.copy()
     traces[np.random.default_rng(0).random(traces.shape) < 0.99] = 0

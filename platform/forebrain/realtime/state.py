@@ -13,10 +13,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -122,6 +123,30 @@ class StateFile:
                 folder.write(self.path.name, save(arrays, metadata))
             except (StorageError, OSError) as error:  # forecasts matter more than their state
                 _log.warning("the state was not saved, forecasting goes on: %s", error)
+
+
+@contextlib.contextmanager
+def keeping(path: str | Path) -> Iterator[None]:
+    """Keeps other forecasters from a state file, by a lock beside it that a process which dies lets go of.
+
+    Raises:
+        CheckpointError: another forecaster keeps its state there.
+    """
+    path = path_here(path).absolute()
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise CheckpointError(
+            f"{path}: another forecaster keeps its state there. End it, or name another file."
+        ) from error
+    except (OSError, NotImplementedError) as error:  # of the disk
+        _log.warning("%s: cannot be locked (%s); let no other forecaster use it.", path, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _identity(live: LiveForecaster) -> str:

@@ -62,7 +62,7 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
     show_evaluation(run, evaluations, console)
     seconds = time.perf_counter() - began
-    run.check_config(config)  # nobody has put another run in its place
+    run.claim(config)  # nobody has put another run in its place, or removed the record
     run.write_result(
         {
             **scores,

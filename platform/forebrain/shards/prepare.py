@@ -24,7 +24,7 @@ from forebrain.shards.index import ENTRIES_NAME, INDEX_NAME, Index, IndexRow, Se
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.readable import readable
 from forebrain.shards.reader import sizes_of_shards
-from forebrain.shards.recordings import name_of, open_any, sha256_of
+from forebrain.shards.recordings import has_changed, name_of, open_any, sha256_of
 from forebrain.shards.writer import write_session
 from forebrain_registry.storage import PARTIAL, Folder
 
@@ -215,6 +215,7 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
         lines.append("cannot be used")
         return result
     source = Source(name_of(recording), item["sha256"], len(sessions))
+    written: list[SessionEntry] = []
     for session in sessions:
         if session.id not in item["wanted"]:
             continue
@@ -230,8 +231,17 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
                 lines.append(f"{session.id} cannot be used")
                 continue
             entry = meanwhile.entry  # another prepare has written it, and removed what was half written
-        prepared.append(entry.id)
-        lines.append(f"{entry.id} {entry.num_frames} frames x {entry.num_units} units")
+        written.append(entry)
+    if written and has_changed(recording, item["sha256"]):
+        for entry in written:
+            storage.remove(entry.name)
+        failures.append(
+            f"{printable(recording)}: changed while it was prepared; prepare it again when it is finished."
+        )
+        lines.append("changed meanwhile")
+        return result
+    prepared += [entry.id for entry in written]
+    lines += [f"{entry.id} {entry.num_frames} frames x {entry.num_units} units" for entry in written]
     return result
 
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from forebrain.errors import RecordingError
 from forebrain.sessions.remote import fingerprint, is_remote
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import sidecar_files
@@ -73,6 +74,16 @@ def sha256_of(address: str) -> str:
     for name, file in [*_files_of(path), *sidecars]:
         digest.update(f"{name}\0{file_sha256(file)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def has_changed(address: str, sha256: str) -> bool:
+    """Whether a recording on this machine is no longer what had this hash; one elsewhere is not asked for."""
+    if address.startswith(_SIMULATED) or is_remote(address):
+        return False
+    try:
+        return sha256_of(address) != sha256
+    except (OSError, RecordingError):
+        return True
 
 
 def _files_of(path: Path) -> Iterator[tuple[str, Path]]:

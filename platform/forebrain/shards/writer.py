@@ -186,7 +186,8 @@ def _write_shard(
     """Writes one tar and returns its size, its sha256 and its stretches; checksums of pages are appended."""
     session = frames.session
     stretches = []
-    with path.open("wb") as stream:
+    # What is written in large pieces lies in large pieces in memory, too, and is read faster from there.
+    with path.open("wb", buffering=PIECE_BYTES) as stream:
         tar = TarWriter(stream)
         for number, (start, stop) in enumerate(ranges, first_sample):
             key = f"{session.key}-{number:06d}"

@@ -90,8 +90,7 @@ def run_trials(
             f"parallel is {parallel or 1} and the cluster has room for {room} trials at once, which need "
             f"{_needs(todo[0])} each; expected at most {room}, or a larger cluster."
         )
-    folder = Folder(out)
-    folder.remove("ray")  # of a study that was killed
+    folder, name = Folder(out), uuid.uuid4().hex
     steps = todo[0].config.training.steps
     with StopSignals() as signals:
         tuner = tune.Tuner(
@@ -107,7 +106,7 @@ def run_trials(
                 else None,
             ),
             run_config=tune.RunConfig(
-                name=uuid.uuid4().hex,
+                name=name,
                 storage_path=ray_uri_in(folder),
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 callbacks=[_Progress(todo, len(trials), console, signals)],
@@ -119,7 +118,9 @@ def run_trials(
             tuner.fit()
         finally:
             _remove_placement_groups()
-            folder.remove("ray")
+            folder.remove(f"ray/{name}")
+            if not unfinished(trials):  # else another process may be at them
+                folder.remove("ray")
     if signals.received:
         raise StudyStoppedError(signals.received, len(unfinished(trials)))
 

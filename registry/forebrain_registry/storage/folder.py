@@ -245,7 +245,7 @@ def path_here(address: str | os.PathLike[str]) -> Path:
     try:
         return Path(rest).expanduser()
     except RuntimeError as error:
-        raise StorageError(f"{given:.200}: {error} Check what follows the ~.") from error
+        raise StorageError(f"{given:.200}: {error} Write ./{rest:.200} for a file or folder here.") from error
 
 
 def _parts(uri: str) -> tuple[str, str]:
@@ -254,12 +254,18 @@ def _parts(uri: str) -> tuple[str, str]:
         raise StorageError(f"{text:.200}: the name is not valid UTF-8; rename the file or folder.")
     if slip := re.match(r"(s3|gs|gcs|https?|file):/(?!/)", uri):
         raise StorageError(f"{uri:.200}: two slashes come after the colon: {slip[1]}://...")
+    if not uri.strip():
+        raise StorageError(f"{uri!r} is no address; expected a folder, or s3://bucket/prefix.")
     found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", uri, re.DOTALL)
     return (found[1].lower(), found[2]) if found else ("", uri)
 
 
 def _resolved(path: str) -> Path:
     try:
-        return Path(path).expanduser().resolve()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise StorageError(f"{path:.200}: {error}. Check the path, and what follows a ~.") from error
+        with contextlib.suppress(RuntimeError):  # no such user: a name of its own
+            return Path(path).expanduser().resolve()
+        if Path(path).exists():
+            return Path(path).resolve()
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path:.200}: {error}. Check the path.") from error
+    raise StorageError(f"{path:.200}: there is no user of that name. Write ./{path:.200} for a folder here.")

@@ -57,6 +57,8 @@ class ObjectStore:
         # Stores take a//b for a name of its own, or for a/b, or for either by turns.
         parts = [part for part in rest.split("/") if part not in ("", ".")]
         given = f"{scheme}://{rest}"
+        if not parts:
+            raise StorageError(f"{given}: names no bucket; expected {scheme}://bucket/prefix.")
         if ".." in parts:
             raise StorageError(f"{given:.200}: an object store has no `..`; write the address without.")
         for part, why in _REFUSED_PARTS.items():

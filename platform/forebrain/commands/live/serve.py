@@ -26,7 +26,7 @@ from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.realtime.messages import max_frame_bytes
 from forebrain.realtime.server import Port, serve
-from forebrain.realtime.state import StateFile
+from forebrain.realtime.state import StateFile, keeping
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig
 from forebrain.sessions.preprocessing import Preprocessing
 
@@ -79,6 +79,7 @@ def run(config: Config, console: Console) -> int:
     with ExitStack() as stack:
         state = updater = None
         if config.state is not None:
+            stack.enter_context(keeping(config.state))
             state = StateFile(config.state, live, config.state_every_s)
             if state.restore(live):
                 console.print(f"going on after frame {live.arrivals.index}")
