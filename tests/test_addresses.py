@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from forebrain.adaptation.artifact import require_new
-from forebrain.commands import main
+from forebrain.commands import main, parse_command
 from forebrain.errors import RecordingError, StorageError
 from forebrain.sessions.readers import find_recordings
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.training.run_folder import ray_uri_in
+from forebrain_registry.pulling import default_cache
 from forebrain_registry.storage import Folder, file_at, path_here
 
 NAMES = [
@@ -142,3 +146,57 @@ def test_an_option_may_begin_with_a_dash(tmp_path: Path, monkeypatch: pytest.Mon
     np.save("-lab/-a.npy", np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32))
     Path("-lab/session.yaml").write_text("rate_hz: 5\nspecies: worm\n")
     assert main(["inspect", "--", "-lab"]) == 0 or main(["inspect", "-lab"]) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "null"])  # which means none
+def test_an_option_is_what_was_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()  # else [x] is a list
+    given = parse_command("prepare", [f"--recording={name}", f"--out={name}"])
+    assert (given.recording, given.out) == ([name], name)
+    many = parse_command("prepare", ["--recording", f"./{name}", "b", "--out", "c"])
+    assert many.recording == [f"./{name}", "b"]
+
+
+@pytest.mark.parametrize("variable", ["FOREBRAIN_CACHE", "FOREBRAIN_HOME"])
+def test_a_cache_may_be_named_from_the_home(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FOREBRAIN_CACHE", raising=False)
+    monkeypatch.setenv(variable, "~/mine")
+    assert default_cache() == tmp_path / "home" / "mine" / "registry"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("FOREBRAIN_CACHE", "FOREBRAIN_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert main(["registry", "pull", "m", "--registry", str(tmp_path)]) == 1
+    assert "Set FOREBRAIN_CACHE" in capsys.readouterr().err
+    assert main(["data", "list"]) == 1
+    assert "Set FOREBRAIN_HOME" in capsys.readouterr().err
+    recording = tmp_path / "large.npy"
+    np.save(recording, np.random.default_rng(0).normal(size=(2000, 600)))
+    assert main(["inspect", str(recording)]) == 0  # whose hash is not remembered
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_names_of_any_letters_are_printed_on_a_terminal_of_few_or_none(tmp_path: Path, closed: bool) -> None:
+    recording = tmp_path / "Müller 🧠.npy"
+    np.save(recording, np.random.default_rng(0).normal(size=(60, 3)))
+    code = "import sys; from forebrain.commands import main; "
+    code += "sys.stdout = sys.stderr = None; " * closed + "sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "inspect", str(recording)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert closed or r"M\xfcller \U0001f9e0" in done.stdout

@@ -63,15 +63,21 @@ class _Remembered:
 
 
 def default_cache() -> Path:
-    """FOREBRAIN_CACHE or FOREBRAIN_HOME, else the user's cache folder on this system."""
+    """FOREBRAIN_CACHE or FOREBRAIN_HOME, else the user's cache folder on this system.
+
+    Raises:
+        StorageError: the user has no home.
+    """
     if given := os.environ.get("FOREBRAIN_CACHE") or os.environ.get("FOREBRAIN_HOME"):
         return path_here(given).absolute() / "registry"
-    if sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
-    elif sys.platform == "darwin":
-        home = Path.home() / "Library/Caches"
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    given = os.environ.get({"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME"), "")
+    within = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
+    try:
+        home = Path(given or Path.home() / within)
+    except RuntimeError as error:
+        raise StorageError(
+            "this user has no home folder to keep a cache in. Set FOREBRAIN_CACHE to a folder."
+        ) from error
     return home / "forebrain" / "registry"
 
 

@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 
 from forebrain.commands import doctor, main
 from forebrain.commands.doctor import Finding, examine, is_well
+from forebrain.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,13 +142,13 @@ def test_the_cores_that_may_be_used_are_told_from_those_there_are(monkeypatch: p
 
 def test_a_cache_that_cannot_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+        raise StorageError("this user has no home folder")
 
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "nothing downloaded can be kept" in notes([doctor._cache()])
     monkeypatch.setattr(doctor, "default_cache", no_home)
     found = notes([doctor._cache()])
-    assert "Could not determine home directory" in found and "FOREBRAIN_CACHE" in found
+    assert "no home folder" in found and "FOREBRAIN_CACHE" in found
 
 
 def test_a_tmpdir_that_is_too_long_for_sockets_or_not_there_is_said(

@@ -199,7 +199,7 @@ def _cache() -> Finding:
         above = next(each for each in (cache, *cache.parents) if each.exists())
         can_be_kept = os.access(above, os.W_OK | os.X_OK)
         free = shutil.disk_usage(above).free
-    except (OSError, RuntimeError) as error:  # a user without a home
+    except (OSError, StorageError) as error:  # a user without a home
         return Finding("machine", "note", f"nothing downloaded can be kept ({error})", _SET_CACHE)
     if not can_be_kept:
         return Finding(

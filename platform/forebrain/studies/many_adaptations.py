@@ -12,11 +12,9 @@ import csv
 import dataclasses
 import io
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import rich.table
@@ -35,7 +33,7 @@ from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, scratch
 
 ASKED = "adaptations.yaml"
 _COLUMNS = (
@@ -196,8 +194,8 @@ def _adapt_recording(item: Row) -> list[Row]:
                 comparison = compare(
                     backbone, session, item["mode"], FitConfig(**item["fit"]), item["resample"]
                 )
-                with tempfile.TemporaryDirectory(prefix="forebrain-") as scratch:
-                    made = save_comparison(comparison, Path(scratch) / "adaptation")
+                with scratch() as folder:
+                    made = save_comparison(comparison, folder / "adaptation")
                     # The result last: it says that all else is there.
                     for path in sorted(made.iterdir(), key=lambda path: path.name == RESULT):
                         place.write(path.name, path.read_bytes())

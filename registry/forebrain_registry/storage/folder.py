@@ -232,6 +232,17 @@ def file_at(address: str | os.PathLike[str]) -> tuple[Folder, str]:
     return Folder(f"{scheme}://{folder}" if scheme else folder), name
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files, gone after the block.
+
+    Raises:
+        StorageError: its disk is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="forebrain-") as name, full_disk(Path(name)):
+        yield Path(name)
+
+
 def path_here(address: str | os.PathLike[str]) -> Path:
     """The path of a file or folder that can only be on this machine's disks.
 
