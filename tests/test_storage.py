@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from forebrain.errors import ForebrainError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, local_disk
 from forebrain_registry.storage.retries import ATTEMPTS
 
 DATA = bytes(range(256)) * 400
@@ -286,6 +287,32 @@ def test_on_a_disk_without_hard_links_one_of_many_who_create_a_file_wins(
     folder = Folder(tmp_path / "records")
     assert folder.names() == sorted(names)
     assert all(folder.read(name) == f"by {worker}".encode() for worker, own in won.items() for name in own)
+
+
+@pytest.mark.parametrize("times", [1, 2, 100])
+def test_a_file_that_another_process_clears_away_before_it_has_a_name_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """As a prepare or a driver removes what killed ones left."""
+    flush, cleared = local_disk._flush, list[Path]()
+
+    def clear_away(path: Path) -> None:
+        if len(cleared) < times:
+            cleared.append(path)
+            shutil.rmtree(path.parent)
+        flush(path)
+
+    monkeypatch.setattr(local_disk, "_flush", clear_away)
+    folder = Folder(tmp_path / "folder")
+    for write in (folder.write, folder.create):
+        cleared.clear()
+        if times < local_disk.PUT_ATTEMPTS:
+            write("a/b", b"1")
+            assert folder.read("a/b") == b"1"
+            folder.remove("a/b")
+        else:
+            with pytest.raises(StorageError, match="is removed as it is written"):
+                write("a/b", b"1")
 
 
 def test_links_are_followed_unless_a_folder_is_strangers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from forebrain import realtime
 from forebrain.errors import CheckpointError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
-from forebrain.realtime.state import StateFile
+from forebrain.realtime.state import StateFile, keeping
 from forebrain_registry.storage import Folder
 
 Open = Callable[..., LiveForecaster]
@@ -132,6 +132,20 @@ def test_the_state_is_written_at_most_once_in_an_interval(
         state.offer(live)
     state.close(live)
     assert 1 < len(written) <= 6  # at 0, 10, ... 40 and at the end; fewer where a write was still on its way
+
+
+def test_one_forecaster_at_a_time_keeps_a_state_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "state"
+    with keeping(path):
+        with pytest.raises(CheckpointError, match="another forecaster keeps its state there"), keeping(path):
+            pass
+        with keeping(tmp_path / "other"):
+            pass
+    with keeping(path):  # what is left of a process that died is no lock
+        pass
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="folder cannot be made"), keeping(tmp_path / "file" / "state"):
+        pass
 
 
 def test_a_full_disk_does_not_stop_forecasts(

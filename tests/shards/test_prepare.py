@@ -204,18 +204,21 @@ def test_a_killed_run_leaves_nothing_that_passes_for_complete_and_continues(save
     point = {"first shard": 1, "later shard": 3, "arrays": 4, "entry": 5, "all entries": 11, "index": 12}[at]
     script = f"""
 import os, signal
+from forebrain_registry.storage import local_disk
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from pathlib import Path
-replace, count = Path.replace, 0
-def kill_before(self, target):  # every file appears by a rename
-    global count
-    count += 1
-    if count == {point}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replace(self, target)
-Path.replace = kill_before
+count = 0
+def killed_before(name):  # every file appears by a rename, or by a link where it must be new
+    def appear(*given):
+        global count
+        count += 1
+        if count == {point}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return name(*given)
+    return appear
+Path.replace, os.link = killed_before(Path.replace), killed_before(os.link)
 prepare({recordings!r}, {str(out)!r}, {SMALL!r}, lambda path: [Session.load(path)], run_each=map_here)
 """
     killed = subprocess.run(
@@ -251,6 +254,38 @@ def test_two_prepares_of_one_place_at_once_spoil_nothing(save_session, tmp_path,
     assert contents(out) == contents(tmp_path / "expected")
 
 
+@pytest.mark.parametrize("at", ["file_to_fill", "write"])
+def test_a_prepare_that_ends_while_another_writes_the_same_sessions_names_them_all(
+    save_session, tmp_path, out, monkeypatch, at: str
+) -> None:
+    """Whatever the other has begun to write again, the index that training opens is the same."""
+    recordings = [save_session(name) for name in ("a.npz", "b.npz")]
+    expected = run(recordings, tmp_path / "expected")
+    run(recordings, out)
+    (out / "index.json").unlink()  # the first has written its sessions, and is about to make the set
+    method = getattr(Folder, at)
+    ended: list[PrepareResult] = []
+
+    def interrupted(folder: Folder, name: str, *given: Any) -> Any:
+        if not ended and folder.uri == str(out):
+            ended.append(PrepareResult((), 0, ()))
+            ended.append(run(recordings, out))
+        return method(folder, name, *given)
+
+    monkeypatch.setattr(Folder, at, interrupted)
+    for path in recordings:
+        write_again(path, out)
+    assert [entry.id for entry in ended[1].sessions] == [entry.id for entry in expected.sessions]
+    assert contents(out) == contents(tmp_path / "expected")
+
+
+def write_again(recording: str, out: Path) -> None:
+    """As a prepare does that looked before the sessions were there."""
+    (session,) = open_saved(recording)
+    item = {"recording": recording, "sha256": sha256_of(recording), "wanted": [session.id]}
+    assert prepare_module._prepare_one(open_saved, str(out), SMALL, item)["prepared"] == [session.id]
+
+
 def in_between(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object]) -> None:
     """Has something happen just before a function of `prepare` is called the first time."""
     function, pending = getattr(prepare_module, name), [work]
@@ -273,12 +308,13 @@ def test_a_session_that_another_prepare_adds_while_the_index_is_written_is_in_it
     assert contents(out) == contents(tmp_path / "expected")
 
 
+@pytest.mark.parametrize("at", ["_listed_entries", "_write_index"])
 def test_of_two_prepares_of_other_options_into_one_new_place_the_later_is_refused(
-    save_session, out, monkeypatch
+    save_session, out, monkeypatch, at: str
 ) -> None:
     first, second = save_session("a.npz"), save_session("b.npz")
     other = replace(SMALL, max_window=30)
-    in_between(monkeypatch, "_listed_entries", lambda: run([second], out, other))
+    in_between(monkeypatch, at, lambda: run([second], out, other))
     with pytest.raises(ConfigError, match="prepared with max_window = 30, and 20 was asked for"):
         run([first], out)
     (entry,) = ShardSet.open(str(out)).sessions

@@ -136,6 +136,11 @@ def keeping(path: str | Path) -> Iterator[None]:
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: its folder cannot be made ({error.strerror}). Name another file."
+        ) from error
+    try:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise CheckpointError(

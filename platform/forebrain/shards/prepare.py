@@ -146,6 +146,7 @@ def prepare(
     listed = _listed_entries(storage)
     stored = _complete_entries(storage, config, indexed)
     prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
+    _same_options_index(storage, config)  # of another prepare, which came meanwhile
     if usable and not prepared:
         raise StorageError(
             f"{storage.uri}: what was written there is not found again. Choose an address of plain letters, "
@@ -394,9 +395,15 @@ def _make_set(
         ConfigError: another prepare has made a set of other options there.
     """
     for _ in range(INDEX_ATTEMPTS):
-        _same_options_index(storage, config)
-        _write_index(storage, config, stored)
-        if (now := _listed_entries(storage)) == listed:
+        is_new = _same_options_index(storage, config) is None
+        try:
+            _write_index(storage, config, stored, is_new)
+        except FileExistsError:  # of another prepare, with these options or others
+            is_ours = False
+        else:
+            is_ours = True
+        now = _listed_entries(storage)
+        if is_ours and now == listed:
             return
         listed, stored = now, _complete_entries(storage, config, indexed)
 
@@ -405,8 +412,14 @@ def _listed_entries(storage: Folder) -> dict[str, int]:
     return {name: size for name, size in storage.sizes("sessions").items() if name.endswith(".json")}
 
 
-def _write_index(storage: Folder, config: PrepareConfig, stored: dict[str, _Stored]) -> None:
-    """Writes the file of all entries, and then the index, which makes them the set."""
+def _write_index(
+    storage: Folder, config: PrepareConfig, stored: dict[str, _Stored], is_new: bool = False
+) -> None:
+    """Writes the file of all entries, and then the index, which makes them the set.
+
+    Raises:
+        FileExistsError: it is to be a new set, and another prepare was first.
+    """
     in_order = [stored[session_id] for session_id in sorted(stored)]
     rows = tuple(
         IndexRow(
@@ -419,4 +432,4 @@ def _write_index(storage: Folder, config: PrepareConfig, stored: dict[str, _Stor
     )
     storage.write(ENTRIES_NAME, b"".join(each.data + b"\n" for each in in_order))
     index = Index(config.max_window, config.page_bytes, asdict(config), rows)
-    storage.write(INDEX_NAME, index.to_bytes())
+    (storage.create if is_new else storage.write)(INDEX_NAME, index.to_bytes())

@@ -18,6 +18,7 @@ from forebrain_registry.errors import StorageError
 from forebrain_registry.storage.stat import Stat
 
 PARTIAL = ".partial"
+PUT_ATTEMPTS = 5
 # What link() answers on disks without hard links (exFAT, SMB, many FUSE file systems).
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 # What flushing a folder answers where that is not known.
@@ -80,6 +81,17 @@ class LocalDisk:
 
     def put(self, name: str, source: bytes | Path, if_absent: bool = False) -> None:
         """Stores bytes or a local file: whole, or not at all. Raises FileExistsError as `partial` does."""
+        for _ in range(PUT_ATTEMPTS):
+            try:
+                return self._put(name, source, if_absent)
+            except FileNotFoundError as error:
+                if isinstance(source, Path) and not source.exists():
+                    raise
+                # Another process that cleans up took what has no name yet for a killed one's.
+                gone = error
+        raise StorageError(f"{self.root / name}: is removed as it is written ({gone}).") from gone
+
+    def _put(self, name: str, source: bytes | Path, if_absent: bool) -> None:
         with self.partial(name, if_absent) as partial, _errors(self.root / name):
             if isinstance(source, bytes):
                 partial.write_bytes(source)
