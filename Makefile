@@ -13,10 +13,17 @@ RUN ?= runs/$(if $(filter sim://%,$(DATA)),simulated,$(notdir $(abspath $(DATA))
 STEPS ?= $(if $(filter sim://%,$(DATA)),300)
 ARGS ?=
 
-.PHONY: pretrain test test-all lint audit setup clean
+.PHONY: pretrain backbones test test-all lint audit setup clean
 
 pretrain: $(READY)
 	@$(BIN)/python -m forebrain pretrain --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(ARGS)
+
+# The backbones that come with the package, again from the download on, into a registry of their own. Needs the
+# network, and two hours at most.
+BACKBONES ?= macaque zebrafish all-species
+backbones: $(READY)
+	@for name in $(BACKBONES); do $(BIN)/python -m forebrain study backbone --config $$name \
+		--out runs/backbones/$$name --registry runs/backbones/registry $(ARGS); done
 
 # Tests in two processes; what ARGS names, in one, which starts sooner. Those marked slow run in test-all alone.
 # Ray's workers would by default give way to whatever is tested beside them.

@@ -79,7 +79,7 @@ def test_it_trains_resumes_is_published_adapted_and_streamed(
     publish_run(PublishConfig(resumed.uri, "field", models, licence="MIT"))
     backbone = fb.load("field", registry=models)
     session = replace(walk(5, num_frames=300), rate_hz=5.0)
-    adapted = backbone.adapt(session, scratch=False, progress=False)
+    adapted = backbone.adapt(session, rivals=False, progress=False)
     adapted.save(tmp_path / "mine")
     again = fb.open(tmp_path / "mine", registry=models)
     window = np.asarray(session.traces)[-12:]

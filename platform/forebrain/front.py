@@ -7,40 +7,38 @@ from typing import TYPE_CHECKING
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.backbone import Backbone
-from forebrain.adaptation.origin import registry_address
+from forebrain.adaptation.origin import open_registry, places_to_look
 from forebrain.adaptation.recording import open_session
+from forebrain.adaptation.shipped import SHIPPED
 from forebrain.adaptation.tables import require_pandas
 from forebrain.errors import AdaptationError
 from forebrain.sessions.session import Session
-from forebrain_registry import Registry, RegistryError, Version
+from forebrain_registry import RegistryError, Version
 
 if TYPE_CHECKING:
     import pandas
 
 
 def models(registry: str | os.PathLike[str] | None = None) -> pandas.DataFrame:
-    """The published models: a row for each, by its newest version that is not deprecated.
+    """The published models, and those that come with the package: a row for each, by its newest version that
+    is not deprecated.
 
     Args:
         registry: a folder, s3://bucket/prefix or the address of a web host; None for FOREBRAIN_REGISTRY.
 
     Returns:
         Columns `name` (what `load` takes), `species`, `rates` (Hz), `size` (MB), `score` (of the test part, 0
-        is copy and 1 is perfect) and `where` (the registry).
+        is copy and 1 is perfect) and `where` (the registry, or `forebrain` for the package).
 
     Raises:
         AdaptationError: there is no such registry, or it cannot be read.
     """
     pandas = require_pandas()
-    address = registry_address(registry)
+    rows = []
     try:
-        opened = Registry(address)
-        rows = []
-        for name, versions in opened.all_versions():
-            deprecated = opened.deprecations(name)
-            good = [version for version in versions if version.number not in deprecated]
-            if good:
-                rows.append(_row(good[-1], address))
+        for address in places_to_look(registry):
+            where = "forebrain" if address == SHIPPED else address
+            rows += [_row(version, where) for version in open_registry(address).newest()]
     except RegistryError as error:
         raise AdaptationError(str(error)) from error
     return pandas.DataFrame(rows, columns=["name", "species", "rates", "size", "score", "where"])
@@ -52,7 +50,8 @@ def load(reference: str | os.PathLike[str], registry: str | os.PathLike[str] | N
     Args:
         reference: `name`, `name@3`, `name@alias` or `name@sha256:...` of a published one; or a run folder,
             with a `/` in it.
-        registry: where it is published; None for FOREBRAIN_REGISTRY.
+        registry: where it is published; None for FOREBRAIN_REGISTRY. What comes with the package is looked at
+            last.
 
     Raises:
         AdaptationError: there is no such backbone (the nearest is suggested), or it is damaged.

@@ -53,15 +53,24 @@ COLOURS: Mapping[str, str] = {
     "from scratch": "#a50026",
     "none": "#8c510a",
     "not adapted": "#8c510a",
+    "backbone alone": "#56b4e9",
+    "self": "#cc79a7",
+    "era": "#e69f00",
     # Baselines, and the models that are one.
     "copy": "#8c8c8c",
     "Copy": "#8c8c8c",
     "mean": "#ababab",
     "Mean": "#ababab",
     "linear": "#4d4d4d",
+    "ridge": INK,
 }
 _SPARES = ("#c51b7d", "#1b7837", "#2d3e8c", "#bf812d", "#01665e", "#dd3497", "#4d9221", "#7a0177")
-DASHES: Mapping[str, Any] = {"copy": (0, (2, 1.5)), "mean": (0, (1, 1.5)), "linear": (0, (5, 2))}
+DASHES: Mapping[str, Any] = {
+    "copy": (0, (2, 1.5)),
+    "mean": (0, (1, 1.5)),
+    "linear": (0, (5, 2)),
+    "ridge": (0, (5, 1.5, 1, 1.5)),
+}
 # For labels that are no forecasters, such as regions.
 CATEGORIES = (
     BLUE,

@@ -27,12 +27,15 @@ LOG_WIDTH = 140
 HELP_WIDTH = 100
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "forebrain-registry") -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "forebrain-registry", shipped: str | None = None
+) -> int:
     """Runs one subcommand.
 
     Args:
         arguments: the command line after the program's name; of this process by default.
         prog: how the program is called, for its help.
+        shipped: a registry that is read where no other is given, and looked in last where one is.
 
     Returns:
         The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense,
@@ -41,10 +44,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "forebrain-registry
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = _parser(prog)
     options = parser.parse_args(arguments)
-    if not options.registry:
+    reads = options.run in (_list, _search, _show, _pull, _verify)
+    options.places = [place for place in (options.registry, shipped if reads else None) if place]
+    if not options.places:
         parser.error("which registry? Give --registry URI, or set FOREBRAIN_REGISTRY.")
     try:
-        status = options.run(options)
+        status = _run_where_found(options)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -57,6 +62,20 @@ def main(arguments: Sequence[str] | None = None, prog: str = "forebrain-registry
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+
+
+def _run_where_found(options: argparse.Namespace) -> int:
+    """Runs the subcommand in the first place that has what it names."""
+    missing: NotFoundError | None = None
+    for place in options.places:
+        options.registry = place
+        try:
+            status: int = options.run(options)
+            return status
+        except NotFoundError as error:
+            missing = missing or error
+    assert missing is not None
+    raise missing
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -168,29 +187,28 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    registry = Registry(options.registry)
     if options.name:
+        registry = Registry(options.registry)
         deprecations, aliases = registry.deprecations(options.name), registry.aliases(options.name)
         rows = [_row(version, deprecations, aliases) for version in registry.versions(options.name)]
         return _table(
             options, rows, ("version", "created", "score", "size", "aliases", "deprecated", "summary")
         )
     rows = []
-    for name, versions in registry.all_versions():
-        deprecations = registry.deprecations(name)
-        good = [version for version in versions if version.number not in deprecations]
-        rows.append(
-            _row((good or versions)[-1], deprecations, registry.aliases(name)) | {"versions": len(versions)}
-        )
+    for registry in map(Registry, options.places):
+        for name, versions in registry.all_versions():
+            deprecations = registry.deprecations(name)
+            good = [version for version in versions if version.number not in deprecations]
+            row = _row((good or versions)[-1], deprecations, registry.aliases(name))
+            rows.append(row | {"versions": len(versions), "registry": registry.uri})
     return _table(options, rows, ("name", "versions", "version", "created", "score", "aliases", "summary"))
 
 
 def _search(options: argparse.Namespace) -> int:
-    registry = Registry(options.registry)
-    found = registry.search(" ".join(options.words))
     rows = [
         _row(version, registry.deprecations(version.name), registry.aliases(version.name))
-        for version in found
+        for registry in map(Registry, options.places)
+        for version in registry.search(" ".join(options.words))
     ]
     return _table(options, rows, ("name", "version", "created", "score", "species", "deprecated", "summary"))
 

@@ -109,6 +109,12 @@ class Registry:
         for name, listing in layout.listings(self.store.files(layout.MODELS)).items():
             yield name, self._read_versions(name, listing.versions)
 
+    def newest(self) -> Iterator[Version]:
+        """Of every model the newest version that is not deprecated."""
+        for name, versions in self.all_versions():
+            deprecated = self.deprecations(name)
+            yield from [version for version in versions if version.number not in deprecated][-1:]
+
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, oldest first.
 

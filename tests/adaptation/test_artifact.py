@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from forebrain.adaptation.adapted import Adapted
-from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, new_folder, require_new
+from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, STACK, new_folder, require_new
 from forebrain.adaptation.backbone import Backbone
 from forebrain.errors import AdaptationError, RecordingError, StorageError
 from forebrain.realtime.forecaster import LiveConfig
 from forebrain.realtime.server import describe
+from forebrain.scoring.baselines import LinearBaseline
+from forebrain.scoring.ridge import Features, Head
+from forebrain.scoring.stack import Stack
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -68,6 +71,42 @@ def test_folders_written_before_load_forecast_and_save_as_they_did(name: str, tm
     for file in (before / name).iterdir():
         found, data = (again / file.name).read_bytes(), file.read_bytes()
         assert json.loads(found) == json.loads(data) if file.suffix == ".json" else found == data
+
+
+def stacked(adapted: Adapted, model: bool = True) -> Adapted:
+    """The same with a stack of random weights, for the five units."""
+    rng = np.random.default_rng(3)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return rng.normal(scale=0.2, size=shape).astype(np.float32)
+
+    features = Features(drawn(5, 2), *(np.full(5, bound, np.float32) for bound in (-9, 9, 9)))
+    head = Head(features, drawn(12, 4), drawn(12, 4, 5), {"population": drawn(10, 4, 5)})
+    stack = Stack(LinearBaseline(drawn(12, 4)), drawn(4), drawn(4) if model else None, head)
+    return replace(adapted, stack=stack)
+
+
+@pytest.mark.parametrize("model", [True, False])
+def test_a_stack_is_saved_streamed_and_forecast_to_the_bit(
+    model: bool, backbone: Backbone, make_adapted: Callable[..., Adapted], tmp_path: Path
+) -> None:
+    plain = make_adapted(backbone)
+    adapted = stacked(plain, model)
+    expected = adapted.forecast(window())
+    assert np.abs(expected - plain.forecast(window())).max() > 0.01
+    folder = adapted.save(tmp_path / "stacked")
+    assert json.loads((folder / RECORD).read_text())["format"] == "forebrain-adaptation-2"
+    opened = Adapted.load(folder)
+    np.testing.assert_array_equal(opened.forecast(window()), expected)
+    live = opened.stream()
+    for frame in window():
+        live.step(frame)
+    np.testing.assert_array_equal(live.answer, expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(adapted)).forecast(window()), expected)
+
+    (folder / STACK).write_bytes(b"garbage")
+    with pytest.raises(AdaptationError, match=r"stack.safetensors: is not the file"):
+        Adapted.load(folder)
 
 
 def test_a_stream_knows_all_that_the_adaptation_knows(

@@ -36,8 +36,14 @@ def test_every_mode_scores_beside_the_others_and_loads(
     session = walk(9, num_frames=300)
     comparison = compare(backbone, session, mode, QUICK)
     result = comparison.result()
-    others = {"from scratch", "not adapted"} - {comparison.name}
-    assert set(result["others"]) == (others if mode != "none" else set())
+    alone = {"scratch": "from scratch", "none": "not adapted"}.get(mode, "backbone alone")
+    others = {"from scratch", "not adapted"} if mode != "none" else set()
+    assert comparison.name == f"adapted ({mode})" and set(result["others"]) == {alone, *others}
+    unknown = {"embeddings": set(), "none": {"era", "self"}, "scratch": {"self"}}.get(mode, set())
+    assert {name for name, score in result["baselines"].items() if score is None} == unknown
+    assert set(result["baselines"]) == {"copy", "mean", "linear", "ridge", "era", "self"}
+    assert result["weights"]["weights"].keys() == result["weights"]["worth"].keys()
+    assert result["noise_ceiling"] <= 1
     assert len(result["score_by_step"]) == (1 if mode == "none" else 4)
     assert result["score"] == comparison.test.scores[comparison.name][session.id].value("score")
     adapted = Adapted.of_comparison(comparison)
@@ -81,10 +87,12 @@ def test_a_recording_in_which_nothing_moves_at_the_end_has_no_score(
         ("embeddings", Lead("linear", 0.1, -0.04, 0.24), "chance may have done it: .*linear, 0.200 .*-0.040"),
         ("full", Lead("linear", 0.1, float("nan"), float("nan")), "too few windows to be sure: .*linear"),
         ("embeddings", Lead("linear", -0.1, -0.2, 0), "Adapting was not worth it: .* Use linear"),
-        ("full", Lead("from scratch", -0.1, -0.2, 0), "not worth it: .* Use --mode scratch"),
+        ("full", Lead("from scratch", -0.1, -0.2, 0), "not worth it: .* Use --mode scratch --stack false"),
         ("full", Lead("not adapted", 0.0, 0, 0), "not worth it: .* Use --mode none"),
         ("scratch", Lead("not adapted", -0.1, -0.2, 0), "Training from scratch was not worth it"),
-        ("none", Lead("linear", 0.1, 0.04, 0.16), "Nothing was adapted: .*0.300 .*linear, 0.200"),
+        ("none", Lead("linear", 0.1, 0.04, 0.16), "No step was taken: .*0.300 .*linear, 0.200"),
+        ("full", Lead("self", -0.1, -0.2, 0), "not worth it: .* Use --mode scratch"),
+        ("full", Lead("backbone alone", -0.1, -0.2, 0), "not worth it: .* Use --stack false"),
     ],
 )
 def test_the_verdict_follows_from_the_lead(mode: str, lead: Lead, words: str) -> None:

@@ -108,8 +108,8 @@ def test_without_a_rate_a_table_counts_frames(backbone: fb.Backbone, session: fb
 def test_the_score_and_the_verdict_come_back_from_a_folder(adapted: fb.Adapted, tmp_path: Path) -> None:
     score = adapted.score
     assert score is not None and adapted.comparison is not None
-    assert set(score.baselines) == {"copy", "mean", "linear"}
-    assert set(score.others) == {"from scratch", "not adapted"}
+    assert set(score.baselines) == {"copy", "mean", "linear", "ridge", "era", "self"}
+    assert set(score.others) == {"backbone alone", "from scratch", "not adapted"}
     assert score.low < float(score) < score.high and score.leak is None
     assert score.verdict == adapted.comparison.verdict() and score.verdict in repr(adapted)
     assert repr(adapted).startswith("worms@1 adapted to lab/animal9/one (embeddings): 5 units at 2.5 Hz")
@@ -151,13 +151,13 @@ def test_adapting_without_a_score_takes_no_other_steps(backbone: fb.Backbone, se
     adapted = backbone.adapt(
         session, config=QUICK, score=False, progress=lambda what, done, total: told.add(what)
     )
-    assert told == {"adapting: step"}
+    assert told == {"adapting: step", "adapting: head and weights, window"}
     assert adapted.score is None and "not scored" in repr(adapted)
     for action in (lambda: adapted.report("nowhere"), adapted.plot):
         with pytest.raises(AdaptationError, match="not scored"):
             action()
-    scored = backbone.adapt(session, config=QUICK, scratch=False, progress=False)
-    assert scored.score is not None and set(scored.score.others) == {"not adapted"}
+    scored = backbone.adapt(session, config=QUICK, rivals=False, progress=False)
+    assert scored.score is not None and set(scored.score.others) == {"backbone alone", "not adapted"}
     np.testing.assert_array_equal(scored.forecast(session), adapted.forecast(session))
 
 

@@ -89,8 +89,9 @@ def test_adapting_leaves_a_report_and_forecasts_again_later(
 
     out = tmp_path / "out"
     result = json.loads((out / "result.json").read_text())
-    assert set(result["baselines"]) == {"copy", "mean", "linear"} and result["baselines"]["copy"] == 0
-    assert set(result["others"]) == {"from scratch", "not adapted"}
+    assert set(result["baselines"]) == {"copy", "mean", "linear", "ridge", "era", "self"}
+    assert result["baselines"]["copy"] == 0 and None not in result["baselines"].values()
+    assert set(result["others"]) == {"backbone alone", "from scratch", "not adapted"}
     assert [point["step"] for point in result["score_by_step"]] == [0, 1, 5, 6]
     assert [point["step"] for point in result["others_by_step"]["from scratch"]] == [0, 1, 5, 6]
     assert result["score"] == result["test"]["score"] and result["seconds"] > 0

@@ -102,6 +102,13 @@ def test_every_command_and_study_is_in_it(forebrain: Callable[..., str], site: P
         assert path.stem in script
 
 
+def test_every_backbone_that_is_handed_out_is_in_it(site: Path) -> None:
+    files = [path for path in (ROOT / "platform" / "forebrain" / "backbones").rglob("*") if path.is_file()]
+    assert len(files) > 9
+    for path in files:
+        assert (site / path.relative_to(ROOT / "platform")).read_bytes() == path.read_bytes()
+
+
 def test_it_runs_from_where_it_is_installed(site: Path, tmp_path: Path) -> None:
     code = "import forebrain, forebrain_registry as other; print(forebrain.__file__, other.__file__)"
     done = subprocess.run(

@@ -49,6 +49,29 @@ def test_missing_frames_do_not_change_the_measured_rate() -> None:
     assert arrivals.measured_hz == pytest.approx(10) and not arrivals.rate_differs
 
 
+def test_without_times_the_rate_is_measured_by_arrival() -> None:
+    arrivals = Arrivals(rate_hz=30)
+
+    def come(first: int, last: int, began_s: float, hz: float, chunk: int = 1) -> float:
+        for index in range(first, last):
+            arrivals.judge(index, None)
+            arrivals.note_arrival(began_s + (index - first) // chunk * chunk / hz)
+        return began_s + (last - first) / hz
+
+    now = come(0, 63, 0.0, 30)
+    assert arrivals.measured_hz is None
+    now = come(63, 400, now, 30)
+    assert arrivals.measured_hz == pytest.approx(30) and not arrivals.rate_differs
+    now = come(400, 800, now, 30, chunk=10)  # ten at a time are no other rate
+    assert not arrivals.rate_differs
+    now = come(800, 1000, now + 60, 30)  # nor is a pause
+    assert not arrivals.rate_differs
+    now = come(1000, 1300, now, 15)
+    assert arrivals.rate_differs and arrivals.measured_hz == pytest.approx(15, rel=0.01)
+    now = come(0, 30, now, 15)  # five late frames, and a new count, whose rate is measured anew
+    assert arrivals.measured_hz is None
+
+
 def test_single_late_frames_never_make_a_restart() -> None:
     arrivals = Arrivals(rate_hz=None)
     for index in range(100, 140, 2):

@@ -182,7 +182,7 @@ def test_a_unit_that_vanishes_is_held_and_one_that_appears_starts_as_a_constant(
 def test_a_sender_may_name_its_units(small: Small, open_live: Open) -> None:
     frames = activity(50, small.preprocessing)
     expected = play(open_live(), frames)
-    live = open_live()
+    live = realtime.open(*known(small, "abcdef", rate_hz=5.0, num_recorded=7))  # one was not adapted
     play(live, frames[:30])
     names = ["f", "new", "e", "d", "c", "b", "a"]
     for number in range(30, 50):
@@ -204,6 +204,27 @@ def test_names_that_do_not_fit_change_nothing(small: Small, open_live: Open) -> 
     np.testing.assert_array_equal(live.step(frames[CONTEXT]), play(open_live(), frames)[-1])
     with pytest.raises(FrameError, match="no names"):
         realtime.open(*small).step(frames[0], units=list("abcdef"))
+
+
+def test_names_that_the_model_does_not_know_are_refused_and_then_all_frames_without_names(
+    small: Small, open_live: Open
+) -> None:
+    frames, undisturbed = activity(CONTEXT + 3, small.preprocessing), open_live()
+    live = open_live()
+    play(live, frames[:CONTEXT])
+    with pytest.raises(FrameError, match=r"2 of 6 units are none .*: y, z; expected .* a, b, c"):
+        live.step(frames[CONTEXT], units=list("abcdyz"))
+    with pytest.raises(FrameError, match=r"y, z.*or a reset, frames without names are refused"):
+        live.step(frames[CONTEXT])
+    play(undisturbed, frames[:CONTEXT])
+    for number in range(CONTEXT, CONTEXT + 3):
+        named = live.step(frames[number, ::-1], units="fedcba" if number == CONTEXT else None)
+        np.testing.assert_array_equal(named, undisturbed.step(frames[number]))
+    with pytest.raises(FrameError, match="none of the model's"):
+        live.step(frames[0], units=list("uvwxyz"))
+    live.reset()
+    live.step(frames[0])
+    assert live.source == "warm-up" and (live.frame == frames[0]).all()
 
 
 def test_a_frame_may_hold_all_recorded_units(small: Small, open_live: Open) -> None:

@@ -74,3 +74,21 @@ def test_nothing_that_moved_means_no_score() -> None:
         rolling.observe(np.ones(N, np.float32), np.ones(N, bool), np.ones(N, np.float32))
         rolling.add(np.zeros((H, N), np.float32), np.ones(N, np.float32))
     assert rolling.num_windows == 20 - H and np.isnan(rolling.score)
+
+
+def test_the_errors_of_units_add_up_to_those_of_all() -> None:
+    frames, forecasts, scale = stream(60)
+    rolling = RollingScore(H, N, 10**9)  # so many that none is forgotten
+    known = np.arange(N) != 3
+    assert np.isnan(rolling.unit_errors()).all()
+    squares = np.zeros((2, N))
+    counts = np.zeros(N)
+    for number, (frame, forecast) in enumerate(zip(frames, forecasts, strict=True)):
+        seen = known | (number % 2 == 0)
+        for ahead in range(1, min(H, number) + 1):
+            for row, made in enumerate((forecasts[number - ahead, ahead - 1], frames[number - ahead])):
+                squares[row] += np.where(seen, ((made - frame) / scale) ** 2, 0)
+            counts += seen
+        rolling.observe(frame, seen, scale)
+        rolling.add(forecast, frame)
+    np.testing.assert_allclose(rolling.unit_errors(), squares / counts, rtol=1e-5)

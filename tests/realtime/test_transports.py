@@ -214,21 +214,48 @@ def test_lsl_channels_that_bear_the_names_of_units_are_taken_by_name(open_live: 
 
     name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
     live = open_live()
-    info = pylsl.StreamInfo(name, "Activity", 3, 5.0, pylsl.cf_float32, name)
-    info.set_channel_labels(["c", "z", "a"])
+    info = pylsl.StreamInfo(name, "Activity", 2, 5.0, pylsl.cf_float32, name)
+    info.set_channel_labels(["c", "a"])
     outlet = pylsl.StreamOutlet(info)
     with served(live, LslPort(name, HORIZON, 6, 5.0, live.unit_names)):
         assert outlet.wait_for_consumers(10)
         (found,) = pylsl.resolve_byprop("name", f"{name}-forecast", 1, 10)
         inlet = pylsl.StreamInlet(found, as_numpy=True)
         inlet.open_stream(10)
-        outlet.push_sample([1.0, 2.0, 3.0], 50.0)
+        outlet.push_sample([1.0, 3.0], 50.0)
         sample, time_s = inlet.pull_sample(timeout=10)
     assert time_s == 50.0 and sample[0] == 0  # still warming up
     first_step = sample[1:].reshape(HORIZON, 6)[0]
     assert (first_step[2], first_step[0]) == (1.0, 3.0)
     np.testing.assert_array_equal(first_step[[1, 3, 4, 5]], live.preprocessing.mean[[1, 3, 4, 5]])
-    assert live.counts["unknown_units"] == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (["u", "v", "w", "x", "y", "z"], "6 of 6 units are none of the model's: u, v"),
+        (["a", "b", "c", "d", "e", "e"], "two channels of one label"),
+    ],
+)
+def test_lsl_channels_that_bear_other_labels_are_never_taken_by_their_order(
+    open_live: Open, caplog: pytest.LogCaptureFixture, labels: list[str], reason: str
+) -> None:
+    import pylsl
+
+    name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
+    live = open_live()
+    info = pylsl.StreamInfo(name, "Activity", 6, 5.0, pylsl.cf_float32, name)
+    info.set_channel_labels(labels)
+    outlet = pylsl.StreamOutlet(info)
+    with served(live, LslPort(name, HORIZON, 6, 5.0, live.unit_names)):
+        for number in range(100):
+            outlet.push_sample([1.0] * 6, 50 + number / 5)
+            if live.counts["refused"] >= (3 if "none of" in reason else 1):
+                break
+            time.sleep(0.05)
+    assert live.counts["refused"] and not live.counts["frames"]
+    told = [each.getMessage() for each in caplog.records]
+    assert sum(each.startswith("refused") for each in told) == 1 and reason in " ".join(told)
 
 
 def test_of_two_lsl_streams_of_one_name_none_is_taken_silently(

@@ -182,6 +182,16 @@ def test_the_linear_fit_of_workers_is_that_of_one(source) -> None:
     np.testing.assert_allclose(sum_of_workers.solve().weights, whole.weights, rtol=1e-5, atol=1e-6)
 
 
+def test_of_very_many_sessions_the_linear_fit_uses_few_windows_of_each(source, monkeypatch) -> None:
+    monkeypatch.setattr("forebrain.scoring.evaluate._MAX_FIT_WINDOWS", 12)
+    some = fit_linear(source).solve().weights
+    assert some.tobytes() == fit_linear(source, windows_per_session=3).solve().weights.tobytes()
+    sum_of_workers = LinearFit(C, H)
+    for numbers in ([2, 0], [3, 1]):
+        sum_of_workers.add(fit_linear(source, numbers))
+    np.testing.assert_allclose(sum_of_workers.solve().weights, some, rtol=1e-5, atol=1e-6)
+
+
 def test_the_linear_fit_uses_some_units_of_a_session_of_many(source, monkeypatch) -> None:
     whole = fit_linear(source, [1]).solve().weights
     monkeypatch.setattr("forebrain.scoring.evaluate._MAX_FIT_ROWS", 256 * 5)

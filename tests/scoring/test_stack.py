@@ -6,7 +6,7 @@ from head_sessions import HORIZON, led_by_one, walks, windows_of
 
 from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import LinearBaseline
-from forebrain.scoring.evaluate import evaluate, fit_baselines, fit_linear
+from forebrain.scoring.evaluate import Forecaster, evaluate, fit_baselines, fit_linear
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
 from forebrain.scoring.window_source import ArrayWindows
 
@@ -22,14 +22,24 @@ def fitted(traces: np.ndarray, with_model: bool = True) -> tuple[ArrayWindows, L
     return source, linear, fit_stack(source, linear, half_way if with_model else None)
 
 
+def members(source: ArrayWindows, fit: StackFit) -> dict[str, Forecaster]:
+    """The forecasters that are weighed, by name."""
+    linear = fit_linear(source).solve()
+    assert fit.head is not None
+    made = {
+        "linear": linear,
+        "ridge": fit.ridge.forecaster(linear),
+        "model": half_way,
+        "model + head": fit.head.forecaster(half_way),
+    }
+    return {name: made[name] for name in fit.weights}
+
+
 def test_the_stack_is_as_good_as_its_best_member_on_frames_that_nothing_was_fitted_on() -> None:
     source, _, fit = fitted(walks(6000))
     stack = fit.stack
-    names = list(stack.weights)
-    forecasters = {
-        name: lambda session, context, name=name: stack.members(context, half_way(session, context))[name]
-        for name in names
-    }
+    names = list(fit.weights)
+    forecasters = members(source, fit)
     forecasters["stack"] = lambda session, context: stack.forecast(context, half_way(session, context))
     test = evaluate({**forecasters, **fit_baselines(source)}, source, "test")
     scores = {name: test.summary(name).value("score") for name in forecasters}
@@ -40,13 +50,12 @@ def test_the_stack_is_as_good_as_its_best_member_on_frames_that_nothing_was_fitt
 def test_the_stack_is_the_weighed_sum_of_its_members() -> None:
     source, _, fit = fitted(led_by_one())
     context, _, _ = source.read(0, "test", np.arange(20))
-    model = half_way(0, context)
     last = context[:, -1:]
     expected = last + sum(
-        fit.stack.weights[name][:, None] * (forecast - last)
-        for name, forecast in fit.stack.members(context, model).items()
+        fit.weights[name][:, None] * (forecast(0, context) - last)
+        for name, forecast in members(source, fit).items()
     )
-    np.testing.assert_allclose(fit.stack.forecast(context, model), expected, atol=1e-5)
+    np.testing.assert_allclose(fit.stack.forecast(context, half_way(0, context)), expected, atol=1e-5)
 
 
 def test_a_member_that_knows_nothing_has_hardly_a_weight() -> None:
@@ -58,7 +67,7 @@ def test_a_member_that_knows_nothing_has_hardly_a_weight() -> None:
         linear,
         lambda session, context: rng.normal(size=(len(context), HORIZON, 7)).astype(np.float32),
     )
-    assert np.abs(fit.stack.weights["model"]).max() < 0.1
+    assert np.abs(fit.weights["model"]).max() < 0.1
     assert fit.worth["model"] < 0.01 < fit.alone["ridge"]
 
 
@@ -74,17 +83,18 @@ def test_one_window_has_the_bits_of_a_batch_also_after_saving(one_thread: None) 
         assert again.forecast(context[number], model[number]).tobytes() == together[number].tobytes()
 
 
-def test_features_that_both_heads_share_are_saved_once() -> None:
+def test_both_heads_are_saved_as_one() -> None:
     _, _, fit = fitted(led_by_one())
+    assert fit.ridge.head is not None and fit.head is not None and fit.head.head is not None
     names = set(fit.stack.arrays())
-    assert {"features.loadings", "linear.own", "model.own", "weights.ridge", "linear"} <= names
-    assert len([name for name in names if name.endswith("loadings")]) == 1
+    assert {"linear", "linear_weight", "model_weight", "head.own", "head.features.loadings"} <= names
+    assert len([name for name in names if name.endswith(".own")]) == 1
 
 
 def test_without_a_model_linear_and_ridge_are_weighed() -> None:
     source, _, fit = fitted(walks(), with_model=False)
     context, _, _ = source.read(0, "test", np.arange(3))
-    assert list(fit.stack.weights) == ["linear", "ridge"] and fit.head is None
+    assert list(fit.weights) == ["linear", "ridge"] and fit.head is None
     assert fit.stack.forecast(context).shape == (3, HORIZON, 7)
 
 
@@ -104,7 +114,7 @@ def test_few_windows_are_enough_to_choose_how_far_weights_go_from_equal_ones() -
     """Of 34 windows, of 4 frames ahead each."""
     source, _, fit = fitted(walks(250))
     assert source.num_windows(0, "validation") < 40
-    assert np.isfinite(fit.score) and set(fit.worth) == set(fit.stack.weights)
+    assert np.isfinite(fit.score) and set(fit.worth) == set(fit.weights)
 
 
 def test_the_test_part_is_never_seen() -> None:
@@ -119,13 +129,13 @@ def test_the_test_part_is_never_seen() -> None:
 
 def test_too_few_windows_give_equal_weights_and_say_so() -> None:
     _, _, fit = fitted(walks(100))
-    assert list(fit.stack.weights) == ["linear", "model"]
-    assert all((values == np.float32(0.5)).all() for values in fit.stack.weights.values())
+    assert list(fit.weights) == ["linear", "model"]
+    assert all((values == np.float32(0.5)).all() for values in fit.weights.values())
     record = fit.record()
     assert record["num_windows"] == 0 and "blocks of time" in record["ridge"]["reason"]
 
 
-@pytest.mark.parametrize("damage", ["linear", "weights.ridge"])
+@pytest.mark.parametrize("damage", ["linear", "linear_weight", "model_weight"])
 def test_a_damaged_stack_is_refused(damage: str) -> None:
     _, _, fit = fitted(walks())
     arrays = fit.stack.arrays()

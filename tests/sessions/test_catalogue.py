@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from file_server import Server
 from forebrain.errors import RecordingError
 from forebrain.sessions import catalogue
 from forebrain.sessions.catalogue import Entry
@@ -23,38 +22,17 @@ ORIGINALS = {
         "inscopix_csv_macaque",
         "macaque__rhesus_SMA_M1_thebrisklab__Quartz_L_2022_12_01",
     ),
+    "mouse-neuronsxnets-day1": (
+        "suite2p_folder_neuronsxnets",
+        "mouse__neuronsxnets_passive__day1_spontaneous",
+    ),
+    "celegans-atanas2023-2022-08-02-01": (
+        "json_worm_machine",
+        "celegans__atanas2023_wormmachine__2022-08-02-01",
+    ),
     "zebrafinch-seqnmf": ("mat_seqnmf", "zebrafinch__mackevicius2019_seqnmf__isolate_bird"),
     "rat-nelpy-linear-track": ("spikes_mat_nelpy", "rat__nelpy_hippocampus_spikes__linear-track"),
 }
-
-
-class Server:
-    """Serves bytes by path on this machine and counts the requests."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.num_requests = 0
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.num_requests += 1
-                content = server.files.get(self.path)
-                self.send_response(404 if content is None else 200)
-                self.send_header("Content-Length", str(len(content or b"")))
-                self.end_headers()
-                self.wfile.write(content or b"")
-
-            def log_message(self, *words: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
 
 @pytest.fixture
@@ -91,6 +69,31 @@ def test_a_recording_comes_with_what_is_needed_to_read_it(server: Server, tmp_pa
     (session,) = open_recording(path)
     assert (session.id, session.rate_hz, session.species) == ("lab/m1/day1", 4.0, "mouse")
     assert (session.metadata["licence"], session.metadata["citation"]) == ("CC0", "Nobody 2024")
+
+
+def test_a_recording_that_is_a_folder_comes_with_all_its_files(
+    server: Server, tmp_path: Path, home: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"F": rng.normal(9, 1, (4, 60)), "Fneu": rng.normal(size=(4, 60)), "iscell": np.eye(4)[:, :2]}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        server.files[f"/suite2p/plane%200/{name}.npy"] = (tmp_path / f"{name}.npy").read_bytes()
+    sha256 = {
+        path.rpartition("/")[2]: hashlib.sha256(content).hexdigest() for path, content in server.files.items()
+    }
+    url = f"{server.url}/suite2p/plane%200/F.npy"
+    beside = {name: sha256[name] for name in ("Fneu.npy", "iscell.npy")}
+    catalogue.add("mine", Entry(url, sha256["F.npy"], "CC0", sidecar={"rate_hz": 6.0}, beside=beside))
+    path = catalogue.get("mine")
+    assert path == home / "data" / "mine"
+    (session,) = open_recording(path)
+    assert (session.num_units, session.rate_hz, session.metadata["licence"]) == (1, 6.0, "CC0")
+    np.testing.assert_allclose(session.traces[:, 0], arrays["F"][0] - 0.7 * arrays["Fneu"][0], rtol=1e-5)
+    server.files.pop("/suite2p/plane%200/Fneu.npy")
+    (path / "Fneu.npy").unlink()
+    with pytest.raises(RecordingError, match=r"mine: .*Fneu.npy cannot be downloaded"):
+        catalogue.get("mine")
 
 
 def test_what_was_downloaded_is_not_downloaded_again_unless_it_is_damaged(
@@ -149,6 +152,9 @@ def test_own_entries_stand_beside_the_public_ones(server: Server, tmp_path: Path
         ("mine", {"url": "https://host/folder/"}, "a file at its end"),
         ("mine", {"url": "https://host/a%2F..%2F.."}, "a file at its end"),
         ("mine", {"sidecar": {"rate": 3}}, "unknown key rate"),
+        ("mine", {"beside": ["Fneu.npy"]}, "names of files with a sha256"),
+        ("mine", {"beside": {"../F.npy": "0" * 64}}, "names of files"),
+        ("mine", {"beside": {"F.npy": "0"}}, "64 hexadecimal digits"),
     ],
 )
 def test_an_entry_that_makes_no_sense_is_refused_and_nothing_changes(
@@ -188,7 +194,7 @@ def test_every_public_address_is_fixed_to_a_commit() -> None:
         assert parts[2] == "raw.githubusercontent.com", name
         assert len(parts[5]) == 40 and int(parts[5], 16), name
         assert entry.licence and entry.citation and entry.description, name
-    assert set(catalogue.catalogue()) == set(ORIGINALS)
+    assert set(ORIGINALS) <= set(catalogue.catalogue())
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
@@ -197,11 +203,14 @@ def test_public_entries_fit_the_files_and_their_normalized_twins(
 ) -> None:
     folder, twin = ORIGINALS[name]
     entry = catalogue.catalogue()[name]
-    original = data_dir / "original" / folder / entry.file_name
-    assert hashlib.sha256(original.read_bytes()).hexdigest() == entry.sha256
-    (tmp_path / original.name).symlink_to(original)
-    (tmp_path / f"{original.name}.session.yaml").write_text(yaml.safe_dump(dict(entry.sidecar)))
-    (session,) = open_recording(tmp_path / original.name)
+    folder_of_original = data_dir / "original" / folder
+    for file_name, (_, sha256) in entry.files.items():
+        assert hashlib.sha256((folder_of_original / file_name).read_bytes()).hexdigest() == sha256
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / file_name).symlink_to(folder_of_original / file_name)
+    path = tmp_path / name if entry.beside else tmp_path / name / entry.file_name
+    path.with_name(f"{path.name}.session.yaml").write_text(yaml.safe_dump(dict(entry.sidecar)))
+    (session,) = open_recording(path)
     with np.load(data_dir / "normalized" / f"{twin}.npz") as expected:
         num_frames, num_units = expected["traces"].shape
         assert session.num_frames == num_frames

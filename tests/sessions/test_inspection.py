@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.inspection import Inspected, ask, inspect_all, sidecar_path, write_questions
+from forebrain.sessions.inspection import (
+    Inspected,
+    as_input_table,
+    ask,
+    inspect_all,
+    sidecar_path,
+    write_questions,
+)
 from forebrain.sessions.readers import find_recordings, open_recording, reader_name
 from forebrain.sessions.sidecar import parse_sidecar
 
@@ -119,3 +126,52 @@ def test_a_name_that_is_no_text_is_one_line_and_the_others_are_read(tmp_path: Pa
     assert good.session is not None
     assert "w\\xf6rm.npy: the name is not valid UTF-8; rename" in bad.error
     (bad.address + bad.error).encode()
+
+
+def shown(results: list[Inspected], context: int, horizon: int) -> list[list[str]]:
+    table = as_input_table(results, context, horizon)
+    assert table is not None
+    return [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def test_inputs_are_listed_with_how_often_they_change(tmp_path: Path) -> None:
+    tap = (np.arange(200) % 100 == 90).astype(float)
+    ramp = np.linspace(0, 1, 200)
+    known = {
+        "stimulus": np.stack([tap, ramp, tap, tap], axis=1),
+        "stimulus_names": ["tap", "drift", "laser[a]", "laser[b]"],
+        "stimulus_kinds": ["", "", "pattern", "pattern"], "stimulus_units": ["N", "", "", ""],
+        "behaviour": np.ones((200, 1)), "behaviour_names": ["speed"],
+        "segment_id": np.repeat([0, 1], 100),
+    }  # fmt: skip
+    np.savez(
+        tmp_path / "a.npz", traces=noise(200, 5), fs=5.0, source="lab", subject="m", session="s", **known
+    )
+    rows = shown(look(tmp_path), 60, 20)
+    # A tap changes frames 90 and 91 of 100; of 21 windows in a segment those from 11 on see it.
+    assert rows == [
+        ["lab/m/s", "tap", "event", "N", "yes", "2.0%", "47.6%"],
+        ["lab/m/s", "drift", "level", "", "yes", "0.0%", "0.0%"],
+        ["lab/m/s", "laser", "pattern of 2", "", "yes", "2.0%", "47.6%"],
+        ["lab/m/s", "speed", "level", "", "no", "0.0%", "0.0%"],
+        ["lab/m/s", "any of the 3 that can be planned", "", "", "yes", "2.0%", "47.6%"],
+    ]
+    assert {row[-1] for row in shown(look(tmp_path), 90, 20)} == {"none fits"}
+
+
+def test_what_is_lost_of_inputs_and_which_never_change_is_found(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", traces=noise(100, 5), fs=5.0)
+    (tmp_path / "in.csv").write_text("time,label\n1.05,tap\n30,tap\n31,tone\n")
+    (tmp_path / "a.session.yaml").write_text("input_files: in.csv\n")
+    (result,) = look(tmp_path)
+    told = "\n".join(result.remarks())
+    assert (
+        "marks or stretches of inputs lie outside of all frames and were left out: tap (1), tone (1)" in told
+    )
+    assert "1 of 2 inputs never change, so nothing can be learned of them (tone)" in told
+    assert "inputs: tap: in.csv, 1 of 2 marks in frames" in told
+
+
+def test_recordings_without_inputs_have_no_table_of_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", noise(200, 5))
+    assert as_input_table(look(tmp_path), 48, 16) is None

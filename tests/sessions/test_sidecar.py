@@ -139,6 +139,7 @@ def test_a_name_that_is_not_given_stays_open(tmp_path: Path, text: str) -> None:
     [
         ("axes: [units, rows]", "of units, frames, trials, sessions"),
         ("axes: [units, trials]", "expected units and frames among them"),
+        ("axes: [subjects, sessions, units, frames]", "expected either sessions or subjects"),
         ("axes: [units, units, frames]", "each axis once"),
         ("decimal: ;", r"expected \. or ,"),
         ("time_unit: fortnight", "expected s or ms"),

@@ -21,8 +21,6 @@ from forebrain.accelerate.population import (
     FoldedQueries,
     PopulationRead,
     Tokens,
-    decoder_keys_values,
-    decoder_queries,
 )
 from forebrain.accelerate.unit_blocks import CPU_BLOCK
 from forebrain.accelerate.unit_decoder import UnitDecoder
@@ -30,6 +28,7 @@ from forebrain.accelerate.unit_decoder_passes import UnitWindows
 from forebrain.accelerate.unit_decoder_weights import DecoderLayers, DecoderWeights
 from forebrain.models.base import SessionInput, SessionTarget
 from forebrain.models.poco import Poco, PocoConfig
+from forebrain.models.rotary import rotate
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,16 @@ class FoldedWeights:
     Attributes:
         decoder: folded, see `DecoderWeights`.
         queries: of its latents, for tokens.
+        unit_query: [h, d], a normalised unit's scaled query to the latents: rotated, since all units ask at
+            one time.
+        values: [d, d], what units read of a normalised latent, carried through Wo.
         layers: of the decoder, packed, where the weights no longer change.
     """
 
     decoder: DecoderWeights
     queries: FoldedQueries
+    unit_query: Tensor
+    values: Tensor
     layers: DecoderLayers | None = None
 
 
@@ -93,25 +97,33 @@ class FoldedPoco(Executor):
     def _decoder(self, inputs: Sequence[SessionInput]) -> UnitDecoder:
         """Unit-windows whose populations have been read, ready to be decoded."""
         folded = self.fold()
-        sessions = self.fold_sessions(inputs, folded.queries)
-        windows = self._read_out(inputs, sessions)
+        sessions = self.fold_sessions(inputs, folded)
+        windows = self._read_out(inputs, sessions, folded)
         dropout = self.model.decoder_feed_forward.dropout if self.training else 0.0
         return UnitDecoder(windows, folded.decoder, dropout, self.dtype, folded.layers, self.kernels)
 
     def fold(self) -> FoldedWeights:
         """Products of the weights, as these are now."""
-        with self.exactly(self.model.dataset.device):
-            return FoldedWeights(self._fold_decoder(), self._fold_queries(self.model.latent))
+        model, attention = self.model, self.model.decoder_attention
+        with self.exactly(model.dataset.device):
+            unit_query = rotate(attention.to_query.weight.T.contiguous(), model.rotation("query")).T
+            return FoldedWeights(
+                self._fold_decoder(),
+                self._fold_queries(model.latent),
+                unit_query * attention.head_width**-0.5,
+                attention.to_out.weight @ attention.to_value.weight,
+            )
 
-    def fold_sessions(self, inputs: Sequence[SessionInput], queries: FoldedQueries) -> list[FoldedSession]:
+    def fold_sessions(self, inputs: Sequence[SessionInput], weights: FoldedWeights) -> list[FoldedSession]:
         """Products of the sessions' embeddings with the weights, whatever their windows are.
 
         The units of all sessions pass together, unless each session's latents have queries of their own.
         """
         model = self.model
         if self.config.latent_session_embedding and len(inputs) > 1:
-            return [folded for entry in inputs for folded in self.fold_sessions([entry], queries)]
+            return [folded for entry in inputs for folded in self.fold_sessions([entry], weights)]
         latents: Tensor = model.latent
+        queries = weights.queries
         vectors = [model.embed_units(entry) for entry in inputs]
         with self.exactly(self.model.dataset.device):
             if self.config.latent_session_embedding:
@@ -124,14 +136,14 @@ class FoldedPoco(Executor):
             sizes, units = [len(each) for each in decoded], _joined(decoded)
             of_sessions = zip(
                 tokens.split([len(each) for each in vectors]),
-                decoder_queries(model.decoder_attention, units, model.rotation("query")).split(sizes),
+                F.linear(model.decoder_attention.norm(units), weights.unit_query).split(sizes),
                 (units + model.decoder_attention.to_out.bias).split(sizes),
                 strict=True,
             )
             return [FoldedSession(latents, *each) for each in of_sessions]
 
     def _read_out(
-        self, inputs: Sequence[SessionInput], sessions: Sequence[FoldedSession]
+        self, inputs: Sequence[SessionInput], sessions: Sequence[FoldedSession], weights: FoldedWeights
     ) -> list[UnitWindows]:
         """Reads each population into the latents, and for each unit the latents."""
         model = self.model
@@ -140,7 +152,9 @@ class FoldedPoco(Executor):
             latents = latents + model.encoder_feed_forward(latents)
             for layer in model.processor:
                 latents = layer(latents, model.rotation("latent"))
-            keys, values = decoder_keys_values(model.decoder_attention, latents, model.rotation("latent"))
+            normed = model.decoder_attention.norm_context(latents)
+            keys = rotate(model.decoder_attention.to_key(normed), model.rotation("latent"))
+            values = F.linear(normed, weights.values)
         batch_sizes = [len(entry.context) for entry in inputs]
         with self.exactly(self.model.dataset.device):
             dtype = model.dataset.dtype

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from forebrain.models.base import ProcessGroup
-from forebrain.models.perceiver import DecoderAttention, EncoderAttention
+from forebrain.models.perceiver import EncoderAttention
 from forebrain.models.rotary import Rotation, inverse, rotate
 
 
@@ -245,17 +245,3 @@ def _all_reduce(
         for index, part in zip(spread, parts, strict=True):
             combined[index] = part
     return combined
-
-
-def decoder_queries(attention: DecoderAttention, units: Tensor, rotation: Rotation) -> Tensor:
-    """Unit vectors [N, d] to scaled queries [N, h]: once a session, since all windows have the same."""
-    return attention.query(units, rotation) * attention.head_width**-0.5
-
-
-def decoder_keys_values(
-    attention: DecoderAttention, latents: Tensor, rotation: Rotation
-) -> tuple[Tensor, Tensor]:
-    """Latents [B, K, d] to keys [B, K, h] and values already carried through Wo, [B, K, d]."""
-    context = attention.norm_context(latents)
-    values = attention.to_value(context) @ attention.to_out.weight.T
-    return rotate(attention.to_key(context), rotation), values

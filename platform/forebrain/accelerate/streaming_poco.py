@@ -74,7 +74,7 @@ class StreamingPoco(FrozenPoco):
         if known is None or known[0] != state:
             frameless = SessionInput(entry.context[:0], interface, entry.dataset)
             with torch.no_grad():
-                (folded,) = self.fold_sessions([frameless], self.fold().queries)
+                (folded,) = self.fold_sessions([frameless], self.fold())
                 is_relative = bool(self.config.relative) and interface.is_smooth
                 known = state, SessionStream(self._weights, folded, is_relative, self._workers)
             self._sessions[interface] = known

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +17,11 @@ from forebrain import realtime
 from forebrain.accelerate import accelerate
 from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.comparison import Comparison
+from forebrain.adaptation.inputs import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
+from forebrain.adaptation.plans import Choice, ExtrapolationWarning, response_table, unit_weights
 from forebrain.adaptation.score import Score
 from forebrain.adaptation.tables import embedding_table, forecast_table, unit_table
-from forebrain.errors import AdaptationError
+from forebrain.errors import AdaptationError, RecordingError
 from forebrain.models.base import Model, SessionInput
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.sessions.session import Session
@@ -64,15 +68,25 @@ class Adapted(Artifact):
         return self.preprocessing.rate_hz
 
     @overload
-    def forecast(self, window: Session, *, horizon: int | None = None) -> pandas.DataFrame: ...
+    def forecast(
+        self, window: Session, inputs: Any = None, plan: Any = None, *, horizon: int | None = None
+    ) -> pandas.DataFrame: ...
     @overload
-    def forecast(self, window: Any, *, horizon: int | None = None) -> np.ndarray: ...
-    def forecast(self, window: Any, *, horizon: int | None = None) -> np.ndarray | pandas.DataFrame:
+    def forecast(
+        self, window: Any, inputs: Any = None, plan: Any = None, *, horizon: int | None = None
+    ) -> np.ndarray: ...
+    def forecast(
+        self, window: Any, inputs: Any = None, plan: Any = None, *, horizon: int | None = None
+    ) -> np.ndarray | pandas.DataFrame:
         """Forecasts what follows a window, or a recording's end.
 
         Args:
             window: raw frames [at least C, N] at `rate_hz`, of the adapted units or of all that were
                 recorded, of which the last C are used; or a session of the same animal, see `latest_window`.
+            inputs: what was done so far: values [T, D] of `input_names` up to the window's last frame, or a
+                mapping or data frame by name; of a session True, for those that it has. None: not known.
+            plan: what will be done: values of the next H frames likewise, or `hold` for inputs that stay as
+                they are. None: not known. With a session its own inputs go before it.
             horizon: frames to forecast, at most H; None for H.
 
         Returns:
@@ -80,17 +94,106 @@ class Adapted(Artifact):
             these, with seconds ahead as index and units as columns.
 
         Raises:
-            AdaptationError: too few frames, other units, a value that is not finite, or a longer horizon.
+            AdaptationError: too few frames, other units or inputs, a value that is not finite, a plan for
+                what cannot be planned, or a longer horizon.
+
+        Warns:
+            ExtrapolationWarning: a plan leaves the range that an input had in the recording.
         """
-        steps = self.horizon if horizon is None else horizon
-        if not 1 <= steps <= self.horizon:
-            raise AdaptationError(
-                f"a horizon of {steps} frames was asked for; this model forecasts 1 to {self.horizon}."
-            )
-        if isinstance(window, Session):
-            forecast = self._forecast(self.latest_window(window))
-            return forecast_table(forecast[:steps], self.preprocessing)
-        return self._forecast(self.preprocessing.window(window, self.context))[:steps]
+        steps = self._steps(horizon)
+        frames, past = self._window_and_inputs(window, inputs, plan is not None)
+        forecast = self._forecast(frames, past, None if plan is None else self._plan(plan, past))[:steps]
+        return forecast_table(forecast, self.preprocessing) if isinstance(window, Session) else forecast
+
+    @overload
+    def effect(
+        self, window: Session, plan: Any, against: Any = None, inputs: Any = None
+    ) -> pandas.DataFrame: ...
+    @overload
+    def effect(self, window: Any, plan: Any, against: Any = None, inputs: Any = None) -> np.ndarray: ...
+    def effect(
+        self, window: Any, plan: Any, against: Any = None, inputs: Any = None
+    ) -> np.ndarray | pandas.DataFrame:
+        """The difference that a plan makes: the forecast under it less the forecast under another.
+
+        It is an association under the inputs that were recorded, not a cause beyond them (docs/inputs.md).
+
+        Args:
+            window, inputs: as `forecast` takes them.
+            plan: what will be done.
+            against: instead of what; None for inputs that stay as they are.
+
+        Returns:
+            float32 [H, N] in the recording's units of measurement; of a session a data frame.
+
+        Raises:
+            AdaptationError: as of `forecast`; or no plan is known to help on this recording.
+        """
+        stacks = self._planned_stacks()
+        _, past = self._window_and_inputs(window, inputs, True)
+        assert past is not None
+        plans = [self._plan(each, past) for each in (plan, HOLD if against is None else against)]
+        before = reaching_back(past, stacks.inputs, stacks.frames_before(self.context))
+        first, second = (
+            stacks.responses(self.context, before[None], each[None])[0, self.context :] for each in plans
+        )
+        difference = (first - second) * self.preprocessing.scale
+        return forecast_table(difference, self.preprocessing) if isinstance(window, Session) else difference
+
+    def response(self, name: str) -> pandas.DataFrame:
+        """Each unit's expected answer to one input, over as long as it was looked for.
+
+        Args:
+            name: of an input that can be planned. An event happens once; a level goes from rest to the
+                highest value that it had, and stays.
+
+        Returns:
+            A data frame: seconds after as index, units as columns, in the recording's units of measurement.
+
+        Raises:
+            AdaptationError: there is no such input, or no plan is known to help on this recording.
+        """
+        return response_table(self._planned_stacks(), name, self.preprocessing)
+
+    def choose(
+        self,
+        window: Any,
+        plans: Sequence[Any],
+        objective: Mapping[str, float] | np.ndarray,
+        inputs: Any = None,
+    ) -> Choice:
+        """The plan that is forecast to bring an objective nearest.
+
+        Args:
+            window, inputs: as `forecast` takes them.
+            plans: what could be done, one or more.
+            objective: a weight for each unit, by name or [N]: units with a positive one are to be raised,
+                those with a negative one lowered. Units count by their own deviations.
+
+        Raises:
+            AdaptationError: as of `forecast`; no plan is known to help on this recording, there are none to
+                choose from, or a unit is not known.
+        """
+        self._planned_stacks()
+        if not len(plans):
+            raise AdaptationError("there is no plan to choose from; give one or more.")
+        weights = unit_weights(objective, self.preprocessing)
+        frames, past = self._window_and_inputs(window, inputs, True)
+        assert past is not None
+        forecasts = np.stack([self._forecast(frames, past, self._plan(each, past)) for each in plans])
+        values = (self.preprocessing.normalise(forecasts).mean(axis=1) @ weights).astype(float)
+        return Choice(int(values.argmax()), values)
+
+    def known(self, inputs: Any = None, plan: Any = None) -> str:
+        """What a forecast that is given these knows, in words; less than was given where it did not help."""
+        wanted: Known = "plan" if plan is not None else "past" if inputs not in (None, False) else "none"
+        known = "none" if self.inputs is None else self.inputs.known(wanted)
+        return KNOWN[known]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """D names of the inputs that forecasts can know, in the order of arrays of them."""
+        return () if self.inputs is None else self.inputs.names
 
     def latest_window(self, session: Session) -> np.ndarray:
         """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].
@@ -111,7 +214,9 @@ class Adapted(Artifact):
             config: how the stream is normalised and judged; None for the defaults.
             threads: see `realtime.open`.
         """
-        return realtime.open(self.model, self.interface, self.preprocessing, config=config, threads=threads)
+        return realtime.open(
+            self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads
+        )
 
     @property
     def score(self) -> Score | None:
@@ -127,6 +232,16 @@ class Adapted(Artifact):
     def embeddings(self) -> pandas.DataFrame:
         """The units' embeddings: a row for each unit, a column for each dimension."""
         return embedding_table(self.interface.unit.detach().float().cpu().numpy(), self.preprocessing)
+
+    def plot_response(self, name: str) -> Figure:
+        """A picture of `response`: units by seconds after an input, in order of how they answer.
+
+        Raises:
+            AdaptationError: as of `response`.
+        """
+        from forebrain.adaptation.plot import responses  # needs matplotlib
+
+        return responses(self.response(name) / self.preprocessing.scale, name, self.identity.id)
 
     def plot(self, session: Session | None = None) -> Figure:
         """A picture of the end of the recording: what came, and what had been forecast.
@@ -176,11 +291,122 @@ class Adapted(Artifact):
             f"{self.context} frames to the next {self.horizon}\n{score}"
         )
 
+    def _steps(self, horizon: int | None) -> int:
+        steps = self.horizon if horizon is None else horizon
+        if not 1 <= steps <= self.horizon:
+            raise AdaptationError(
+                f"a horizon of {steps} frames was asked for; this model forecasts 1 to {self.horizon}."
+            )
+        return steps
+
+    def _window_and_inputs(
+        self, window: Any, inputs: Any, plans: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Checked frames [C, N], and inputs [T, D] that go before a plan or are known anyway."""
+        if inputs is False:
+            inputs = None
+        if (inputs is not None or plans) and self.inputs is None:
+            raise AdaptationError(
+                f"this adaptation to {self.identity.id} knows no inputs: the recording had none that "
+                "change, or they were left out. Adapt to one that has them."
+            )
+        if isinstance(window, Session):
+            frames = self.preprocessing.latest_window(window, self.context)
+            if self.inputs is None or (not plans and inputs is None):
+                return frames, None
+            if inputs is None or inputs is True:
+                recorded = self.preprocessing.recording(window)
+                start, stop = recorded.segments[-1]
+                try:
+                    values = recorded.input_values(self.input_names)[start:stop]
+                except RecordingError as error:
+                    raise AdaptationError(str(error)) from error
+                return frames, as_inputs(values, self.inputs.inputs, f"session {window.id}")
+        else:
+            frames = self.preprocessing.window(window, self.context)
+        if inputs is None:
+            if plans:
+                raise AdaptationError(
+                    "a plan was given without the inputs so far; expected inputs [frames, "
+                    f"{len(self.input_names)}] up to the window's last frame, of "
+                    f"{', '.join(self.input_names)}."
+                )
+            return frames, None
+        assert self.inputs is not None
+        return frames, as_inputs(inputs, self.inputs.inputs, "inputs")
+
+    def _plan(self, plan: Any, past: np.ndarray | None) -> np.ndarray:
+        """The values that a plan stands for, float32 [H, D]."""
+        assert self.inputs is not None and past is not None
+        inputs = self.inputs.inputs
+        if isinstance(plan, str):
+            if plan != HOLD:
+                raise AdaptationError(f"plan {plan!r:.40} is unknown; expected values, or {HOLD!r}.")
+            return held(past, inputs, self.horizon)
+        if hasattr(plan, "keys"):
+            planned = [each for each in inputs if each.can_be_planned]
+            named = {str(name) for name in plan.keys()}  # noqa: SIM118
+            if behaviour := [each.name for each in inputs if not each.can_be_planned and each.name in named]:
+                raise AdaptationError(
+                    f"plan: {', '.join(behaviour)} cannot be planned, only watched; expected a plan of "
+                    f"{', '.join(each.name for each in planned)}."
+                )
+            values = held(past, inputs, self.horizon)
+            given = as_inputs(plan, planned, "plan")
+            if len(given) == self.horizon:
+                values = values.copy()
+                values[:, [each.can_be_planned for each in inputs]] = given
+            else:
+                values = given
+        else:
+            values = as_inputs(plan, inputs, "plan")
+        if len(values) != self.horizon:
+            raise AdaptationError(
+                f"plan: has {len(values)} frames; expected {self.horizon}, those that are forecast, at "
+                f"{'the frames’ rate' if self.rate_hz is None else f'{self.rate_hz:.4g} Hz'}."
+            )
+        if outside := self.inputs.outside(values):
+            warnings.warn(
+                f"the plan takes {', '.join(outside)} out of the range that the recording had; what is "
+                "forecast there is an extrapolation",
+                ExtrapolationWarning,
+                stacklevel=3,
+            )
+        return values
+
+    def _planned_stacks(self) -> InputStacks:
+        if self.inputs is None or self.inputs.response is None:
+            raise AdaptationError(
+                f"no plan is known to help on {self.identity.id}: its units were not seen to answer to an "
+                "input that can be planned."
+            )
+        return self.inputs
+
     @torch.inference_mode()
-    def _forecast(self, frames: np.ndarray) -> np.ndarray:
-        normalised = torch.from_numpy(self.preprocessing.normalise(frames)).to(self.interface.unit.device)
-        (forecast,) = self._executor.forecast([SessionInput(normalised[None], self.interface)])
-        return self.preprocessing.denormalise(forecast[0].cpu().numpy())
+    def _forecast(
+        self, frames: np.ndarray, past: np.ndarray | None = None, plan: np.ndarray | None = None
+    ) -> np.ndarray:
+        context = self.preprocessing.normalise(frames)[None]
+        stacks = self.inputs
+        known = "none" if stacks is None or past is None else stacks.known("past" if plan is None else "plan")
+        if known == "none":
+            forecast = self._model(0, context)
+            if self.stack is not None:
+                forecast = self.stack.forecast(context, forecast)
+        else:
+            assert stacks is not None and past is not None
+            before = reaching_back(past, stacks.inputs, stacks.frames_before(self.context))
+            forecast = stacks.forecast(
+                context, self._model, before[None], None if plan is None else plan[None]
+            )
+        return self.preprocessing.denormalise(forecast[0])
+
+    def _model(self, session: int, context: np.ndarray) -> np.ndarray:
+        """The model's forecasts [B, H, N] of normalised contexts [B, C, N]."""
+        frames = torch.from_numpy(np.ascontiguousarray(context)).to(self.interface.unit.device)
+        (forecast,) = self._executor.forecast([SessionInput(frames, self.interface)])
+        values: np.ndarray = forecast.cpu().numpy()
+        return values
 
     @cached_property
     def _executor(self) -> Model:

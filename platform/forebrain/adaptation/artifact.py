@@ -2,6 +2,8 @@
 
     adaptation.json          the record: whose it is, which model it belongs to, and the files' hashes
     interface.safetensors    unit [N, d], session [d], mean [N], scale [N], columns [N]
+    stack.safetensors        the weights of model, linear and head, where the model does not forecast alone
+    inputs.safetensors       what forecasts with inputs, where the recording has some that change
     backbone.safetensors     only where the backbone is none that can be pulled, or was changed
     result.json              its scores beside those of the baselines, where it was scored
     evaluation.json          the same by horizon step, as `scoring` has it
@@ -25,26 +27,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import safetensors.numpy
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
 from forebrain.adaptation.description import Description, fill, tensors_of
+from forebrain.adaptation.inputs import InputStacks
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared
 from forebrain.errors import AdaptationError, ConfigError, StorageError
 from forebrain.models.base import Interface, Model
+from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
 from forebrain_registry.storage import PARTIAL, path_here
 
 FORMAT = "forebrain-adaptation-1"
+# With a stack, which a program of before would leave out in silence.
+STACKED_FORMAT = "forebrain-adaptation-2"
 RECORD = "adaptation.json"
 INTERFACE = "interface.safetensors"
 BACKBONE = "backbone.safetensors"
+STACK = "stack.safetensors"
+INPUTS = "inputs.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
 # What the record holds of `Preprocessing`; the rest are tensors of the interface's file.
@@ -84,6 +93,8 @@ class Artifact:
         mode: what was trained.
         origin: where the backbone is from.
         description: what the backbone expects.
+        stack: weights of the model's forecast and of regressions of the recording; None for the model alone.
+        inputs: forecasts that know what is done to the animal; None where no input is known.
         result, evaluation: what result.json and evaluation.json hold; None where it was not scored.
     """
 
@@ -94,6 +105,8 @@ class Artifact:
     mode: Mode
     origin: Origin
     description: Description
+    stack: Stack | None = None
+    inputs: InputStacks | None = None
     result: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
 
@@ -104,6 +117,8 @@ class Artifact:
         prepared: Prepared,
         trained: Trained,
         mode: Mode,
+        stack: Stack | None = None,
+        inputs: InputStacks | None = None,
         result: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -117,6 +132,8 @@ class Artifact:
             mode=mode,
             origin=backbone.origin,
             description=replace(description, num_datasets=1) if mode == "scratch" else description,
+            stack=stack,
+            inputs=inputs,
             result=result,
             evaluation=evaluation,
         )
@@ -141,11 +158,15 @@ class Artifact:
         files = {INTERFACE: safetensors.torch.save(self._tensors())}
         if not self.can_be_pulled:
             files[BACKBONE] = weights_of(self.model)
+        if self.stack is not None:
+            files[STACK] = safetensors.numpy.save(self.stack.arrays())
+        if self.inputs is not None:
+            files[INPUTS] = safetensors.numpy.save(self.inputs.arrays())
         for name, data in files.items():
             (folder / name).write_bytes(data)
         config = self.model.config
         record = {
-            "format": FORMAT,
+            "format": FORMAT if self.stack is None else STACKED_FORMAT,
             "mode": self.mode,
             "model": dataclasses.asdict(self.origin),
             "config": self.description.config(),
@@ -157,6 +178,8 @@ class Artifact:
             "persists": self.interface.is_smooth,
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
+        if self.inputs is not None:
+            record["inputs"] = self.inputs.record()
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
         if self.result is not None:
             (folder / RESULT).write_text(json.dumps(self.result, indent=1, allow_nan=False))
@@ -219,12 +242,22 @@ class Artifact:
         fill(interface, {name: tensors[name] for name in ("unit", "session")}, str(where))
         interface.is_smooth = record.get("persists", True)
         known |= {name: tensors[name].numpy() for name in ("mean", "scale", "columns")}
+        stack = inputs = None
+        try:
+            if STACK in files:
+                arrays = safetensors.numpy.load(_read_file(where, STACK, files))
+                stack = Stack.from_arrays(arrays, str(where / STACK))
+            if INPUTS in files:
+                arrays = safetensors.numpy.load(_read_file(where, INPUTS, files))
+                inputs = InputStacks.from_arrays(arrays, record.get("inputs", {}), str(where / INPUTS))
+        except ConfigError as error:
+            raise AdaptationError(f"{error} Adapt again.") from error
         try:
             preprocessing = Preprocessing(**known)
         except (ConfigError, TypeError) as error:
             raise AdaptationError(f"{where}: damaged ({error}); adapt again.") from error
         return cls(
-            model, interface, preprocessing, identity, mode, origin, description,
+            model, interface, preprocessing, identity, mode, origin, description, stack, inputs,
             result=_read_json(where / RESULT), evaluation=_read_json(where / EVALUATION),
         )  # fmt: skip
 
@@ -280,9 +313,9 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise AdaptationError(f"{path}: cannot be read ({error}); adapt again.") from error
     found = record.get("format") if isinstance(record, dict) else None
-    if found != FORMAT:
+    if found not in (FORMAT, STACKED_FORMAT):
         raise AdaptationError(
-            f"{path}: has format {found!r:.60}; this program reads {FORMAT!r}. "
+            f"{path}: has format {found!r:.60}; this program reads {FORMAT!r} and {STACKED_FORMAT!r}. "
             "Update forebrain, or adapt again."
         )
     return record
@@ -308,7 +341,7 @@ def _pulled_weights(
     address = os.fspath(registry) if registry is not None else origin.registry
     if origin.digest is None or address is None:
         raise AdaptationError(f"{origin}: was never published, and its weights are not in the folder.")
-    pulled = pull_version(origin.pinned, address, cache)
+    pulled, _ = pull_version(origin.pinned, address, cache)
     return (pulled.folder / WEIGHTS).read_bytes()
 
 

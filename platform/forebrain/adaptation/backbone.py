@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.adapting import Mode, train
-from forebrain.adaptation.comparison import compare
-from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.comparison import compare, inputs_to_know, is_copy, is_stacked
+from forebrain.adaptation.fit import FitConfig, WindowForecaster
+from forebrain.adaptation.inputs import fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, progress_shown
 from forebrain.adaptation.recording import prepare_session
+from forebrain.adaptation.stacking import stack_on
+from forebrain.scoring.evaluate import fit_linear
 from forebrain.sessions.session import Session
 
 
@@ -23,19 +28,26 @@ class Backbone(Pretrained):
         to_rate: bool = False,
         *,
         score: bool = True,
-        scratch: bool = True,
+        rivals: bool = True,
+        inputs: Sequence[str] | None = None,
+        hold_out: Mapping[str, Sequence[float]] | None = None,
         progress: Progress | bool = True,
     ) -> Adapted:
-        """Fits an interface for a session's units, or more. This backbone stays as it is.
+        """Fits an interface for a session's units, or more, and weighs the model with regressions.
+
+        This backbone stays as it is.
 
         Args:
             session: as it was recorded.
             mode: what is trained, see `adapting.train`.
             config: the optimisation; None for the defaults.
             to_rate: resample where the recording has another rate than the backbone was trained on.
-            score: score it on the part held back, beside copy, mean, linear and what else could have been
-                done: no step at all, and as many steps from random weights.
-            scratch: take those steps from random weights; they last as long again or longer.
+            score: score it on the part held back, beside copy, mean, linear, ridge and what else could have
+                been done, such as no step at all.
+            rivals: train what the recording could do for itself too, see `compare`; it takes twice as long
+                again or longer.
+            inputs: names of those of the session that forecasts may know; None for all that can be planned.
+            hold_out: values of inputs by name, for protocol `values` (`under`).
             progress: show how far it is; or is told, as `compare` says.
 
         Raises:
@@ -45,13 +57,25 @@ class Backbone(Pretrained):
         config = config or FitConfig()
         with progress_shown(progress) as told:
             if score:
-                return Adapted.of_comparison(compare(self, session, mode, config, to_rate, told, scratch))
-            prepared = prepare_session(session, self.description, self.rates_hz, to_rate)
+                comparison = compare(
+                    self, session, mode, config, to_rate, told, rivals, inputs=inputs, hold_out=hold_out
+                )
+                return Adapted.of_comparison(comparison)
+            prepared = prepare_session(session, self.description, self.rates_hz, to_rate, hold_out)
+            known_inputs = inputs_to_know(prepared.session, inputs)
             steps = 0 if mode == "none" else config.steps
             trained = train(
                 self, prepared, mode, config, after_step=lambda step: told("adapting: step", step, steps)
             )
-            return Adapted.of(self, prepared, trained, mode)
+            if not is_stacked(self, config):
+                return Adapted.of(self, prepared, trained, mode)
+            windows, model = prepared.windows, None
+            if not is_copy(self):
+                model = WindowForecaster(trained.model, trained.interface, config)
+            linear = fit_linear(windows, seed=config.seed).solve()
+            fit = stack_on(model, windows, linear, "adapting", told)
+            stacks = fit_inputs(windows, known_inputs, linear, model, fit).stacks if known_inputs else None
+            return Adapted.of(self, prepared, trained, mode, fit.stack, stacks)
 
     def __repr__(self) -> str:
         config = self.model.config

@@ -1,44 +1,71 @@
-"""Was adapting worth it? The model beside copy, mean, linear, no step, and as many steps from scratch."""
+"""Was adapting worth it? The forecast beside all that the recording gives without the backbone."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
 from forebrain.adaptation.artifact import Artifact
+from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
+from forebrain.adaptation.inputs import InputFit, InputForecaster, fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, silent
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.adaptation.score import Lead
+from forebrain.adaptation.stacking import StackForecaster, stack_on
+from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
-from forebrain.scoring.baselines import BASELINES
+from forebrain.scoring.baselines import BASELINES, LinearBaseline
 from forebrain.scoring.evaluate import (
     WINDOWS_PER_SESSION,
     Evaluation,
     Forecaster,
+    ForecasterInTime,
     evaluate,
     fit_baselines,
 )
+from forebrain.scoring.inputs import MAX_FEATURES
+from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import difference_over_time
-from forebrain.scoring.protocols import Part
+from forebrain.scoring.protocols import LABELLED, Part
+from forebrain.scoring.ridge import fit_head
+from forebrain.scoring.stack import StackFit
+from forebrain.sessions.inputs import Input
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
 
 SCRATCH = "from scratch"
 NOT_ADAPTED = "not adapted"
+# The chosen mode's model without the stack.
+ALONE = "backbone alone"
+# What a recording can do for itself: the stack with a model that was trained on it alone.
+SELF = "self"
+# Forecasts that know inputs, by what they know; no rivals of the score, which knows the activity alone.
+WITH_INPUTS = {"past": "past inputs", "plan": "planned inputs", "wrong": "wrong plan"}
+# The recording's own forecasts, in result.json; None of those that were not made.
+RIVALS = (*BASELINES, "ridge", "era", SELF)
 NOT_KNOWN = (
     "whether the backbone has seen this animal cannot be told, because its identity is guessed; name "
     "dataset, subject and session in a sidecar file"
 )
 # How to have what was better than the chosen mode.
-INSTEAD = {SCRATCH: "--mode scratch", NOT_ADAPTED: "--mode none"}
+INSTEAD = {
+    SCRATCH: "--mode scratch --stack false",
+    SELF: "--mode scratch",
+    NOT_ADAPTED: "--mode none",
+    ALONE: "--stack false",
+}
 TEST_ROWS = 2_000_000
+# Steps of era for each of the model's: as many as it needs, and they cost less.
+ERA_STEPS = 2
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test")
 
 
@@ -51,9 +78,11 @@ class Comparison:
         prepared: the recording.
         mode: the chosen one.
         trained: what it came to.
-        name: the adapted model's name among the forecasters.
+        name: of what forecasts, among the forecasters.
         others: what else was trained, by name.
-        forecasters: all that were scored, by name.
+        stack: the weights of the model, linear and their heads; None for the model alone.
+        inputs: forecasts that know inputs; None where none are known.
+        forecasters: of the activity alone that were scored, by name.
         validation, test: their scores; the test part was looked at once, at the end.
         leak: what the backbone has seen of this animal, in words; None for nothing that is known.
         seconds: wall time of everything.
@@ -65,6 +94,8 @@ class Comparison:
     trained: Trained
     name: str
     others: Mapping[str, Trained]
+    stack: StackFit | None
+    inputs: InputFit | None
     forecasters: Mapping[str, Forecaster]
     validation: Evaluation
     test: Evaluation
@@ -86,7 +117,8 @@ class Comparison:
 
     def lead(self) -> Lead:
         """How far the model is ahead of the best of all else."""
-        others = {name: self._score(name) for name in self.forecasters if name != self.name}
+        excluded = (self.name, *WITH_INPUTS.values())
+        others = {name: self._score(name) for name in self.test.scores if name not in excluded}
         best = max(others, key=lambda name: others[name])
         own, other = self.test.summary(self.name), self.test.summary(best)
         return Lead(best, *difference_over_time(own, other))
@@ -99,7 +131,7 @@ class Comparison:
             f"{self._score(lead.over):.3f}"
         )
         if mode == "none":
-            return f"Nothing was adapted: {figures}."
+            return f"No step was taken: {figures}."
         what = "Training from scratch" if mode == "scratch" else "Adapting"
         if lead.score <= 0:
             return f"{what} was not worth it: {figures}. Use {INSTEAD.get(lead.over, lead.over)}."
@@ -120,18 +152,23 @@ class Comparison:
     def result(self) -> dict[str, Any]:
         """The contents of result.json."""
         trained, lead = self.trained, self.lead()
-        scores = {name: _plain(self._score(name)) for name in self.forecasters}
-        others = [name for name in scores if name != self.name and name not in BASELINES]
+        scores = {name: _plain(self._score(name)) for name in self.test.scores}
+        known = (self.name, *RIVALS, *WITH_INPUTS.values())
+        others = [name for name in scores if name not in known]
+        copy_mse = self.test.summary("copy").value("mse")
         return {
             "score": scores[self.name],
             "interval": [_plain(bound) for bound in self.test.summary(self.name).bounds("score")],
-            "baselines": {name: scores[name] for name in BASELINES},
+            "baselines": {name: scores.get(name) for name in RIVALS if name != self.name},
+            "noise_ceiling": _plain(noise_ceiling(noise_variance(self.prepared.windows), copy_mse)),
+            "weights": None if self.stack is None else self.stack.record(),
             "others": {name: scores[name] for name in others},
             "lead": {
                 "over": lead.over,
                 "score": _plain(lead.score),
                 "interval": [_plain(lead.low), _plain(lead.high)],
             },
+            "inputs": self._input_scores(scores),
             "score_by_step": _curve(trained),
             "others_by_step": {name: _curve(other) for name, other in self.others.items()},
             "best_step": trained.best_step,
@@ -147,10 +184,26 @@ class Comparison:
             "test": self.test.result(self.name),
         }
 
+    def _input_scores(self, scores: Mapping[str, float | None]) -> dict[str, Any] | None:
+        """The score by what is known of the inputs, and how that came about."""
+        if self.inputs is None:
+            return None
+        found = {"none": scores[self.name]}
+        found |= {key: scores[name] for key, name in WITH_INPUTS.items() if name in scores}
+        return {**found, "record": self.inputs.record}
+
     def artifact(self) -> Artifact:
         """The part of the comparison that is kept."""
+        stack = None if self.stack is None else self.stack.stack
         return Artifact.of(
-            self.backbone, self.prepared, self.trained, self.mode, self.result(), self.test.to_json()
+            self.backbone,
+            self.prepared,
+            self.trained,
+            self.mode,
+            stack,
+            None if self.inputs is None else self.inputs.stacks,
+            self.result(),
+            self.test.to_json(),
         )
 
 
@@ -161,7 +214,10 @@ def compare(
     config: FitConfig,
     to_rate: bool = False,
     progress: Progress = silent,
-    scratch: bool = True,
+    rivals: bool = True,
+    *,
+    inputs: Sequence[str] | None = None,
+    hold_out: Mapping[str, Sequence[float]] | None = None,
 ) -> Comparison:
     """Adapts a backbone to a recording, and scores what came of it beside all else.
 
@@ -172,8 +228,11 @@ def compare(
         config: the optimisation.
         to_rate: resample where the recording has another rate than the backbone was trained on.
         progress: is told what is being done, and how many of how many steps or windows are done.
-        scratch: train from scratch too, on the same windows for as many steps; that takes as long again, or
-            longer.
+        rivals: train what else could have been trained on the recording alone: the same model from random
+            weights, on the same windows for as many steps, and era. That takes twice as long again, or
+            longer, and is left out with mode none.
+        inputs: names of those that forecasts may know; None for all that can be planned.
+        hold_out: values of inputs by name, for protocol `values`.
 
     Raises:
         RecordingError: nothing usable is in the recording.
@@ -181,29 +240,65 @@ def compare(
             that no score exists.
     """
     began = time.perf_counter()
-    name = SCRATCH if mode == "scratch" else NOT_ADAPTED if mode == "none" else f"adapted ({mode})"
+    alone = {"scratch": SCRATCH, "none": NOT_ADAPTED}.get(mode, f"adapted ({mode})")
     steps = 0 if mode == "none" else config.steps
 
     def following(what: str) -> Callable[[int], None]:
         return lambda step: progress(f"{what}: step", step, steps)
 
-    prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate)
-    trained = train(backbone, prepared, mode, config, after_step=following(name))
-    others: dict[str, Trained] = {}
-    if scratch and mode not in ("scratch", "none"):
-        others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))
-    models = {name: trained, **others}
+    prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate, hold_out)
+    known_inputs = inputs_to_know(prepared.session, inputs)
+    windows = prepared.windows
+    trained = train(backbone, prepared, mode, config, after_step=following(alone))
+    models, others = {alone: trained}, {}
+    learnt: dict[str, Forecaster] = {}
+    in_time: dict[str, ForecasterInTime] = {}
+    if rivals and mode != "none":
+        if mode != "scratch":
+            others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))
+        progress("training era", 0, 1)
+        learnt["era"] = fit_era(windows, steps=ERA_STEPS * config.steps, seed=config.seed)
+    models |= others
     if mode != "none":
         models[NOT_ADAPTED] = train(backbone, prepared, "none", config)
-    windows = prepared.windows
     forecasters: dict[str, Forecaster] = {
         each: WindowForecaster(made.model, made.interface, config) for each, made in models.items()
     }
-    forecasters |= fit_baselines(windows, seed=config.seed)
-    limit = windows_to_score(prepared, WINDOWS_PER_SESSION, TEST_ROWS)
+    baselines, name, stack, input_fit = fit_baselines(windows, seed=config.seed), alone, None, None
+    forecast_anew: Forecaster | None = None if is_copy(backbone) else forecasters[alone]
+    if is_stacked(backbone, config):
+        linear = baselines["linear"]
+        assert isinstance(linear, LinearBaseline)
+        stack = stack_on(forecast_anew, windows, linear, alone, progress)
+        name = f"adapted ({mode})"
+        stacked: dict[str, Forecaster] = {
+            name: StackForecaster(stack.stack, forecasters[alone]),
+            "ridge": stack.ridge.forecaster(linear),
+        }
+        if SCRATCH in others:
+            own = stack_on(forecasters[SCRATCH], windows, linear, SELF, progress)
+            stacked[SELF] = StackForecaster(own.stack, forecasters[SCRATCH])
+        if known_inputs:
+            progress("fitting what the inputs do", 0, 1)
+            input_fit = fit_inputs(windows, known_inputs, linear, forecast_anew, stack)
+            if input_fit.stacks is not None:
+                known = partial(InputForecaster, input_fit.stacks, stack.stack, forecasters[alone], windows)
+                in_time[WITH_INPUTS["past"]] = known("past")
+                in_time[WITH_INPUTS["plan"]] = known("plan")
+                in_time[WITH_INPUTS["wrong"]] = known("plan", other_windows(windows))
+        if alone == name:
+            forecasters[ALONE] = forecasters.pop(alone)
+        forecasters = {**stacked, **forecasters}
+    else:
+        learnt["ridge"] = fit_head(windows, baselines["linear"]).forecaster(baselines["linear"])
+    forecasters |= {**baselines, **learnt}
+    every: dict[str, Forecaster | ForecasterInTime] = {**forecasters, **in_time}
+    limit = None
+    if backbone.description.protocol not in LABELLED:
+        limit = windows_to_score(prepared, WINDOWS_PER_SESSION, TEST_ROWS)
     validation, test = (
         evaluate(
-            forecasters,
+            every,
             windows,
             part,
             windows_per_session=limit,
@@ -217,8 +312,61 @@ def compare(
     leak = leak_of(backbone, session)
     seconds = time.perf_counter() - began
     return Comparison(
-        backbone, prepared, mode, trained, name, others, forecasters, validation, test, leak, seconds
+        backbone,
+        prepared,
+        mode,
+        trained,
+        name,
+        others,
+        stack,
+        input_fit,
+        forecasters,
+        validation,
+        test,
+        leak,
+        seconds,
     )
+
+
+def inputs_to_know(session: Session, names: Sequence[str] | None) -> list[Input]:
+    """The inputs of a recording that forecasts may know.
+
+    Args:
+        session: the recording.
+        names: of inputs; None for all that can be planned, or none where these are too many to be told apart.
+
+    Raises:
+        AdaptationError: there is no input of that name.
+    """
+    if names is None:
+        planned = [each for each in session.inputs if each.can_be_planned]
+        return planned if len(planned) <= MAX_FEATURES else []
+    known = {each.name: each for each in session.inputs}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise AdaptationError(
+            f"session {session.id}: has no input {', '.join(unknown)}; it has {', '.join(known) or 'none'}."
+        )
+    return [known[name] for name in names]
+
+
+def other_windows(windows: SessionWindows) -> dict[int, int]:
+    """Start frames of windows -> those of other windows of the same part, half of it away."""
+    other: dict[int, int] = {}
+    for part in SCORED_PARTS:
+        starts = windows.starts(part)
+        other |= dict(zip(starts.tolist(), np.roll(starts, len(starts) // 2).tolist(), strict=True))
+    return other
+
+
+def is_copy(backbone: Pretrained) -> bool:
+    """Whether there is no backbone, only the last frame."""
+    return backbone.description.model.name == "copy"
+
+
+def is_stacked(backbone: Pretrained, config: FitConfig) -> bool:
+    """Whether a backbone's forecast is weighed with regressions: not where a publication is compared with."""
+    return config.stack and backbone.description.protocol != "poco"
 
 
 def leak_of(backbone: Pretrained, session: Session) -> str | None:

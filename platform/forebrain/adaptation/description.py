@@ -20,7 +20,7 @@ from forebrain.config import from_values
 from forebrain.errors import AdaptationError, ConfigError
 from forebrain.models.base import LossName, Model, ModelConfig
 from forebrain.models.registry import MODELS
-from forebrain.scoring.protocols import PROTOCOLS, ProtocolName
+from forebrain.scoring.protocols import LABELLED, PROTOCOLS, RecordingProtocol
 from forebrain.sessions.session import Range
 
 CONFIG_FORMAT = "forebrain-model-1"
@@ -50,7 +50,7 @@ class Description:
     model: ModelConfig
     num_datasets: int
     loss: LossName
-    protocol: ProtocolName
+    protocol: RecordingProtocol
     event_rate_hz: float | None
     resample_hz: float | None
     fitted_on: Mapping[str, tuple[Range, ...]] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class Description:
             raise AdaptationError(
                 f"{where}: its config or preprocessing is damaged ({error!r:.200})."
             ) from error
-        if described.protocol not in PROTOCOLS or described.loss not in get_args(LossName):
+        if described.protocol not in (*PROTOCOLS, *LABELLED) or described.loss not in get_args(LossName):
             raise AdaptationError(
                 f"{where}: expects protocol {described.protocol!r:.40} and loss {described.loss!r:.40}; "
                 f"known are {', '.join(PROTOCOLS)} and {', '.join(get_args(LossName))}. Update forebrain."

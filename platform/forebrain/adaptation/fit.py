@@ -37,6 +37,8 @@ class FitConfig:
         seed: of the order of windows, and of what is drawn at random.
         start: where the interface begins: at random, at the mean of those that the backbone was trained with,
             or where regression on the unit's own statistics points. At random where the backbone has none.
+        stack: weigh the model's forecast with regressions of the recording, see `scoring.stack`; never done
+            under protocol poco.
     """
 
     steps: int = 200
@@ -46,6 +48,7 @@ class FitConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     start: StartName = "regression"
+    stack: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("batch_size", 1)):

@@ -9,8 +9,9 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
+from forebrain.adaptation.shipped import SHIPPED, shipped_models
 from forebrain.errors import AdaptationError
-from forebrain_registry import Pulled, Registry, RegistryError, pull
+from forebrain_registry import NotFoundError, Pulled, Registry, RegistryError, pull
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,45 @@ def registry_address(registry: str | os.PathLike[str] | None) -> str:
     return address if "://" in address else str(Path(address).expanduser().absolute())
 
 
-def pull_version(reference: str, registry: str, cache: str | os.PathLike[str] | None) -> Pulled:
-    """Pulls a version; a registry's error becomes one of ours."""
-    try:
-        return pull(Registry(registry), reference, cache=cache)
-    except RegistryError as error:
-        raise AdaptationError(str(error)) from error
+def places_to_look(registry: str | os.PathLike[str] | None) -> list[str]:
+    """The registries that are looked in, one after another: the one given, else FOREBRAIN_REGISTRY, if any;
+    and what comes with the package."""
+    given = registry is not None or os.environ.get("FOREBRAIN_REGISTRY")
+    return list(dict.fromkeys([registry_address(registry), SHIPPED])) if given else [SHIPPED]
+
+
+def open_registry(address: str) -> Registry:
+    """The registry at an address, which may be `SHIPPED`."""
+    return Registry(shipped_models() if address == SHIPPED else address)
+
+
+def pull_version(
+    reference: str, registry: str | os.PathLike[str] | None, cache: str | os.PathLike[str] | None
+) -> tuple[Pulled, str]:
+    """Pulls a version from the first place that has it.
+
+    Args:
+        reference: `name`, `name@3`, `name@alias` or `name@sha256:...`.
+        registry: see `places_to_look`.
+        cache: the folder that pulled versions are kept in; None for the user's.
+
+    Returns:
+        The version, and the address of its registry.
+
+    Raises:
+        AdaptationError: no place has it (the nearest is suggested), one cannot be read, or it is damaged.
+    """
+    missing: list[str] = []
+    for address in places_to_look(registry):
+        try:
+            return pull(open_registry(address), reference, cache=cache), address
+        except NotFoundError as error:
+            missing.append(str(error))
+        except RegistryError as error:
+            raise AdaptationError(str(error)) from error
+    if len(missing) == 1:
+        missing[0] += " Give the registry that has it (--registry URI, or FOREBRAIN_REGISTRY)."
+    raise AdaptationError(missing[0])
 
 
 def weights_of(module: nn.Module) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +14,12 @@ from forebrain.errors import AdaptationError
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 
+if TYPE_CHECKING:
+    import pandas
+
 NUM_UNITS = 6
+# A unit answers when its answer has come this near to its largest.
+ANSWERED = 0.5
 NUM_FORECASTS = 6
 
 
@@ -90,4 +96,43 @@ def forecasts_at_the_end(
     )
     activity = Line2D([], [], color=plotting.INK, linewidth=1.2, label="activity")
     plotting.legend(figure, [activity, *(Line2D([], [], label=name, **lines[name]) for name in lines)])
+    return figure
+
+
+@plotting.style()
+def responses(table: pandas.DataFrame, name: str, session: str) -> Figure:
+    """Each unit's answer to an input: units by time after it, those that rise on top, the fastest first.
+
+    Args:
+        table: time after as index, a column for each unit, in its own deviations.
+        name: of the input.
+        session: whose units they are.
+    """
+    values = table.to_numpy().T  # [N, T]
+    largest = np.abs(values).max(axis=1)
+    sign = np.sign(values[np.arange(len(values)), np.abs(values).argmax(axis=1)])
+    onset = (sign[:, None] * values >= ANSWERED * np.maximum(largest, 1e-12)[:, None]).argmax(axis=1)
+    order = np.lexsort((onset, -sign))
+    limit = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
+    figure, axes = plotting.canvas(7, 1.6 + min(5.0, 0.12 * len(values) + 1.0))
+    index = table.index.to_numpy()
+    step = index[1] - index[0] if len(index) > 1 else 1.0
+    image = axes.imshow(
+        values[order], aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest",
+        extent=(index[0] - step / 2, index[-1] + step / 2, len(values) - 0.5, -0.5),
+    )  # fmt: skip
+    axes.set_xlabel(str(table.index.name))
+    if len(values) <= 30:
+        axes.set_yticks(range(len(values)), [str(table.columns[unit]) for unit in order])
+    else:
+        axes.set_ylabel(f"{len(values)} units")
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("deviations of the unit", color=plotting.INK)
+    bar.outline.set_visible(False)
+    plotting.title(
+        axes,
+        f"Answer to {name}",
+        f"{session}; units that rise on top, then those that fall, the fastest first",
+    )
     return figure

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from forebrain.adaptation.description import Description, tensors_of
-from forebrain.adaptation.origin import Origin, pull_version, registry_address, weights_of
+from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
 from forebrain.adaptation.start import START, Start
 from forebrain.models.base import Model
+from forebrain.models.baselines.constant import CopyConfig
 from forebrain.runs.trained import TrainedModel
+from forebrain.scoring.protocols import RecordingProtocol
+from forebrain.shards.options import PrepareConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import SeenSession
 from forebrain_registry.records import WEIGHTS
@@ -42,6 +45,21 @@ class Pretrained:
         return cls.from_run(reference) if "/" in reference else cls.from_registry(reference, registry)
 
     @classmethod
+    def nothing(cls, context: int, horizon: int, protocol: RecordingProtocol = "chronological") -> Self:
+        """No backbone: the last frame of C is repeated H times, and heads are all that is fitted."""
+        model = CopyConfig(context=context, horizon=horizon, relative=True)
+        description = Description(model, 1, "relative", protocol, PrepareConfig.event_rate_hz, None)
+        built = model.build().eval()
+        origin = Origin("none", hashlib.sha256(weights_of(built)).hexdigest())
+        return cls(built, description, origin, ())
+
+    def under(self, protocol: RecordingProtocol | None) -> Self:
+        """The same for recordings that are split by another protocol; None for its own."""
+        if protocol is None:
+            return self
+        return replace(self, description=replace(self.description, protocol=protocol))
+
+    @classmethod
     def from_registry(
         cls,
         reference: str,
@@ -52,14 +70,14 @@ class Pretrained:
 
         Args:
             reference: `name`, `name@3`, `name@alias` or `name@sha256:...`.
-            registry: its address; None for FOREBRAIN_REGISTRY.
+            registry: its address; None for FOREBRAIN_REGISTRY. What comes with the package is looked at last.
             cache: the folder that pulled versions are kept in; None for the user's.
 
         Raises:
             AdaptationError: there is no such version (the nearest is suggested), it is damaged, or it is no
                 backbone that this program can use.
         """
-        pulled = pull_version(reference, registry_address(registry), cache)
+        pulled, address = pull_version(reference, registry, cache)
         version, metadata = pulled.version, pulled.version.metadata
         where = f"{version}"
         description = Description.from_metadata(metadata.config, metadata.preprocessing, where)
@@ -68,7 +86,7 @@ class Pretrained:
             reference=str(version),
             weights_sha256=hashlib.sha256(data).hexdigest(),
             digest=version.digest,
-            registry=registry_address(registry),
+            registry=address,
         )
         model = description.build(tensors_of(data, where), where).requires_grad_(False)
         start = None

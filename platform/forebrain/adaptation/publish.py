@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version, publish
-from forebrain_registry.records import WEIGHTS, check_name
+from forebrain_registry.card import make_card
+from forebrain_registry.records import CARD, WEIGHTS, check_name
 
 INTERFACES = "interfaces.safetensors"
 
@@ -64,8 +65,12 @@ class PublishConfig:
     summary: str | None = None
 
 
-def publish_run(config: PublishConfig) -> tuple[Version, bool]:
+def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[Version, bool]:
     """Publishes a checkpoint of a run, unless this very checkpoint is published there already.
+
+    Args:
+        config: what is published where.
+        metrics: what else was measured of it, besides the scores of the run.
 
     Returns:
         The version, and whether it was there before.
@@ -87,17 +92,18 @@ def publish_run(config: PublishConfig) -> tuple[Version, bool]:
         config=description.config() | {"run": _identity(trained.config)},
         preprocessing=description.preprocessing(),
         sessions=seen_sessions(trained, windows),
-        metrics=tuple(_metrics(_scores(run, trained, windows))),
+        metrics=(*metrics, *_metrics(_scores(run, trained, windows))),
         parent=config.parent,
         run_id=run_id(trained),
         code_version=code_version(),
     )
     metadata = dataclasses.replace(metadata, summary=config.summary or _summary(metadata))
+    card = make_card(config.name, metadata) + _recordings(trained, windows)
     with _registry_errors():
         version = publish(
             registry,
             config.name,
-            {WEIGHTS: weights, START: fit_start(trained, windows).save()},
+            {WEIGHTS: weights, START: fit_start(trained, windows).save(), CARD: card.encode()},
             metadata,
             {INTERFACES: _interfaces(trained, windows)},
         )
@@ -215,6 +221,22 @@ def _summary(metadata: Metadata) -> str:
     scored = "score" in test
     score = f", test score {test['score']:.3f} (linear {test['score of linear']:.3f})" if scored else ""
     return f"{', '.join(metadata.species)}: {len(metadata.sessions)} sessions{score}"
+
+
+def _recordings(trained: TrainedModel, windows: ShardWindows) -> str:
+    """The part of the card on licences and citations of the recordings; empty where none was stated."""
+    found: dict[str, None] = {}
+    for entry in windows.shards.sessions:
+        licence, citation = (entry.metadata.get(name) or "not stated" for name in ("licence", "citation"))
+        if entry.id in trained.interfaces and (licence, citation) != ("not stated", "not stated"):
+            found[
+                "| "
+                + " | ".join(cell.replace("|", "/") for cell in (entry.dataset, licence, citation))
+                + " |"
+            ] = None
+    if not found:
+        return ""
+    return "\n".join(("\n## Recordings\n", "| data set | licence | citation |", "|---|---|---|", *found, ""))
 
 
 def _interfaces(trained: TrainedModel, windows: ShardWindows) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
-from forebrain.scoring.protocols import PARTS
+from forebrain.scoring.protocols import LABELLED, PARTS
 from forebrain.sessions.preprocessing import RATE_TOLERANCE, Preprocessing, rates_agree
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import Finding, RecordingReport
@@ -59,7 +59,11 @@ def open_session(recording: str, session_id: str | None = None) -> Session:
 
 
 def prepare_session(
-    session: Session, description: Description, rates_hz: Sequence[float], to_rate: bool = False
+    session: Session,
+    description: Description,
+    rates_hz: Sequence[float],
+    to_rate: bool = False,
+    hold_out: Mapping[str, Sequence[float]] | None = None,
 ) -> Prepared:
     """Repairs a session and checks that a backbone can be adapted to it.
 
@@ -68,6 +72,7 @@ def prepare_session(
         description: what the backbone expects.
         rates_hz: what it was trained on.
         to_rate: resample to the nearest of these rates where the recording has another.
+        hold_out: values of inputs by name, for protocol `values`.
 
     Raises:
         RecordingError: nothing usable remains.
@@ -99,8 +104,8 @@ def prepare_session(
         session, finding = resample(session, resample_hz)
         report = report.and_also([finding])
     model = description.model
-    _require_length(session, description)
-    windows = SessionWindows(session, description.protocol, model.context, model.horizon)
+    _require_length(session, description, hold_out)
+    windows = SessionWindows(session, description.protocol, model.context, model.horizon, hold_out)
     preprocessing = replace(
         windows.preprocessing,
         columns=columns,
@@ -148,12 +153,16 @@ def _nearest(rates_hz: Sequence[float], rate_hz: float) -> float:
     return min(rates_hz, key=lambda trained: abs(math.log(trained / rate_hz)))
 
 
-def _require_length(session: Session, description: Description) -> None:
+def _require_length(
+    session: Session, description: Description, hold_out: Mapping[str, Sequence[float]] | None
+) -> None:
     """Raises AdaptationError if a part of the recording holds no window."""
     model = description.model
     length = model.context + model.horizon
-    windows = SessionWindows.counts(session, description.protocol, model.context, model.horizon)
+    windows = SessionWindows.counts(session, description.protocol, model.context, model.horizon, hold_out)
     for part in PARTS:
+        if part == "validation" and description.protocol in LABELLED:
+            continue  # which need none: choices are made on blocks of time
         if not windows[part]:
             longest = max(stop - start for start, stop in session.segments)
             rate = "" if session.rate_hz is None else f" at {session.rate_hz:.4g} Hz"

@@ -33,7 +33,8 @@ class Score:
     Attributes:
         value: 1 - MSE / MSE of copy; 0 is copy, 1 is perfect.
         low, high: its 95 % interval by bootstrap over blocks of time; NaN where there are too few windows.
-        baselines: score of copy, mean and linear, by name.
+        baselines: of the recording's own forecasts, by name: copy, mean, linear, ridge, and of era and self
+            where they were trained.
         others: of what else was trained, by name.
         lead: over the best of all else; None of adaptations from before it was kept.
         verdict: whether adapting was worth it, in a sentence.
@@ -62,7 +63,9 @@ class Score:
                 value=_number(result["score"]),
                 low=low,
                 high=high,
-                baselines={name: _number(value) for name, value in result["baselines"].items()},
+                baselines={
+                    name: float(value) for name, value in result["baselines"].items() if value is not None
+                },
                 others={name: _number(value) for name, value in result["others"].items()},
                 lead=_lead(result["lead"]) if "lead" in result else None,
                 verdict=result["verdict"],

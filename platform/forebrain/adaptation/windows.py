@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from forebrain.scoring.protocols import PARTS, Part, Windows, fit_ranges, part_ranges, windows_of
+from forebrain.scoring.protocols import (
+    PARTS,
+    Part,
+    Windows,
+    fit_ranges,
+    frame_parts,
+    part_ranges,
+    windows_of,
+)
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.sessions.frames import pieces, read_frames
+from forebrain.sessions.inputs import Input
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Range, Session
 from forebrain.shards.fits import LEAST_PERSISTENCE, Moments, scale_of
@@ -22,15 +33,24 @@ class SessionWindows:
         session: a repaired session.
         protocol: splits and fits, see `forebrain.scoring.protocols`.
         context, horizon: C and H, frames.
+        hold_out: values of inputs by name, for protocol `values`.
 
     Attributes:
         preprocessing: the normalisation, and the frames that it was fitted on.
         persistence: of those frames, see `Moments.persistence`.
     """
 
-    def __init__(self, session: Session, protocol: str, context: int, horizon: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        protocol: str,
+        context: int,
+        horizon: int,
+        hold_out: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         self.protocol, self.context, self.horizon = protocol, context, horizon
-        fitted_on = fit_ranges(protocol, session.num_frames, session.segments)
+        self._labels = frame_parts(protocol, session, hold_out)
+        fitted_on = fit_ranges(protocol, session.num_frames, session.segments, self._labels)
         moments = _moments(session, fitted_on)
         self.persistence = moments.persistence
         self.preprocessing = Preprocessing.of_units(
@@ -51,16 +71,25 @@ class SessionWindows:
             )
         ]
         self._session, self._segments = session, session.segments
+        self._inputs: dict[tuple[str, ...], np.ndarray] = {}
         self._held: np.ndarray | None = None
         if 4 * session.num_frames * session.num_units <= HELD_BYTES:
             self._held = self._normalised(0, session.num_frames)
 
     @staticmethod
-    def counts(session: Session, protocol: str, context: int, horizon: int) -> dict[Part, int]:
-        """How many windows a session has in each part; nothing of it is read."""
+    def counts(
+        session: Session,
+        protocol: str,
+        context: int,
+        horizon: int,
+        hold_out: Mapping[str, Sequence[float]] | None = None,
+    ) -> dict[Part, int]:
+        """How many windows a session has in each part; none of its activity is read."""
         segments, num_frames = session.segments, session.num_frames
+        labels = frame_parts(protocol, session, hold_out)
         return {
-            part: windows_of(protocol, part, num_frames, segments, context, horizon).count for part in PARTS
+            part: windows_of(protocol, part, num_frames, segments, context, horizon, labels).count
+            for part in PARTS
         }
 
     def num_windows(self, session: int, part: Part) -> int:
@@ -77,8 +106,41 @@ class SessionWindows:
             frames = np.stack([self._normalised(int(start), int(start) + length) for start in starts])
         return frames[:, : self.context], frames[:, self.context :], starts
 
+    def starts(self, part: Part) -> np.ndarray:
+        """int64 [W], the start frames of all windows of a part."""
+        windows = self._windows(part)
+        return windows.starts(np.arange(windows.count))
+
+    def inputs_of(self, session: int) -> Sequence[Input]:
+        """The inputs that the recording has."""
+        return self._session.inputs
+
+    def inputs(
+        self, session: int, starts: np.ndarray, before: int, after: int, names: Sequence[str]
+    ) -> np.ndarray:
+        """float32 [B, before + after, D]: named inputs of windows that start at `starts` [B].
+
+        The first `before` frames end with the last frame of the context, the others are of the horizon. Before
+        its segment a level is held at the first value there and an event is zero.
+
+        Raises:
+            RecordingError: there is no such input.
+        """
+        if tuple(names) not in self._inputs:
+            self._inputs[tuple(names)] = self._session.input_values(names)
+        values = self._inputs[tuple(names)]
+        firsts = np.array([start for start, _ in self._segments])
+        first = firsts[np.searchsorted(firsts, starts, side="right") - 1][:, None]
+        places = (starts + self.context - before)[:, None] + np.arange(before + after)
+        found: np.ndarray = values[np.maximum(places, first)]
+        kinds = {each.name: each.kind for each in self._session.inputs}
+        is_event = np.array([kinds.get(name) == "event" for name in names], bool)
+        if is_event.any():
+            found[..., is_event] *= (places >= first)[..., None]
+        return found
+
     def training_mean(self, session: int) -> np.ndarray:
-        ranges = part_ranges(self.protocol, "train", self._session.num_frames, self._segments)
+        ranges = part_ranges(self.protocol, "train", self._session.num_frames, self._segments, self._labels)
         if tuple(ranges) == self.preprocessing.fitted_on:
             return np.zeros(self._session.num_units, dtype=np.float32)
         moments = Moments(self._session.num_units)
@@ -88,8 +150,9 @@ class SessionWindows:
 
     def _windows(self, part: Part) -> Windows:
         return windows_of(
-            self.protocol, part, self._session.num_frames, self._segments, self.context, self.horizon
-        )
+            self.protocol, part, self._session.num_frames, self._segments, self.context, self.horizon,
+            self._labels,
+        )  # fmt: skip
 
     def _normalised(self, start: int, stop: int) -> np.ndarray:
         return self.preprocessing.normalise(read_frames(self._session.traces, start, stop, self._session.id))

@@ -18,7 +18,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     "A model for your animal": {
         "adapt": "fit a published model to one recording, or to many",
         "forecast": "forecast what comes after a recording's end",
+        "effect": "forecast the difference that a planned stimulus makes",
         "live serve": "forecast while recording: frames in, forecasts out",
+        "live watch": "show the page of a server that runs on another machine",
         "live replay": "play a recording to a server, and measure its latency",
         "live soak": "run a server for long with everything that can be wrong with a stream",
     },
@@ -28,6 +30,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "study embeddings": "see what a run's unit embeddings know of regions and names",
         "study rivals": "score what a recording can do for itself, and its noise ceiling",
         "study leave-one-out": "pretrain on all animals but one and adapt to it, each in turn",
+        "study backbone": "make a backbone to hand out, from public recordings to its scores",
         "leaks": "measure what looking into the future would seem to gain",
     },
     "Machines": {

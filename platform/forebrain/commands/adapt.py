@@ -1,8 +1,9 @@
 """Fits an interface for a recording's units to a published model, whose backbone stays as it is.
 
-What comes of it is scored on the part held back in time, beside copy, mean, linear, as many steps from
-scratch, and no step at all. OUT gets what forecasts again, a report and pictures. Several recordings get a
-folder each in OUT and a table of all; the same command then goes on with what is not finished.
+What comes of it is weighed with regressions of the recording itself, and scored on the part held back in
+time, beside copy, mean, linear, ridge, and the same with a model trained on this recording alone. OUT gets
+what forecasts again, a report and pictures. Several recordings get a folder each in OUT and a table of all;
+the same command then goes on with what is not finished.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rich.console import Console
 from forebrain.adaptation.adapting import Mode
 from forebrain.adaptation.artifact import require_new
 from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.choice import choose_model
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.recording import open_session
@@ -22,6 +24,7 @@ from forebrain.adaptation.report import save_comparison
 from forebrain.console import Follower
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import overview
+from forebrain.scoring.protocols import RecordingProtocol
 from forebrain.shards.recordings import find_all
 
 FIRST = (
@@ -35,11 +38,20 @@ FIRST = (
     "fit.learning_rate",
     "fit.precision",
     "fit.seed",
+    "fit.stack",
     "session",
     "resample",
+    "protocol",
+    "hold_out",
+    "inputs",
+    "context",
+    "horizon",
     "each",
     "workers",
 )
+NO_MODEL = "none"
+# With --model none.
+CONTEXT, HORIZON = 48, 16
 ALIASES = {
     # As scripts have it.
     "--recordings": "--recording",
@@ -50,6 +62,7 @@ ALIASES = {
     "--learning_rate": "--fit.learning_rate",
     "--precision": "--fit.precision",
     "--seed": "--fit.seed",
+    "--stack": "--fit.stack",
 }
 
 
@@ -58,7 +71,8 @@ class Config:
     """The model to adapt, and the recording.
 
     Attributes:
-        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it.
+        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it; or `none`, for
+            regressions of the recording alone. Not given: the nearest by species and rate, of one recording.
         recording: a file as for `forebrain inspect`, or several, or folders of them.
         out: a folder that does not exist yet; of several recordings, any folder or s3://bucket/folder.
         session: which session, where the recording holds several.
@@ -66,19 +80,30 @@ class Config:
         mode: what is trained: embeddings (of the recording's units), forecaster (and it), full (everything),
             scratch (everything, from random weights) or none.
         resample: bring recordings to the nearest rate that the model was trained on.
+        protocol: which frames train and which test, in place of the model's own: given (the recording's own
+            split), repetition (the last repetition of each condition tests), values (--hold_out) and others.
+        hold_out: NAME=4,7: windows under these values of an input test, with --protocol values.
+        inputs: names of those that forecasts may know, or `none`. Not given: all that can be planned.
+        context: frames that a forecast is made from, with --model none; else the model's own.
+        horizon: frames forecast, likewise.
         each: a folder in OUT for each session, and a table, also of a single recording.
         workers: of several recordings, 0: one after another in this process, without Ray. None: with Ray, as
             many at once as there are CPUs.
         fit: the optimisation.
     """
 
-    model: str
     recording: list[str]
     out: str
+    model: str | None = None
     session: str | None = None
     registry: str | None = None
     mode: Mode = "embeddings"
     resample: bool = False
+    protocol: RecordingProtocol | None = None
+    hold_out: list[str] = field(default_factory=list)
+    inputs: list[str] | None = None
+    context: int | None = None
+    horizon: int | None = None
     each: bool = False
     workers: Literal[0] | None = None
     fit: FitConfig = field(default_factory=FitConfig)
@@ -89,11 +114,18 @@ def run(config: Config, console: Console) -> int:
     if config.each or len(config.recording) > 1 or len(find_all(config.recording)) > 1:
         return _adapt_each(config, console)
     require_new(config.out)
-    backbone = Backbone.open(config.model, config.registry)
     session = open_session(config.recording[0], config.session)
+    model = config.model
+    if model is None:
+        choice = choose_model(session, config.registry)
+        model = choice.reference
+        console.print(choice.why)
+    backbone = _opened(model, config)
+    mode = "none" if model == NO_MODEL else config.mode
     comparison = compare(
-        backbone, session, config.mode, config.fit, config.resample, progress=Follower(console)
-    )
+        backbone, session, mode, config.fit, config.resample, progress=Follower(console),
+        inputs=[] if config.inputs == [NO_MODEL] else config.inputs, hold_out=_held_out(config.hold_out),
+    )  # fmt: skip
     save_comparison(comparison, config.out)
     for finding in comparison.findings():
         console.print(finding)
@@ -105,9 +137,38 @@ def run(config: Config, console: Console) -> int:
     return 0
 
 
+def _opened(model: str, config: Config) -> Backbone:
+    """The backbone, under the protocol that is asked for."""
+    if model == NO_MODEL:
+        context, horizon = config.context or CONTEXT, config.horizon or HORIZON
+        return Backbone.nothing(context, horizon, config.protocol or "chronological")
+    backbone = Backbone.open(model, config.registry).under(config.protocol)
+    for name in ("context", "horizon"):
+        asked, own = getattr(config, name), getattr(backbone.model.config, name)
+        if asked not in (None, own):
+            raise ConfigError(f"{name} is {asked} and {backbone.origin} takes {own}; leave it out.")
+    return backbone
+
+
+def _held_out(given: list[str]) -> dict[str, list[float]] | None:
+    """The values by input of --hold_out NAME=4,7."""
+    held: dict[str, list[float]] = {}
+    for each in given:
+        name, _, values = each.rpartition("=")
+        try:
+            held[name] = [float(value) for value in values.split(",")]
+        except ValueError:
+            name = ""
+        if not name:
+            raise ConfigError(f"hold_out is {each!r}; expected NAME=VALUE,VALUE, of an input.")
+    return held or None
+
+
 def _adapt_each(config: Config, console: Console) -> int:
     from forebrain.studies.many_adaptations import ManyConfig, adapt_many, show
 
+    if config.model is None:
+        raise ConfigError("model is not given; expected one with several recordings. Give --model.")
     if config.session is not None:
         raise ConfigError(
             f"session is {config.session!r} with several recordings; expected one recording with it, since "

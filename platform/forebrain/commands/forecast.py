@@ -5,11 +5,14 @@ The forecast is CSV: a row for each frame ahead, a column for each unit.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.plan_file import read_plan
+from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv
 from forebrain_registry.storage import file_at
@@ -22,6 +25,9 @@ class Config:
     Attributes:
         adapted: the --out of `forebrain adapt`.
         recording: of the same units, in their order.
+        plan: a CSV file of what will be done, a row for each frame ahead and a column for each input; or
+            `hold`, for inputs that stay as they are. Not given: it is not known.
+        inputs: know the inputs that the recording has so far; under a plan they are known anyway.
         session: which session, where the recording holds several.
         out: a CSV file; the terminal where not given.
         registry: where the model is; where it was pulled from where not given.
@@ -29,6 +35,8 @@ class Config:
 
     adapted: str
     recording: str
+    plan: str | None = None
+    inputs: bool = False
     session: str | None = None
     out: str | None = None
     registry: str | None = None
@@ -36,13 +44,22 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
+    plan = None if config.plan is None else read_plan(config.plan)
     adapted = Adapted.load(config.adapted, config.registry)
-    window = adapted.latest_window(open_session(config.recording, config.session))
-    table = forecast_csv(adapted.forecast(window), adapted.preprocessing)
+    session = open_session(config.recording, config.session)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ExtrapolationWarning)
+        forecast = adapted.forecast(session, True if config.inputs else None, plan).to_numpy()
+    for each in told:
+        console.print(f"{each.message}.", style="bold")
+    table = forecast_csv(forecast, adapted.preprocessing)
     if config.out is None:
         print(table, end="")
         return 0
     folder, name = file_at(config.out)
     folder.write(name, table.encode())
-    print(f"{adapted.horizon} frames of {adapted.num_units} units forecast: {folder.uri_of(name)}")
+    console.print(
+        f"{adapted.horizon} frames of {adapted.num_units} units forecast, knowing "
+        f"{adapted.known(config.inputs, plan)}: {folder.uri_of(name)}"
+    )
     return 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from forebrain.errors import ConfigError
 from forebrain.sessions import inspection
 from forebrain.sessions.inspection import Inspected
 from forebrain.shards.recordings import find_all, name_of, open_any
@@ -26,13 +27,22 @@ class Config:
 
     Attributes:
         recording: files and folders of recordings, addresses (https, dandi:000NNN/PATH), or
-            sim://default?seed=0.
+            sim://default?seed=0, or sim://stimulated?kernels=FILE&minutes=20&noise=0.25.
+        context, horizon: frames of the windows in which changes of inputs are counted.
         write_sidecar: write what the recordings leave open into sidecar files to fill in; in a terminal, ask
             first.
     """
 
     recording: list[str]
+    context: int = 48
+    horizon: int = 16
     write_sidecar: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.context, self.horizon) < 1:
+            raise ConfigError(
+                f"context is {self.context} and horizon {self.horizon}; expected 1 or more frames."
+            )
 
 
 def run(config: Config, console: Console) -> int:
@@ -43,6 +53,9 @@ def run(config: Config, console: Console) -> int:
     num_usable = sum(result.session is not None for result in results)
     if num_usable:
         console.print(as_table(results))
+        inputs = inspection.as_input_table(results, config.context, config.horizon)
+        if inputs is not None:
+            console.print(inputs)
     for result in results:
         for line in result.remarks():
             print(line)

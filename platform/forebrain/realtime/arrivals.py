@@ -14,6 +14,11 @@ from forebrain.sessions.repair import MAX_RATE_ERROR, MAX_TIME_GAP, MIN_GAP_FRAM
 
 RATE_INTERVALS = 64  # the rate is the median of this many frame intervals
 MIN_RATE_INTERVALS = 16
+# By their arrival frames may come in chunks, so it takes longer to tell a rate, and less exactly.
+ARRIVALS = 256
+MIN_ARRIVALS = 64
+MAX_ARRIVAL_RATE_ERROR = 0.2
+PAUSE_S = 2.0  # a sender that is silent for so long pauses; its rate is measured anew
 MAX_INDEX = 2**62
 # No stream pauses for twelve days: times that jump by more are no seconds, or of another clock.
 MAX_TIME_STEP_S = 1e6
@@ -47,6 +52,7 @@ class Arrivals:
     def __init__(self, rate_hz: float | None) -> None:
         self.rate_hz = rate_hz
         self._intervals: deque[float] = deque(maxlen=RATE_INTERVALS)
+        self._arrived: deque[tuple[float, int]] = deque(maxlen=ARRIVALS)  # seconds and index
         self.reset()
 
     def reset(self) -> None:
@@ -54,6 +60,7 @@ class Arrivals:
         self.index: int | None = None
         self.time_s: float | None = None
         self._intervals.clear()
+        self._arrived.clear()
         self._late_at: float | None = None
         self._late_run = 0
         self._jumped_to: float | None = None
@@ -84,12 +91,24 @@ class Arrivals:
             self.time_s = time_s
         return arrival
 
+    def note_arrival(self, at_s: float) -> None:
+        """Measures the rate of frames that bring no times, by when the newest came: any clock that only runs
+        forward."""
+        if self.index is None:
+            return
+        if self._arrived and (at_s - self._arrived[-1][0] > PAUSE_S or self.index <= self._arrived[-1][1]):
+            self._arrived.clear()
+        self._arrived.append((at_s, self.index))
+
     @property
     def measured_hz(self) -> float | None:
-        """Frames a second by the frames' times: of the last ones, and None until enough have come."""
-        if len(self._intervals) < MIN_RATE_INTERVALS:
-            return None
-        return 1 / median(self._intervals)
+        """Frames a second: of the last ones by their times, else by their arrival; None until enough came."""
+        if len(self._intervals) >= MIN_RATE_INTERVALS:
+            return 1 / median(self._intervals)
+        if len(self._arrived) >= MIN_ARRIVALS:
+            (began, first), (ended, last) = self._arrived[0], self._arrived[-1]
+            return (last - first) / (ended - began) if ended > began else None
+        return None
 
     @property
     def rate_differs(self) -> bool:
@@ -97,7 +116,8 @@ class Arrivals:
         measured = self.measured_hz
         if measured is None or self.rate_hz is None:
             return False
-        return abs(measured / self.rate_hz - 1) > MAX_RATE_ERROR
+        by_times = len(self._intervals) >= MIN_RATE_INTERVALS
+        return abs(measured / self.rate_hz - 1) > (MAX_RATE_ERROR if by_times else MAX_ARRIVAL_RATE_ERROR)
 
     def restore(self, index: int | None, time_s: float | None) -> None:
         """Goes on where another left off."""

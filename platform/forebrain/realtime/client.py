@@ -28,6 +28,7 @@ class Client:
                 forecast = client.step(frame, index).values  # [H, N]
 
     A server that is away is waited for no longer than the timeout; once it is back, the next call finds it.
+    Frames that it did not take are not sent again: it counts them as missing.
 
     Args:
         address: the server's.
@@ -57,8 +58,7 @@ class Client:
             NoAnswerError: no answer came in time; whether the frame was taken in is not known.
         """
         names = None if units is None else tuple(units)
-        self._requests.send(Frame(np.asarray(frame), index, time_s, names))
-        return self._requests.answer(Forecast, self.timeout_s)
+        return self._requests.step(Frame(np.asarray(frame), index, time_s, names), self.timeout_s)
 
     def describe(self) -> dict[str, Any]:
         """The description of what the forecaster expects: units and their names, context, horizon, rates.

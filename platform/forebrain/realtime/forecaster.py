@@ -26,6 +26,7 @@ from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
+from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.repair import MIN_GAP_FRAMES
 
@@ -42,7 +43,7 @@ State = tuple[dict[str, np.ndarray], dict[str, Any]]
 COUNTED = (
     "frames", "forecasts", "skipped", "missing_frames", "empty_frames", "gaps", "late", "repeated",
     "restarts", "resets", "refused", "missing_values", "vanished", "appeared", "unknown_units", "not_finite",
-    "fallbacks", "updates",
+    "fallbacks", "updates", "lost_records",
 )  # fmt: skip
 
 
@@ -82,6 +83,7 @@ class LiveForecaster:
         model: Model,
         interface: Interface,
         preprocessing: Preprocessing,
+        stack: Stack | None,
         dataset: int | None,
         config: LiveConfig,
         threads: int,
@@ -97,11 +99,12 @@ class LiveForecaster:
                 f"{len(unit_names)} unit names, {len(set(unit_names))} of them different; expected a name of "
                 "its own for each unit."
             )
-        self.model, self.interface, self.config = model.eval(), interface, config
+        self.model, self.interface, self.stack, self.config = model.eval(), interface, stack, config
         self.num_units, self.horizon, self.context = num_units, model.config.horizon, model.config.context
         self.preprocessing, self.unit_names = preprocessing, unit_names or None
         self.source: Source = "warm-up"
         self.made_at: tuple[int | None, float | None] = None, None  # index and time of the answer's frame
+        self.step_ms = float("nan")  # the server's, from the newest frame to its forecast; NaN without one
         self.counts = Counter(dict.fromkeys(COUNTED, 0))
         self.arrivals = Arrivals(preprocessing.rate_hz)
         self.ring = Ring(self.context, num_units)
@@ -119,6 +122,7 @@ class LiveForecaster:
         self._absent = np.full(num_units, self.context)  # frames since the unit had a value
         self._empty_run = 0
         self._named: _Named | None = None
+        self._misnamed: str | None = None  # why the names that came last were refused
         self._normalised = np.empty((self.context, num_units), np.float32)
         self._input = torch.from_numpy(self._normalised)[None]
         self._forecast: np.ndarray | None = None  # of the newest frame, by the model
@@ -141,8 +145,9 @@ class LiveForecaster:
             index: of the frame in the stream; lets missing, repeated and late frames be told.
             time_s: when it was taken; does the same where there is no index, and measures the rate.
             units: names of the frame's values, from this frame on: units that vanish, appear or change
-                places. Units of the interface that are not named have no value; names it does not know are
-                counted and left out.
+                places. Units of the interface that are not named have no value. Names it does not know are
+                refused, and then so are frames without names; only as many as were recorded beside the
+                units that were adapted are left out, and counted.
 
         Returns:
             float32 [H, N] in the recording's units, always finite. Until C frames have come in a row, and
@@ -163,13 +168,23 @@ class LiveForecaster:
         index: int | None = None,
         time_s: float | None = None,
         units: Sequence[str] | None = None,
+        arrived_s: float | None = None,
     ) -> bool:
-        """Takes in a frame without a forecast. False for a frame that changes nothing: late or repeated."""
-        named = self._named if units is None else _Named.of(units, self.unit_names)
+        """Takes in a frame without a forecast. False for a frame that changes nothing: late or repeated.
+
+        Args:
+            arrived_s: when it came, on any clock that only runs forward; measures the rate of frames that
+                bring no times.
+        """
+        named = self._named if units is None else self._known_names(units)
+        if units is None and self._misnamed is not None:
+            raise FrameError(f"{self._misnamed} Until then, or a reset, frames without names are refused.")
         values = self._checked(frame, named)
         arrival = self.arrivals.judge(index, time_s)
+        if time_s is None and arrived_s is not None and arrival.kind in ("next", "restart"):
+            self.arrivals.note_arrival(arrived_s)
         if units is not None and named is not None:
-            self._named = named
+            self._named, self._misnamed = named, None
             self.counts["unknown_units"] += named.num_values - len(named.sources)
         if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
@@ -235,7 +250,7 @@ class LiveForecaster:
         """
         self.counts["resets"] += 1
         self.arrivals.reset()
-        self._named = None
+        self._named = self._misnamed = None
         self._empty_run = 0
         self._restart()
         self.answer[:] = self._last  # so that nothing of the run before is given again
@@ -311,9 +326,27 @@ class LiveForecaster:
         return float(score) if np.isfinite(score) else None
 
     @property
+    def known(self) -> np.ndarray:
+        """bool [N], the units that had a value in the newest frame."""
+        return self._known
+
+    @property
+    def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and scale [N] that frames are normalised by now."""
+        return self._mean, self._scale
+
+    @property
     def drifts(self) -> bool:
         """Whether the stream has left what the interface was fitted on."""
         return self.drifted_units > DRIFT_UNITS * self.num_units
+
+    def _known_names(self, units: Sequence[str]) -> _Named:
+        """Raises FrameError where names are not known; frames without names are refused too from then on."""
+        try:
+            return _Named.of(units, self.unit_names, self.preprocessing.num_recorded - self.num_units)
+        except _UnknownNamesError as error:
+            self._misnamed = str(error)
+            raise
 
     def _checked(self, frame: np.ndarray, named: _Named | None) -> np.ndarray:
         """The frame as float32 [N], NaN where it has no value."""
@@ -402,11 +435,14 @@ class LiveForecaster:
         entry = SessionInput(self._input, self.interface, self.dataset)
         with torch.inference_mode():
             (forecast,) = self._executor.forecast([entry])
-        return forecast[0].numpy() * self._scale + self._mean
+        values = forecast[0].numpy()
+        if self.stack is not None:
+            values = self.stack.forecast(self._normalised, values)
+        return values * self._scale + self._mean
 
     def _count_drifted(self) -> int:
         fit, moments = self.preprocessing, self.moments
-        seen = moments.count >= min(self.context, moments.memory)
+        seen = moments.count >= min(self.context - 1, moments.memory)  # in time for the model's first answer
         moved = np.abs(moments.mean - fit.mean) > DRIFT_MEAN * fit.scale
         ratio = np.sqrt(moments.variance) / fit.scale
         return int(np.count_nonzero(seen & (moved | (ratio > DRIFT_SPREAD) | (ratio * DRIFT_SPREAD < 1))))
@@ -417,6 +453,7 @@ def open(
     interface: Interface,
     preprocessing: Preprocessing | None = None,
     *,
+    stack: Stack | None = None,
     dataset: int | None = None,
     config: LiveConfig | None = None,
     threads: int = 1,
@@ -428,6 +465,7 @@ def open(
         interface: the session's embeddings.
         preprocessing: the session's: which units of the recording these are, what they are called, their
             normalisation and their rate. None: every value of a frame is a unit, normalised by the stream.
+        stack: the weights of the model and of regressions of the session; None for the model alone.
         dataset: see `SessionInput`.
         config: None for the defaults; without preprocessing, running statistics.
         threads: that share the units of a forecast by POCO, 512 each at a time. They want a core each, and
@@ -443,7 +481,11 @@ def open(
         if config.normalise == "fit":
             raise ConfigError("there is no preprocessing to normalise by; give it, or normalise 'running'.")
         preprocessing = Preprocessing.none(len(interface.unit))
-    return LiveForecaster(model, interface, preprocessing, dataset, config, threads)
+    return LiveForecaster(model, interface, preprocessing, stack, dataset, config, threads)
+
+
+class _UnknownNamesError(FrameError):
+    """A sender has other units than the model."""
 
 
 class _Named(NamedTuple):
@@ -459,13 +501,24 @@ class _Named(NamedTuple):
     num_values: int
 
     @classmethod
-    def of(cls, names: Sequence[str], unit_names: Sequence[str] | None) -> _Named:
-        """Raises FrameError if a name comes twice, or the interface's units have no names."""
+    def of(cls, names: Sequence[str], unit_names: Sequence[str] | None, num_others: int) -> _Named:
+        """Raises FrameError if a name comes twice, the interface's units have no names, or more than
+        `num_others` names are none of theirs."""
         if unit_names is None:
             raise FrameError("units were named, but the model's have no names; expected all N, in order.")
         if len(set(names)) != len(names):
             raise FrameError("a unit is named twice; expected each name once.")
         position = {name: column for column, name in enumerate(unit_names)}
+        unknown = [name for name in names if name not in position]
+        if len(unknown) > num_others:
+            raise _UnknownNamesError(
+                f"{len(unknown)} of {len(names)} units are none of the model's: {_some(unknown)}; "
+                f"expected names of its {len(unit_names)}, {_some(unit_names)}. Leave values of others out."
+            )
         sources = [source for source, name in enumerate(names) if name in position]
         targets = [position[names[source]] for source in sources]
         return cls(np.array(targets, np.intp), np.array(sources, np.intp), len(names))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -46,7 +46,7 @@ class LslPort:
             for, and found again after it was away.
         horizon, num_units: H and N.
         rate_hz: of the forecasts; None where not known.
-        unit_names: of the N units; a stream whose channels bear such labels is taken by them.
+        unit_names: of the N units; a stream whose channels are labelled is taken by its labels then.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LslPort:
         self.name, _, source_id = address.partition("@")
         self._source_id = source_id or None
         self._told: list[str] = []  # where the stream comes from, as it was last told
-        self._unit_names = frozenset(unit_names or ())
+        self._unit_names = unit_names or ()
         self._outlet = _outlet(forecast_name(address), 1 + horizon * num_units, rate_hz)
         self._sample = np.empty((1, 1 + horizon * num_units), np.float32)
         self._inlet: pylsl.StreamInlet | None = None
@@ -106,26 +106,37 @@ class LslPort:
             return
         if len(found) > 1:
             told = sorted(_place(stream) for stream in found)
-            if told != self._told:
-                self._told = told
-                raise FrameError(
-                    f"{len(found)} streams are called {self.name}, from {' and '.join(told)}; none is read. "
-                    f"Stop all but one, or choose one by its source id: {self.name}@SOURCE_ID."
-                )
+            self._refuse_once(
+                told,
+                f"{len(found)} streams are called {self.name}, from {' and '.join(told)}; none is read. "
+                f"Stop all but one, or choose one by its source id: {self.name}@SOURCE_ID.",
+            )
             return
         (stream,) = found
         if stream.channel_format() not in NUMERIC:
             raise FrameError(f"the stream {self.name} holds no numbers; expected one channel for each unit.")
         inlet = pylsl.StreamInlet(stream, max_buflen=BUFFER_S, as_numpy=True)
         labels = inlet.info(timeout=5).get_channel_labels() or []
-        if self._unit_names.intersection(labels):
-            self._new_names = tuple(labels)
+        if self._unit_names and any(labels) and len(set(labels)) < len(labels):
+            self._refuse_once(
+                ["labels"], f"the stream {self.name} has two channels of one label; it is not read."
+            )
+            return
+        if self._unit_names and any(labels):
+            self._new_names = tuple(label or f"channel {number}" for number, label in enumerate(labels))
+        elif stream.channel_count() == len(self._unit_names):
+            self._new_names = self._unit_names  # whatever the labels of a stream before it
         inlet.open_stream(timeout=5)
         self._inlet = inlet
         if self._told not in ([], [_place(stream)]):
             _log.warning("the stream %s comes from %s now", self.name, _place(stream))
         self._told = [_place(stream)]
         _log.info("reading the stream %s from %s", self.name, _place(stream))
+
+    def _refuse_once(self, told: list[str], reason: str) -> None:
+        if told != self._told:
+            self._told = told
+            raise FrameError(reason)
 
     def _found(self, timeout_s: float) -> list[pylsl.StreamInfo]:
         """Every stream of the name, and of the source where one is chosen."""

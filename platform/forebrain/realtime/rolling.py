@@ -26,6 +26,10 @@ class RollingScore:
         self.windows = np.zeros((num_windows, 2))
         self.num_scored = 0
         self._now = 0
+        # Of each unit, forgotten at the pace of the windows: the model's squares, copy's, and how many.
+        self._unit_squares = np.zeros((2, num_units))
+        self._unit_count = np.zeros(num_units)
+        self._keep = 1 - 1 / num_windows
 
     @property
     def num_windows(self) -> int:
@@ -37,6 +41,12 @@ class RollingScore:
         """0 is as good as copy, 1 is perfect; NaN where there is no window yet, or nothing moved."""
         model, copy = self.windows.sum(axis=0)
         return 1 - model / copy if copy > 0 else float("nan")
+
+    def unit_errors(self) -> np.ndarray:
+        """[2, N], the mean square of each unit's errors, the model's and copy's, in units of its scale; NaN
+        for a unit that was not scored yet."""
+        count = np.where(self._unit_count > 0, self._unit_count, np.nan)
+        return self._unit_squares / count
 
     def observe(self, frame: np.ndarray, known: np.ndarray, scale: np.ndarray) -> None:
         """Compares what came with what had been forecast for it.
@@ -56,12 +66,26 @@ class RollingScore:
             if not known.all():
                 errors = errors[..., known]
             squares = np.einsum("ehn,ehn->he", errors, errors, dtype=np.float64)
-            self._errors[slots] += squares * self._is_made[slots, None]
+            made = self._is_made[slots]
+            self._errors[slots] += squares * made[:, None]
+            if made.any():
+                self._observe_units(errors, known, made)
         complete = slots[-1]
         if self._is_made[complete]:
             self.windows[self.num_scored % len(self.windows)] = self._errors[complete]
             self.num_scored += 1
             self._is_made[complete] = False
+
+    def _observe_units(self, errors: np.ndarray, known: np.ndarray, made: np.ndarray) -> None:
+        """Adds errors [2, H, known units] of the forecasts that were made."""
+        squares = np.einsum("ehn,ehn,h->en", errors, errors, made.astype(np.float32))
+        self._unit_squares *= self._keep
+        self._unit_count *= self._keep
+        if known.all():
+            self._unit_squares += squares
+        else:
+            self._unit_squares[:, known] += squares
+        self._unit_count += known * np.count_nonzero(made)
 
     def add(self, forecast: np.ndarray, frame: np.ndarray) -> None:
         """A forecast [H, N] that was made from the frame [N] observed last."""

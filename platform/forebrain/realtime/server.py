@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from forebrain.errors import FrameError
@@ -40,11 +40,25 @@ class Port(Protocol):
     def close(self) -> None: ...
 
 
+class Follower(Protocol):
+    """One who is shown the stream: between frames, not in their path. None of its calls may wait."""
+
+    def frame(self, live: LiveForecaster) -> None:
+        """A new frame was taken in and settled: `live.frame`, `live.answer`, `live.step_ms`."""
+
+    def event(self, live: LiveForecaster, text: str) -> None:
+        """Something happened to the stream."""
+
+    def idle(self, live: LiveForecaster) -> None:
+        """Nothing came for `POLL_S`."""
+
+
 def serve(
     live: LiveForecaster,
     port: Port,
     should_stop: Callable[[], bool],
     after_frame: Callable[[LiveForecaster], None],
+    followers: Sequence[Follower] = (),
 ) -> None:
     """Forecasts what comes until asked to stop.
 
@@ -53,23 +67,34 @@ def serve(
     What changes in the stream is logged as it happens.
 
     Args:
-        after_frame: called once the frame is answered and settled: between frames, not in their path.
+        after_frame: called once a new frame is answered and settled: between frames, not in their path.
+        followers: shown frames and events then.
     """
-    watch = Watch(live)
+    watch, num_refused = Watch(live), 0
     while not should_stop():
+        events: list[str] = []
         try:
             message = port.receive(POLL_S)
             if isinstance(message, Question):
                 port.answer(_answer(live, message))
-            elif message is not None:
-                _handle(live, port, message)
+            elif message is None:
+                for follower in followers:
+                    follower.idle(live)
+            elif _handle(live, port, message):
                 after_frame(live)
-                for event in watch.news():
-                    _log.warning("%s", event)
+                for follower in followers:
+                    follower.frame(live)
         except FrameError as error:
             live.counts["refused"] += 1
-            _log.warning("refused: %s", error)
+            num_refused += 1
             port.refuse(str(error))
+            if watch.may_say("refused"):
+                events.append(f"refused{f' ({num_refused} times)' if num_refused > 1 else ''}: {error}")
+                num_refused = 0
+        for event in events + watch.news():
+            _log.warning("%s", event)
+            for follower in followers:
+                follower.event(live, event)
 
 
 def describe(live: LiveForecaster) -> dict[str, Any]:
@@ -96,11 +121,13 @@ def _answer(live: LiveForecaster, question: Question) -> dict[str, Any]:
     return live.status()
 
 
-def _handle(live: LiveForecaster, port: Port, frame: Frame) -> None:
+def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
+    """Takes in a frame and answers it; whether it was a new one."""
     began = time.perf_counter()
-    is_new = live.ingest(frame.values, frame.index, frame.time_s, frame.units)
+    is_new = live.ingest(frame.values, frame.index, frame.time_s, frame.units, arrived_s=began)
     if is_new and port.is_behind():
         live.counts["skipped"] += 1
+        live.step_ms = float("nan")
     else:
         score = live.rolling_score
         values = live.forecast() if is_new else live.answer
@@ -111,5 +138,8 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> None:
                 live.arrivals.rate_differs,
             )
         )  # fmt: skip
+        if is_new:
+            live.step_ms = step_ms
     if is_new:
         live.settle()
+    return is_new

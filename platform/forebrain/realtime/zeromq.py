@@ -26,6 +26,8 @@ from forebrain.realtime.messages import (
 )
 
 Answer = TypeVar("Answer", Forecast, dict[str, Any])
+CONNECT_S = 5.0
+QUEUED_PICTURES = 20
 QUEUED_FRAMES = 1000  # of a stream; what comes beyond is dropped, and shows as missing frames
 
 
@@ -102,8 +104,54 @@ class StreamPort:
         self._context.destroy()
 
 
+class Publisher:
+    """Gives messages to whoever listens: PUB. It never waits: a listener who is behind misses some.
+
+    Args:
+        address: to bind.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._context = _context()
+        self._socket = self._context.socket(zmq.PUB)
+        self._socket.setsockopt(zmq.SNDHWM, QUEUED_PICTURES)
+        self.address = _bind(self._socket, address)
+
+    def send(self, message: bytes) -> None:
+        self._socket.send(message, zmq.NOBLOCK)
+
+    def close(self) -> None:
+        self._context.destroy()
+
+
+class Subscriber:
+    """Listens to a `Publisher`; one that is away is found again.
+
+    Args:
+        address: to connect to.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._context = _context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.RCVHWM, QUEUED_PICTURES)
+        self._socket.setsockopt(zmq.SUBSCRIBE, b"")
+        _connect(self._socket, address)
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """The next message, None if none comes in time."""
+        return self._socket.recv() if _poll(self._socket, timeout_s) else None
+
+    def close(self) -> None:
+        self._context.destroy()
+
+
 class RequestClient:
-    """Sends a frame and gets its forecast: REQ. A lost answer does not block the next request."""
+    """Sends a frame and gets its forecast: REQ. A lost answer does not block the next request.
+
+    While nobody is at the address nothing is sent, and nothing kept: a server that comes back gets no frames
+    of the time that it was away.
+    """
 
     awaits_answers = True
 
@@ -113,10 +161,16 @@ class RequestClient:
         self._socket = self._context.socket(zmq.REQ)
         self._socket.setsockopt(zmq.REQ_RELAXED, 1)
         self._socket.setsockopt(zmq.REQ_CORRELATE, 1)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
         _connect(self._socket, address)
 
-    def send(self, frame: Frame) -> None:
-        self._socket.send(encode_frame(frame))
+    def send(self, frame: Frame, timeout_s: float = CONNECT_S) -> None:
+        """Sends a frame to whoever is at the address.
+
+        Raises:
+            NoAnswerError: nobody is there, or comes in time.
+        """
+        self._send(encode_frame(frame), timeout_s)
 
     def receive(self, timeout_s: float) -> Forecast | None:
         """The forecast of the frame sent last, None if it does not come in time.
@@ -133,8 +187,20 @@ class RequestClient:
         Raises:
             NoAnswerError: no answer in time.
         """
-        self._socket.send(encode_question(Question(ask)))
-        return self.answer(dict, timeout_s)
+        deadline = time.perf_counter() + timeout_s
+        self._send(encode_question(Question(ask)), timeout_s)
+        return self.answer(dict, max(0.0, deadline - time.perf_counter()))
+
+    def step(self, frame: Frame, timeout_s: float) -> Forecast:
+        """Sends a frame and waits for its forecast.
+
+        Raises:
+            FrameError: it was refused.
+            NoAnswerError: no answer in time.
+        """
+        deadline = time.perf_counter() + timeout_s
+        self._send(encode_frame(frame), timeout_s)
+        return self.answer(Forecast, max(0.0, deadline - time.perf_counter()))
 
     def answer(self, kind: type[Answer], timeout_s: float) -> Answer:
         """The answer to what was sent last.
@@ -145,14 +211,22 @@ class RequestClient:
         """
         reply = self._reply(timeout_s)
         if not isinstance(reply, kind):
-            raise NoAnswerError(
-                f"no answer from {self.address} within {timeout_s:g} s; is `forebrain live serve` running "
-                "there?"
-            )
+            raise self._silence(self._asked_s)
         return reply
 
     def close(self) -> None:
         self._context.destroy()
+
+    def _send(self, message: bytes, timeout_s: float) -> None:
+        self._asked_s = timeout_s
+        if not _poll(self._socket, timeout_s, zmq.POLLOUT):
+            raise self._silence(timeout_s)
+        self._socket.send(message, zmq.NOBLOCK)
+
+    def _silence(self, timeout_s: float) -> NoAnswerError:
+        return NoAnswerError(
+            f"no answer from {self.address} within {timeout_s:g} s; is `forebrain live serve` running there?"
+        )
 
     def _reply(self, timeout_s: float) -> Forecast | dict[str, Any] | None:
         return decode_reply(self._socket.recv()) if _poll(self._socket, timeout_s) else None
@@ -223,16 +297,17 @@ def _only_part(socket: zmq.Socket) -> bytes:
     return parts[0]
 
 
-def _poll(socket: zmq.Socket, timeout_s: float) -> bool:
-    """Whether a message is there before the timeout; as exact as the clock, where ZeroMQ counts whole ms."""
+def _poll(socket: zmq.Socket, timeout_s: float, for_what: int = zmq.POLLIN) -> bool:
+    """Whether a message is there, or one can be sent, before the timeout; as exact as the clock, where ZeroMQ
+    counts whole ms."""
     deadline = time.perf_counter() + timeout_s
     while True:
         remaining_ms = 1e3 * (deadline - time.perf_counter())
-        if socket.poll(max(0, int(remaining_ms))):
+        if socket.poll(max(0, int(remaining_ms)), for_what):
             return True
         if remaining_ms < 1:
             time.sleep(max(0.0, deadline - time.perf_counter()))
-            return bool(socket.poll(0))
+            return bool(socket.poll(0, for_what))
 
 
 def _bind(socket: zmq.Socket, address: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,14 +19,23 @@ from forebrain.scoring.window_source import SessionInfo, WindowSource, choose_wi
 WINDOWS_PER_SESSION = 256
 # Rows (units x windows) of one batch. One window is never divided, so a larger session goes one at a time.
 MAX_ROWS = 32_768
-# A map of some hundred weights gains nothing from more rows of a session.
+# A map of some hundred weights gains nothing from more rows of a session, nor from more windows in all.
 _MAX_FIT_ROWS = 262_144
+_MAX_FIT_WINDOWS = 65_536
 
 
 class Forecaster(Protocol):
     """Forecasts a session by its number in the source: float32 context [B, C, N] -> forecast [B, H, N]."""
 
     def __call__(self, session: int, context: np.ndarray, /) -> np.ndarray: ...
+
+
+@runtime_checkable
+class ForecasterInTime(Protocol):
+    """Forecasts windows of a session by where they start too: what it knows of them besides is its affair."""
+
+    def at(self, session: int, starts: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """Start frames [B] and contexts float32 [B, C, N] to forecasts [B, H, N]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +230,7 @@ def require_baselines(scored: Collection[str], where: str) -> None:
 
 
 def evaluate(
-    forecasters: Mapping[str, Forecaster],
+    forecasters: Mapping[str, Forecaster | ForecasterInTime],
     source: WindowSource,
     part: Part,
     *,
@@ -269,7 +278,11 @@ def evaluate(
                     if name not in collected:
                         num_units = truth.shape[-1]
                         collected[name] = ScoreAccumulator(info.id, name, source.horizon, num_units)
-                    forecast = as_scored(number, forecaster(number, context))
+                    if isinstance(forecaster, ForecasterInTime):
+                        forecast = forecaster.at(number, starts, context)
+                    else:
+                        forecast = forecaster(number, context)
+                    forecast = as_scored(number, forecast)
                     collected[name].update(forecast, truth, last_frame, starts)
                 done += len(starts)
                 progress(done, total)
@@ -289,10 +302,12 @@ def fit_linear(
     Args:
         source: where the windows come from.
         sessions: numbers of the sessions to read, None for all; fits of several workers add up.
-        windows_per_session: at most this many windows a session. Of large sessions every k-th unit is used.
+        windows_per_session: at most this many windows a session, fewer of very many sessions. Of large
+            sessions every k-th unit is used.
         seed: of the choice of windows.
     """
     fit = LinearFit(source.context, source.horizon)
+    windows_per_session = min(windows_per_session, max(1, _MAX_FIT_WINDOWS // max(1, len(source.sessions))))
     for number in range(len(source.sessions)) if sessions is None else sessions:
         info = source.sessions[number]
         chosen = choose_windows(info.id, source.num_windows(number, "train"), windows_per_session, seed)

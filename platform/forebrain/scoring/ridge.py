@@ -289,6 +289,7 @@ def fit_head(
     loadings: np.ndarray | None = None,
     choice_units: np.ndarray | None = None,
     more: MoreFeatures = lambda starts: (),
+    also: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> HeadFit:
     """Fits the head of one session to a base forecast.
 
@@ -300,6 +301,7 @@ def fit_head(
         loadings: float32 [N, k] of the population; None for principal components of the training part.
         choice_units: the units whose errors choose the strengths; None for some, spread evenly.
         more: start frames [B] -> common features besides the population, for example of inputs.
+        also: start frames [B] -> [B, H, N] that is added to the base's forecasts.
     """
     num_units, length = source.sessions[session].num_units, source.context + source.horizon
     if loadings is None:
@@ -312,9 +314,14 @@ def fit_head(
     def read() -> Iterator[_Batch]:
         windows = read_windows(source, session, parts)
         for number, (part, context, target, starts) in enumerate(windows):
-            forecast = known[number] if number < len(known) else base(session, context)
-            if number == len(known) and num_units <= UNITS_AT_ONCE:
-                known.append(forecast)
+            if number < len(known):
+                forecast = known[number]
+            else:
+                forecast = base(session, context)
+                if also is not None:
+                    forecast = forecast + also(starts)
+                if num_units <= UNITS_AT_ONCE:
+                    known.append(forecast)
             yield _Batch(part, context, target, forecast, starts, more(starts))
 
     sample = _Sample.of(read(), loadings, choice_units)
@@ -464,17 +471,25 @@ def read_windows(
     source: WindowSource, session: int, parts: Sequence[Part]
 ) -> Iterator[tuple[Part, np.ndarray, np.ndarray, np.ndarray]]:
     """Batches (part, context, target, starts) of a session's windows, evenly spaced and bounded in number."""
-    num_units = source.sessions[session].num_units
-    most = max(MIN_WINDOWS, min(MAX_ROWS // num_units, MAX_CHOICE_ROWS // min(num_units, CHOICE_UNITS)))
-    counts = {part: source.num_windows(session, part) for part in parts}
-    step = max(1, math.ceil(sum(counts.values()) / most))
-    size = max(1, BATCH_ROWS // num_units)
-    for part, count in counts.items():
-        numbers = np.arange(0, count, step)
+    size = max(1, BATCH_ROWS // source.sessions[session].num_units)
+    for part, numbers in _windows_to_read(source, session, parts).items():
         for first in range(0, len(numbers), size):
             context, target, starts = source.read(session, part, numbers[first : first + size])
             if len(starts):
                 yield part, context, target, starts
+
+
+def num_windows_read(source: WindowSource, session: int, parts: Sequence[Part]) -> int:
+    """How many windows `read_windows` gives, where all can be read."""
+    return sum(map(len, _windows_to_read(source, session, parts).values()))
+
+
+def _windows_to_read(source: WindowSource, session: int, parts: Sequence[Part]) -> dict[Part, np.ndarray]:
+    num_units = source.sessions[session].num_units
+    most = max(MIN_WINDOWS, min(MAX_ROWS // num_units, MAX_CHOICE_ROWS // min(num_units, CHOICE_UNITS)))
+    counts = {part: source.num_windows(session, part) for part in parts}
+    step = max(1, math.ceil(sum(counts.values()) / most))
+    return {part: np.arange(0, count, step) for part, count in counts.items()}
 
 
 def principal_components(source: WindowSource, session: int = 0, count: int = NUM_COMPONENTS) -> np.ndarray:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +18,8 @@ import numpy as np
 from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import LinearBaseline
 from forebrain.scoring.evaluate import Forecaster
-from forebrain.scoring.ridge import Head, HeadFit, fit_head, principal_components
+from forebrain.scoring.gram import FeatureBlock
+from forebrain.scoring.ridge import Head, HeadFit, MoreFeatures, fit_head, principal_components
 from forebrain.scoring.time_blocks import time_blocks
 from forebrain.scoring.window_source import WindowSource
 
@@ -34,39 +34,54 @@ DEFAULT_SHRINKAGE = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Linear, ridge, a model and the model with a head, weighed.
+    """Linear, ridge, a model and the model with a head, weighed, in as few terms as they have.
+
+    A base (linear, the model) counts with the weights of both members that build on it. The heads of both,
+    which have the same features, are one:
+
+        forecast = last + linear_weight (linear - last) + model_weight (model - last) + head
 
     Attributes:
-        weights: by member, float32 [H].
         linear: the linear baseline.
-        heads: by the member that each is added to, `linear` or `model`; their features are the same.
+        linear_weight, model_weight: float32 [H]; the latter None where no model is among the members.
+        head: None where no head helped.
     """
 
-    weights: Mapping[str, np.ndarray]
     linear: LinearBaseline
-    heads: Mapping[str, Head]
+    linear_weight: np.ndarray
+    model_weight: np.ndarray | None = None
+    head: Head | None = None
 
-    @property
-    def needs_model(self) -> bool:
-        """Whether the model's forecast is among the members."""
-        return "model" in self.weights
+    @classmethod
+    def of(cls, weights: Mapping[str, np.ndarray], linear: LinearBaseline, heads: Mapping[str, Head]) -> Self:
+        """The stack of members with weights float32 [H], and of the heads by their base."""
+        scaled = [
+            heads[base].scaled(weights[member])
+            for base, member in (("linear", "ridge"), ("model", "model + head"))
+            if base in heads and member in weights
+        ]
+        head = scaled[0].plus(scaled[1]) if len(scaled) == 2 else next(iter(scaled), None)
+        nothing = np.zeros(linear.weights.shape[1], np.float32)
 
-    def members(self, context: np.ndarray, model: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Each member's forecast [B, H, N] of contexts [B, C, N], given the model's."""
-        forecasts = {"linear": self.linear(0, context), "model": model}
-        forecasts["ridge"] = forecasts["linear"]
-        for base, member in (("linear", "ridge"), ("model", "model + head")):
-            forecast = forecasts[base]
-            if base in self.heads and forecast is not None:
-                forecasts[member] = self.heads[base].add_to(forecast, context)
-        return {name: forecast for name in self.weights if (forecast := forecasts.get(name)) is not None}
+        def total(*members: str) -> np.ndarray:
+            return sum((weights[name] for name in members if name in weights), nothing)
 
-    def forecast(self, context: np.ndarray, model: np.ndarray | None = None) -> np.ndarray:
+        return cls(
+            linear,
+            total("linear", "ridge"),
+            total("model", "model + head") if "model" in weights else None,
+            head,
+        )
+
+    def forecast(
+        self, context: np.ndarray, model: np.ndarray | None = None, more: Sequence[FeatureBlock] = ()
+    ) -> np.ndarray:
         """Forecasts from contexts, all normalised.
 
         Args:
             context: float32 [B, C, N], or one window [C, N].
             model: the model's forecast from them, [B, H, N] or [H, N]; None where it is no member.
+            more: further features that the head was fitted with, [B, F] each, see `fit_head`.
 
         Returns:
             float32 [B, H, N] or [H, N]; the same bits for a window whether it comes alone or in a batch.
@@ -74,41 +89,25 @@ class Stack:
         Raises:
             ConfigError: the model's forecast is missing.
         """
-        if self.needs_model and model is None:
+        if self.model_weight is not None and model is None:
             raise ConfigError("the stack weighs a model's forecast, and none was given.")
         if context.ndim == 2:
-            return self.forecast(context[None], None if model is None else model[None])[0]
+            return self.forecast(context[None], None if model is None else model[None], more)[0]
         last = context[:, -1:]
-        forecast = last + self._total("linear") * (self.linear(0, context) - last)
-        if model is not None and self.needs_model:
-            forecast += self._total("model") * (model - last)
-        if self._head is not None:
-            forecast += self._head.correction(context)
+        forecast = last + self.linear_weight[:, None] * (self.linear(0, context) - last)
+        if self.model_weight is not None:
+            forecast += self.model_weight[:, None] * (model - last)
+        if self.head is not None:
+            forecast += self.head.correction(context, more)
         return forecast
-
-    def _total(self, base: str) -> np.ndarray:
-        """[H, 1]: the weight of a base, with and without its head."""
-        members = ("linear", "ridge") if base == "linear" else ("model", "model + head")
-        total = sum((self.weights[name] for name in members if name in self.weights), np.float32(0))
-        return np.asarray(total, np.float32)[..., None]
-
-    @cached_property
-    def _head(self) -> Head | None:
-        """Both heads in one, since they have the same features."""
-        scaled = [
-            self.heads[base].scaled(self.weights[member])
-            for base, member in (("linear", "ridge"), ("model", "model + head"))
-            if base in self.heads and member in self.weights
-        ]
-        return scaled[0].plus(scaled[1]) if len(scaled) == 2 else next(iter(scaled), None)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything, for a safetensors file."""
-        arrays = {f"weights.{name}": weights for name, weights in self.weights.items()}
-        arrays["linear"] = self.linear.weights
-        for base, head in self.heads.items():
-            for name, array in head.arrays().items():
-                arrays[name if name.startswith("features.") else f"{base}.{name}"] = array
+        arrays = {"linear": self.linear.weights, "linear_weight": self.linear_weight}
+        if self.model_weight is not None:
+            arrays["model_weight"] = self.model_weight
+        if self.head is not None:
+            arrays |= {f"head.{name}": array for name, array in self.head.arrays().items()}
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     @classmethod
@@ -122,26 +121,29 @@ class Stack:
         Raises:
             ConfigError: an array is missing or has the wrong shape.
         """
-        weights = {name: arrays[f"weights.{name}"] for name in MEMBERS if f"weights.{name}" in arrays}
-        linear = arrays.get("linear")
-        if not weights or linear is None or linear.ndim != 2:
-            raise ConfigError(
-                f"{where}: holds no stack: expected weights by member, and linear [context, horizon]."
-            )
-        horizon = linear.shape[1]
-        for name, values in (*weights.items(), ("linear", linear[0])):
-            if values.shape != (horizon,) or values.dtype != np.float32 or not np.isfinite(values).all():
+        linear, linear_weight = arrays.get("linear"), arrays.get("linear_weight")
+        if linear is None or linear_weight is None or linear.ndim != 2:
+            raise ConfigError(f"{where}: holds no stack: expected linear [context, horizon] and its weights.")
+        model_weight, horizon = arrays.get("model_weight"), linear.shape[1]
+        expected = {"linear": linear.shape, "linear_weight": (horizon,), "model_weight": (horizon,)}
+        for name, values in (
+            ("linear", linear), ("linear_weight", linear_weight), ("model_weight", model_weight),
+        ):  # fmt: skip
+            if values is None:
+                continue
+            if values.shape != expected[name] or values.dtype != np.float32 or not np.isfinite(values).all():
                 raise ConfigError(
-                    f"{where}: weights of {name} have shape {values.shape} and type {values.dtype}; expected "
-                    f"({horizon},), finite, float32."
+                    f"{where}: {name} of the stack is {values.dtype} {list(values.shape)}; expected float32 "
+                    f"{list(expected[name])}, all finite. Is the file damaged?"
                 )
-        features = {name: array for name, array in arrays.items() if name.startswith("features.")}
-        heads = {
-            base: Head.from_arrays({**features, **own}, where)
-            for base in ("linear", "model")
-            if (own := _under(f"{base}.", arrays))
-        }
-        return cls(weights, LinearBaseline(linear), heads)
+        prefix = "head."
+        head = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        return cls(
+            LinearBaseline(linear),
+            linear_weight,
+            model_weight,
+            Head.from_arrays(head, where) if head else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +151,8 @@ class StackFit:
     """A stack and how it came about.
 
     Attributes:
-        stack: members with their weights.
+        stack: what forecasts.
+        weights: by member, float32 [H].
         ridge, head: the fits of the heads on the linear baseline and on the model; the second None without a
             model.
         shrinkage: the chosen penalty.
@@ -157,9 +160,11 @@ class StackFit:
         alone: each member's score by itself on these windows.
         worth: what the stack's score on blocks of time loses without a member; NaN where there are too few.
         score: of the stack on these windows, each block by weights of the others; NaN likewise.
+        squared_error: the mean of it there, normalised.
     """
 
     stack: Stack
+    weights: Mapping[str, np.ndarray]
     ridge: HeadFit
     head: HeadFit | None
     shrinkage: float
@@ -167,11 +172,12 @@ class StackFit:
     alone: Mapping[str, float]
     worth: Mapping[str, float]
     score: float
+    squared_error: float
 
     def record(self) -> dict[str, Any]:
         """Plain and JSON-able; undefined is None."""
         return {
-            "weights": {name: values.tolist() for name, values in self.stack.weights.items()},
+            "weights": {name: values.tolist() for name, values in self.weights.items()},
             "shrinkage": _plain(self.shrinkage),
             "num_windows": self.num_windows,
             "alone": {name: _plain(value) for name, value in self.alone.items()},
@@ -187,22 +193,25 @@ def fit_stack(
     linear: LinearBaseline,
     model: Forecaster | None = None,
     session: int = 0,
+    more: MoreFeatures = lambda starts: (),
 ) -> StackFit:
     """Fits heads on the linear baseline and on a model, and weighs all four.
 
     Heads are chosen on blocks of time of training and validation part and fitted on both. The weights are
     fitted on the validation part, which neither the linear baseline nor the model was fitted on, with what
-    heads add that were fitted on all blocks but the one that they forecast.
+    heads add that were fitted on all blocks but the one that they forecast. Where a protocol has no
+    validation part, they are fitted on the training part.
 
     Args:
         source: of the session's windows; the test part is never read.
         linear: fitted on the training part.
         model: (session, context [B, C, N]) -> [B, H, N]; None for a stack without.
         session: its number in the source.
+        more: further features for both heads, see `fit_head`.
     """
     loadings = principal_components(source, session)
-    ridge = fit_head(source, linear, session, loadings=loadings)
-    head = None if model is None else fit_head(source, model, session, loadings=loadings)
+    ridge = fit_head(source, linear, session, loadings=loadings, more=more)
+    head = None if model is None else fit_head(source, model, session, loadings=loadings, more=more)
     members: dict[str, np.ndarray] = {}
     heads: dict[str, Head] = {}
     for base, member, fit in (("linear", "ridge", ridge), ("model", "model + head", head)):
@@ -217,22 +226,22 @@ def fit_stack(
     trial = ridge.trial
     names: Sequence[str] = tuple(members) or (("linear",) if model is None else ("linear", "model"))
     if trial is None:
-        equal = np.full(source.horizon, 1 / len(names), np.float32)
+        equal = dict.fromkeys(names, np.full(source.horizon, 1 / len(names), np.float32))
         unknown = dict.fromkeys(names, math.nan)
-        stack = Stack(dict.fromkeys(names, equal), linear, heads)
-        return StackFit(stack, ridge, head, math.inf, 0, unknown, unknown, math.nan)
-    usable = ~trial.is_trained
+        stack = Stack.of(equal, linear, heads)
+        return StackFit(stack, equal, ridge, head, math.inf, 0, unknown, unknown, math.nan, math.nan)
+    usable = trial.is_trained if trial.is_trained.all() else ~trial.is_trained
     departures = np.stack([members[name][usable] for name in names])
     # Blocks of time need share no frame that is forecast: nothing else was fitted on.
     weighing = _Weighing(departures, trial.target[usable], trial.starts[usable], source.horizon)
     shrinkage, score = weighing.choose()
-    weights = weighing.solve(shrinkage).astype(np.float32)
-    stack = Stack(dict(zip(names, weights, strict=True)), linear, heads)
+    weights = dict(zip(names, weighing.solve(shrinkage).astype(np.float32), strict=True))
     return StackFit(
-        stack, ridge, head, shrinkage, int(usable.sum()),
+        Stack.of(weights, linear, heads), weights, ridge, head, shrinkage, int(usable.sum()),
         dict(zip(names, weighing.alone(), strict=True)),
         {name: score - weighing.without(place).choose()[1] for place, name in enumerate(names)},
         score,
+        (1 - score) * weighing.mean_square,
     )  # fmt: skip
 
 
@@ -244,6 +253,7 @@ class _Weighing:
         self.blocks = time_blocks(starts, length)
         every = np.ones(len(starts), bool)
         self.whole = _sums(departures, target, every)
+        self.mean_square = float(self.whole[2].sum() / max(target.size, 1))
         self.folds = [
             (_sums(departures, target, block.held_out), _sums(departures, target, block.rest))
             for block in self.blocks
@@ -270,7 +280,7 @@ class _Weighing:
     def without(self, member: int) -> _Weighing:
         """The same without a member; of the last member's absence, copy is left."""
         rest = object.__new__(_Weighing)
-        rest.blocks = self.blocks
+        rest.blocks, rest.mean_square = self.blocks, self.mean_square
 
         def drop(sums: _Sums) -> _Sums:
             products, moments, squares = sums
@@ -317,10 +327,6 @@ def _solve(sums: _Sums, shrinkage: float) -> np.ndarray:
 
 def _score(error: float, copy: float) -> float:
     return 1 - error / copy if copy > 0 else math.nan
-
-
-def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _plain(value: float) -> float | None:

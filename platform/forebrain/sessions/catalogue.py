@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import yaml
 
@@ -34,6 +34,8 @@ class Entry:
         sha256: of the file, 64 hexadecimal digits.
         licence, citation, description: for people.
         sidecar: what the file itself does not say, as in a sidecar file.
+        beside: of a recording that is a folder, such as suite2p's, its other files at the same address: name
+            -> sha256.
     """
 
     url: str
@@ -42,10 +44,18 @@ class Entry:
     citation: str = ""
     description: str = ""
     sidecar: Mapping[str, Any] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
         return unquote(urlsplit(self.url).path.rpartition("/")[2])
+
+    @property
+    def files(self) -> dict[str, tuple[str, str]]:
+        """Address and sha256 of every file, by its name."""
+        folder = self.url.rpartition("/")[0]
+        others = {name: (f"{folder}/{quote(name)}", sha256) for name, sha256 in self.beside.items()}
+        return {self.file_name: (self.url, self.sha256), **others}
 
 
 def catalogue() -> dict[str, Entry]:
@@ -83,7 +93,7 @@ def get(name: str) -> Path:
     """Downloads a recording into the cache, unless it is there and whole.
 
     Returns:
-        The recording; a sidecar file lies beside it.
+        The recording, a file or a folder; a sidecar file lies beside it.
 
     Raises:
         RecordingError: the name is unknown, the address does not answer, or the bytes are not those expected;
@@ -97,27 +107,28 @@ def get(name: str) -> Path:
         raise RecordingError(f"{name}: not in the catalogue; it has {', '.join(entries)}.")
     entry = entries[name]
     folder = data_folder() / name
-    try:
-        pooch.get_logger().setLevel("WARNING")
-        pooch.retrieve(
-            entry.url,
-            known_hash=f"sha256:{entry.sha256}",
-            fname=entry.file_name,
-            path=folder,
-            downloader=pooch.HTTPDownloader(timeout=TIMEOUT_S),
-        )
-    except requests.RequestException as error:
-        raise RecordingError(
-            f"{name}: {entry.url} cannot be downloaded ({error}). Check the connection and the address."
-        ) from error
-    except ValueError as error:  # pooch's word for another hash
-        raise RecordingError(
-            f"{name}: {entry.url} gives other bytes than expected (sha256 {entry.sha256}). The file was "
-            "replaced or the download was tampered with; it is not kept."
-        ) from error
-    finally:
-        _remove_if_empty(folder)
-    recording = folder / entry.file_name
+    pooch.get_logger().setLevel("WARNING")
+    for file_name, (url, sha256) in entry.files.items():
+        try:
+            pooch.retrieve(
+                url,
+                known_hash=f"sha256:{sha256}",
+                fname=file_name,
+                path=folder,
+                downloader=pooch.HTTPDownloader(timeout=TIMEOUT_S),
+            )
+        except requests.RequestException as error:
+            raise RecordingError(
+                f"{name}: {url} cannot be downloaded ({error}). Check the connection and the address."
+            ) from error
+        except ValueError as error:  # pooch's word for another hash
+            raise RecordingError(
+                f"{name}: {url} gives other bytes than expected (sha256 {sha256}). The file was "
+                "replaced or the download was tampered with; it is not kept."
+            ) from error
+        finally:
+            _remove_if_empty(folder)
+    recording = folder if entry.beside else folder / entry.file_name
     _write(recording.with_name(f"{recording.name}.session.yaml"), _sidecar_text(entry))
     return recording
 
@@ -166,12 +177,18 @@ def _checked(name: str, values: Any, where: str) -> Entry:
         entry = Entry(**values)
     except TypeError as error:
         raise RecordingError(
-            f"{where}: {error}; expected url, sha256 and licence, and maybe citation, description, sidecar."
+            f"{where}: {error}; expected url, sha256 and licence, and maybe citation, description, sidecar, "
+            "beside."
         ) from error
     if urlsplit(entry.url).scheme not in ("http", "https") or not _is_file_name(entry.file_name):
         raise RecordingError(f"{where}: url is {entry.url!r}; expected http or https, and a file at its end.")
-    if not _SHA256.fullmatch(str(entry.sha256)):
-        raise RecordingError(f"{where}: sha256 is {entry.sha256!r}; expected 64 hexadecimal digits.")
+    if not isinstance(entry.beside, Mapping):
+        raise RecordingError(f"{where}: beside is {entry.beside!r}; expected names of files with a sha256.")
+    for file_name, (_, sha256) in entry.files.items():
+        if not _is_file_name(file_name):
+            raise RecordingError(f"{where}: beside holds {file_name!r}; expected names of files.")
+        if not _SHA256.fullmatch(str(sha256)):
+            raise RecordingError(f"{where}: sha256 is {sha256!r}; expected 64 hexadecimal digits.")
     check_sidecar(entry.sidecar, where)
     return entry
 

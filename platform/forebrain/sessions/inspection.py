@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from rich.table import Table
 
 from forebrain.errors import RecordingError
 from forebrain.sessions import remote
 from forebrain.sessions.finding import printable
+from forebrain.sessions.inputs import Input, changes, share_of_windows
 from forebrain.sessions.questions import RecordingQuestion, as_yaml, flow
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
@@ -39,6 +41,10 @@ _TOLD = {
     "sampling_rate_from": "sampling rate: from {}",
     "unread": "{}",
     "also_in_the_file": "also in the file: {}",
+    "inputs_from": "inputs: {}",
+    "inputs_left_out": "left out of the inputs: {}",
+    "inputs_not_planned": "{}",
+    "valid_frames": "valid frames: {}",
 }
 
 
@@ -154,6 +160,51 @@ def as_table(results: Sequence[Inspected], name_of: Callable[[str], str]) -> Tab
         if result.session is not None:
             table.add_row(name_of(result.address), *_cells(result, result.session))
     return table
+
+
+def as_input_table(results: Sequence[Inspected], context: int, horizon: int) -> Table | None:
+    """The inputs of the sessions that can be used, a row each, and one for all targets of a pattern; None
+    where there are none.
+
+    Args:
+        context, horizon: of the windows in which changes are counted, frames.
+    """
+    table = Table(title="inputs")
+    for name in ("session", "input"):
+        table.add_column(name, overflow="fold")
+    for name in ("kind", "unit", "can be planned"):
+        table.add_column(name)
+    for name in ("changes in frames", f"in windows ({context} + {horizon})"):
+        table.add_column(name, justify="right")
+    for result in results:
+        if result.session is not None:
+            for row in _input_rows(result.session, context, horizon):
+                table.add_row(*row)
+    return table if table.row_count else None
+
+
+def _input_rows(session: Session, context: int, horizon: int) -> Iterator[tuple[str, ...]]:
+    groups: dict[str, list[Input]] = {}
+    for each in session.inputs:
+        groups.setdefault(each.group, []).append(each)
+    segments = session.segments
+    in_plan = np.zeros(session.num_frames, bool)
+
+    def row(name: str, kind: str, unit: str, planned: str, changed: np.ndarray) -> tuple[str, ...]:
+        windows = share_of_windows(changed, segments, context, horizon)
+        in_windows = "none fits" if windows is None else f"{windows:.1%}"
+        return session.id, name, kind, unit, planned, f"{changed.mean():.1%}", in_windows
+
+    planned = 0
+    for group, members in groups.items():
+        changed = changes(session.input_values([group]), segments)
+        kind = members[0].kind if members[0].target is None else f"pattern of {len(members)}"
+        if members[0].can_be_planned:
+            planned += 1
+            in_plan |= changed
+        yield row(group, kind, members[0].unit, "yes" if members[0].can_be_planned else "no", changed)
+    if planned > 1:
+        yield row(f"any of the {planned} that can be planned", "", "", "yes", in_plan)
 
 
 def _cells(result: Inspected, session: Session) -> Iterator[str]:

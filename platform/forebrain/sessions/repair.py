@@ -62,6 +62,7 @@ def repair(session: Session) -> tuple[Session, RecordingReport]:
 
     session, breaks = _check_times(session, findings)
     segment_ids = _segments(session, breaks, kept_frames)
+    _report_inputs(session, kept_frames, findings)
     repaired = _select(session, kept_frames, kept_units, missing, segment_ids, findings)
     zeros = scan.num_zeros[kept_units].sum() / (kept_units.size * session.num_frames)
     findings.extend(_warnings(repaired, float(zeros), _all_frames(session)))
@@ -266,6 +267,32 @@ def _report_held(missing: _Missing, units: np.ndarray, findings: list[Finding]) 
         findings.append(Finding("missing_values", "repaired", words, count))
 
 
+def _report_inputs(session: Session, kept_frames: tuple[Range, ...], findings: list[Finding]) -> None:
+    """What is lost of inputs, and which never change."""
+    if outside := session.metadata.get("inputs_outside"):
+        words = f"marks or stretches of inputs lie outside of all frames and were left out: {outside}"
+        findings.append(Finding("inputs_outside", "dropped", words, 1))
+    is_kept = np.zeros(session.num_frames, bool)
+    for start, stop in kept_frames:
+        is_kept[start:stop] = True
+    lost: dict[str, int] = {}
+    constant = []
+    inputs = session.inputs
+    for each, values in zip(inputs, session.input_values([each.name for each in inputs]).T, strict=True):
+        values = values[np.isfinite(values)] if is_kept.all() else np.where(np.isfinite(values), values, 0)
+        if not values.size or values.min() == values.max():
+            constant.append(each.name)
+        elif not is_kept.all() and each.kind == "event" and (count := int((values[~is_kept] != 0).sum())):
+            lost[each.name] = count
+    if lost:
+        words = "frames that were cut out held marks of inputs, which went with them"
+        names = tuple(f"{count} of {name}" for name, count in lost.items())
+        findings.append(Finding("inputs_cut_out", "dropped", words, sum(lost.values()), names))
+    if constant:
+        words = f"{len(constant)} of {len(inputs)} inputs never change, so nothing can be learned of them"
+        findings.append(Finding("constant_inputs", "kept", words, len(constant), tuple(constant)))
+
+
 def _check_times(session: Session, findings: list[Finding]) -> tuple[Session, np.ndarray]:
     """The session with a rate if its frame times tell it, and the frames at which time jumps.
 
@@ -369,6 +396,9 @@ def _select(
         brain_regions=names_of(session.brain_regions),
         stimulus=frames_of(_held_channels("stimulus", session.stimulus, findings)),
         behaviour=frames_of(_held_channels("behaviour", session.behaviour, findings)),
+        input_kinds={each.name: each.kind for each in session.inputs},  # as whole channels tell them
+        split=frames_of(session.split),
+        repetition=frames_of(session.repetition),
     )
 
 

@@ -16,8 +16,8 @@ def bin_events(session: Session, rate_hz: float) -> tuple[Session, Finding]:
     """An event matrix summed into bins of about 1 / `rate_hz` seconds, whole frames each.
 
     Sparse events cannot be forecast frame by frame; counts a bin can. A bin holds only its own frames, an
-    incomplete bin at a segment's end is left out. Stimulus and behaviour are averaged, a bin's time is
-    that of its last frame.
+    incomplete bin at a segment's end is left out. Of inputs, levels are averaged and marks of events added
+    up; a bin's time is that of its last frame.
 
     Returns:
         The session at the rate that whole frames allow (20 Hz to 2 Hz: 10 frames a bin, exactly 2 Hz), and
@@ -49,7 +49,8 @@ def resample(session: Session, rate_hz: float) -> tuple[Session, Finding]:
     """The session at another rate. A new frame depends on no frame recorded after it.
 
     Downward, a frame is the mean of the frames of its interval (block average, incomplete intervals at a
-    segment's end left out); upward, the last frame recorded before it.
+    segment's end left out); upward, the last frame recorded before it. Of inputs, levels follow the frames;
+    marks of events are added up, and stand in one frame where a frame becomes several.
 
     Raises:
         RecordingError: the session's rate is unknown, or no segment is long enough for one frame.
@@ -90,10 +91,25 @@ def _in_blocks(
             f"session {session.id}: every segment is shorter than one frame at {rate_hz:.4g} Hz. "
             "Prepare with a higher event_rate_hz or resample_hz."
         )
-    channels: Combine = "last" if combine == "last" else "mean"
+    kinds = {each.name: each.kind for each in session.inputs}
 
-    def combined(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else combine_blocks(values, first, stop, channels)
+    def combined(values: np.ndarray | None, names: tuple[str, ...] | None) -> np.ndarray | None:
+        if values is None:
+            return None
+        channels = combine_blocks(values, first, stop, "last" if combine == "last" else "mean")
+        is_event = np.array([kinds[name] == "event" for name in names or ()], bool)
+        if combine == "last":
+            is_repeated = np.concatenate([[False], np.diff(first) == 0])
+            channels[np.ix_(is_repeated, is_event)] = 0
+        else:
+            channels[:, is_event] = combine_blocks(values[:, is_event], first, stop, "sum")
+        return channels
+
+    split = session.split
+    if split is not None and combine != "last":  # a frame that holds any of the test part is never trained on
+        split = np.array([split[low:high].max() for low, high in zip(first, stop, strict=True)], split.dtype)
+    elif split is not None:
+        split = split[first]
 
     return replace(
         session,
@@ -102,6 +118,9 @@ def _in_blocks(
         segment_ids=None if session.segment_ids is None else session.segment_ids[first],
         conditions=None if session.conditions is None else session.conditions[first],
         time_s=None if session.time_s is None else session.time_s[stop - 1],
-        stimulus=combined(session.stimulus),
-        behaviour=combined(session.behaviour),
+        stimulus=combined(session.stimulus, session.stimulus_names),
+        behaviour=combined(session.behaviour, session.behaviour_names),
+        input_kinds=kinds,  # as the frames that were recorded tell them
+        split=split,
+        repetition=None if session.repetition is None else session.repetition[first],
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.arrays import as_matrix, column_names, frame_times
+from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind, columns_of, kind_of
 
 Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
@@ -58,8 +59,14 @@ class Session:
         unit_names: N names.
         unit_positions: float32 [N, 2 or 3].
         brain_regions: N region names.
-        stimulus, stimulus_names: float32 [T, C] and its C channel names.
-        behaviour, behaviour_names: float32 [T, K] and its K channel names.
+        stimulus, stimulus_names: float32 [T, C] and its C channel names: inputs that can be planned.
+        behaviour, behaviour_names: float32 [T, K] and its K channel names: inputs that cannot.
+        input_kinds: by a channel's name, `event`, `level` or `pattern`; the values tell it where it is not
+            stated.
+        input_units: by a channel's name, its unit of measurement, where it is known.
+        split: integers [T], where the recording assigns its frames to parts: 0 train, 1 validation, 2 test,
+            -1 none.
+        repetition: int32 [T], which repetition of its condition each frame is of, where conditions repeat.
         metadata: anything else, as text (`licence`, `citation`, `note`, `original_file`, ...).
 
     Raises:
@@ -84,6 +91,10 @@ class Session:
     stimulus_names: tuple[str, ...] | None = None
     behaviour: np.ndarray | None = None
     behaviour_names: tuple[str, ...] | None = None
+    input_kinds: Mapping[str, InputKind] = field(default_factory=dict)
+    input_units: Mapping[str, str] = field(default_factory=dict)
+    split: np.ndarray | None = None
+    repetition: np.ndarray | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,6 +121,8 @@ class Session:
             "brain_regions": num_units,
             "stimulus": num_frames,
             "behaviour": num_frames,
+            "split": num_frames,
+            "repetition": num_frames,
         }.items():
             value = getattr(self, name)
             if value is not None and len(value) != length:
@@ -121,6 +134,70 @@ class Session:
                     f"{where}: {name} has shape {channels.shape} and {len(names or ())} names; "
                     "expected [frames, channels] and a name for each channel."
                 )
+        self._check_inputs(where)
+
+    def _check_inputs(self, where: str) -> None:
+        names = self._input_names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise RecordingError(
+                f"{where}: several channels of stimulus and behaviour are called {', '.join(twice)}; "
+                "expected a name of its own for each."
+            )
+        for key in ("input_kinds", "input_units"):
+            if unknown := sorted(set(getattr(self, key)) - set(names)):
+                raise RecordingError(
+                    f"{where}: {key} speaks of {', '.join(unknown)}; expected names of its inputs "
+                    f"({', '.join(names) or 'it has none'})."
+                )
+        if wrong := sorted({str(kind) for kind in self.input_kinds.values()} - set(INPUT_KINDS)):
+            raise RecordingError(
+                f"{where}: input_kinds has {', '.join(wrong)}; expected {', '.join(INPUT_KINDS)}."
+            )
+        if self.split is not None:
+            found = np.unique(self.split)
+            if not np.isin(found, range(-1, len(SPLIT_PARTS))).all():
+                raise RecordingError(
+                    f"{where}: split has the values {found.tolist()[:10]}; expected 0 (train), 1 "
+                    "(validation), 2 (test) and -1 (none)."
+                )
+
+    @property
+    def _input_names(self) -> tuple[str, ...]:
+        return (*(self.stimulus_names or ()), *(self.behaviour_names or ()))
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The channels of `stimulus`, which can be planned, then those of `behaviour`, which cannot."""
+        return tuple(
+            Input(
+                name,
+                self.input_kinds.get(name) or kind_of(channels[:, column]),
+                self.input_units.get(name, ""),
+                can_be_planned,
+            )
+            for channels, names, can_be_planned in (
+                (self.stimulus, self.stimulus_names, True),
+                (self.behaviour, self.behaviour_names, False),
+            )
+            if channels is not None
+            for column, name in enumerate(names or ())
+        )
+
+    def input_values(self, names: Sequence[str]) -> np.ndarray:
+        """The values of inputs, float32 [T, D], in the order of `names`.
+
+        Args:
+            names: of inputs; the name of a pattern stands for all its targets.
+
+        Raises:
+            RecordingError: there is no such input, or one is named twice.
+        """
+        columns = columns_of(self.inputs, names, f"session {self.id}")
+        members = [values for values in (self.stimulus, self.behaviour) if values is not None]
+        if not members:
+            return np.zeros((self.num_frames, 0), np.float32)
+        return np.concatenate(members, axis=1)[:, columns].astype(np.float32)
 
     @property
     def id(self) -> str:

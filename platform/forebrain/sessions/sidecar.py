@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.inputs import INPUT_KINDS
 
 SIDECAR_SUFFIXES = (".yaml", ".yml", ".json")
 _MAX_BYTES = 1 << 20
-AXES = ("units", "frames", "trials", "sessions")
+AXES = ("units", "frames", "trials", "sessions", "subjects")
 _CHOICES = {
     "decimal": (".", ","),
     "time_unit": ("s", "ms", "us", "ns", "min", "h"),
@@ -44,6 +45,38 @@ _TEXT_KEYS = {
 
 
 @dataclass(frozen=True)
+class InputFile:
+    """A table of inputs in a file of its own: events, or channels.
+
+    Attributes:
+        file: its path; in a sidecar file from that file's folder on.
+        time_column: of times; else it is told by its name (`time`, `onset`, ...). A table without times has a
+            row for each frame.
+        stop_column: of the times at which rows end; else it is told by its name, or by a duration's.
+        label_column: whose values name the inputs, for example `stimulus`; empty ones and 0 name none.
+        columns: that are read; all others are left out. None: all.
+        time_unit: `s`, `ms`, `us`, `ns`, `min` or `h`; else as names of columns state it, else `s`.
+        content: `events` or `channels`, where the times leave it open.
+        offset_s: seconds to add to its clock to have the recording's, whose first frame is at 0 unless it
+            states times.
+        sync: pairs of one moment on both clocks, [its seconds, the recording's seconds], instead of
+            `offset_s`; of two and more the clock's drift is taken too.
+        planned: whether what it holds can be planned, unlike behaviour.
+    """
+
+    file: str
+    time_column: str | None = None
+    stop_column: str | None = None
+    label_column: str | None = None
+    columns: tuple[str, ...] | None = None
+    time_unit: str | None = None
+    content: str | None = None
+    offset_s: float = 0.0
+    sync: tuple[tuple[float, float], ...] | None = None
+    planned: bool = True
+
+
+@dataclass(frozen=True)
 class Sidecar:
     """The user's own statements about a recording.
 
@@ -53,8 +86,9 @@ class Sidecar:
         signal: what the numbers are, for example `dff`.
         variable: the array to read, where the file holds several: its path or name in the file.
         frames_axis: axis of the array that counts frames, 0 or 1, where it cannot be told.
-        axes: what each axis of the array counts, in order: `units`, `frames`, `trials`, `sessions`; of a cell
-            array first the cells' axes, then those of what lies in a cell.
+        axes: what each axis of the array counts, in order: `units`, `frames`, `trials`, `sessions`, or
+            `subjects` in place of sessions, whose numbers are then added to the names of subject and session;
+            of a cell array first the cells' axes, then those of what lies in a cell.
         columns: names of the columns that are units, where a table holds others too.
         rows: of a table, only the rows that have these values in these columns, for example `{LedState: 2}`.
         header: whether the first row of a table names its columns, where it cannot be told.
@@ -68,6 +102,8 @@ class Sidecar:
         bin_s: width of the bins that spike times are counted in, seconds.
         sampling_rate_hz: of spike times that count samples of an electrophysiological recording.
         absent_chunks: what the chunks that a zarr store leaves out hold, `zeros` or `missing` values.
+        inputs: of inputs by name, what goes over the file's word: `kind`, `unit`, `planned`.
+        input_files: tables of inputs beside the recording.
         licence, citation, note: kept in the session's metadata.
     """
 
@@ -92,6 +128,8 @@ class Sidecar:
     bin_s: float | None = None
     sampling_rate_hz: float | None = None
     absent_chunks: Literal["zeros", "missing"] | None = None
+    inputs: Mapping[str, Mapping[str, Any]] | None = None
+    input_files: tuple[InputFile, ...] | None = None
     licence: str | None = None
     citation: str | None = None
     note: str | None = None
@@ -143,7 +181,11 @@ def parse_sidecar(path: Path) -> Sidecar:
     Raises:
         RecordingError: it is no mapping, or holds an unknown key or a value of the wrong type.
     """
-    return check_sidecar(read_sidecar_values(path), str(path))
+    sidecar = check_sidecar(read_sidecar_values(path), str(path))
+    if sidecar.input_files is None:
+        return sidecar
+    found = tuple(replace(each, file=str(path.parent / each.file)) for each in sidecar.input_files)
+    return replace(sidecar, input_files=found)
 
 
 def read_sidecar_values(path: Path) -> Mapping[str, Any]:
@@ -265,6 +307,8 @@ def _checked(where: str, key: str, value: Any) -> Any:
             )
         if not {"units", "frames"} <= set(value):
             raise RecordingError(f"{where}: axes is {value!r}; expected units and frames among them.")
+        if {"sessions", "subjects"} <= set(value):
+            raise RecordingError(f"{where}: axes is {value!r}; expected either sessions or subjects.")
         return tuple(value)
     if key == "rows":
         if not isinstance(value, Mapping) or not value:
@@ -279,6 +323,11 @@ def _checked(where: str, key: str, value: Any) -> Any:
         return tuple(lengths) if isinstance(value, list) else value
     if key == "conditions":
         return _checked_conditions(where, value)
+    if key == "inputs":
+        return _checked_inputs(where, value)
+    if key == "input_files":
+        items = value if isinstance(value, list) else [value]
+        return tuple(_checked_input_file(where, item) for item in items)
     if key == "columns":
         if not isinstance(value, list) or not value:
             raise RecordingError(f"{where}: columns is {value!r}; expected a list of column names.")
@@ -286,6 +335,77 @@ def _checked(where: str, key: str, value: Any) -> Any:
     if isinstance(value, dict | list):
         raise RecordingError(f"{where}: {key} is {value!r}; expected text.")
     return str(value)
+
+
+def _checked_inputs(where: str, value: Any) -> Mapping[str, Mapping[str, Any]]:
+    is_valid = isinstance(value, Mapping) and all(
+        isinstance(said, Mapping)
+        and set(said) <= {"kind", "unit", "planned"}
+        and said.get("kind") in (None, *INPUT_KINDS)
+        and isinstance(said.get("planned", True), bool)
+        for said in value.values()
+    )
+    if not is_valid:
+        raise RecordingError(
+            f"{where}: inputs is {value!r}; expected names of inputs, each with kind "
+            f"({', '.join(INPUT_KINDS)}), unit or planned (true, false), for example "
+            "{odour: {unit: ppm, planned: true}}."
+        )
+    return {
+        str(name): {key: str(word) if key == "unit" else word for key, word in said.items()}
+        for name, said in value.items()
+    }
+
+
+def _checked_input_file(where: str, value: Any) -> InputFile:
+    """One of `input_files`: a path, or keys and values."""
+    value = {"file": value} if isinstance(value, str) else value
+    allowed = {item.name for item in fields(InputFile)}
+    if not isinstance(value, Mapping) or not value.get("file") or not set(value) <= allowed:
+        raise RecordingError(
+            f"{where}: input_files has {value!r}; expected a path, or file with any of "
+            f"{', '.join(sorted(allowed - {'file'}))}."
+        )
+    said = {key: item for key, item in value.items() if item is not None}
+    wrong = None
+    for key, item in said.items():
+        if key == "offset_s":
+            is_valid = (
+                isinstance(item, int | float) and not isinstance(item, bool) and abs(item) < float("inf")
+            )
+        elif key == "planned":
+            is_valid = isinstance(item, bool)
+        elif key == "columns":
+            is_valid = isinstance(item, list) and bool(item)
+        elif key == "sync":
+            is_valid = (
+                isinstance(item, list)
+                and bool(item)
+                and all(isinstance(pair, list) and len(pair) == 2 for pair in item)
+                and all(isinstance(moment, int | float) for pair in item for moment in pair)
+                and len({pair[0] for pair in item}) == len(item)
+            )
+        elif key == "time_unit":
+            is_valid = item in _CHOICES["time_unit"]
+        elif key == "content":
+            is_valid = item in ("events", "channels")
+        else:
+            is_valid = not isinstance(item, dict | list)
+        wrong = wrong or (None if is_valid else key)
+    if wrong or {"sync", "offset_s"} <= set(said):
+        raise RecordingError(
+            f"{where}: input_files has {wrong or 'sync beside offset_s'}: {said.get(wrong or 'sync')!r}; "
+            "expected names of columns, a unit of time, offset_s in seconds or sync: [[seconds there, "
+            "seconds in the recording], ...], content: events or channels, planned: true or false."
+        )
+    for key in ("file", "time_column", "stop_column", "label_column"):
+        if key in said:
+            said[key] = str(said[key])
+    if "columns" in said:
+        said["columns"] = tuple(str(name) for name in said["columns"])
+    if "sync" in said:
+        said["sync"] = tuple((float(there), float(here)) for there, here in said["sync"])
+    return InputFile(**{**said, "offset_s": float(said.get("offset_s", 0.0))})
 
 
 def _checked_conditions(where: str, value: Any) -> Mapping[str, tuple[tuple[int, int], ...]]:

@@ -8,8 +8,11 @@ examples and first runs work anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 
@@ -49,6 +52,13 @@ SPECIES = (
     Species("sim-celegans", num_units=90, num_sessions=3, num_frames=2000, rate_hz=3.0, tau_s=1.2, gain=2.5),
     Species("sim-mouse", num_units=140, num_sessions=2, num_frames=3600, rate_hz=10.0, tau_s=0.3, noise=0.2),
 )
+# Options of sim://stimulated, and the arguments of `simulate_stimulated` that they are.
+_STIMULATED: dict[str, tuple[str, Callable[[str], float]]] = {
+    "seed": ("seed", int),
+    "minutes": ("minutes", float),
+    "noise": ("noise", float),
+    "targets": ("num_targets", int),
+}
 STEPS_PER_FRAME = 5  # a frame is the mean of five steps of the dynamics
 WARM_UP_FRAMES = 200
 
@@ -79,16 +89,27 @@ def simulate(species: Species, individual: int, seed: int = 0) -> Session:
 
 
 def simulated_addresses(address: str) -> list[str]:
-    """The address of each session of a simulated set, `sim://default?seed=0`.
+    """The address of each session of a simulated set.
+
+    Args:
+        address: `sim://default?seed=0`, or one session whose inputs and true responses are known (see
+            `stimulated`): `sim://stimulated?kernels=FILE` with any of `seed`, `minutes`, `noise`, `targets`.
 
     Raises:
         RecordingError: the address names no set.
     """
     parts = urlsplit(address)
-    query = parse_qs(parts.query)
-    seed = query.get("seed", ["0"])[0]
+    query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+    if parts.netloc == "stimulated" and "kernels" in query and set(query) <= {"kernels", *_STIMULATED}:
+        _stimulated_options(address, query)
+        query["kernels"] = str(Path(query["kernels"]).absolute())
+        return [f"sim://stimulated?{urlencode(query, safe='/')}"]
+    seed = query.get("seed", "0")
     if parts.netloc != "default" or set(query) - {"seed"} or not seed.isdecimal():
-        raise RecordingError(f"{address}: no such simulated set; expected sim://default?seed=NUMBER.")
+        raise RecordingError(
+            f"{address}: no such simulated set; expected sim://default?seed=NUMBER or "
+            f"sim://stimulated?kernels=FILE with any of {', '.join(_STIMULATED)}."
+        )
     return [
         f"sim://{species.name}/{individual}?seed={seed}"
         for species in SPECIES
@@ -97,10 +118,37 @@ def simulated_addresses(address: str) -> list[str]:
 
 
 def open_simulated(address: str) -> list[Session]:
-    """The session behind one of `simulated_addresses`."""
+    """The session behind one of `simulated_addresses`.
+
+    Raises:
+        RecordingError: the file of kernels that it names cannot be read.
+    """
     parts = urlsplit(address)
+    query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+    if parts.netloc == "stimulated":
+        from forebrain.sessions.stimulated import Kernels, simulate_stimulated
+
+        return [simulate_stimulated(Kernels.read(query["kernels"]), **_stimulated_options(address, query))]
     species = {species.name: species for species in SPECIES}[parts.netloc]
-    return [simulate(species, int(parts.path.strip("/")), int(parse_qs(parts.query)["seed"][0]))]
+    return [simulate(species, int(parts.path.strip("/")), int(query["seed"]))]
+
+
+def kernels_file(address: str) -> Path | None:
+    """The file of kernels that a simulated address names; None where it names none."""
+    found = parse_qs(urlsplit(address).query).get("kernels")
+    return Path(found[0]) if found else None
+
+
+def _stimulated_options(address: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of `simulate_stimulated` that an address states."""
+    found: dict[str, Any] = {}
+    for key, (argument, number) in _STIMULATED.items():
+        if key in query:
+            try:
+                found[argument] = number(query[key])
+            except ValueError as error:
+                raise RecordingError(f"{address}: {key} is {query[key]!r}; expected a number.") from error
+    return found
 
 
 def _weights(rng: np.random.Generator, num_units: int) -> np.ndarray:

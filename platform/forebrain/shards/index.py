@@ -8,12 +8,17 @@ for as long as it stays in its set.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from forebrain.errors import ShardError
+from forebrain.sessions.inputs import Input, InputKind
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.session import READER_NOTES, Range
 from forebrain.shards.fits import persistence_remark
@@ -24,6 +29,9 @@ FORMAT = "forebrain-shards-2"
 INDEX_NAME = "index.json"
 # Every entry, a line each: one request opens a set of ten thousand sessions.
 ENTRIES_NAME = "sessions.jsonl"
+Run = tuple[int, int, int]  # frames [start, stop) and their value
+# Fields of an entry that are written only where they say something: others have the bytes they had before.
+_INPUT_FIELDS = ("input_kinds", "input_units", "split", "repetition")
 NUM_PREFIXES = 16  # of tars
 # Members of a sample that are read back in pages; what was done to the animal, and what it did.
 TRACES, STIMULUS, BEHAVIOUR = "traces", "stimulus", "behaviour"
@@ -107,7 +115,12 @@ class SessionEntry:
         report: what was found in the recording and what was done.
         fits: protocol -> the frame ranges its statistics were fitted on.
         pages: member -> the shape of its pages. Inputs are the members `stimulus`, whose future can be
-            planned, and `behaviour`, whose future cannot; their channels are named below.
+            planned, and `behaviour`, whose future cannot; their channels are named by `stimulus_names` and
+            `behaviour_names`.
+        input_kinds, input_units: by a channel's name; none in sets prepared before they were kept.
+        split: runs of frames [start, stop) and the part that the recording assigns them, as in
+            `Session.split`; none where it assigns none.
+        repetition: the same of `Session.repetition`.
         arrays_sha256: of the session's safetensors file (fits, checksums of pages, names and positions of
             units).
         options_sha256: of the options it was prepared with, and the version of what prepared it.
@@ -138,12 +151,25 @@ class SessionEntry:
     options_sha256: str
     conditions: dict[str, tuple[Range, ...]] = field(default_factory=dict)
     persistence: dict[str, float] = field(default_factory=dict)
+    input_kinds: dict[str, InputKind] = field(default_factory=dict)
+    input_units: dict[str, str] = field(default_factory=dict)
+    split: tuple[Run, ...] = ()
+    repetition: tuple[Run, ...] = ()
     first_format: FirstFormat | None = None
 
     @property
     def page_frames(self) -> int:
         """Frames of a page of traces."""
         return self.pages[TRACES].frames
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Channels of `stimulus`, then of `behaviour`; levels where no kind was kept."""
+        return tuple(
+            Input(name, self.input_kinds.get(name, "level"), self.input_units.get(name, ""), can_be_planned)
+            for names, can_be_planned in ((self.stimulus_names, True), (self.behaviour_names, False))
+            for name in names or ()
+        )
 
     @property
     def name(self) -> str:
@@ -161,6 +187,9 @@ class SessionEntry:
         """The entry, which is of format 2, as one line of JSON."""
         row = {**asdict(self), "report": self.report.to_json()}
         del row["first_format"]
+        for name in _INPUT_FIELDS:
+            if not row[name]:
+                del row[name]
         return to_json(row)
 
     @classmethod
@@ -177,6 +206,8 @@ class SessionEntry:
             row = _from_first_format(row)
         for name in ("stimulus_names", "behaviour_names"):
             row[name] = _tuple(row[name])
+        for name in ("split", "repetition"):
+            row[name] = tuple((start, stop, value) for start, stop, value in row.get(name, ()))
         row["segments"] = _ranges(row["segments"])
         row["fits"] = {protocol: _ranges(ranges) for protocol, ranges in row["fits"].items()}
         row["conditions"] = {name: _ranges(ranges) for name, ranges in row.get("conditions", {}).items()}
@@ -322,6 +353,23 @@ def _from_first_format(row: dict[str, Any]) -> dict[str, Any]:
 
 def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
+
+
+def runs_of(values: np.ndarray | None) -> tuple[Run, ...]:
+    """Whole numbers, [T], as runs of frames [start, stop) of one value; none of None."""
+    if values is None:
+        return ()
+    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return tuple((start, stop, int(values[start])) for start, stop in itertools.pairwise(edges))
+
+
+def values_of(runs: Sequence[Run]) -> np.ndarray | None:
+    """int32 [T], the values that runs stand for; None of none."""
+    if not runs:
+        return None
+    return np.repeat([value for *_, value in runs], [stop - start for start, stop, _ in runs]).astype(
+        np.int32
+    )
 
 
 def _ranges(rows: list[list[int]]) -> tuple[Range, ...]:

@@ -10,7 +10,7 @@ from forebrain.shards.index import FIRST_FORMAT, FORMAT, to_json
 
 # Formats and versions of what prepared sessions that a set may hold side by side, the current one last; the
 # version is raised when the same recording and options give other bytes.
-_VERSIONS = ((FIRST_FORMAT, 2), (FORMAT, 3))
+_VERSIONS = ((FIRST_FORMAT, 2), (FORMAT, 3), (FORMAT, 4))
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.remote import fingerprint, is_remote
+from forebrain.sessions.remote import fingerprint, is_remote, sidecar_path
 from forebrain.sessions.session import Session
-from forebrain.sessions.sidecar import sidecar_files
-from forebrain.sessions.simulate import SIMULATION_VERSION, open_simulated, simulated_addresses
+from forebrain.sessions.sidecar import InputFile, parse_sidecar, sidecar_files, sidecar_of
+from forebrain.sessions.simulate import (
+    SIMULATION_VERSION,
+    kernels_file,
+    open_simulated,
+    simulated_addresses,
+)
 from forebrain.shards.hashing import file_sha256
 
 _SIMULATED = "sim://"
@@ -56,15 +61,24 @@ def name_of(address: str) -> str:
 
 
 def sha256_of(address: str) -> str:
-    """A hash of all that decides what a recording is read as: its bytes and its sidecar files.
+    """A hash of all that decides what a recording is read as: its bytes, its sidecar files, and the files
+    of inputs that they name.
 
     Raises:
         RecordingError: its name is no text.
     """
     if address.startswith(_SIMULATED):
-        return hashlib.sha256(f"{SIMULATION_VERSION} {address}".encode()).hexdigest()
+        kernels = kernels_file(address)
+        of_kernels = file_sha256(kernels) if kernels is not None and kernels.is_file() else ""
+        return hashlib.sha256(f"{SIMULATION_VERSION} {address}{of_kernels}".encode()).hexdigest()
     if is_remote(address):
-        return fingerprint(address)
+        said = sidecar_path(address)
+        inputs = parse_sidecar(said).input_files or () if said.is_file() else ()
+        return (
+            hashlib.sha256(f"{fingerprint(address)}{_hashes(inputs)}".encode()).hexdigest()
+            if inputs
+            else (fingerprint(address))
+        )
     from forebrain.sessions.readers import check_name
 
     path = Path(address)
@@ -73,6 +87,7 @@ def sha256_of(address: str) -> str:
     sidecars = [(file.relative_to(path.parent).as_posix(), file) for file in sidecar_files(path)]
     for name, file in [*_files_of(path), *sidecars]:
         digest.update(f"{name}\0{file_sha256(file)}\n".encode("utf-8", "surrogateescape"))
+    digest.update(_hashes(sidecar_of(path).input_files or ()).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -84,6 +99,12 @@ def has_changed(address: str, sha256: str) -> bool:
         return sha256_of(address) != sha256
     except (OSError, RecordingError):
         return True
+
+
+def _hashes(inputs: Sequence[InputFile]) -> str:
+    """Names and hashes of files of inputs that sidecar files name; none of those that are not there."""
+    files = [Path(each.file) for each in inputs]
+    return "".join(f"{file.name}\0{file_sha256(file)}\n" for file in files if file.is_file())
 
 
 def _files_of(path: Path) -> Iterator[tuple[str, Path]]:

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -60,6 +60,9 @@ class SessionBatch:
         is_split: other workers own further units of the session, and have the same windows of it.
         present: bool [B], which windows are there: the others could not be read, are zeros and do not count.
             None for all.
+        inputs: [B, C + H, D], where the stream was asked for D inputs by name; as they were recorded, zeros
+            where they are not known.
+        known: bool [C + H, D], which inputs of this session are known when a forecast is made.
     """
 
     session: str
@@ -69,6 +72,8 @@ class SessionBatch:
     forecast_units: np.ndarray | None = None
     is_split: bool = False
     present: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+    known: np.ndarray | None = None
 
     @property
     def num_skipped(self) -> int:
@@ -106,6 +111,7 @@ class Stream:
         order: from `build_order`.
         worker, num_workers: which part of each global batch is read here.
         split_above: see `DataOrder.ownership`.
+        inputs: names of inputs to give beside the windows; a session has some, all or none of them.
 
     Attributes:
         owned_sessions: what this worker owns, whole or in part.
@@ -122,8 +128,9 @@ class Stream:
         worker: int = 0,
         num_workers: int = 1,
         split_above: int | None = None,
+        inputs: Sequence[str] = (),
     ) -> None:
-        self._windows, self._order = windows, order
+        self._windows, self._order, self._inputs = windows, order, tuple(inputs)
         position = {entry.id: index for index, entry in enumerate(windows.sessions)}
         self._position = np.array([position[session.id] for session in order.sessions])
         self.owned_sessions = order.owned(worker, num_workers, split_above)
@@ -148,6 +155,10 @@ class Stream:
                 present = np.isin(self._windows.starts(session, "train", numbers), starts)
                 context, target = _spread(context, present), _spread(target, present)
             group = replace(self._group(step, which, context, target), present=present)
+            if self._inputs:
+                values, known = self._windows.read_inputs(session, starts, self._inputs)
+                values = values if present is None else _spread(values, present)
+                group = replace(group, inputs=values, known=known)
             groups.append(group)
             windows_skipped += group.num_skipped if own.start == 0 else 0
             rows_skipped += group.num_skipped * group.target.shape[2]
@@ -174,7 +185,12 @@ class Stream:
                     np.zeros((size, frames, num_units), dtype=np.float32)
                     for frames in (self._windows.context, self._windows.horizon)
                 )
-                groups.append(self._group(step, which, context, target))
+                group = self._group(step, which, context, target)
+                if self._inputs:
+                    shape = (context.shape[1] + target.shape[1], len(self._inputs))
+                    nothing = np.zeros((size, *shape), np.float32)
+                    group = replace(group, inputs=nothing, known=np.zeros(shape, bool))
+                groups.append(group)
         return Batch(step, groups, draws.batch_size, draws.rows)
 
     def batches(self, first: int, last: int) -> Generator[Batch]:

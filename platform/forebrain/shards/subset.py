@@ -140,6 +140,10 @@ class SubsetShards:
             return self._whole.read(self._positions[session], start, stop, units)
         return self._whole.read(self._positions[session], start, stop)[:, kept[units]]
 
+    def read_inputs(self, session: int, name: str, start: int, stop: int) -> np.ndarray:
+        """As `ShardSet.read_inputs`."""
+        return self._whole.read_inputs(self._positions[session], name, start, stop)
+
     def expect(self, session: int, ranges: Iterable[Range], units: slice = ALL) -> None:
         """Hears that windows will be read; see `ShardSet.expect`."""
         narrow = units if self._units[session] is None else ALL

@@ -20,6 +20,7 @@ from forebrain.scoring.protocols import (
 )
 from forebrain.scoring.window_source import SessionInfo
 from forebrain.shards.fits import LEAST_PERSISTENCE
+from forebrain.shards.index import BEHAVIOUR, STIMULUS
 from forebrain.shards.reader import ALL, ShardSet
 from forebrain.shards.subset import SubsetShards
 
@@ -121,6 +122,40 @@ class ShardWindows:
                 "finite; the shards were not written by `prepare` or its fits are damaged. Prepare again."
             )
         return windows[:, : self.context], windows[:, self.context :], starts
+
+    def read_inputs(
+        self, session: int, starts: np.ndarray, names: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The inputs of windows, and which of them are known when a forecast is made.
+
+        Args:
+            session: position in `sessions`.
+            starts: first frames [B], as `read` gives them.
+            names: of D inputs; those that the session has not are zeros and not known.
+
+        Returns:
+            float32 [B, C + H, D], as they were recorded, and bool [C + H, D]: of what cannot be planned
+            (behaviour) the horizon is zeros and not known.
+
+        Raises:
+            ShardError: a page is damaged.
+        """
+        entry = self.shards.sessions[session]
+        length = self.context + self.horizon
+        values = np.zeros((len(starts), length, len(names)), np.float32)
+        known = np.zeros((length, len(names)), bool)
+        for member, channels in ((STIMULUS, entry.stimulus_names), (BEHAVIOUR, entry.behaviour_names)):
+            column_of = {name: column for column, name in enumerate(channels or ())}
+            places = [place for place, name in enumerate(names) if name in column_of]
+            if not places or member not in entry.pages:
+                continue
+            columns = [column_of[names[place]] for place in places]
+            stop = length if member == STIMULUS else self.context
+            known[:stop, places] = True
+            for number, start in enumerate(starts.tolist()):
+                read = self.shards.read_inputs(session, member, start, start + stop)
+                values[number, :stop, places] = read[:, columns].T
+        return values, known
 
     def expect(self, session: int, part: Part, numbers: np.ndarray, units: slice = ALL) -> None:
         """Hears that windows will be read, after all that it heard of before; see `ShardSet.expect`."""

@@ -33,6 +33,7 @@ from forebrain.shards.index import (
     arrays_name,
     entry_name,
     pages_array,
+    runs_of,
     shard_name,
     to_json,
 )
@@ -126,6 +127,10 @@ def _write_files(
         options_sha256=config.sha256,
         conditions={name: tuple(ranges) for name, ranges in session.condition_ranges.items()},
         persistence={protocol: moments.persistence for protocol, moments in frames.moments.items()},
+        input_kinds={each.name: each.kind for each in session.inputs},
+        input_units=dict(session.input_units),
+        split=runs_of(session.split),
+        repetition=runs_of(session.repetition),
     )
 
 

@@ -37,7 +37,7 @@ from forebrain_registry.storage import Folder, scratch
 
 ASKED = "adaptations.yaml"
 _COLUMNS = (
-    "session", "status", "score", "low", "high", "linear", "from scratch", "not adapted", "seconds", "leak",
+    "session", "status", "score", "low", "high", "linear", "ridge", "self", "not adapted", "seconds", "leak",
     "recording", "error",
 )  # fmt: skip
 Row = dict[str, Any]
@@ -242,8 +242,8 @@ def _row(recording: str, session: str, status: str, result: Row | None = None, e
             "score": result["score"],
             "low": low,
             "high": high,
-            "linear": result["baselines"]["linear"],
-            **{name: result["others"].get(name) for name in ("from scratch", "not adapted")},
+            **{name: result["baselines"].get(name) for name in ("linear", "ridge", "self")},
+            "not adapted": result["others"].get("not adapted"),
             "seconds": result["seconds"],
             "leak": result["leak"],
         }

@@ -23,6 +23,7 @@ def parts_of(batch: Batch, num_parts: int) -> list[Batch | None]:
             context=group.context[i : i + 1],
             target=group.target[i : i + 1],
             present=None if group.present is None else group.present[i : i + 1],
+            inputs=None if group.inputs is None else group.inputs[i : i + 1],
         )
         for group in batch.groups
         for i in range(len(group.context))

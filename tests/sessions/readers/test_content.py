@@ -14,6 +14,7 @@ from scipy import io
 from writing import assert_values, cells, matlab73, read_one, stamped
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.inputs import Input
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers import open_recording
 from forebrain.sessions.sidecar import Sidecar
@@ -430,3 +431,18 @@ def test_no_unit_is_taken_for_a_clock(tmp_path: Path, calcium: np.ndarray, unit:
 def test_clocks_alone_are_no_recording(write: Callable[..., Path]) -> None:
     with pytest.raises(RecordingError, match="grow evenly"):
         read_one(write(data=np.arange(200)[:, None] * np.arange(1, 5)[None]))
+
+
+def test_what_is_called_like_stimulus_or_behaviour_beside_the_traces_is_input(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.npz"
+    light, pose = (np.arange(500) % 50 == 0).astype(float), rng.random((6, 500))
+    np.savez(
+        path, dff=rng.random((500, 20)), stim_light=light, wheel_speed=rng.random((500, 1)), pose=pose,
+        licks=np.zeros(1200), tuning_curve=rng.random(500),
+    )  # fmt: skip
+    (session,) = open_recording(path)
+    assert session.stimulus_names == ("stim_light",)
+    assert session.behaviour_names == ("wheel_speed", *(f"pose/{part}" for part in range(6)))
+    assert session.inputs[0] == Input("stim_light", "event")
+    np.testing.assert_array_equal(session.input_values(["pose/3"])[:, 0], pose[3].astype(np.float32))

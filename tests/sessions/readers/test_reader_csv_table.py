@@ -155,6 +155,20 @@ def test_honeybee_trials_agree_with_their_twins(
     assert [f"glomerulus_{unit}" for unit in session.unit_names] == list(expected.unit_names)
 
 
+def test_labels_of_trials_are_inputs_that_last_as_long_as_the_trial(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{unit},{odour},{drug},{','.join(f'{value:.4f}' for value in rng.random(20))}"
+        for odour, drug in ((3, "SAL"), (0, "SAL"), (3, "PTX"))
+        for unit in (17, 28)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
+    session = read(tmp_path / "a.csv", Sidecar(rate_hz=8.0))
+    assert session.stimulus_names == ("label1", "label2:PTX", "label2:SAL")
+    np.testing.assert_array_equal(session.input_values(["label1"])[:, 0], np.repeat([3, 0, 3], 20))
+    np.testing.assert_array_equal(session.input_values(["label2:PTX"])[:, 0], np.repeat([0, 0, 1], 20))
+
+
 def test_trial_that_lacks_a_unit_is_refused(original_dir: Path, tmp_path: Path) -> None:
     lines = (original_dir / "csv_trials_honeybee" / "SAL_1.csv").read_text().splitlines()
     (tmp_path / "SAL_1.csv").write_text("\n".join(lines[:-1]))

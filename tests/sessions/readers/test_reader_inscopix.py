@@ -56,6 +56,15 @@ def test_bin_width_of_the_sidecar_is_used(original_dir: Path) -> None:
     assert session.rate_hz == 2.0 and session.unit_names == ("C00", "C02")
 
 
+def test_missing_values_may_be_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{t / 10},{first},{t}" for t, first in enumerate(["1.5"] * 7 + ['" nan"'] + ["1.5"] * 12)]
+    path.write_text("\n".join(['," C00"," C01"', '"Time(s)/Cell Status"," accepted"," accepted"', *rows, ""]))
+    session = read(path)
+    assert np.flatnonzero(np.isnan(session.traces[:, 0])).tolist() == [7]
+    assert session.traces[:, 1].tolist() == list(range(20))
+
+
 def test_undecided_cells_are_kept_where_none_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(

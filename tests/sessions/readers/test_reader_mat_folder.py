@@ -57,3 +57,20 @@ def test_folders_of_whole_recordings_are_not_one(
         io.savemat(tmp_path / f"session{number}.mat", {"dff": traces, "fs": 3.0})
     assert not mat_folder.recognises(tmp_path)
     assert len(find_recordings([tmp_path])) == 3
+
+
+def test_vectors_in_every_file_are_inputs_by_their_names_and_values(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = {
+        "cue": (np.arange(200) % 40 == 0).astype(float), "contrast": np.repeat([0.0, 0.25], 100),
+        "reward": (np.arange(200) % 40 == 9).astype(float), "wheel_speed": rng.random(200),
+        "background": rng.random(200), "time": np.arange(200) / 10,
+    }  # fmt: skip
+    for unit in range(3):
+        io.savemat(tmp_path / f"unit_{unit}.mat", {"dff": rng.random(200), **shared})
+    (session,) = open_recording(tmp_path)
+    assert set(session.stimulus_names) == {"cue", "contrast"}
+    assert set(session.behaviour_names) == {"reward", "wheel_speed"}
+    assert {each.name: each.kind for each in session.inputs}["cue"] == "event"
+    np.testing.assert_array_equal(session.input_values(["contrast"])[:, 0], shared["contrast"])
+    assert "background (the same in every file)" in session.metadata["inputs_left_out"]

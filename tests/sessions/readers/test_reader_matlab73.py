@@ -51,6 +51,27 @@ def test_matrix_is_read_as_matlab_shows_it(save, traces: np.ndarray, transposed:
     np.testing.assert_allclose(read(path).traces, traces, rtol=1e-6)
 
 
+def test_cells_may_be_animals(save) -> None:
+    rng = np.random.default_rng(0)
+    fish = [rng.normal(size=(30, num_units, 2)) for num_units in (4, 6, 5)]  # frames, units, trials
+
+    def fill(file: h5py.File) -> None:
+        cells = file.create_dataset("responses", (1, 3), h5py.ref_dtype)
+        cells.attrs["MATLAB_class"] = np.bytes_("cell")
+        for number, values in enumerate(fish):
+            file[f"#refs#/{number}"] = values.T
+            file[f"#refs#/{number}"].attrs["MATLAB_class"] = np.bytes_("double")
+            cells[0, number] = file[f"#refs#/{number}"].ref
+
+    axes = ("subjects", "frames", "units", "trials")
+    sidecar = Sidecar(variable="responses", axes=axes, dataset="lab", subject="fish", session="day")
+    sessions = matlab73.read(save(fill), sidecar)
+    assert [session.id for session in sessions] == ["lab/fish1/day1", "lab/fish2/day2", "lab/fish3/day3"]
+    for session, values in zip(sessions, fish, strict=True):
+        assert session.segments == [(0, 30), (30, 60)]
+        np.testing.assert_allclose(session.traces[30:], values[:, :, 1], rtol=1e-6)
+
+
 def test_frames_axis_counts_axes_as_matlab_shows_them(save, traces: np.ndarray) -> None:
     square = traces[:40].repeat(10, axis=1)
     path = save(lambda file: put(file, "dff", square))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from forebrain.errors import RecordingError
-from forebrain.sessions.readers import npz
+from forebrain.sessions.inputs import Input
+from forebrain.sessions.readers import npz, open_recording
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -161,3 +162,43 @@ def test_what_would_unpack_beyond_memory_is_refused(
     np.savez_compressed(tmp_path / "a.npz", traces=np.zeros_like(traces))
     with pytest.raises(RecordingError, match="read whole"):
         npz.read(tmp_path / "a.npz", Sidecar())
+
+
+def test_the_layout_states_parts_repetitions_kinds_and_units(tmp_path):
+    path = tmp_path / "a.npz"
+    known = {
+        "traces": np.random.default_rng(0).normal(size=(50, 4)), "fs": 5.0,
+        "stimulus": np.ones((50, 2)), "stimulus_names": ["tap", "laser[3]"],
+        "stimulus_kinds": ["event", "pattern"], "stimulus_units": ["", "mW"],
+        "behaviour": np.ones((50, 1)), "behaviour_names": ["speed"], "behaviour_units": ["mm/s"],
+        "split": np.repeat([0, 1, 2], [30, 10, 10]), "repetition": np.arange(50) // 25,
+        "valid_frames": [5, 45],
+    }  # fmt: skip
+    np.savez(path, **known)
+    (session,) = open_recording(path)
+    assert session.inputs == (
+        Input("tap", "event"),
+        Input("laser[3]", "pattern", "mW"),
+        Input("speed", "level", "mm/s", can_be_planned=False),
+    )
+    assert session.split.tolist() == [-1] * 5 + [0] * 25 + [1] * 10 + [2] * 5 + [-1] * 5
+    assert session.repetition.tolist() == [0] * 25 + [1] * 25
+    assert session.metadata["valid_frames"] == "5 to 45; the split leaves out all others"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stimulus_kinds": ["event", "level"]}, "stimulus_kinds has 2 entries; expected one for each of 1"),
+        ({"stimulus_kinds": ["pulse"]}, "input_kinds has pulse"),
+        ({"split": np.full(50, 7)}, r"split has the values \[7\]"),
+        ({"split": np.zeros(40)}, "split has 40 entries; expected 50"),
+        ({"valid_frames": [45, 5]}, r"valid_frames is \[45, 5\]"),
+    ],
+)
+def test_what_the_layout_says_wrong_of_inputs_is_refused(tmp_path, fields, words):
+    path = tmp_path / "a.npz"
+    known = {"traces": np.ones((50, 4)), "stimulus": np.ones((50, 1)), "stimulus_names": ["tap"]}
+    np.savez(path, **{**known, **fields})
+    with pytest.raises(RecordingError, match=words):
+        open_recording(path)

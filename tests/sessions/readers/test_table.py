@@ -128,12 +128,17 @@ def test_pairs_of_a_counter_and_a_trace_are_the_traces(
     assert session.unit_names == tuple(f"y{unit:04d}" for unit in range(6))
 
 
-def test_behaviour_beside_units_is_left_out_and_said(write: Callable[..., Path], calcium: np.ndarray) -> None:
+def test_behaviour_beside_units_is_input_and_said(write: Callable[..., Path], calcium: np.ndarray) -> None:
     noise = np.random.default_rng(1).random((4, 200))
-    path = write({"x": noise[0], "y": noise[1], **units(calcium), "speed": noise[2], "lick_count": noise[3]})
+    beside = {"x": noise[0], "y": noise[1], **units(calcium), "speed": noise[2], "odor": noise[3]}
+    path = write(beside)
     session = read_one(path)
     assert_values(session, calcium)
-    assert session.metadata["left_out"] == "x, y, speed, lick_count (behaviour or stimulus, by the name)"
+    assert (session.stimulus_names, session.behaviour_names) == (("odor",), ("x", "y", "speed"))
+    np.testing.assert_array_equal(session.input_values(["odor"])[:, 0], noise[3].astype(np.float32))
+    assert session.metadata["inputs_from"] == "; ".join(
+        f"{name}: a column" for name in ("x", "y", "speed", "odor")
+    )
     assert read_one(path, columns=("speed", "cell0")).num_units == 2
 
 

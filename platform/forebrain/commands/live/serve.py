@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from rich.console import Console
@@ -25,7 +25,9 @@ from forebrain.models.base import LossName
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.realtime.messages import max_frame_bytes
-from forebrain.realtime.server import Port, serve
+from forebrain.realtime.pictures import Pictures
+from forebrain.realtime.recorder import Recorder
+from forebrain.realtime.server import Follower, Port, serve
 from forebrain.realtime.state import StateFile, keeping
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig
 from forebrain.sessions.preprocessing import Preprocessing
@@ -47,6 +49,13 @@ class Config:
         threads: that share the units of a forecast by POCO, 512 each at a time; they want a core each.
         state: file from which to go on after a restart, and to keep up to date.
         state_every_s: how often the state is written at most, seconds.
+        page: port of a page to watch it in a browser, on this machine; ADDRESS:PORT, such as 0.0.0.0:8600,
+        for
+            all that reach it.
+        pictures: address to bind for `forebrain live watch`, which shows the page from another machine.
+        record: file for frames, forecasts and events, which `fb.read` opens; one of the same units is gone on
+            with.
+        budget_ms: by when a forecast is due, for the page; the time between two frames if not given.
         updates: go on fitting the interface to the stream, in another process.
         live: the forecaster: gaps, normalisation, scores, drift.
         update: how the interface is fitted on, with --updates.
@@ -61,6 +70,10 @@ class Config:
     threads: int = 2
     state: str | None = None
     state_every_s: float = 1.0
+    page: str | None = None
+    pictures: str | None = None
+    record: str | None = None
+    budget_ms: float | None = None
     updates: bool = False
     live: LiveConfig = field(default_factory=LiveConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
@@ -70,12 +83,14 @@ class Config:
             raise ConfigError("give either --adapted or --untrained_units.")
         if self.threads < 1 or (self.untrained_units or 1) < 1:
             raise ConfigError("--threads and --untrained_units: expected 1 or more.")
+        if self.budget_ms is not None and self.budget_ms <= 0:
+            raise ConfigError(f"--budget_ms is {self.budget_ms}; expected more than 0.")
 
 
 def run(config: Config, console: Console) -> int:
     """Serves until it is asked to stop, and writes the state once more then."""
     torch.set_num_threads(1)  # the forecaster has its own
-    live, loss = _open(config)
+    live, loss, about = _open(config)
     with ExitStack() as stack:
         state = updater = None
         if config.state is not None:
@@ -89,6 +104,15 @@ def run(config: Config, console: Console) -> int:
             stack.callback(updater.close)
         port, where = _port(config, live)
         stack.callback(port.close)
+        followers: list[Follower] = []
+        if config.record is not None:
+            recorder = Recorder(config.record, live, about)
+            stack.callback(recorder.close)
+            followers.append(recorder)
+            if recorder.num_recorded:
+                console.print(f"recording goes on in {config.record}, after {recorder.num_recorded:,} frames")
+        if config.page is not None or config.pictures is not None:
+            followers.append(_pictures(config, live, about, stack, console))
         stop = stack.enter_context(_stop_signals())
 
         def after_frame(live: LiveForecaster) -> None:
@@ -103,20 +127,39 @@ def run(config: Config, console: Console) -> int:
         gc.collect()
         gc.freeze()
         console.print(f"serving {live.num_units} units at {where}")
-        serve(live, port, lambda: bool(stop), after_frame)
+        serve(live, port, lambda: bool(stop), after_frame, followers)
     console.print(f"stopped; {json.dumps(live.status())}")
     return 0
 
 
-def _open(config: Config) -> tuple[LiveForecaster, LossName]:
-    """The forecaster, and the loss that its backbone was trained with."""
+def _pictures(
+    config: Config, live: LiveForecaster, about: Mapping[str, str], stack: ExitStack, console: Console
+) -> Pictures:
+    """Gives pictures to the page, which another process serves."""
+    from forebrain.realtime import page
+    from forebrain.realtime.zeromq import Publisher
+
+    publisher = Publisher(config.pictures or "tcp://127.0.0.1:*")
+    stack.callback(publisher.close)
+    if config.pictures is not None:
+        console.print(f"pictures for `forebrain live watch` at {publisher.address}")
+    if config.page is not None:
+        listening = page.listen(config.page)
+        console.print(f"watch it at {page.url_of(listening)}")
+        stack.enter_context(page.shown(listening, publisher.address.replace("0.0.0.0", "127.0.0.1")))
+    return Pictures(live, publisher.send, config.budget_ms, f"{about['subject']}, {about['session']}")
+
+
+def _open(config: Config) -> tuple[LiveForecaster, LossName, dict[str, str]]:
+    """The forecaster, the loss that its backbone was trained with, and whose brain it forecasts."""
     if config.adapted is None:
         assert config.untrained_units is not None
         live = untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
-        return live, "relative"
+        about = {"species": "none", "dataset": "none", "subject": "untrained"}
+        return live, "relative", {**about, "session": f"{config.untrained_units} units"}
     adapted = Adapted.load(config.adapted, registry=config.registry)
     live = adapted.stream(config.live, threads=config.threads)
-    return live, adapted.description.loss
+    return live, adapted.description.loss, asdict(adapted.identity)
 
 
 def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:

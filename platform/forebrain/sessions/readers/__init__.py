@@ -8,6 +8,7 @@ A reader is a module with two functions:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from forebrain_registry.storage import path_here
 # Asked in this order; the first that recognises a path reads it.
 READERS = (
     "suite2p", "phy", "nwb", "minian", "mat_folder", "caiman", "hdf5", "excel", "parquet", "npz", "npy",
-    "netcdf3",
+    "live_record", "netcdf3",
     "matlab73", "matlab", "inscopix", "csv_table", "json_table",
 )  # fmt: skip
 # Never recordings, wherever they lie.
@@ -124,7 +125,12 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
     sidecar = sidecar if given is None else given.over(sidecar)
     reader = _reader_of(path)
     try:
-        return reader.read(path, sidecar)
+        sessions = reader.read(path, sidecar)
+        if sidecar.inputs or sidecar.input_files:
+            from forebrain.sessions.readers._input_files import brought
+
+            sessions = brought(sessions, path, sidecar)
+        return sessions
     except RecordingQuestion as question:
         if str(path) in str(question):
             raise
@@ -218,13 +224,26 @@ def _in_folder(folder: Path, walk: Walk, is_given: bool = False) -> list[str]:
     except OSError:
         return [str(folder)]  # said when it is opened
     found: list[str] = []
+    inputs = _input_files_in(entries)
     for entry in entries:
         if entry.name.startswith((".", "~$")) or _is_sidecar(entry):  # ~$: Excel's locks
+            continue
+        if str(entry) in inputs:
             continue
         if is_folder(entry):
             found += _in_folder(entry, walk)
         elif entry.suffix.lower() not in _IGNORED_SUFFIXES:
             found.append(str(entry))
+    return found
+
+
+def _input_files_in(entries: Sequence[Path]) -> set[str]:
+    """The files that sidecar files among the entries name as inputs of a recording."""
+    found: set[str] = set()
+    for entry in entries:
+        if _is_sidecar(entry):
+            with contextlib.suppress(RecordingError):  # said when its recording is opened
+                found |= {each.file for each in parse_sidecar(entry).input_files or ()}
     return found
 
 

@@ -17,7 +17,7 @@ path make traces in one of these ways:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,7 +33,8 @@ from forebrain.sessions.readers._common import (
     could_be_traces,
     make_session,
 )
-from forebrain.sessions.readers._names import Role, rank_of, role_of, words_of
+from forebrain.sessions.readers._inputs import MAX_COLUMNS, Channel, with_channels
+from forebrain.sessions.readers._names import Role, is_stimulus, rank_of, role_of, words_of
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
 from forebrain.sessions.readers._spikes import ask_bin, binned
 from forebrain.sessions.readers._time import (
@@ -196,7 +197,12 @@ def sessions_of(
             segment_ids=segment_ids,
             **fields,
         )
-        if len(found) > 1:
+        if len(found) == 1:
+            session = with_channels(session, _inputs(content, name, num_frames))
+        if "subjects" in (sidecar.axes or ()):
+            suffix = str(number + 1)
+            session = replace(session, subject=session.subject + suffix, session=session.session + suffix)
+        elif len(found) > 1:
             session = replace(session, session=f"{session.session}_{number + 1}")
         sessions.append(session)
     return sessions
@@ -401,7 +407,8 @@ def _arranged(content: Content, name: str, path: Path, sidecar: Sidecar, notes: 
                 f"{_sizes(cells, parts)}; expected as many names."
             )
         notes["axis_from"] = "the sidecar"
-        return _by_axes(parts, cells, sidecar.axes, path)
+        axes = tuple("sessions" if axis == "subjects" else axis for axis in sidecar.axes)
+        return _by_axes(parts, cells, axes, path)
     if num_axes == 2 and not cells:
         return [(_matrix(content, name, parts[0], path, sidecar, notes), None)]
     if not cells:
@@ -571,6 +578,29 @@ def _joined(
     trials = [part.load().T if frames_axis == 1 else part.load() for part in parts]
     segment_ids = np.repeat(np.arange(len(trials), dtype=np.int32), [len(trial) for trial in trials])
     return np.concatenate(trials), segment_ids
+
+
+# Inputs beside the traces.
+
+
+def _inputs(content: Content, name: str, num_frames: int) -> Iterator[Channel]:
+    """What is called like stimulus or behaviour and has a value for each frame."""
+    found: dict[str, np.ndarray] = {}
+    for other, parts in content.arrays.items():
+        shape = parts[0].shape
+        if other == name or len(parts) > 1 or content.role(other) != "behaviour" or num_frames not in shape:
+            continue
+        if len(shape) == 1 or (len(shape) == 2 and shape[0] != shape[1] and min(shape) <= MAX_COLUMNS):
+            values = np.asarray(parts[0].load(), np.float64)
+            found[other] = values.reshape(num_frames, -1) if shape[0] == num_frames else values.T
+    lasts = [other.rpartition("/")[2] for other in found]
+    for other, values in found.items():
+        last = other.rpartition("/")[2]
+        called = other if lasts.count(last) > 1 else last
+        planned = is_stimulus(other)
+        for column, channel in enumerate(values.T):
+            label = called if values.shape[1] == 1 else f"{called}/{column}"
+            yield Channel(label, channel.astype(np.float32), planned, origin=other)
 
 
 # Leaving out what is no unit.

@@ -179,6 +179,25 @@ _HELPER = listed(
     bins, coordinates, coordinate, assignment, assignments
     """
 )
+# Words of stimuli among those of behaviour.
+_STIMULI = listed(
+    """
+    stim, stimulus, stimuli, stims, odor, odour, odors, odours, tone, sound, valve, led, ledstate, laser,
+    cue, cues, light, lights, opto, optogenetic, optogenetics, photostim,
+    photostimulation, stimulation, shock, puff, airpuff, tap, grating, gratings, contrast, orientation,
+    visual, auditory, tactile, disc, dots, looming, spot, drug, concentration, go, nogo, flash,
+    vibration, heat
+    """
+)
+# Words of what an animal decides, or what follows from it.
+_OF_THE_ANIMAL = listed(
+    """
+    choice, choices, reward, rewards, rewarded, punish, punished, punishment, outcome, outcomes, hit, hits,
+    miss, misses, correct, incorrect, error, errors, reaction, rt, feedback, abort, aborted, poke, pokes,
+    press, presses, lick, licks, licking, licked, chosen, response, responses, responded, resp, decision,
+    success, failure, performance, consumed
+    """
+)
 _SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|µs")
 
 
@@ -240,6 +259,17 @@ def rank_of(name: str) -> int:
 
 def is_behaviour(name: str) -> bool:
     return role_of(name) == "behaviour"
+
+
+def depends_on_animal(name: str) -> bool:
+    """Whether a name tells of what the animal does or what that leads to, so that nobody can plan it."""
+    words = set(words_of(name))
+    return bool(words & _OF_THE_ANIMAL) or bool(words & (_BEHAVIOUR - _STIMULI) and not words & _STIMULI)
+
+
+def is_stimulus(name: str) -> bool:
+    """Whether a name tells of a stimulus, which can be planned."""
+    return bool(set(words_of(name)) & _STIMULI) and not depends_on_animal(name)
 
 
 def is_counter(name: str) -> bool:

@@ -15,6 +15,12 @@ import numpy as np
 from forebrain.sessions.readers._content import StoredArray
 from forebrain.sessions.readers._hdf5 import broken_links, items_of, open_hdf5, stored, text_of
 from forebrain.sessions.readers._names import listed, role_of
+from forebrain.sessions.readers._nwb_inputs import (
+    InputSeries,
+    InputTable,
+    inputs_by_pynwb,
+    inputs_by_type,
+)
 from forebrain.sessions.readers._zarr import ZarrTree, read_json
 from forebrain.sessions.sidecar import Sidecar
 
@@ -47,10 +53,12 @@ class RoiTable:
     Attributes:
         num_rows: how many ROIs it has.
         columns: values of each column by its name, read when asked for.
+        name: of the table.
     """
 
     num_rows: int
     columns: Mapping[str, Callable[[], np.ndarray]]
+    name: str = ""
 
     def has(self, name: str) -> bool:
         return name in self.columns
@@ -71,6 +79,7 @@ class Series:
         conversion, offset: from stored numbers to the series' unit.
         rate_hz: as stated, None where there are timestamps instead.
         timestamps: gives float64 [T], seconds.
+        start_s: time of the first frame, where there is a rate.
         rois: rows of the table, one for each unit.
         table: of the ROIs.
     """
@@ -83,6 +92,7 @@ class Series:
     offset: float = 0.0
     rate_hz: float | None = None
     timestamps: Callable[[], np.ndarray] | None = None
+    start_s: float = 0.0
     rois: np.ndarray | None = None
     table: RoiTable | None = None
 
@@ -108,6 +118,7 @@ class NwbFile:
         unread_by_library: why the format's own library did not read it, empty where it did.
         unreadable: what else there is by its path, and why it cannot be read.
         notes: for the metadata of the session, filled while arrays are read.
+        inputs: gives the series and tables that may be inputs.
         opened: what the library holds the file by; some of its versions close the file when it is gone.
     """
 
@@ -119,6 +130,7 @@ class NwbFile:
     unread_by_library: str = ""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    inputs: Callable[[], tuple[list[InputSeries], list[InputTable]]] = lambda: ([], [])
     opened: Any = None
 
     def only_region(self) -> str | None:
@@ -132,7 +144,7 @@ class NwbFile:
         """A file in HDF5, by pynwb where that opens it."""
         unread, opened = "", None
         try:
-            series, opened = _by_pynwb(file, path)
+            series, inputs, opened = _by_pynwb(file, path)
         except Exception as error:  # pynwb and hdmf raise errors of any kind
             unread = (
                 f"h5py, by the types of the specification: pynwb does not open the file "
@@ -140,6 +152,7 @@ class NwbFile:
                 f"{str(error).splitlines()[0][:160] if str(error) else ''})"
             )
             series = _by_type(_Hdf5Door(file, path))
+            inputs = partial(inputs_by_type, _Hdf5Door(file, path))
         door = _Hdf5Door(file, path)
         return cls(
             tuple(series),
@@ -149,6 +162,7 @@ class NwbFile:
             lambda: {text_of(plane, "location") for plane in file.get("general/optophysiology", {}).values()},
             unread,
             broken_links(file),
+            inputs=inputs,
             opened=opened,
         )
 
@@ -172,6 +186,7 @@ class NwbFile:
             "zarr, by the types of the specification",
             door.unreadable,
             notes,
+            partial(inputs_by_type, door),
         )
 
 
@@ -196,8 +211,9 @@ def zarr_is_nwb(path: Path) -> bool:
 # By pynwb.
 
 
-def _by_pynwb(file: h5py.File, path: Path) -> tuple[list[Series], Any]:
-    """The series of a file as pynwb reads it, and what it reads them by."""
+def _by_pynwb(file: h5py.File, path: Path) -> tuple[list[Series], Callable[[], Any], Any]:
+    """The series of a file as pynwb reads it, what gives those and tables that may be inputs, and what it
+    reads them by."""
     import h5py
     from pynwb import NWBHDF5IO, TimeSeries
     from pynwb.ophys import RoiResponseSeries
@@ -232,17 +248,19 @@ def _by_pynwb(file: h5py.File, path: Path) -> tuple[list[Series], Any]:
                     float(container.offset or 0.0),
                     _positive(container.rate),
                     None if stamps is None else partial(_read_times, stamps),
+                    float(container.starting_time or 0.0),
                     rois,
                     table,
                 )
             )
-    return sorted(found, key=lambda series: series.name), io
+    path_of = lambda item: io.manager.get_builder(item).path.partition("/")[2]  # noqa: E731
+    return sorted(found, key=lambda series: series.name), partial(inputs_by_pynwb, nwb, path_of), io
 
 
 def _table_of(table: Any) -> RoiTable:
     columns = {name: partial(_read_column, table[name]) for name in table.colnames}
     columns["id"] = partial(_read_column, table.id)
-    return RoiTable(len(table), columns)
+    return RoiTable(len(table), columns, table.name)
 
 
 def _kind_of(names: list[str]) -> str:
@@ -299,7 +317,7 @@ class _Hdf5Door:
         return getattr(getattr(self.file[name], "dtype", None), "kind", "")
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self.file[name].shape or ()
+        return getattr(self.file[name], "shape", None) or ()
 
     def stored(self, name: str) -> StoredArray:
         return stored(self.file[name], self.path)
@@ -434,6 +452,7 @@ def _by_type(door: _Hdf5Door | _ZarrDoor) -> list[Series]:
                 float(attrs.get("offset", 0.0)),
                 _positive(rate),
                 partial(_times_of, door, stamps) if door.has(stamps) else None,
+                float(np.asarray(door.values(start)).ravel()[0]) if rate is not None else 0.0,
                 rois,
                 table,
             )
@@ -456,7 +475,7 @@ def _table_by_type(door: _Hdf5Door | _ZarrDoor, at: str) -> RoiTable:
         num_rows = door.shape(f"{at}/id")[0]
     else:
         num_rows = max((door.shape(f"{at}/{name}")[0] for name in columns), default=0)
-    return RoiTable(num_rows, columns)
+    return RoiTable(num_rows, columns, at.rpartition("/")[2])
 
 
 def _spikes(

@@ -25,7 +25,8 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.clock import read_clock
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._common import make_session, oriented
-from forebrain.sessions.readers._names import is_counter, role_of, role_of_file, words_of
+from forebrain.sessions.readers._inputs import MAX_COLUMNS, Channel, with_channels
+from forebrain.sessions.readers._names import is_counter, is_stimulus, role_of, role_of_file, words_of
 from forebrain.sessions.readers._text import is_number
 from forebrain.sessions.readers._time import is_ramp, ramps_in, seconds, unit_in_name, unit_of
 from forebrain.sessions.session import Session
@@ -99,11 +100,16 @@ def _read_columns(frame: pd.DataFrame, path: Path, sidecar: Sidecar) -> Session:
     notes: dict[str, str] = {"axis_from": "the layout of a table: rows are frames"}
     time_column = _time_column(frame, path, sidecar)
     segment_column = _column(names, _SEGMENT, sidecar.segment_column, "segment_column", path)
+    inputs: list[str] = []
     if sidecar.columns is None:
-        units = _unit_columns(frame, {time_column, segment_column}, path, sidecar, notes)
+        units = _unit_columns(frame, {time_column, segment_column}, path, notes, inputs)
     else:
         units = list(sidecar.columns)
         _expect(units, names, "columns", path)
+        inputs = [name for name in names if name not in (*units, time_column, segment_column)]
+        inputs = [
+            name for name in inputs if role_of(name) == "behaviour" and frame[name].dtype.kind in "fiub"
+        ]
     fields: dict[str, Any] = {}
     if time_column is not None:
         stamps = _stamps(frame[time_column], path)
@@ -113,13 +119,21 @@ def _read_columns(frame: pd.DataFrame, path: Path, sidecar: Sidecar) -> Session:
         fields["segment_ids"] = np.unique(frame[segment_column], return_inverse=True)[1].astype(np.int32)
     traces = _numbers(frame[units], path)
     _refuse_single_column(traces, path, sidecar)
-    return make_session(path, sidecar, traces, unit_names=tuple(units), metadata=notes, **fields)
+    session = make_session(path, sidecar, traces, unit_names=tuple(units), metadata=notes, **fields)
+    return with_channels(
+        session,
+        (
+            Channel(name, frame[name].to_numpy(np.float32), is_stimulus(name), origin="a column")
+            for name in inputs
+        ),
+    )
 
 
 def _unit_columns(
-    frame: pd.DataFrame, taken: set[str | None], path: Path, sidecar: Sidecar, notes: dict[str, str]
+    frame: pd.DataFrame, taken: set[str | None], path: Path, notes: dict[str, str], inputs: list[str]
 ) -> list[str]:
-    """The columns that are units; what is left out is told in `notes`."""
+    """The columns that are units; `inputs` gets those of stimulus and behaviour, and what else is left out is
+    told in `notes`."""
     left: dict[str, list[str]] = {}
     units = []
     lower = {name.lower() for name in frame.columns}
@@ -133,10 +147,15 @@ def _unit_columns(
             left.setdefault("counters", []).append(name)
         elif is_numeric and is_ramp(values):
             left.setdefault("clocks or counters, which grow evenly", []).append(name)
+        elif is_numeric and (role_of(name) == "behaviour" or name.lower() in positions):
+            inputs.append(name)
         elif role_of(name) == "behaviour" or name.lower() in positions:
             left.setdefault("behaviour or stimulus, by the name", []).append(name)
         else:
             units.append(name)
+    if len(inputs) > MAX_COLUMNS:
+        left["behaviour or stimulus, by the name, too many for inputs"] = list(inputs)
+        inputs.clear()
     _ask_interleaved(frame, path)
     measured = _means_of_imagej(units)
     if measured:
@@ -151,6 +170,10 @@ def _unit_columns(
         )
     told = "; ".join(f"{', '.join(names[:12])} ({what})" for what, names in left.items())
     if not units:
+        if inputs:
+            told = "; ".join(
+                filter(None, [told, f"{', '.join(inputs[:12])} (behaviour or stimulus, by the name)"])
+            )
         others = f"; {told}" if told else ""
         raise RecordingError(
             f"{path}: no column of units; there are {', '.join(frame.columns[:30])}{others}. If some are "

@@ -26,6 +26,7 @@ _COMMENTS = ("#", "%")
 _OTHER_TEXT = ("<", "{", "[", "version https://git-lfs")  # HTML, JSON, a pointer to a file stored elsewhere
 _SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # how Excel is told the delimiter
 _OTHER_SIGN = {".": ",", ",": "."}
+_QUOTED_MISSING = (" nan", " NaN", " ")  # white space within quotes is not skipped
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class TextTable:
                 names=range(width),
                 skiprows=self.num_skipped + num_header_rows,
                 skipinitialspace=True,
+                na_values=_QUOTED_MISSING,
                 low_memory=False,
             )
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -1,7 +1,8 @@
 """A folder of MATLAB files, one for each unit, that all hold the same vectors [frames].
 
 Of vectors that differ from unit to unit, one is the traces. Those that are the same in every file were
-recorded once beside all units: behaviour, where the name says so, and stimulus, where they are whole numbers.
+recorded once beside all units: inputs, where their names say so or they are whole numbers. What is called
+like something that the animal does, or that follows from it (licks, rewards), cannot be planned.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.readers import matlab
 from forebrain.sessions.readers._common import MIN_FRAMES, make_session
 from forebrain.sessions.readers._content import Content, StoredArray, choose
+from forebrain.sessions.readers._inputs import Channel, with_channels
+from forebrain.sessions.readers._names import depends_on_animal, is_stimulus, role_of
+from forebrain.sessions.readers._time import is_ramp
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
-
-_BEHAVIOUR = re.compile("lick|run|speed|veloc|wheel|pupil|whisk|pos|behav|motion|accel|lever", re.IGNORECASE)
 
 
 def recognises(path: Path) -> bool:
@@ -55,27 +56,30 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
             found.add(name, StoredArray.in_memory(values.shape, partial(np.asarray, values)))
     name = choose(found, path, sidecar)
     shared = {name: values[:, 0] for name, values in stacked.items() if is_shared[name]}
-    behaviour = {name: values for name, values in shared.items() if _BEHAVIOUR.search(name)}
-    stimulus = {
-        name: values for name, values in shared.items() if name not in behaviour and (values % 1 == 0).all()
-    }
-    fields: dict[str, Any] = {}
-    for kind, channels in (("stimulus", stimulus), ("behaviour", behaviour)):
-        if channels:
-            fields[kind] = np.stack(list(channels.values()), axis=1).astype(np.float32)
-            fields[f"{kind}_names"] = tuple(channels)
     unit_names = _without_common_end([file.stem for file in files])
-    return [
-        make_session(
-            path,
-            sidecar,
-            stacked[name],
-            signal=name,
-            unit_names=unit_names,
-            metadata={"variable": name, "axis_from": "a file for each unit"},
-            **fields,
-        )
+    session = make_session(
+        path,
+        sidecar,
+        stacked[name],
+        signal=name,
+        unit_names=unit_names,
+        metadata={"variable": name, "axis_from": "a file for each unit"},
+    )
+    inputs = {name: values for name, values in shared.items() if _is_input(name, values)}
+    channels = [
+        Channel(name, values.astype(np.float32), not depends_on_animal(name), origin="the same in every file")
+        for name, values in inputs.items()
     ]
+    left_out = [f"{name} (the same in every file)" for name in shared if name not in inputs]
+    return [with_channels(session, channels, left_out)]
+
+
+def _is_input(name: str, values: np.ndarray) -> bool:
+    """Whether a vector is stimulus or behaviour: no clock or counter by its name or values, and called so or
+    of whole numbers."""
+    role = role_of(name)
+    is_told = role == "behaviour" or is_stimulus(name) or bool((values % 1 == 0).all())
+    return is_told and role not in ("clock", "counter", "helper") and not is_ramp(values)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
 _BYTES_PER_VALUE = 8
+_MAX_PACKED = 20  # times that a file may unpack to, where its variables cannot be listed first
 _OBJECT = (
     "is a MATLAB object of class {}, whose content only MATLAB can read; save what it holds as plain arrays "
     "there, "
@@ -50,8 +51,21 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         return {name: shape for name, shape, _ in io.whosmat(path)}
+    except TypeError:  # it holds an object, which scipy reads but cannot list
+        check_size(_MAX_PACKED * path.stat().st_size, path)
+        return {name: np.shape(value) for name, value in _variables(path).items()}
     except Exception as error:  # scipy raises errors of many kinds on damaged files
         raise _damaged(path, error) from error
+
+
+def _variables(path: Path) -> dict[str, Any]:
+    from scipy import io
+
+    try:
+        found: dict[str, Any] = io.loadmat(path)
+    except Exception as error:  # as above
+        raise _damaged(path, error) from error
+    return {name: value for name, value in found.items() if not name.startswith("__")}
 
 
 def content_of(path: Path) -> Content:
@@ -60,19 +74,10 @@ def content_of(path: Path) -> Content:
     Raises:
         RecordingError: it is damaged, no MATLAB file, or larger than memory should hold.
     """
-    from scipy import io
-
     check_size(sum(_BYTES_PER_VALUE * int(np.prod(shape)) for shape in shapes_of(path).values()), path)
-    try:
-        variables = io.loadmat(path)
-    except Exception as error:  # as above
-        raise _damaged(path, error) from error
     content = Content()
-    for name, value in variables.items():
-        if not name.startswith("__"):
-            _collect(value, name, path, content)
-        elif name == "__function_workspace__":
-            continue
+    for name, value in _variables(path).items():
+        _collect(value, name, path, content)
     return content
 
 

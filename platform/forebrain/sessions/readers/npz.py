@@ -2,13 +2,16 @@
 
 Normalized layout: `traces` [T, N] and any of `fs` (Hz, nan where unknown), `species`, `subject`, `session`,
 `source` (the dataset), `signal`, `segment_id` [T], `time` [T] (s), `unit_names` [N], `unit_positions` [N, 2]
-or [N, 3], `brain_region` (one or [N]), `stimulus` [T, C], `stimulus_names`, `behaviour` [T, K],
-`behaviour_names`, `original_file`, `note`, `fs_note`, `licence`, `citation`. Other keys are passed over.
+or [N, 3], `brain_region` (one or [N]), `stimulus` [T, C], `stimulus_names`, `stimulus_kinds` (event, level,
+pattern) and `stimulus_units` [C], `behaviour` [T, K] with the same, `split` [T] (0 train, 1 validation,
+2 test), `valid_frames` [2] (others belong to no part of the split), `repetition` [T], `original_file`,
+`note`, `fs_note`, `licence`, `citation`. Other keys are passed over.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +24,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._common import check_size, make_session, oriented
 from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
+from forebrain.sessions.readers._inputs import planned_by_name
 from forebrain.sessions.readers.suite2p import arrays_as_folder
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
@@ -28,14 +32,24 @@ from forebrain.sessions.sidecar import Sidecar
 _IDENTITY = {"dataset": "source", "subject": "subject", "session": "session", "species": "species"}
 _METADATA = ("original_file", "note", "fs_note", "licence", "citation")
 _NAMES = ("unit_names", "stimulus_names", "behaviour_names")
+# Words about each channel, by the field of the session that holds them.
+_OF_CHANNELS = {
+    "input_kinds": ("stimulus_kinds", "behaviour_kinds"),
+    "input_units": ("stimulus_units", "behaviour_units"),
+}
 _ARRAYS = {
     "segment_id": ("segment_ids", np.int32),
     "time": ("time_s", np.float64),
     "unit_positions": ("unit_positions", np.float32),
     "stimulus": ("stimulus", np.float32),
     "behaviour": ("behaviour", np.float32),
+    "split": ("split", np.int32),
+    "repetition": ("repetition", np.int32),
 }
-_KNOWN = {"traces", "fs", "signal", "brain_region", *_IDENTITY.values(), *_METADATA, *_NAMES, *_ARRAYS}
+_KNOWN = {
+    "traces", "fs", "signal", "brain_region", "valid_frames", *_IDENTITY.values(), *_METADATA, *_NAMES,
+    *_ARRAYS, *itertools.chain(*_OF_CHANNELS.values()),
+}  # fmt: skip
 _SPARSE = {"data", "indices", "indptr", "shape", "format"}  # scipy.sparse.save_npz
 
 Header = tuple[tuple[int, ...], np.dtype]
@@ -131,21 +145,24 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
     traces = values["traces"]
     if traces.ndim == 2 and _frames_axis(values, path, sidecar) == 1:
         traces = traces.T
+    metadata = {key: text for key in _METADATA if (text := _text(values, key))}
     fields: dict[str, Any] = {
         field: values[key].astype(dtype) for key, (field, dtype) in _ARRAYS.items() if key in values
     }
     fields |= {key: tuple(_texts(values[key])) for key in _NAMES if key in values}
+    fields |= {key: _of_channels(values, keys, path) for key, keys in _OF_CHANNELS.items()}
+    if "valid_frames" in values:
+        metadata["valid_frames"] = _cut_split(fields.get("split"), values["valid_frames"], path)
     regions = _texts(values["brain_region"]) if "brain_region" in values else []
     if any(regions):
         fields["brain_regions"] = tuple(regions * traces.shape[-1] if len(regions) == 1 else regions)
     rate_hz = float(values["fs"].ravel()[0]) if "fs" in values and values["fs"].size else float("nan")
-    metadata = {key: text for key in _METADATA if (text := _text(values, key))}
     metadata["axis_from"] = "the layout: traces are [frames, units]"
     if not np.isnan(rate_hz):
         metadata["rate_from"] = "fs"
     if unread:
         metadata["unread"] = f"pickled, and so never read: {', '.join(sorted(unread))}"
-    return make_session(
+    session = make_session(
         path,
         sidecar,
         traces,
@@ -155,6 +172,35 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
         metadata=metadata,
         **fields,
     )
+    return planned_by_name(session)
+
+
+def _of_channels(values: Mapping[str, np.ndarray], keys: tuple[str, str], path: Path) -> dict[str, str]:
+    """By the channels' names, the words that the arrays `keys` have for them; empty ones say nothing."""
+    said: dict[str, str] = {}
+    for key in keys:
+        if key in values:
+            names = _texts(values[name]) if (name := f"{key.partition('_')[0]}_names") in values else []
+            words = _texts(values[key])
+            if len(words) != len(names):
+                raise RecordingError(
+                    f"{path}: {key} has {len(words)} entries; expected one for each of {len(names)} channels."
+                )
+            said |= {name: word for name, word in zip(names, words, strict=True) if word}
+    return said
+
+
+def _cut_split(split: np.ndarray | None, valid_frames: np.ndarray, path: Path) -> str:
+    """Takes frames outside of `valid_frames`, [first, first one after], out of the split; gives a note."""
+    if valid_frames.shape != (2,) or not 0 <= valid_frames[0] < valid_frames[1]:
+        raise RecordingError(
+            f"{path}: valid_frames is {valid_frames.tolist()}; expected two frames, [first, first one after]."
+        )
+    first, stop = (int(frame) for frame in valid_frames)
+    if split is None:
+        return f"{first} to {stop}, of no effect without a split"
+    split[:first] = split[stop:] = -1
+    return f"{first} to {stop}; the split leaves out all others"
 
 
 def _frames_axis(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar) -> int:
@@ -162,7 +208,7 @@ def _frames_axis(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar)
     if sidecar.frames_axis is not None:
         return sidecar.frames_axis
     rows, columns = values["traces"].shape
-    lengths = {len(values[key]) for key in ("segment_id", "time", "stimulus", "behaviour") if key in values}
+    lengths = {len(values[key]) for key in _ARRAYS if key in values and key != "unit_positions"}
     if lengths:
         return int(lengths == {columns} and rows != columns)
     if "unit_names" in values:

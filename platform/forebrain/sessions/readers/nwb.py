@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,6 +32,7 @@ from forebrain.sessions.readers._common import choose_frames_axis, make_session
 from forebrain.sessions.readers._content import clocks_among
 from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, open_hdf5
 from forebrain.sessions.readers._names import role_of
+from forebrain.sessions.readers._nwb_inputs import with_inputs
 from forebrain.sessions.readers._nwb_tree import NwbFile, Series, type_of, zarr_is_nwb
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
 from forebrain.sessions.readers._spikes import binned
@@ -86,7 +87,7 @@ def _read(file: NwbFile, path: Path, sidecar: Sidecar) -> list[Session]:
     chosen = _choose(file, populations, path, sidecar)
     notes = {"variable": chosen.name, **_notes(file, chosen, populations)}
     if chosen.kind == "units":
-        return [_read_units(file, path, sidecar, notes)]
+        return [_with_inputs(file, _read_units(file, path, sidecar, notes), chosen)]
     first = chosen.series[0]
     time_s = first.timestamps() if first.timestamps is not None else None
     traces = chosen.frames(time_s, path, sidecar, notes)
@@ -111,20 +112,33 @@ def _read(file: NwbFile, path: Path, sidecar: Sidecar) -> list[Session]:
         notes["rate_from"] = f"the timestamps of {first.name}"
     elif first.rate_hz is not None:
         notes["rate_from"] = f"the rate of {first.name}/starting_time"
-    return [
-        make_session(
-            path,
-            sidecar,
-            loaded_if_small(traces),
-            rate_hz=first.rate_hz,
-            signal=chosen.signal,
-            identity_found=_identity(file),
-            metadata=notes,
-            time_s=time_s,
-            unit_names=unit_names,
-            brain_regions=(region,) * traces.shape[1] if region else None,
-        )
-    ]
+    session = make_session(
+        path,
+        sidecar,
+        loaded_if_small(traces),
+        rate_hz=first.rate_hz,
+        signal=chosen.signal,
+        identity_found=_identity(file),
+        metadata=notes,
+        time_s=time_s,
+        unit_names=unit_names,
+        brain_regions=(region,) * traces.shape[1] if region else None,
+    )
+    return [_with_inputs(file, session, chosen)]
+
+
+def _with_inputs(file: NwbFile, session: Session, chosen: _Population) -> Session:
+    """The session with what the file states of stimulus and behaviour."""
+    try:
+        series, tables = file.inputs()
+    except Exception as error:  # what is wrong with inputs does not take the traces with it
+        why = f"all inputs ({type(error).__name__}: {str(error)[:160]})"
+        return replace(session, metadata={**session.metadata, "inputs_left_out": why})
+    taken = {each.name for each in chosen.series}
+    first_s = chosen.series[0].start_s if chosen.series else 0.0
+    table = chosen.series[0].table if chosen.series else None
+    others = [each for each in series if each.name not in taken]
+    return with_inputs(session, others, tables, first_s, "" if table is None else table.name)
 
 
 @dataclass(frozen=True)

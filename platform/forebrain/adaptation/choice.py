@@ -1,0 +1,77 @@
+"""Which published backbone suits a recording: one of its species and rate, else the nearest, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from forebrain.adaptation.origin import open_registry, places_to_look
+from forebrain.errors import AdaptationError
+from forebrain.sessions.preprocessing import rates_agree
+from forebrain.sessions.session import Session
+from forebrain_registry import RegistryError, Version
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backbone for a recording.
+
+    Attributes:
+        reference: `name@number`.
+        why: it was chosen, a sentence.
+    """
+
+    reference: str
+    why: str
+
+
+def choose_model(session: Session, registry: str | os.PathLike[str] | None = None) -> Choice:
+    """The published backbone that is nearest to a recording.
+
+    One that was trained on the species is preferred to others, then one that was trained at the rate, then
+    one of fewer species, then one of the given registry to those that come with the package.
+
+    Args:
+        session: as it was recorded.
+        registry: see `places_to_look`.
+
+    Raises:
+        AdaptationError: nothing is published, or a registry cannot be read.
+    """
+    try:
+        found = [version for place in places_to_look(registry) for version in open_registry(place).newest()]
+    except RegistryError as error:
+        raise AdaptationError(str(error)) from error
+    if not found:
+        raise AdaptationError(
+            "no backbone is known to choose from. Give --model, or the registry that has some (--registry "
+            "URI)."
+        )
+    chosen = min(found, key=lambda version: _distance(version, session))
+    return Choice(str(chosen), _why(chosen, session))
+
+
+def _distance(version: Version, session: Session) -> tuple[bool, bool, int]:
+    metadata = version.metadata
+    return session.species not in metadata.species, not _at_rate(version, session), len(metadata.species)
+
+
+def _at_rate(version: Version, session: Session) -> bool:
+    rates_hz = version.metadata.rates_hz
+    return not rates_hz or any(rates_agree(session.rate_hz, rate) for rate in rates_hz)
+
+
+def _why(version: Version, session: Session) -> str:
+    metadata = version.metadata
+    known = ", ".join(metadata.species) or "unknown species"
+    rates = ", ".join(f"{rate:.4g}" for rate in metadata.rates_hz) or "unknown"
+    if session.species in metadata.species:
+        why = f"{version} was chosen: it was trained on {known}"
+    else:
+        why = (
+            f"{version} was chosen, though it was trained on {known} and not on {session.species}: no "
+            "backbone of that species is known, so expect less of it"
+        )
+    if session.rate_hz is None:
+        return f"{why}, at {rates} Hz; the recording's rate is not known."
+    return f"{why}, at {rates} Hz; the recording has {session.rate_hz:.4g}."

@@ -1,0 +1,15 @@
+"""The models that come with the package: a registry in its own folder. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import forebrain
+
+# Its address, wherever the package is installed.
+SHIPPED = "package://forebrain"
+
+
+def shipped_models() -> str:
+    """The folder of the registry."""
+    return str(Path(forebrain.__file__).parent / "backbones")

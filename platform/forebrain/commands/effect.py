@@ -1,0 +1,63 @@
+"""Forecasts the difference that a plan makes: what is forecast under it less what is forecast under another.
+
+The difference is CSV: a row for each frame ahead, a column for each unit. It is an association under the inputs
+that were recorded, not a cause beyond them: see docs/inputs.md.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.plan_file import read_plan
+from forebrain.adaptation.plans import ExtrapolationWarning
+from forebrain.adaptation.recording import open_session
+from forebrain.adaptation.tables import forecast_csv
+from forebrain_registry.storage import Folder
+
+
+@dataclass(frozen=True)
+class Config:
+    """The recording, and the plans.
+
+    Attributes:
+        adapted: the --out of `forebrain adapt`.
+        recording: of the same units, in their order, with its inputs so far.
+        plan: a CSV file of what will be done, a row for each frame ahead and a column for each input.
+        against: another such file; or `hold`, for inputs that stay as they are.
+        session: which session, where the recording holds several.
+        out: a CSV file; the terminal where not given.
+        registry: where the model is; where it was pulled from where not given.
+    """
+
+    adapted: str
+    recording: str
+    plan: str
+    against: str = "hold"
+    session: str | None = None
+    out: str | None = None
+    registry: str | None = None
+
+
+def run(config: Config, console: Console) -> int:
+    """Writes or prints the table."""
+    plan, against = read_plan(config.plan), read_plan(config.against)
+    adapted = Adapted.load(config.adapted, config.registry)
+    session = open_session(config.recording, config.session)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ExtrapolationWarning)
+        effect = adapted.effect(session, plan, against).to_numpy()
+    for each in told:
+        console.print(f"{each.message}.", style="bold")
+    table = forecast_csv(effect, adapted.preprocessing)
+    if config.out is None:
+        print(table, end="")
+        return 0
+    out = Path(config.out)
+    Folder(out.parent).write(out.name, table.encode())
+    console.print(f"the effect on {adapted.num_units} units over {adapted.horizon} frames: {out}")
+    return 0

@@ -1,0 +1,260 @@
+"""Records frames, forecasts and events as they come, into one file that `fb.read` opens.
+
+The file is netCDF in its classic format, which xarray, MATLAB (`ncread`), R and Julia open too: a header,
+then records of one size, appended. The number of records in the header is raised only after they lie there,
+so what was written before a kill reads. A thread writes; a frame only costs a copy, memory is bounded, and
+where the disk is too slow or full frames are left out, counted and said, and forecasts go on.
+
+    unit, step                   names of the units; how many frames ahead
+    activity [frame, unit]       as it came, NaN where a unit had no value
+    forecast [frame, step, unit] that was given for it, NaN where none was
+    source [frame]               of the forecast: a position in the attribute `flag_meanings`
+    index, time_s, arrived_s     of the frame: its own index and time (NaN without one), and seconds since
+    1970 segment [frame]              no window crosses from one to the next
+    step_ms, score [frame]       from the frame's arrival to its forecast; rolling score against copy
+    event [frame]                text: what happened since the frame before
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forebrain.errors import ConfigError
+from forebrain.realtime.forecaster import LiveForecaster
+from forebrain.sessions.readers.live_record import KIND, SOURCES
+
+EVENT_BYTES = 240
+MAX_WAITING_BYTES = 64 << 20  # of records that are not written yet
+QUIET_S = 10.0
+_NUM_RECORDS_AT = 4  # in the file: the classic format's count of records, big-endian int32
+_log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Appends to one file.
+
+    Args:
+        path: of the file. One that is there is gone on with if it holds the same units and horizon.
+        live: the forecaster, as it was opened.
+        about: what is known of the animal: `species`, `subject`, `session`, `dataset`, `signal`.
+
+    Raises:
+        ConfigError: another file is there, or none can be written.
+    """
+
+    def __init__(self, path: str | Path, live: LiveForecaster, about: Mapping[str, str]) -> None:
+        self.path = Path(path)
+        self._dtype = _dtype(live.num_units, live.horizon)
+        header = _header(live, about)
+        self._start = len(header)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("r+b" if self.path.exists() else "x+b", buffering=0)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written ({error.strerror or error}).") from error
+        try:
+            _lock(self._file, self.path)
+            self.num_recorded = self._go_on(header)
+            self._segment = 0
+            if self.num_recorded:
+                self._segment = 1 + int(self._record(self.num_recorded - 1)["segment"])
+        except BaseException:
+            self._file.close()
+            raise
+        self._first_segment = live.segment
+        self._events: list[str] = []
+        waiting = max(8, MAX_WAITING_BYTES // self._dtype.itemsize)
+        self._waiting: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=waiting)
+        self._warned_at = -QUIET_S
+        self._failed = 0  # records that the writer could not write and the forecaster has not counted
+        self._writer = threading.Thread(target=self._write_all, name="live-record", daemon=True)
+        self._writer.start()
+
+    def frame(self, live: LiveForecaster) -> None:
+        """Has the newest frame and its forecast written. Costs a copy."""
+        record = np.zeros(1, self._dtype)
+        was_forecast = live.step_ms == live.step_ms
+        index, time_s, score = live.arrivals.index, live.arrivals.time_s, live.rolling_score
+        record["index"] = np.nan if index is None else index
+        record["time_s"] = np.nan if time_s is None else time_s
+        record["arrived_s"] = time.time()
+        record["segment"] = self._segment + live.segment - self._first_segment
+        record["source"] = SOURCES.index(live.source if was_forecast else "none")
+        record["step_ms"] = live.step_ms
+        record["score"] = np.nan if score is None else score
+        record["event"] = _text(self._events)
+        record["activity"] = np.where(live.known, live.frame, np.nan)
+        record["forecast"] = live.answer if was_forecast else np.nan
+        live.counts["lost_records"] += self._failed
+        self._failed = 0
+        try:
+            self._waiting.put_nowait(record)
+            self._events.clear()
+        except queue.Full:
+            live.counts["lost_records"] += 1
+
+    def event(self, live: LiveForecaster, text: str) -> None:
+        """Keeps an event for the next frame's record."""
+        self._events.append(text)
+        del self._events[:-20]
+
+    def idle(self, live: LiveForecaster) -> None:
+        """Nothing came, so nothing is recorded."""
+
+    def close(self) -> None:
+        """Writes what waits, and ends the file; an event after the last frame belongs to that one then."""
+        self._waiting.put(None)
+        self._writer.join()
+        if self._events and self.num_recorded:
+            last = self._record(self.num_recorded - 1)
+            last["event"] = _text([last["event"].decode(errors="replace"), *self._events])
+            self._write(self._start + (self.num_recorded - 1) * self._dtype.itemsize, last.tobytes())
+        self._file.close()
+
+    def _go_on(self, header: bytes) -> int:
+        """Records that the file holds already, of the same units; a new one gets its header."""
+        there = self._file.read(self._start)
+        if not there:
+            self._write(0, header)
+            return 0
+        counted = slice(_NUM_RECORDS_AT, _NUM_RECORDS_AT + 4)
+        if there[: counted.start] + there[counted.stop :] != header[: counted.start] + header[counted.stop :]:
+            raise ConfigError(
+                f"{self.path} is there already, and is no recording of these units with this forecaster; "
+                "nothing is overwritten. Name another file."
+            )
+        return int.from_bytes(there[counted], "big")
+
+    def _record(self, number: int) -> Any:
+        self._file.seek(self._start + number * self._dtype.itemsize)
+        return np.frombuffer(self._file.read(self._dtype.itemsize), self._dtype)[0].copy()
+
+    def _write_all(self) -> None:
+        ends = False
+        while not ends:
+            records = [self._waiting.get()]
+            while not self._waiting.empty() and len(records) < 256:
+                records.append(self._waiting.get())
+            ends = records[-1] is None
+            data = b"".join(each.tobytes() for each in records if each is not None)
+            try:
+                self._append(data)
+            except OSError as error:
+                self._failed += len(data) // self._dtype.itemsize
+                if time.monotonic() - self._warned_at > QUIET_S:
+                    self._warned_at = time.monotonic()
+                    _log.warning("%s: frames are not recorded, forecasting goes on: %s", self.path, error)
+
+    def _append(self, data: bytes) -> None:
+        """First the records, then their number: whatever was counted lies there whole."""
+        self._write(self._start + self.num_recorded * self._dtype.itemsize, data)
+        num_recorded = self.num_recorded + len(data) // self._dtype.itemsize
+        self._write(_NUM_RECORDS_AT, num_recorded.to_bytes(4, "big"))
+        self.num_recorded = num_recorded
+
+    def _write(self, at: int, data: bytes) -> None:
+        self._file.seek(at)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+
+def _dtype(num_units: int, horizon: int) -> np.dtype:
+    """A record as it lies in the file: the variables that have one, in their order."""
+    return np.dtype(
+        [
+            ("index", ">f8"),
+            ("time_s", ">f8"),
+            ("arrived_s", ">f8"),
+            ("segment", ">i4"),
+            ("source", ">i4"),
+            ("step_ms", ">f4"),
+            ("score", ">f4"),
+            ("event", f"S{EVENT_BYTES}"),
+            ("activity", ">f4", (num_units,)),
+            ("forecast", ">f4", (horizon, num_units)),
+        ]
+    )
+
+
+_DIMENSIONS = {"event": ("text",), "activity": ("unit",), "forecast": ("step", "unit")}
+
+
+def _header(live: LiveForecaster, about: Mapping[str, str]) -> bytes:
+    """The file before its first record, as scipy writes it."""
+    from scipy import io as scipy_io
+
+    preprocessing = live.preprocessing
+    names = [preprocessing.name(unit).encode() for unit in range(live.num_units)]
+    dtype = _dtype(live.num_units, live.horizon)
+    buffer = _Kept()
+    file = scipy_io.netcdf_file(buffer, "w", version=2)
+    attributes: dict[str, Any] = {"kind": KIND, **about}
+    if preprocessing.rate_hz is not None:
+        attributes["rate_hz"] = float(preprocessing.rate_hz)
+    for name, value in attributes.items():
+        setattr(file, name, value.encode() if isinstance(value, str) else value)
+    file.createDimension("frame", None)
+    for name, length in (
+        ("unit", live.num_units),
+        ("step", live.horizon),
+        ("text", EVENT_BYTES),
+        ("name", max(map(len, names))),
+    ):
+        file.createDimension(name, length)
+    unit = file.createVariable("unit", "c", ("unit", "name"))
+    unit[:] = np.array(names, f"S{max(map(len, names))}").view("S1").reshape(len(names), -1)
+    unit._Encoding = "utf-8"
+    step = file.createVariable("step", "i4", ("step",))
+    step[:] = np.arange(1, live.horizon + 1)
+    for name in dtype.names or ():
+        kind = dtype[name].base
+        code = "c" if kind.kind == "S" else f"{kind.kind}{kind.itemsize}"
+        variable = file.createVariable(name, code, ("frame", *_DIMENSIONS.get(name, ())))
+        variable[0] = np.zeros(variable.shape[1:], kind.newbyteorder("=") if code != "c" else "S1")
+        if name == "event":
+            variable._Encoding = "utf-8"
+        if name == "source":
+            variable.flag_values = np.arange(len(SOURCES), dtype=np.int32)
+            variable.flag_meanings = " ".join(SOURCES).encode()
+    file.close()
+    # The record that told scipy the sizes is cut off, and not counted.
+    header = bytearray(buffer.content[: -dtype.itemsize])
+    header[_NUM_RECORDS_AT : _NUM_RECORDS_AT + 4] = bytes(4)
+    return bytes(header)
+
+
+class _Kept(io.BytesIO):
+    """A file in memory that can be looked at after scipy closed it."""
+
+    def close(self) -> None:
+        if not self.closed:
+            self.content = self.getvalue()
+        super().close()
+
+
+def _lock(file: Any, path: Path) -> None:
+    """Raises ConfigError if another process records to the file."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ConfigError(f"{path}: another forecaster records to this file. Name another one.") from error
+
+
+def _text(events: list[str]) -> bytes:
+    """As many events, the newest of them, as a record can hold."""
+    text = "; ".join(each for each in events if each).encode()
+    return text if len(text) <= EVENT_BYTES else b"..." + text[3 - EVENT_BYTES :]

@@ -1,0 +1,84 @@
+"""What `forebrain live serve --record` wrote: netCDF, frames of a stream beside the forecasts of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forebrain.errors import RecordingError
+from forebrain.sessions.readers._common import make_session
+from forebrain.sessions.readers._selected import loaded_if_small
+from forebrain.sessions.readers.netcdf3 import NetcdfFrames
+from forebrain.sessions.session import Session
+from forebrain.sessions.sidecar import Sidecar
+
+KIND = "forebrain-live-record-1"
+SOURCES = ("warm-up", "model", "copy", "none")
+_HEAD_BYTES = 2048  # the attributes lie at the file's beginning
+_MAX_EVENTS = 200
+
+
+def recognises(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    return head.startswith(b"CDF\x02") and KIND.encode() in head
+
+
+def read(path: Path, sidecar: Sidecar) -> list[Session]:
+    """Reads the frames; the forecasts beside them are read with xarray.
+
+    Raises:
+        RecordingError: the file is damaged, or holds no frame yet.
+    """
+    from scipy import io
+
+    try:
+        with io.netcdf_file(path, "r", mmap=True) as file:
+            known = {name: _text(value) for name, value in file._attributes.items()}
+            found = {name: np.array(file.variables[name].data) for name in ("time_s", "segment")}
+            events = _strings(file.variables["event"].data)
+            unit_names = tuple(_text(name) for name in _strings(file.variables["unit"].data).tolist())
+            shape = file.variables["activity"].shape
+    except Exception as error:  # scipy raises errors of many kinds on damaged files
+        raise RecordingError(
+            f"{path}: not readable as a recording of `forebrain live` ({type(error).__name__}: {error}). It "
+            "is damaged; copy it again."
+        ) from error
+    if not shape[0]:
+        raise RecordingError(f"{path}: holds no frame yet; read it once the stream has begun.")
+    time_s = found["time_s"].astype(np.float64)
+    rate_hz = known.get("rate_hz")
+    told = [f"frame {frame}: {_text(events[frame])}" for frame in np.flatnonzero(events != b"")]
+    metadata = {
+        "variable": "activity",
+        "also_in_the_file": f"forecast [{shape[0]}, step, {shape[1]}]: xarray",
+    }
+    if told:
+        metadata["events"] = "; ".join(told[:_MAX_EVENTS])
+    is_timed = bool(np.isfinite(time_s).all()) and len(time_s) > 1
+    session = make_session(
+        path,
+        sidecar,
+        loaded_if_small(NetcdfFrames(path, "activity", 0, (shape[0], shape[1]), {})),
+        rate_hz=None if rate_hz is None else float(rate_hz),
+        signal=known.get("signal"),
+        identity_found={name: known.get(name) for name in ("dataset", "subject", "session", "species")},
+        metadata=metadata,
+        unit_names=unit_names,
+        segment_ids=found["segment"].astype(np.int32),
+        time_s=time_s if is_timed else None,
+    )
+    return [session]
+
+
+def _strings(characters: np.ndarray) -> np.ndarray:
+    """Rows of characters [rows, length] as bytes [rows]."""
+    return np.array(characters).view(f"S{characters.shape[1]}").ravel()
+
+
+def _text(value: Any) -> Any:
+    return value.rstrip(b"\0").decode(errors="replace") if isinstance(value, bytes) else value

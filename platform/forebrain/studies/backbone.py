@@ -1,0 +1,251 @@
+"""A backbone to hand out: trained on public recordings, and scored on animals that it was not trained on.
+
+    shards/                        the recordings of the catalogue, prepared
+    without-<n>/run-<seed>/        pretraining without the animals of group n, which are then adapted to
+    run/                           pretraining on every animal that may train: what is published
+    scores/<session>-<seed>.json   an adaptation to a session of an animal that was left out
+    result.json, report.md         scores by session, means over animals with intervals
+
+Every file is a step that is not done again, so the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.comparison import RIVALS, compare
+from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.publish import PublishConfig, publish_run, require_publishable, say_published
+from forebrain.config import one_of
+from forebrain.errors import AdaptationError, ConfigError
+from forebrain.evaluation.tables import Table
+from forebrain.models.base import ModelConfig
+from forebrain.models.poco import PocoConfig
+from forebrain.models.registry import MODELS
+from forebrain.runs.pretrain import pretrain
+from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, session_resamples
+from forebrain.sessions import catalogue
+from forebrain.sessions.session import Session
+from forebrain.shards.holdout import HoldoutConfig
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
+from forebrain.shards.recordings import open_any
+from forebrain.shards.stream import MixtureConfig
+from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
+from forebrain_registry import Metric
+from forebrain_registry.storage import Folder
+
+# What is scored on an animal left out, in the order of tables; `score` is the adapted backbone's.
+SCORED = ("score", *RIVALS)
+SPLIT = "animals left out"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A backbone, the recordings that it is made from, and the animals that it is tried on.
+
+    Attributes:
+        name: of the model in the registry.
+        recordings: names in the catalogue.
+        out: folder for data, runs and results.
+        left_out: groups of animals, dataset/subject, in which * stands for anything. Each group in turn is
+            left out of a run and then adapted to.
+        unseen: animals that no run trains on; what is published is adapted to them.
+        sessions_each: so many sessions of an animal are adapted to, the first by name. None: all.
+        seeds: times that the groups are left out, with other seeds.
+        registry: where it is published. None: nowhere.
+        licence: of the weights, as SPDX writes it.
+        summary: a sentence for lists and the card, before that on the scores.
+        model: the backbone.
+        training: its optimisation.
+        mixture: how data sets are mixed.
+        fit: the optimisation of the adaptations.
+    """
+
+    name: str
+    recordings: list[str]
+    out: str
+    left_out: list[list[str]] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+    sessions_each: int | None = None
+    seeds: int = 1
+    registry: str | None = None
+    licence: str = PublishConfig.licence
+    summary: str = ""
+    model: ModelConfig = field(default_factory=PocoConfig, metadata=one_of(MODELS))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
+    """Does what is not done yet, sums up, and publishes where that is asked.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        ForebrainError: a recording cannot be had, an animal is unknown, or nothing can be published there.
+    """
+    if config.registry is not None:
+        require_publishable(config.name, config.registry)
+    out = Folder(config.out)
+    recordings = [str(catalogue.get(name)) for name in config.recordings]
+    prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
+    sessions = {session.id: session for path in recordings for session in open_any(path)}
+    rows: list[dict[str, Any]] = []
+    for seed in range(config.seeds):
+        for number, group in enumerate(config.left_out):
+            place = f"without-{number + 1}/run-{seed}"
+            run = _trained(config, place, seed, [*group, *config.unseen], console)
+            rows += _scored(config, run, _chosen(config, group, sessions), seed, console)
+    run = _trained(config, "run", 0, config.unseen, console)
+    rows += _scored(config, run, _chosen(config, config.unseen, sessions), 0, console)
+    metrics = list(metrics_of(rows))
+    table = as_table(metrics)
+    result = {"name": config.name, "rows": rows, "metrics": [vars(metric) for metric in metrics]}
+    out.write("result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+    out.write("report.md", f"{table.to_markdown()}\n{_by_session(rows).to_markdown()}".encode())
+    console.print(table.to_rich())
+    if config.registry is not None:
+        summary = " ".join(filter(None, (config.summary, _sentence(metrics))))
+        asked = PublishConfig(run, config.name, config.registry, config.licence, summary=summary)
+        say_published(*publish_run(asked, metrics), console)
+    return result
+
+
+def _trained(config: BackboneConfig, place: str, seed: int, held_out: Sequence[str], console: Console) -> str:
+    """The run on all animals but some: trained, or gone on with, or found finished. Returns its address."""
+    out = Folder(config.out)
+    run = PretrainConfig(
+        data=out.uri_of("shards"),
+        out=out.uri_of(place),
+        workers=0,
+        seed=seed,
+        model=config.model,
+        training=config.training,
+        mixture=config.mixture,
+        evaluation=EvaluationConfig(windows_per_session=128, exact=True),
+        holdout=HoldoutConfig(subjects=list(held_out) or None),
+    )
+    return pretrain(run, console)
+
+
+def _chosen(
+    config: BackboneConfig, animals: Sequence[str], sessions: Mapping[str, Session]
+) -> Iterator[Session]:
+    """The sessions of some animals that are adapted to."""
+    taken: dict[str, int] = {}
+    for _, session in sorted(sessions.items()):
+        animal = _animal(session.id)
+        if any(fnmatchcase(animal, pattern) for pattern in animals):
+            taken[animal] = taken.get(animal, 0) + 1
+            if config.sessions_each is None or taken[animal] <= config.sessions_each:
+                yield session
+
+
+def _scored(
+    config: BackboneConfig, run: str, sessions: Iterator[Session], seed: int, console: Console
+) -> Iterator[dict[str, Any]]:
+    """A row for each session: its backbone adapted, and all that the recording can do for itself."""
+    place = Folder(config.out).child("scores")
+    backbone: Backbone | None = None
+    for session in sessions:
+        name = f"{session.id.replace('/', '-')}-{seed}.json"
+        if not place.exists(name):
+            backbone = backbone or Backbone.from_run(run)
+            row = _adapted(backbone, session, replace(config.fit, seed=seed))
+            place.write(name, json.dumps(row, allow_nan=False).encode())
+        row = json.loads(place.read(name))
+        if row["weights_sha256"] != (backbone or Backbone.from_run(run)).origin.weights_sha256:
+            raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
+        said = row["left_out_because"] or ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)
+        console.print(f"{session.id}, seed {seed}: {said}")
+        yield row
+
+
+def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {
+        "session": session.id,
+        "species": session.species,
+        "seed": fit.seed,
+        "weights_sha256": backbone.origin.weights_sha256,
+        "left_out_because": None,
+    }
+    try:
+        result = compare(backbone, session, "embeddings", fit).result()
+    except AdaptationError as error:  # too short to be scored, most often
+        return row | {"left_out_because": str(error)}
+    if result["leak"]:
+        raise ConfigError(f"{session.id}: {result['leak_note']}; name its animal in left_out or unseen.")
+    row |= {"score": result["score"], **{name: result["baselines"][name] for name in RIVALS}}
+    return row | {name: result[name] for name in ("noise_ceiling", "others", "weights", "seconds")}
+
+
+def metrics_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Means over animals, each the mean of its sessions and seeds, by species; and the lead over `self`."""
+    scored = [row for row in rows if row["left_out_because"] is None]
+    for species in sorted({row["species"] for row in scored}):
+        of_animal: dict[str, list[list[float]]] = {}
+        for row in scored:
+            if row["species"] == species:
+                values = [float(row[name]) for name in SCORED]
+                lead = row["score"] - row["self"]
+                of_animal.setdefault(_animal(row["session"]), []).append([*values, lead])
+        means = np.array([np.mean(values, axis=0) for _, values in sorted(of_animal.items())])
+        low, high = percentile_interval(session_resamples(means, rng_for(0, "backbone", species)))
+        names = ("score", *(f"score of {name}" for name in RIVALS), "score less that of self")
+        words = f"{LEVEL:.0%}, bootstrap over {len(means)} animals"
+        for position, name in enumerate(names):
+            value, bounds = float(means[:, position].mean()), (float(low[position]), float(high[position]))
+            if len(means) > 2:
+                yield Metric(name, value, *bounds, words, split=SPLIT, dataset=species)
+            else:
+                yield Metric(name, value, split=SPLIT, dataset=species)
+
+
+def as_table(metrics: Sequence[Metric]) -> Table:
+    """A row for each species and what was scored."""
+    return Table(
+        name="animals",
+        title="test score on animals that it was not trained on",
+        columns=("species", "metric", "value", "low", "high", "interval"),
+        rows=tuple((one.dataset, one.name, one.value, one.low, one.high, one.interval) for one in metrics),
+    )
+
+
+def _by_session(rows: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(
+        name="sessions",
+        title="test score by session",
+        columns=("session", "seed", *SCORED, "noise ceiling"),
+        rows=tuple(
+            (row["session"], row["seed"], *(row.get(name) for name in SCORED), row.get("noise_ceiling"))
+            for row in rows
+        ),
+    )
+
+
+def _sentence(metrics: Sequence[Metric]) -> str:
+    """The scores in a sentence."""
+    value = {(metric.dataset, metric.name): metric.value for metric in metrics}
+    said = [
+        f"{species} {value[species, 'score']:.3f} (linear {value[species, 'score of linear']:.3f}, ridge "
+        f"{value[species, 'score of ridge']:.3f}, self {value[species, 'score of self']:.3f})"
+        for species in sorted({metric.dataset for metric in metrics})
+    ]
+    return f"Test score on animals left out: {'; '.join(said)}." if said else ""
+
+
+def _animal(session_id: str) -> str:
+    return session_id.rpartition("/")[0]

@@ -1,0 +1,225 @@
+"""What was recorded of a stream reads as a recording, whatever ended it, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+from realtime_small import CONTEXT, HORIZON, Small, activity, build_small, known
+
+import forebrain as fb
+from forebrain import realtime
+from forebrain.errors import ConfigError, RecordingError
+from forebrain.realtime import LiveForecaster
+from forebrain.realtime.recorder import EVENT_BYTES, Recorder
+
+Open = Callable[..., LiveForecaster]
+ABOUT = {"species": "celegans", "subject": "worm9", "session": "day1", "dataset": "lab"}
+
+
+def record(
+    recorder: Recorder, live: LiveForecaster, frames: np.ndarray, first: int = 0, rate_hz: float = 5.0
+) -> np.ndarray:
+    """Steps and records each frame; the forecasts [T, H, N]."""
+    forecasts = []
+    for index, frame in enumerate(frames, start=first):
+        forecasts.append(live.step(frame, index, index / rate_hz))
+        live.step_ms = 1.0
+        recorder.frame(live)
+    return np.stack(forecasts)
+
+
+@pytest.fixture
+def frames(small: Small) -> np.ndarray:
+    frames = activity(40, small.preprocessing)
+    frames[7, 2] = np.nan
+    return frames
+
+
+def test_frames_forecasts_and_events_are_read_back(
+    open_live: Open, frames: np.ndarray, tmp_path: Path
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    forecasts = record(recorder, live, frames[:20])
+    recorder.event(live, "a gap – said")
+    recorder.event(live, "drift")
+    forecasts = np.concatenate([forecasts, record(recorder, live, frames[20:], first=120)])
+    recorder.event(live, "the end")
+    recorder.close()
+
+    session = fb.read(path)
+    np.testing.assert_array_equal(session.frames(0, 40), frames)
+    assert session.id == "lab/worm9/day1" and session.species == "celegans"
+    assert session.unit_names == tuple("abcdef") and session.rate_hz == 5
+    assert session.segments == [(0, 20), (20, 40)]
+    assert session.time_s is not None and session.time_s[-1] == pytest.approx(139 / 5)
+    assert session.metadata["events"] == "frame 20: a gap – said; drift; frame 39: the end"
+
+    with xarray.open_dataset(path, engine="scipy") as data:
+        assert data.sizes == {"frame": 40, "unit": 6, "step": HORIZON}
+        np.testing.assert_array_equal(data.forecast.values, forecasts)
+        np.testing.assert_array_equal(data.activity.sel(unit="c"), frames[:, 2])
+        assert data["index"].values.tolist() == [*range(20), *range(120, 140)]
+        meaning = data.source.attrs["flag_meanings"].split()
+        sources = [meaning[each] for each in data.source.values]
+        assert sources == 2 * (["warm-up"] * (CONTEXT - 1) + ["model"] * (21 - CONTEXT))
+        assert data.step.values.tolist() == [*range(1, HORIZON + 1)] and (data.step_ms == 1).all()
+
+
+def test_a_frame_that_was_not_forecast_has_no_forecast(
+    open_live: Open, frames: np.ndarray, tmp_path: Path
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[:3])
+    live.step_ms = float("nan")
+    live.ingest(frames[3])
+    recorder.frame(live)
+    recorder.close()
+    with xarray.open_dataset(path, engine="scipy") as data:
+        assert np.isnan(data.forecast.values[3]).all() and np.isfinite(data.forecast.values[:3]).all()
+        assert data.source.values.tolist() == [0, 0, 0, 3]
+        np.testing.assert_array_equal(data.activity.values[3], frames[3])
+
+
+def test_a_recording_is_gone_on_with_and_another_file_never_overwritten(
+    open_live: Open, frames: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.nc"
+    for number in range(3):
+        live = open_live()
+        recorder = Recorder(path, live, ABOUT)
+        assert recorder.num_recorded == 10 * number
+        record(recorder, live, frames[:10])
+        recorder.close()
+    session = fb.read(path)
+    assert session.segments == [(0, 10), (10, 20), (20, 30)]
+    np.testing.assert_array_equal(session.frames(20, 30), frames[:10])
+
+    before = path.read_bytes()
+    other_units = realtime.open(*known(build_small(5), "abcde", rate_hz=5.0))
+    for live, about in ((other_units, ABOUT), (open_live(), {**ABOUT, "subject": "worm8"})):
+        with pytest.raises(ConfigError, match=r"there already.*nothing is overwritten"):
+            Recorder(path, live, about)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("of great value")
+    with pytest.raises(ConfigError, match="nothing is overwritten"):
+        Recorder(notes, open_live(), ABOUT)
+    assert path.read_bytes() == before and notes.read_text() == "of great value"
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Recorder(tmp_path, open_live(), ABOUT)
+
+
+def test_two_forecasters_do_not_record_to_one_file(
+    open_live: Open, frames: np.ndarray, tmp_path: Path
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    with pytest.raises(ConfigError, match="another forecaster records to this file"):
+        Recorder(path, open_live(), ABOUT)
+    record(recorder, live, frames)
+    recorder.close()
+    assert fb.read(path).num_frames == 40
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 10_000])
+def test_a_kill_at_any_byte_leaves_what_was_counted(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, cut: int
+) -> None:
+    """A kill can leave part of a record that is not counted yet; the next server writes over it."""
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[:10])
+    recorder.close()
+    with path.open("ab") as file:
+        file.write(bytes(range(256)) * 40 if cut == 10_000 else bytes(cut))
+    np.testing.assert_array_equal(fb.read(path).frames(0, 10), frames[:10])
+    live = open_live()
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[10:30])
+    recorder.close()
+    np.testing.assert_array_equal(fb.read(path).frames(0, 30), frames[:30])
+
+
+def test_a_file_without_frames_is_told_from_a_damaged_one(open_live: Open, tmp_path: Path) -> None:
+    path = tmp_path / "run.nc"
+    Recorder(path, open_live(), ABOUT).close()
+    with pytest.raises(RecordingError, match="holds no frame yet"):
+        fb.read(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecordingError, match="damaged"):
+        fb.read(path)
+
+
+def test_where_the_disk_is_too_slow_frames_are_left_out_and_counted(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    room = queue.Queue(maxsize=1)
+    room.put(None)  # nobody takes anything from it
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "_waiting", room)
+        record(recorder, live, frames[:5])
+    assert live.counts["lost_records"] == 5
+    recorder.event(live, "on again")
+    record(recorder, live, frames[5:8], first=5)
+    recorder.close()
+    session = fb.read(path)
+    np.testing.assert_array_equal(session.frames(0, 3), frames[5:8])
+
+
+def test_a_full_disk_costs_records_and_no_forecasts(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+
+    class Full:
+        """A disk that is full after so many bytes."""
+
+        def __init__(self, file, room: int) -> None:
+            self.file, self.room = file, room
+
+        def write(self, data) -> int:
+            if not self.room:
+                raise OSError(28, "No space left on device")
+            written = self.file.write(data[: self.room])
+            self.room -= written
+            return written
+
+        def __getattr__(self, name: str):
+            return getattr(self.file, name)
+
+    recorder._file = Full(recorder._file, 3000)
+    undisturbed = open_live()
+    forecasts = record(recorder, live, frames[:20])
+    np.testing.assert_array_equal(
+        forecasts, [undisturbed.step(frame, index) for index, frame in enumerate(frames[:20])]
+    )
+    while recorder._waiting.qsize():
+        pass
+    recorder._file = recorder._file.file  # someone made room
+    record(recorder, live, frames[20:], first=20)
+    recorder.close()
+    session = fb.read(path)
+    assert session.num_frames + live.counts["lost_records"] + recorder._failed == 40
+    np.testing.assert_array_equal(session.frames(session.num_frames - 1, session.num_frames)[0], frames[-1])
+    assert any("not recorded, forecasting goes on" in each.getMessage() for each in caplog.records)
+
+
+def test_of_too_many_events_the_newest_are_kept(open_live: Open, frames: np.ndarray, tmp_path: Path) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    for number in range(1000):
+        recorder.event(live, f"event {number}")
+    record(recorder, live, frames[:1])
+    recorder.close()
+    events = fb.read(path).metadata["events"]
+    assert events.endswith("event 998; event 999") and len(events) < EVENT_BYTES + 20
