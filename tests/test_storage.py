@@ -306,13 +306,36 @@ def test_a_file_that_another_process_clears_away_before_it_has_a_name_is_written
     folder = Folder(tmp_path / "folder")
     for write in (folder.write, folder.create):
         cleared.clear()
-        if times < local_disk.PUT_ATTEMPTS:
+        if times < local_disk.ATTEMPTS:
             write("a/b", b"1")
             assert folder.read("a/b") == b"1"
             folder.remove("a/b")
         else:
             with pytest.raises(StorageError, match="is removed as it is written"):
                 write("a/b", b"1")
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_folder_that_another_process_writes_into_or_removes_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    folder, rmtree, met = Folder(tmp_path), shutil.rmtree, list[int]()
+
+    def meet(path: Path) -> None:
+        if len(met) < times:
+            met.append(1)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        (path / "b").unlink()  # first, so that listing it again finds it gone
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", meet)
+    folder.write("a/b", b"1")
+    if times == 1:
+        folder.remove("a")
+        assert folder.names() == []
+    else:
+        with pytest.raises(StorageError, match="Directory not empty"):
+            folder.remove("a")
 
 
 def test_links_are_followed_unless_a_folder_is_strangers(tmp_path: Path) -> None:

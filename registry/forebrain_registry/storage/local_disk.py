@@ -18,7 +18,8 @@ from forebrain_registry.errors import StorageError
 from forebrain_registry.storage.stat import Stat
 
 PARTIAL = ".partial"
-PUT_ATTEMPTS = 5
+# Of a write or a removal that another process interferes with.
+ATTEMPTS = 5
 # What link() answers on disks without hard links (exFAT, SMB, many FUSE file systems).
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 # What flushing a folder answers where that is not known.
@@ -81,7 +82,7 @@ class LocalDisk:
 
     def put(self, name: str, source: bytes | Path, if_absent: bool = False) -> None:
         """Stores bytes or a local file: whole, or not at all. Raises FileExistsError as `partial` does."""
-        for _ in range(PUT_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             try:
                 return self._put(name, source, if_absent)
             except FileNotFoundError as error:
@@ -107,11 +108,20 @@ class LocalDisk:
 
     def remove(self, name: str) -> None:
         path = self.root / name
-        with _errors(path), contextlib.suppress(FileNotFoundError):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with _errors(path):
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+                return
+            except FileNotFoundError:  # the whole, or a part that another process removes
+                if not path.is_dir():
+                    return
+            except StorageError as error:  # which another process writes into
+                if attempt == ATTEMPTS or getattr(error.__cause__, "errno", None) != errno.ENOTEMPTY:
+                    raise
 
     @contextlib.contextmanager
     def partial(self, name: str, if_absent: bool = False) -> Iterator[Path]:
