@@ -10,6 +10,7 @@ from forebrain.adaptation.comparison import Comparison
 from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import make_example
 from forebrain.scoring.baselines import BASELINES
+from forebrain_registry.storage import path_here
 
 
 def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path:
@@ -22,7 +23,7 @@ def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path
         comparison.artifact().write_into(folder)
         _draw(comparison, folder)
         (folder / "report.md").write_text(_report(comparison), encoding="utf-8")
-    return Path(out)
+    return path_here(out)
 
 
 def _draw(comparison: Comparison, folder: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -17,7 +16,7 @@ from forebrain.adaptation.plan_file import read_plan
 from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import file_at
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ def run(config: Config, console: Console) -> int:
     if config.out is None:
         print(table, end="")
         return 0
-    out = Path(config.out)
-    Folder(out.parent).write(out.name, table.encode())
-    console.print(f"the effect on {adapted.num_units} units over {adapted.horizon} frames: {out}")
+    folder, name = file_at(config.out)
+    folder.write(name, table.encode())
+    where = folder.uri_of(name)
+    console.print(f"the effect on {adapted.num_units} units over {adapted.horizon} frames: {where}")
     return 0

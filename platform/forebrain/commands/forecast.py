@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -18,7 +17,7 @@ from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv, quantiles_csv
 from forebrain.scoring.quantiles import require_levels
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import file_at
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ def run(config: Config, console: Console) -> int:
     if config.out is None:
         print(table, end="")
         return 0
-    out = Path(config.out)
-    Folder(out.parent).write(out.name, table.encode())
+    folder, name = file_at(config.out)
+    folder.write(name, table.encode())
     console.print(
         f"{adapted.horizon} frames of {adapted.num_units} units forecast, knowing "
-        f"{adapted.known(config.inputs, plan)}: {out}"
+        f"{adapted.known(config.inputs, plan)}: {folder.uri_of(name)}"
     )
     return 0

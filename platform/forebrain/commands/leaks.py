@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from forebrain.evaluation.leaks import leak_table, measure_leaks
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import clean
 from forebrain.shards.recordings import find_all, open_any
+from forebrain_registry.storage import file_at
 
 ALIASES = {"--recordings": "--recording", "--csv": "--out"}  # as scripts have it
 
@@ -40,12 +40,13 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Shows the table."""
-    options = PrepareConfig()
+    options, out = PrepareConfig(), file_at(config.out) if config.out else None
     sessions = [
         clean(session, options)[0] for address in find_all(config.recording) for session in open_any(address)
     ]
     table = leak_table(measure_leaks(sessions, config.context, config.horizon, progress=console.print))
-    if config.out is not None:
-        Path(config.out).write_text(table.to_csv())
+    if out is not None:
+        folder, name = out
+        folder.write(name, table.to_csv().encode())
     console.print(table.to_rich())
     return 0

@@ -7,12 +7,12 @@ asked of the code. What a machine or a store does is assumed, and is an option.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from rich.console import Console
 
 from forebrain.benchmarking.plan import PlanConfig as Config
 from forebrain.benchmarking.plan import as_limits, as_table, calculate
+from forebrain_registry.storage import file_at
 
 __all__ = ["ALIASES", "Config", "run"]
 ALIASES = {"--json": "--out"}  # as scripts have it; elsewhere --json prints JSON
@@ -24,5 +24,6 @@ def run(config: Config, console: Console) -> int:
     console.print(as_table(plan))
     console.print(as_limits(plan))
     if config.out:
-        Path(config.out).write_text(json.dumps(plan, indent=1))
+        folder, name = file_at(config.out)
+        folder.write(name, json.dumps(plan, indent=1).encode())
     return 0

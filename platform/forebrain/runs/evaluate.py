@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +24,7 @@ from forebrain.shards.windows import ShardWindows
 from forebrain.training.data import open_windows
 from forebrain.training.forecasting import affordable_windows
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import scratch
 
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test", "held_out")
 
@@ -209,8 +208,7 @@ def _write_report(
     example = make_example(forecasters, windows, session, evaluation.part, calibrations)
     shards = windows.shards
     named = None if shards.forecasts_components else shards.unit_names(session)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch() as folder:
         write_report(folder, evaluation, example, model, named)
         for path in sorted(folder.iterdir()):
             run.folder.write(f"evaluation/{evaluation.part}/{path.name}", path.read_bytes())

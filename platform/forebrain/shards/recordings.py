@@ -89,6 +89,16 @@ def sha256_of(address: str) -> str:
     return digest.hexdigest()
 
 
+def has_changed(address: str, sha256: str) -> bool:
+    """Whether a recording on this machine is no longer what had this hash; one elsewhere is not asked for."""
+    if address.startswith(_SIMULATED) or is_remote(address):
+        return False
+    try:
+        return sha256_of(address) != sha256
+    except (OSError, RecordingError):
+        return True
+
+
 def _hashes_of_inputs(sidecar: Path) -> str:
     """Names and hashes of the files of inputs that a sidecar file names; none of those that are not there."""
     files: list[Path] = []

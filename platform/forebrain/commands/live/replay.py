@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from forebrain.sessions.repair import MAX_RATE_ERROR
 from forebrain.sessions.resample import resample
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain_registry.storage import path_here
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Plays the frames, shows the latency and writes it to `out`."""
+    out = None if config.out is None else path_here(config.out)
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
     if session is None:
@@ -114,8 +115,7 @@ def run(config: Config, console: Console) -> int:
             f"of what came, {coverage.whole:.1%} lay in its 80 % intervals; of any {STRETCH_FRAMES} frames "
             f"{coverage.least:.1%} to {coverage.most:.1%}"
         )
-    if config.out is not None:
-        out = Path(config.out)
+    if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
         if coverage is not None:

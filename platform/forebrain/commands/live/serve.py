@@ -29,7 +29,7 @@ from forebrain.realtime.messages import max_frame_bytes
 from forebrain.realtime.pictures import Pictures
 from forebrain.realtime.recorder import Recorder
 from forebrain.realtime.server import Follower, Port, serve
-from forebrain.realtime.state import StateFile
+from forebrain.realtime.state import StateFile, keeping
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig
 from forebrain.sessions.preprocessing import Preprocessing
 
@@ -95,6 +95,7 @@ def run(config: Config, console: Console) -> int:
     with ExitStack() as stack:
         state = updater = None
         if config.state is not None:
+            stack.enter_context(keeping(config.state))
             state = StateFile(config.state, live, config.state_every_s)
             if state.restore(live):
                 console.print(f"going on after frame {live.arrivals.index}")
