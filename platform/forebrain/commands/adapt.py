@@ -35,14 +35,10 @@ FIRST = (
     "mode",
     "fit.steps",
     "fit.batch_size",
-    "fit.learning_rate",
-    "fit.precision",
-    "fit.seed",
     "fit.stack",
     "session",
     "protocol",
     "inputs",
-    "each",
     "workers",
 )
 NO_MODEL = "none"

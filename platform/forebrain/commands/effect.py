@@ -16,7 +16,7 @@ from forebrain.adaptation.plan_file import read_plan
 from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv
-from forebrain_registry.storage import file_at
+from forebrain.commands._out import require_free, write_out
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Config:
         session: which session, where the recording holds several.
         out: a CSV file; the terminal where not given.
         registry: where the model is; where it was pulled from where not given.
+        overwrite: replace the file that is there.
     """
 
     adapted: str
@@ -40,10 +41,12 @@ class Config:
     session: str | None = None
     out: str | None = None
     registry: str | None = None
+    overwrite: bool = False
 
 
 def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
+    require_free(config.out, config.overwrite)
     plan, against = read_plan(config.plan), read_plan(config.against)
     adapted = Adapted.load(config.adapted, config.registry)
     session = open_session(config.recording, config.session)
@@ -56,8 +59,6 @@ def run(config: Config, console: Console) -> int:
     if config.out is None:
         print(table, end="")
         return 0
-    folder, name = file_at(config.out)
-    folder.write(name, table.encode())
-    where = folder.uri_of(name)
-    console.print(f"the effect on {adapted.num_units} units over {adapted.horizon} frames: {where}")
+    write_out(config.out, table.encode())
+    console.print(f"the effect on {adapted.num_units} units over {adapted.horizon} frames: {config.out}")
     return 0

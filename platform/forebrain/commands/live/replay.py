@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
+from forebrain.commands._out import require_free
 from forebrain.commands.live import TITLES, Transport
 from forebrain.errors import ConfigError
 from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting, moments
@@ -43,6 +44,7 @@ class Config:
         drift: let the units' scale grow to double and their offset to one deviation over 2,000 frames, and
             say what the forecaster's 80 % intervals cover; over ZeroMQ, with a recording.
         out: folder for latency.json and latency.png.
+        overwrite: replace the files that are there.
     """
 
     recording: str | None = None
@@ -57,6 +59,7 @@ class Config:
     max_miss_rate: float = 0.01
     drift: bool = False
     out: str | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("frames", "rate_hz", "budget_ms"):
@@ -70,6 +73,7 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Plays the frames, shows the latency and writes it to `out`."""
+    require_free(config.out and f"{config.out}/latency.json", config.overwrite)
     out = None if config.out is None else path_here(config.out)
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
