@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "realtime": _TRAINING,
     "adaptation": _RUNS | {"realtime"},
     "studies": _RUNS | {"adaptation"},
-    "benchmarking": _TRAINING | {"adaptation"},
+    "benchmarking": _TRAINING | {"adaptation", "realtime"},
     "pages": _RUNS | {"adaptation"},
     "commands": _RUNS | {"adaptation", "benchmarking", "pages", "realtime", "studies"},
 }

@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -219,20 +218,25 @@ def _store_blobs(registry: Registry, sources: Mapping[str, Path]) -> None:
     """Stores blobs so that they are there, and stay, until a record names them."""
     store = registry.writer()
     for _ in range(10):
+        now_s = store.clock_s()
         # A list, since every blob must be looked at.
-        changed = [_store_blob(store, sha256, source, registry.grace_s) for sha256, source in sources.items()]
-        if not any(changed) or not wait_for_collectors(store):
+        changed = [
+            _store_blob(store, sha256, source, now_s - registry.grace_s / 2)
+            for sha256, source in sources.items()
+        ]
+        if not any(changed):
             return
+        wait_for_collectors(store)
     raise StorageError(f"{registry.uri}: blobs disappear as they are stored. Is a collector running wild?")
 
 
-def _store_blob(store: Folder, sha256: str, source: Path, grace_s: float) -> bool:
+def _store_blob(store: Folder, sha256: str, source: Path, young_since_s: float) -> bool:
     """Makes sure that a blob is there and young; returns whether it was not."""
     name = layout.blob_name(sha256)
     there = store.stat(name)
     if there is None or there.size_bytes != source.stat().st_size:
         store.upload(name, source)
-    elif time.time() - there.modified_s > grace_s / 2:
+    elif there.modified_s < young_since_s:
         store.renew(name, source)
     else:
         return False

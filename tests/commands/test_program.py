@@ -43,6 +43,8 @@ LEAST: dict[str, list[str]] = {
     "study embeddings": ["--run", "r"],
     "study leave-one-out": ["--recording", "a", "b", "c", "--out", "o"],
     "study rivals": ["--recording", "a.npz", "--out", "o"],
+    "study intervals": ["--recording", "a.npz", "--out", "o"],
+    "study inputs": ["--out", "o"],
     "study backbone": ["--name", "n", "--recordings", "one", "--out", "o"],
     "leaks": ["--recording", "a.npz"],
     "chaos": ["--pretrain.data", "d", "--pretrain.out", "o"],

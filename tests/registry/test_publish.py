@@ -462,6 +462,42 @@ def test_publishing_again_renews_an_old_blob_and_replaces_a_cut_one(registry: Re
     assert time.time() - (Path(registry.uri) / "blobs/sha256" / weights_blob).stat().st_mtime < 3600
 
 
+@pytest.mark.parametrize("days", [-3, 3])
+def test_ages_are_by_the_clock_of_the_store_whatever_the_machine_s_says(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + days * 24 * 3600)
+    put(registry)
+    orphans = ["blobs/sha256/cd/cd" + digit * 62 for digit in "12"]
+    for name in orphans:
+        (tmp_path / "x").write_bytes(b"orphan")
+        registry.store.upload(name, tmp_path / "x")
+    os.utime(Path(registry.uri) / orphans[0], (real() - 25 * 3600,) * 2)
+    assert collect_garbage(registry).removed == orphans[:1]
+    weights_blob = Path(registry.uri, "blobs/sha256", sha256(weights(0))[:2], sha256(weights(0)))
+    os.utime(weights_blob, (real() - 13 * 3600,) * 2)
+    put(registry)
+    assert abs(real() - weights_blob.stat().st_mtime) < 3600
+
+
+def test_a_blob_that_is_collected_during_a_long_upload_is_stored_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its announcement has come and gone by the time that the publisher looks for one."""
+    upload, uploaded = Folder.upload, list[str]()
+
+    def collected_meanwhile(store: Folder, name: str, source: Path) -> None:
+        if len(uploaded) == 1:
+            store.remove(uploaded[0])
+        uploaded.append(name)
+        upload(store, name, source)
+
+    monkeypatch.setattr(Folder, "upload", collected_meanwhile)
+    put(registry)
+    assert len(uploaded) > 2 and verify(registry).problems == []
+
+
 def test_a_collector_announces_itself_and_spares_what_was_renewed_meanwhile(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 
 from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
 from forebrain.adaptation.artifact import Artifact
+from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.adaptation.inputs import InputFit, InputForecaster, fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, silent
 from forebrain.adaptation.recording import Prepared, prepare_session
@@ -26,6 +26,7 @@ from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.evaluation.tables import Table, by_unit
 from forebrain.scoring.baselines import BASELINES, LinearBaseline
+from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.evaluate import (
     WINDOWS_PER_SESSION,
     Evaluation,
@@ -34,12 +35,14 @@ from forebrain.scoring.evaluate import (
     evaluate,
     fit_baselines,
 )
+from forebrain.scoring.input_stacks import InputFit, InputForecaster, fit_inputs
 from forebrain.scoring.inputs import MAX_FEATURES
 from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import difference_over_time
 from forebrain.scoring.protocols import LABELLED, Part
 from forebrain.scoring.ridge import fit_head
 from forebrain.scoring.stack import StackFit
+from forebrain.scoring.uncertainty import Uncertainty, assess
 from forebrain.sessions.inputs import Input
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
@@ -86,6 +89,8 @@ class Comparison:
         others: what else was trained, by name.
         stack: the weights of the model, linear and their heads; None for the model alone.
         inputs: forecasts that know inputs; None where none are known.
+        calibration: of its intervals; None where nothing could be calibrated on.
+        uncertainty: how right they are on the test part, beside the baselines'; None likewise.
         forecasters: of the activity alone that were scored, by name.
         validation, test: their scores; the test part was looked at once, at the end.
         leak: what the backbone has seen of this animal, in words; None for nothing that is known.
@@ -100,6 +105,8 @@ class Comparison:
     others: Mapping[str, Trained]
     stack: StackFit | None
     inputs: InputFit | None
+    calibration: Calibration | None
+    uncertainty: Uncertainty | None
     forecasters: Mapping[str, Forecaster]
     validation: Evaluation
     test: Evaluation
@@ -214,6 +221,7 @@ class Comparison:
             "session": self.prepared.session.id,
             "validation": self.validation.result(self.name),
             "test": self.test.result(self.name),
+            "uncertainty": None if self.uncertainty is None else self.uncertainty.result(self.name),
         }
 
     def _input_scores(self, scores: Mapping[str, float | None]) -> dict[str, Any] | None:
@@ -237,6 +245,7 @@ class Comparison:
             self.mode,
             stack,
             None if self.inputs is None else self.inputs.stacks,
+            self.calibration,
             self.result(),
             evaluation,
         )
@@ -301,10 +310,11 @@ def compare(
     }
     baselines, name, stack, input_fit = fit_baselines(windows, seed=config.seed), alone, None, None
     forecast_anew: Forecaster | None = None if is_copy(backbone) else forecasters[alone]
+    remembered = None if forecast_anew is None else Remembered(forecast_anew)
     if is_stacked(backbone, config):
         linear = baselines["linear"]
         assert isinstance(linear, LinearBaseline)
-        stack = stack_on(forecast_anew, windows, linear, alone, progress)
+        stack = stack_on(remembered, windows, linear, alone, progress)
         name = f"adapted ({mode})"
         stacked: dict[str, Forecaster] = {
             name: StackForecaster(stack.stack, forecasters[alone]),
@@ -327,6 +337,10 @@ def compare(
     else:
         learnt["ridge"] = fit_head(windows, baselines["linear"]).forecaster(baselines["linear"])
     forecasters |= {**baselines, **learnt}
+    calibration = calibration_of(
+        remembered or forecasters[alone if alone in forecasters else ALONE], windows, stack, config.seed
+    )
+    del remembered
     every: dict[str, Forecaster | ForecasterInTime] = {**forecasters, **in_time}
     limit = None
     if backbone.description.protocol not in LABELLED:
@@ -344,6 +358,13 @@ def compare(
     )
     if not test.summary(name).num_sessions:
         raise AdaptationError(f"session {prepared.session.id}: nothing moves in its test part.")
+    uncertainty = None
+    if calibration is not None:
+        progress("scoring intervals", 0, 1)
+        uncertainty = assess(
+            name, forecasters[name], windows, calibrations={0: calibration}, windows_per_session=limit,
+            seed=config.seed,
+        )  # fmt: skip
     leak = leak_of(backbone, session)
     seconds = time.perf_counter() - began
     return Comparison(
@@ -355,6 +376,8 @@ def compare(
         others,
         stack,
         input_fit,
+        calibration,
+        uncertainty,
         forecasters,
         validation,
         test,

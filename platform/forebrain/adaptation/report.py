@@ -12,6 +12,7 @@ from forebrain.evaluation.examples import make_example
 from forebrain.evaluation.report import UNITS_SHOWN
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.units import FAVOURS
+from forebrain_registry.storage import path_here
 
 
 def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path:
@@ -25,7 +26,7 @@ def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path
         (folder / "units.csv").write_text(comparison.units().to_csv(), encoding="utf-8")
         _draw(comparison, folder)
         (folder / "report.md").write_text(_report(comparison), encoding="utf-8")
-    return Path(out)
+    return path_here(out)
 
 
 def _draw(comparison: Comparison, folder: Path) -> None:
@@ -36,7 +37,9 @@ def _draw(comparison: Comparison, folder: Path) -> None:
     figures.score_by_step(curves, levels, f"{session.id}, validation", folder / "score_by_step.png")
     drawn = comparison.advised()
     shown = {name: comparison.forecasters[name] for name in (drawn, "copy")}
-    example = make_example(shown, comparison.prepared.windows, 0, "test")
+    known = {comparison.name: comparison.calibration} if comparison.calibration is not None else {}
+    known = {name: each for name, each in known.items() if name in shown}
+    example = make_example(shown, comparison.prepared.windows, 0, "test", known)
     names = session.unit_names
     figures.forecast_traces(example, drawn, folder / "forecast_traces.png", names)
     figures.population_raster(example, drawn, example.horizon, folder / "population_raster.png", names)
@@ -71,6 +74,7 @@ def _report(comparison: Comparison) -> str:
         f"{FAVOURS} All units are in [units.csv](units.csv).",
         "",
         tables.best_first(comparison.units(), "explained", UNITS_SHOWN).to_markdown(),
+        *_intervals(comparison),
         "### What was found in the recording",
         "",
         *(f"- {each}" for each in comparison.findings() or ["nothing"]),
@@ -88,3 +92,17 @@ def _report(comparison: Comparison) -> str:
         f"Model: `{backbone.origin.named}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _intervals(comparison: Comparison) -> list[str]:
+    """How right intervals are to be as sure as they are; nothing where there are none."""
+    result = None if comparison.uncertainty is None else comparison.uncertainty.result(comparison.name)
+    if comparison.calibration is None or result is None:
+        return []
+    note = comparison.calibration.record["note"]
+    return [
+        tables.intervals(comparison.name, result).to_markdown(),
+        f"Calibrated on: {result['calibrated_on']}. {f'{note}. ' if note else ''}"
+        "`adapted.forecast(frames, quantiles=[0.1, 0.5, 0.9])` gives them.",
+        "",
+    ]

@@ -20,17 +20,43 @@ if TYPE_CHECKING:
 _SCORES = ("explained", "noise_ceiling", "r2", "correlation", "score", "trusted_seconds", "trusted_frames")
 
 
-def forecast_table(forecast: np.ndarray, preprocessing: Preprocessing) -> pandas.DataFrame:
+def forecast_table(
+    forecast: np.ndarray, preprocessing: Preprocessing, levels: Sequence[float] | None = None
+) -> pandas.DataFrame:
     """A forecast [H, N]: a row for each frame ahead, a column for each unit.
 
-    The index is seconds ahead; frames ahead where the rate is not known.
+    The index is seconds ahead; frames ahead where the rate is not known. Of quantiles [H, N, Q] at levels the
+    columns are pairs (unit, quantile).
     """
     ahead, rate_hz = np.arange(1, 1 + len(forecast)), preprocessing.rate_hz
     index = require_pandas().Index(
         ahead if rate_hz is None else ahead / rate_hz,
         name="frames ahead" if rate_hz is None else "seconds ahead",
     )
-    return require_pandas().DataFrame(forecast, index, unit_index(preprocessing))
+    columns = unit_index(preprocessing)
+    if levels is not None:
+        columns = require_pandas().MultiIndex.from_product([columns, levels], names=["unit", "quantile"])
+    return require_pandas().DataFrame(forecast.reshape(len(forecast), -1), index, columns)
+
+
+def quantiles_csv(
+    forecast: np.ndarray, quantiles: np.ndarray, levels: Sequence[float], preprocessing: Preprocessing
+) -> str:
+    """A forecast [H, N] and its quantiles [H, N, Q] as CSV: a row for each frame ahead and unit.
+
+    The point is in the column `forecast`, quantiles are in columns named after their levels.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = [preprocessing.name(unit) for unit in range(preprocessing.num_units)]
+    writer.writerow(
+        ["frames_ahead", "seconds_ahead", "unit", "forecast", *(f"{level:g}" for level in levels)]
+    )
+    for ahead, (points, bounds) in enumerate(zip(forecast, quantiles, strict=True), 1):
+        for name, point, row in zip(names, points, bounds, strict=True):
+            values = (f"{value:.6g}" for value in (point, *row))
+            writer.writerow([ahead, _seconds(ahead, preprocessing), name, *values])
+    return stream.getvalue()
 
 
 def forecast_csv(forecast: np.ndarray, preprocessing: Preprocessing) -> str:
@@ -39,9 +65,12 @@ def forecast_csv(forecast: np.ndarray, preprocessing: Preprocessing) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["frames_ahead", "seconds_ahead", *preprocessing.unit_names])
     for ahead, row in enumerate(forecast, 1):
-        seconds = "" if preprocessing.rate_hz is None else f"{ahead / preprocessing.rate_hz:.6g}"
-        writer.writerow([ahead, seconds, *(f"{value:.6g}" for value in row)])
+        writer.writerow([ahead, _seconds(ahead, preprocessing), *(f"{value:.6g}" for value in row)])
     return stream.getvalue()
+
+
+def _seconds(ahead: int, preprocessing: Preprocessing) -> str:
+    return "" if preprocessing.rate_hz is None else f"{ahead / preprocessing.rate_hz:.6g}"
 
 
 def unit_table(

@@ -37,9 +37,7 @@ FIRST = (
     "fit.batch_size",
     "fit.stack",
     "session",
-    "resample",
     "protocol",
-    "hold_out",
     "inputs",
     "workers",
 )

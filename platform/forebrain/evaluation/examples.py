@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from forebrain.errors import ConfigError
+from forebrain.scoring.conformal import Calibration, window_spread
 from forebrain.scoring.evaluate import MAX_ROWS, Evaluation, Forecaster
 from forebrain.scoring.protocols import Part
+from forebrain.scoring.quantiles import BAND
 from forebrain.scoring.units import UnitScores, score_units
 from forebrain.scoring.window_source import SessionInfo, WindowSource
 
@@ -32,6 +34,7 @@ class Example:
         units: [N] numbers of the units shown.
         activity: [P + C + H - 1, N], normalised.
         forecasts: forecaster -> [P, H, N].
+        bands: forecaster -> [2, P, H, N], the bounds of its 80 % intervals, where it has any.
         training_mean: [N], each unit's mean over the training part.
     """
 
@@ -43,6 +46,7 @@ class Example:
     activity: np.ndarray
     forecasts: Mapping[str, np.ndarray]
     training_mean: np.ndarray
+    bands: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def horizon(self) -> int:
@@ -89,9 +93,20 @@ def typical_session(evaluation: Evaluation, model: str) -> str:
 
 
 def make_example(
-    forecasters: Mapping[str, Forecaster], source: WindowSource, session: int, part: Part
+    forecasters: Mapping[str, Forecaster],
+    source: WindowSource,
+    session: int,
+    part: Part,
+    calibrations: Mapping[str, Calibration] | None = None,
 ) -> Example:
     """Forecasts along the longest unbroken stretch in the middle of a session's part.
+
+    Args:
+        forecasters: by name.
+        source: of the windows.
+        session: its number in the source.
+        part: with windows.
+        calibrations: of forecasters whose 80 % intervals are wanted, for all units of the session.
 
     Raises:
         ConfigError: the session has no window in the part, or none that can be read.
@@ -105,6 +120,8 @@ def make_example(
 
     windows, starts = [], []
     forecasts: dict[str, list[np.ndarray]] = {name: [] for name in forecasters}
+    known = {name: each.of_units(units) for name, each in (calibrations or {}).items()}
+    bands: dict[str, list[np.ndarray]] = {name: [] for name in known}
     size = max(1, MAX_ROWS // info.num_units)
     for first in (middle, *range(0, available, _MAX_WINDOWS)):  # further ones where none can be read
         stop = min(available, first + _MAX_WINDOWS)
@@ -115,6 +132,9 @@ def make_example(
                 starts.append(begins)
                 for name, forecaster in forecasters.items():
                     forecasts[name].append(forecaster(session, context)[..., units])
+                    if name in known:
+                        spread = window_spread(context[..., units])
+                        bands[name].append(known[name].quantiles(forecasts[name][-1], spread, BAND))
         if starts:
             break
     else:
@@ -131,6 +151,7 @@ def make_example(
         units=units,
         activity=np.concatenate([frames[:, 0], frames[-1, 1:]]),
         forecasts={name: np.concatenate(batches)[chosen] for name, batches in forecasts.items()},
+        bands={name: np.concatenate(batches, axis=1)[:, chosen] for name, batches in bands.items()},
         training_mean=source.training_mean(session)[units],
     )
 

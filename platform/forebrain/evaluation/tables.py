@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import rich.table
@@ -114,6 +115,27 @@ def overview(evaluation: Evaluation) -> Table:
         columns=("forecaster", *_HEADLINE),
         rows=tuple((name, *_headline(summaries[name], evaluation.r2(name))) for name in names),
     )
+
+
+def intervals(name: str, result: Mapping[str, Any]) -> Table:
+    """What intervals cover on the test part, beside the baselines'.
+
+    Args:
+        name: of the forecaster.
+        result: the block `uncertainty` of result.json.
+    """
+    return Table(
+        name="intervals",
+        title="intervals on the test part: part of what came inside, mean width of 80 % intervals",
+        columns=("forecaster", "50 %", "80 %", "90 %", "worst tenth, 80 %", "width", "MWQL", "CRPS"),
+        rows=tuple(
+            (
+                label, *(block["coverage"][level] for level in ("0.5", "0.8", "0.9")),
+                block["worst_tenth_coverage"]["0.8"], block["width"]["0.8"], block["mwql"], block["crps"],
+            )
+            for label, block in ((name, result), *result["baselines"].items())
+        ),
+    )  # fmt: skip
 
 
 def by_session(evaluation: Evaluation) -> Table:

@@ -127,7 +127,11 @@ class Session:
         }.items():
             value = getattr(self, name)
             if value is not None and len(value) != length:
-                raise RecordingError(f"{where}: {name} has {len(value)} entries; expected {length}.")
+                what = "one a frame" if length == num_frames else "one a unit"
+                raise RecordingError(
+                    f"{where}: {name} has {len(value)} entries; expected {length}, {what}. Bring it to as "
+                    "many, or leave it out."
+                )
         for name in ("stimulus", "behaviour"):
             channels, names = getattr(self, name), getattr(self, f"{name}_names")
             if channels is not None and (channels.ndim != 2 or len(names or ()) != channels.shape[1]):
@@ -286,7 +290,8 @@ class Session:
             species, subject, session, dataset: whose recording it is. Not given, it cannot be told whether a
                 backbone has seen this animal.
             unit_names: N names, in place of those of the columns.
-            **more: further attributes, such as `signal`, `stimulus` or `brain_regions`.
+            **more: further attributes, such as `signal` or `brain_regions`. `stimulus` and `behaviour` may be
+                tables as `traces` may, whose columns name them, or of one channel.
 
         Raises:
             RecordingError: it is no table of numbers, or an attribute does not fit.
@@ -296,6 +301,12 @@ class Session:
             unit_names = column_names(traces)
         if known.get("time_s") is None and (time_s := frame_times(traces)) is not None:
             known["time_s"] = time_s
+        for member in ("stimulus", "behaviour"):
+            if (channels := known.get(member)) is not None:
+                if known.get(f"{member}_names") is None and (names := column_names(channels)) is not None:
+                    known[f"{member}_names"] = tuple(names)
+                values = np.asarray(channels, np.float32)
+                known[member] = values[:, None] if values.ndim == 1 else values
         if subject is None or session is None:
             note = {"identity_note": "identity not given: the recording is an array without a name"}
             known["metadata"] = {**note, **known.get("metadata", {})}
