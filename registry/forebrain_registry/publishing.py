@@ -20,6 +20,8 @@ from forebrain_registry.collector import wait_for_collectors
 from forebrain_registry.errors import ConflictError, DamagedError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.records import (
     CARD,
+    HUB_CARD,
+    PICTURE,
     RECORD,
     VERSION_FORMAT,
     WEIGHTS,
@@ -47,8 +49,9 @@ def publish(
     Args:
         name: of the model, new or not.
         files: a folder, or path within the version -> content or a local file. `model.safetensors` must be
-            among them; a model card is made where there is none. Of a folder, hidden files, `version.json`
-            and `metadata.json` are left out.
+            among them; a model card is made where there is none, with the picture `forecasts.png` if there
+            is one, and `hub.yaml`. Of a folder, hidden files, `version.json` and `metadata.json` are left
+            out.
         interfaces: the like for the interfaces of the sessions trained on, a separate artifact.
 
     Raises:
@@ -62,7 +65,9 @@ def publish(
     if WEIGHTS not in found:
         raise InvalidError(f"there is no {WEIGHTS} among the files; a version cannot do without.")
     with _scratch() as scratch:
-        found[CARD] = _card(name, metadata, found.get(CARD))
+        if CARD not in found:
+            found[CARD] = make_card(name, metadata, PICTURE if PICTURE in found else None).encode()
+        found.setdefault(HUB_CARD, front_matter(name, metadata).encode())
         check_paths(found)
         check_paths(found_interfaces)
         local = _staged(found, scratch / "files")
@@ -192,15 +197,6 @@ def _scratch() -> Iterator[Path]:
 def _require_file(path: Path) -> None:
     if path.is_symlink() or not path.is_file():
         raise InvalidError(f"{path}: not a regular file. Links are not followed; copy what they name.")
-
-
-def _card(name: str, metadata: Metadata, given: bytes | Path | None) -> bytes:
-    if given is None:
-        return make_card(name, metadata).encode()
-    if isinstance(given, Path):
-        _require_file(given)
-    content = given if isinstance(given, bytes) else given.read_bytes()
-    return content if content.startswith(b"---") else front_matter(name, metadata).encode() + b"\n" + content
 
 
 def _described(files: Mapping[str, Path]) -> tuple[tuple[StoredFile, ...], dict[str, Path]]:

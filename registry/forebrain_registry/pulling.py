@@ -43,7 +43,7 @@ class Pulled:
     """A version on this machine, every file checked.
 
     Attributes:
-        folder: the model: version.json, model.safetensors, README.md, ... It can go to the Hub unchanged.
+        folder: the model: version.json, model.safetensors, README.md, ...
         interfaces: the folder of the training sessions' interfaces, where they were asked for.
         looked_up: whether the registry was asked what the reference stands for.
     """

@@ -220,7 +220,7 @@ sys.exit(status)
     assert "Ray is not installed" in done.stdout
     assert "missing forebrain prepare: without ray" in done.stdout
     assert "ok      forebrain pretrain --workers 0" in done.stdout
-    assert "s3fs is missing" in done.stdout and "pip install 'forebrain[lab]'" in done.stdout
+    assert "s3fs is missing" in done.stdout and "pip install '.[lab]'" in done.stdout
 
 
 def core_packages() -> set[str]:

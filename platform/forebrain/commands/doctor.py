@@ -280,7 +280,7 @@ def _packages() -> Iterator[Finding]:
     # Only developers need what tests need.
     extras = set(project.get_all("Provides-Extra") or []) - {"test"}
     for extra in ("", *sorted(extras)):
-        name = f"forebrain[{extra}]" if extra else "forebrain"
+        name, here = (f"forebrain[{extra}]", f".[{extra}]") if extra else ("forebrain", ".")
         lacking = [problem for text in declared if (problem := _unmet(Requirement(text), extra)) is not None]
         if not lacking:
             yield Finding("packages", "ok", f"all that {name} requires")
@@ -289,7 +289,7 @@ def _packages() -> Iterator[Finding]:
                 "packages",
                 "missing" if extra else "wrong",
                 f"{name}: {', '.join(lacking)}",
-                f"pip install '{name}', or everything as tested: pip install -r requirements.lock",
+                f"in the repository: pip install '{here}', or as tested: pip install -r requirements.lock",
             )
 
 
@@ -315,7 +315,7 @@ def _cluster(address: str | None) -> Iterator[Finding]:
             "cluster",
             verdict,
             "Ray is not installed: no cluster can be used",
-            "pip install 'forebrain[cluster]'",
+            "in the repository: pip install '.[cluster]'",
         )
         return
     if address is None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from forebrain.benchmarking.plan import PlanConfig as Config
 from forebrain.benchmarking.plan import as_limits, as_table, calculate
-from forebrain_registry.storage import file_at
+from forebrain.commands._out import require_free, write_out
 
 __all__ = ["ALIASES", "Config", "run"]
 ALIASES = {"--json": "--out"}  # as scripts have it; elsewhere --json prints JSON
@@ -20,10 +20,10 @@ ALIASES = {"--json": "--out"}  # as scripts have it; elsewhere --json prints JSO
 
 def run(config: Config, console: Console) -> int:
     """Shows the numbers."""
+    require_free(config.out, config.overwrite)
     plan = calculate(config)
     console.print(as_table(plan))
     console.print(as_limits(plan))
     if config.out:
-        folder, name = file_at(config.out)
-        folder.write(name, json.dumps(plan, indent=1).encode())
+        write_out(config.out, json.dumps(plan, indent=1).encode())
     return 0

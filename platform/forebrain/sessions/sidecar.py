@@ -6,9 +6,10 @@ of every recording in its folder; the first wins field by field. All fields are 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -61,6 +62,8 @@ class InputFile:
             states times.
         sync: pairs of one moment on both clocks, [its seconds, the recording's seconds], instead of
             `offset_s`; of two and more the clock's drift is taken too.
+        recording_starts: the moment, as its times are written, at which the recording's clock is at 0; for
+            times of the wall clock.
         planned: whether what it holds can be planned, unlike behaviour.
     """
 
@@ -73,6 +76,7 @@ class InputFile:
     content: str | None = None
     offset_s: float = 0.0
     sync: tuple[tuple[float, float], ...] | None = None
+    recording_starts: str | None = None
     planned: bool = True
 
 
@@ -173,6 +177,21 @@ def sidecar_files(recording: Path) -> list[Path]:
     )
     paths = [base.with_name(base.name + suffix) for base in nearest_first for suffix in SIDECAR_SUFFIXES]
     return [path for path in dict.fromkeys(paths) if path.is_file()]
+
+
+def is_sidecar(path: Path) -> bool:
+    """Whether a file is called like a sidecar."""
+    named = path.stem == "session" or path.stem.endswith(".session")
+    return named and path.suffix in SIDECAR_SUFFIXES
+
+
+def named_input_files(entries: Iterable[Path]) -> set[str]:
+    """The files that sidecar files among the entries of a folder name as inputs of a recording."""
+    found: set[str] = set()
+    for entry in filter(is_sidecar, entries):
+        with contextlib.suppress(RecordingError):  # said when its recording is opened
+            found |= {each.file for each in parse_sidecar(entry).input_files or ()}
+    return found
 
 
 def parse_sidecar(path: Path) -> Sidecar:
@@ -398,7 +417,7 @@ def _checked_input_file(where: str, value: Any) -> InputFile:
             "expected names of columns, a unit of time, offset_s in seconds or sync: [[seconds there, "
             "seconds in the recording], ...], content: events or channels, planned: true or false."
         )
-    for key in ("file", "time_column", "stop_column", "label_column"):
+    for key in ("file", "time_column", "stop_column", "label_column", "recording_starts"):
         if key in said:
             said[key] = str(said[key])
     if "columns" in said:

@@ -8,7 +8,6 @@ A reader is a module with two functions:
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from forebrain.sessions import remote
 from forebrain.sessions.finding import Walk, each_file_once, is_folder, printable
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.session import Session
-from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, parse_sidecar, sidecar_of
+from forebrain.sessions.sidecar import Sidecar, is_sidecar, named_input_files, parse_sidecar, sidecar_of
 from forebrain_registry.storage import path_here
 
 # Asked in this order; the first that recognises a path reads it.
@@ -224,9 +223,9 @@ def _in_folder(folder: Path, walk: Walk, is_given: bool = False) -> list[str]:
     except OSError:
         return [str(folder)]  # said when it is opened
     found: list[str] = []
-    inputs = _input_files_in(entries)
+    inputs = named_input_files(entries)
     for entry in entries:
-        if entry.name.startswith((".", "~$")) or _is_sidecar(entry):  # ~$: Excel's locks
+        if entry.name.startswith((".", "~$")) or is_sidecar(entry):  # ~$: Excel's locks
             continue
         if str(entry) in inputs:
             continue
@@ -237,20 +236,5 @@ def _in_folder(folder: Path, walk: Walk, is_given: bool = False) -> list[str]:
     return found
 
 
-def _input_files_in(entries: Sequence[Path]) -> set[str]:
-    """The files that sidecar files among the entries name as inputs of a recording."""
-    found: set[str] = set()
-    for entry in entries:
-        if _is_sidecar(entry):
-            with contextlib.suppress(RecordingError):  # said when its recording is opened
-                found |= {each.file for each in parse_sidecar(entry).input_files or ()}
-    return found
-
-
 def _is_recording_folder(folder: Path) -> bool:
     return any(_module(name).recognises(folder) for name in READERS)
-
-
-def _is_sidecar(path: Path) -> bool:
-    named = path.stem == "session" or path.stem.endswith(".session")
-    return named and path.suffix in SIDECAR_SUFFIXES
