@@ -21,6 +21,7 @@ from forebrain.sessions.session import Range, Session
 
 PROTOCOLS = ("chronological", "poco", "zapbench")
 ProtocolName = Literal["chronological", "poco", "zapbench"]
+DEFAULT: ProtocolName = "chronological"
 # Of one recording, by what it tells of each frame. Shards keep no fits for them.
 LABELLED = ("given", "repetition", "values")
 RecordingProtocol = Literal["chronological", "poco", "zapbench", "given", "repetition", "values"]
@@ -141,9 +142,8 @@ def frame_parts(
             )
         labels = np.where(np.isin(session.split, (0, 1, 2)), session.split, -1).astype(np.int8)
     else:
-        tested = (
-            _last_repetitions(session) if protocol == "repetition" else _held_out(session, hold_out or {})
-        )
+        repeats = protocol == "repetition"
+        tested = _last_repetitions(session) if repeats else _held_out(session, hold_out or {})
         labels = np.where(tested, np.int8(2), np.int8(0))
     for name, position in (("train", 0), ("test", 2)):
         if not (labels == position).any():
@@ -225,6 +225,17 @@ def intersect(ranges: list[Range], segments: list[Range]) -> list[Range]:
     """The non-empty overlaps of two ordered lists of ranges."""
     overlaps = ((max(a, c), min(b, d)) for a, b in ranges for c, d in segments)
     return [(start, stop) for start, stop in overlaps if start < stop]
+
+
+def least_frames(context: int, horizon: int) -> int:
+    """The frames of the shortest unbroken session with a window in each part of protocol `chronological`."""
+    length = context + horizon
+    enough = (frames for frames in itertools.count(length) if frames - int(frames * 0.8) >= length)
+    return next(
+        frames
+        for frames in enough
+        if windows_of(DEFAULT, "validation", frames, [(0, frames)], context, horizon).count
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from forebrain.errors import RecordingError
+from forebrain.notebook import facts
 from forebrain.sessions.arrays import as_matrix, column_names, frame_times
 from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind, columns_of, kind_of
 
@@ -35,7 +36,7 @@ class FrameSource(Protocol):
     def __getitem__(self, frames: slice, /) -> Any: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Session:
     """One recording of one animal: T frames of N units, with what is known about them.
 
@@ -240,6 +241,27 @@ class Session:
                 if self.conditions[start] >= 0:
                     ranges[self.condition_names[self.conditions[start]]].append((start, stop))
         return ranges
+
+    def __repr__(self) -> str:
+        return f"{self.id}: {', '.join(value for _, value in self._facts())}"
+
+    def _repr_html_(self) -> str:
+        return facts(self.id, self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What it is, for people."""
+        length = "" if self.rate_hz is None else f" ({self.num_frames / self.rate_hz:,.4g} s)"
+        rate = "rate not known" if self.rate_hz is None else f"{self.rate_hz:.4g} Hz"
+        found = [
+            ("frames", f"{self.num_frames:,} frames{length}"),
+            ("units", f"{self.num_units:,} units"),
+            ("rate", rate),
+            ("species", self.species),
+            ("signal", self.signal),
+        ]
+        if len(self.segments) > 1:
+            found.append(("segments", f"{len(self.segments)} segments"))
+        return [(name, value) for name, value in found if value != "unknown"]
 
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop) as float32 [stop - start, N]."""

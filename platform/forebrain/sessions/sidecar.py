@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -217,7 +218,7 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise RecordingError(f"{path}: larger than {_MAX_BYTES} bytes; expected a few lines of YAML.")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             values = as_written(json.loads(text), json.loads(text, parse_int=str, parse_float=str))
         else:
@@ -227,11 +228,24 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
     return {} if values is None else values
 
 
-class _NoDatesLoader(yaml.SafeLoader):
-    """Safe YAML without dates, which no key of a sidecar takes, and which fail as 2024-13-45."""
+# Numbers as people write them: 010 is not 8, 1:30 not 90, and 1e3 no text.
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"
+    ),
+}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML whose numbers are decimal; no dates, which no key of a sidecar takes; = is text."""
 
     yaml_implicit_resolvers: ClassVar = {
-        start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        start: [
+            (tag, _NUMBERS.get(tag, pattern))
+            for tag, pattern in resolvers
+            if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+        ]
         for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -242,7 +256,7 @@ def load_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError, ValueError: it is no valid YAML.
     """
-    return as_written(yaml.load(text, _NoDatesLoader), yaml.load(text, yaml.BaseLoader))
+    return as_written(yaml.load(text, _PlainLoader), yaml.load(text, yaml.BaseLoader))
 
 
 def as_written(typed: Any, text: Any, key: str = "") -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from forebrain.errors import RecordingError
 from forebrain.sessions.remote import fingerprint, is_remote, sidecar_path
 from forebrain.sessions.session import Session
-from forebrain.sessions.sidecar import parse_sidecar, sidecar_files
+from forebrain.sessions.sidecar import Sidecar, parse_sidecar, sidecar_files
 from forebrain.sessions.simulate import (
     SIMULATION_VERSION,
     kernels_file,
@@ -43,8 +43,12 @@ def find_all(addresses: Sequence[str]) -> list[str]:
     return found
 
 
-def open_any(address: str) -> list[Session]:
+def open_any(address: str, given: Sidecar | None = None) -> list[Session]:
     """The sessions of one of the addresses that `find_all` gave.
+
+    Args:
+        address: of a recording, or of a simulated one.
+        given: what the user says of a recording, over what its sidecar files say.
 
     Raises:
         RecordingError: the recording cannot be used.
@@ -53,7 +57,7 @@ def open_any(address: str) -> list[Session]:
         return open_simulated(address)
     from forebrain.sessions.readers import open_recording
 
-    return open_recording(address)
+    return open_recording(address, given)
 
 
 def name_of(address: str) -> str:
@@ -87,6 +91,16 @@ def sha256_of(address: str) -> str:
     inputs = "".join(_hashes_of_inputs(file) for _, file in sidecars)
     digest.update(inputs.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def has_changed(address: str, sha256: str) -> bool:
+    """Whether a recording on this machine is no longer what had this hash; one elsewhere is not asked for."""
+    if address.startswith(_SIMULATED) or is_remote(address):
+        return False
+    try:
+        return sha256_of(address) != sha256
+    except (OSError, RecordingError):
+        return True
 
 
 def _hashes_of_inputs(sidecar: Path) -> str:

@@ -249,22 +249,24 @@ def test_targets_as_the_patterned_extension_has_them_are_a_pattern(tmp_path: Pat
         hit.append(get_class("PatternTarget", "ndx-pattern-words")(name=name, segmented_rois=region))
         rig.file.add_lab_meta_data(hit[-1])
     pattern = get_class("PatternTable", "ndx-pattern-words")(name="holo", description="d")
-    pattern.add_interval(start_time=4.0, stop_time=5.0, targets=hit[0])
-    pattern.add_interval(start_time=9.0, stop_time=10.0, targets=hit[1])
+    pattern.add_column("power_per_roi", "d", index=True)
+    pattern.add_interval(start_time=4.0, stop_time=5.0, targets=hit[0], power_per_roi=[0.1, 0.3])
+    pattern.add_interval(start_time=9.0, stop_time=10.0, targets=hit[1], power_per_roi=[0.5])
     rig.file.add_time_intervals(pattern)
     spots = rig.cells.parent.create_plane_segmentation("d", rig.cells.imaging_plane, "spots")
     spots.add_roi(pixel_mask=[(0, 0, 1.0)], id=3)
     region = spots.create_roi_table_region(name="segmented_rois", description="d", region=[0])
     hit.append(get_class("PatternTarget", "ndx-pattern-words")(name="C", segmented_rois=region))
     rig.file.add_lab_meta_data(hit[-1])
-    pattern.add_interval(start_time=12.0, stop_time=13.0, targets=hit[2])
+    pattern.add_interval(start_time=12.0, stop_time=13.0, targets=hit[2], power_per_roi=[0.7])
     with NWBHDF5IO(tmp_path / "a.nwb", "w") as io:
         io.write(rig.file)
     (session,) = open_recording(tmp_path / "a.nwb")
     assert [each.target for each in session.inputs if each.kind == "pattern"] == [
         "roi101", "roi103", "roi105", "spots/roi3",
     ]  # fmt: skip
-    assert nonzero(session, "holo[roi105]") == dict.fromkeys(range(60, 70), 1.0)
+    assert nonzero(session, "holo[roi105]") == dict.fromkeys(range(60, 70), 0.5)
+    assert nonzero(session, "holo[roi103]") == dict.fromkeys(range(10, 20), 0.3)
 
 
 def test_what_lies_wholly_elsewhere_in_time_is_left_out_and_said(opened):
