@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from forebrain.errors import ConfigError
-from forebrain.scoring.baselines import LinearBaseline
+from forebrain.scoring.baselines import CopyBaseline, LinearBaseline
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.ridge import Head, HeadFit, MoreFeatures, fit_head, principal_components
@@ -211,12 +211,14 @@ def fit_stack(
         model: (session, context [B, C, N]) -> [B, H, N]; None for a stack without.
         session: its number in the source.
         more: further features for both heads, see `fit_head`.
-        alone: the model with its head, and nothing weighed: on short recordings weights cost more than they
-            bring.
+        alone: the model with its head, or a head on the last frame where there is no model, and nothing
+            weighed: on short recordings weights cost more than they bring.
     """
     loadings = principal_components(source, session)
-    if alone and model is not None:
-        return _alone(linear, fit_head(source, model, session, loadings=loadings, more=more), source.horizon)
+    if alone:
+        base = CopyBaseline(source.horizon) if model is None else model
+        fit = fit_head(source, base, session, loadings=loadings, more=more)
+        return _alone(linear, fit, source.horizon, model is not None)
     ridge = fit_head(source, linear, session, loadings=loadings, more=more)
     head = None if model is None else fit_head(source, model, session, loadings=loadings, more=more)
     members: dict[str, np.ndarray] = {}
@@ -252,10 +254,12 @@ def fit_stack(
     )  # fmt: skip
 
 
-def _alone(linear: LinearBaseline, head: HeadFit, horizon: int) -> StackFit:
-    """The stack of a model with its head, and of no other member."""
+def _alone(linear: LinearBaseline, head: HeadFit, horizon: int, has_model: bool) -> StackFit:
+    """The stack of a model, or of the last frame, with its head, and of no other member."""
     nothing, whole = np.zeros(horizon, np.float32), np.ones(horizon, np.float32)
     weights = {"model": whole} if head.head is None else {"model": nothing, "model + head": whole}
+    if not has_model:  # the last frame is no departure from itself
+        weights.pop("model")
     heads = {} if head.head is None else {"model": head.head}
     score = error = math.nan
     if head.trial is not None:
