@@ -49,6 +49,7 @@ COLOURS: Mapping[str, str] = {
     "embeddings-from-random": "#35978f",
     "forecaster": "#e69f00",
     "full": "#5e3c99",
+    "stack": BLUE,
     "scratch": "#a50026",
     "from scratch": "#a50026",
     "none": "#8c510a",
@@ -65,6 +66,7 @@ COLOURS: Mapping[str, str] = {
     "ridge": INK,
 }
 _SPARES = ("#c51b7d", "#1b7837", "#2d3e8c", "#bf812d", "#01665e", "#dd3497", "#4d9221", "#7a0177")
+BAND_ALPHA = 0.2
 DASHES: Mapping[str, Any] = {
     "copy": (0, (2, 1.5)),
     "mean": (0, (1, 1.5)),
@@ -195,6 +197,16 @@ def colours(names: Sequence[str]) -> dict[str, str]:
             own = COLOURS.get(of_model)
         found[name] = own or next(spares)
     return found
+
+
+def band(axes: Axes, x: np.ndarray, bounds: np.ndarray, colour: str) -> None:
+    """Shades an interval along x [T] between bounds [2, T]."""
+    axes.fill_between(x, *bounds, color=colour, alpha=BAND_ALPHA, linewidth=0, zorder=1)
+
+
+def band_sign(label: str, colour: str) -> Line2D:
+    """The sign of a shaded interval in a legend."""
+    return Line2D([], [], color=colour, alpha=BAND_ALPHA, linewidth=7, label=label)
 
 
 def line(name: str, colour: str | None = None) -> dict[str, Any]:

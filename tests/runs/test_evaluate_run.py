@@ -165,3 +165,15 @@ def test_zapbench_is_trained_and_scored_by_its_own_protocol(run: Run, tmp_path: 
     of_mean = np.array(scores["mean"]["mean"])
     assert of_mean == pytest.approx(np.abs(frames - frames.mean(0)).mean(), rel=0.1)  # in its own units
     assert "taxis 32" in folder.folder.read("evaluation/zapbench.csv").decode()
+
+
+def test_a_run_says_how_right_its_intervals_are_beside_the_baselines(run: Run) -> None:
+    result, folder, _ = run()
+    block = result["uncertainty"]
+    assert set(block["coverage"]) == set(block["width"]) == {"0.5", "0.8", "0.9"}
+    assert 0.5 < block["coverage"]["0.8"] < 1 and block["crps"] > 0 and block["mwql"] > 0
+    assert block["calibrated_on"] == "validation part"
+    assert set(block["baselines"]) == {"normal", "ar_valql"}
+    assert set(block["by_session"]) == set(result["test"]["by_session"])
+    table = folder.folder.read("evaluation/test/intervals.csv").decode()
+    assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["MLP", "normal", "ar_valql"]

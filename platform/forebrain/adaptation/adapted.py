@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,16 @@ from forebrain import realtime
 from forebrain.accelerate import accelerate
 from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.comparison import Comparison
-from forebrain.adaptation.inputs import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
 from forebrain.adaptation.plans import Choice, ExtrapolationWarning, response_table, unit_weights
 from forebrain.adaptation.score import Score
 from forebrain.adaptation.tables import embedding_table, forecast_table, unit_table
 from forebrain.errors import AdaptationError, RecordingError
 from forebrain.models.base import Model, SessionInput
+from forebrain.notebook import facts
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
+from forebrain.scoring.conformal import window_spread
+from forebrain.scoring.input_stacks import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
+from forebrain.scoring.quantiles import BAND, require_levels
 from forebrain.sessions.session import Session
 
 if TYPE_CHECKING:
@@ -69,16 +73,34 @@ class Adapted(Artifact):
 
     @overload
     def forecast(
-        self, window: Session, inputs: Any = None, plan: Any = None, *, horizon: int | None = None
+        self,
+        window: Session,
+        inputs: Any = None,
+        plan: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
+        horizon: int | None = None,
     ) -> pandas.DataFrame: ...
     @overload
     def forecast(
-        self, window: Any, inputs: Any = None, plan: Any = None, *, horizon: int | None = None
+        self,
+        window: Any,
+        inputs: Any = None,
+        plan: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
+        horizon: int | None = None,
     ) -> np.ndarray: ...
     def forecast(
-        self, window: Any, inputs: Any = None, plan: Any = None, *, horizon: int | None = None
+        self,
+        window: Any,
+        inputs: Any = None,
+        plan: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
+        horizon: int | None = None,
     ) -> np.ndarray | pandas.DataFrame:
-        """Forecasts what follows a window, or a recording's end.
+        """Forecasts what follows a window, or a recording's end: points, or quantiles of what will come.
 
         Args:
             window: raw frames [at least C, N] at `rate_hz`, of the adapted units or of all that were
@@ -87,23 +109,38 @@ class Adapted(Artifact):
                 mapping or data frame by name; of a session True, for those that it has. None: not known.
             plan: what will be done: values of the next H frames likewise, or `hold` for inputs that stay as
                 they are. None: not known. With a session its own inputs go before it.
+            quantiles: levels, each inside (0, 1), of calibrated quantiles; None for points. They are
+                calibrated without inputs, so with them intervals are rather too wide.
             horizon: frames to forecast, at most H; None for H.
 
         Returns:
-            Of an array float32 [horizon, N] in the same units of measurement; of a session a data frame of
-            these, with seconds ahead as index and units as columns.
+            Of an array float32 [horizon, N] in the same units of measurement, with quantiles [horizon, N, Q];
+            of a session a data frame of these, with seconds ahead as index and units as columns, with
+            quantiles pairs (unit, quantile).
 
         Raises:
             AdaptationError: too few frames, other units or inputs, a value that is not finite, a plan for
-                what cannot be planned, or a longer horizon.
+                what cannot be planned, a longer horizon, or quantiles without calibrated intervals.
+            ConfigError: a level is not inside (0, 1), or comes twice.
 
         Warns:
             ExtrapolationWarning: a plan leaves the range that an input had in the recording.
         """
         steps = self._steps(horizon)
+        levels = None if quantiles is None else require_levels(quantiles)
+        if levels is not None and self.calibration is None:
+            raise AdaptationError(
+                "quantiles were asked for, and this adaptation has no calibrated intervals: it was made "
+                "before there were any, or its validation part has no window. Adapt again, to a longer "
+                "recording."
+            )
         frames, past = self._window_and_inputs(window, inputs, plan is not None)
-        forecast = self._forecast(frames, past, None if plan is None else self._plan(plan, past))[:steps]
-        return forecast_table(forecast, self.preprocessing) if isinstance(window, Session) else forecast
+        forecast = self._forecast(frames, past, None if plan is None else self._plan(plan, past))
+        if levels is not None:
+            forecast = self._quantiles(frames, forecast, levels)
+        if isinstance(window, Session):
+            return forecast_table(forecast[:steps], self.preprocessing, levels)
+        return forecast[:steps]
 
     @overload
     def effect(
@@ -215,8 +252,9 @@ class Adapted(Artifact):
             threads: see `realtime.open`.
         """
         return realtime.open(
-            self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads
-        )
+            self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads,
+            calibration=self.calibration, inputs=self.inputs,
+        )  # fmt: skip
 
     @property
     def score(self) -> Score | None:
@@ -225,8 +263,15 @@ class Adapted(Artifact):
 
     @property
     def units(self) -> pandas.DataFrame:
-        """A row for each unit: place among the recorded ones, mean and scale."""
-        return unit_table(self.preprocessing)
+        """A row for each unit, in the order of the forecasts' columns.
+
+        `region` and `x`, `y`, `z` where the recording tells them. Where it was scored, on the test part:
+        `explained` (part of the unit's variance), `noise_ceiling` (of what can be explained), `r2` (about the
+        mean of the training part), `correlation`, `score` (against copy, which favours noise) and
+        `trusted_seconds` (how far ahead at least a quarter is explained). `column` among the recorded units,
+        `mean` and `scale`.
+        """
+        return unit_table(self.preprocessing, (self.evaluation or {}).get("units"))
 
     @property
     def embeddings(self) -> pandas.DataFrame:
@@ -262,7 +307,10 @@ class Adapted(Artifact):
             raise AdaptationError(
                 "which recording? This adaptation was opened from a folder, or not scored; give a session."
             )
-        return forecasts_at_the_end(self._forecast, prepared, self.preprocessing, self.context, self.horizon)
+        band = None if self.calibration is None else self._band
+        return forecasts_at_the_end(
+            self._forecast, prepared, self.preprocessing, self.context, self.horizon, band
+        )
 
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Writes what `save` does, and report.md with tables and pictures; the folder must not exist yet.
@@ -279,6 +327,23 @@ class Adapted(Artifact):
                 "again, or see the report beside it."
             )
         return save_comparison(self.comparison, folder)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("model", f"{self.origin}, mode {self.mode}"),
+            ("units", f"{self.num_units:,}"),
+            ("forecasts", f"{self.horizon} frames from {self.context}"),
+        ]
+        if self.rate_hz is not None:
+            rows.append(("rate", f"{self.rate_hz:.4g} Hz, so {self.horizon / self.rate_hz:.3g} s ahead"))
+        title, score = f"{self.identity.id}, adapted", self.score
+        if score is None:
+            return facts(title, rows, "not scored")
+        known = {"adapted": score.value, **score.others, **score.baselines}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in known.items() if math.isfinite(value))
+        return facts(
+            title, [*rows, ("score", shown)], score.verdict, f"Leak: {score.leak}." if score.leak else ""
+        )
 
     def __repr__(self) -> str:
         rate = "" if self.rate_hz is None else f" at {self.rate_hz:.4g} Hz"
@@ -400,6 +465,17 @@ class Adapted(Artifact):
                 context, self._model, before[None], None if plan is None else plan[None]
             )
         return self.preprocessing.denormalise(forecast[0])
+
+    def _band(self, frames: np.ndarray) -> np.ndarray:
+        return self._quantiles(frames, self._forecast(frames), BAND)
+
+    def _quantiles(self, frames: np.ndarray, forecast: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        """float32 [H, N, Q] about the forecast [H, N] of raw frames [C, N]."""
+        assert self.calibration is not None
+        spread = window_spread(self.preprocessing.normalise(frames)[None])
+        normalised = self.preprocessing.normalise(forecast)[None]
+        quantiles = self.calibration.quantiles(normalised, spread, levels)[:, 0]
+        return np.moveaxis(self.preprocessing.denormalise(quantiles), 0, -1).astype(np.float32)
 
     def _model(self, session: int, context: np.ndarray) -> np.ndarray:
         """The model's forecasts [B, H, N] of normalised contexts [B, C, N]."""

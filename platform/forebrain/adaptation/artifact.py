@@ -5,6 +5,7 @@
     stack.safetensors        the weights of model, linear and head, where the model does not forecast alone
     inputs.safetensors       what forecasts with inputs, where the recording has some that change
     backbone.safetensors     only where the backbone is none that can be pulled, or was changed
+    intervals.safetensors    how far its forecasts are off, by level, step and unit, see `scoring.conformal`
     result.json              its scores beside those of the baselines, where it was scored
     evaluation.json          the same by horizon step, as `scoring` has it
 
@@ -34,17 +35,18 @@ from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
 from forebrain.adaptation.description import Description, fill, tensors_of
-from forebrain.adaptation.inputs import InputStacks
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared
 from forebrain.errors import AdaptationError, ConfigError, StorageError
 from forebrain.models.base import Interface, Model
+from forebrain.scoring.conformal import Calibration
+from forebrain.scoring.input_stacks import InputStacks
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
-from forebrain_registry.storage import PARTIAL
+from forebrain_registry.storage import PARTIAL, path_here
 
 FORMAT = "forebrain-adaptation-1"
 # With a stack, which a program of before would leave out in silence.
@@ -53,6 +55,7 @@ RECORD = "adaptation.json"
 INTERFACE = "interface.safetensors"
 BACKBONE = "backbone.safetensors"
 STACK = "stack.safetensors"
+INTERVALS = "intervals.safetensors"
 INPUTS = "inputs.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
@@ -95,6 +98,8 @@ class Artifact:
         description: what the backbone expects.
         stack: weights of the model's forecast and of regressions of the recording; None for the model alone.
         inputs: forecasts that know what is done to the animal; None where no input is known.
+        calibration: of the intervals; None where nothing could be calibrated on, or it was adapted before
+            there were any.
         result, evaluation: what result.json and evaluation.json hold; None where it was not scored.
     """
 
@@ -107,6 +112,7 @@ class Artifact:
     description: Description
     stack: Stack | None = None
     inputs: InputStacks | None = None
+    calibration: Calibration | None = None
     result: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
 
@@ -119,6 +125,7 @@ class Artifact:
         mode: Mode,
         stack: Stack | None = None,
         inputs: InputStacks | None = None,
+        calibration: Calibration | None = None,
         result: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -134,6 +141,7 @@ class Artifact:
             description=replace(description, num_datasets=1) if mode == "scratch" else description,
             stack=stack,
             inputs=inputs,
+            calibration=calibration,
             result=result,
             evaluation=evaluation,
         )
@@ -151,7 +159,7 @@ class Artifact:
         """
         with new_folder(folder) as partial:
             self.write_into(partial)
-        return Path(folder)
+        return path_here(folder)
 
     def write_into(self, folder: Path) -> None:
         """Writes the files into a folder that is there."""
@@ -160,6 +168,8 @@ class Artifact:
             files[BACKBONE] = weights_of(self.model)
         if self.stack is not None:
             files[STACK] = safetensors.numpy.save(self.stack.arrays())
+        if self.calibration is not None:
+            files[INTERVALS] = safetensors.numpy.save(self.calibration.arrays())
         if self.inputs is not None:
             files[INPUTS] = safetensors.numpy.save(self.inputs.arrays())
         for name, data in files.items():
@@ -176,6 +186,7 @@ class Artifact:
             "context": config.context,
             "horizon": config.horizon,
             "persists": self.interface.is_smooth,
+            **({} if self.calibration is None else {"intervals": dict(self.calibration.record)}),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         if self.inputs is not None:
@@ -214,7 +225,7 @@ class Artifact:
             AdaptationError: the folder holds no adaptation, a file is missing or not what was written, or the
                 backbone is not to be had or not the one that this interface belongs to.
         """
-        where = Path(folder)
+        where = path_here(folder)
         record = _read_record(where)
         try:
             files, origin, mode = record["files"], Origin(**record["model"]), record["mode"]
@@ -242,7 +253,7 @@ class Artifact:
         fill(interface, {name: tensors[name] for name in ("unit", "session")}, str(where))
         interface.is_smooth = record.get("persists", True)
         known |= {name: tensors[name].numpy() for name in ("mean", "scale", "columns")}
-        stack = inputs = None
+        stack = inputs = calibration = None
         try:
             if STACK in files:
                 arrays = safetensors.numpy.load(_read_file(where, STACK, files))
@@ -250,6 +261,10 @@ class Artifact:
             if INPUTS in files:
                 arrays = safetensors.numpy.load(_read_file(where, INPUTS, files))
                 inputs = InputStacks.from_arrays(arrays, record.get("inputs", {}), str(where / INPUTS))
+            if INTERVALS in files:
+                arrays = safetensors.numpy.load(_read_file(where, INTERVALS, files))
+                known_record = record.get("intervals") or {}
+                calibration = Calibration.from_arrays(arrays, known_record, str(where / INTERVALS))
         except ConfigError as error:
             raise AdaptationError(f"{error} Adapt again.") from error
         try:
@@ -257,7 +272,7 @@ class Artifact:
         except (ConfigError, TypeError) as error:
             raise AdaptationError(f"{where}: damaged ({error}); adapt again.") from error
         return cls(
-            model, interface, preprocessing, identity, mode, origin, description, stack, inputs,
+            model, interface, preprocessing, identity, mode, origin, description, stack, inputs, calibration,
             result=_read_json(where / RESULT), evaluation=_read_json(where / EVALUATION),
         )  # fmt: skip
 
@@ -269,7 +284,7 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         StorageError: there is something of that name that is no empty folder, or the disk is full.
     """
-    target = Path(target).absolute()
+    target = path_here(target).absolute()
     require_new(target)
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
@@ -294,7 +309,7 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 def require_new(target: str | os.PathLike[str]) -> None:
     """Raises StorageError if there is something of a name that is no empty folder, or it cannot be made."""
-    target = Path(target)
+    target = path_here(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{target}: exists already. Give a folder that does not.")
     above = next(each for each in target.absolute().parents if each.exists())

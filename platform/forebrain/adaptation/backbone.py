@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.adapting import Mode, train
+from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.comparison import compare, inputs_to_know, is_copy, is_stacked
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.adaptation.inputs import fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, progress_shown
 from forebrain.adaptation.recording import prepare_session
 from forebrain.adaptation.stacking import stack_on
+from forebrain.notebook import facts
 from forebrain.scoring.evaluate import fit_linear
+from forebrain.scoring.input_stacks import fit_inputs
 from forebrain.sessions.session import Session
 
 
@@ -67,20 +69,35 @@ class Backbone(Pretrained):
             trained = train(
                 self, prepared, mode, config, after_step=lambda step: told("adapting: step", step, steps)
             )
-            if not is_stacked(self, config):
-                return Adapted.of(self, prepared, trained, mode)
-            windows, model = prepared.windows, None
+            windows, model, fit, stacks = prepared.windows, None, None, None
             if not is_copy(self):
-                model = WindowForecaster(trained.model, trained.interface, config)
-            linear = fit_linear(windows, seed=config.seed).solve()
-            fit = stack_on(model, windows, linear, "adapting", told)
-            stacks = fit_inputs(windows, known_inputs, linear, model, fit).stacks if known_inputs else None
-            return Adapted.of(self, prepared, trained, mode, fit.stack, stacks)
+                model = Remembered(WindowForecaster(trained.model, trained.interface, config))
+            if is_stacked(self, config):
+                linear = fit_linear(windows, seed=config.seed).solve()
+                fit = stack_on(model, windows, linear, "adapting", told)
+                if known_inputs:
+                    stacks = fit_inputs(windows, known_inputs, linear, model, fit).stacks
+            alone = WindowForecaster(trained.model, trained.interface, config) if model is None else model
+            calibration = calibration_of(alone, windows, fit, config.seed)
+            stack = None if fit is None else fit.stack
+            return Adapted.of(self, prepared, trained, mode, stack, stacks, calibration)
+
+    def _repr_html_(self) -> str:
+        config = self.model.config
+        rates = ", ".join(f"{rate:.4g}" for rate in self.rates_hz[:6]) + ", ..." * (len(self.rates_hz) > 6)
+        animals = {(seen.dataset, seen.subject) for seen in self.sessions}
+        rows = [
+            ("model", config.title),
+            ("forecasts", f"{config.horizon} frames from {config.context}"),
+            ("trained on", f"{len(self.sessions)} sessions of {len(animals)} animals"),
+            ("species", ", ".join(sorted({seen.species for seen in self.sessions})) or "unknown"),
+            ("rates", f"{rates} Hz" if rates else "unknown"),
+        ]
+        return facts(str(self.origin), rows)
 
     def __repr__(self) -> str:
         config = self.model.config
-        known = list(dict.fromkeys(f"{rate:.4g}" for rate in self.rates_hz))
-        rates = ", ".join(known[:4]) + ", ..." * (len(known) > 4)
+        rates = ", ".join(f"{rate:.4g}" for rate in self.rates_hz[:4]) + ", ..." * (len(self.rates_hz) > 4)
         species = ", ".join(sorted({seen.species for seen in self.sessions}))
         return (
             f"{self.origin}: {config.title}, {config.context} frames to the next {config.horizon}, "

@@ -30,6 +30,7 @@ def forecasts_at_the_end(
     preprocessing: Preprocessing,
     context: int,
     horizon: int,
+    band: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Figure:
     """The end of a recording: what came, and what was forecast at the start of each stretch of H frames.
 
@@ -41,6 +42,7 @@ def forecasts_at_the_end(
         session: as the model is given it.
         preprocessing: of its units.
         context, horizon: C and H.
+        band: [C, N] to bounds of intervals [H, N, 2], which are shaded; None for no such.
 
     Raises:
         AdaptationError: its last unbroken stretch is too short for a forecast, and what came after it.
@@ -56,6 +58,9 @@ def forecasts_at_the_end(
     frames = session.frames(first, stop)
     origins = context + horizon * np.arange(count)
     forecasts = np.stack([forecast(frames[origin - context : origin]) for origin in origins])
+    bands = None
+    if band is not None:
+        bands = np.stack([band(frames[origin - context : origin]) for origin in origins])
     truth = frames[context:].reshape(count, horizon, -1)
     least = np.finfo(np.float32).tiny  # a unit that does not move
     explained = 1 - ((forecasts - truth) ** 2).mean(axis=(0, 1)) / np.maximum(truth.var(axis=(0, 1)), least)
@@ -74,6 +79,11 @@ def forecasts_at_the_end(
         axes.plot(time, base + scale * trace, color=plotting.INK, linewidth=1.0)
         for number, origin in enumerate(origins):
             known = trace[origin - 1 : origin]
+            if bands is not None:
+                beginning = np.repeat(known[:, None], 2, axis=1)
+                bounds = np.concatenate([beginning, bands[number, :, unit]]).T
+                shaded = time[origin - 1 : origin + horizon]
+                plotting.band(axes, shaded, base + scale * bounds, lines["adapted"]["color"])
             said = {"copy": np.repeat(known, horizon), "adapted": forecasts[number, :, unit]}
             for name, style in lines.items():
                 heights = base + scale * np.concatenate([known, said[name]])
@@ -95,7 +105,10 @@ def forecasts_at_the_end(
         f"{len(explained)} units, at even quantiles of R2, best on top, each scaled to its own range",
     )
     activity = Line2D([], [], color=plotting.INK, linewidth=1.2, label="activity")
-    plotting.legend(figure, [activity, *(Line2D([], [], label=name, **lines[name]) for name in lines)])
+    signs = [activity, *(Line2D([], [], label=name, **lines[name]) for name in lines)]
+    if bands is not None:
+        signs.append(plotting.band_sign("80 % interval", lines["adapted"]["color"]))
+    plotting.legend(figure, signs)
     return figure
 
 

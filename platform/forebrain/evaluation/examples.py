@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from forebrain.errors import ConfigError
+from forebrain.scoring.conformal import Calibration, window_spread
 from forebrain.scoring.evaluate import MAX_ROWS, Evaluation, Forecaster
 from forebrain.scoring.protocols import Part
+from forebrain.scoring.quantiles import BAND
+from forebrain.scoring.units import UnitScores, score_units
 from forebrain.scoring.window_source import SessionInfo, WindowSource
 
 # A picture shows no more; the model still sees every unit.
@@ -31,6 +34,8 @@ class Example:
         units: [N] numbers of the units shown.
         activity: [P + C + H - 1, N], normalised.
         forecasts: forecaster -> [P, H, N].
+        bands: forecaster -> [2, P, H, N], the bounds of its 80 % intervals, where it has any.
+        training_mean: [N], each unit's mean over the training part.
     """
 
     session: SessionInfo
@@ -40,6 +45,8 @@ class Example:
     units: np.ndarray
     activity: np.ndarray
     forecasts: Mapping[str, np.ndarray]
+    training_mean: np.ndarray
+    bands: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def horizon(self) -> int:
@@ -56,25 +63,18 @@ class Example:
         """The last frame that each forecast knew, which copy repeats: [P, 1, N]."""
         return self.activity[self.context - 1 : -self.horizon, None]
 
-    def unit_scores(self, forecaster: str) -> np.ndarray:
-        """Scores against copy along this stretch, [N]; NaN for a unit that does not move."""
-        return _score(self.forecasts[forecaster], self.targets(), self.copies(), axis=(0, 1))
-
-    def unit_explained(self, forecaster: str) -> np.ndarray:
-        """Explained variance (R2) along this stretch, [N]; NaN for a unit that does not move.
-
-        A score against copy is high for noise too, which copy forecasts badly; this is high only where the
-        forecast follows what came.
-        """
-        mean = self.activity[self.context :].mean(axis=0)
-        return _score(self.forecasts[forecaster], self.targets(), mean, axis=(0, 1))
+    def unit_scores(self, forecaster: str) -> UnitScores:
+        """How well each unit is forecast along this stretch."""
+        return score_units(
+            self.forecasts[forecaster], self.targets(), self.copies()[:, 0], self.training_mean
+        )
 
     def step_score(self, forecaster: str, step: int) -> float:
         """The score against copy of one horizon step, 1 to H, along this stretch."""
-        at = slice(step - 1, step)
-        return float(
-            _score(self.forecasts[forecaster][:, at], self.targets()[:, at], self.copies(), axis=None)
-        )
+        target = self.targets()[:, step - 1]
+        error = np.sum((self.forecasts[forecaster][:, step - 1] - target) ** 2)
+        copy_error = np.sum((self.copies()[:, 0] - target) ** 2)
+        return float(1 - error / copy_error) if copy_error > 0 else float("nan")
 
 
 def typical_session(evaluation: Evaluation, model: str) -> str:
@@ -93,9 +93,20 @@ def typical_session(evaluation: Evaluation, model: str) -> str:
 
 
 def make_example(
-    forecasters: Mapping[str, Forecaster], source: WindowSource, session: int, part: Part
+    forecasters: Mapping[str, Forecaster],
+    source: WindowSource,
+    session: int,
+    part: Part,
+    calibrations: Mapping[str, Calibration] | None = None,
 ) -> Example:
     """Forecasts along the longest unbroken stretch in the middle of a session's part.
+
+    Args:
+        forecasters: by name.
+        source: of the windows.
+        session: its number in the source.
+        part: with windows.
+        calibrations: of forecasters whose 80 % intervals are wanted, for all units of the session.
 
     Raises:
         ConfigError: the session has no window in the part, or none that can be read.
@@ -109,6 +120,8 @@ def make_example(
 
     windows, starts = [], []
     forecasts: dict[str, list[np.ndarray]] = {name: [] for name in forecasters}
+    known = {name: each.of_units(units) for name, each in (calibrations or {}).items()}
+    bands: dict[str, list[np.ndarray]] = {name: [] for name in known}
     size = max(1, MAX_ROWS // info.num_units)
     for first in (middle, *range(0, available, _MAX_WINDOWS)):  # further ones where none can be read
         stop = min(available, first + _MAX_WINDOWS)
@@ -119,6 +132,9 @@ def make_example(
                 starts.append(begins)
                 for name, forecaster in forecasters.items():
                     forecasts[name].append(forecaster(session, context)[..., units])
+                    if name in known:
+                        spread = window_spread(context[..., units])
+                        bands[name].append(known[name].quantiles(forecasts[name][-1], spread, BAND))
         if starts:
             break
     else:
@@ -135,6 +151,8 @@ def make_example(
         units=units,
         activity=np.concatenate([frames[:, 0], frames[-1, 1:]]),
         forecasts={name: np.concatenate(batches)[chosen] for name, batches in forecasts.items()},
+        bands={name: np.concatenate(batches, axis=1)[:, chosen] for name, batches in bands.items()},
+        training_mean=source.training_mean(session)[units],
     )
 
 
@@ -143,13 +161,3 @@ def _longest_run(starts: np.ndarray) -> slice:
     edges = np.concatenate([[0], np.flatnonzero(np.diff(starts) != 1) + 1, [len(starts)]])
     longest = int(np.argmax(np.diff(edges)))
     return slice(int(edges[longest]), int(edges[longest + 1]))
-
-
-def _score(
-    forecast: np.ndarray, target: np.ndarray, reference: np.ndarray, axis: tuple[int, ...] | None
-) -> np.ndarray:
-    """1 - squared error of the forecast / that of the reference, NaN where the latter has none."""
-    sse = ((forecast - target) ** 2).sum(axis=axis, keepdims=True)
-    reference_sse = ((reference - target) ** 2).sum(axis=axis, keepdims=True)
-    ratio = np.divide(sse, reference_sse, out=np.full_like(sse, np.nan), where=reference_sse > 0)
-    return 1 - ratio.squeeze(axis)

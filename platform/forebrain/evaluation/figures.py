@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from forebrain import plotting
@@ -16,6 +17,7 @@ from forebrain.plotting import INK, MUTED
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.scoring.metrics import Scores
+from forebrain.scoring.quantiles import COVERAGES
 
 _MAX_NAMED_SESSIONS = 80
 _NUM_TRACES = 6
@@ -26,14 +28,10 @@ _ALIKE = 1.05  # rates of one laboratory differ by less
 _SCORE = "score (0 = copy, 1 = perfect)"
 
 
-@plotting.style()
 def forecast_traces(
     example: Example, model: str, path: Path, unit_names: Sequence[str] | None = None
 ) -> Path:
-    """Units stacked: what happened, and the forecasts of the model and of copy from a few moments on.
-
-    The units stand at even quantiles of the variance that the model explains along the stretch, so the
-    picture shows what is usual, failures too. Each is scaled to its own range, beside a bar of known size.
+    """Units stacked, as `traces_figure` draws them.
 
     Args:
         example: the stretch.
@@ -41,14 +39,27 @@ def forecast_traces(
         path: a PNG file.
         unit_names: of all units of the session; None numbers them.
     """
-    scores, explained = example.unit_scores(model), example.unit_explained(model)
+    return plotting.save(traces_figure(example, model, unit_names), path)
+
+
+@plotting.style()
+def traces_figure(example: Example, model: str, unit_names: Sequence[str] | None = None) -> Figure:
+    """Units stacked: what happened, and the forecasts of the model and of copy from a few moments on.
+
+    The units stand at even quantiles of the variance that the model explains along the stretch, so the
+    picture shows what is usual, failures too. Each is scaled to its own range, beside a bar of known size.
+    Where the example has them, the model's 80 % intervals are shaded.
+    """
+    of_units = example.unit_scores(model)
+    scores, explained = of_units.score, of_units.explained
     shown = _even_quantiles(np.where(np.isfinite(scores), explained, np.nan), _NUM_TRACES)
     context, horizon, rate_hz = example.context, example.horizon, example.session.rate_hz
     now = np.arange(context - 1, context - 1 + len(example.forecasts[model]), horizon + max(4, horizon // 2))
     to_time, unit_of_time = plotting.time_scale(rate_hz)
     names = unit_names or [f"unit {unit}" for unit in range(example.session.num_units)]
     time = to_time(example.first_frame + np.arange(len(example.activity)))
-    lines = {name: plotting.line(name) for name in ("copy", model)}
+    lines = {name: plotting.line(name) for name in ("copy", model) if name in example.forecasts}
+    bands = example.bands.get(model)
 
     figure, axes = plotting.canvas(width=10, height=1.4 + 0.9 * len(shown))
     axes.axvspan(time[0], time[context - 1], color=plotting.FAINT, alpha=0.35, linewidth=0)
@@ -59,6 +70,11 @@ def forecast_traces(
         scale = 0.8 / np.ptp(trace)
         base = row - 0.4 - scale * trace.min()
         axes.plot(time, base + scale * trace, color=INK, linewidth=1.0, zorder=2)
+        if bands is not None:
+            for frame in now:
+                low_high = bands[:, frame - (context - 1), :, unit]
+                heights = base + scale * np.concatenate([np.full((2, 1), trace[frame]), low_high], axis=1)
+                plotting.band(axes, time[frame : frame + horizon + 1], heights, lines[model]["color"])
         for name, style in lines.items():
             for frame in now:
                 forecast = example.forecasts[name][frame - (context - 1), :, unit]
@@ -71,7 +87,7 @@ def forecast_traces(
     axes.set_yticks(
         range(len(shown)),
         [
-            f"{names[example.units[unit]]}\nR² {explained[unit]:.2f}, score {scores[unit]:.2f}"
+            f"{names[example.units[unit]]}\nexplained {explained[unit]:.2f}, score {scores[unit]:.2f}"
             for unit in shown
         ],
     )
@@ -84,17 +100,50 @@ def forecast_traces(
         axes,
         f"{example.session.id}, {example.part}",
         f"forecasts of the next {plotting.duration(horizon, rate_hz)} from each dot on; "
-        f"{len(shown)} of {len(scores)} units, at even quantiles of explained variance (R²), best on top",
+        f"{len(shown)} of {len(scores)} units, at even quantiles of explained variance, best on top",
     )
-    plotting.legend(
-        figure,
-        [
-            Line2D([], [], color=INK, linewidth=1.2, label="activity"),
-            Line2D([], [], marker="o", markersize=3.5, label=model, **lines[model]),
-            Line2D([], [], label="copy", **lines["copy"]),
-        ],
+    signs = [
+        Line2D([], [], color=INK, linewidth=1.2, label="activity"),
+        Line2D([], [], marker="o", markersize=3.5, label=model, **lines[model]),
+        *(Line2D([], [], label=name, **style) for name, style in lines.items() if name != model),
+    ]
+    if bands is not None:
+        signs.append(plotting.band_sign("80 % interval", lines[model]["color"]))
+    plotting.legend(figure, signs)
+    return figure
+
+
+@plotting.style()
+def interval_coverage(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """How much the 50, 80 and 90 % intervals cover, a row for each data set: mean, sessions, worst tenth.
+
+    Args:
+        rows: of sessions, with `dataset`, `coverage` and `worst_tenth_coverage` by level.
+    """
+    datasets = sorted({row["dataset"] for row in rows}, reverse=True)
+    figure, axes = plotting.canvas(9, 1.6 + 0.36 * max(3, len(datasets)))
+    for level, colour in zip(COVERAGES, (plotting.GREEN, plotting.BLUE, plotting.VERMILION), strict=True):
+        axes.axvline(100 * level, color=colour, linewidth=1, alpha=0.6)
+        for height, dataset in enumerate(datasets):
+            group = [row for row in rows if row["dataset"] == dataset]
+            covered = np.array([100 * row["coverage"][str(level)] for row in group])
+            axes.plot(covered, np.full(len(group), height), "o", color=colour, alpha=0.3, markersize=3)
+            axes.plot(covered.mean(), height, "o", color=colour, markersize=6)
+            if level == 0.8:
+                worst = np.mean([100 * row["worst_tenth_coverage"][str(level)] for row in group])
+                axes.plot(worst, height, "|", color=colour, markersize=10, markeredgewidth=1.6)
+    axes.set_yticks(range(len(datasets)), datasets)
+    axes.set_ylim(-0.6, len(datasets) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y")
+    axes.set_xlabel("targets inside the interval, %")
+    plotting.title(
+        axes,
+        "What intervals cover on the test part",
+        "lines: asked for; large dots: data sets, small ones: sessions; bars: worst tenth of the units, 80 %",
     )
-    return plotting.save(figure, path)
+    return plotting.png(figure)
 
 
 @plotting.style()
@@ -103,8 +152,8 @@ def population_raster(
 ) -> Path:
     """Heat maps: what the population did, what the model forecast `step` frames before, and the difference.
 
-    Units are centred and scaled by what happened in the stretch, alike in all maps, and ordered by their
-    part in its first principal component.
+    Units are centred and scaled by what happened in the stretch, alike in all maps, and ordered by the
+    variance that the forecast explains, best on top.
 
     Args:
         example: the stretch.
@@ -119,7 +168,8 @@ def population_raster(
     scale = np.where(np.ptp(example.activity, axis=0) > 0, scale, 1)
     truth = (example.targets()[:, step - 1] - mean) / scale
     forecast = (example.forecasts[model][:, step - 1] - mean) / scale
-    order = _by_first_component(truth)
+    explained = example.unit_scores(model).explained
+    order = np.argsort(-np.nan_to_num(explained, nan=-np.inf), kind="stable")
     rate_hz = example.session.rate_hz
     to_time, unit_of_time = plotting.time_scale(rate_hz)
     first = example.first_frame + example.context + step - 1
@@ -147,7 +197,7 @@ def population_raster(
         else:
             named = [unit_names[example.units[unit]] for unit in order]
             axes.set_yticks(np.arange(len(order)) + 0.5, named, fontsize=min(8, 110 / len(order)))
-    figure.supylabel(f"{len(order)} units, in the order of the first principal component", fontsize=9.5)
+    figure.supylabel(f"{len(order)} units, by explained variance, best on top", fontsize=9.5)
     panels[-1].set_xlabel(f"time in the recording ({unit_of_time})")
     bar = figure.colorbar(image, ax=panels, shrink=0.6, aspect=30, pad=0.015, extend="both")
     bar.set_label("standard deviations of this stretch", fontsize=9)
@@ -392,9 +442,3 @@ def _even_quantiles(scores: np.ndarray, count: int) -> np.ndarray:
     ranked = np.argsort(scores)[: np.count_nonzero(np.isfinite(scores))]
     positions = np.linspace(0, len(ranked) - 1, min(count, len(ranked)))
     return ranked[positions.round().astype(int)]
-
-
-def _by_first_component(activity: np.ndarray) -> np.ndarray:
-    """Orders units by their part in the first principal component of activity [T, N]."""
-    _, _, components = np.linalg.svd(activity - activity.mean(axis=0), full_matrices=False)
-    return np.argsort(components[0])

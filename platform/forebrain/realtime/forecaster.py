@@ -23,9 +23,14 @@ from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError, FrameError
 from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
+from forebrain.realtime.inputs import LiveInputs
+from forebrain.realtime.intervals import OnlineIntervals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
+from forebrain.scoring.conformal import Calibration
+from forebrain.scoring.input_stacks import InputStacks, Known
+from forebrain.scoring.quantiles import require_levels
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.repair import MIN_GAP_FRAMES
@@ -56,8 +61,12 @@ class LiveConfig:
             far (`running`).
         memory: time constant of running statistics, frames.
         score_windows: newest forecasts that the rolling score is over.
-        fallback: give copy's forecast while the model's rolling score is below it.
+        fallback: give copy's forecast while the model's rolling score is below it, or its intervals cover
+            too much or too little.
         precision: of the matrix products: `fp32`, bit for bit what an adapted model gives offline, or `bf16`.
+        quantiles: levels that every answer brings; a sender may ask for others.
+        interval_memory_s: time constant in which a unit's intervals are widened or narrowed, seconds.
+        coverage_frames: newest frames that the rolling coverage of 80 % intervals is over.
     """
 
     normalise: Literal["fit", "running"] = "fit"
@@ -65,9 +74,16 @@ class LiveConfig:
     score_windows: int = 256
     fallback: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
+    quantiles: tuple[float, ...] = ()
+    interval_memory_s: float = 60.0
+    coverage_frames: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("memory", "score_windows"):
+        if self.quantiles:
+            require_levels(self.quantiles)
+        if not self.interval_memory_s > 0:
+            raise ConfigError(f"interval_memory_s is {self.interval_memory_s}; expected more than 0.")
+        for name in ("memory", "score_windows", "coverage_frames"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more.")
 
@@ -87,6 +103,8 @@ class LiveForecaster:
         dataset: int | None,
         config: LiveConfig,
         threads: int,
+        calibration: Calibration | None = None,
+        inputs: InputStacks | None = None,
     ) -> None:
         num_units, unit_names = len(interface.unit), preprocessing.unit_names
         if preprocessing.num_units != num_units:
@@ -110,6 +128,9 @@ class LiveForecaster:
         self.ring = Ring(self.context, num_units)
         self.moments = RunningMoments(num_units, config.memory)
         self.score = RollingScore(self.horizon, num_units, config.score_windows)
+        self.intervals = _intervals(calibration, self.horizon, num_units, preprocessing.rate_hz, config)
+        self.inputs = None if inputs is None else LiveInputs(inputs, self.context, self.horizon)
+        self.knows: Known = "none"  # of inputs, the newest forecast
         self.drifted_units = 0
         self.segment = 0  # counts the stretches of frames between which some are missing
 
@@ -128,6 +149,7 @@ class LiveForecaster:
         self._forecast: np.ndarray | None = None  # of the newest frame, by the model
         self.answer = np.repeat(self._last[None], self.horizon, axis=0)
         self._falls_back = False
+        self._is_of_model = False  # the answer
         compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self._executor = accelerate(self.model, "stream", compute_dtype, threads=threads)
 
@@ -137,6 +159,8 @@ class LiveForecaster:
         index: int | None = None,
         time_s: float | None = None,
         units: Sequence[str] | None = None,
+        inputs: Any = None,
+        plan: Any = None,
     ) -> np.ndarray:
         """Takes in a frame and forecasts the next H.
 
@@ -148,6 +172,10 @@ class LiveForecaster:
                 places. Units of the interface that are not named have no value. Names it does not know are
                 refused, and then so are frames without names; only as many as were recorded beside the
                 units that were adapted are left out, and counted.
+            inputs: [D], what was done at this frame, in the order of `input_names`; what is not finite, or
+                None, holds a level and ends an event.
+            plan: [L, D], what will be done at the next L frames, H or more. It stays queued: each frame uses
+                one up, until fewer than H are left.
 
         Returns:
             float32 [H, N] in the recording's units, always finite. Until C frames have come in a row, and
@@ -157,7 +185,7 @@ class LiveForecaster:
         Raises:
             FrameError: the frame has the wrong shape or type, or no place. It changes nothing.
         """
-        if self.ingest(frame, index, time_s, units):
+        if self.ingest(frame, index, time_s, units, inputs=inputs, plan=plan):
             self.forecast()
             self.settle()
         return self.answer.copy()
@@ -169,6 +197,8 @@ class LiveForecaster:
         time_s: float | None = None,
         units: Sequence[str] | None = None,
         arrived_s: float | None = None,
+        inputs: Any = None,
+        plan: Any = None,
     ) -> bool:
         """Takes in a frame without a forecast. False for a frame that changes nothing: late or repeated.
 
@@ -180,6 +210,7 @@ class LiveForecaster:
         if units is None and self._misnamed is not None:
             raise FrameError(f"{self._misnamed} Until then, or a reset, frames without names are refused.")
         values = self._checked(frame, named)
+        given, planned = self._checked_inputs(inputs, plan)
         arrival = self.arrivals.judge(index, time_s)
         if time_s is None and arrived_s is not None and arrival.kind in ("next", "restart"):
             self.arrivals.note_arrival(arrived_s)
@@ -194,9 +225,13 @@ class LiveForecaster:
         if arrival.kind == "restart":
             self.counts["restarts"] += 1
             self._restart()
+        if self.inputs is not None:
+            self.inputs.pass_over(arrival.missing)
         self._pass_over(arrival.missing)
         np.isfinite(values, out=self._known)
         self._take(values)
+        if self.inputs is not None:
+            self.inputs.push(given, planned)
         return True
 
     @torch.inference_mode()
@@ -205,7 +240,8 @@ class LiveForecaster:
         self._forecast = None
         self.answer[:] = self._last
         self.made_at = self.arrivals.index, self.arrivals.time_s
-        self.source = "warm-up"
+        self.source, self.knows = "warm-up", "none"
+        self._is_of_model = False
         if self.ring.is_full:
             forecast = self._call_model()
             if np.isfinite(forecast).all():
@@ -218,6 +254,7 @@ class LiveForecaster:
             else:
                 self.answer[:] = forecast
                 self.source = "model"
+                self._is_of_model = True
         self.counts["forecasts"] += 1
         return self.answer
 
@@ -229,13 +266,84 @@ class LiveForecaster:
     def settle(self) -> None:
         """The work that an answer need not wait for: scores the forecasts so far, looks for drift."""
         self.score.observe(self.frame, self._known, self._scale)
+        if self.intervals is not None:
+            self.intervals.observe(self.frame, self._known)
         if self._forecast is not None:
             self.score.add(self._forecast, self.frame)
+            if self.intervals is not None:
+                self.intervals.add(self._forecast, self._normalised, self._mean, self._scale)
             self._forecast = None
         if self.config.normalise == "fit":
             self.drifted_units = self._count_drifted()
         if self.config.fallback and self.score.num_windows >= MIN_FALLBACK_WINDOWS:
-            self._falls_back = self.score.score < 0
+            self._falls_back = self.score.score < 0 or self.coverage_alarm
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """D names of the inputs that frames may bring, in their order."""
+        return () if self.inputs is None else self.inputs.stacks.names
+
+    @property
+    def extrapolates(self) -> tuple[str, ...]:
+        """Names of the inputs that the plan takes out of the range that they had in the recording."""
+        return () if self.inputs is None else tuple(self.inputs.extrapolates)
+
+    @torch.inference_mode()
+    def what_if(self, plans: Sequence[Any]) -> np.ndarray:
+        """Forecasts from the newest frame under plans, one after another; nothing changes.
+
+        Args:
+            plans: K plans [H, D], or one array [K, H, D].
+
+        Returns:
+            float32 [K, H, N] in the recording's units.
+
+        Raises:
+            FrameError: inputs are not known or not helpful here, no window is full, or a plan does not fit.
+        """
+        if self.inputs is None or not self.ring.is_full:
+            why = "the adaptation knows no inputs" if self.inputs is None else "the window is not full yet"
+            raise FrameError(f"what would be under a plan cannot be told: {why}.")
+        checked = [self.inputs.checked_plan(plan)[: self.horizon] for plan in plans]
+        window = (self.ring.window - self._mean) / self._scale
+        made = [self.inputs.what_if(window, self._of_model, plan) for plan in checked]
+        return np.stack([each * self._scale + self._mean for each in made]).astype(np.float32)
+
+    def quantiles(self, levels: Sequence[float]) -> np.ndarray:
+        """Quantiles of the newest forecast: of the model's as the stream has taught them, of copy's those of
+        a random walk.
+
+        Args:
+            levels: each inside (0, 1).
+
+        Returns:
+            float32 [H, N, Q] in the recording's units.
+
+        Raises:
+            FrameError: there is no calibration, a level is not inside (0, 1), or one comes twice.
+        """
+        intervals = self.require_intervals(levels)
+        if self._is_of_model:
+            return intervals.quantiles(self.answer, self._normalised, self._mean, self._scale, levels)
+        return intervals.of_copy(self.answer[0], self._scale, levels)
+
+    def require_intervals(self, levels: Sequence[float]) -> OnlineIntervals:
+        """The intervals. Raises FrameError where there are none, or a level cannot be given."""
+        try:
+            require_levels(levels)
+        except ConfigError as error:
+            raise FrameError(str(error)) from error
+        if self.intervals is None:
+            raise FrameError(
+                "quantiles were asked for, and this adaptation has no calibrated intervals: it was made "
+                "before there were any, or of no recording. Adapt again."
+            )
+        return self.intervals
+
+    @property
+    def coverage_alarm(self) -> bool:
+        """Whether 80 % intervals have lately covered far more or less of what came than they should."""
+        return self.intervals is not None and self.intervals.leaves_band
 
     def replace_interface(self, interface: Interface) -> None:
         """Goes on with another interface of the same units, from the next forecast on."""
@@ -255,6 +363,7 @@ class LiveForecaster:
         self._restart()
         self.answer[:] = self._last  # so that nothing of the run before is given again
         self.source, self.made_at = "warm-up", (None, None)
+        self._is_of_model = False
 
     def state(self) -> State:
         """A copy of all that `restore` needs: arrays, and plain values. Forecasts that are not scored yet are
@@ -269,6 +378,8 @@ class LiveForecaster:
             "scored": self.score.windows,
             "unit": self.interface.unit.detach().numpy(),
             "session": self.interface.session.detach().numpy(),
+            **({} if self.intervals is None else self.intervals.state()),
+            **({} if self.inputs is None else self.inputs.state()),
         }
         plain = {
             "index": self.arrivals.index,
@@ -289,6 +400,10 @@ class LiveForecaster:
         self._last[:], self._absent[:] = arrays["last"], arrays["absent"]
         self.moments.restore(arrays["mean"], arrays["variance"], arrays["count"])
         self.score.restore(arrays["scored"], plain["num_scored"])
+        if self.intervals is not None:
+            self.intervals.restore(arrays)
+        if self.inputs is not None:
+            self.inputs.restore(arrays)
         self.arrivals.restore(plain["index"], plain["time_s"])
         self._empty_run, self._falls_back = plain["empty_run"], plain["falls_back"]
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
@@ -312,6 +427,9 @@ class LiveForecaster:
             "score_windows": self.score.num_windows,
             "drift": self.drifts,
             "drifted_units": self.drifted_units,
+            "coverage": None if self.intervals is None else self.intervals.coverage,
+            "coverage_alarm": self.coverage_alarm,
+            "intervals_widened": None if self.intervals is None else self.intervals.widened,
             "units_without_value": int((self._absent > 0).sum()),
             "rate_hz": self.arrivals.rate_hz,
             "measured_hz": self.arrivals.measured_hz,
@@ -337,7 +455,12 @@ class LiveForecaster:
 
     @property
     def drifts(self) -> bool:
-        """Whether the stream has left what the interface was fitted on."""
+        """Whether the stream has left what the interface was fitted on, or what its intervals cover."""
+        return self.units_drift or self.coverage_alarm
+
+    @property
+    def units_drift(self) -> bool:
+        """Whether many units have left the mean or the spread that the interface was fitted on."""
         return self.drifted_units > DRIFT_UNITS * self.num_units
 
     def _known_names(self, units: Sequence[str]) -> _Named:
@@ -383,6 +506,8 @@ class LiveForecaster:
         for _ in range(missing):
             self.ring.push(self._last)
             self.score.observe(self._last, self._known, self._scale)
+            if self.intervals is not None:
+                self.intervals.observe(self._last, self._known)
 
     def _take(self, values: np.ndarray) -> None:
         """Puts a frame into the window, its missing values held at the last ones known."""
@@ -428,10 +553,18 @@ class LiveForecaster:
         self.segment += 1
         self.ring.clear()
         self.score.restart()
+        if self.intervals is not None:
+            self.intervals.restart()
+        if self.inputs is not None:
+            self.inputs.restart()
 
     def _call_model(self) -> np.ndarray:
         np.subtract(self.ring.window, self._mean, out=self._normalised)
         np.divide(self._normalised, self._scale, out=self._normalised)
+        self.knows = "none" if self.inputs is None else self.inputs.knows
+        if self.inputs is not None and self.knows != "none":
+            known = self.inputs.forecast(self._normalised, self._of_model)
+            return known * self._scale + self._mean
         entry = SessionInput(self._input, self.interface, self.dataset)
         with torch.inference_mode():
             (forecast,) = self._executor.forecast([entry])
@@ -439,6 +572,19 @@ class LiveForecaster:
         if self.stack is not None:
             values = self.stack.forecast(self._normalised, values)
         return values * self._scale + self._mean
+
+    def _of_model(self, session: int, context: np.ndarray) -> np.ndarray:
+        """The model's forecasts [B, H, N] of normalised contexts [B, C, N]."""
+        frames = torch.from_numpy(np.ascontiguousarray(context, np.float32))
+        (forecast,) = self._executor.forecast([SessionInput(frames, self.interface, self.dataset)])
+        return forecast.numpy()
+
+    def _checked_inputs(self, inputs: Any, plan: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if self.inputs is not None:
+            return self.inputs.checked(inputs, plan)
+        if inputs is not None or plan is not None:
+            raise FrameError("the frame brings inputs, and this adaptation knows none; leave them out.")
+        return None, None
 
     def _count_drifted(self) -> int:
         fit, moments = self.preprocessing, self.moments
@@ -457,6 +603,8 @@ def open(
     dataset: int | None = None,
     config: LiveConfig | None = None,
     threads: int = 1,
+    calibration: Calibration | None = None,
+    inputs: InputStacks | None = None,
 ) -> LiveForecaster:
     """A live forecaster of one session; of an adaptation `Adapted.stream` opens it.
 
@@ -470,6 +618,8 @@ def open(
         config: None for the defaults; without preprocessing, running statistics.
         threads: that share the units of a forecast by POCO, 512 each at a time. They want a core each, and
             `torch.set_num_threads(1)`: torch's own threads wait for one another after every operation.
+        calibration: of the session's intervals; None for a stream without.
+        inputs: forecasts that know inputs, which frames then may bring; None for a stream without.
 
     Raises:
         ConfigError: the preprocessing does not belong to the interface's units, two of them have one name, or
@@ -481,7 +631,26 @@ def open(
         if config.normalise == "fit":
             raise ConfigError("there is no preprocessing to normalise by; give it, or normalise 'running'.")
         preprocessing = Preprocessing.none(len(interface.unit))
-    return LiveForecaster(model, interface, preprocessing, stack, dataset, config, threads)
+    return LiveForecaster(
+        model, interface, preprocessing, stack, dataset, config, threads, calibration, inputs
+    )
+
+
+def _intervals(
+    calibration: Calibration | None, horizon: int, num_units: int, rate_hz: float | None, config: LiveConfig
+) -> OnlineIntervals | None:
+    if calibration is None:
+        if config.quantiles:
+            raise ConfigError(
+                "quantiles are asked for, and there is no calibration of intervals; adapt again to have one."
+            )
+        return None
+    if calibration.size.shape != (horizon, num_units):
+        raise ConfigError(
+            f"the calibration is of {calibration.horizon} steps and {calibration.num_units} units, the model "
+            f"of {horizon} and {num_units}; they belong to different recordings."
+        )
+    return OnlineIntervals(calibration, config.interval_memory_s, rate_hz, config.coverage_frames)
 
 
 class _UnknownNamesError(FrameError):

@@ -3,7 +3,9 @@
 Frames are one numeric stream of N channels, in order or labelled with the names of the units; a frame's place
 is told from its time stamp. Forecasts go out as the float32 stream NAME-forecast of 1 + H N channels, stamped
 with the time of the frame they were made from: the first is 1 where the model forecast and 0 where it is copy
-or still warming up, then come the N units of the first step ahead, of the second, and so on.
+or still warming up, then come the N units of the first step ahead, of the second, and so on. Where the
+forecaster gives quantiles, they go out as the stream NAME-quantiles of H N Q channels under the same time:
+the Q levels of the first unit one step ahead, of the second unit, and so on, then all units two steps ahead.
 
 Needs the extra `live`, and the library liblsl, which pylsl's wheels carry.
 """
@@ -38,6 +40,10 @@ def forecast_name(name: str) -> str:
     return f"{name}-forecast"
 
 
+def quantiles_name(name: str) -> str:
+    return f"{name}-quantiles"
+
+
 class LslPort:
     """Reads a stream and publishes its forecasts. Of two streams of one name neither is read.
 
@@ -47,6 +53,7 @@ class LslPort:
         horizon, num_units: H and N.
         rate_hz: of the forecasts; None where not known.
         unit_names: of the N units; a stream whose channels are labelled is taken by its labels then.
+        num_levels: Q, quantiles that every forecast brings; 0 for none, and no stream of them.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class LslPort:
         num_units: int,
         rate_hz: float | None,
         unit_names: tuple[str, ...] | None,
+        num_levels: int = 0,
     ) -> None:
         self.name, _, source_id = address.partition("@")
         self._source_id = source_id or None
@@ -63,6 +71,10 @@ class LslPort:
         self._unit_names = unit_names or ()
         self._outlet = _outlet(forecast_name(address), 1 + horizon * num_units, rate_hz)
         self._sample = np.empty((1, 1 + horizon * num_units), np.float32)
+        self._quantiles: pylsl.StreamOutlet | None = None
+        if num_levels:
+            channels = horizon * num_units * num_levels
+            self._quantiles = _outlet(quantiles_name(address), channels, rate_hz)
         self._inlet: pylsl.StreamInlet | None = None
         self._new_names: tuple[str, ...] | None = None
 
@@ -88,6 +100,8 @@ class LslPort:
         """Gives a forecast to who listens, under the time of its frame."""
         self._sample[0, 0] = forecast.source == "model"
         self._sample[0, 1:] = forecast.values.reshape(-1)
+        if self._quantiles is not None and forecast.quantiles is not None:
+            _push(self._quantiles, forecast.quantiles.reshape(1, -1), forecast.time_s)
         _push(self._outlet, self._sample, forecast.time_s)
 
     def answer(self, answer: dict[str, Any]) -> None:
@@ -97,7 +111,7 @@ class LslPort:
         """Nobody waits for an answer; the refusal is in the log."""
 
     def close(self) -> None:
-        self._inlet = None
+        self._inlet = self._quantiles = None
         del self._outlet
 
     def _connect(self, timeout_s: float) -> None:

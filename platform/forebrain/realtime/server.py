@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from forebrain.errors import FrameError
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.messages import Forecast, Frame, Question
@@ -104,18 +106,25 @@ def describe(live: LiveForecaster) -> dict[str, Any]:
         "num_units": live.num_units,
         "unit_names": live.unit_names,
         "num_recorded": preprocessing.num_recorded,
+        "columns": preprocessing.columns.tolist(),
         "context": live.context,
         "horizon": live.horizon,
         "rate_hz": preprocessing.rate_hz,
         "recorded_rate_hz": preprocessing.recorded_rate_hz,
         "event_rate_hz": preprocessing.event_rate_hz,
         "resample_hz": preprocessing.resample_hz,
+        "quantiles": live.intervals is not None,
+        "inputs": list(live.input_names),
     }
 
 
 def _answer(live: LiveForecaster, question: Question) -> dict[str, Any]:
     if question.ask == "describe":
         return describe(live)
+    if question.ask == "what_if":
+        assert question.plans is not None
+        forecasts = live.what_if(list(question.plans))
+        return {"forecasts": forecasts.astype("<f4").tobytes(), "shape": list(forecasts.shape)}
     if question.ask == "reset":
         live.reset()
     return live.status()
@@ -124,18 +133,25 @@ def _answer(live: LiveForecaster, question: Question) -> dict[str, Any]:
 def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     """Takes in a frame and answers it; whether it was a new one."""
     began = time.perf_counter()
-    is_new = live.ingest(frame.values, frame.index, frame.time_s, frame.units, arrived_s=began)
+    levels = frame.quantiles or live.config.quantiles or None
+    if levels is not None:
+        live.require_intervals(levels)
+    is_new = live.ingest(
+        frame.values, frame.index, frame.time_s, frame.units, arrived_s=began, inputs=frame.inputs,
+        plan=_shaped(frame.plan, live),
+    )  # fmt: skip
     if is_new and port.is_behind():
         live.counts["skipped"] += 1
         live.step_ms = float("nan")
     else:
         score = live.rolling_score
         values = live.forecast() if is_new else live.answer
+        quantiles = None if levels is None else live.quantiles(levels)
         step_ms = 1e3 * (time.perf_counter() - began)
         port.send(
             Forecast(
                 values, frame.index, frame.time_s, live.source, score, live.drifts, step_ms, *live.made_at,
-                live.arrivals.rate_differs,
+                live.arrivals.rate_differs, quantiles, levels, live.knows, live.extrapolates,
             )
         )  # fmt: skip
         if is_new:
@@ -143,3 +159,13 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     if is_new:
         live.settle()
     return is_new
+
+
+def _shaped(plan: np.ndarray | None, live: LiveForecaster) -> np.ndarray | None:
+    """A plan [L, D] of the flat values that came."""
+    width = len(live.input_names)
+    if plan is None or plan.ndim == 2 or not width:
+        return plan
+    if plan.size % width:
+        raise FrameError(f"the plan has {plan.size} values; expected {width} for each frame, of its inputs.")
+    return plan.reshape(-1, width)

@@ -22,7 +22,7 @@ class Watch:
     def __init__(self, live: LiveForecaster, clock: Callable[[], float] = time.monotonic) -> None:
         self._live, self._clock = live, clock
         self._counts = {name: live.counts[name] for name in _COUNTED}
-        self._flags = {"rate": False, "drift": False, "copy": False}
+        self._flags = {"rate": False, "drift": False, "copy": False, "coverage": False}
         self._said_at: dict[str, float] = {}
         self._heard_at: float | None = None
         self._heard = self._num_heard()
@@ -42,13 +42,15 @@ class Watch:
                 index = live.arrivals.index
                 where = "before its first frame" if index is None else f"at frame {index}"
                 found.append(f"{words} ({where}{f', {new} times' if new > 1 else ''})")
-        flags = {"rate": live.arrivals.rate_differs, "drift": live.drifts}
+        flags = {"rate": live.arrivals.rate_differs, "drift": live.units_drift}
         if live.source in ("model", "copy"):  # a late frame says nothing of either
             flags["copy"] = live.source == "copy"
+        flags["coverage"] = live.coverage_alarm
+        sentences = {"rate": self._rate, "drift": self._drift, "copy": self._copy, "coverage": self._coverage}
         for name, flag in flags.items():
             if flag != self._flags[name] and self.may_say(name):
                 self._flags[name] = flag
-                found.append({"rate": self._rate, "drift": self._drift, "copy": self._copy}[name](flag))
+                found.append(sentences[name](flag))
         return found
 
     def may_say(self, name: str) -> bool:
@@ -95,6 +97,12 @@ class Watch:
 
     def _copy(self, is_copy: bool) -> str:
         return "copy's forecast is given" if is_copy else "the model's forecast is given again"
+
+    def _coverage(self, has_left: bool) -> str:
+        intervals = self._live.intervals
+        assert intervals is not None and intervals.coverage is not None
+        now = f"80 % intervals cover {100 * intervals.coverage:.0f} % of what comes"
+        return f"coverage: {now}; do not rely on them" if has_left else f"{now} again"
 
 
 _COUNTED = {

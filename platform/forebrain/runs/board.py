@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,13 @@ _MAX_UNITS = 10_000
 
 
 def log_to_tensorboard(
-    run: RunFolder, trained: TrainedModel, shards: ShardSet | SubsetShards, pictures: dict[str, bytes]
+    run: RunFolder,
+    trained: TrainedModel,
+    shards: ShardSet | SubsetShards,
+    pictures: dict[str, bytes],
+    uncertainty: Mapping[str, Any] | None = None,
 ) -> None:
-    """Adds figures as images, and unit embeddings with their labels for the projector.
+    """Adds figures as images, unit embeddings with their labels for the projector, and what intervals cover.
 
     Where TensorBoard is not installed nothing is written; the same figures are in the run folder.
     """
@@ -30,6 +36,12 @@ def log_to_tensorboard(
     import matplotlib.image
 
     step = trained.checkpoint.step
+    if uncertainty is not None:
+        for label, block in (("model", uncertainty), *uncertainty["baselines"].items()):
+            values = {f"coverage_{level}": value for level, value in block["coverage"].items()}
+            for name, value in {**values, "mwql": block["mwql"], "crps": block["crps"]}.items():
+                if value is not None:
+                    writer.add_scalar(f"uncertainty/{name}/{label}", value, step)
     for name, data in pictures.items():
         image = matplotlib.image.imread(io.BytesIO(data), format="png")
         writer.add_image(name.removesuffix(".png"), image[..., :3], step, dataformats="HWC")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from forebrain.console import Follower
@@ -18,13 +17,16 @@ from forebrain.evaluation.report import write_report
 from forebrain.runs.board import log_to_tensorboard
 from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_baselines
+from forebrain.scoring.noise import noise_variance
 from forebrain.scoring.protocols import Part
+from forebrain.scoring.uncertainty import VALIDATION, assess, residuals_of
 from forebrain.scoring.zapbench import score_zapbench
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.data import open_windows
 from forebrain.training.forecasting import affordable_windows
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import scratch
 
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test", "held_out")
 
@@ -45,7 +47,7 @@ def evaluate_run(
 
     Returns:
         Blocks of result.json: `validation` and `test`, `held_out` and `zapbench` where there are such,
-        `best_step` and `data_fingerprint`; and the evaluations they are made from.
+        `uncertainty`, `best_step` and `data_fingerprint`; and the evaluations they are made from.
 
     Raises:
         CheckpointError: there is no run, or its checkpoints are damaged or of other data.
@@ -72,13 +74,19 @@ def evaluate_run(
     if shown is not None and shown not in trained.interfaces:
         raise ConfigError(f"session is {shown!r}; expected one of {', '.join(sorted(trained.interfaces))}.")
     parts = score_parts(trained, windows, forecasters, limit, console)
+    uncertainty = _uncertainty(trained, windows, forecasters[model], limit, console)
     pictures: dict[str, bytes] = {}
     for evaluation in parts.values():
         pictures |= _write_report(run, evaluation, model, forecasters, windows, shown)
-    log_to_tensorboard(run, trained, shards, pictures)
+    if uncertainty is not None:
+        table = tables.intervals(model, uncertainty)
+        run.folder.write("evaluation/test/intervals.csv", table.to_csv().encode())
+        run.folder.write("evaluation/test/intervals.md", table.to_markdown().encode())
+    log_to_tensorboard(run, trained, shards, pictures, uncertainty)
     return {
         **{part: evaluation.result(model) for part, evaluation in parts.items()},
         **_zapbench(run, forecasters, windows, limit, console),
+        "uncertainty": uncertainty,
         "best_step": trained.checkpoint.step,
         "data_fingerprint": shards.fingerprint,
         "bad_shards_in_evaluation": sorted(shards.bad_shards),
@@ -132,6 +140,23 @@ def score_parts(
     return parts
 
 
+def _uncertainty(
+    trained: TrainedModel,
+    windows: ShardWindows,
+    forecaster: Forecaster,
+    limit: int | None,
+    console: Console,
+) -> dict[str, Any] | None:
+    """The block `uncertainty` of result.json: intervals calibrated on the validation part, scored on the test
+    part."""
+    sessions = sessions_to_score(windows, "test", trained.interfaces)
+    model = trained.config.model.title
+    return assess(
+        model, forecaster, windows, sessions=sessions, windows_per_session=limit, seed=trained.config.seed,
+        as_scored=windows.as_scored, progress=partial(Follower(console), "scoring intervals: session"),
+    ).result(model)  # fmt: skip
+
+
 def held_out_ids(windows: ShardWindows) -> set[str]:
     """Ids of the sessions that have windows in the part `held_out`."""
     return {windows.sessions[number].id for number in sessions_to_score(windows, "held_out", ())}
@@ -177,15 +202,40 @@ def _write_report(
     ids = [info.id for info in windows.sessions]
     scored = evaluation.scores[model]
     session = ids.index(shown if shown and shown in scored else typical_session(evaluation, model))
-    example = make_example(forecasters, windows, session, evaluation.part)
+    calibrations = {}
+    if windows.num_windows(session, "validation"):
+        found = residuals_of(forecasters[model], windows, session)
+        if len(found.starts):
+            calibrations[model] = found.calibrate(VALIDATION)
+    example = make_example(forecasters, windows, session, evaluation.part, calibrations)
     shards = windows.shards
     named = None if shards.forecasts_components else shards.unit_names(session)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_report(folder, evaluation, example, model, named)
+    units = _units(windows, session, evaluation, model)
+    with scratch() as folder:
+        write_report(folder, evaluation, example, model, named, units)
         for path in sorted(folder.iterdir()):
             run.folder.write(f"evaluation/{evaluation.part}/{path.name}", path.read_bytes())
         return {f"{evaluation.part}/{path.stem}": path.read_bytes() for path in folder.glob("*.png")}
+
+
+def _units(windows: ShardWindows, session: int, evaluation: Evaluation, model: str) -> tables.Table | None:
+    """The table of a session's units; None where something stands in the place of the units."""
+    info, shards = windows.sessions[session], windows.shards
+    scores = evaluation.scores[model][info.id].units
+    if scores is None or shards.forecasts_components:
+        return None
+    noise = windows.as_scored(session, np.sqrt(noise_variance(windows, session))) ** 2
+    positions = shards.unit_positions(session)
+    names, regions = shards.unit_names(session), shards.brain_regions(session)
+    scored = slice(len(noise))
+    return tables.by_unit(
+        scores,
+        noise,
+        info.rate_hz,
+        None if names is None else names[scored],
+        None if regions is None else regions[scored],
+        None if positions is None else positions[scored],
+    )
 
 
 def show_evaluation(run: RunFolder, parts: Mapping[Part, Evaluation], console: Console) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.sparse.linalg import svds
 
 from forebrain.errors import ConfigError
+from forebrain.scoring.conformal import window_spread
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.gram import (
     FeatureBlock,
@@ -358,6 +359,88 @@ def fit_head(
     return HeadFit(head, strengths, error, num_windows, None, sample.trial)
 
 
+@dataclass(frozen=True, eq=False)
+class OutOfBlock:
+    """Validation windows of all units, forecast by a head that was fitted on no frame of theirs.
+
+    Attributes:
+        starts: [W], start frames, in order.
+        last: float32 [W, 1, N], the last frame of the contexts.
+        spread: float32 [W, N], see `conformal.window_spread`.
+        base, added, target: float32 [W, H, N], as `Trial` has them, less the last frame.
+    """
+
+    starts: np.ndarray
+    last: np.ndarray
+    spread: np.ndarray
+    base: np.ndarray
+    added: np.ndarray
+    target: np.ndarray
+
+
+def out_of_block(
+    source: WindowSource,
+    base: Forecaster,
+    fit: HeadFit,
+    session: int = 0,
+    *,
+    loadings: np.ndarray | None = None,
+    more: MoreFeatures = lambda starts: (),
+) -> OutOfBlock | None:
+    """Forecasts of the validation part by a head's choices, fitted on all blocks of time but the window's.
+
+    For every unit, where `HeadFit.trial` is of some. Memory: float32 of validation windows x H x N, four
+    times.
+
+    Args:
+        source: of the session's windows; the test part is never read.
+        base: that the head was fitted to.
+        fit: the head, by `fit_head` with the same source, loadings and further features.
+        session: its number in the source.
+        loadings, more: as `fit_head` takes them.
+
+    Returns:
+        None where there is no window in the validation part.
+    """
+    num_units = source.sessions[session].num_units
+    if loadings is None:
+        loadings = principal_components(source, session)
+    known: list[np.ndarray] = []
+
+    def read() -> Iterator[_Batch]:
+        windows = read_windows(source, session, ("train", "validation"))
+        for number, (part, context, target, starts) in enumerate(windows):
+            if number == len(known):
+                known.append(base(session, context))
+            yield _Batch(part, context, target, known[number], starts, more(starts))
+
+    lasts, spreads = [], []
+    for batch in read():
+        if batch.part == "validation":
+            lasts.append(batch.context[:, -1:])
+            spreads.append(window_spread(batch.context))
+    if not lasts:
+        return None
+    trials: list[Trial] = []
+    for first in range(0, num_units, CHOICE_UNITS):
+        sample = _Sample.of(read(), loadings, np.arange(first, min(first + CHOICE_UNITS, num_units)))
+        assert sample is not None
+        if fit.head is not None:
+            whole = sample.gram(np.ones(len(sample.starts), bool))
+            for block in time_blocks(sample.starts, source.context + source.horizon):
+                weights = solve(whole.less(sample.gram(~block.rest)), fit.strengths)
+                sample.trial.added[block.held_out] = sample.predict(weights, block.held_out)
+        trials.append(sample.trial)
+    usable = ~trials[0].is_trained
+    base_, added, target = (
+        np.concatenate([getattr(trial, name)[usable] for trial in trials], axis=2)
+        for name in ("base", "added", "target")
+    )
+    return OutOfBlock(
+        trials[0].starts[usable], np.concatenate(lasts), np.concatenate(spreads), base_, added, target
+    )
+
+
 def _solve_all(
     read: Callable[[], Iterator[_Batch]],
     sample: _Sample,
@@ -435,13 +518,12 @@ class _Sample:
             )
         if not kept:
             return None
-        past, residual, departure, starts, is_trained = (
-            np.concatenate(each) for each in zip(*kept, strict=True)
+        *columns, unsorted, is_trained = (np.concatenate(each) for each in zip(*kept, strict=True))
+        blocks = [np.concatenate([block.values for block in each]) for each in zip(*commons, strict=True)]
+        starts, past, residual, departure, is_trained, *blocks = in_time(
+            unsorted, *columns, is_trained, *blocks
         )
-        common = [
-            FeatureBlock(each[0].name, np.concatenate([block.values for block in each]))
-            for each in zip(*commons, strict=True)
-        ]
+        common = [FeatureBlock(block.name, values) for block, values in zip(commons[0], blocks, strict=True)]
         trial = Trial(starts, is_trained, departure, np.zeros_like(residual), residual + departure)
         bounds = (each.astype(np.float32) for each in (low, high, spread))
         return cls(Features(loadings, *bounds), past, residual, common, trial)
@@ -477,6 +559,14 @@ def read_windows(
             context, target, starts = source.read(session, part, numbers[first : first + size])
             if len(starts):
                 yield part, context, target, starts
+
+
+def in_time(starts: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Start frames of windows [W] and what belongs to them, in order of time: parts may lie in any order."""
+    if (np.diff(starts) >= 0).all():
+        return (starts, *more)
+    order = np.argsort(starts, kind="stable")
+    return tuple(each[order] for each in (starts, *more))
 
 
 def num_windows_read(source: WindowSource, session: int, parts: Sequence[Part]) -> int:

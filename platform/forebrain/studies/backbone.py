@@ -247,7 +247,8 @@ def _sentence(metrics: Sequence[Metric]) -> str:
     """The scores in a sentence."""
     value = {(metric.dataset, metric.name): metric.value for metric in metrics}
     said = [
-        f"{species or 'all'} {value[species, 'score']:.3f} (linear {value[species, 'score of linear']:.3f}, ridge "
+        f"{species or 'all'} {value[species, 'score']:.3f} "
+        f"(linear {value[species, 'score of linear']:.3f}, ridge "
         f"{value[species, 'score of ridge']:.3f}, self {value[species, 'score of self']:.3f})"
         for species in sorted({metric.dataset for metric in metrics})
     ]

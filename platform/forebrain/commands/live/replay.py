@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
+from forebrain.commands._out import require_free
 from forebrain.commands.live import TITLES, Transport
 from forebrain.errors import ConfigError
+from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting, moments
 from forebrain.realtime.latency import Latency, latency_histogram
 from forebrain.realtime.replay import frames_of, play
 from forebrain.scoring.protocols import Part, part_ranges
@@ -22,6 +23,7 @@ from forebrain.sessions.repair import MAX_RATE_ERROR
 from forebrain.sessions.resample import resample
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain_registry.storage import path_here
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ class Config:
         rate_hz: of the frames; the recording's if not given.
         budget_ms: by when a forecast is due; the time between two frames if not given.
         max_miss_rate: a larger part of late or lost forecasts is a failure (exit status 1).
+        drift: let the units' scale grow to double and their offset to one deviation over 2,000 frames, and
+            say what the forecaster's 80 % intervals cover; over ZeroMQ, with a recording.
         out: folder for latency.json and latency.png.
+        overwrite: replace the files that are there.
     """
 
     recording: str | None = None
@@ -52,7 +57,9 @@ class Config:
     rate_hz: float | None = None
     budget_ms: float | None = None
     max_miss_rate: float = 0.01
+    drift: bool = False
     out: str | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("frames", "rate_hz", "budget_ms"):
@@ -60,10 +67,14 @@ class Config:
                 raise ConfigError(f"--{name} is {value}; expected more than 0.")
         if self.speed < 0:
             raise ConfigError(f"--speed is {self.speed}; expected 0 or more.")
+        if self.drift and (self.transport == "lsl" or self.recording is None):
+            raise ConfigError("--drift takes a --recording, and intervals over ZeroMQ (requests or streams).")
 
 
 def run(config: Config, console: Console) -> int:
     """Plays the frames, shows the latency and writes it to `out`."""
+    require_free(config.out and f"{config.out}/latency.json", config.overwrite)
+    out = None if config.out is None else path_here(config.out)
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
     if session is None:
@@ -81,6 +92,11 @@ def run(config: Config, console: Console) -> int:
     num_frames = config.frames or sum(stop - start for start, stop in ranges)
     budget_ms = config.budget_ms or (1e3 * period_s if period_s else float("inf"))
     frames = frames_of(session, ranges, num_frames)
+    drift = None
+    if config.drift:
+        columns = described.get("columns") if session.num_units == described.get("num_recorded") else None
+        client = drift = CoverageClient(client, columns)
+        frames = drifting(frames, *moments(session.frames(0, session.num_frames)))
     console.print(f"playing {num_frames:,} frames of {session.num_units} units of {session.id} ...")
     try:
         played = play(client, frames, num_frames, period_s)
@@ -97,10 +113,17 @@ def run(config: Config, console: Console) -> int:
         f"drift: {'yes' if last.drift else 'no'}; "
         f"last frame sent {1e3 * played.late_s:.1f} ms late"
     )
-    if config.out is not None:
-        out = Path(config.out)
+    coverage = None if drift is None else drift.count.coverage()
+    if coverage is not None:
+        console.print(
+            f"of what came, {coverage.whole:.1%} lay in its 80 % intervals; of any {STRETCH_FRAMES} frames "
+            f"{coverage.least:.1%} to {coverage.most:.1%}"
+        )
+    if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
+        if coverage is not None:
+            summary["coverage"] = asdict(coverage)
         (out / "latency.json").write_text(json.dumps({"config": asdict(config), **summary}, indent=1))
         title = f"{session.num_units:,} units over {TITLES[config.transport]}"
         latency_histogram(played.latencies_ms, latency, title, out / "latency.png")

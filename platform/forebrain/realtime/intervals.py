@@ -1,0 +1,233 @@
+"""Intervals that stay honest in a stream: calibrated quantiles, widened and moved online by what they cover.
+
+The start is an adaptation's calibration (`scoring.conformal`). From then on each frame that comes tells for
+each unit and step whether it lay within the 80 % interval that was forecast for it; a miss widens the unit's
+interval and moves it to that side, a hit narrows it, in steps whose sum is zero at 80 % (adaptive conformal
+inference, Gibbs & Candes 2021, a quantile tracker by unit and step). What all units of a step missed
+together widens all of them faster. Memory is fixed: three arrays [H, N] and the intervals of the last H
+forecasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from forebrain.scoring.conformal import Calibration, window_spread
+from forebrain.scoring.quantiles import require_levels
+
+COVERAGE = 0.8
+BOUNDS = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
+# The rolling coverage of all units and steps may lie here; outside the alarm is on.
+BAND = (0.7, 0.9)
+MIN_COVERAGE_FRAMES = 100
+# Frames a second where neither the recording nor the stream states them.
+DEFAULT_HZ = 5.0
+# Of the time constant of a unit: of all units of a step together, and never below half a horizon.
+POOLED_PART = 0.05
+LEAST_HORIZONS = 0.5
+# Of so many forecasts one is learned from: neighbours miss the same, and cost as much.
+LEARN_EVERY = 2
+# A step's relaxation at COVERAGE: the slope of the miss rate over the logarithm of the width, of normal
+# errors.
+_SLOPE = 2 * NormalDist().pdf(NormalDist().inv_cdf(BOUNDS[1])) * NormalDist().inv_cdf(BOUNDS[1])
+MOST_LEVELS = 4  # sets of levels whose deviations are kept: a rig's, the page's
+_MOST = 4.0  # of the logarithm of a width: beyond 50 times nothing is learned
+
+
+class OnlineIntervals:
+    """The intervals of one stream.
+
+    Args:
+        calibration: of the adaptation, on normalised values.
+        memory_s: time constant of a unit's width, seconds.
+        rate_hz: of the frames; None for DEFAULT_HZ.
+        coverage_frames: newest frames that the rolling coverage is over.
+    """
+
+    def __init__(
+        self, calibration: Calibration, memory_s: float, rate_hz: float | None, coverage_frames: int
+    ) -> None:
+        horizon, num_units = calibration.size.shape
+        self.calibration = calibration
+        memory = max(1.0, memory_s * (rate_hz or DEFAULT_HZ))
+        self._step = np.float32(min(0.2, LEARN_EVERY / (_SLOPE * memory)))
+        pooled_memory = max(POOLED_PART * memory, LEAST_HORIZONS * horizon)
+        self._pooled_step = min(0.2, LEARN_EVERY / (_SLOPE * pooled_memory))
+        low, centre, high = calibration.offsets([BOUNDS[0], 0.5, BOUNDS[1]])
+        self._centre = centre
+        self._bias_step = self._step * (high - low) / 2
+        self._has_floor = bool(np.isfinite(calibration.floor).any())
+        self._low, self._high = low - centre, high - centre
+        self.bias = np.zeros((horizon, num_units), np.float32)  # in scales of the window
+        self.width = np.zeros((horizon, num_units), np.float32)  # logarithms, as is `pooled`
+        self.pooled = np.zeros((horizon, 1), np.float32)
+        self.covered = np.zeros((coverage_frames, 2), np.int64)  # by frame: targets inside, and all
+        self.num_frames = 0
+        self._steps = np.arange(horizon)
+        self._bounds = np.zeros((2, horizon, horizon, num_units), np.float32)  # [., origin % H, step, unit]
+        self._is_made = np.zeros(horizon, bool)
+        self._now = 0
+        self._deviations: dict[tuple[float, ...], np.ndarray] = {}
+
+    @property
+    def coverage(self) -> float | None:
+        """Part of the newest targets inside their 80 % intervals, of all units and steps; None before any."""
+        inside, count = self.covered.sum(axis=0)
+        return float(inside / count) if min(self.num_frames, len(self.covered)) and count else None
+
+    @property
+    def leaves_band(self) -> bool:
+        """Whether the coverage has left BAND: intervals are not to be relied on for now."""
+        coverage = self.coverage
+        seen = min(self.num_frames, len(self.covered)) >= min(MIN_COVERAGE_FRAMES, len(self.covered))
+        return seen and coverage is not None and not BAND[0] <= coverage <= BAND[1]
+
+    @property
+    def widened(self) -> float:
+        """How many times as wide as calibrated intervals are now, the geometric mean."""
+        return float(np.exp(self.width.mean(dtype=np.float64) + self.pooled.mean(dtype=np.float64)))
+
+    def quantiles(
+        self,
+        forecast: np.ndarray,
+        context: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        levels: Sequence[float],
+    ) -> np.ndarray:
+        """Quantiles of a forecast by the model.
+
+        Args:
+            forecast: [H, N], in the recording's units.
+            context: [C, N], normalised, that it was made from.
+            mean, scale: [N], of the normalisation.
+            levels: each inside (0, 1).
+
+        Returns:
+            float32 [H, N, Q] in the recording's units.
+
+        Raises:
+            ConfigError: a level is not inside (0, 1), or comes twice.
+        """
+        key = require_levels(levels)
+        if key not in self._deviations:
+            if len(self._deviations) == MOST_LEVELS:
+                self._deviations.clear()
+            self._deviations[key] = self.calibration.offsets(key) - self._centre
+        deviations = self._factor() * self._deviations[key] + (self._centre + self.bias)
+        quantiles = forecast + deviations * self._scale(context, scale)
+        quantiles = np.maximum(quantiles, self.calibration.floor * scale + mean)
+        return np.ascontiguousarray(np.moveaxis(quantiles, 0, -1), np.float32)
+
+    def of_copy(self, last: np.ndarray, scale: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        """Quantiles where the last frame is repeated: N(last, h s^2), s of one-step differences in training.
+
+        Args:
+            last: [N], in the recording's units.
+            scale: [N], of the normalisation.
+            levels: each inside (0, 1).
+
+        Returns:
+            float32 [H, N, Q] in the recording's units.
+        """
+        known = self.calibration.step
+        step = np.where(np.isfinite(known), known, self.calibration.typical) * scale
+        deviates = np.array([NormalDist().inv_cdf(level) for level in require_levels(levels)])
+        deviation = np.sqrt(1 + self._steps)[:, None] * step
+        return (last[:, None] + deviation[..., None] * deviates).astype(np.float32)
+
+    def observe(self, frame: np.ndarray, known: np.ndarray) -> None:
+        """Compares what came with the intervals that had been forecast for it, and learns from it.
+
+        Args:
+            frame: [N], in the recording's units.
+            known: bool [N], the values that were measured.
+        """
+        horizon = len(self._steps)
+        self._now += 1
+        slots = (self._now - 1 - self._steps) % horizon  # of the origins that forecast it 1, 2, ... H ahead
+        made = self._is_made[slots]
+        num_known = int(np.count_nonzero(known))
+        if num_known and made.any():
+            low, high = self._bounds[:, slots, self._steps]
+            side = (frame > high).astype(np.float32)
+            side -= frame < low
+            due = made[:, None].astype(np.float32)
+            if num_known < len(known):
+                due = due * known
+            side *= due
+            missed = np.abs(side)
+            by_step = missed.sum(axis=1, keepdims=True)
+            count = int(made.sum()) * num_known
+            self.covered[self.num_frames % len(self.covered)] = count - int(by_step.sum()), count
+            self.num_frames += 1
+            self.pooled += self._pooled_step * (by_step / num_known - (1 - COVERAGE)) * made[:, None]
+            side *= self._bias_step
+            self.bias += side
+            missed -= np.float32(1 - COVERAGE) * due
+            missed *= self._step
+            self.width += missed
+            if self.num_frames % horizon == 0:
+                np.clip(self.width, -_MOST, _MOST, out=self.width)
+                np.clip(self.pooled, -_MOST, _MOST, out=self.pooled)
+        self._is_made[slots[-1]] = False
+
+    def add(self, forecast: np.ndarray, context: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:
+        """Keeps the interval of a forecast by the model that was made from the frame observed last.
+
+        Of LEARN_EVERY forecasts one. Args as of `quantiles`.
+        """
+        if self._now % LEARN_EVERY:
+            return
+        slot = self._now % len(self._steps)
+        of_window, factor = self._scale(context, scale), self._factor()
+        factor *= of_window
+        middle = self._centre + self.bias
+        middle *= of_window
+        middle += forecast
+        for place, deviation in enumerate((self._low, self._high)):
+            bound = self._bounds[place, slot]
+            np.multiply(factor, deviation, out=bound)
+            bound += middle
+            if self._has_floor:
+                np.maximum(bound, self.calibration.floor * scale + mean, out=bound)
+        self._is_made[slot] = True
+
+    def restart(self) -> None:
+        """Drops intervals whose targets will not come; what was learned stays."""
+        self._is_made[:] = False
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs, copied; intervals whose targets have not come are left out."""
+        return {
+            "interval_bias": self.bias.copy(),
+            "interval_width": self.width.copy(),
+            "interval_pooled": self.pooled.copy(),
+            "interval_covered": self.covered.copy(),
+            "interval_frames": np.array([self.num_frames]),
+        }
+
+    def restore(self, arrays: dict[str, np.ndarray] | Any) -> None:
+        """Goes on where another was; a state from before there were intervals leaves them as calibrated."""
+        if "interval_bias" not in arrays:
+            return
+        self.bias[:], self.width[:] = arrays["interval_bias"], arrays["interval_width"]
+        self.pooled[:] = arrays["interval_pooled"]
+        known = arrays["interval_covered"]
+        if known.shape == self.covered.shape:
+            self.covered[:], self.num_frames = known, int(arrays["interval_frames"][0])
+
+    def _factor(self) -> np.ndarray:
+        """[H, N]: how many times as wide as calibrated."""
+        factor = self.width + self.pooled
+        return np.exp(factor, out=factor)
+
+    def _scale(self, context: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """[N]: the scale of a window, in the recording's units."""
+        of_window = self.calibration.scale(window_spread(context[None])[0])
+        of_window *= scale
+        return of_window

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from forebrain.errors import ConfigError
+from forebrain.sessions.session import Session
+from forebrain.studies.intervals import IntervalsConfig, study
+
+
+@pytest.mark.parametrize("protocol", ["chronological", "lu2025"])
+def test_intervals_of_every_session_stand_beside_the_baselines(
+    walk: Callable[..., Session], tmp_path: Path, protocol: str
+) -> None:
+    paths = []
+    for seed, num_frames in ((0, 900), (1, 800), (2, 20)):
+        path = tmp_path / f"{seed}.npz"
+        walk(seed, num_frames=num_frames).save(path)
+        paths.append(str(path))
+    adapted = tmp_path / "adapted"
+    adapted.mkdir()
+    text = io.StringIO()
+    config = IntervalsConfig(paths, str(tmp_path / "out"), protocol, 12, 4)  # type: ignore[arg-type]
+    result = study(config, Console(file=text, width=250))
+    assert [row["session"] for row in result["sessions"]] == ["lab/animal0/one", "lab/animal1/one"]
+    assert "lab/animal2/one: left out, too short" in text.getvalue()
+    for row in result["sessions"]:
+        assert abs(row["coverage"]["0.8"] - 0.8) < 0.12 and not row["is_counts"]
+        assert set(row["baselines"]) == {"normal", "ar_valql"} and row["window"] == "12 + 4"
+    out = tmp_path / "out"
+    assert json.loads((out / "result.json").read_text()) == result
+    assert all((out / name).stat().st_size for name in ("report.md", "coverage.png", "forecasts.png"))
+    block = {**result["sessions"][0], "calibrated_on": "here"}
+    (adapted / "result.json").write_text(
+        json.dumps({"session": "s", "model": "m", "mode": "none", "uncertainty": block})
+    )
+    beside = IntervalsConfig(paths[:1], str(tmp_path / "beside"), protocol, 12, 4, adapted=[str(adapted)])  # type: ignore[arg-type]
+    study(beside, Console(file=io.StringIO()))
+    assert "adapted backbones" in (tmp_path / "beside" / "report.md").read_text()
+
+
+def test_recordings_that_are_too_short_and_folders_without_intervals_are_errors(
+    walk: Callable[..., Session], tmp_path: Path
+) -> None:
+    walk(0, num_frames=60).save(tmp_path / "short.npz")
+    walk(1, num_frames=600).save(tmp_path / "long.npz")
+    with pytest.raises(ConfigError, match="none has a window in every part"):
+        study(
+            IntervalsConfig([str(tmp_path / "short.npz")], str(tmp_path / "out")), Console(file=io.StringIO())
+        )
+    (tmp_path / "result.json").write_text("{}")
+    for folder, words in ((tmp_path, "holds no block"), (tmp_path / "nowhere", "cannot be read")):
+        config = IntervalsConfig(
+            [str(tmp_path / "long.npz")], str(tmp_path / "out"), context=12, horizon=4, adapted=[str(folder)]
+        )
+        with pytest.raises(ConfigError, match=words):
+            study(config, Console(file=io.StringIO()))
