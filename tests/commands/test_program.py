@@ -267,9 +267,12 @@ def without(words: list[str], option: str) -> list[str]:
 
 
 class TestRegistry:
-    def test_it_is_the_light_client_by_another_name(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    def test_it_is_the_light_client_by_another_name_and_knows_what_comes_with_the_package(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        assert main(["registry", "list", "--registry", str(tmp_path)]) == 0
+        assert "macaque" in capsys.readouterr().out
+        monkeypatch.setattr("forebrain.commands.registry.shipped_models", lambda: None)
         for words in (["list"], ["list", "--json"], ["show", "nothing"]):
             given = [*words, "--registry", str(tmp_path)]
             status = main(["registry", *given])
