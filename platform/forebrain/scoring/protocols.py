@@ -141,7 +141,9 @@ def frame_parts(
             )
         labels = np.where(np.isin(session.split, (0, 1, 2)), session.split, -1).astype(np.int8)
     else:
-        tested = _last_repetitions(session) if protocol == "repetition" else _held_out(session, hold_out or {})
+        tested = (
+            _last_repetitions(session) if protocol == "repetition" else _held_out(session, hold_out or {})
+        )
         labels = np.where(tested, np.int8(2), np.int8(0))
     for name, position in (("train", 0), ("test", 2)):
         if not (labels == position).any():
