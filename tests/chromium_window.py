@@ -68,9 +68,11 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, code: str, timeout_s: float = 30) -> Any:
-        """The value of a piece of JavaScript once it is true."""
+        """The value of a piece of JavaScript once it is true, and what it speaks of is there."""
         deadline = time.monotonic() + timeout_s
-        while not (value := self.evaluate(code)):
+        while not (
+            value := self.evaluate(f"(() => {{ try {{ return {code} }} catch {{ return false }} }})()")
+        ):
             assert time.monotonic() < deadline, f"never: {code}\n{self.evaluate('document.body.innerText')}"
             time.sleep(0.1)
         return value

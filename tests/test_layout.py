@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "adaptation": _RUNS | {"realtime"},
     "studies": _RUNS | {"adaptation"},
     "benchmarking": _TRAINING | {"adaptation", "realtime"},
-    "commands": _RUNS | {"adaptation", "benchmarking", "realtime", "studies"},
+    "pages": _RUNS | {"adaptation"},
+    "commands": _RUNS | {"adaptation", "benchmarking", "pages", "realtime", "studies"},
 }
 # Heavy packages, and the only modules that may import them.
 ONLY_IN = {

@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray
 from safetensors import safe_open
 from torch import nn
 
+import forebrain as fb
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.artifact import Identity
 from forebrain.adaptation.description import Description
@@ -29,6 +33,7 @@ from forebrain.commands.live import replay, serve
 from forebrain.errors import ConfigError
 from forebrain.models.base import Interface
 from forebrain.models.poco import Poco, PocoConfig
+from forebrain.realtime.client import Client
 from forebrain.realtime.messages import Frame
 from forebrain.realtime.zeromq import RequestClient
 from forebrain.scoring.conformal import calibrate
@@ -91,15 +96,19 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def serving(adapted: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server process and its address."""
+def serving(
+    adapted: Path, *options: str, said: list[str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its address; what it said before goes to `said`."""
     command = [sys.executable, str(ROOT / "jobs" / "serve.py"), "--adapted", str(adapted)]
     command += ["--address", "tcp://127.0.0.1:*", "--threads", "1", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            if " at tcp://" in line:
+            if said is not None:
+                said.append(line)
+            if line.startswith("serving"):
                 yield process, line.split()[-1]
                 break
         else:
@@ -179,6 +188,99 @@ def test_a_recording_is_replayed_and_its_latency_reported(
         # Nobody is that fast: too many misses are an exit status.
         assert main([*play, "--speed", "0", "--frames", "20", "--budget-ms", "0.0001"]) == 1
         assert "20 (100.00%)" in capsys.readouterr().out
+
+
+@contextlib.contextmanager
+def pages(adapted: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """A server process that shows a page, its address and the page's."""
+    with serving(adapted, "--page", "0", *options, said=(said := [])) as (process, address):
+        yield process, address, next(line.split()[-1] for line in said if "watch it at" in line)
+
+
+def pictures_of(url: str) -> Iterator[dict]:
+    with urllib.request.urlopen(url + "pictures", timeout=30) as stream:
+        for line in stream:
+            if line.startswith(b"data: "):
+                yield json.loads(line.removeprefix(b"data: "))
+
+
+def test_a_killed_server_leaves_its_record_whole_and_no_page(
+    adapted: Path, recording: Path, tmp_path: Path
+) -> None:
+    frames, record = Session.load(recording).frames(0, 60), tmp_path / "run.nc"
+    for first in (0, 30):
+        with pages(adapted, "--record", str(record)) as (process, address, url):
+            with Client(address, timeout_s=60) as client:
+                part = enumerate(frames[first : first + 30], start=first)
+                replies = [client.step(frame, index) for index, frame in part]
+            picture = next(each for each in pictures_of(url) if each["status"]["frames"] == 30)
+            assert picture["about"]["title"] == "worm9, day1"
+            deadline = time.monotonic() + 30
+            while _num_recorded(record) < first + 30:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            with pytest.raises(OSError):  # the page ends with its server
+                while time.monotonic() < deadline:
+                    urllib.request.urlopen(url, timeout=1).close()
+                    time.sleep(0.1)
+    session = fb.read(record)
+    assert session.id == "lab/worm9/day1" and session.unit_names == ("AVA", "AVB", "RIM", "SMD", "RIV")
+    np.testing.assert_array_equal(session.frames(0, 60), frames[:, COLUMNS])
+    assert session.segments == [(0, 30), (30, 60)]
+    with xarray.open_dataset(record, engine="scipy") as data:
+        np.testing.assert_array_equal(data.forecast.values[-1], replies[-1].values)
+
+
+def test_another_machine_shows_the_page(adapted: Path, recording: Path) -> None:
+    frames = Session.load(recording).frames(0, 20)
+    said: list[str] = []
+    with serving(adapted, "--pictures", "tcp://127.0.0.1:*", said=said) as (_, address):
+        pictures = next(line.split()[-1] for line in said if "pictures for" in line)
+        command = [sys.executable, "-m", "forebrain", "live", "watch", pictures, "--page", "0"]
+        watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert watch.stdout is not None
+        try:
+            url = watch.stdout.readline().split()[3].rstrip(";")
+            seen = pictures_of(url)
+            assert next(seen)["indices"] == []  # a server that waits says so
+            with Client(address, timeout_s=60) as client:
+                for index, frame in enumerate(frames):
+                    client.step(frame, index)
+                    time.sleep(0.01)
+            assert next(each for each in seen if each["status"]["source"] == "model")
+        finally:
+            watch.send_signal(signal.SIGINT)
+            assert watch.wait(30) == 130
+            watch.stdout.close()
+
+
+def test_a_page_or_a_record_that_cannot_be_is_said_in_a_line_before_anything_is_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("of great value")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for options, reason in (
+            (["--page", str(taken.getsockname()[1])], "Address already in use"),
+            (["--page", "eight"], "expected a port such as 8600"),
+            (["--pictures", "nowhere"], "cannot be bound"),
+            (["--record", str(notes)], "nothing is overwritten"),
+            (["--record", str(tmp_path)], "cannot be written"),
+            (["--budget_ms", "0"], "expected more than 0"),
+        ):
+            serve_it = ["live", "serve", "--untrained_units", "5", "--address", "tcp://127.0.0.1:*", *options]
+            assert main(serve_it) == 2, options
+            said = capsys.readouterr()
+            assert reason in said.err and said.err.count("error: ") == 1 and "serving" not in said.out
+    assert notes.read_text() == "of great value"
+    assert main(["live", "watch", "nowhere"]) == 2
+    assert "is no address" in capsys.readouterr().err
+
+
+def _num_recorded(record: Path) -> int:
+    return int.from_bytes(record.read_bytes()[4:8], "big") if record.exists() else 0
 
 
 def test_a_replay_that_drifts_says_what_intervals_cover(

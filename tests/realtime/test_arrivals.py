@@ -93,6 +93,18 @@ def test_a_sender_that_starts_again_is_followed_after_five_frames(by: str) -> No
     assert [judge(position) for position in range(8)] == ["late"] * 4 + ["restart"] + ["next"] * 3
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_run_that_was_stopped_within_its_first_frames_is_not_gone_on_with(first: int) -> None:
+    arrivals = Arrivals(rate_hz=None)
+    kinds = [
+        arrivals.judge(index, None).kind for index in (*range(first, first + 4), *range(first, first + 7))
+    ]
+    assert kinds == ["next"] * 4 + ["late"] * 3 + ["repeated", "restart", "next", "next"]
+    again = Arrivals(rate_hz=None)  # a sender that sends its newest three once more
+    kinds = [again.judge(index, None).kind for index in (*range(20), 17, 18, 19, 20)]
+    assert kinds == ["next"] * 20 + ["late", "late", "repeated", "next"]
+
+
 def test_a_clock_that_has_changed_is_followed_and_with_indices_nothing_is_lost() -> None:
     by_time, by_index = Arrivals(rate_hz=None), Arrivals(rate_hz=None)
     for number in range(20):

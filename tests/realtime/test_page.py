@@ -13,10 +13,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
-from realtime_small import CONTEXT, Small, activity
+from realtime_small import CONTEXT, HORIZON, Small, activity
 from test_transports import MAX_BYTES
 
 import forebrain as fb
@@ -31,12 +33,16 @@ Open = Callable[..., LiveForecaster]
 
 
 @contextlib.contextmanager
-def paged(live: LiveForecaster) -> Iterator[tuple[str, fb.live.Client]]:
-    """The page of a forecaster that is served by threads, and a client of it."""
+def paged(live: LiveForecaster, more: dict[str, Any] | None = None) -> Iterator[tuple[str, fb.live.Client]]:
+    """The page of a forecaster that is served by threads, and a client of it; `more` is in each picture."""
     port, publisher, ends = RequestPort("tcp://127.0.0.1:*", MAX_BYTES), Publisher("tcp://127.0.0.1:*"), []
     listening = page.listen("0")
     url = page.url_of(listening)
-    followers = [Pictures(live, publisher.send, title="worm9 <b>day 1</b>")]
+
+    def send(picture: bytes) -> None:
+        publisher.send(msgpack.packb(msgpack.unpackb(picture) | more) if more else picture)
+
+    followers = [Pictures(live, send, title="worm9 <b>day 1</b>")]
     threads = [
         threading.Thread(target=page.show, args=(listening, publisher.address, lambda: bool(ends))),
         threading.Thread(target=serve, args=(live, port, lambda: bool(ends), lambda live: None, followers)),
@@ -155,7 +161,7 @@ def test_a_browser_shows_the_stream_and_what_becomes_of_it(
             rig = threading.Thread(target=send, args=(client,))
             rig.start()
             browser.wait_for("document.getElementById('state').className === 'good'")
-            browser.wait_for("last.status.score_windows > 20")
+            browser.wait_for("last.status.score_windows > 20 && !dirty")
             shot = browser.screenshot(tmp_path / "page.png")
             html = browser.evaluate("document.documentElement.outerHTML")
             wide = browser.evaluate("document.documentElement.scrollWidth")
@@ -165,7 +171,7 @@ def test_a_browser_shows_the_stream_and_what_becomes_of_it(
             ends.set()
             plays.set()
             rig.join()
-        browser.wait_for("document.getElementById('state').textContent.includes('no connection')")
+        browser.wait_for("document.getElementById('state').textContent.startsWith('the forecaster has not')")
         assert not [each for each in browser.errors if "ERR_" not in each], browser.errors
     assert "worm9 &lt;b&gt;day 1&lt;/b&gt;" in html  # text, whatever it holds
     assert "frames are missing: the window starts anew (at frame 91)" in html
@@ -174,3 +180,31 @@ def test_a_browser_shows_the_stream_and_what_becomes_of_it(
     assert re.search(r'id="latency">[\d.]+ ms<', html) and re.search(r'id="score">[−\d.]+<', html)
     assert len(re.findall(r"<tr><td>[a-f]</td>", html)) == 6
     assert wide <= width and shot.stat().st_size > 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
+def test_bands_coverage_and_inputs_are_drawn_where_the_forecaster_has_them(
+    small: Small, open_live: Open, tmp_path: Path
+) -> None:
+    bands = np.linspace(-30, 30, 2)[:, None, None] + 100 + np.zeros((2, HORIZON, 6))
+    more = {
+        "bands": {"levels": [0.05, 0.95], "values": bands.astype("<f4").tobytes()},
+        "coverage": {"inside": 0.87, "aim": 0.9},
+        "inputs": {"names": ["light"], "past": [[0.0], [1.0]] * 10, "plan": [[1.0]] * HORIZON},
+    }
+    with Browser(tmp_path, 1400) as browser, paged(open_live(), more) as (url, client):
+        browser.open(url)
+        for index, frame in enumerate(activity(60, small.preprocessing)):
+            client.step(frame, index, index / 5)
+            time.sleep(0.02)
+        browser.wait_for("last.status.source === 'model' && !dirty")
+        browser.wait_for("document.getElementById('coverage').textContent === '87 %'")
+        assert browser.evaluate("document.getElementById('coverage-of').textContent").endswith("90 %")
+        painted = browser.evaluate(  # how much of the forecasts' zone is no longer of its plain colour
+            "(() => { const plot = document.getElementById('plot'), c = plot.getContext('2d');"
+            "const data = c.getImageData(plot.width - 25, 20, 10, 300).data; let found = 0;"
+            "for (let k = 0; k < data.length; k += 4) if (data[k] < 220) found++; return found / 3000; })()"
+        )
+        assert painted > 0.5
+        assert not browser.errors

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import msgpack
 import numpy as np
+import pytest
 from realtime_small import CONTEXT, HORIZON, Small, activity, build_small, known
+from test_online_intervals import calibration_of
 
 from forebrain import realtime
 from forebrain.realtime import LiveForecaster
@@ -102,6 +104,19 @@ def test_a_silent_stream_shows_that_the_forecaster_is_there(small: Small, open_l
         clock.now += 0.1
     assert len(sent) in (round(10 / IDLE_S), round(10 / IDLE_S) + 1)
     assert msgpack.unpackb(sent[-1])["indices"] == []
+
+
+def test_a_picture_has_the_bands_of_its_forecast_and_their_coverage(small: Small) -> None:
+    calibration = calibration_of(small, activity(300, small.preprocessing, seed=3))
+    live = realtime.open(*known(small, "abcdef", rate_hz=5.0), calibration=calibration)
+    pictures, clock, sent = taken(live)
+    show(pictures, clock, live, activity(CONTEXT + 60, small.preprocessing, seed=4), rate_hz=10)
+    first, last = msgpack.unpackb(sent[0]), msgpack.unpackb(sent[-1])
+    assert first["coverage"] is None and first["bands"]["levels"] == pytest.approx([0.1, 0.9])
+    np.testing.assert_array_equal(
+        array(last["bands"], "values", 2, HORIZON, 6), np.moveaxis(live.quantiles([0.1, 0.9]), -1, 0)
+    )
+    assert last["coverage"] == {"inside": live.intervals.coverage, "aim": 0.8}
 
 
 def test_units_explained_least_come_first(small: Small, open_live: Open) -> None:

@@ -157,6 +157,29 @@ def test_a_file_without_frames_is_told_from_a_damaged_one(open_live: Open, tmp_p
         fb.read(path)
 
 
+def test_damaged_files_are_read_or_are_one_clear_error(
+    open_live: Open, frames: np.ndarray, tmp_path: Path
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames)
+    recorder.close()
+    content, rng = bytearray(path.read_bytes()), np.random.default_rng(0)
+    damaged = [bytes(content[: int(share * len(content))]) for share in np.linspace(0, 0.99, 25)]
+    for _ in range(100):
+        hurt = content.copy()
+        for position in rng.integers(0, 2000, 8):  # the header and the first frames
+            hurt[position] = rng.integers(256)
+        damaged.append(bytes(hurt))
+    for number, other in enumerate(damaged):
+        hurt_file = tmp_path / f"{number}.nc"
+        hurt_file.write_bytes(other)
+        try:
+            fb.read(hurt_file).frames(0, 5)
+        except RecordingError as error:
+            assert str(hurt_file) in str(error)
+
+
 def test_where_the_disk_is_too_slow_frames_are_left_out_and_counted(
     open_live: Open, frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ class Arrivals:
         self.time_s: float | None = None
         self._intervals.clear()
         self._arrived.clear()
+        self._late_from: float | None = None  # positions of the first and the last late frame in a row
         self._late_at: float | None = None
         self._late_run = 0
         self._jumped_to: float | None = None
@@ -150,17 +151,25 @@ class Arrivals:
         return Arrival("next")
 
     def _by_position(self, at: float, newest: float, missing: int) -> Arrival:
-        if at > newest:
+        if at >= newest:
+            # A run that was stopped within its first frames: the new one's count runs on past the old one's.
+            is_anew = self._late_run > 0 and self._late_from in (0, 1) and at == (self._late_at or 0) + 1
+            if at == newest:
+                self._late_run, self._late_at = (self._late_run + 1, at) if is_anew else (0, None)
+                return Arrival("repeated")
             self._late_run = 0
-            return Arrival("next", missing)
-        if at == newest:
-            return Arrival("repeated")
+            return self._restarted() if is_anew else Arrival("next", missing)
         follows = self._late_at is not None and at > self._late_at
         self._late_run = self._late_run + 1 if follows and self._late_run else 1
+        if self._late_run == 1:
+            self._late_from = at
         self._late_at = at
         if self._late_run < MIN_GAP_FRAMES:
             return Arrival("late")
         self._late_run = 0
+        return self._restarted()
+
+    def _restarted(self) -> Arrival:
         self._intervals.clear()
         return Arrival("restart")
 

@@ -34,6 +34,7 @@ LEARN_EVERY = 2
 # A step's relaxation at COVERAGE: the slope of the miss rate over the logarithm of the width, of normal
 # errors.
 _SLOPE = 2 * NormalDist().pdf(NormalDist().inv_cdf(BOUNDS[1])) * NormalDist().inv_cdf(BOUNDS[1])
+MOST_LEVELS = 4  # sets of levels whose deviations are kept: a rig's, the page's
 _MOST = 4.0  # of the logarithm of a width: beyond 50 times nothing is learned
 
 
@@ -114,7 +115,9 @@ class OnlineIntervals:
         """
         key = require_levels(levels)
         if key not in self._deviations:
-            self._deviations = {key: self.calibration.offsets(key) - self._centre}
+            if len(self._deviations) == MOST_LEVELS:
+                self._deviations.clear()
+            self._deviations[key] = self.calibration.offsets(key) - self._centre
         deviations = self._factor() * self._deviations[key] + (self._centre + self.bias)
         quantiles = forecast + deviations * self._scale(context, scale)
         quantiles = np.maximum(quantiles, self.calibration.floor * scale + mean)

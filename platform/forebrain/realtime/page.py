@@ -73,10 +73,9 @@ def show(listening: socket.socket, pictures: str, should_stop: Callable[[], bool
     """
     from forebrain.realtime.zeromq import Subscriber
 
-    board = Board()
+    source, board = Subscriber(pictures), Board()
     server = _Server(listening, board)
     threading.Thread(target=server.serve_forever, args=(0.2,), name="page", daemon=True).start()
-    source = Subscriber(pictures)
     try:
         while not should_stop():
             if (message := source.receive(0.2)) is not None:

@@ -3,6 +3,10 @@
 A picture is a msgpack map of plain values and little-endian float32 arrays: the frames since the one before
 it, the newest forecast, and what the forecaster knows of itself. It holds all that a watcher needs, so one
 who comes late or misses some has only a gap in the traces.
+
+Where the forecaster has intervals, `bands` {levels [Q], values [Q, H, K]} are quantiles of the forecast and
+`coverage` {inside, aim} is the part of what came that lay in them, and that should. The page also draws
+`inputs` {names [D], past [frames][D], plan [H][D] or null}, each value from 0 to 1, where a picture has them.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import msgpack
 import numpy as np
 
 from forebrain.realtime.forecaster import LiveForecaster
+from forebrain.realtime.intervals import BOUNDS, COVERAGE
 
 VERSION = 1
 PERIOD_S = 0.1  # between two pictures
@@ -127,6 +132,7 @@ class Pictures:
             "filled": live.ring.filled,
             "status": live.status(),
             "events": list(self._events),
+            **_uncertainty(live, shown),
         }
 
     def _latency(self) -> dict[str, float | int | None]:
@@ -137,6 +143,17 @@ class Pictures:
         p50, p99, slowest = np.quantile(came, [0.5, 0.99, 1.0]).tolist()
         late = None if self._budget_ms is None else int(np.count_nonzero(came > self._budget_ms))
         return {"frames": came.size, "p50_ms": p50, "p99_ms": p99, "max_ms": slowest, "late": late}
+
+
+def _uncertainty(live: LiveForecaster, shown: np.ndarray) -> dict[str, Any]:
+    if live.intervals is None:
+        return {}
+    quantiles = live.quantiles(BOUNDS)[:, shown]
+    inside = live.intervals.coverage
+    return {
+        "bands": {"levels": list(BOUNDS), "values": _bytes(np.moveaxis(quantiles, -1, 0))},
+        "coverage": None if inside is None else {"inside": inside, "aim": COVERAGE},
+    }
 
 
 def _worst(live: LiveForecaster, model: np.ndarray, copy: np.ndarray) -> list[list[Any]]:

@@ -119,6 +119,8 @@ class Recorder:
             last["event"] = _text([last["event"].decode(errors="replace"), *self._events])
             self._write(self._start + (self.num_recorded - 1) * self._dtype.itemsize, last.tobytes())
         self._file.close()
+        if self._failed:
+            _log.warning("%s: the last %d frames were not recorded", self.path, self._failed)
 
     def _go_on(self, header: bytes) -> int:
         """Records that the file holds already, of the same units; a new one gets its header."""

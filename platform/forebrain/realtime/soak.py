@@ -22,6 +22,7 @@ from forebrain.realtime.messages import (
     encode_frame,
 )
 from forebrain.realtime.pacing import Pacer
+from forebrain.realtime.pictures import Pictures
 from forebrain.realtime.server import serve
 from forebrain.realtime.state import StateFile
 
@@ -73,9 +74,10 @@ class Soaked:
 
 
 def soak(live: LiveForecaster, config: SoakConfig, state: StateFile | None = None) -> Soaked:
-    """Sends frames through messages, the server's loop and the forecaster, in one process."""
+    """Sends frames through messages, the server's loop, the forecaster and pictures, in one process."""
     rig = _Rig(live.num_units, config)
-    serve(live, rig, lambda: rig.is_done, lambda live: state.offer(live) if state else None)
+    pictures = Pictures(live, lambda picture: None)
+    serve(live, rig, lambda: rig.is_done, lambda live: state.offer(live) if state else None, [pictures])
     resident = np.array(rig.resident_bytes)
     settled = resident[: int(SETTLED_PART * NUM_CHECKS)].max()
     return Soaked(

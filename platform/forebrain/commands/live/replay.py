@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
+from forebrain.commands._out import require_free
 from forebrain.commands.live import TITLES, Transport
 from forebrain.errors import ConfigError
 from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting, moments
@@ -23,6 +23,7 @@ from forebrain.sessions.repair import MAX_RATE_ERROR
 from forebrain.sessions.resample import resample
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain_registry.storage import path_here
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Config:
         drift: let the units' scale grow to double and their offset to one deviation over 2,000 frames, and
             say what the forecaster's 80 % intervals cover; over ZeroMQ, with a recording.
         out: folder for latency.json and latency.png.
+        overwrite: replace the files that are there.
     """
 
     recording: str | None = None
@@ -57,6 +59,7 @@ class Config:
     max_miss_rate: float = 0.01
     drift: bool = False
     out: str | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("frames", "rate_hz", "budget_ms"):
@@ -70,6 +73,8 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Plays the frames, shows the latency and writes it to `out`."""
+    require_free(config.out and f"{config.out}/latency.json", config.overwrite)
+    out = None if config.out is None else path_here(config.out)
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
     if session is None:
@@ -114,8 +119,7 @@ def run(config: Config, console: Console) -> int:
             f"of what came, {coverage.whole:.1%} lay in its 80 % intervals; of any {STRETCH_FRAMES} frames "
             f"{coverage.least:.1%} to {coverage.most:.1%}"
         )
-    if config.out is not None:
-        out = Path(config.out)
+    if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
         if coverage is not None:
