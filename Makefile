@@ -13,7 +13,7 @@ RUN ?= runs/$(if $(filter sim://%,$(DATA)),simulated,$(notdir $(abspath $(DATA))
 STEPS ?= $(if $(filter sim://%,$(DATA)),300)
 ARGS ?=
 
-.PHONY: pretrain backbones test test-all lint audit setup clean
+.PHONY: pretrain backbones test test-all lint audit setup docs clean
 
 pretrain: $(READY)
 	@$(BIN)/python -m forebrain pretrain --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(ARGS)
@@ -51,6 +51,19 @@ audit:
 
 setup: $(READY)
 
+# The documentation as a site, built strictly and served until Ctrl-C; SERVE= only builds it.
+SERVE ?= 8000
+DOCS := $(VENV)-docs
+docs: $(DOCS)/.ready
+	@$(DOCS)/bin/mkdocs build --strict --quiet
+	@$(if $(SERVE),echo "http://127.0.0.1:$(SERVE)" && $(DOCS)/bin/python -m http.server $(SERVE) --bind 127.0.0.1 \
+		--directory build/site,echo "build/site/index.html")
+
+$(DOCS)/.ready: docs/site/requirements.lock
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --disable-pip-version-check --quiet -r docs/site/requirements.lock
+	@touch $@
+
 $(READY): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) (about two minutes, once) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
@@ -63,4 +76,4 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit $(DOCS) build/site .pytest_cache .mypy_cache .ruff_cache

@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "realtime": _TRAINING,
     "adaptation": _RUNS | {"realtime"},
     "studies": _RUNS | {"adaptation"},
-    "benchmarking": _TRAINING | {"adaptation"},
-    "commands": _RUNS | {"adaptation", "benchmarking", "realtime", "studies"},
+    "benchmarking": _TRAINING | {"adaptation", "realtime"},
+    "pages": _RUNS | {"adaptation"},
+    "commands": _RUNS | {"adaptation", "benchmarking", "pages", "realtime", "studies"},
 }
 # Heavy packages, and the only modules that may import them.
 ONLY_IN = {

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from forebrain.errors import ForebrainError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, local_disk
 from forebrain_registry.storage.retries import ATTEMPTS
 
 DATA = bytes(range(256)) * 400
@@ -236,7 +237,7 @@ def test_an_address_in_a_local_folder_has_one_form(tmp_path: Path, monkeypatch: 
         ("s3:/bucket/models", "two slashes"),
         ("s3://bucket/a/../b", r"no `\.\.`"),
         ("nowhere://x", "not a place that is known"),
-        ("~no-such-user/models", "what follows a ~"),
+        ("~no-such-user/models", "no user of that name"),
     ],
 )
 def test_an_address_that_is_none_is_one_line(given: str, match: str) -> None:
@@ -286,6 +287,55 @@ def test_on_a_disk_without_hard_links_one_of_many_who_create_a_file_wins(
     folder = Folder(tmp_path / "records")
     assert folder.names() == sorted(names)
     assert all(folder.read(name) == f"by {worker}".encode() for worker, own in won.items() for name in own)
+
+
+@pytest.mark.parametrize("times", [1, 2, 100])
+def test_a_file_that_another_process_clears_away_before_it_has_a_name_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """As a prepare or a driver removes what killed ones left."""
+    flush, cleared = local_disk._flush, list[Path]()
+
+    def clear_away(path: Path) -> None:
+        if len(cleared) < times:
+            cleared.append(path)
+            shutil.rmtree(path.parent)
+        flush(path)
+
+    monkeypatch.setattr(local_disk, "_flush", clear_away)
+    folder = Folder(tmp_path / "folder")
+    for write in (folder.write, folder.create):
+        cleared.clear()
+        if times < local_disk.ATTEMPTS:
+            write("a/b", b"1")
+            assert folder.read("a/b") == b"1"
+            folder.remove("a/b")
+        else:
+            with pytest.raises(StorageError, match="is removed as it is written"):
+                write("a/b", b"1")
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_folder_that_another_process_writes_into_or_removes_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    folder, rmtree, met = Folder(tmp_path), shutil.rmtree, list[int]()
+
+    def meet(path: Path) -> None:
+        if len(met) < times:
+            met.append(1)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        (path / "b").unlink()  # first, so that listing it again finds it gone
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", meet)
+    folder.write("a/b", b"1")
+    if times == 1:
+        folder.remove("a")
+        assert folder.names() == []
+    else:
+        with pytest.raises(StorageError, match="Directory not empty"):
+            folder.remove("a")
 
 
 def test_links_are_followed_unless_a_folder_is_strangers(tmp_path: Path) -> None:

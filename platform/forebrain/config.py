@@ -220,7 +220,7 @@ def _spelled_out(
 
     def give(option: str, values: list[str]) -> None:
         whole = values
-        if len(values) == 1 and values[0].startswith("["):
+        if len(values) == 1 and values[0].startswith("[") and not Path(values[0]).exists():
             with suppress(yaml.YAMLError):
                 whole = yaml.safe_load(values[0])
         if not _is_list(known.get(option)) or values in ([], ["null"]) or not isinstance(whole, list):
@@ -260,7 +260,17 @@ def _spelled_out(
     if positional is not None and free:
         give(f"--{positional}", free)
         free = []
-    return [word if isinstance(word, str) else json.dumps(word) for word in [*spelled, *free]]
+    return [word if isinstance(word, str) else _as_yaml(word) for word in [*spelled, *free]]
+
+
+def _as_yaml(values: list[Any]) -> str:
+    """A list as text that YAML reads back, whatever letters are in it: JSON writes those beyond 16 bits as
+    two, which YAML does not join."""
+
+    def joined(found: re.Match[str]) -> str:
+        return f"\\U{ord(json.loads(chr(34) + found[0] + chr(34))):08x}"
+
+    return re.sub(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", joined, json.dumps(values))
 
 
 def _holds(hint: Any, kind: type) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-LOG_WIDTH = 140
+LOG_WIDTH = 100
 
 
 def make_console() -> Console:

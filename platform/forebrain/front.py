@@ -97,7 +97,7 @@ def _row(version: Version, where: str) -> dict[str, object]:
     return {
         "name": str(version),
         "species": ", ".join(metadata.species),
-        "rates": ", ".join(f"{rate:.4g}" for rate in metadata.rates_hz),
+        "rates": ", ".join(dict.fromkeys(f"{rate:.4g}" for rate in metadata.rates_hz)),
         "size": version.size_bytes / 1e6,
         "score": scores[0] if scores else None,
         "where": where,

@@ -12,6 +12,7 @@ import urllib.parse
 from typing import Any
 
 from forebrain.errors import ClusterError
+from forebrain.machine import num_cores
 
 # Ray reads these when it is imported or started, in every process.
 _ENVIRONMENT = {
@@ -41,7 +42,8 @@ def start_ray(num_cpus: int | None = None) -> None:
     that ends with the process. Ray's own processes then listen on all interfaces of the machine.
 
     Args:
-        num_cpus: CPUs of a cluster on this machine; None takes all. Ignored when a cluster is joined.
+        num_cpus: CPUs of a cluster on this machine; None takes all that this process may use. Ignored when a
+            cluster is joined.
 
     Raises:
         ClusterError: Ray does not start, or the cluster does not answer.
@@ -70,7 +72,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     try:
         ray.init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=num_cpus or num_cores(),
             include_dashboard=True,  # without it placement groups of stopped runs are never freed
             _temp_dir=temp_dir,
             **_LOGGING,

@@ -1,10 +1,10 @@
-"""The model card: Markdown with the front matter that the Hugging Face Hub reads."""
+"""The model card, Markdown for people, and the front matter that the Hugging Face Hub reads of a card."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from forebrain_registry.records import Metadata
+from forebrain_registry.records import Metadata, Metric
 
 # Identifiers of the Hub's list of licences; any other is given as "other" with its name.
 _HUB_LICENCES = {
@@ -35,15 +35,35 @@ def front_matter(name: str, metadata: Metadata) -> str:
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def make_card(name: str, metadata: Metadata) -> str:
-    """A card that says what the metadata says."""
-    lines = [front_matter(name, metadata), f"# {name}", ""]
-    if metadata.summary:
-        lines += [metadata.summary, ""]
+def make_card(name: str, metadata: Metadata, picture: str | None = None) -> str:
+    """A card that says what the metadata says, first of all what the model is for and how good it is.
+
+    Args:
+        name: of the model.
+        metadata: of the version.
+        picture: path of a picture of its forecasts, within the version.
+    """
+    lines = [f"# {name}", "", _opening(metadata), ""]
+    if picture is not None:
+        lines += [
+            f"![Forecasts of single neurons]({picture})",
+            "",
+            "*Neurons of a test recording, those of which the model explains most on top: what they did "
+            "(black), what the model had said (colour), and the last frame repeated (dashed).*",
+            "",
+        ]
     lines += [
-        "A forebrain backbone: it forecasts neurons' activity. Fit an interface for the neurons of your own "
-        "recording to it; the backbone stays as it is. `version.json` beside this card holds the config, the "
-        "preprocessing and every session it was trained on.",
+        "## Use it",
+        "",
+        "```python",
+        "import forebrain as fb",
+        "",
+        f'backbone = fb.load("{name}", registry="...")',
+        'adapted = backbone.adapt(fb.read("recording.nwb"))',
+        "```",
+        "",
+        "Adapting fits a vector for each of your neurons; the backbone stays as it is. `version.json` beside "
+        "this card holds the config, the preprocessing and every session that it was trained on.",
         "",
     ]
     if metadata.metrics:
@@ -78,6 +98,43 @@ def make_card(name: str, metadata: Metadata) -> str:
     origin = {"parent": metadata.parent, "run": metadata.run_id, "code": metadata.code_version}
     lines += [f"- {what}: {value}" for what, value in origin.items() if value]
     return "\n".join(lines) + "\n"
+
+
+def _opening(metadata: Metadata) -> str:
+    """A paragraph: what it forecasts, what it was trained on, how good it is."""
+    rates = metadata.rates_hz
+    ends = " to ".join(dict.fromkeys(f"{rate:.3g}" for rate in rates[:1] + rates[-1:]))
+    at = f" at {ends} Hz" if rates else ""
+    species = ", ".join(metadata.species[:4]) + (" and others" if len(metadata.species) > 4 else "")
+    sentences = [
+        "A forebrain backbone, which forecasts the activity of single neurons from the recent past of the "
+        "whole recorded population.",
+    ]
+    if metadata.sessions:
+        sentences.append(
+            f"It was trained on {len(metadata.sessions)} recordings of {len(metadata.subjects)} animals "
+            f"({species}){at}."
+        )
+    score, linear = _of_test(metadata, "score"), _of_test(metadata, "score of linear")
+    if score is not None:
+        interval = "" if score.low is None else f" (95 % interval {score.low:.3f} to {score.high:.3f})"
+        beside = "" if linear is None else f", and a linear map {linear.value:.3f}"
+        sentences.append(
+            f"On the test part of these recordings it scores {score.value:.3f}{interval}, where repeating "
+            f"the last frame scores 0{beside}; 1 is perfect."
+        )
+    if metadata.summary:
+        sentences.append(metadata.summary.rstrip(".") + ".")
+    return " ".join(sentences)
+
+
+def _of_test(metadata: Metadata, name: str) -> Metric | None:
+    found = [
+        metric
+        for metric in metadata.metrics
+        if (metric.name, metric.split, metric.dataset) == (name, "test", "")
+    ]
+    return found[0] if found else None
 
 
 def _results(metadata: Metadata) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
         InvalidError: a record cannot be read, so it is not known which blobs it names; nothing was removed.
     """
     store = registry.writer()
-    begun = time.time()
+    begun = store.clock_s()  # the machine's own may be set to another day
     # Blobs are listed before records, so that one whose record came in between is known to be named.
     files = store.files("")
     named = {stored.sha256 for _, versions in registry.all_versions() for v in versions for stored in v.blobs}

@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from forebrain_registry.collector import wait_for_collectors
 from forebrain_registry.errors import ConflictError, DamagedError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.records import (
     CARD,
+    HUB_CARD,
+    PICTURE,
     RECORD,
     VERSION_FORMAT,
     WEIGHTS,
@@ -48,8 +49,9 @@ def publish(
     Args:
         name: of the model, new or not.
         files: a folder, or path within the version -> content or a local file. `model.safetensors` must be
-            among them; a model card is made where there is none. Of a folder, hidden files, `version.json`
-            and `metadata.json` are left out.
+            among them; a model card is made where there is none, with the picture `forecasts.png` if there
+            is one, and `hub.yaml`. Of a folder, hidden files, `version.json` and `metadata.json` are left
+            out.
         interfaces: the like for the interfaces of the sessions trained on, a separate artifact.
 
     Raises:
@@ -63,7 +65,9 @@ def publish(
     if WEIGHTS not in found:
         raise InvalidError(f"there is no {WEIGHTS} among the files; a version cannot do without.")
     with _scratch() as scratch:
-        found[CARD] = _card(name, metadata, found.get(CARD))
+        if CARD not in found:
+            found[CARD] = make_card(name, metadata, PICTURE if PICTURE in found else None).encode()
+        found.setdefault(HUB_CARD, front_matter(name, metadata).encode())
         check_paths(found)
         check_paths(found_interfaces)
         local = _staged(found, scratch / "files")
@@ -195,15 +199,6 @@ def _require_file(path: Path) -> None:
         raise InvalidError(f"{path}: not a regular file. Links are not followed; copy what they name.")
 
 
-def _card(name: str, metadata: Metadata, given: bytes | Path | None) -> bytes:
-    if given is None:
-        return make_card(name, metadata).encode()
-    if isinstance(given, Path):
-        _require_file(given)
-    content = given if isinstance(given, bytes) else given.read_bytes()
-    return content if content.startswith(b"---") else front_matter(name, metadata).encode() + b"\n" + content
-
-
 def _described(files: Mapping[str, Path]) -> tuple[tuple[StoredFile, ...], dict[str, Path]]:
     """The record's entries for the files, and hash -> local file."""
     stored, sources = [], {}
@@ -223,20 +218,25 @@ def _store_blobs(registry: Registry, sources: Mapping[str, Path]) -> None:
     """Stores blobs so that they are there, and stay, until a record names them."""
     store = registry.writer()
     for _ in range(10):
+        now_s = store.clock_s()
         # A list, since every blob must be looked at.
-        changed = [_store_blob(store, sha256, source, registry.grace_s) for sha256, source in sources.items()]
-        if not any(changed) or not wait_for_collectors(store):
+        changed = [
+            _store_blob(store, sha256, source, now_s - registry.grace_s / 2)
+            for sha256, source in sources.items()
+        ]
+        if not any(changed):
             return
+        wait_for_collectors(store)
     raise StorageError(f"{registry.uri}: blobs disappear as they are stored. Is a collector running wild?")
 
 
-def _store_blob(store: Folder, sha256: str, source: Path, grace_s: float) -> bool:
+def _store_blob(store: Folder, sha256: str, source: Path, young_since_s: float) -> bool:
     """Makes sure that a blob is there and young; returns whether it was not."""
     name = layout.blob_name(sha256)
     there = store.stat(name)
     if there is None or there.size_bytes != source.stat().st_size:
         store.upload(name, source)
-    elif time.time() - there.modified_s > grace_s / 2:
+    elif there.modified_s < young_since_s:
         store.renew(name, source)
     else:
         return False

@@ -30,7 +30,7 @@ from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.records import MAX_RECORD_BYTES, RECORD, Reference, StoredFile, Version
 from forebrain_registry.registry import MAX_NOTE_BYTES, Registry
-from forebrain_registry.storage import PARTIAL, Folder
+from forebrain_registry.storage import PARTIAL, Folder, path_here
 
 if TYPE_CHECKING:
     from forebrain_registry.web import WebStore
@@ -43,7 +43,7 @@ class Pulled:
     """A version on this machine, every file checked.
 
     Attributes:
-        folder: the model: version.json, model.safetensors, README.md, ... It can go to the Hub unchanged.
+        folder: the model: version.json, model.safetensors, README.md, ...
         interfaces: the folder of the training sessions' interfaces, where they were asked for.
         looked_up: whether the registry was asked what the reference stands for.
     """
@@ -63,15 +63,21 @@ class _Remembered:
 
 
 def default_cache() -> Path:
-    """FOREBRAIN_CACHE or FOREBRAIN_HOME, else the user's cache folder on this system."""
+    """FOREBRAIN_CACHE or FOREBRAIN_HOME, else the user's cache folder on this system.
+
+    Raises:
+        StorageError: the user has no home.
+    """
     if given := os.environ.get("FOREBRAIN_CACHE") or os.environ.get("FOREBRAIN_HOME"):
-        return Path(given) / "registry"
-    if sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
-    elif sys.platform == "darwin":
-        home = Path.home() / "Library/Caches"
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return path_here(given).absolute() / "registry"
+    given = os.environ.get({"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME"), "")
+    within = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
+    try:
+        home = Path(given or Path.home() / within)
+    except RuntimeError as error:
+        raise StorageError(
+            "this user has no home folder to keep a cache in. Set FOREBRAIN_CACHE to a folder."
+        ) from error
     return home / "forebrain" / "registry"
 
 
@@ -144,7 +150,7 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
     Raises:
         StorageError: there is something of that name, or it cannot be written.
     """
-    target = Path(out)
+    target = path_here(out)
     if target.exists():
         raise StorageError(f"{target}: exists already. Give --out a folder that does not.")
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")

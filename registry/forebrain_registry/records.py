@@ -20,6 +20,8 @@ from forebrain_registry.errors import InvalidError
 VERSION_FORMAT = "forebrain-model-1"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+HUB_CARD = "hub.yaml"  # front matter for the Hugging Face Hub
+PICTURE = "forecasts.png"
 RECORD = "version.json"
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_FILES = 10_000

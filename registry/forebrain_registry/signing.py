@@ -158,6 +158,6 @@ def _library() -> Any:
         import model_signing.verifying
     except ImportError as error:
         raise InvalidError(
-            f"signatures need the library model-signing ({error}): pip install 'forebrain[sign]'."
+            f"signatures need a library ({error}): pip install model-signing pyOpenSSL."
         ) from error
     return model_signing

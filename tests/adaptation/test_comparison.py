@@ -87,8 +87,12 @@ def test_a_recording_in_which_nothing_moves_at_the_end_has_no_score(
         ("embeddings", Lead("linear", 0.1, -0.04, 0.24), "chance may have done it: .*linear, 0.200 .*-0.040"),
         ("full", Lead("linear", 0.1, float("nan"), float("nan")), "too few windows to be sure: .*linear"),
         ("embeddings", Lead("linear", -0.1, -0.2, 0), "Adapting was not worth it: .* Use linear"),
+        ("embeddings", Lead("linear", -0.1, -0.3, 0.1), "Adapting does not seem worth it: .* Use linear"),
+        ("embeddings", Lead("linear", 0.02, 0.01, 0.03), "was worth it, a little: .*0.020 ahead"),
+        ("embeddings", Lead("ridge", 0.004, 0.001, 0.007), "no difference that matters: .* as well: ridge"),
+        ("full", Lead("self", -0.004, -0.01, 0.002), r"no difference that matters: .*0.002\)\.$"),
         ("full", Lead("from scratch", -0.1, -0.2, 0), "not worth it: .* Use --mode scratch --stack false"),
-        ("full", Lead("not adapted", 0.0, 0, 0), "not worth it: .* Use --mode none"),
+        ("full", Lead("not adapted", 0.0, 0, 0), "no difference that matters: .* as well: --mode none"),
         ("scratch", Lead("not adapted", -0.1, -0.2, 0), "Training from scratch was not worth it"),
         ("none", Lead("linear", 0.1, 0.04, 0.16), "No step was taken: .*0.300 .*linear, 0.200"),
         ("full", Lead("self", -0.1, -0.2, 0), "not worth it: .* Use --mode scratch"),
@@ -101,6 +105,8 @@ def test_the_verdict_follows_from_the_lead(mode: str, lead: Lead, words: str) ->
         lead=lambda: lead,
         _score=lambda name: 0.3 if name == "model" else 0.2,
         mode=mode,
+        far=lambda: "",
+        beside_linear=lambda: "",
     )
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(Comparison.verdict(made))

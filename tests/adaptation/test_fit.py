@@ -169,7 +169,9 @@ def test_the_artifact_forecasts_what_was_scored(
     windows, trained = adapted.comparison.prepared.windows, adapted.comparison.trained
     context, _, starts = windows.read(0, "test", np.array([3]))
     raw = session.frames(int(starts[0]), int(starts[0]) + 12)
-    scored = WindowForecaster(trained.model, trained.interface, QUICK)(0, context)[0]
+    model = WindowForecaster(trained.model, trained.interface, QUICK)
+    assert adapted.stack is not None
+    scored = adapted.stack.forecast(context, model(0, context))[0]
     np.testing.assert_allclose(
         adapted.preprocessing.normalise(adapted.forecast(raw)), scored, rtol=1e-3, atol=1e-4
     )

@@ -163,7 +163,7 @@ def test_adapting_without_a_score_takes_no_other_steps(backbone: fb.Backbone, se
 
 def test_units_and_embeddings_are_tables_by_name(adapted: fb.Adapted) -> None:
     assert list(adapted.units.index) == list(adapted.embeddings.index) == [f"unit {n}" for n in range(5)]
-    assert list(adapted.units.columns) == ["column", "mean", "scale"]
+    assert list(adapted.units.columns)[-4:] == ["trusted_seconds", "column", "mean", "scale"]
     np.testing.assert_array_equal(adapted.embeddings, adapted.interface.unit.detach())
 
 

@@ -98,6 +98,7 @@ def test_a_version_says_what_it_is(asked: PublishConfig) -> None:
 def test_a_version_does_not_say_where_it_was_made(asked: PublishConfig) -> None:
     version, _ = publish_run(asked)
     card = pull(Registry(asked.registry), "worms").folder / "README.md"
+    assert "](forecasts.png)" in card.read_text() and (card.parent / "forecasts.png").exists()
     for text in (version.content.decode(), card.read_text()):
         for word in (str(Path(asked.run).parent), asked.registry, str(Path.home()), "tmp", "://"):
             assert word not in text, word

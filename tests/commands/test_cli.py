@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from forebrain.commands import main
+from forebrain.scoring.protocols import least_frames
 from forebrain.shards.reader import ShardSet
 
 
@@ -31,11 +32,38 @@ def test_inspect_says_what_would_be_read_and_what_is_wrong(
     assert main(["inspect", str(recordings)]) == 0
     out, err = capsys.readouterr()
     (row,) = (line for line in out.splitlines() if "good.npy" in line)
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == ["good.npy", "lab/m1/day1", "npy", "mouse", "unknown", "300", "3", "5", "1", "1"]
+    assert row.split() == ["good.npy", "lab/m1/day1", "mouse", "300", "3", "5", "1", "1"]
+    assert "lab/m1/day1: format: npy" in out and all(len(line) <= 100 for line in out.splitlines()[:8])
     assert "lab/m1/day1: dropped: 1 unit that never changed (unit 1)" in out
     assert "1 sessions can be used, 1 cannot" in out
     assert err.count("cannot be used:") == 1 and "bad.npy" in err and "Traceback" not in err
+
+
+def test_inspect_tells_in_advance_what_is_too_short(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = str(recordings / "good.npy")
+    assert main(["inspect", good]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "too short" in line)
+    assert "its validation and test part" in line and "At least 318 unbroken frames (63.6 s)" in line
+    assert main(["inspect", good, "--context", "40"]) == 0
+    assert "too short" not in capsys.readouterr().out
+    assert least_frames(40, 16) == 278 and least_frames(48, 16) == 318
+
+
+def test_inspect_takes_what_a_recording_does_not_state_and_draws_what_it_took(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(recordings / "two.npz", dff=rng.random((300, 5)), deconvolved=rng.random((300, 7)))
+    picture = tmp_path / "two.png"
+    given = ["--variable", "deconvolved", "--rate_hz", "4", "--species", "fly", "--subject", "f7"]
+    assert main(["inspect", str(recordings / "two.npz"), *given, "--picture", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "lab/f7/two" in out and "read: deconvolved" in out and "rate: 4 Hz, from the command line" in out
+    assert picture.stat().st_size > 30_000 and f"Picture: {picture}" in out
+    assert main(["inspect", str(recordings / "two.npz"), "--rate_hz", "-3"]) == 1
+    assert "the command line: rate_hz is -3.0; expected a positive number." in capsys.readouterr().err
 
 
 def test_inspect_fails_where_nothing_can_be_used(
@@ -158,7 +186,7 @@ def test_what_a_file_system_refuses_and_ctrl_c_are_one_line(
     raised: BaseException, status: int, words: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def fail(addresses: list[str]) -> None:
+    def fail(*given: object) -> None:
         raise raised
 
     monkeypatch.setattr("forebrain.commands.inspect.inspect", fail)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
+import resource
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from packaging.utils import canonicalize_name
 
 from forebrain.commands import doctor, main
 from forebrain.commands.doctor import Finding, examine, is_well
+from forebrain.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,8 +52,8 @@ class Forgetful(MemoryFileSystem):
 def test_storage_that_does_all_it_must_is_well_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("stays")
     findings = of("storage", list(examine([str(tmp_path), str(tmp_path / "new")])))
-    assert [finding.verdict for finding in findings] == ["ok"] * 4
-    assert "honours conditional writes" in findings[1].text
+    assert [finding.verdict for finding in findings if "GiB free" not in finding.text] == ["ok"] * 4
+    assert "honours conditional writes" in findings[1].text and "GiB free" in findings[2].text
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -83,6 +88,94 @@ def test_it_prints_json_and_its_status_says_whether_all_works(capsys: pytest.Cap
     assert found["works"] is True
     assert {"machine", "packages", "cluster", "jobs"} <= set(found)
     assert f"Python {sys.version.split()[0]}" in found["machine"][0]["text"]
+
+
+def notes(findings: Sequence[Finding]) -> str:
+    """What is worth knowing or missing, with what to do."""
+    return "\n".join(f"{each.text} -> {each.mend}" for each in findings if each.verdict != "ok")
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ((1024, 524_288), "a process may open 1024 files (at most 524288)"),
+        ((256, resource.RLIM_INFINITY), "a process may open 256 files (as many as are asked for)"),
+        ((65_536, 65_536), None),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None),
+    ],
+)
+def test_too_few_open_files_are_said(
+    limits: tuple[int, int], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
+    found = notes(list(doctor._limits()))
+    assert ("ulimit -n 65536" in found and said in found) if said else "may open" not in found
+
+
+def test_without_ray_fewer_open_files_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_has", lambda package: package != "ray")
+    for files, is_said in ((1024, False), (128, True)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, files=files: (files, files))
+        found = notes(list(doctor._limits()))
+        assert ("opened again and again" in found) == is_said and "/dev/shm" not in found
+
+
+def test_little_shared_memory_and_little_room_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=64 << 20, free=1 << 20))
+    found = notes(list(examine([str(tmp_path)])))
+    for words in ("/dev/shm holds 0.06 GiB", "for temporary files", "FOREBRAIN_CACHE", f"{tmp_path}: 0 of 0"):
+        assert words in found
+
+
+def test_the_cores_that_may_be_used_are_told_from_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(doctor, "num_cores", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert doctor._cores() == "2 of 64 cores may be used, OMP_NUM_THREADS=1"
+    monkeypatch.setattr(doctor, "num_cores", lambda: 64)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert doctor._cores() == "64 cores"
+
+
+def test_a_cache_that_cannot_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise StorageError("this user has no home folder")
+
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "nothing downloaded can be kept" in notes([doctor._cache()])
+    monkeypatch.setattr(doctor, "default_cache", no_home)
+    found = notes([doctor._cache()])
+    assert "no home folder" in found and "FOREBRAIN_CACHE" in found
+
+
+def test_a_tmpdir_that_is_too_long_for_sockets_or_not_there_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(long))
+    assert "too many for a socket" in notes(list(doctor._scratch()))
+
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    assert "No usable temporary directory" in notes(list(doctor._scratch()))
+
+
+def test_a_disk_without_hard_links_is_said_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    findings = of("storage", list(examine([str(tmp_path)])))
+    assert "has no hard links" in notes(findings) and is_well(findings)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "http://127.0.0.1:{port}"])
@@ -127,7 +220,7 @@ sys.exit(status)
     assert "Ray is not installed" in done.stdout
     assert "missing forebrain prepare: without ray" in done.stdout
     assert "ok      forebrain pretrain --workers 0" in done.stdout
-    assert "s3fs is missing" in done.stdout and "pip install 'forebrain[lab]'" in done.stdout
+    assert "s3fs is missing" in done.stdout and "pip install '.[lab]'" in done.stdout
 
 
 def core_packages() -> set[str]:

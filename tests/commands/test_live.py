@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.client import Client
 from forebrain.realtime.messages import Frame
 from forebrain.realtime.zeromq import RequestClient
+from forebrain.scoring.conformal import calibrate
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 
@@ -281,6 +283,27 @@ def _num_recorded(record: Path) -> int:
     return int.from_bytes(record.read_bytes()[4:8], "big") if record.exists() else 0
 
 
+def test_a_replay_that_drifts_says_what_intervals_cover(
+    adapted: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(60, 4, 5)).astype(np.float32)
+    calibration = calibrate(0 * target, target, np.ones((60, 5)), 4 * np.arange(60), "here", 12)
+    replace(Adapted.load(adapted), calibration=calibration).save(tmp_path / "calibrated")
+    play = ["live", "replay", "--recording", str(recording), "--part", "all", "--speed", "0", "--drift"]
+    with serving(tmp_path / "calibrated") as (_, address):
+        out = tmp_path / "out"
+        words = [*play, "--address", address, "--budget_ms", "60000", "--out", str(out)]
+        assert main(words) == 0
+        assert "lay in its 80 % intervals" in capsys.readouterr().out
+        coverage = json.loads((out / "latency.json").read_text())["coverage"]
+        assert 0 < coverage["least"] <= coverage["whole"] <= coverage["most"] <= 1
+        assert coverage["num_frames"] == 188
+    with serving(adapted) as (_, address):
+        assert main([*play, "--address", address]) != 0
+        assert "no calibrated intervals" in capsys.readouterr().err
+
+
 def test_a_soak_shows_what_it_came_to(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--model.width", "8", "--model.film_width", "8", "--model.num_heads", "1", "--units", "3"]
     assert main(["live", "soak", *small, "--soak.frames", "1000"]) == 0
@@ -296,6 +319,7 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(
         (2, ["serve", "--untrained_units", "5", "--address", "nowhere"]),
         (2, ["serve", "--untrained_units", "5", "--updates", "--live.normalise", "running"]),
         (2, ["replay", "--speed", "-1"]),
+        (2, ["replay", "--drift"]),
         (1, ["replay", "--recording", str(tmp_path / "missing.npz")]),
         (2, ["soak", "--soak.frames", "10"]),
     ):

@@ -35,12 +35,16 @@ LEAST: dict[str, list[str]] = {
     "forecast": ["--adapted", "a", "--recording", "a.npz"],
     "effect": ["--adapted", "a", "--recording", "a.npz", "--plan", "plan.csv"],
     "live serve": ["--adapted", "a"],
+    "page registry": ["r", "--out", "o"],
+    "page runs": ["r", "--out", "o"],
+    "page adapted": ["a", "--out", "o"],
     "study ablate": ["--pretrain.data", "d", "--pretrain.out", "o", "--variants", "{a: {seed: 1}}"],
     "study scale": ["--pretrain.data", "d", "--pretrain.out", "o", "--axis", "units", "--sizes", "1"],
     "study embeddings": ["--run", "r"],
     "study leave-one-out": ["--recording", "a", "b", "c", "--out", "o"],
     "study rivals": ["--recording", "a.npz", "--out", "o"],
     "study intervals": ["--recording", "a.npz", "--out", "o"],
+    "study inputs": ["--out", "o"],
     "study backbone": ["--name", "n", "--recordings", "one", "--out", "o"],
     "leaks": ["--recording", "a.npz"],
     "chaos": ["--pretrain.data", "d", "--pretrain.out", "o"],
@@ -54,7 +58,7 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["", *OWN, "live", "study", "data"])
+@pytest.mark.parametrize("name", ["", *OWN, "live", "page", "study", "data"])
 def test_help_fits_a_screen(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(capsys, *name.split(), "--help").splitlines()
     assert len(lines) <= LINES and max(map(len, lines)) <= COLUMNS, (len(lines), max(map(len, lines)))
@@ -386,3 +390,36 @@ def test_what_is_completed_of_the_registry_is_all_that_it_has(capsys: pytest.Cap
     text = capsys.readouterr().out.split("COMMAND\n")[1]
     found = {line.split()[0] for line in text.splitlines() if line.startswith("    ") and line[4:5] != " "}
     assert found == set(OF_REGISTRY.split())
+
+
+class TestOut:
+    def test_a_file_that_is_there_is_not_written_over_unless_that_is_asked_for(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "plan.json"
+        out.write_text("mine")
+        assert main(["plan", "--out", str(out)]) == 2
+        assert "--overwrite" in capsys.readouterr().err and out.read_text() == "mine"
+        assert main(["plan", "--out", str(out), "--overwrite"]) == 0 and out.read_text().startswith("{")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["forecast", "--adapted", "nothing", "--recording", "a.npz"],
+            ["leaks", "--recording", "nothing.npz"],
+            ["evaluate", "--run", "a", "b"],
+            ["live", "replay"],
+        ],
+    )
+    def test_it_is_refused_before_any_work(
+        self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        if words[0] in ("evaluate", "live"):
+            out.mkdir()
+            (out / "comparison.json").write_text("mine")
+            (out / "latency.json").write_text("mine")
+        else:
+            out.write_text("mine")
+        assert main([*words, "--out", str(out)]) == 2
+        assert "exists. Give --overwrite" in capsys.readouterr().err

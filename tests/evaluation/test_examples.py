@@ -36,14 +36,15 @@ def test_explained_variance_is_low_for_a_constant_forecast_of_noise_and_high_for
     session = dataclasses.replace(walk(0), traces=rng.normal(size=(400, 5)).astype(np.float32))
     noise = ArrayWindows([session], "chronological", C, H)
     constant = make_example({"model": lambda _, context: 0 * context[:, -H:]}, noise, 0, "test")
-    assert (constant.unit_scores("model") > 0.4).all() and (constant.unit_explained("model") < 0.05).all()
+    units = constant.unit_scores("model")
+    assert (units.score > 0.4).all() and (units.explained < 0.05).all()
     smooth = make_example(
         fit_baselines(ArrayWindows([walk(0)], "chronological", C, H)),
         ArrayWindows([walk(0)], "chronological", C, H),
         0,
         "test",
     )
-    assert (smooth.unit_explained("linear") > 0.3).all()
+    assert (smooth.unit_scores("linear").explained > 0.3).all()
 
 
 def test_scores_of_an_example_are_those_of_its_windows(walk) -> None:
@@ -53,9 +54,11 @@ def test_scores_of_an_example_are_those_of_its_windows(walk) -> None:
     steps = evaluation.summary("model").by_step("score")[0]
     np.testing.assert_allclose([example.step_score("model", step + 1) for step in range(H)], steps, rtol=1e-4)
     np.testing.assert_allclose(
-        np.median(example.unit_scores("model")), evaluation.summary("model").unit_quantiles[2], rtol=1e-4
+        np.median(example.unit_scores("model").score),
+        evaluation.summary("model").unit_quantiles[2],
+        rtol=1e-4,
     )
-    assert (example.unit_scores("copy") == 0).all()
+    np.testing.assert_allclose(example.unit_scores("copy").score, 0, atol=1e-12)
 
 
 def test_an_example_never_crosses_a_gap(walk) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 
 from forebrain import plotting
 from forebrain.errors import ConfigError
-from forebrain.evaluation import figures
+from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import make_example, typical_session
 from forebrain.evaluation.report import write_report
 from forebrain.scoring.evaluate import evaluate, fit_baselines
+from forebrain.scoring.noise import noise_variance
 from forebrain.scoring.window_source import ArrayWindows
 
 C, H = 12, 4
@@ -99,6 +101,31 @@ def test_more_sessions_than_fit_by_name_can_be_shown(walk, tmp_path: Path, monke
     source = ArrayWindows([walk(seed) for seed in range(5)], "chronological", C, H)
     _report(source, tmp_path)
     _assert_pictures(tmp_path)
+
+
+def test_single_units_are_ordered_by_explained_variance_and_the_report_says_why(walk, tmp_path: Path) -> None:
+    session = walk(0)
+    noise = np.random.default_rng(0).normal(size=(400, 1)).astype(np.float32)
+    session = dataclasses.replace(session, traces=np.concatenate([noise, session.traces], axis=1))
+    source = ArrayWindows([session], "chronological", C, H)
+    forecasters = {
+        "model": lambda _, context: 0.8 * context[:, -1:] + 0 * context[:, -H:],
+        **fit_baselines(source),
+    }
+    evaluation = evaluate(forecasters, source, "test", windows_per_session=None)
+    scores = evaluation.scores["model"][session.id].units
+    assert scores is not None
+    names = ["noise", *"abcde"]
+    table = tables.by_unit(scores, noise_variance(source), 2.5, names, regions=["left"] * 6)
+    example = make_example(forecasters, source, 0, "test")
+    report = write_report(tmp_path, evaluation, example, "model", names, table).read_text()
+    assert "it favours the noisy ones" in report
+    shown = report[report.index("single units") :]
+    assert max(shown.index(f"| {name} ") for name in "abcde") < shown.index("| noise ")
+    rows = {row["unit"]: row for row in csv.DictReader((tmp_path / "by_unit.csv").open())}
+    assert float(rows["noise"]["noise_ceiling"]) < 0.2 < float(rows["a"]["noise_ceiling"])
+    assert float(rows["a"]["trusted_seconds"]) in (0.4, 0.8, 1.2, 1.6) and rows["a"]["region"] == "left"
+    assert float(rows["noise"]["trusted_seconds"]) == 0
 
 
 def test_a_report_without_baselines_writes_nothing(walk, tmp_path: Path) -> None:

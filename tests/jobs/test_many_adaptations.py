@@ -107,6 +107,24 @@ def test_a_folder_takes_no_other_settings(config: ManyConfig) -> None:
         adapt_many(replace(config, model="wurms"), quiet)
 
 
+@pytest.mark.parametrize("content", ["", "- a list", "{ unclosed"])
+def test_a_damaged_record_of_what_was_asked_is_one_clear_error(config: ManyConfig, content: str) -> None:
+    Path(config.out).mkdir(parents=True)
+    (Path(config.out) / "adaptations.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"adaptations\.yaml: damaged .*Remove it"):
+        adapt_many(config, Console(quiet=True))
+
+
+def test_an_adaptation_whose_result_is_damaged_is_made_again(config: ManyConfig) -> None:
+    config = replace(config, mode="none")
+    before = adapt_many(config, Console(quiet=True))
+    result = next(Path(config.out).glob("*/result.json"))
+    result.write_text('{"interval"')
+    after = adapt_many(config, Console(quiet=True))
+    assert sorted(row["status"] for row in after)[0] == "adapted"
+    assert [row["score"] for row in after] == [row["score"] for row in before]
+
+
 class TestWithRay:
     @pytest.fixture(autouse=True)
     def cluster(self) -> Iterator[None]:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from realtime_small import HORIZON, Small, activity, build_small, known
+from safetensors.numpy import save
 
 from forebrain import realtime
 from forebrain.errors import CheckpointError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
-from forebrain.realtime.state import StateFile
+from forebrain.realtime.state import StateFile, keeping
 from forebrain_registry.storage import Folder
 
 Open = Callable[..., LiveForecaster]
@@ -83,14 +84,39 @@ def test_the_state_of_another_model_unit_or_setting_is_refused(
         assert other.status() == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
-def test_a_damaged_state_is_a_clear_error(open_live: Open, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "another file"])
+def test_a_damaged_state_is_set_aside_and_said(
+    open_live: Open, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     live, path = open_live(), tmp_path / "state"
     StateFile(path, live, every_s=0).close(live)
     data = path.read_bytes()
-    path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "text": b"no state at all"}[damage])
-    with pytest.raises(CheckpointError, match="Delete it"):
-        StateFile(path, live, every_s=0).restore(live)
+    damaged = {
+        "cut": data[: len(data) // 2],
+        "empty": b"",
+        "text": b"no state at all",
+        "another file": save({"a": np.zeros(3)}),
+    }[damage]
+    path.write_bytes(damaged)
+    again = open_live()
+    state = StateFile(path, again, every_s=0)
+    assert not state.restore(again) and again.counts["frames"] == 0
+    assert "is now" in caplog.text and path.with_name("state.damaged").read_bytes() == damaged
+    state.close(again)
+    assert StateFile(path, again, every_s=0).restore(again)
+
+
+def test_a_damaged_state_that_cannot_be_set_aside_is_one_clear_error(
+    open_live: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "state").write_bytes(b"")
+    monkeypatch.setattr(Path, "replace", refuse)
+    live = open_live()
+    with pytest.raises(CheckpointError, match=r"Permission denied.*Delete it"):
+        StateFile(tmp_path / "state", live, every_s=0).restore(live)
 
 
 def test_the_state_is_written_at_most_once_in_an_interval(
@@ -106,6 +132,20 @@ def test_the_state_is_written_at_most_once_in_an_interval(
         state.offer(live)
     state.close(live)
     assert 1 < len(written) <= 6  # at 0, 10, ... 40 and at the end; fewer where a write was still on its way
+
+
+def test_one_forecaster_at_a_time_keeps_a_state_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "state"
+    with keeping(path):
+        with pytest.raises(CheckpointError, match="another forecaster keeps its state there"), keeping(path):
+            pass
+        with keeping(tmp_path / "other"):
+            pass
+    with keeping(path):  # what is left of a process that died is no lock
+        pass
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="folder cannot be made"), keeping(tmp_path / "file" / "state"):
+        pass
 
 
 def test_a_full_disk_does_not_stop_forecasts(

@@ -20,6 +20,7 @@ from forebrain_registry import (
     ConflictError,
     DamagedError,
     InvalidError,
+    Metadata,
     Metric,
     NotFoundError,
     Registry,
@@ -30,6 +31,7 @@ from forebrain_registry import (
     publish,
     verify,
 )
+from forebrain_registry.layout import blob_name
 from forebrain_registry.storage import Folder
 from forebrain_registry.storage.local_disk import LocalDisk
 
@@ -141,11 +143,32 @@ def test_blobs_are_shared_and_the_card_is_for_the_hub(registry: Registry) -> Non
     meta = registry.resolve("worm@1").metadata
     assert (meta.species, meta.rates_hz, meta.subjects) == (["C. elegans"], [2.5], ["w1", "w2"])
     assert meta.has_seen("kato", "w2") and not meta.has_seen("kato", "w2", "s9")
-    card = next(file for file in first.blobs if file.path == "README.md")
-    text = (Path(registry.uri) / f"blobs/sha256/{card.sha256[:2]}/{card.sha256}").read_text()
-    head = yaml.safe_load(text.split("---")[1])
+
+    def text_of(path: str) -> str:
+        stored = next(file for file in first.blobs if file.path == path)
+        return (Path(registry.uri) / f"blobs/sha256/{stored.sha256[:2]}/{stored.sha256}").read_text()
+
+    head = yaml.safe_load(text_of("hub.yaml").split("---")[1])
     assert (head["license"], head["license_name"]) == ("other", "Lab-only")
     assert head["model-index"][0]["results"][0]["metrics"] == [{"type": "score", "value": 0.2}]
+    card = text_of("README.md")
+    assert card.startswith("# worm\n\nA forebrain backbone") and "forecasts.png" not in card
+    assert "2 recordings of 2 animals (C. elegans) at 2.5 Hz. On the test part" in card
+    assert "scores 0.200 (95 % interval 0.100 to 0.300)" in card
+
+
+def test_a_card_of_ones_own_stays_as_it_is_and_a_picture_stands_in_one_that_is_made(
+    registry: Registry,
+) -> None:
+    files = {"model.safetensors": weights(0), "forecasts.png": b"png"}
+    metadata = Metadata(licence="MIT", config={}, preprocessing={})
+    for given in ({}, {"README.md": b"# Ours\n"}):
+        publish(registry, "worm", files | given, metadata)
+    made, own = (
+        registry.store.read(blob_name(next(f.sha256 for f in v.blobs if f.path == "README.md")))
+        for v in registry.versions("worm")
+    )
+    assert b"](forecasts.png)" in made.split(b"## Use it")[0] and own == b"# Ours\n"
 
 
 def test_what_may_not_be_published_leaves_nothing_behind(registry: Registry, tmp_path: Path) -> None:
@@ -199,7 +222,7 @@ def test_copying_keeps_record_and_digest_and_makes_no_second(registry: Registry,
     assert (copied.number, copied.digest) == (2, version.digest)
     assert copy(registry, "worm", other).number == 2
     assert verify(other).problems == []
-    blob = Path(registry.uri) / "blobs/sha256" / version.blobs[1].sha256[:2] / version.blobs[1].sha256
+    blob = Path(registry.uri) / "blobs/sha256" / version.blobs[2].sha256[:2] / version.blobs[2].sha256
     blob.write_bytes(blob.read_bytes()[::-1])
     with pytest.raises(DamagedError, match="damaged"):
         copy(registry, "worm", Registry(tmp_path / "third"))
@@ -324,7 +347,7 @@ def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash
             patch.setattr(Registry, "writer", later)
             version = publish(registry, "worm", {"model.safetensors": file}, metadata())
         assert file.read_bytes() == weights(2)
-        assert verify(registry).problems == [] and version.blobs[1].sha256 == sha256(weights(1))
+        assert verify(registry).problems == [] and version.blobs[2].sha256 == sha256(weights(1))
         for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
             os.utime(blob, (0, 0))
 
@@ -437,6 +460,42 @@ def test_publishing_again_renews_an_old_blob_and_replaces_a_cut_one(registry: Re
     put(registry)
     weights_blob = f"{sha256(weights(0))[:2]}/{sha256(weights(0))}"
     assert time.time() - (Path(registry.uri) / "blobs/sha256" / weights_blob).stat().st_mtime < 3600
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_ages_are_by_the_clock_of_the_store_whatever_the_machine_s_says(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + days * 24 * 3600)
+    put(registry)
+    orphans = ["blobs/sha256/cd/cd" + digit * 62 for digit in "12"]
+    for name in orphans:
+        (tmp_path / "x").write_bytes(b"orphan")
+        registry.store.upload(name, tmp_path / "x")
+    os.utime(Path(registry.uri) / orphans[0], (real() - 25 * 3600,) * 2)
+    assert collect_garbage(registry).removed == orphans[:1]
+    weights_blob = Path(registry.uri, "blobs/sha256", sha256(weights(0))[:2], sha256(weights(0)))
+    os.utime(weights_blob, (real() - 13 * 3600,) * 2)
+    put(registry)
+    assert abs(real() - weights_blob.stat().st_mtime) < 3600
+
+
+def test_a_blob_that_is_collected_during_a_long_upload_is_stored_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its announcement has come and gone by the time that the publisher looks for one."""
+    upload, uploaded = Folder.upload, list[str]()
+
+    def collected_meanwhile(store: Folder, name: str, source: Path) -> None:
+        if len(uploaded) == 1:
+            store.remove(uploaded[0])
+        uploaded.append(name)
+        upload(store, name, source)
+
+    monkeypatch.setattr(Folder, "upload", collected_meanwhile)
+    put(registry)
+    assert len(uploaded) > 2 and verify(registry).problems == []
 
 
 def test_a_collector_announces_itself_and_spares_what_was_renewed_meanwhile(

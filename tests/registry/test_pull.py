@@ -250,7 +250,7 @@ for _ in range(5):
             out, _ = process.communicate(timeout=60)
             assert process.returncode == 0 and set(out.split()) == {str(len(BIG))}
         fetched = count.read_text().split()
-        assert len(fetched) == len(set(fetched)) == (3 if run == "fresh" else 1)
+        assert len(fetched) == len(set(fetched)) == (4 if run == "fresh" else 1)
         weights_here = pull(published, "worm").folder / "model.safetensors"
         weights_here.write_bytes(BIG[:-1] + b"?")
 
@@ -297,6 +297,7 @@ def test_a_kill_as_the_record_is_written_leaves_nothing_in_the_version_s_folder(
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "config",
+        "hub.yaml",
         "model.safetensors",
         "version.json",
     ]
@@ -309,6 +310,7 @@ def test_only_what_the_record_names_is_exported(published: Registry, tmp_path: P
     assert sorted(path.name for path in out.rglob("*")) == [
         "README.md",
         "config",
+        "hub.yaml",
         "model.safetensors",
         "model.yaml",
         "version.json",

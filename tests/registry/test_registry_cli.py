@@ -50,6 +50,7 @@ def test_every_command_does_its_work_and_prints_json(
     pulled = run("pull", "worm", "--out", str(tmp_path / "out"))
     assert sorted(path.name for path in Path(pulled["folder"]).iterdir()) == [
         "README.md",
+        "hub.yaml",
         "model.safetensors",
         "version.json",
     ]

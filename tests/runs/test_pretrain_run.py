@@ -16,8 +16,9 @@ from rich.console import Console
 
 from forebrain import ray_runtime
 from forebrain.config import from_values
-from forebrain.errors import CheckpointError, ClusterError
+from forebrain.errors import CheckpointError, ClusterError, ForebrainError
 from forebrain.runs import evaluate
+from forebrain.runs import pretrain as pretrain_module
 from forebrain.runs.pretrain import pretrain
 from forebrain.runs.trained import TrainedModel
 from forebrain.sessions.session import Session
@@ -67,6 +68,48 @@ def test_a_folder_is_claimed_before_ray_starts_and_given_back_if_it_does_not(
     with pytest.raises(ClusterError):
         pretrain(config, QUIET)
     assert len(met) == 1 and not Path(config.out).exists()
+
+
+@pytest.mark.parametrize("data", ["the set", "recordings"])
+def test_a_set_that_was_there_before_a_run_that_cannot_start_is_left_as_it_is(
+    make_run: Make, small_shards: str, tmp_path: Path, walk: Callable[..., Session], data: str
+) -> None:
+    shards = tmp_path / "run" / "shards"
+    shutil.copytree(small_shards, shards)
+    before = {path: path.read_bytes() for path in shards.rglob("*") if path.is_file()}
+    _save_recordings(tmp_path / "recordings", walk, range(1))
+    too_long = {"name": "mlp", "context": 4000, "horizon": 4, "width": 16}
+    config = make_run(data=str(shards if data == "the set" else tmp_path / "recordings"), model=too_long)
+    with pytest.raises(ForebrainError):
+        pretrain(dataclasses.replace(config, prepare=PrepareConfig(max_window=5000)), QUIET)
+    assert {path: path.read_bytes() for path in shards.rglob("*") if path.is_file()} == before
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["shards"]
+
+
+def test_a_run_keeps_its_record_where_a_command_of_the_same_config_takes_its_claim_back(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_run()
+    run = RunFolder(config.out)
+    assert run.claim(config)  # the first, which then cannot start
+    check_data = pretrain_module.check_data
+
+    def first_gives_up(*given: Any) -> None:
+        check_data(*given)
+        run.release(had_shards=False)
+
+    monkeypatch.setattr(pretrain_module, "check_data", first_gives_up)
+    pretrain(config, QUIET)
+    assert (run.read_config() or {})["seed"] == config.seed and run.read_result()
+
+
+def test_a_folder_of_recordings_that_has_an_index_json_of_the_lab_is_no_set(
+    make_run: Make, tmp_path: Path, walk: Callable[..., Session]
+) -> None:
+    _save_recordings(tmp_path / "lab", walk, range(2))
+    (tmp_path / "lab" / "index.json").write_text('{"format": "our own", "rig": 3}')
+    run = RunFolder(pretrain(make_run(data=str(tmp_path / "lab")), QUIET))
+    assert (run.read_result() or {})["steps"] == 2
 
 
 def test_a_run_in_whose_place_another_was_put_leaves_no_result(make_run: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -70,6 +71,26 @@ def test_a_folder_that_cannot_be_read_is_named_and_the_others_go_on(
         reader_name(closed)
     with pytest.raises(RecordingError, match="closed: cannot be read"):
         open_recording(closed)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG])
+def test_an_entry_that_cannot_be_looked_at_hides_no_other(
+    tmp_path: Path, save, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A link into a colleague's folder, a stale handle of a network's disk."""
+    recording, refused = save("d/a.npy"), save("d/b.npy")
+    stat = Path.stat
+
+    def refusing(path: Path, **given: bool) -> os.stat_result:
+        if path == refused:
+            raise OSError(number, os.strerror(number), str(path))
+        return stat(path, **given)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    assert found(tmp_path / "d") == [str(recording), str(refused)]
+    for look in (open_recording, reader_name):
+        with pytest.raises(RecordingError, match=r"b\.npy: cannot be read"):
+            look(refused)
 
 
 def test_a_link_that_leads_nowhere_is_named_and_a_pipe_is_not_opened(tmp_path: Path, save) -> None:

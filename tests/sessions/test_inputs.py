@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from forebrain.errors import RecordingError
@@ -120,6 +121,19 @@ def test_an_array_in_memory_takes_them():
     assert session.inputs == (Input("tap", "event", "N"),)
 
 
+def test_tables_and_single_channels_in_memory_are_taken():
+    traces = np.random.default_rng(0).normal(size=(400, 3))
+    table = pd.DataFrame({"tap": marks([7]), "light": marks(range(9, 30))})
+    session = Session.from_array(
+        traces, 5.0, stimulus=table, behaviour=list(marks([9])), behaviour_names=("lick",)
+    )
+    assert [(each.name, each.kind) for each in session.inputs] == [
+        ("tap", "event"), ("light", "level"), ("lick", "event"),
+    ]  # fmt: skip
+    with pytest.raises(RecordingError, match="stimulus has 399 entries; expected 400"):
+        Session.from_array(traces, 5.0, stimulus=table[:399])
+
+
 def test_repair_cuts_them_with_the_frames_and_keeps_kinds(with_inputs):
     frames = with_inputs.traces.copy()
     frames[100:200] = np.nan
@@ -149,6 +163,16 @@ def test_more_frames_repeat_levels_and_no_event(with_inputs):
     tap = resampled.input_values(["tap"])[:, 0]
     assert np.flatnonzero(tap).tolist() == [21, 369, 750]
     np.testing.assert_array_equal(resampled.split, with_inputs.split[np.arange(resampled.num_frames) // 3])
+
+
+def test_marks_of_a_pattern_add_up_and_what_lasts_does_not(make_session):
+    session = make_session(
+        stimulus=channels(marks([7, 123]), np.repeat([0.0, 1.0], 200)),
+        stimulus_names=("laser[1]", "laser[2]"),
+        input_kinds={"laser[1]": "pattern", "laser[2]": "pattern"},
+    )  # fmt: skip
+    resampled, _ = resample(session, 2.5)
+    assert resampled.stimulus.sum(axis=0).tolist() == [2, 50] and resampled.stimulus.max() == 1
 
 
 def test_a_frame_that_holds_any_of_the_test_part_belongs_to_it(make_session):

@@ -152,3 +152,27 @@ def test_a_name_that_is_not_given_stays_open(tmp_path: Path, text: str) -> None:
 def test_answers_to_questions_are_checked(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(RecordingError, match=words):
         parse(tmp_path, text)
+
+
+@pytest.mark.parametrize("written", ["010", "1:30", "0x1F", "0b11", "1.2.3", "30,5", "on", "=", "1_000_"])
+def test_a_number_is_decimal_or_an_error_and_never_another_number(tmp_path: Path, written: str) -> None:
+    for key in ("rate_hz", "bin_s", "segment_frames"):
+        try:
+            found = getattr(parse(tmp_path, f"{key}: {written}\n"), key)
+        except RecordingError as error:
+            assert f"{key} is" in str(error)
+        else:
+            assert found == 1000 and written == "1_000_"
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("8", 8), ("1_000", 1000), ("1e3", 1000), ("1.5E-1", 0.15), (".5", 0.5), ("+3", 3)],
+)
+def test_numbers_are_read_as_people_write_them(tmp_path: Path, written: str, number: float) -> None:
+    assert parse(tmp_path, f"rate_hz: {written}\n").rate_hz == number
+
+
+def test_a_sidecar_may_begin_with_the_mark_of_an_editor(tmp_path: Path) -> None:
+    for name, text in (("session.yaml", "rate_hz: 5"), ("session.json", '{"rate_hz": 5}')):
+        assert parse(tmp_path, f"\ufeff{text}", name).rate_hz == 5

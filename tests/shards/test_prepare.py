@@ -6,7 +6,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,18 +204,21 @@ def test_a_killed_run_leaves_nothing_that_passes_for_complete_and_continues(save
     point = {"first shard": 1, "later shard": 3, "arrays": 4, "entry": 5, "all entries": 11, "index": 12}[at]
     script = f"""
 import os, signal
+from forebrain_registry.storage import local_disk
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from pathlib import Path
-replace, count = Path.replace, 0
-def kill_before(self, target):  # every file appears by a rename
-    global count
-    count += 1
-    if count == {point}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replace(self, target)
-Path.replace = kill_before
+count = 0
+def killed_before(name):  # every file appears by a rename, or by a link where it must be new
+    def appear(*given):
+        global count
+        count += 1
+        if count == {point}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return name(*given)
+    return appear
+Path.replace, os.link = killed_before(Path.replace), killed_before(os.link)
 prepare({recordings!r}, {str(out)!r}, {SMALL!r}, lambda path: [Session.load(path)], run_each=map_here)
 """
     killed = subprocess.run(
@@ -248,6 +252,105 @@ def test_two_prepares_of_one_place_at_once_spoil_nothing(save_session, tmp_path,
     result = run(list(recordings.values()), out)
     assert len(result.sessions) == 2 and not result.failures
     assert contents(out) == contents(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("at", ["file_to_fill", "write"])
+def test_a_prepare_that_ends_while_another_writes_the_same_sessions_names_them_all(
+    save_session, tmp_path, out, monkeypatch, at: str
+) -> None:
+    """Whatever the other has begun to write again, the index that training opens is the same."""
+    recordings = [save_session(name) for name in ("a.npz", "b.npz")]
+    expected = run(recordings, tmp_path / "expected")
+    run(recordings, out)
+    (out / "index.json").unlink()  # the first has written its sessions, and is about to make the set
+    method = getattr(Folder, at)
+    ended: list[PrepareResult] = []
+
+    def interrupted(folder: Folder, name: str, *given: Any) -> Any:
+        if not ended and folder.uri == str(out):
+            ended.append(PrepareResult((), 0, ()))
+            ended.append(run(recordings, out))
+        return method(folder, name, *given)
+
+    monkeypatch.setattr(Folder, at, interrupted)
+    for path in recordings:
+        write_again(path, out)
+    assert [entry.id for entry in ended[1].sessions] == [entry.id for entry in expected.sessions]
+    assert contents(out) == contents(tmp_path / "expected")
+
+
+def write_again(recording: str, out: Path) -> None:
+    """As a prepare does that looked before the sessions were there."""
+    (session,) = open_saved(recording)
+    item = {"recording": recording, "sha256": sha256_of(recording), "wanted": [session.id]}
+    assert prepare_module._prepare_one(open_saved, str(out), SMALL, item)["prepared"] == [session.id]
+
+
+def in_between(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object]) -> None:
+    """Has something happen just before a function of `prepare` is called the first time."""
+    function, pending = getattr(prepare_module, name), [work]
+
+    def first_something_else(*given: Any) -> Any:
+        if pending:
+            pending.pop()()
+        return function(*given)
+
+    monkeypatch.setattr(prepare_module, name, first_something_else)
+
+
+def test_a_session_that_another_prepare_adds_while_the_index_is_written_is_in_it(
+    save_session, tmp_path, out, monkeypatch
+) -> None:
+    first, second = save_session("a.npz"), save_session("b.npz")
+    run([first, second], tmp_path / "expected")
+    in_between(monkeypatch, "_write_index", lambda: run([second], out))
+    run([first], out)
+    assert contents(out) == contents(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("at", ["_listed_entries", "_write_index"])
+def test_of_two_prepares_of_other_options_into_one_new_place_the_later_is_refused(
+    save_session, out, monkeypatch, at: str
+) -> None:
+    first, second = save_session("a.npz"), save_session("b.npz")
+    other = replace(SMALL, max_window=30)
+    in_between(monkeypatch, at, lambda: run([second], out, other))
+    with pytest.raises(ConfigError, match="prepared with max_window = 30, and 20 was asked for"):
+        run([first], out)
+    (entry,) = ShardSet.open(str(out)).sessions
+    assert entry.session == "b"
+
+
+def test_a_session_that_is_lost_before_the_index_is_written_is_named(save_session, out, monkeypatch) -> None:
+    first, second = save_session("a.npz"), save_session("b.npz")
+
+    def lose() -> None:
+        next((out / "shards").rglob("lab-m1-b*.tar")).unlink()
+
+    in_between(monkeypatch, "_listed_entries", lose)
+    result = run([first, second], out)
+    assert [entry.session for entry in result.sessions] == ["a"]
+    (message,) = result.failures
+    assert "session lab/m1/b was prepared and is not whole any more" in message
+
+
+def test_a_recording_that_changes_while_it_is_prepared_is_left_out_and_named(save_session, out) -> None:
+    growing, good = save_session("growing.npz"), save_session("good.npz")
+    opened: list[str] = []
+
+    def opener(path: str) -> list[Session]:
+        opened.append(path)
+        sessions = open_saved(path)
+        if path == growing and opened.count(path) == 2:
+            save_session("growing.npz", num_frames=300)
+        return sessions
+
+    result = run([growing, good], out, opener=opener)
+    assert [entry.session for entry in result.sessions] == ["good"]
+    (message,) = result.failures
+    assert message.startswith(f"{growing}: changed while it was prepared")
+    assert [entry.session for entry in ShardSet.open(str(out)).sessions] == ["good"]
+    assert len(run([growing, good], out).sessions) == 2
 
 
 def test_events_are_binned_and_rates_made_equal_when_asked(save_session, make_session, tmp_path):

@@ -121,3 +121,5 @@ def test_means_are_over_animals_and_sessions_without_a_score_do_not_count() -> N
     assert metrics["score of self"].low == pytest.approx(0.2)
     assert metrics["score"].low == pytest.approx(0.2, abs=0.05) and metrics["score"].dataset == "mouse"
     assert {metric.low for metric in metrics_of(rows[:3])} == {None}  # two animals make no interval
+    overall, *_ = metrics_of([*rows, {**row("e", "1", 0.9), "species": "zebrafish"}])
+    assert (overall.name, overall.dataset) == ("score", "") and overall.value == pytest.approx(0.525)

@@ -137,6 +137,14 @@ def test_of_two_studies_that_start_in_one_folder_at_once_one_wins(
     assert stored["pretrain"]["seed"] == 0
 
 
+@pytest.mark.parametrize("content", [b"", b"- a list", b"{ unclosed", b"pretrain: 3"])
+def test_a_damaged_study_is_one_clear_error(ablation: AblateConfig, content: bytes) -> None:
+    Folder(ablation.pretrain.out).write("study.yaml", content)
+    with pytest.raises(CheckpointError, match=r"study\.yaml: damaged .*Remove it") as raised:
+        conduct(ablation, make_console())
+    assert "\n" not in str(raised.value)
+
+
 def test_a_study_without_any_result_reports_and_ends_with_an_error_that_says_why(
     ablation: AblateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,3 +138,10 @@ def test_more_trials_at_once_than_fit_are_refused(
 def test_a_damaged_result_is_no_result(trials) -> None:
     Folder(trials[0].config.out).write("result.json", b'{"steps"')
     assert unfinished(trials) == trials
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"status": "stopped"}', b'{"why": 1}'])
+def test_a_damaged_note_is_no_note(trials, note: bytes, caplog) -> None:
+    Folder(trials[0].config.out).write(NOTE, note)
+    assert read_note(trials[0]) is None and unfinished(trials) == trials
+    assert NOTE in caplog.text

@@ -13,12 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from forebrain.errors import CheckpointError, DivergenceError, ShardError
+from forebrain.errors import CheckpointError, DivergenceError, ShardError, StorageError
 from forebrain.runs.trained import TrainedModel
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import CheckpointSaved, Ended, Event, Started, StepDone, Validated
+from forebrain.training.ledger import AttemptClock
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
@@ -378,6 +379,48 @@ def test_when_a_worker_cannot_write_its_checkpoint_all_stop_and_the_one_before_s
         assert words in second["error"]
     found = RunFolder(config.out).checkpoints().newest()
     assert found is not None and found[0].step in (2, 4)
+
+
+def test_when_a_loss_is_not_finite_all_workers_stop_at_that_step(make_config: Make, tmp_path: Path) -> None:
+    config = make_config(training={"learning_rate": 1e30, "clip_norm": 1e30, "warmup_steps": 0})
+    errors = [result["error"] for result in run_workers(2, config, tmp_path / "results")]
+    steps = {error.split(":")[1] for error in errors}
+    assert len(steps) == 1 and all(error.startswith("DivergenceError: step ") for error in errors), errors
+
+
+class RefuseAttempts(StopRequests):
+    """From step 3 on, worker 0 cannot write the record of its attempt."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank, self._step = rank, 0
+
+    def asked(self) -> None:
+        self._step += 1
+        if self._rank == 0 and self._step == 3:
+
+            def save(clock: AttemptClock) -> None:
+                raise StorageError("attempts: the disk is full")
+
+            AttemptClock.save = save  # type: ignore[method-assign]
+
+
+def test_when_what_only_the_first_worker_writes_cannot_be_written_all_stop(
+    make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config(training={"steps": 12, "validate_every": 12})
+    first, second = run_workers(2, config, tmp_path / "results", RefuseAttempts)
+    assert "the disk is full" in first["error"] and "the same command goes on" in first["error"]
+    assert "StoppedByPeerError" in second["error"] and 2 < len(first["losses"]) < 12
+
+
+def test_a_run_whose_last_lines_cannot_be_written_ends_with_an_error(make_config: Make) -> None:
+    def refuse(event: Event) -> None:
+        if isinstance(event, Ended):
+            raise StorageError("metrics.jsonl: the disk is full")
+
+    config = make_config()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: the disk is full.*the same command goes on"):
+        Trainer(config, WorkerGroup(), torch.device("cpu"), refuse).run()
 
 
 def test_training_goes_on_while_a_snapshot_is_written_and_does_not_change_it(

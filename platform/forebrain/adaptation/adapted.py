@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,15 @@ from forebrain import realtime
 from forebrain.accelerate import accelerate
 from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.comparison import Comparison
-from forebrain.adaptation.inputs import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
 from forebrain.adaptation.plans import Choice, ExtrapolationWarning, response_table, unit_weights
 from forebrain.adaptation.score import Score
 from forebrain.adaptation.tables import embedding_table, forecast_table, unit_table
 from forebrain.errors import AdaptationError, RecordingError
 from forebrain.models.base import Model, SessionInput
+from forebrain.notebook import facts
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.scoring.conformal import window_spread
+from forebrain.scoring.input_stacks import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
 from forebrain.scoring.quantiles import BAND, require_levels
 from forebrain.sessions.session import Session
 
@@ -251,7 +253,7 @@ class Adapted(Artifact):
         """
         return realtime.open(
             self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads,
-            calibration=self.calibration,
+            calibration=self.calibration, inputs=self.inputs,
         )  # fmt: skip
 
     @property
@@ -261,8 +263,15 @@ class Adapted(Artifact):
 
     @property
     def units(self) -> pandas.DataFrame:
-        """A row for each unit: place among the recorded ones, mean and scale."""
-        return unit_table(self.preprocessing)
+        """A row for each unit, in the order of the forecasts' columns.
+
+        `region` and `x`, `y`, `z` where the recording tells them. Where it was scored, on the test part:
+        `explained` (part of the unit's variance), `noise_ceiling` (of what can be explained), `r2` (about the
+        mean of the training part), `correlation`, `score` (against copy, which favours noise) and
+        `trusted_seconds` (how far ahead at least a quarter is explained). `column` among the recorded units,
+        `mean` and `scale`.
+        """
+        return unit_table(self.preprocessing, (self.evaluation or {}).get("units"))
 
     @property
     def embeddings(self) -> pandas.DataFrame:
@@ -318,6 +327,23 @@ class Adapted(Artifact):
                 "again, or see the report beside it."
             )
         return save_comparison(self.comparison, folder)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("model", f"{self.origin}, mode {self.mode}"),
+            ("units", f"{self.num_units:,}"),
+            ("forecasts", f"{self.horizon} frames from {self.context}"),
+        ]
+        if self.rate_hz is not None:
+            rows.append(("rate", f"{self.rate_hz:.4g} Hz, so {self.horizon / self.rate_hz:.3g} s ahead"))
+        title, score = f"{self.identity.id}, adapted", self.score
+        if score is None:
+            return facts(title, rows, "not scored")
+        known = {"adapted": score.value, **score.others, **score.baselines}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in known.items() if math.isfinite(value))
+        return facts(
+            title, [*rows, ("score", shown)], score.verdict, f"Leak: {score.leak}." if score.leak else ""
+        )
 
     def __repr__(self) -> str:
         rate = "" if self.rate_hz is None else f" at {self.rate_hz:.4g} Hz"

@@ -35,18 +35,18 @@ from torch import Tensor
 
 from forebrain.adaptation.adapting import Mode, Trained
 from forebrain.adaptation.description import Description, fill, tensors_of
-from forebrain.adaptation.inputs import InputStacks
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared
 from forebrain.errors import AdaptationError, ConfigError, StorageError
 from forebrain.models.base import Interface, Model
 from forebrain.scoring.conformal import Calibration
+from forebrain.scoring.input_stacks import InputStacks
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
-from forebrain_registry.storage import PARTIAL
+from forebrain_registry.storage import PARTIAL, path_here
 
 FORMAT = "forebrain-adaptation-1"
 # With a stack, which a program of before would leave out in silence.
@@ -159,7 +159,7 @@ class Artifact:
         """
         with new_folder(folder) as partial:
             self.write_into(partial)
-        return Path(folder)
+        return path_here(folder)
 
     def write_into(self, folder: Path) -> None:
         """Writes the files into a folder that is there."""
@@ -225,7 +225,7 @@ class Artifact:
             AdaptationError: the folder holds no adaptation, a file is missing or not what was written, or the
                 backbone is not to be had or not the one that this interface belongs to.
         """
-        where = Path(folder)
+        where = path_here(folder)
         record = _read_record(where)
         try:
             files, origin, mode = record["files"], Origin(**record["model"]), record["mode"]
@@ -284,7 +284,7 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         StorageError: there is something of that name that is no empty folder, or the disk is full.
     """
-    target = Path(target).absolute()
+    target = path_here(target).absolute()
     require_new(target)
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
@@ -309,7 +309,7 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 def require_new(target: str | os.PathLike[str]) -> None:
     """Raises StorageError if there is something of a name that is no empty folder, or it cannot be made."""
-    target = Path(target)
+    target = path_here(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{target}: exists already. Give a folder that does not.")
     above = next(each for each in target.absolute().parents if each.exists())

@@ -9,12 +9,13 @@ from forebrain.adaptation.adapting import Mode, train
 from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.comparison import compare, inputs_to_know, is_copy, is_stacked
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.adaptation.inputs import fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, progress_shown
 from forebrain.adaptation.recording import prepare_session
 from forebrain.adaptation.stacking import stack_on
+from forebrain.notebook import facts
 from forebrain.scoring.evaluate import fit_linear
+from forebrain.scoring.input_stacks import fit_inputs
 from forebrain.sessions.session import Session
 
 
@@ -80,6 +81,19 @@ class Backbone(Pretrained):
             calibration = calibration_of(alone, windows, fit, config.seed)
             stack = None if fit is None else fit.stack
             return Adapted.of(self, prepared, trained, mode, stack, stacks, calibration)
+
+    def _repr_html_(self) -> str:
+        config = self.model.config
+        rates = ", ".join(f"{rate:.4g}" for rate in self.rates_hz[:6]) + ", ..." * (len(self.rates_hz) > 6)
+        animals = {(seen.dataset, seen.subject) for seen in self.sessions}
+        rows = [
+            ("model", config.title),
+            ("forecasts", f"{config.horizon} frames from {config.context}"),
+            ("trained on", f"{len(self.sessions)} sessions of {len(animals)} animals"),
+            ("species", ", ".join(sorted({seen.species for seen in self.sessions})) or "unknown"),
+            ("rates", f"{rates} Hz" if rates else "unknown"),
+        ]
+        return facts(str(self.origin), rows)
 
     def __repr__(self) -> str:
         config = self.model.config

@@ -29,7 +29,8 @@ def choose_model(session: Session, registry: str | os.PathLike[str] | None = Non
     """The published backbone that is nearest to a recording.
 
     One that was trained on the species is preferred to others, then one that was trained at the rate, then
-    one of fewer species, then one of the given registry to those that come with the package.
+    one of fewer species (of more, where none knows the species), then one of the given registry to those that
+    come with the package.
 
     Args:
         session: as it was recorded.
@@ -52,8 +53,9 @@ def choose_model(session: Session, registry: str | os.PathLike[str] | None = Non
 
 
 def _distance(version: Version, session: Session) -> tuple[bool, bool, int]:
-    metadata = version.metadata
-    return session.species not in metadata.species, not _at_rate(version, session), len(metadata.species)
+    species = version.metadata.species
+    is_known = session.species in species
+    return not is_known, not _at_rate(version, session), len(species) if is_known else -len(species)
 
 
 def _at_rate(version: Version, session: Session) -> bool:
@@ -64,7 +66,7 @@ def _at_rate(version: Version, session: Session) -> bool:
 def _why(version: Version, session: Session) -> str:
     metadata = version.metadata
     known = ", ".join(metadata.species) or "unknown species"
-    rates = ", ".join(f"{rate:.4g}" for rate in metadata.rates_hz) or "unknown"
+    rates = ", ".join(dict.fromkeys(f"{rate:.4g}" for rate in metadata.rates_hz)) or "unknown"
     if session.species in metadata.species:
         why = f"{version} was chosen: it was trained on {known}"
     else:

@@ -16,14 +16,15 @@ from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.adaptation.inputs import InputFit, InputForecaster, fit_inputs
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, silent
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.adaptation.score import Lead
 from forebrain.adaptation.stacking import StackForecaster, stack_on
+from forebrain.adaptation.verdict import MATTERS, beside_linear, how_far, judge
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
+from forebrain.evaluation.tables import Table, by_unit
 from forebrain.scoring.baselines import BASELINES, LinearBaseline
 from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.evaluate import (
@@ -34,6 +35,7 @@ from forebrain.scoring.evaluate import (
     evaluate,
     fit_baselines,
 )
+from forebrain.scoring.input_stacks import InputFit, InputForecaster, fit_inputs
 from forebrain.scoring.inputs import MAX_FEATURES
 from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import difference_over_time
@@ -66,6 +68,8 @@ INSTEAD = {
     NOT_ADAPTED: "--mode none",
     ALONE: "--stack false",
 }
+# What takes longer than adapting.
+DEARER = (SCRATCH, SELF, "era")
 TEST_ROWS = 2_000_000
 # Steps of era for each of the model's: as many as it needs, and they cost less.
 ERA_STEPS = 2
@@ -131,23 +135,51 @@ class Comparison:
         return Lead(best, *difference_over_time(own, other))
 
     def verdict(self) -> str:
-        """A plain sentence on whether adapting was worth it."""
+        """Plain sentences: what makes all doubtful, whether adapting was worth it, the backbone's part."""
         lead, mode = self.lead(), self.mode
-        figures = (
-            f"it scores {self._score(self.name):.3f} on the test part; the best of all else, {lead.over}, "
-            f"{self._score(lead.over):.3f}"
-        )
+        own, other = self._score(self.name), self._score(lead.over)
         if mode == "none":
-            return f"No step was taken: {figures}."
-        what = "Training from scratch" if mode == "scratch" else "Adapting"
-        if lead.score <= 0:
-            return f"{what} was not worth it: {figures}. Use {INSTEAD.get(lead.over, lead.over)}."
-        if not math.isfinite(lead.low):
-            return f"{what} helped, though there are too few windows to be sure: {figures}."
-        ahead = f"{lead.score:.3f} ahead, 95 % interval {lead.low:.3f} to {lead.high:.3f}"
-        if lead.low <= 0:
-            return f"{what} helped, though chance may have done it: {figures} ({ahead})."
-        return f"{what} was worth it: {figures} ({ahead})."
+            beside = f"the best of all else, {lead.over}, {other:.3f}"
+            worth = f"No step was taken: it scores {own:.3f} on the test part; {beside}."
+        else:
+            what = "Training from scratch" if mode == "scratch" else "Adapting"
+            instead = INSTEAD.get(lead.over, lead.over)
+            worth = judge(lead, own, other, what, instead, lead.over not in DEARER)
+        return " ".join(filter(None, (self.far(), worth, self.beside_linear())))
+
+    def advised(self) -> str:
+        """The forecaster that the verdict advises."""
+        lead = self.lead()
+        return lead.over if lead.score <= -MATTERS else self.name
+
+    def far(self) -> str:
+        """What is another than the backbone was trained on, in sentences; empty for nothing."""
+        if self.mode == "scratch":
+            return ""
+        species = sorted({seen.species for seen in self.backbone.sessions})
+        recorded = self.prepared.preprocessing.recorded_rate_hz
+        return how_far(self.prepared.session.species, recorded, species, self.backbone.rates_hz)
+
+    def beside_linear(self) -> str:
+        """What is to be said of a backbone that is no better than linear; empty for nothing."""
+        alone = ALONE if ALONE in self.forecasters else self.name
+        if self.mode == "scratch" or not self.backbone.sessions:  # which no backbone was trained on
+            return ""
+        return beside_linear(self._score(alone), self._score("linear"))
+
+    def units(self) -> Table:
+        """How well each unit is forecast, on the test part."""
+        session = self.prepared.session
+        scores = self.test.scores[self.name][session.id].units
+        assert scores is not None, "made from an evaluation of this process"
+        return by_unit(
+            scores,
+            noise_variance(self.prepared.windows),
+            session.rate_hz,
+            session.unit_names,
+            session.brain_regions,
+            session.unit_positions,
+        )
 
     @property
     def _is_guessed(self) -> bool:
@@ -203,6 +235,9 @@ class Comparison:
     def artifact(self) -> Artifact:
         """The part of the comparison that is kept."""
         stack = None if self.stack is None else self.stack.stack
+        units = self.units()
+        columns = dict(zip(units.columns, map(list, zip(*units.rows, strict=True)), strict=True))
+        evaluation = {**self.test.to_json(), "units": columns}
         return Artifact.of(
             self.backbone,
             self.prepared,
@@ -212,7 +247,7 @@ class Comparison:
             None if self.inputs is None else self.inputs.stacks,
             self.calibration,
             self.result(),
-            self.test.to_json(),
+            evaluation,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from forebrain.adaptation.windows import SessionWindows
-from forebrain.realtime.drift import CoverageCount, StretchCoverage, drifting
+from forebrain.realtime.drift import CoverageCount, StretchCoverage, drifting, moments
 from forebrain.realtime.forecaster import LiveConfig
 from forebrain.realtime.intervals import BOUNDS, OnlineIntervals
 from forebrain.realtime.messages import Frame
@@ -38,9 +38,10 @@ def covered_while_drifting(
         calibration, config.interval_memory_s, session.rate_hz, config.coverage_frames
     )
     raw = session.frames(0, min(session.num_frames, MAX_FRAMES))
-    whole = session.frames(0, session.num_frames)
     frames = (Frame(values, index) for index, values in enumerate(raw))
-    played = np.stack([each.values for each in drifting(frames, whole.mean(axis=0), whole.std(axis=0))])
+    played = np.stack(
+        [each.values for each in drifting(frames, *moments(session.frames(0, session.num_frames)))]
+    )
     normalised = windows.preprocessing.normalise(played)
     every, zero, one = np.ones(num_units, bool), np.zeros(num_units), np.ones(num_units)
     begins = {start for start, _ in session.segments}

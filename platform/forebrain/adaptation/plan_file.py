@@ -6,8 +6,8 @@ import csv
 import os
 from pathlib import Path
 
-from forebrain.adaptation.inputs import HOLD
 from forebrain.errors import AdaptationError
+from forebrain.scoring.input_stacks import HOLD
 
 # Columns that say when, which the order of the rows says too.
 TIMES = ("frames_ahead", "seconds_ahead", "time_s")

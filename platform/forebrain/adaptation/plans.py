@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forebrain.adaptation.inputs import InputStacks
 from forebrain.adaptation.tables import require_pandas, unit_index
 from forebrain.errors import AdaptationError
+from forebrain.scoring.input_stacks import InputStacks
 from forebrain.sessions.preprocessing import Preprocessing
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from forebrain import notebook
 from forebrain.console import LOG_WIDTH, Follower
 
 # Is told what is being done, how much of it is done, and how much there is.
@@ -40,7 +40,10 @@ def progress_shown(
         yield silent
     else:
         console = console or Console(stderr=True)
-        if console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets")):
+        if console.is_jupyter:
+            with notebook.bars() as shown:
+                yield lambda what, done, total: shown(what, done, total, clock())
+        elif console.is_terminal:
             with _bars(console) as bars:
                 yield _Bars(bars)
         else:

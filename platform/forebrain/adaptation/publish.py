@@ -35,7 +35,7 @@ from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version, publish
 from forebrain_registry.card import make_card
-from forebrain_registry.records import CARD, WEIGHTS, check_name
+from forebrain_registry.records import CARD, PICTURE, WEIGHTS, check_name
 
 INTERFACES = "interfaces.safetensors"
 
@@ -97,14 +97,17 @@ def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[
         run_id=run_id(trained),
         code_version=code_version(),
     )
-    metadata = dataclasses.replace(metadata, summary=config.summary or _summary(metadata))
-    card = make_card(config.name, metadata) + _recordings(trained, windows)
+    pictures = _picture(run, trained)
+    # The card says in sentences what a summary made of the metadata says.
+    told = dataclasses.replace(metadata, summary=config.summary or "")
+    card = make_card(config.name, told, PICTURE if pictures else None) + _recordings(trained, windows)
+    files = {WEIGHTS: weights, START: fit_start(trained, windows).save(), CARD: card.encode(), **pictures}
     with _registry_errors():
         version = publish(
             registry,
             config.name,
-            {WEIGHTS: weights, START: fit_start(trained, windows).save(), CARD: card.encode()},
-            metadata,
+            files,
+            dataclasses.replace(metadata, summary=config.summary or _summary(metadata)),
             {INTERFACES: _interfaces(trained, windows)},
         )
     return version, False
@@ -188,11 +191,21 @@ def _scores(run: RunFolder, trained: TrainedModel, windows: ShardWindows) -> dic
     return {part: evaluation.result(config.model.title) for part, evaluation in parts.items()}
 
 
+def _picture(run: RunFolder, trained: TrainedModel) -> dict[str, bytes]:
+    """The picture of forecasts that the run drew of this checkpoint, where it did."""
+    path = "evaluation/test/forecast_traces.png"
+    if (run.read_result() or {}).get("best_step") != trained.checkpoint.step or not run.folder.exists(path):
+        return {}
+    return {PICTURE: run.folder.read(path)}
+
+
 def _metrics(scores: Mapping[str, Any]) -> Iterator[Metric]:
     """The model's figures with intervals, never without the baselines' beside them."""
     for part, block in scores.items():
         for name in ("score", "mse", "mae", "correlation"):
             yield from _metric(name, name, block, part)
+        if block.get("r2") is not None:
+            yield Metric("R2", block["r2"], split=part)
         for baseline in BASELINES:
             yield from _metric(f"score of {baseline}", "score", block["baselines"][baseline], part)
         if len(block["by_dataset"]) > 1:

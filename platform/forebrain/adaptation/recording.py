@@ -129,7 +129,7 @@ def _rate_to_use(
     """The rate to resample to, None for none, and what to report. Raises AdaptationError."""
     if not rates_hz:
         return None, []
-    known = ", ".join(f"{rate:.4g}" for rate in rates_hz[:8])
+    known = ", ".join(list(dict.fromkeys(f"{rate:.4g}" for rate in rates_hz))[:8])
     if session.rate_hz is None:
         words = (
             f"the rate is not known; the backbone was trained at {known} Hz, and a recording of another rate "

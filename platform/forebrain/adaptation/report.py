@@ -9,7 +9,10 @@ from forebrain.adaptation.artifact import new_folder
 from forebrain.adaptation.comparison import Comparison
 from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import make_example
+from forebrain.evaluation.report import UNITS_SHOWN
 from forebrain.scoring.baselines import BASELINES
+from forebrain.scoring.units import FAVOURS
+from forebrain_registry.storage import path_here
 
 
 def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path:
@@ -20,9 +23,10 @@ def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path
     """
     with new_folder(out) as folder:
         comparison.artifact().write_into(folder)
+        (folder / "units.csv").write_text(comparison.units().to_csv(), encoding="utf-8")
         _draw(comparison, folder)
         (folder / "report.md").write_text(_report(comparison), encoding="utf-8")
-    return Path(out)
+    return path_here(out)
 
 
 def _draw(comparison: Comparison, folder: Path) -> None:
@@ -31,11 +35,14 @@ def _draw(comparison: Comparison, folder: Path) -> None:
     curves |= {name: other.score_by_step for name, other in comparison.others.items()}
     levels = {name: comparison.validation.summary(name).value("score") for name in BASELINES}
     figures.score_by_step(curves, levels, f"{session.id}, validation", folder / "score_by_step.png")
-    shown = {name: comparison.forecasters[name] for name in (comparison.name, "copy")}
-    known = {} if comparison.calibration is None else {comparison.name: comparison.calibration}
+    drawn = comparison.advised()
+    shown = {name: comparison.forecasters[name] for name in (drawn, "copy")}
+    known = {comparison.name: comparison.calibration} if comparison.calibration is not None else {}
+    known = {name: each for name, each in known.items() if name in shown}
     example = make_example(shown, comparison.prepared.windows, 0, "test", known)
-    figures.forecast_traces(example, comparison.name, folder / "forecast_traces.png", session.unit_names)
-    figures.population_raster(example, comparison.name, example.horizon, folder / "population_raster.png")
+    names = session.unit_names
+    figures.forecast_traces(example, drawn, folder / "forecast_traces.png", names)
+    figures.population_raster(example, drawn, example.horizon, folder / "population_raster.png", names)
     figures.score_by_horizon(comparison.test, folder / "score_by_horizon.png")
 
 
@@ -43,6 +50,7 @@ def _report(comparison: Comparison) -> str:
     backbone, trained, test = comparison.backbone, comparison.trained, comparison.test
     session, config = comparison.prepared.session, trained.model.config
     rate = "unknown rate" if session.rate_hz is None else f"{session.rate_hz:.4g} Hz"
+    drawn = comparison.advised()
     lines = [f"# {session.id} on {backbone.origin}", "", f"**{comparison.verdict()}**", ""]
     if comparison.leak:
         lines += [f"**Leak: {comparison.leak}.**", ""]
@@ -53,6 +61,7 @@ def _report(comparison: Comparison) -> str:
         "test part was scored once, at the end.",
         "",
         tables.overview(test).to_markdown(),
+        *([f"The pictures show {drawn}, which the verdict advises.", ""] if drawn != comparison.name else []),
         "![score by step](score_by_step.png)",
         "",
         "![forecasts](forecast_traces.png)",
@@ -62,6 +71,9 @@ def _report(comparison: Comparison) -> str:
         "![score by horizon](score_by_horizon.png)",
         "",
         tables.by_horizon(test).to_markdown(),
+        f"{FAVOURS} All units are in [units.csv](units.csv).",
+        "",
+        tables.best_first(comparison.units(), "explained", UNITS_SHOWN).to_markdown(),
         *_intervals(comparison),
         "### What was found in the recording",
         "",

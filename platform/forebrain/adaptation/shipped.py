@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import forebrain
-
 # Its address, wherever the package is installed.
 SHIPPED = "package://forebrain"
 
 
 def shipped_models() -> str:
     """The folder of the registry."""
-    return str(Path(forebrain.__file__).parent / "backbones")
+    return str(Path(__file__).parents[1] / "backbones")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from forebrain.sessions.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import pandas
+
+
+# Columns that are empty where they are not defined.
+_SCORES = ("explained", "noise_ceiling", "r2", "correlation", "score", "trusted_seconds", "trusted_frames")
 
 
 def forecast_table(
@@ -69,12 +73,19 @@ def _seconds(ahead: int, preprocessing: Preprocessing) -> str:
     return "" if preprocessing.rate_hz is None else f"{ahead / preprocessing.rate_hz:.6g}"
 
 
-def unit_table(preprocessing: Preprocessing) -> pandas.DataFrame:
-    """A row for each unit: its place among the recorded ones, and its mean and scale in their own units."""
-    return require_pandas().DataFrame(
-        {"column": preprocessing.columns, "mean": preprocessing.mean, "scale": preprocessing.scale},
-        unit_index(preprocessing),
-    )
+def unit_table(
+    preprocessing: Preprocessing, scored: Mapping[str, Sequence[Any]] | None = None
+) -> pandas.DataFrame:
+    """A row for each unit: what it scores, its place among the recorded ones, and its mean and scale.
+
+    Args:
+        preprocessing: of the units.
+        scored: columns of `evaluation.tables.by_unit`; None where nothing was scored.
+    """
+    columns: dict[str, Any] = {name: values for name, values in (scored or {}).items() if name != "unit"}
+    columns |= {"column": preprocessing.columns, "mean": preprocessing.mean, "scale": preprocessing.scale}
+    table: pandas.DataFrame = require_pandas().DataFrame(columns, unit_index(preprocessing))
+    return table if scored is None else table.astype({name: float for name in _SCORES if name in table})
 
 
 def embedding_table(embeddings: np.ndarray, preprocessing: Preprocessing) -> pandas.DataFrame:

@@ -120,8 +120,8 @@ class SessionWindows:
     ) -> np.ndarray:
         """float32 [B, before + after, D]: named inputs of windows that start at `starts` [B].
 
-        The first `before` frames end with the last frame of the context, the others are of the horizon. Before
-        its segment a level is held at the first value there and an event is zero.
+        The first `before` frames end with the last frame of the context, the others are of the horizon.
+        Before its segment a level is held at the first value there and an event is zero.
 
         Raises:
             RecordingError: there is no such input.

@@ -36,7 +36,7 @@ from forebrain.ray_runtime import quiet_ray
 from forebrain.training.config import PretrainConfig
 from forebrain.training.ledger import Ledger, account, read_attempts
 from forebrain.training.run_folder import RunFolder
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, file_at
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -87,6 +87,7 @@ def chaos(config: ChaosConfig, console: Console) -> dict[str, Any]:
         ForebrainError: a run failed by itself.
         SystemExit: SIGTERM or SIGINT came; nothing that was started is left.
     """
+    out = file_at(config.out) if config.out else None
     disturbed, undisturbed = _run_config(config, "disturbed"), _run_config(config, "undisturbed")
     for run in (disturbed, undisturbed):
         if RunFolder(run.out).read_config() is not None:
@@ -110,8 +111,9 @@ def chaos(config: ChaosConfig, console: Console) -> dict[str, Any]:
         **compare(RunFolder(undisturbed.out), RunFolder(disturbed.out), ledger.steps_done),
     }
     _print_comparison(report, console)
-    if config.out:
-        Path(config.out).write_text(json.dumps(report, indent=1))
+    if out is not None:
+        folder, name = out
+        folder.write(name, json.dumps(report, indent=1).encode())
     return report
 
 

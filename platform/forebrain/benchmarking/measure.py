@@ -12,6 +12,7 @@ from rich.console import Console
 from forebrain.benchmarking.cases import BATCHES, DTYPES, cases, time_case
 from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.fitting import time_fits
+from forebrain.benchmarking.intervals import time_intervals
 from forebrain.benchmarking.large_session import LargeSessionConfig, measure_large_session
 from forebrain.benchmarking.loading import time_loading
 from forebrain.benchmarking.many_sessions import time_many_sessions
@@ -21,11 +22,21 @@ from forebrain.benchmarking.timing import Patience
 from forebrain.errors import ConfigError
 
 What = Literal[
-    "forecast", "train", "adapt", "fit", "load", "scale", "large-session", "store", "many-sessions"
+    "forecast",
+    "train",
+    "adapt",
+    "fit",
+    "load",
+    "scale",
+    "large-session",
+    "store",
+    "many-sessions",
+    "intervals",
 ]
 UNITS = (300, 1000, 5000, 20_000, 71_721)
 LARGE_SESSION_UNITS = (71_721,)
-_BY_THEMSELVES = {"large-session", "store", "many-sessions"}
+_BY_THEMSELVES = {"large-session", "store", "many-sessions", "intervals"}
+INTERVAL_UNITS = (100, 300, 1000)
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,10 @@ class BenchmarkConfig:
             wait for them; load is the way from shards to batches; scale is training over one and two workers;
             large-session is memory and time of training on one very large session, whole, in part and split
             over two workers; store is how long steps wait for a store that is far away; many-sessions is
-            10,000 small sessions, prepared, opened, trained on and resumed.
-        units: sizes of the session. None: 300 to 71,721; of large-session 71,721.
+            10,000 small sessions, prepared, opened, trained on and resumed; intervals is what they cost a
+            live forecast.
+        units: sizes of the session. None: 300 to 71,721; of large-session 71,721, of intervals 100 to
+            1,000.
         threads: CPU threads, several numbers one after another. Published figures are of one.
         device: cpu or cuda; fit, load and scale are of the CPU.
         quick: few repetitions, to see that it works.
@@ -80,6 +93,10 @@ def measure(config: BenchmarkConfig, console: Console) -> Iterator[list[dict[str
     if "many-sessions" in config.what:
         for row in time_many_sessions(*((20, 0) if config.quick else ())):
             yield [row]
+    if "intervals" in config.what:
+        torch.set_num_threads(1)
+        for units in config.units or INTERVAL_UNITS:
+            yield [time_intervals(units, *((20,) if config.quick else ()))]
     if set(config.what) <= _BY_THEMSELVES:
         return
     patience = Patience(2, 1, 2.0, 1.0, 0.0) if config.quick else Patience()

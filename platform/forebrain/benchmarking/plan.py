@@ -67,6 +67,7 @@ class PlanConfig:
         failures_per_worker_day: workers lost a day, over workers.
         restart_s: from a loss until processes run again, without reading anything.
         out: JSON file for the numbers.
+        overwrite: replace the file that is there.
     """
 
     sessions: int = 10_000
@@ -85,11 +86,12 @@ class PlanConfig:
     failures_per_worker_day: float = 0.02
     restart_s: float = 20.0
     out: str | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and not value > 0:
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise ConfigError(f"{field.name} is {value}; expected a number above 0.")
 
 

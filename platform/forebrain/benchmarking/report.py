@@ -22,6 +22,8 @@ def line(rows: Rows) -> str:
     row = rows[0]
     if row["what"] == "many-sessions":
         return f"{row['sessions']:,} sessions: {row['phase']} {row['seconds']:,.1f} s"
+    if row["what"] == "intervals":
+        return f"intervals: {row['units']:,} units: {row['share']:.1%} of a forecast"
     if row["what"] == "store":
         return f"store: {row['source']}, {row['delay_ms']:.0f} ms: steps wait {row['wait_share']:.1%}"
     if _is_large(row):
@@ -47,6 +49,7 @@ def tables(rows: Rows) -> list[Table]:
         ("scale", _of_scaling),
         ("store", _of_stores),
         ("many-sessions", _of_many_sessions),
+        ("intervals", _of_intervals),
     ):
         own = [row for row in rows if row["what"] == what]
         if own:
@@ -69,6 +72,18 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _of_intervals(rows: Rows) -> Table:
+    table = _table(
+        "what intervals cost a live forecast: ms", "units", "forecast", "learning", "of it", "3 quantiles"
+    )
+    for row in rows:
+        table.add_row(
+            f"{row['units']:,}", f"{row['forecast_ms']:.2f}", f"{row['learn_ms']:.3f}", f"{row['share']:.1%}",
+            f"{row['quantiles_ms']:.3f}",
+        )  # fmt: skip
     return table
 
 

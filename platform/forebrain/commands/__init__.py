@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         makes no sense, 128 and the signal's number where one stopped it (130 for Ctrl-C).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _make_printable()
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -121,6 +122,16 @@ def command_line() -> str:
     if program.suffix == ".py" and program.name != "__main__.py":
         return shlex.join(["python", *sys.argv])
     return shlex.join(["forebrain", *sys.argv[1:]])
+
+
+def _make_printable() -> None:
+    """Makes names of any letters printable where the terminal has not all of them, or there is none."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(words: list[str]) -> int:

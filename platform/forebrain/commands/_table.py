@@ -24,6 +24,11 @@ COMMANDS: dict[str, dict[str, str]] = {
         "live replay": "play a recording to a server, and measure its latency",
         "live soak": "run a server for long with everything that can be wrong with a stream",
     },
+    "Pages to look at and to pass on": {
+        "page registry": "the models of a registry: filter, compare, see who was trained on what",
+        "page runs": "runs side by side: configs, curves, scores, pictures",
+        "page adapted": "one adaptation, in one file to mail",
+    },
     "Studies": {
         "study ablate": "compare variants of a run: ablations, models, settings",
         "study scale": "see how the score grows with data, units, context or model",
@@ -32,6 +37,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "study intervals": "score how sure forecasts are: what intervals cover, beside autoregressions",
         "study leave-one-out": "pretrain on all animals but one and adapt to it, each in turn",
         "study backbone": "make a backbone to hand out, from public recordings to its scores",
+        "study inputs": "score what knowing the stimulus is worth, past and planned",
         "leaks": "measure what looking into the future would seem to gain",
     },
     "Machines": {

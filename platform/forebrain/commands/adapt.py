@@ -35,18 +35,10 @@ FIRST = (
     "mode",
     "fit.steps",
     "fit.batch_size",
-    "fit.learning_rate",
-    "fit.precision",
-    "fit.seed",
     "fit.stack",
     "session",
-    "resample",
     "protocol",
-    "hold_out",
     "inputs",
-    "context",
-    "horizon",
-    "each",
     "workers",
 )
 NO_MODEL = "none"
@@ -71,8 +63,9 @@ class Config:
     """The model to adapt, and the recording.
 
     Attributes:
-        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it; or `none`, for
-            regressions of the recording alone. Not given: the nearest by species and rate, of one recording.
+        model: name, name@3 or name@alias of a published model; or a run folder, with a / in it; or `none`,
+            for regressions of the recording alone. Not given: the nearest by species and rate, of one
+            recording.
         recording: a file as for `forebrain inspect`, or several, or folders of them.
         out: a folder that does not exist yet; of several recordings, any folder or s3://bucket/folder.
         session: which session, where the recording holds several.

@@ -7,14 +7,13 @@ they are measured; a later run with the same file adds its own, and tables and p
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from forebrain.benchmarking import report
 from forebrain.benchmarking.measure import BenchmarkConfig as Config
 from forebrain.benchmarking.measure import measure
 from forebrain.benchmarking.rows import RowFile
+from forebrain_registry.storage import path_here
 
 __all__ = ["ALIASES", "Config", "run"]
 ALIASES = {
@@ -29,12 +28,12 @@ ALIASES = {
 
 def run(config: Config, console: Console) -> int:
     """Measures, and shows tables of all that the file holds."""
-    file = RowFile(Path(config.out) if config.out else None)
+    file = RowFile(path_here(config.out) if config.out else None)
     for rows in measure(config, console):
         file.add(rows)
         console.print(f"  {report.line(rows)}")
     for table in report.tables(file.rows):
         console.print(table)
     if config.picture and report.is_drawn(file.rows):
-        report.picture(file.rows, Path(config.picture))
+        report.picture(file.rows, path_here(config.picture))
     return 0

@@ -28,7 +28,9 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from forebrain.errors import ConfigError, StorageError
+from forebrain.machine import asked_threads, num_cores
 from forebrain.ray_runtime import quiet_ray, unreachable
+from forebrain_registry.pulling import default_cache
 from forebrain_registry.storage import Folder
 
 Area = Literal["machine", "packages", "cluster", "storage", "jobs"]
@@ -64,7 +66,15 @@ JOBS = {
 }
 GIB = 2**30
 LEAST_SHM_BYTES = 2 * GIB
-LEAST_OPEN_FILES = 4096
+LEAST_OPEN_FILES = 4096  # of Ray's processes
+FEW_OPEN_FILES = 256  # a set of shards keeps a quarter of them open
+LITTLE_BYTES = 10 * GIB
+SOCKET_PATH_BYTES = 107  # the longest that a system takes
+# Of a socket that Python makes in the folder of temporary files.
+SOCKET_NAME_BYTES = len("/pymp-12345678/listener-12345678")
+
+
+_SET_CACHE = "Set FOREBRAIN_CACHE to a folder on a disk with room."
 
 
 @dataclass(frozen=True)
@@ -138,18 +148,70 @@ def _machine() -> Iterator[Finding]:
     total, free = _memory_bytes()
     memory = f"{total / GIB:.1f} GiB of memory ({free / GIB:.1f} free)" if total else "memory not known"
     python = f"{platform.system()}, Python {platform.python_version()}"
-    yield Finding("machine", "ok", f"{_num_cores()} cores, {memory}, {python}")
+    yield Finding("machine", "ok", f"{_cores()}, {memory}, {python}")
     yield from _gpus()
-    scratch = tempfile.gettempdir()
-    free = shutil.disk_usage(scratch).free
-    little = free < 10 * GIB
+    yield from _scratch()
+    yield _cache()
+    yield from _limits()
+
+
+def _cores() -> str:
+    """The cores, in words: as many as may be used, of as many as there are."""
+    cores, there, threads = num_cores(), os.cpu_count() or 1, asked_threads()
+    words = f"{cores} cores" if cores == there else f"{cores} of {there} cores may be used"
+    return words if threads is None else f"{words}, OMP_NUM_THREADS={threads}"
+
+
+def _scratch() -> Iterator[Finding]:
+    """Findings about the folder of temporary files."""
+    try:
+        scratch = tempfile.gettempdir()
+        free = shutil.disk_usage(scratch).free
+    except OSError as error:
+        yield Finding(
+            "machine",
+            "missing",
+            f"no folder for temporary files can be written to ({error.strerror or error})",
+            "Make one that can be, and set TMPDIR to it.",
+        )
+        return
+    little = free < LITTLE_BYTES
     yield Finding(
         "machine",
         "note" if little else "ok",
         f"{free / GIB:.0f} GiB free in {scratch}, for temporary files",
         "Ray and downloads fill it; point TMPDIR at a larger disk." if little else "",
     )
-    yield from _limits()
+    if len(os.fsencode(scratch)) + SOCKET_NAME_BYTES > SOCKET_PATH_BYTES:
+        yield Finding(
+            "machine",
+            "note",
+            f"the path of TMPDIR has {len(os.fsencode(scratch))} bytes, too many for a socket in it "
+            f"({SOCKET_PATH_BYTES} in all)",
+            "Point TMPDIR at a folder with a short path.",
+        )
+
+
+def _cache() -> Finding:
+    """Whether what is downloaded can be kept."""
+    try:
+        cache = default_cache()
+        above = next(each for each in (cache, *cache.parents) if each.exists())
+        can_be_kept = os.access(above, os.W_OK | os.X_OK)
+        free = shutil.disk_usage(above).free
+    except (OSError, StorageError) as error:  # a user without a home
+        return Finding("machine", "note", f"nothing downloaded can be kept ({error})", _SET_CACHE)
+    if not can_be_kept:
+        return Finding(
+            "machine", "note", f"nothing downloaded can be kept: {above} cannot be written to", _SET_CACHE
+        )
+    little = free < LITTLE_BYTES
+    return Finding(
+        "machine",
+        "note" if little else "ok",
+        f"{free / GIB:.0f} GiB free in {cache.parent}, for what is downloaded",
+        _SET_CACHE if little else "",
+    )
 
 
 def _gpus() -> Iterator[Finding]:
@@ -178,11 +240,9 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _limits() -> Iterator[Finding]:
-    """Findings about the resources that Ray suffers from when there is too little."""
-    if not _has("ray"):
-        return
+    """Findings about what Ray suffers from when there is too little, and open files, which all need."""
     shm = Path("/dev/shm")
-    if shm.is_dir() and (size := shutil.disk_usage(shm).total) < LEAST_SHM_BYTES:
+    if _has("ray") and shm.is_dir() and (size := shutil.disk_usage(shm).total) < LEAST_SHM_BYTES:
         yield Finding(
             "machine",
             "note",
@@ -193,12 +253,15 @@ def _limits() -> Iterator[Finding]:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < LEAST_OPEN_FILES:
+        unlimited = resource.RLIM_INFINITY
+        if soft != unlimited and soft < (LEAST_OPEN_FILES if _has("ray") else FEW_OPEN_FILES):
+            at_most = "as many as are asked for" if hard == unlimited else f"at most {hard}"
+            why = "Ray wants thousands" if _has("ray") else "many shards are then opened again and again"
             yield Finding(
                 "machine",
                 "note",
-                f"a process may open {soft} files (at most {hard}); Ray wants thousands",
-                f"ulimit -n {min(65536, hard)}",
+                f"a process may open {soft} files ({at_most}); {why}",
+                f"ulimit -n {65536 if hard == unlimited else min(65536, hard)}",
             )
 
 
@@ -217,7 +280,7 @@ def _packages() -> Iterator[Finding]:
     # Only developers need what tests need.
     extras = set(project.get_all("Provides-Extra") or []) - {"test"}
     for extra in ("", *sorted(extras)):
-        name = f"forebrain[{extra}]" if extra else "forebrain"
+        name, here = (f"forebrain[{extra}]", f".[{extra}]") if extra else ("forebrain", ".")
         lacking = [problem for text in declared if (problem := _unmet(Requirement(text), extra)) is not None]
         if not lacking:
             yield Finding("packages", "ok", f"all that {name} requires")
@@ -226,7 +289,7 @@ def _packages() -> Iterator[Finding]:
                 "packages",
                 "missing" if extra else "wrong",
                 f"{name}: {', '.join(lacking)}",
-                f"pip install '{name}', or everything as tested: pip install -r requirements.lock",
+                f"in the repository: pip install '{here}', or as tested: pip install -r requirements.lock",
             )
 
 
@@ -252,7 +315,7 @@ def _cluster(address: str | None) -> Iterator[Finding]:
             "cluster",
             verdict,
             "Ray is not installed: no cluster can be used",
-            "pip install 'forebrain[cluster]'",
+            "in the repository: pip install '.[cluster]'",
         )
         return
     if address is None:
@@ -334,6 +397,7 @@ def _storage(uri: str) -> Iterator[Finding]:
         listed = name in folder.names()
         folder.remove(name)
         refused = folder.refuses_second()
+        has_links = not folder.is_local or folder.has_hard_links()
         if not existed:
             folder.remove_if_empty()
     except (ConfigError, StorageError, OSError) as error:
@@ -363,6 +427,29 @@ def _storage(uri: str) -> Iterator[Finding]:
             "not for the model registry, and two drivers on one run could lose a checkpoint",
             "Use a folder, AWS S3, SeaweedFS, MinIO or another store that honours them.",
         )
+    if folder.is_local:
+        yield from _disk(folder, has_links)
+
+
+def _disk(folder: Folder, has_links: bool) -> Iterator[Finding]:
+    """Findings about the disk that a folder lies on."""
+    root = folder.local_path("")
+    usage = shutil.disk_usage(next(each for each in (root, *root.parents) if each.exists()))
+    little = usage.free < LITTLE_BYTES
+    yield Finding(
+        "storage",
+        "note" if little else "ok",
+        f"{folder.uri}: {usage.free / GIB:.0f} of {usage.total / GIB:.0f} GiB free",
+        "A run keeps three checkpoints, and shards as large as its recordings." if little else "",
+    )
+    if not has_links:
+        yield Finding(
+            "storage",
+            "note",
+            f"{folder.uri}: the disk has no hard links, so writers of one machine are kept apart, and those "
+            "of several are not",
+            "Let one machine at a time write there, or use another disk or an object store.",
+        )
 
 
 def _jobs() -> Iterator[Finding]:
@@ -385,13 +472,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes() -> tuple[int, int]:

@@ -1,14 +1,13 @@
 """Forecasts the difference that a plan makes: what is forecast under it less what is forecast under another.
 
-The difference is CSV: a row for each frame ahead, a column for each unit. It is an association under the inputs
-that were recorded, not a cause beyond them: see docs/inputs.md.
+The difference is CSV: a row for each frame ahead, a column for each unit. It is an association under the
+inputs that were recorded, not a cause beyond them: see docs/inputs.md.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -17,7 +16,7 @@ from forebrain.adaptation.plan_file import read_plan
 from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv
-from forebrain_registry.storage import Folder
+from forebrain.commands._out import require_free, write_out
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Config:
         session: which session, where the recording holds several.
         out: a CSV file; the terminal where not given.
         registry: where the model is; where it was pulled from where not given.
+        overwrite: replace the file that is there.
     """
 
     adapted: str
@@ -41,10 +41,12 @@ class Config:
     session: str | None = None
     out: str | None = None
     registry: str | None = None
+    overwrite: bool = False
 
 
 def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
+    require_free(config.out, config.overwrite)
     plan, against = read_plan(config.plan), read_plan(config.against)
     adapted = Adapted.load(config.adapted, config.registry)
     session = open_session(config.recording, config.session)
@@ -57,7 +59,6 @@ def run(config: Config, console: Console) -> int:
     if config.out is None:
         print(table, end="")
         return 0
-    out = Path(config.out)
-    Folder(out.parent).write(out.name, table.encode())
-    console.print(f"the effect on {adapted.num_units} units over {adapted.horizon} frames: {out}")
+    write_out(config.out, table.encode())
+    console.print(f"the effect on {adapted.num_units} units over {adapted.horizon} frames: {config.out}")
     return 0

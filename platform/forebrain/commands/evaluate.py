@@ -10,6 +10,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from forebrain.commands._out import require_free
 from forebrain.errors import ConfigError
 from forebrain.runs.evaluate import evaluate_run, show_evaluation
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
@@ -28,6 +29,7 @@ class Config:
         session: of one run: id of the session in the pictures; the one with the median score where not given.
         out: of several runs: a new folder for tables and pictures.
         part: of several runs: the part of the data that they are compared on.
+        overwrite: of several runs: replace the comparison that is in the folder.
     """
 
     run: list[str]
@@ -36,6 +38,7 @@ class Config:
     session: str | None = None
     out: str | None = None
     part: Literal["validation", "test", "held_out"] = "test"
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -70,6 +73,7 @@ def compare_runs(config: Config, out: str, console: Console) -> None:
     folder = Folder(out)
     if folder.exists("config.yaml"):
         raise ConfigError(f"out is {folder.uri}, which is a run folder; expected another folder.")
+    require_free(folder.uri_of("comparison.json"), config.overwrite)
     comparison = compare(
         open_runs([RunFolder(uri) for uri in config.run]),
         config.part,

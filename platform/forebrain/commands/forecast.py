@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -17,8 +16,8 @@ from forebrain.adaptation.plan_file import read_plan
 from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv, quantiles_csv
+from forebrain.commands._out import require_free, write_out
 from forebrain.scoring.quantiles import require_levels
-from forebrain_registry.storage import Folder
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Config:
         quantiles: levels between 0 and 1, of calibrated quantiles.
         out: a CSV file; the terminal where not given.
         registry: where the model is; where it was pulled from where not given.
+        overwrite: replace the file that is there.
     """
 
     adapted: str
@@ -45,12 +45,14 @@ class Config:
     quantiles: list[float] | None = None
     out: str | None = None
     registry: str | None = None
+    overwrite: bool = False
 
 
 def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
     if config.quantiles is not None:
         require_levels(config.quantiles)
+    require_free(config.out, config.overwrite)
     plan = None if config.plan is None else read_plan(config.plan)
     adapted = Adapted.load(config.adapted, config.registry)
     session = open_session(config.recording, config.session)
@@ -71,10 +73,9 @@ def run(config: Config, console: Console) -> int:
     if config.out is None:
         print(table, end="")
         return 0
-    out = Path(config.out)
-    Folder(out.parent).write(out.name, table.encode())
+    write_out(config.out, table.encode())
     console.print(
         f"{adapted.horizon} frames of {adapted.num_units} units forecast, knowing "
-        f"{adapted.known(config.inputs, plan)}: {out}"
+        f"{adapted.known(config.inputs, plan)}: {config.out}"
     )
     return 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
+from forebrain.commands._out import require_free, write_out
 from forebrain.errors import ConfigError
 from forebrain.evaluation.leaks import leak_table, measure_leaks
 from forebrain.shards.options import PrepareConfig
@@ -25,12 +25,14 @@ class Config:
         context: frames a forecast is made from.
         horizon: frames forecast.
         out: CSV file for the table.
+        overwrite: replace the file that is there.
     """
 
     recording: list[str]
     context: int = 48
     horizon: int = 16
     out: str | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context", "horizon"):
@@ -40,12 +42,13 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Shows the table."""
+    require_free(config.out, config.overwrite)
     options = PrepareConfig()
     sessions = [
         clean(session, options)[0] for address in find_all(config.recording) for session in open_any(address)
     ]
     table = leak_table(measure_leaks(sessions, config.context, config.horizon, progress=console.print))
     if config.out is not None:
-        Path(config.out).write_text(table.to_csv())
+        write_out(config.out, table.to_csv().encode())
     console.print(table.to_rich())
     return 0

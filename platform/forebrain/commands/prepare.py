@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -68,11 +69,11 @@ def _say(line: str) -> None:
 
 
 def _table(sessions: tuple[SessionEntry, ...]) -> Table:
-    table = Table(title="prepared sessions")
+    table = Table(title="prepared sessions", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("session", overflow="fold")
-    table.add_column("species")
+    table.add_column("species", no_wrap=True)
     for name in ("frames", "units", "Hz", "segments", f"windows of {WINDOW_FRAMES}", "findings"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for entry in sessions:
         table.add_row(
             entry.id,

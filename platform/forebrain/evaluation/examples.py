@@ -12,6 +12,7 @@ from forebrain.scoring.conformal import Calibration, window_spread
 from forebrain.scoring.evaluate import MAX_ROWS, Evaluation, Forecaster
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.quantiles import BAND
+from forebrain.scoring.units import UnitScores, score_units
 from forebrain.scoring.window_source import SessionInfo, WindowSource
 
 # A picture shows no more; the model still sees every unit.
@@ -34,6 +35,7 @@ class Example:
         activity: [P + C + H - 1, N], normalised.
         forecasts: forecaster -> [P, H, N].
         bands: forecaster -> [2, P, H, N], the bounds of its 80 % intervals, where it has any.
+        training_mean: [N], each unit's mean over the training part.
     """
 
     session: SessionInfo
@@ -43,6 +45,7 @@ class Example:
     units: np.ndarray
     activity: np.ndarray
     forecasts: Mapping[str, np.ndarray]
+    training_mean: np.ndarray
     bands: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -60,25 +63,18 @@ class Example:
         """The last frame that each forecast knew, which copy repeats: [P, 1, N]."""
         return self.activity[self.context - 1 : -self.horizon, None]
 
-    def unit_scores(self, forecaster: str) -> np.ndarray:
-        """Scores against copy along this stretch, [N]; NaN for a unit that does not move."""
-        return _score(self.forecasts[forecaster], self.targets(), self.copies(), axis=(0, 1))
-
-    def unit_explained(self, forecaster: str) -> np.ndarray:
-        """Explained variance (R2) along this stretch, [N]; NaN for a unit that does not move.
-
-        A score against copy is high for noise too, which copy forecasts badly; this is high only where the
-        forecast follows what came.
-        """
-        mean = self.activity[self.context :].mean(axis=0)
-        return _score(self.forecasts[forecaster], self.targets(), mean, axis=(0, 1))
+    def unit_scores(self, forecaster: str) -> UnitScores:
+        """How well each unit is forecast along this stretch."""
+        return score_units(
+            self.forecasts[forecaster], self.targets(), self.copies()[:, 0], self.training_mean
+        )
 
     def step_score(self, forecaster: str, step: int) -> float:
         """The score against copy of one horizon step, 1 to H, along this stretch."""
-        at = slice(step - 1, step)
-        return float(
-            _score(self.forecasts[forecaster][:, at], self.targets()[:, at], self.copies(), axis=None)
-        )
+        target = self.targets()[:, step - 1]
+        error = np.sum((self.forecasts[forecaster][:, step - 1] - target) ** 2)
+        copy_error = np.sum((self.copies()[:, 0] - target) ** 2)
+        return float(1 - error / copy_error) if copy_error > 0 else float("nan")
 
 
 def typical_session(evaluation: Evaluation, model: str) -> str:
@@ -156,6 +152,7 @@ def make_example(
         activity=np.concatenate([frames[:, 0], frames[-1, 1:]]),
         forecasts={name: np.concatenate(batches)[chosen] for name, batches in forecasts.items()},
         bands={name: np.concatenate(batches, axis=1)[:, chosen] for name, batches in bands.items()},
+        training_mean=source.training_mean(session)[units],
     )
 
 
@@ -164,13 +161,3 @@ def _longest_run(starts: np.ndarray) -> slice:
     edges = np.concatenate([[0], np.flatnonzero(np.diff(starts) != 1) + 1, [len(starts)]])
     longest = int(np.argmax(np.diff(edges)))
     return slice(int(edges[longest]), int(edges[longest + 1]))
-
-
-def _score(
-    forecast: np.ndarray, target: np.ndarray, reference: np.ndarray, axis: tuple[int, ...] | None
-) -> np.ndarray:
-    """1 - squared error of the forecast / that of the reference, NaN where the latter has none."""
-    sse = ((forecast - target) ** 2).sum(axis=axis, keepdims=True)
-    reference_sse = ((reference - target) ** 2).sum(axis=axis, keepdims=True)
-    ratio = np.divide(sse, reference_sse, out=np.full_like(sse, np.nan), where=reference_sse > 0)
-    return 1 - ratio.squeeze(axis)

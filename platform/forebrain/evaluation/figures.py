@@ -50,7 +50,8 @@ def traces_figure(example: Example, model: str, unit_names: Sequence[str] | None
     picture shows what is usual, failures too. Each is scaled to its own range, beside a bar of known size.
     Where the example has them, the model's 80 % intervals are shaded.
     """
-    scores, explained = example.unit_scores(model), example.unit_explained(model)
+    of_units = example.unit_scores(model)
+    scores, explained = of_units.score, of_units.explained
     shown = _even_quantiles(np.where(np.isfinite(scores), explained, np.nan), _NUM_TRACES)
     context, horizon, rate_hz = example.context, example.horizon, example.session.rate_hz
     now = np.arange(context - 1, context - 1 + len(example.forecasts[model]), horizon + max(4, horizon // 2))
@@ -86,7 +87,7 @@ def traces_figure(example: Example, model: str, unit_names: Sequence[str] | None
     axes.set_yticks(
         range(len(shown)),
         [
-            f"{names[example.units[unit]]}\nR² {explained[unit]:.2f}, score {scores[unit]:.2f}"
+            f"{names[example.units[unit]]}\nexplained {explained[unit]:.2f}, score {scores[unit]:.2f}"
             for unit in shown
         ],
     )
@@ -99,7 +100,7 @@ def traces_figure(example: Example, model: str, unit_names: Sequence[str] | None
         axes,
         f"{example.session.id}, {example.part}",
         f"forecasts of the next {plotting.duration(horizon, rate_hz)} from each dot on; "
-        f"{len(shown)} of {len(scores)} units, at even quantiles of explained variance (R²), best on top",
+        f"{len(shown)} of {len(scores)} units, at even quantiles of explained variance, best on top",
     )
     signs = [
         Line2D([], [], color=INK, linewidth=1.2, label="activity"),
@@ -151,8 +152,8 @@ def population_raster(
 ) -> Path:
     """Heat maps: what the population did, what the model forecast `step` frames before, and the difference.
 
-    Units are centred and scaled by what happened in the stretch, alike in all maps, and ordered by their
-    part in its first principal component.
+    Units are centred and scaled by what happened in the stretch, alike in all maps, and ordered by the
+    variance that the forecast explains, best on top.
 
     Args:
         example: the stretch.
@@ -167,7 +168,8 @@ def population_raster(
     scale = np.where(np.ptp(example.activity, axis=0) > 0, scale, 1)
     truth = (example.targets()[:, step - 1] - mean) / scale
     forecast = (example.forecasts[model][:, step - 1] - mean) / scale
-    order = _by_first_component(truth)
+    explained = example.unit_scores(model).explained
+    order = np.argsort(-np.nan_to_num(explained, nan=-np.inf), kind="stable")
     rate_hz = example.session.rate_hz
     to_time, unit_of_time = plotting.time_scale(rate_hz)
     first = example.first_frame + example.context + step - 1
@@ -195,7 +197,7 @@ def population_raster(
         else:
             named = [unit_names[example.units[unit]] for unit in order]
             axes.set_yticks(np.arange(len(order)) + 0.5, named, fontsize=min(8, 110 / len(order)))
-    figure.supylabel(f"{len(order)} units, in the order of the first principal component", fontsize=9.5)
+    figure.supylabel(f"{len(order)} units, by explained variance, best on top", fontsize=9.5)
     panels[-1].set_xlabel(f"time in the recording ({unit_of_time})")
     bar = figure.colorbar(image, ax=panels, shrink=0.6, aspect=30, pad=0.015, extend="both")
     bar.set_label("standard deviations of this stretch", fontsize=9)
@@ -440,9 +442,3 @@ def _even_quantiles(scores: np.ndarray, count: int) -> np.ndarray:
     ranked = np.argsort(scores)[: np.count_nonzero(np.isfinite(scores))]
     positions = np.linspace(0, len(ranked) - 1, min(count, len(ranked)))
     return ranked[positions.round().astype(int)]
-
-
-def _by_first_component(activity: np.ndarray) -> np.ndarray:
-    """Orders units by their part in the first principal component of activity [T, N]."""
-    _, _, components = np.linalg.svd(activity - activity.mean(axis=0), full_matrices=False)
-    return np.argsort(components[0])

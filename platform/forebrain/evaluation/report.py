@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import Example
 from forebrain.scoring.evaluate import Evaluation
+from forebrain.scoring.units import FAVOURS
+
+UNITS_SHOWN = 12
 
 
 def write_report(
@@ -16,6 +20,7 @@ def write_report(
     example: Example,
     model: str,
     unit_names: Sequence[str] | None = None,
+    units: tables.Table | None = None,
 ) -> Path:
     """Writes `report.md`, a CSV file for each table and four pictures into a folder.
 
@@ -25,6 +30,7 @@ def write_report(
         example: a stretch of one session (`examples.typical_session` names one that flatters nobody).
         model: the forecaster the report is about.
         unit_names: of all units of the example's session, for the pictures; None numbers them.
+        units: of the example's session, from `tables.by_unit`; whole as CSV, the best in the report.
 
     Returns:
         The path of `report.md`.
@@ -35,7 +41,7 @@ def write_report(
     evaluation.require(model)
     made = tables.all_tables(evaluation)
     folder.mkdir(parents=True, exist_ok=True)
-    for table in made:
+    for table in (*made, *([units] if units else [])):
         (folder / f"{table.name}.csv").write_text(table.to_csv())
     step = example.horizon
     pictures = (
@@ -52,6 +58,8 @@ def write_report(
         f"{scored} of {available} windows scored (seed {evaluation.seed}). Score = mean over sessions of "
         "1 - MSE / MSE of copy: 0 is copy, 1 is perfect.",
         "",
+        FAVOURS,
+        "",
     ]
     for names, what in (
         (evaluation.without_windows, "without a window in this part"),
@@ -60,6 +68,9 @@ def write_report(
         if names:
             lines += [f"Sessions {what}: {', '.join(names)}.", ""]
     lines += [f"![{picture.stem.replace('_', ' ')}]({picture.name})\n" for picture in pictures]
+    if units:
+        best = tables.best_first(units, "explained", UNITS_SHOWN)
+        made.append(replace(best, title=f"{example.session.id}, {best.title}"))
     report = folder / "report.md"
     report.write_text("\n".join(lines) + "\n" + "\n".join(table.to_markdown() for table in made))
     return report

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from rich.text import Text
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation, require_baselines
 from forebrain.scoring.metrics import UNIT_QUANTILES, Scores
+from forebrain.scoring.units import TRUSTED, UnitScores
 from forebrain.scoring.zapbench import SHOWN_STEPS, ZapbenchScores
 from forebrain.scoring.zapbench_frames import HELD_OUT
 
 Cell = str | int | float | None
+_HEADLINE = ("score", "low", "high", "R²", "correlation", "MSE", "MAE")
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ def overview(evaluation: Evaluation) -> Table:
     return Table(
         name="overview",
         title=f"{evaluation.part}: {means[first.interval]}",
-        columns=("forecaster", "score", "low", "high", "MSE", "MAE", "correlation"),
-        rows=tuple((name, *_headline(summaries[name])) for name in names),
+        columns=("forecaster", *_HEADLINE),
+        rows=tuple((name, *_headline(summaries[name], evaluation.r2(name))) for name in names),
     )
 
 
@@ -188,6 +191,65 @@ def by_unit_quantile(evaluation: Evaluation) -> Table:
     )
 
 
+def by_unit(
+    units: UnitScores,
+    noise_variance: np.ndarray,
+    rate_hz: float | None = None,
+    names: Sequence[str] | None = None,
+    regions: Sequence[str] | None = None,
+    positions: np.ndarray | None = None,
+) -> Table:
+    """A row for each unit of a session: the variance explained and its noise ceiling, and the score.
+
+    Args:
+        units: how well a forecaster does on each.
+        noise_variance: [N], of `scoring.noise`, in the units of measure of the scores.
+        rate_hz: frames a second; None gives frames in the place of seconds.
+        names, regions: [N], where they are known.
+        positions: [N, 2 or 3], where they are known.
+    """
+    count = len(units.r2)
+    trusted = units.trusted_frames if rate_hz is None else units.trusted_frames / rate_hz
+    columns: dict[str, Sequence[Cell]] = {
+        "unit": list(names) if names else [f"unit {n}" for n in range(count)]
+    }
+    if regions:
+        columns["region"] = list(regions)
+    if positions is not None:
+        columns |= {axis: positions[:, n].tolist() for n, axis in enumerate("xyz"[: positions.shape[1]])}
+    columns |= {
+        name: [or_none(value) for value in values]
+        for name, values in (
+            ("explained", units.explained),
+            ("noise_ceiling", units.noise_ceiling(noise_variance)),
+            ("r2", units.r2),
+            ("correlation", units.correlation),
+            ("score", units.score),
+        )
+    }
+    columns["trusted_frames" if rate_hz is None else "trusted_seconds"] = trusted.tolist()
+    return Table(
+        name="by_unit",
+        title="single units: explained variance and its noise ceiling, R² about the training mean, "
+        f"correlation, score against copy, and how far ahead at least {TRUSTED} is explained",
+        columns=tuple(columns),
+        rows=tuple(zip(*columns.values(), strict=True)),
+    )
+
+
+def best_first(table: Table, column: str, count: int) -> Table:
+    """The rows with the highest values in a column, the highest first."""
+    at = table.columns.index(column)
+
+    def value(row: tuple[Cell, ...]) -> float:
+        cell = row[at]
+        return cell if isinstance(cell, int | float) else -math.inf
+
+    ranked = sorted(table.rows, key=value, reverse=True)
+    more = f" (the best {count} of {len(ranked)})" if len(ranked) > count else ""
+    return replace(table, title=table.title + more, rows=tuple(ranked[:count]))
+
+
 def zapbench(scores: Mapping[str, ZapbenchScores]) -> Table:
     """A row for each forecaster: ZAPBench's mean absolute errors at the steps its own tables show.
 
@@ -225,9 +287,14 @@ def _by_group(evaluation: Evaluation, attribute: str, groups_of: Callable[[str],
     return Table(
         name=f"by_{attribute}",
         title=f"{evaluation.part}: by {attribute}",
-        columns=(attribute, "sessions", "forecaster", "score", "low", "high", "MSE", "MAE", "correlation"),
+        columns=(attribute, "sessions", "forecaster", *_HEADLINE),
         rows=tuple(
-            (group, groups[name][group].num_sessions, name, *_headline(groups[name][group]))
+            (
+                group,
+                groups[name][group].num_sessions,
+                name,
+                *_headline(groups[name][group], evaluation.r2(name, **{attribute: group})),
+            )
             for group in groups[names[0]]
             for name in names
         ),
@@ -240,9 +307,9 @@ def _forecasters(evaluation: Evaluation) -> list[str]:
     return [*evaluation.models, *BASELINES]
 
 
-def _headline(scores: Scores) -> tuple[Cell, ...]:
+def _headline(scores: Scores, r2: float) -> tuple[Cell, ...]:
     low, high = scores.bounds("score")
-    cells = (scores.value("score"), low, high, *map(scores.value, ("mse", "mae", "correlation")))
+    cells = (scores.value("score"), low, high, r2, *map(scores.value, ("correlation", "mse", "mae")))
     return tuple(map(or_none, cells))
 
 

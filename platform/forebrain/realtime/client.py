@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from forebrain.errors import ConfigError
-from forebrain.realtime.messages import Forecast, Frame
+from forebrain.realtime.messages import Forecast, Frame, Question
 
 try:
     from forebrain.realtime.zeromq import RequestClient
@@ -51,12 +51,15 @@ class Client:
         time_s: float | None = None,
         units: Sequence[str] | None = None,
         quantiles: Sequence[float] | None = None,
+        inputs: Any = None,
+        plan: Any = None,
     ) -> Forecast:
         """Sends a frame and returns its forecast; see `LiveForecaster.step`.
 
         Args:
             frame, index, time_s, units: as there.
             quantiles: levels to have besides the points, as `Forecast.quantiles` [H, N, Q].
+            inputs, plan: as there; `describe()["inputs"]` names them.
 
         Raises:
             FrameError: the frame was refused; nothing changed.
@@ -64,7 +67,26 @@ class Client:
         """
         names = None if units is None else tuple(units)
         levels = None if quantiles is None else tuple(quantiles)
-        return self._requests.step(Frame(np.asarray(frame), index, time_s, names, levels), self.timeout_s)
+        given, planned = (None if each is None else np.asarray(each, np.float32) for each in (inputs, plan))
+        sent = Frame(np.asarray(frame), index, time_s, names, levels, given, planned)
+        return self._requests.step(sent, self.timeout_s)
+
+    def what_if(self, plans: Any) -> np.ndarray:
+        """The forecasts from the newest frame under plans, one after another: nothing changes.
+
+        Args:
+            plans: [K, H, D], as `describe` names their inputs.
+
+        Returns:
+            float32 [K, H, N].
+
+        Raises:
+            FrameError: it cannot be told, or a plan does not fit.
+            NoAnswerError: no answer came in time.
+        """
+        question = Question("what_if", np.asarray(plans, np.float32))
+        answer = self._requests.ask(question, self.timeout_s)
+        return np.frombuffer(answer["forecasts"], "<f4").reshape(answer["shape"])
 
     def describe(self) -> dict[str, Any]:
         """The description of what the forecaster expects: units and their names, context, horizon, rates.

@@ -5,7 +5,7 @@ And how often what came lay inside the intervals that had been forecast, any str
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,15 @@ from forebrain.realtime.replay import Client
 
 RAMP_FRAMES = 2000
 STRETCH_FRAMES = 500
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [N] of the values [T, N] that came; 0 for a unit without any."""
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, values, 0).sum(axis=0, dtype=np.float64) / count
+    squares = np.square(np.where(known, values - mean, 0)).sum(axis=0) / count
+    return mean, np.sqrt(squares)
 
 
 def drifting(
@@ -101,19 +110,21 @@ class CoverageClient:
 
     Args:
         client: connected; of a transport that carries quantiles.
+        columns: of the forecast units among those recorded; None where frames hold just these.
 
     Attributes:
         count: what was covered so far.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, columns: Sequence[int] | None = None) -> None:
         self.awaits_answers = client.awaits_answers
         self.count = CoverageCount()
-        self._client = client
+        self._client, self._columns = client, columns
 
     def send(self, frame: Frame) -> None:
         assert frame.index is not None
-        self.count.observe(frame.index, frame.values)
+        values = frame.values if self._columns is None else frame.values[self._columns]
+        self.count.observe(frame.index, values)
         self._client.send(replace(frame, quantiles=BOUNDS))
 
     def receive(self, timeout_s: float) -> Forecast | None:

@@ -23,11 +23,13 @@ from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError, FrameError
 from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
+from forebrain.realtime.inputs import LiveInputs
 from forebrain.realtime.intervals import OnlineIntervals
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
 from forebrain.scoring.conformal import Calibration
+from forebrain.scoring.input_stacks import InputStacks, Known
 from forebrain.scoring.quantiles import require_levels
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.preprocessing import Preprocessing
@@ -102,6 +104,7 @@ class LiveForecaster:
         config: LiveConfig,
         threads: int,
         calibration: Calibration | None = None,
+        inputs: InputStacks | None = None,
     ) -> None:
         num_units, unit_names = len(interface.unit), preprocessing.unit_names
         if preprocessing.num_units != num_units:
@@ -126,6 +129,8 @@ class LiveForecaster:
         self.moments = RunningMoments(num_units, config.memory)
         self.score = RollingScore(self.horizon, num_units, config.score_windows)
         self.intervals = _intervals(calibration, self.horizon, num_units, preprocessing.rate_hz, config)
+        self.inputs = None if inputs is None else LiveInputs(inputs, self.context, self.horizon)
+        self.knows: Known = "none"  # of inputs, the newest forecast
         self.drifted_units = 0
         self.segment = 0  # counts the stretches of frames between which some are missing
 
@@ -154,6 +159,8 @@ class LiveForecaster:
         index: int | None = None,
         time_s: float | None = None,
         units: Sequence[str] | None = None,
+        inputs: Any = None,
+        plan: Any = None,
     ) -> np.ndarray:
         """Takes in a frame and forecasts the next H.
 
@@ -165,6 +172,10 @@ class LiveForecaster:
                 places. Units of the interface that are not named have no value. Names it does not know are
                 refused, and then so are frames without names; only as many as were recorded beside the
                 units that were adapted are left out, and counted.
+            inputs: [D], what was done at this frame, in the order of `input_names`; what is not finite, or
+                None, holds a level and ends an event.
+            plan: [L, D], what will be done at the next L frames, H or more. It stays queued: each frame uses
+                one up, until fewer than H are left.
 
         Returns:
             float32 [H, N] in the recording's units, always finite. Until C frames have come in a row, and
@@ -174,7 +185,7 @@ class LiveForecaster:
         Raises:
             FrameError: the frame has the wrong shape or type, or no place. It changes nothing.
         """
-        if self.ingest(frame, index, time_s, units):
+        if self.ingest(frame, index, time_s, units, inputs=inputs, plan=plan):
             self.forecast()
             self.settle()
         return self.answer.copy()
@@ -186,6 +197,8 @@ class LiveForecaster:
         time_s: float | None = None,
         units: Sequence[str] | None = None,
         arrived_s: float | None = None,
+        inputs: Any = None,
+        plan: Any = None,
     ) -> bool:
         """Takes in a frame without a forecast. False for a frame that changes nothing: late or repeated.
 
@@ -197,6 +210,7 @@ class LiveForecaster:
         if units is None and self._misnamed is not None:
             raise FrameError(f"{self._misnamed} Until then, or a reset, frames without names are refused.")
         values = self._checked(frame, named)
+        given, planned = self._checked_inputs(inputs, plan)
         arrival = self.arrivals.judge(index, time_s)
         if time_s is None and arrived_s is not None and arrival.kind in ("next", "restart"):
             self.arrivals.note_arrival(arrived_s)
@@ -211,9 +225,13 @@ class LiveForecaster:
         if arrival.kind == "restart":
             self.counts["restarts"] += 1
             self._restart()
+        if self.inputs is not None:
+            self.inputs.pass_over(arrival.missing)
         self._pass_over(arrival.missing)
         np.isfinite(values, out=self._known)
         self._take(values)
+        if self.inputs is not None:
+            self.inputs.push(given, planned)
         return True
 
     @torch.inference_mode()
@@ -222,7 +240,7 @@ class LiveForecaster:
         self._forecast = None
         self.answer[:] = self._last
         self.made_at = self.arrivals.index, self.arrivals.time_s
-        self.source = "warm-up"
+        self.source, self.knows = "warm-up", "none"
         self._is_of_model = False
         if self.ring.is_full:
             forecast = self._call_model()
@@ -259,6 +277,37 @@ class LiveForecaster:
             self.drifted_units = self._count_drifted()
         if self.config.fallback and self.score.num_windows >= MIN_FALLBACK_WINDOWS:
             self._falls_back = self.score.score < 0 or self.coverage_alarm
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """D names of the inputs that frames may bring, in their order."""
+        return () if self.inputs is None else self.inputs.stacks.names
+
+    @property
+    def extrapolates(self) -> tuple[str, ...]:
+        """Names of the inputs that the plan takes out of the range that they had in the recording."""
+        return () if self.inputs is None else tuple(self.inputs.extrapolates)
+
+    @torch.inference_mode()
+    def what_if(self, plans: Sequence[Any]) -> np.ndarray:
+        """Forecasts from the newest frame under plans, one after another; nothing changes.
+
+        Args:
+            plans: K plans [H, D], or one array [K, H, D].
+
+        Returns:
+            float32 [K, H, N] in the recording's units.
+
+        Raises:
+            FrameError: inputs are not known or not helpful here, no window is full, or a plan does not fit.
+        """
+        if self.inputs is None or not self.ring.is_full:
+            why = "the adaptation knows no inputs" if self.inputs is None else "the window is not full yet"
+            raise FrameError(f"what would be under a plan cannot be told: {why}.")
+        checked = [self.inputs.checked_plan(plan)[: self.horizon] for plan in plans]
+        window = (self.ring.window - self._mean) / self._scale
+        made = [self.inputs.what_if(window, self._of_model, plan) for plan in checked]
+        return np.stack([each * self._scale + self._mean for each in made]).astype(np.float32)
 
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
         """Quantiles of the newest forecast: of the model's as the stream has taught them, of copy's those of
@@ -330,6 +379,7 @@ class LiveForecaster:
             "unit": self.interface.unit.detach().numpy(),
             "session": self.interface.session.detach().numpy(),
             **({} if self.intervals is None else self.intervals.state()),
+            **({} if self.inputs is None else self.inputs.state()),
         }
         plain = {
             "index": self.arrivals.index,
@@ -352,6 +402,8 @@ class LiveForecaster:
         self.score.restore(arrays["scored"], plain["num_scored"])
         if self.intervals is not None:
             self.intervals.restore(arrays)
+        if self.inputs is not None:
+            self.inputs.restore(arrays)
         self.arrivals.restore(plain["index"], plain["time_s"])
         self._empty_run, self._falls_back = plain["empty_run"], plain["falls_back"]
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
@@ -503,10 +555,16 @@ class LiveForecaster:
         self.score.restart()
         if self.intervals is not None:
             self.intervals.restart()
+        if self.inputs is not None:
+            self.inputs.restart()
 
     def _call_model(self) -> np.ndarray:
         np.subtract(self.ring.window, self._mean, out=self._normalised)
         np.divide(self._normalised, self._scale, out=self._normalised)
+        self.knows = "none" if self.inputs is None else self.inputs.knows
+        if self.inputs is not None and self.knows != "none":
+            known = self.inputs.forecast(self._normalised, self._of_model)
+            return known * self._scale + self._mean
         entry = SessionInput(self._input, self.interface, self.dataset)
         with torch.inference_mode():
             (forecast,) = self._executor.forecast([entry])
@@ -514,6 +572,19 @@ class LiveForecaster:
         if self.stack is not None:
             values = self.stack.forecast(self._normalised, values)
         return values * self._scale + self._mean
+
+    def _of_model(self, session: int, context: np.ndarray) -> np.ndarray:
+        """The model's forecasts [B, H, N] of normalised contexts [B, C, N]."""
+        frames = torch.from_numpy(np.ascontiguousarray(context, np.float32))
+        (forecast,) = self._executor.forecast([SessionInput(frames, self.interface, self.dataset)])
+        return forecast.numpy()
+
+    def _checked_inputs(self, inputs: Any, plan: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if self.inputs is not None:
+            return self.inputs.checked(inputs, plan)
+        if inputs is not None or plan is not None:
+            raise FrameError("the frame brings inputs, and this adaptation knows none; leave them out.")
+        return None, None
 
     def _count_drifted(self) -> int:
         fit, moments = self.preprocessing, self.moments
@@ -533,6 +604,7 @@ def open(
     config: LiveConfig | None = None,
     threads: int = 1,
     calibration: Calibration | None = None,
+    inputs: InputStacks | None = None,
 ) -> LiveForecaster:
     """A live forecaster of one session; of an adaptation `Adapted.stream` opens it.
 
@@ -547,6 +619,7 @@ def open(
         threads: that share the units of a forecast by POCO, 512 each at a time. They want a core each, and
             `torch.set_num_threads(1)`: torch's own threads wait for one another after every operation.
         calibration: of the session's intervals; None for a stream without.
+        inputs: forecasts that know inputs, which frames then may bring; None for a stream without.
 
     Raises:
         ConfigError: the preprocessing does not belong to the interface's units, two of them have one name, or
@@ -558,7 +631,9 @@ def open(
         if config.normalise == "fit":
             raise ConfigError("there is no preprocessing to normalise by; give it, or normalise 'running'.")
         preprocessing = Preprocessing.none(len(interface.unit))
-    return LiveForecaster(model, interface, preprocessing, stack, dataset, config, threads, calibration)
+    return LiveForecaster(
+        model, interface, preprocessing, stack, dataset, config, threads, calibration, inputs
+    )
 
 
 def _intervals(

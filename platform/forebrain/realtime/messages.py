@@ -1,23 +1,26 @@
 """The messages between a recording rig and a forecaster: msgpack maps of plain values, checked on arrival.
 
     frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?,
-                 "quantiles": [level]?}
+                 "quantiles": [level]?, "inputs": bytes?, "plan": bytes?}
     question    {"v": 1, "ask": "status" | "describe" | "reset"}
+                {"v": 1, "ask": "what_if", "plans": bytes, "shape": [K, H, D]}
     forecast    {"v": 1, "forecast": bytes, "shape": [H, N], "index": int?, "time_s": float?, "made_at": int?,
                  "made_at_s": float?, "source": name, "score": float?, "drift": bool, "rate_differs": bool,
-                 "step_ms": float, "quantiles": bytes?, "levels": [level]?}
+                 "step_ms": float, "quantiles": bytes?, "levels": [level]?, "knows": name,
+                 "extrapolates": [name]}
     answer      {"v": 1, "answer": {name: value}}
     error       {"v": 1, "error": text}
 
 Arrays are little-endian float32 (a frame may be float64, "<f8"); quantiles, where they were asked for, are
-[H, N, Q]. A message comes from anybody who reaches
-the address: it is data, of a bounded size, and nothing in it is ever run.
+[H, N, Q]. Inputs are [D] of the frame, a plan [L, D] of the frames after it, as `describe` names them. A
+message comes from anybody who reaches the address: it is data, of a bounded size, and nothing in it is ever
+run.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -27,7 +30,7 @@ from forebrain.errors import ConfigError, FrameError
 from forebrain.scoring.quantiles import LEVELS, require_levels
 
 VERSION = 1
-QUESTIONS = ("status", "describe", "reset")
+QUESTIONS = ("status", "describe", "reset", "what_if")
 MAX_NAME_BYTES = 256
 OVERHEAD_BYTES = 4096
 
@@ -43,6 +46,8 @@ class Frame:
         units: names of the values, only where they have changed.
         quantiles: levels of the forecast that are asked for besides the points; None for what the forecaster
             gives unasked.
+        inputs: [D], what was done at this frame; None where it is not known.
+        plan: [L, D], what will be done at the frames after it; None for what is queued.
     """
 
     values: np.ndarray
@@ -50,13 +55,21 @@ class Frame:
     time_s: float | None = None
     units: tuple[str, ...] | None = None
     quantiles: tuple[float, ...] | None = None
+    inputs: np.ndarray | None = None
+    plan: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question that a client asks: one of `QUESTIONS`."""
+    """A question that a client asks: one of `QUESTIONS`.
+
+    Attributes:
+        ask: which.
+        plans: of `what_if`, [K, H, D].
+    """
 
     ask: str
+    plans: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +88,8 @@ class Forecast:
             than `index` only of a late or repeated frame; counted where the sender does not count.
         rate_differs: whether frames come at another rate than the model expects.
         quantiles: float32 [H, N, Q] at `levels`; None where nobody asked.
+        knows: of inputs: `none`, `past` or `plan`.
+        extrapolates: inputs that the plan takes out of the range that they had in the recording.
     """
 
     values: np.ndarray
@@ -89,11 +104,13 @@ class Forecast:
     rate_differs: bool = False
     quantiles: np.ndarray | None = None
     levels: tuple[float, ...] | None = None
+    knows: str = "none"
+    extrapolates: tuple[str, ...] = ()
 
 
-def max_frame_bytes(num_values: int) -> int:
-    """No honest frame of so many values is larger, with a name for each."""
-    return num_values * (8 + MAX_NAME_BYTES + 5) + OVERHEAD_BYTES
+def max_frame_bytes(num_values: int, planned: int = 0) -> int:
+    """No honest frame of so many values is larger, with a name for each and so many planned values."""
+    return num_values * (8 + MAX_NAME_BYTES + 5) + 4 * planned + OVERHEAD_BYTES
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -107,6 +124,9 @@ def encode_frame(frame: Frame) -> bytes:
         message["units"] = list(frame.units)
     if frame.quantiles is not None:
         message["quantiles"] = list(frame.quantiles)
+    for name in ("inputs", "plan"):
+        if (values := getattr(frame, name)) is not None:
+            message[name] = _little(np.asarray(values))
     return msgpack.packb(message)
 
 
@@ -121,7 +141,7 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
         ask = message["ask"]
         if ask not in QUESTIONS:
             raise FrameError(f"the question is {ask!r:.60}; expected one of {', '.join(QUESTIONS)}.")
-        return Question(ask)
+        return Question(ask, _plans(message) if ask == "what_if" else None)
     values, dtype = message.get("frame"), message.get("dtype", "<f4")
     if not isinstance(values, bytes) or dtype not in ("<f4", "<f8"):
         raise FrameError("the message holds no frame: expected bytes under 'frame', of dtype <f4 or <f8.")
@@ -133,11 +153,16 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
         _optional(message, "time_s", float),
         _names(message.get("units")),
         _levels(message.get("quantiles")),
+        _floats(message, "inputs"),
+        _floats(message, "plan"),
     )
 
 
 def encode_question(question: Question) -> bytes:
-    return msgpack.packb({"v": VERSION, "ask": question.ask})
+    message: dict[str, Any] = {"v": VERSION, "ask": question.ask}
+    if question.plans is not None:
+        message |= {"plans": _little(question.plans), "shape": list(question.plans.shape)}
+    return msgpack.packb(message)
 
 
 def encode_forecast(forecast: Forecast) -> bytes:
@@ -155,6 +180,8 @@ def encode_forecast(forecast: Forecast) -> bytes:
         "made_at": forecast.made_at,
         "made_at_s": forecast.made_at_s,
         "rate_differs": forecast.rate_differs,
+        "knows": forecast.knows,
+        "extrapolates": list(forecast.extrapolates),
     }
     if forecast.quantiles is not None:
         message |= {"quantiles": _little(forecast.quantiles), "levels": list(forecast.levels or ())}
@@ -185,6 +212,7 @@ def decode_reply(data: bytes | memoryview) -> Forecast | dict[str, Any]:
         values = np.frombuffer(message["forecast"], "<f4").reshape(shape)
         known = {name: message[name] for name in _FORECAST_FIELDS}
         newer: dict[str, Any] = {name: message[name] for name in _NEWER_FIELDS if name in message}
+        newer["extrapolates"] = tuple(message.get("extrapolates", ()))
         if "quantiles" in message:
             newer["levels"] = tuple(message["levels"])
             newer["quantiles"] = np.frombuffer(message["quantiles"], "<f4").reshape(*shape, -1)
@@ -194,7 +222,7 @@ def decode_reply(data: bytes | memoryview) -> Forecast | dict[str, Any]:
 
 
 _FORECAST_FIELDS = ("index", "time_s", "source", "score", "drift", "step_ms")
-_NEWER_FIELDS = ("made_at", "made_at_s", "rate_differs")  # which older forecasters do not send
+_NEWER_FIELDS = ("made_at", "made_at_s", "rate_differs", "knows")  # which older forecasters do not send
 
 
 def _unpacked(data: bytes | memoryview) -> dict[str, Any]:
@@ -215,6 +243,24 @@ def _optional(message: dict[str, Any], name: str, kind: type) -> Any:
     if not is_number or not math.isfinite(value):
         raise FrameError(f"the frame's {name} is {value!r:.60}; expected a number.")
     return kind(value)
+
+
+def _floats(message: dict[str, Any], name: str) -> np.ndarray | None:
+    """Little-endian float32 values under a name, flat; None where there are none."""
+    data = message.get(name)
+    if data is None:
+        return None
+    if not isinstance(data, bytes) or len(data) % 4:
+        raise FrameError(f"the frame's {name} are no bytes of <f4 values.")
+    return np.frombuffer(data, "<f4")
+
+
+def _plans(message: dict[str, Any]) -> np.ndarray:
+    plans, shape = _floats(message, "plans"), message.get("shape")
+    fits = isinstance(shape, list) and [type(each) for each in shape] == [int] * 3 and min(shape) > 0
+    if plans is None or not isinstance(shape, list) or not fits or math.prod(shape) != plans.size:
+        raise FrameError("the question what_if brings no plans; expected bytes of <f4 and a shape [K, H, D].")
+    return plans.reshape(shape)
 
 
 def _names(names: Any) -> tuple[str, ...] | None:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from forebrain.errors import FrameError
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.messages import Forecast, Frame, Question
@@ -104,6 +106,7 @@ def describe(live: LiveForecaster) -> dict[str, Any]:
         "num_units": live.num_units,
         "unit_names": live.unit_names,
         "num_recorded": preprocessing.num_recorded,
+        "columns": preprocessing.columns.tolist(),
         "context": live.context,
         "horizon": live.horizon,
         "rate_hz": preprocessing.rate_hz,
@@ -111,12 +114,17 @@ def describe(live: LiveForecaster) -> dict[str, Any]:
         "event_rate_hz": preprocessing.event_rate_hz,
         "resample_hz": preprocessing.resample_hz,
         "quantiles": live.intervals is not None,
+        "inputs": list(live.input_names),
     }
 
 
 def _answer(live: LiveForecaster, question: Question) -> dict[str, Any]:
     if question.ask == "describe":
         return describe(live)
+    if question.ask == "what_if":
+        assert question.plans is not None
+        forecasts = live.what_if(list(question.plans))
+        return {"forecasts": forecasts.astype("<f4").tobytes(), "shape": list(forecasts.shape)}
     if question.ask == "reset":
         live.reset()
     return live.status()
@@ -128,7 +136,10 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     levels = frame.quantiles or live.config.quantiles or None
     if levels is not None:
         live.require_intervals(levels)
-    is_new = live.ingest(frame.values, frame.index, frame.time_s, frame.units, arrived_s=began)
+    is_new = live.ingest(
+        frame.values, frame.index, frame.time_s, frame.units, arrived_s=began, inputs=frame.inputs,
+        plan=_shaped(frame.plan, live),
+    )  # fmt: skip
     if is_new and port.is_behind():
         live.counts["skipped"] += 1
         live.step_ms = float("nan")
@@ -140,7 +151,7 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
         port.send(
             Forecast(
                 values, frame.index, frame.time_s, live.source, score, live.drifts, step_ms, *live.made_at,
-                live.arrivals.rate_differs, quantiles, levels,
+                live.arrivals.rate_differs, quantiles, levels, live.knows, live.extrapolates,
             )
         )  # fmt: skip
         if is_new:
@@ -148,3 +159,13 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     if is_new:
         live.settle()
     return is_new
+
+
+def _shaped(plan: np.ndarray | None, live: LiveForecaster) -> np.ndarray | None:
+    """A plan [L, D] of the flat values that came."""
+    width = len(live.input_names)
+    if plan is None or plan.ndim == 2 or not width:
+        return plan
+    if plan.size % width:
+        raise FrameError(f"the plan has {plan.size} values; expected {width} for each frame, of its inputs.")
+    return plan.reshape(-1, width)

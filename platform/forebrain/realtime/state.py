@@ -13,17 +13,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from forebrain.errors import CheckpointError, StorageError
 from forebrain.realtime.forecaster import LiveForecaster, State
 from forebrain.sessions.preprocessing import Preprocessing
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, path_here
 
 FORMAT = "forebrain-live-1"
 _log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class StateFile:
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.path = Path(path)
+        self.path = path_here(path)
         self._identity = _identity(live)
         self._every_s, self._clock = every_s, clock
         self._due = clock()
@@ -55,10 +56,12 @@ class StateFile:
         self._writer.start()
 
     def restore(self, live: LiveForecaster) -> bool:
-        """Puts a forecaster where the file's was. False if there is no file.
+        """Puts a forecaster where the file's was. False if there is no file, or it is damaged: then it is set
+        aside under another name, with a warning.
 
         Raises:
-            CheckpointError: the file is damaged, or belongs to another model, other units or other settings.
+            CheckpointError: the file belongs to another model, other units or other settings, or cannot be
+                read or set aside.
         """
         if not self.path.exists():
             return False
@@ -67,9 +70,12 @@ class StateFile:
                 plain = json.loads((file.metadata() or {})["state"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             identity = plain.pop("identity")
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+            self._set_aside(error)
+            return False
+        except OSError as error:
             raise CheckpointError(
-                f"{self.path}: this state cannot be read ({error}). Delete it to start anew."
+                f"{self.path}: this state cannot be read ({error}). Check its rights, or name another file."
             ) from error
         if identity != self._identity:
             raise CheckpointError(
@@ -78,6 +84,19 @@ class StateFile:
             )
         live.restore((arrays, plain))
         return True
+
+    def _set_aside(self, error: Exception) -> None:
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        try:
+            self.path.replace(aside)
+        except OSError as refused:
+            raise CheckpointError(
+                f"{self.path}: this state cannot be read ({error}), nor set aside ({refused.strerror}). "
+                "Delete it to start anew."
+            ) from refused
+        _log.warning(
+            "%s: this state cannot be read (%s); it is now %s, and all starts anew.", self.path, error, aside
+        )
 
     def offer(self, live: LiveForecaster) -> None:
         """Has the state written if it is time, in place of one that waits. Costs a copy of the window."""
@@ -104,6 +123,35 @@ class StateFile:
                 folder.write(self.path.name, save(arrays, metadata))
             except (StorageError, OSError) as error:  # forecasts matter more than their state
                 _log.warning("the state was not saved, forecasting goes on: %s", error)
+
+
+@contextlib.contextmanager
+def keeping(path: str | Path) -> Iterator[None]:
+    """Keeps other forecasters from a state file, by a lock beside it that a process which dies lets go of.
+
+    Raises:
+        CheckpointError: another forecaster keeps its state there.
+    """
+    path = path_here(path).absolute()
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: its folder cannot be made ({error.strerror}). Name another file."
+        ) from error
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise CheckpointError(
+            f"{path}: another forecaster keeps its state there. End it, or name another file."
+        ) from error
+    except (OSError, NotImplementedError) as error:  # of the disk
+        _log.warning("%s: cannot be locked (%s); let no other forecaster use it.", path, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _identity(live: LiveForecaster) -> str:

@@ -181,14 +181,15 @@ class RequestClient:
         reply = self._reply(timeout_s)
         return reply if isinstance(reply, Forecast) else None
 
-    def ask(self, ask: str, timeout_s: float = 10.0) -> dict[str, Any]:
+    def ask(self, ask: str | Question, timeout_s: float = 10.0) -> dict[str, Any]:
         """Asks one of `QUESTIONS`.
 
         Raises:
             NoAnswerError: no answer in time.
         """
         deadline = time.perf_counter() + timeout_s
-        self._send(encode_question(Question(ask)), timeout_s)
+        question = Question(ask) if isinstance(ask, str) else ask
+        self._send(encode_question(question), timeout_s)
         return self.answer(dict, max(0.0, deadline - time.perf_counter()))
 
     def step(self, frame: Frame, timeout_s: float) -> Forecast:

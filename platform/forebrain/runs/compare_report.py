@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +10,7 @@ from forebrain.evaluation import figures
 from forebrain.evaluation.tables import Cell, Table, or_none
 from forebrain.runs.compare import Comparison
 from forebrain.scoring.evaluate import Evaluation
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, scratch
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -122,9 +120,9 @@ def write_comparison(comparison: Comparison, out: Folder) -> list[Table]:
         ConfigError: a baseline was not evaluated; nothing is written.
     """
     made = comparison_tables(comparison)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         picture = figures.models_by_dataset(
-            comparison.by_dataset, comparison.labels, Path(folder) / "comparison.png"
+            comparison.by_dataset, comparison.labels, folder / "comparison.png"
         )
         out.write("comparison.png", picture.read_bytes())
     for table in made:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from forebrain.console import Follower
@@ -18,6 +17,7 @@ from forebrain.evaluation.report import write_report
 from forebrain.runs.board import log_to_tensorboard
 from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_baselines
+from forebrain.scoring.noise import noise_variance
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.uncertainty import VALIDATION, assess, residuals_of
 from forebrain.scoring.zapbench import score_zapbench
@@ -26,6 +26,7 @@ from forebrain.shards.windows import ShardWindows
 from forebrain.training.data import open_windows
 from forebrain.training.forecasting import affordable_windows
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import scratch
 
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test", "held_out")
 
@@ -209,12 +210,32 @@ def _write_report(
     example = make_example(forecasters, windows, session, evaluation.part, calibrations)
     shards = windows.shards
     named = None if shards.forecasts_components else shards.unit_names(session)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_report(folder, evaluation, example, model, named)
+    units = _units(windows, session, evaluation, model)
+    with scratch() as folder:
+        write_report(folder, evaluation, example, model, named, units)
         for path in sorted(folder.iterdir()):
             run.folder.write(f"evaluation/{evaluation.part}/{path.name}", path.read_bytes())
         return {f"{evaluation.part}/{path.stem}": path.read_bytes() for path in folder.glob("*.png")}
+
+
+def _units(windows: ShardWindows, session: int, evaluation: Evaluation, model: str) -> tables.Table | None:
+    """The table of a session's units; None where something stands in the place of the units."""
+    info, shards = windows.sessions[session], windows.shards
+    scores = evaluation.scores[model][info.id].units
+    if scores is None or shards.forecasts_components:
+        return None
+    noise = windows.as_scored(session, np.sqrt(noise_variance(windows, session))) ** 2
+    positions = shards.unit_positions(session)
+    names, regions = shards.unit_names(session), shards.brain_regions(session)
+    scored = slice(len(noise))
+    return tables.by_unit(
+        scores,
+        noise,
+        info.rate_hz,
+        None if names is None else names[scored],
+        None if regions is None else regions[scored],
+        None if positions is None else positions[scored],
+    )
 
 
 def show_evaluation(run: RunFolder, parts: Mapping[Part, Evaluation], console: Console) -> None:

@@ -50,18 +50,20 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     if moved_from := run.check_config(config):
         console.print(f"{config.data} holds the data that were at {moved_from} when the run began.")
     if run.is_finished(config):
-        console.print(f"{run.uri} is finished; nothing to do. Give another --out for a new run.")
+        console.print(f"Nothing is left to do in {run.uri}; give another --out for a new run.")
+        console.print("This run, of the same config, is finished; result.json has its scores.")
         return run.uri
     began, launched = time.perf_counter(), time.time()
     _make_ready(config, run, console)
     started, ended = _train(config, run, console, launched, listen)
     trained_s = time.perf_counter() - began
+    run.claim(config)  # nobody has put another run in its place; where the record was removed, it is written
     _show_skipped(ended.skipped, console)
     console.print("Evaluating the best checkpoint beside copy, mean and linear forecasts ...")
     scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
     show_evaluation(run, evaluations, console)
     seconds = time.perf_counter() - began
-    run.check_config(config)  # nobody has put another run in its place
+    run.claim(config)  # as before
     run.write_result(
         {
             **scores,
@@ -102,6 +104,7 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
     """Claims the run folder, starts Ray for workers, and prepares recordings where `data` names some."""
     is_set = run.shards(config.data) == config.data
     recordings: Sequence[str] = [] if is_set else _recordings_of(config)
+    had_shards = run.has_shards
     is_new = run.claim(config)
     try:
         if config.workers:
@@ -114,9 +117,10 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
             if recordings:
                 prepare_into(run.shards(config.data), recordings, config, console)
         check_data(run.shards(config.data), config)
+        run.claim(config)  # a command that came first and could not start may have taken its own back
     except ForebrainError:
         if is_new:
-            run.release()
+            run.release(had_shards)
         raise
     if config.training.strategy in STAGES:
         run.write_deepspeed(deepspeed_config(config.training.resolved(config.protocol)))

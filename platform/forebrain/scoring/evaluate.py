@@ -78,6 +78,24 @@ class Evaluation:
         """Sessions too short, or too broken up, for a window in this part."""
         return [info.id for info in self.sessions if not self.windows_available[info.id]]
 
+    def r2(self, forecaster: str, **group: str) -> float:
+        """A forecaster's R2 against the units' training means, 1 - MSE / MSE of mean: the mean over sessions.
+
+        Args:
+            forecaster: its name; the mean must have been evaluated too.
+            **group: of these sessions alone, such as `species="mouse"`.
+        """
+        own, mean = self.scores[forecaster], self.scores["mean"]
+        found = [
+            1 - own[info.id].value("mse") / mean[info.id].value("mse")
+            for info in self.sessions
+            if info.id in own
+            and own[info.id].num_sessions
+            and mean[info.id].value("mse") > 0
+            and all(getattr(info, name) == value for name, value in group.items())
+        ]
+        return float(np.mean(found)) if found else math.nan
+
     def windows_skipped(self, forecaster: str) -> int:
         """Windows that were to be scored and could not be read; see `ShardSet.open`."""
         limit = self.windows_per_session
@@ -138,8 +156,10 @@ class Evaluation:
         }
 
     def _block(self, forecaster: str) -> dict[str, Any]:
+        r2 = self.r2(forecaster)
         return {
             **self.summary(forecaster).to_json(),
+            "r2": r2 if math.isfinite(r2) else None,
             "by_session": {
                 name: {**scores.headline(), "windows_available": self.windows_available[name]}
                 for name, scores in sorted(self.scores[forecaster].items())
@@ -286,8 +306,11 @@ def evaluate(
                     collected[name].update(forecast, truth, last_frame, starts)
                 done += len(starts)
                 progress(done, total)
+            length = source.context + source.horizon
+            mean = as_scored(number, source.training_mean(number)) if collected else None
             for name, accumulator in collected.items():
-                scores[name][info.id] = accumulator.scores(source.context + source.horizon, seed)
+                of_units = None if name in BASELINES else mean
+                scores[name][info.id] = accumulator.scores(length, seed, of_units)
     return Evaluation(part, source.horizon, windows_per_session, seed, tuple(infos), available, scores)
 
 

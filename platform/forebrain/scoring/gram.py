@@ -241,8 +241,8 @@ def choose_strengths(folds: Sequence[tuple[Gram, Gram]]) -> tuple[dict[str, floa
     """
     before = [held_out.squares for held_out, _ in folds]
     names = folds[0][0].names
-    # A unit's own level and the inputs say most together, so neither may gain where the other is left out: with
-    # inputs it is begun with all features, too.
+    # A unit's own level and the inputs say most together, so neither may gain where the other is left out:
+    # with inputs it is begun with all features, too.
     starts = (math.inf,) if names == PLAIN_NAMES else (math.inf, 0.3)
     without_shared: dict[float, list[tuple[Gram, Gram]]] = {}
     for level in (math.inf, *LEVEL_STRENGTHS):

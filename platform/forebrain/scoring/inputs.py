@@ -1,38 +1,42 @@
 """Features of inputs: what was, and will be, done to the animal, around the last frame of a context.
 
-An input's channel is taken apart first. An event stays as it is; a level also tells when it comes (from zero)
-and goes, and how fast it rises and falls in between, for many cells answer to a change and not to a value.
-Each of these is then summed over raised cosines of its past, evenly spaced in the logarithm of the lag: at full
-resolution just now, more and more coarsely up to the memory.
+An input's channel is taken apart first. An event stays as it is; a level also tells its square, when it
+comes (from zero) and goes, and how fast it rises and falls in between, for many cells answer to a change and
+not to a value. Each is then summed over raised cosines of its past, evenly spaced in the logarithm of
+the lag: at full resolution just now, more and more coarsely up to the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from forebrain.errors import ConfigError
-from forebrain.scoring.protocols import Part
-from forebrain.scoring.window_source import WindowSource, choose_windows
+from forebrain.scoring.window_source import WindowSource
 from forebrain.sessions.inputs import Input
 
 MEMORY_S = 30.0
 MAX_FEATURES = 64
 MAX_BASIS = 16
+# Beyond a lag of so many seconds a feature is scaled down as the lag grows, and penalties weigh more on it.
+FULL_LAG_S = 3.0
 # What a channel is taken apart into; an event only ever is `event`.
-PARTS_OF_LEVEL = ("level", "onset", "offset", "rise", "fall")
+PARTS_OF_LEVEL = ("level", "square", "onset", "offset", "rise", "fall")
 # Encodings that are tried: parts of levels. `of_source` keeps events in each.
 ENCODINGS: Mapping[str, tuple[str, ...]] = {
     "level": ("level",),
     "change": ("onset", "offset", "rise", "fall"),
-    "both": PARTS_OF_LEVEL,
+    "both": ("level", "onset", "offset", "rise", "fall"),
+    "curved": ("level", "square"),
 }
 # A part that differs from its mean by less than this share of the channel's range says nothing.
 _LEAST_SPREAD = 1e-4
 _MAX_WINDOWS = 512
+# A window is evoked where a level changes in its horizon by more than this share of its range.
+EVOKED_SHARE = 0.1
 
 
 class InputSource(WindowSource, Protocol):
@@ -46,8 +50,8 @@ class InputSource(WindowSource, Protocol):
     ) -> np.ndarray:
         """float32 [B, before + after, D]: named inputs of windows that start at `starts` [B].
 
-        The first `before` frames end with the last frame of the context, the others are of the horizon. Before
-        its segment a level is held at the first value there and an event is zero.
+        The first `before` frames end with the last frame of the context, the others are of the horizon.
+        Before its segment a level is held at the first value there and an event is zero.
         """
 
 
@@ -55,7 +59,7 @@ class InputSource(WindowSource, Protocol):
 class InputFeatures:
     """Turns inputs into features of the frames from the last of a context to the end of a horizon.
 
-    Of a source that has inputs, and one recording's windows that start at `starts`:
+    Of a source that has inputs, and start frames of windows:
 
         features = InputFeatures.of_source(source, ["odor"], encoding="both")
         inputs = source.inputs(0, starts, features.before, source.horizon, features.channels)
@@ -72,7 +76,7 @@ class InputFeatures:
         basis: float32 [M, n], weights of lags 0 ... M - 1 of each series.
         rate_hz: frames a second; 1 where unknown.
         low, high: float32 [D], the range of each input in training.
-        mean, scale: float32 [F], of the features in training.
+        mean, scale: float32 [F], of the features in training; the scale grows with the lag.
     """
 
     channels: tuple[str, ...]
@@ -104,27 +108,30 @@ class InputFeatures:
         *,
         encoding: str = "both",
         memory_s: float = MEMORY_S,
-        part: Part = "train",
+        starts: np.ndarray | None = None,
     ) -> Self | None:
-        """Features that are fitted to what the inputs do in the training part; None where none changes there.
+        """Features that are fitted to what the inputs do in training; None where none changes there.
 
         Args:
             source: of the session's windows.
-            names: of inputs; what never changes in the training part is left out.
+            names: of inputs; what never changes in training is left out.
             session: its number in the source.
             encoding: of `ENCODINGS`.
             memory_s: how far lags reach back, seconds; frames where the rate is unknown.
-            part: that scales are fitted on.
+            starts: start frames of the windows that ranges and scales are found in; None for the training
+                part.
 
         Raises:
             ConfigError: there are more changing inputs than features.
         """
         rate_hz = source.sessions[session].rate_hz or 1.0
         memory = max(2, round(memory_s * rate_hz))
-        numbers = choose_windows("", source.num_windows(session, part), _MAX_WINDOWS, 0)
-        if not len(numbers) or not names:
+        if starts is None:
+            count = source.num_windows(session, "train")
+            _, _, starts = source.read(session, "train", np.arange(0, count, -(-count // _MAX_WINDOWS) or 1))
+        starts = starts[:: -(-len(starts) // _MAX_WINDOWS) or 1]
+        if not len(starts) or not names:
             return None
-        _, _, starts = source.read(session, part, numbers)
         values = source.inputs(session, starts, memory + 1, source.horizon, names)
         known = {each.name: each for each in source.inputs_of(session)}
         flat = values.reshape(-1, values.shape[2])
@@ -136,11 +143,13 @@ class InputFeatures:
         kinds = tuple(known[name].kind if name in known else "level" for name in channels)
         if len(kept) > MAX_FEATURES:
             raise ConfigError(
-                f"{len(kept)} inputs change in the training part; expected at most {MAX_FEATURES}. Name those "
-                "that matter with --inputs."
+                f"{len(kept)} inputs change in the training part; expected at most {MAX_FEATURES}. Name "
+                "those that matter with --inputs."
             )
         low, high = low[kept], high[kept]
         parts = _parts(values[..., kept], kinds, ENCODINGS[encoding], rate_hz)
+        if len(parts) > MAX_FEATURES:  # no more than a series of each input, then
+            parts = _parts(values[..., kept], kinds, ENCODINGS["level"], rate_hz)
         if not parts:
             return None
         basis = lag_basis(memory, min(MAX_BASIS, MAX_FEATURES // len(parts)))
@@ -151,6 +160,8 @@ class InputFeatures:
         features = unscaled(values[..., kept]).reshape(-1, unscaled.num_features)
         mean, spread = features.mean(axis=0), features.std(axis=0)
         scale = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)
+        lag_s = (np.arange(memory) @ basis) / basis.sum(axis=0) / rate_hz
+        scale *= np.tile(1 + lag_s / FULL_LAG_S, len(parts))
         return cls(
             channels, kinds, parts, basis, rate_hz, low, high,
             mean.astype(np.float32), scale.astype(np.float32),
@@ -167,12 +178,12 @@ class InputFeatures:
         """
         if inputs.ndim != 3 or inputs.shape[1] < self.before or inputs.shape[2] != len(self.channels):
             raise ConfigError(
-                f"inputs have shape {inputs.shape}; expected [windows, {self.before} frames up to the last of "
-                f"the context and those that are planned, {len(self.channels)} inputs: "
+                f"inputs have shape {inputs.shape}; expected [windows, {self.before} frames up to the last "
+                f"of the context and those that are planned, {len(self.channels)} inputs: "
                 f"{', '.join(self.channels)}]."
             )
         series = self._series(inputs)  # [B, M + A, K]
-        memory, num_basis = self.basis.shape
+        memory = len(self.basis)
         num_frames = series.shape[1] - memory + 1
         newest_first = np.ascontiguousarray(self.basis[::-1])
         windows = np.lib.stride_tricks.sliding_window_view(series, memory, axis=1)  # [B, 1 + A, K, M]
@@ -239,15 +250,39 @@ class InputFeatures:
 _ARRAYS = ("basis", "low", "high", "mean", "scale")
 
 
+def is_evoked(
+    source: InputSource, names: Sequence[str], starts: np.ndarray, training: np.ndarray, session: int = 0
+) -> np.ndarray:
+    """bool [B]: in the horizon of a window an event comes, or another input differs from its last value by
+    more than EVOKED_SHARE of its range in training.
+
+    Args:
+        source: of the windows.
+        names: of inputs.
+        starts, training: start frames of the windows asked about [B], and of those of the training part.
+        session: its number in the source.
+    """
+    seen = source.inputs(session, training, source.context, source.horizon, names)
+    spread = np.ptp(seen.reshape(-1, len(names)), axis=0) if len(training) else np.zeros(len(names))
+    kinds = {each.name: each.kind for each in source.inputs_of(session)}
+    is_event = np.array([kinds.get(name) == "event" for name in names], bool)
+    inputs = source.inputs(session, starts, 1, source.horizon, names)
+    moved = np.abs(inputs[:, 1:] - inputs[:, :1]) > EVOKED_SHARE * spread
+    found: np.ndarray = np.where(is_event, inputs[:, 1:] != 0, moved).any(axis=(1, 2))
+    return found
+
+
 def taken_apart(values: np.ndarray, part: str, rate_hz: float) -> np.ndarray:
     """One part of a channel, [B, T - 1] of values [B, T]: the first frame tells only what changes next.
 
-    `onset` and `offset` mark the frames at which it leaves zero and returns to it; `rise` and `fall` are its
-    change a second where it does neither.
+    `square` keeps the sign. `onset` and `offset` mark the frames at which it leaves zero and returns to it;
+    `rise` and `fall` are its change a second where it does neither.
     """
     now, earlier = values[:, 1:], values[:, :-1]
     if part in ("level", "event"):
         return now
+    if part == "square":
+        return now * np.abs(now)
     comes, goes = (earlier == 0) & (now != 0), (earlier != 0) & (now == 0)
     if part == "onset":
         return comes.astype(values.dtype)
@@ -305,6 +340,3 @@ def _parts(
             seen.append(series)
             parts.append((column, part))
     return tuple(parts)
-
-
-InputsOf = Callable[[np.ndarray], np.ndarray]  # start frames [B] -> inputs [B, before + H, D]

@@ -14,7 +14,7 @@ Over several sessions each metric is the mean over sessions. Undefined is NaN he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from forebrain.scoring.intervals import (
     session_resamples,
     windows_per_block,
 )
+from forebrain.scoring.units import UnitScores
 
 METRICS = ("score", "mse", "mae", "correlation")
 UNIT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -52,6 +53,7 @@ class Scores:
         num_sessions: sessions averaged, that is, those with a defined score.
         block_scores: [R], of one session: the score over the whole horizon in each resample of its blocks,
             which are the same for every forecaster. Empty where there are none; not kept in JSON.
+        units: of one session: how well each of its units is forecast; not kept in JSON.
     """
 
     values: np.ndarray
@@ -62,6 +64,7 @@ class Scores:
     num_windows: int
     num_sessions: int
     block_scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    units: UnitScores | None = None
 
     @property
     def horizon(self) -> int:
@@ -197,13 +200,14 @@ class ScoreAccumulator:
         self._window_errors.append(errors)
         self._starts.append(np.asarray(starts))
 
-    def scores(self, window_frames: int, seed: int) -> Scores:
+    def scores(self, window_frames: int, seed: int, training_mean: np.ndarray | None = None) -> Scores:
         """The scores of all windows so far.
 
         Args:
             window_frames: context + horizon, the least length of a bootstrap block.
             seed: of the bootstrap; together with the session's id, so that every forecaster meets the
                 same resamples.
+            training_mean: [N], each unit's mean over the training part, for the scores of single units.
 
         Raises:
             ConfigError: no window was added.
@@ -241,6 +245,17 @@ class ScoreAccumulator:
             num_windows=len(starts),
             num_sessions=int(np.isfinite(values[0, 0])),
             block_scores=block_scores,
+            units=None if training_mean is None else self._units(training_mean, correlations),
+        )
+
+    def _units(self, training_mean: np.ndarray, correlation: np.ndarray) -> UnitScores:
+        count = sum(map(len, self._starts)) * len(self._moments)
+        return UnitScores.from_moments(
+            error=np.stack([moments.error() for moments in self._moments]),
+            copy_error=self._unit_copy_sse / count,
+            variance=pooled_variance([moments.target() for moments in self._moments]),
+            spread=np.stack([moments.spread(training_mean) for moments in self._moments]),
+            correlation=correlation,
         )
 
     def _unit_quantiles(self) -> np.ndarray:
@@ -313,11 +328,32 @@ class _PairedMoments:
         self._mean_y += shift_y * (len(x) / count)
         self._count = count
 
+    def error(self) -> np.ndarray:
+        """Mean square of x - y."""
+        difference = self._mean_x - self._mean_y
+        return np.maximum(0, self._xx - 2 * self._xy + self._yy) / self._count + difference * difference
+
+    def target(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of y."""
+        return self._mean_y, self._yy / self._count
+
+    def spread(self, level: np.ndarray) -> np.ndarray:
+        """Mean square of y - level."""
+        difference = self._mean_y - level
+        return self._yy / self._count + difference * difference
+
     def correlation(self) -> np.ndarray:
         """Pearson's r: NaN where y is constant, else 0 where x is."""
         scale = np.sqrt(self._xx) * np.sqrt(self._yy)
         r = np.divide(self._xy, scale, out=np.zeros_like(scale), where=scale > 0)
         return np.where(self._yy > 0, np.clip(r, -1, 1), np.nan)
+
+
+def pooled_variance(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The variance of parts of one size taken together, from the mean and variance of each."""
+    means, variances = zip(*parts, strict=True)
+    pooled: np.ndarray = np.mean(variances, axis=0) + np.var(means, axis=0)
+    return pooled
 
 
 def _score_rows(errors: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Protocols: which frames train, validate and test, and on which frames statistics are fitted.
 
 A protocol is a pure function of a session's length and segments, so shards hold raw frames and any
-protocol can be applied on reading. Those of LABELLED follow from more that a recording tells: the part of each
-frame, which `frame_parts` finds. Of these no window's horizon crosses from one part to another, but its context
-may reach back to where its segment begins, or to where a later part ends; all of their windows are scored.
+protocol can be applied on reading. Those of LABELLED follow from more that a recording tells: the part of
+each frame, which `frame_parts` finds. Of these no window's horizon crosses from one part to another, but its
+context may reach back to where its segment begins, or to where a later part ends.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from forebrain.sessions.session import Range, Session
 
 PROTOCOLS = ("chronological", "poco", "zapbench")
 ProtocolName = Literal["chronological", "poco", "zapbench"]
+DEFAULT: ProtocolName = "chronological"
 # Of one recording, by what it tells of each frame. Shards keep no fits for them.
 LABELLED = ("given", "repetition", "values")
 RecordingProtocol = Literal["chronological", "poco", "zapbench", "given", "repetition", "values"]
@@ -59,8 +60,8 @@ def part_ranges(
     if protocol in LABELLED:
         if labels is None:
             raise ConfigError(
-                f"protocol {protocol} follows what one recording tells of its frames, and was asked for where "
-                f"that is not known; expected one of {', '.join(PROTOCOLS)} there."
+                f"protocol {protocol} follows what one recording tells of its frames, and was asked for "
+                f"where that is not known; expected one of {', '.join(PROTOCOLS)} there."
             )
         return [] if part == "held_out" else intersect(_runs(labels == PARTS.index(part)), segments)
     if protocol in PROTOCOLS and protocol not in protocols_for(num_frames):
@@ -141,9 +142,8 @@ def frame_parts(
             )
         labels = np.where(np.isin(session.split, (0, 1, 2)), session.split, -1).astype(np.int8)
     else:
-        tested = (
-            _last_repetitions(session) if protocol == "repetition" else _held_out(session, hold_out or {})
-        )
+        repeats = protocol == "repetition"
+        tested = _last_repetitions(session) if repeats else _held_out(session, hold_out or {})
         labels = np.where(tested, np.int8(2), np.int8(0))
     for name, position in (("train", 0), ("test", 2)):
         if not (labels == position).any():
@@ -227,6 +227,17 @@ def intersect(ranges: list[Range], segments: list[Range]) -> list[Range]:
     return [(start, stop) for start, stop in overlaps if start < stop]
 
 
+def least_frames(context: int, horizon: int) -> int:
+    """The frames of the shortest unbroken session with a window in each part of protocol `chronological`."""
+    length = context + horizon
+    enough = (frames for frames in itertools.count(length) if frames - int(frames * 0.8) >= length)
+    return next(
+        frames
+        for frames in enough
+        if windows_of(DEFAULT, "validation", frames, [(0, frames)], context, horizon).count
+    )
+
+
 @dataclass(frozen=True)
 class Windows:
     """The windows of one part of one session: every start frame whose window lies within one range.
@@ -262,8 +273,8 @@ def windows_of(
 
     A range of n frames holds n - (context + horizon) + 1 windows; protocol `poco` gives one fewer, as
     its published code does. Under `zapbench` a range is of frames that are forecast, but for training, so it
-    holds n - horizon + 1 windows. So it does under the protocols in `LABELLED`, but for the contexts that would
-    begin before their segment or reach into a part that comes later in `PARTS`.
+    holds n - horizon + 1 windows. So it does under the protocols in `LABELLED`, but for the contexts that
+    would begin before their segment or reach into a part that comes later in `PARTS`.
     """
     spare = 1 if protocol == "poco" else 0
     reach = context if protocol == "zapbench" and part != "train" else 0

@@ -6,12 +6,12 @@ A unit answers its inputs in the same way whenever they come:
 
 with features of the inputs up to frame t (`InputFeatures`). Under a plan they are known to the end of the
 horizon. So the response is taken off the context, any forecaster forecasts the rest, and the response to past
-and plan is put back: `RestWindows` is the source of windows without it, on which heads and stacks are fitted as
-on any other. Without a plan the future of the inputs is unknown, and a head may read the features of the last
-frame (`past_features`).
+and plan is put back: `RestWindows` is the source of windows without it, on which heads and stacks are fitted
+as on any other. Without a plan the future of the inputs is unknown, and a head may read the features of the
+last frame (`past_features`).
 
-Encoding, memory and penalty of the features are chosen by forecasting blocks of time from all others, and so is
-whether there is a response at all.
+Encoding and memory of the features, and each unit's penalty, are chosen by forecasting blocks of time from
+all others, and so is whether there is a response at all.
 """
 
 from __future__ import annotations
@@ -27,17 +27,21 @@ from forebrain.errors import ConfigError
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.inputs import ENCODINGS, MEMORY_S, InputFeatures, InputSource
+from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Part
-from forebrain.scoring.ridge import MoreFeatures, read_windows, spread_evenly
+from forebrain.scoring.ridge import MoreFeatures, in_time, read_windows, spread_evenly
 from forebrain.scoring.time_blocks import LEAST_BLOCKS, TimeBlock, time_blocks
 from forebrain.scoring.window_source import SessionInfo
+from forebrain.sessions.inputs import Input
 
 # Penalties, relative to the mean square of the features.
 STRENGTHS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-# How much of what is not answered at the last frame is still there at the end of the horizon.
-KEPT = (1.0, 0.5, 0.1, 0.001)
+# How much of what is not answered at the last frame is still there at the end of the horizon, where weights
+# are fitted: noise differs from unit to unit, so each has its own of these and of the penalties.
+KEPT = (1.0, 0.3, 0.01)
 # Memories that are tried, as shares of the longest.
 MEMORIES = (1.0, 0.4, 0.15)
+MAX_CHOICE_WINDOWS = 512
 # The name of the block of features that a head reads without a plan.
 BLOCK = "input"
 
@@ -58,8 +62,8 @@ class Response:
         """float32 [B, 1 + A, N], the response from the frame `features.before` of the inputs on.
 
         Args:
-            inputs: float32 [B, before + A, D], in the order of `features.channels`. To take the response off a
-                context of C frames and to add it to H more, A is C - 1 + H.
+            inputs: float32 [B, before + A, D], in the order of `features.channels`. To take the response off
+                a context of C frames and to add it to H more, A is C - 1 + H.
         """
         # A product a window, so that its sums have one order whatever the batch.
         return np.matmul(self.features(inputs), self.weights)
@@ -89,11 +93,10 @@ class ResponseFit:
     Attributes:
         response: None where there is none: no input changes, or none helped.
         features: of the inputs, for a head without a plan; None where no input changes.
-        error: squared error on blocks of time forecast from all others, over that of repeating the last frame,
-            the mean over blocks; NaN where there are too few windows for them.
+        error: squared error on blocks of time forecast from all others, over that of repeating the last
+            frame, the mean over blocks; NaN where there are too few windows for them.
         encoding: the chosen one of `ENCODINGS`.
         memory_s: the chosen memory, seconds.
-        strength: the chosen penalty.
         reason: why there is no response; None where there is one.
         blocks: of time, over `starts`, and the weights float32 [F, N] that were fitted on no frame of each.
         starts: of the windows that it was fitted on.
@@ -104,7 +107,6 @@ class ResponseFit:
     error: float
     encoding: str
     memory_s: float
-    strength: float
     reason: str | None
     blocks: Sequence[tuple[TimeBlock, np.ndarray]]
     starts: np.ndarray
@@ -116,7 +118,6 @@ class ResponseFit:
             "error": self.error if math.isfinite(self.error) else None,
             "encoding": self.encoding,
             "memory_s": self.memory_s,
-            "strength": self.strength if math.isfinite(self.strength) else None,
             "num_features": 0 if features is None else features.num_features,
             "parts": [] if features is None else [[features.channels[c], part] for c, part in features.parts],
             "reason": self.reason,
@@ -134,19 +135,19 @@ class ResponseFit:
         response = self.response
         if response is None:
             raise ConfigError("there is no response to take off.")
-        length = source.context + source.horizon
         names, before = response.features.channels, response.features.before
         # The first frame at which the response is formed is the first of the context.
         inputs = source.inputs(session, starts, before + source.context - 1, source.horizon, names)
         features = response.features(inputs)
-        found = np.matmul(features, response.weights)
+        found = np.empty((*features.shape[:2], response.weights.shape[1]), np.float32)
         places = np.minimum(np.searchsorted(self.starts, starts), max(len(self.starts) - 1, 0))
         was_fitted = self.starts[places] == starts
-        for block, weights in self.blocks:
-            inside = was_fitted & block.held_out[places]
+        left = np.ones(len(starts), bool)
+        for block, weights in (*self.blocks, (None, response.weights)):
+            inside = left if block is None else was_fitted & block.held_out[places]
             if inside.any():
                 found[inside] = np.matmul(features[inside], weights)
-        assert found.shape[1] == length
+                left &= ~inside
         return found
 
 
@@ -173,44 +174,130 @@ def fit_response(
     if choice_units is None:
         choice_units = spread_evenly(source.sessions[session].num_units)
     read = [
-        (starts, np.concatenate([context[:, -1:], target], axis=1))
-        for _, context, target, starts in read_windows(source, session, parts)
+        (starts, np.concatenate([context[:, -1:], target], axis=1), np.full(len(starts), part == "train"))
+        for part, context, target, starts in read_windows(source, session, parts)
     ]
-    nothing = np.zeros(0, np.int64)
     if not read or not names:
-        return _no_response("it has no windows" if names else "no input is named", nothing)
-    starts, frames = (np.concatenate(each) for each in zip(*read, strict=True))
-    order = np.argsort(starts, kind="stable")
-    starts, frames = starts[order], frames[order]
-    blocks = time_blocks(starts, source.context + source.horizon)
-    tried: list[_Fit] = []
+        reason = "it has no window to fit a response on" if names else "no input is named"
+        return _no_response(reason, np.zeros(0, np.int64))
+    starts, frames, is_trained = in_time(*(np.concatenate(each) for each in zip(*read, strict=True)))
+    length = source.context + source.horizon
+    blocks = time_blocks(starts, length)
+    if not blocks:
+        reason = f"its {len(starts)} windows do not make {LEAST_BLOCKS} blocks of time of {length} frames"
+        return _no_response(reason, starts)
+
+    def values(features: InputFeatures, starts: np.ndarray) -> np.ndarray:
+        return features(source.inputs(session, starts, features.before, source.horizon, features.channels))
+
+    step = -(-len(starts) // MAX_CHOICE_WINDOWS)
+    fewer = [TimeBlock(block.held_out[::step], block.rest[::step]) for block in blocks]
+    of_choice = frames[::step][..., choice_units]
+    tried: list[_Encoded] = []
     for encoding in ENCODINGS:
-        for share in MEMORIES if blocks else ():
+        for share in MEMORIES:
             features = InputFeatures.of_source(
-                source, names, session, encoding=encoding, memory_s=share * memory_s
+                source,
+                names,
+                session,
+                encoding=encoding,
+                memory_s=share * memory_s,
+                starts=starts[is_trained],
             )
             if features is None or any(each.is_like(features) for each in tried):
                 continue
-            inputs = source.inputs(session, starts, features.before, source.horizon, features.channels)
-            values = features(inputs)
-            for kept in KEPT:
-                sums = _Sums.of(values, frames[..., choice_units], blocks, kept)
-                tried.append(_Fit(features, encoding, share * memory_s, kept, *sums.choose()))
-    if not blocks:
-        return _no_response(f"its windows do not make {LEAST_BLOCKS} blocks of time", starts)
+            errors = _Folds.of(values(features, starts[::step]), of_choice, fewer).errors()
+            error = float(errors.min(axis=(0, 1)).sum())
+            tried.append(_Encoded(features, encoding, share * memory_s, error))
     if not tried:
         return _no_response("no input changes in the training part", starts)
-    best = min(tried, key=lambda fit: fit.error)
+    best = min(tried, key=lambda each: each.error)
     if not best.error < 1:
         return _no_response("it did not help on blocks of time", starts, best)
-    features = best.features
-    inputs = source.inputs(session, starts, features.before, source.horizon, features.channels)
-    sums = _Sums.of(features(inputs), frames, blocks, best.kept)
-    whole, by_block = sums.solve(best.strength)
+    folds = _Folds.of(values(best.features, starts), frames, blocks)
+    errors = folds.errors()
+    weights, by_block = folds.solve(errors)
     return ResponseFit(
-        Response(features, whole), features, best.error, best.encoding, best.memory_s, best.strength, None,
-        list(zip(blocks, by_block, strict=True)), starts,
+        Response(best.features, weights), best.features, float(errors.min(axis=(0, 1)).sum()), best.encoding,
+        best.memory_s, None, list(zip(blocks, by_block, strict=True)), starts,
     )  # fmt: skip
+
+
+class _SameWindows:
+    """The windows of another source, whose inputs are to be others."""
+
+    def __init__(self, source: InputSource) -> None:
+        self._source = source
+
+    @property
+    def sessions(self) -> Sequence[SessionInfo]:
+        return self._source.sessions
+
+    @property
+    def context(self) -> int:
+        return self._source.context
+
+    @property
+    def horizon(self) -> int:
+        return self._source.horizon
+
+    def num_windows(self, session: int, part: Part) -> int:
+        return self._source.num_windows(session, part)
+
+    def read(
+        self, session: int, part: Part, windows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._source.read(session, part, windows)
+
+    def training_mean(self, session: int) -> np.ndarray:
+        return self._source.training_mean(session)
+
+    def inputs_of(self, session: int) -> Sequence[Input]:
+        return self._source.inputs_of(session)
+
+
+class HeldPlan(_SameWindows):
+    """Windows whose inputs in the horizon are not known: levels hold their last value, and no event comes.
+
+    A response that is fitted on them says how what was done goes on to be answered.
+
+    Args:
+        source: of the same windows with all inputs.
+    """
+
+    def inputs(
+        self, session: int, starts: np.ndarray, before: int, after: int, names: Sequence[str]
+    ) -> np.ndarray:
+        past = self._source.inputs(session, starts, before, 0, names)
+        kinds = {each.name: each.kind for each in self._source.inputs_of(session)}
+        is_level = np.array([kinds.get(name) == "level" for name in names], bool)
+        return np.concatenate([past, np.repeat(past[:, -1:] * is_level, after, axis=1)], axis=1)
+
+
+class OtherPlan(_SameWindows):
+    """Windows whose inputs in the horizon are those of another window of the same part.
+
+    Args:
+        source: of the same windows with their own inputs.
+        starts: start frames of the windows of each part, all that will be asked for.
+        seed: of the choice of the other window.
+    """
+
+    def __init__(self, source: InputSource, starts: Sequence[np.ndarray], seed: int) -> None:
+        super().__init__(source)
+        others = [
+            rng_for(seed, "plans", str(part)).permutation(of_part) for part, of_part in enumerate(starts)
+        ]
+        known = np.concatenate(starts)
+        order = np.argsort(known, kind="stable")
+        self._starts, self._others = known[order], np.concatenate(others)[order]
+
+    def inputs(
+        self, session: int, starts: np.ndarray, before: int, after: int, names: Sequence[str]
+    ) -> np.ndarray:
+        past = self._source.inputs(session, starts, before, 0, names)
+        others = self._others[np.searchsorted(self._starts, starts)]
+        return np.concatenate([past, self._source.inputs(session, others, 0, after, names)], axis=1)
 
 
 class RestWindows:
@@ -274,89 +361,135 @@ def past_features(source: InputSource, features: InputFeatures, session: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class _Fit:
+class _Encoded:
+    """Features of inputs, and the error that they leave on blocks of time."""
+
     features: InputFeatures
     encoding: str
     memory_s: float
-    kept: float
-    strength: float
     error: float
 
     def is_like(self, features: InputFeatures) -> bool:
+        """Whether these are the same features, as where no level is among the inputs."""
         return self.features.parts == features.parts and len(self.features.basis) == len(features.basis)
 
 
+# By entry of KEPT: products of features [F, F], of features and frames [F, N], squares of frames [N].
+_Sums = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
 @dataclass(frozen=True, eq=False)
-class _Sums:
-    """Products of features [F, F] and with changes [F, N], by block of time and of all but it.
+class _Folds:
+    """The sums of blocks of time, of the windows that share no frame with each, and of all.
 
     Attributes:
-        held: of each block, with the sum of squared changes.
-        rests: of the windows that share no frame with it.
+        held, rests: of each block.
         whole: of all windows.
+        copied: by block, the squared error of repeating the last frame, all units together.
     """
 
-    held: list[tuple[np.ndarray, np.ndarray, float, float]]
-    rests: list[tuple[np.ndarray, np.ndarray]]
-    whole: tuple[np.ndarray, np.ndarray]
+    held: list[_Sums]
+    rests: list[_Sums]
+    whole: _Sums
+    copied: list[float]
 
     @classmethod
-    def of(cls, features: np.ndarray, frames: np.ndarray, blocks: Sequence[TimeBlock], kept: float) -> Self:
-        """Of features [W, 1 + H, F] and frames [W, 1 + H, N]."""
-        horizon = frames.shape[1] - 1
-        share = (kept ** (np.arange(1, horizon + 1) / horizon)).astype(np.float32)[:, None]
-        moved = features[:, 1:] - share * features[:, :1]
-        change = frames[:, 1:] - share * frames[:, :1]
-        width, num_units = moved.shape[2], change.shape[2]
-
-        def sums(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            x, y = moved[chosen].reshape(-1, width), change[chosen].reshape(-1, num_units)
-            return (x.T @ x).astype(np.float64), (x.T @ y).astype(np.float64)
-
-        squares = np.square(change).sum(axis=(1, 2), dtype=np.float64)
-        copied = np.square(frames[:, 1:] - frames[:, :1]).sum(axis=(1, 2), dtype=np.float64)
-        held = [
-            (*sums(block.held_out), float(squares[block.held_out].sum()), float(copied[block.held_out].sum()))
+    def of(cls, features: np.ndarray, frames: np.ndarray, blocks: Sequence[TimeBlock]) -> Self:
+        """Of features [W, 1 + H, F] and frames [W, 1 + H, N], the last of the context and those forecast."""
+        held = [_sums(features[block.held_out], frames[block.held_out]) for block in blocks]
+        whole = held[0]
+        for other in held[1:]:
+            whole = _combined(whole, other, 1)
+        rests = []
+        for block, own in zip(blocks, held, strict=True):
+            near = ~block.rest & ~block.held_out
+            rests.append(_combined(_combined(whole, own, -1), _sums(features[near], frames[near]), -1))
+        copied = [
+            float(np.square(frames[block.held_out, 1:] - frames[block.held_out, :1]).sum(dtype=np.float64))
             for block in blocks
         ]
-        products, moments = sum(each[0] for each in held), sum(each[1] for each in held)
-        rests = []
-        for block in blocks:
-            near_products, near_moments = sums(~block.rest)
-            rests.append((products - near_products, moments - near_moments))
-        return cls(held, rests, (products, moments))
+        return cls(held, rests, whole, copied)
 
-    def choose(self) -> tuple[float, float]:
-        """The strength that forecasts blocks of time best, and the error it has there."""
-        errors = {strength: self._error(strength) for strength in STRENGTHS}
-        best = min(errors, key=lambda strength: errors[strength])
-        return best, errors[best]
+    def errors(self) -> np.ndarray:
+        """By entry of KEPT, strength and unit, [K, S, N]: squared error on blocks of time over that of copy
+        of all units, the mean over blocks. Its sum over units is the error of a choice."""
+        num_units = self.whole[0][1].shape[1]
+        found = np.zeros((len(KEPT), len(STRENGTHS), num_units))
+        counted = [place for place, copied in enumerate(self.copied) if copied > 0]
+        for place in counted:
+            for number, ((products, moments, squares), rest) in enumerate(
+                zip(self.held[place], self.rests[place], strict=True)
+            ):
+                for row, weights in enumerate(_ridges(rest[0], rest[1])):
+                    after = squares + np.sum(weights * (products @ weights - 2 * moments), axis=0)
+                    found[number, row] += after / self.copied[place]
+        return found / max(len(counted), 1)
 
-    def solve(self, strength: float) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Weights float32 [F, N] of all windows, and of all but each block."""
-        return _ridge(*self.whole, strength), [_ridge(*rest, strength) for rest in self.rests]
+    def solve(self, errors: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Weights float32 [F, N] of all windows, and of all but each block; each unit by its best choice."""
+        best = errors.reshape(-1, errors.shape[2]).argmin(axis=0)
+        kept, strength = np.divmod(best, errors.shape[1])
+        width, num_units = self.whole[0][1].shape
+        solved = []
+        for sums in (self.whole, *self.rests):
+            weights = np.zeros((width, num_units), np.float32)
+            for number in np.unique(kept):
+                for row, found in enumerate(_ridges(*sums[number][:2])):
+                    units = (kept == number) & (strength == row)
+                    weights[:, units] = found[:, units]
+            solved.append(weights)
+        return solved[0], solved[1:]
 
-    def _error(self, strength: float) -> float:
-        ratios = []
-        for (products, moments, squares, copied), rest in zip(self.held, self.rests, strict=True):
-            weights = _ridge(*rest, strength)
-            after = squares + float(np.sum(weights * (products @ weights - 2 * moments)))
-            ratios.append(after / copied if copied > 0 else 1.0)
-        return float(np.mean(ratios))
+
+def _sums(features: np.ndarray, frames: np.ndarray) -> _Sums:
+    """Sums over windows and steps of features[h] - k features[0] and frames[h] - k frames[0], k the share
+    that is kept at step h."""
+    width, num_units, horizon = features.shape[2], frames.shape[2], frames.shape[1] - 1
+    first, first_frame = features[:, 0], frames[:, 0]
+    flat, flat_frames = features[:, 1:].reshape(-1, width), frames[:, 1:].reshape(-1, num_units)
+    products, moments = flat.T @ flat, flat.T @ flat_frames
+    squares = np.einsum("wn,wn->n", flat_frames, flat_frames, dtype=np.float64)
+    sums = []
+    for kept in KEPT:
+        share = (kept ** (np.arange(1, horizon + 1) / horizon)).astype(np.float32)
+        of_features, of_frames = (np.einsum("h,whf->wf", share, each[:, 1:]) for each in (features, frames))
+        total = float(np.square(share).sum())
+        mixed = of_features.T @ first
+        sums.append(
+            (
+                (products - mixed - mixed.T + total * first.T @ first).astype(np.float64),
+                (
+                    moments - of_features.T @ first_frame - first.T @ of_frames
+                    + total * first.T @ first_frame
+                ).astype(np.float64),
+                squares
+                - 2 * np.einsum("wn,wn->n", of_frames, first_frame, dtype=np.float64)
+                + total * np.einsum("wn,wn->n", first_frame, first_frame, dtype=np.float64),
+            )
+        )  # fmt: skip
+    return sums
 
 
-def _ridge(products: np.ndarray, moments: np.ndarray, strength: float) -> np.ndarray:
-    width = len(products)
-    square = float(np.trace(products)) / width
+def _combined(first: _Sums, second: _Sums, sign: int) -> _Sums:
+    return [
+        (one[0] + sign * two[0], one[1] + sign * two[1], one[2] + sign * two[2])
+        for one, two in zip(first, second, strict=True)
+    ]
+
+
+def _ridges(products: np.ndarray, moments: np.ndarray) -> list[np.ndarray]:
+    """The weights [F, N] for each of STRENGTHS."""
+    values, vectors = np.linalg.eigh(products)
+    square = max(float(values.mean()), 0.0)
     if square == 0:
-        return np.zeros_like(moments, np.float32)
-    weights: np.ndarray = np.linalg.solve(products + strength * square * np.eye(width), moments)
-    return weights.astype(np.float32)
+        return [np.zeros_like(moments)] * len(STRENGTHS)
+    turned = vectors.T @ moments
+    return [
+        vectors @ (turned / (np.maximum(values, 0) + strength * square)[:, None]) for strength in STRENGTHS
+    ]
 
 
-def _no_response(reason: str, starts: np.ndarray, tried: _Fit | None = None) -> ResponseFit:
+def _no_response(reason: str, starts: np.ndarray, tried: _Encoded | None = None) -> ResponseFit:
     if tried is None:
-        return ResponseFit(None, None, math.nan, "level", 0.0, math.inf, reason, (), starts)
-    return ResponseFit(
-        None, tried.features, tried.error, tried.encoding, tried.memory_s, math.inf, reason, (), starts
-    )
+        return ResponseFit(None, None, math.nan, "level", 0.0, reason, (), starts)
+    return ResponseFit(None, tried.features, tried.error, tried.encoding, tried.memory_s, reason, (), starts)

@@ -518,13 +518,12 @@ class _Sample:
             )
         if not kept:
             return None
-        past, residual, departure, starts, is_trained = (
-            np.concatenate(each) for each in zip(*kept, strict=True)
+        *columns, unsorted, is_trained = (np.concatenate(each) for each in zip(*kept, strict=True))
+        blocks = [np.concatenate([block.values for block in each]) for each in zip(*commons, strict=True)]
+        starts, past, residual, departure, is_trained, *blocks = in_time(
+            unsorted, *columns, is_trained, *blocks
         )
-        common = [
-            FeatureBlock(each[0].name, np.concatenate([block.values for block in each]))
-            for each in zip(*commons, strict=True)
-        ]
+        common = [FeatureBlock(block.name, values) for block, values in zip(commons[0], blocks, strict=True)]
         trial = Trial(starts, is_trained, departure, np.zeros_like(residual), residual + departure)
         bounds = (each.astype(np.float32) for each in (low, high, spread))
         return cls(Features(loadings, *bounds), past, residual, common, trial)
@@ -560,6 +559,14 @@ def read_windows(
             context, target, starts = source.read(session, part, numbers[first : first + size])
             if len(starts):
                 yield part, context, target, starts
+
+
+def in_time(starts: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Start frames of windows [W] and what belongs to them, in order of time: parts may lie in any order."""
+    if (np.diff(starts) >= 0).all():
+        return (starts, *more)
+    order = np.argsort(starts, kind="stable")
+    return tuple(each[order] for each in (starts, *more))
 
 
 def num_windows_read(source: WindowSource, session: int, parts: Sequence[Part]) -> int:

@@ -18,6 +18,7 @@ import yaml
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.sidecar import as_written, check_sidecar
+from forebrain_registry.storage import path_here
 
 TIMEOUT_S = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -145,8 +146,13 @@ def data_folder() -> Path:
 def _home(variable: str, default: str) -> Path:
     """FOREBRAIN_HOME if it is set, else a folder of the user's configuration or cache."""
     if os.environ.get("FOREBRAIN_HOME"):
-        return Path(os.environ["FOREBRAIN_HOME"])
-    return Path(os.environ.get(variable) or Path.home() / default) / "forebrain"
+        return path_here(os.environ["FOREBRAIN_HOME"])
+    try:
+        return Path(os.environ.get(variable) or Path.home() / default) / "forebrain"
+    except RuntimeError as error:
+        raise RecordingError(
+            "this user has no home folder to keep data in. Set FOREBRAIN_HOME to a folder."
+        ) from error
 
 
 def _parse(text: str, where: str) -> dict[str, Entry]:

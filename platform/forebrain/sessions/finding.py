@@ -81,6 +81,14 @@ def each_file_once(paths: Iterable[str]) -> list[str]:
     return sorted(min(same, key=lambda path: (_is_by_link(path), path)) for same in of_file.values())
 
 
+def is_folder(entry: Path) -> bool:
+    """Whether an entry is a folder; one that cannot be looked at is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as text that can be printed and stored, whatever bytes its name has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -92,7 +100,10 @@ def _is_by_link(path: str) -> bool:
 
 def _can_be_opened(entry: Path) -> bool:
     """Whether opening an entry can end: a pipe would wait for its writer."""
-    return entry.is_file() or entry.is_dir() or (entry.is_symlink() and not entry.exists())
+    try:
+        return entry.is_file() or entry.is_dir() or (entry.is_symlink() and not entry.exists())
+    except OSError:  # said when it is opened
+        return True
 
 
 def _names_of_own_output(folder: Path) -> set[str]:

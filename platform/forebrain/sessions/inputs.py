@@ -29,8 +29,8 @@ class Input:
     Attributes:
         name: unique in its session; of a pattern `NAME[target]`, one channel for each target.
         kind: `event` (zero but for marks of a frame each; its values add up), `level` (a value that lasts),
-            `pattern` (what one target of several receives, for example a unit under holographic stimulation;
-            its values last as those of a level do).
+            `pattern` (what one target of several receives, for example a unit under holographic stimulation:
+            marks, or values that last).
         unit: of measurement, empty where it is not known.
         can_be_planned: whether its future may be known: a stimulus can be planned, behaviour cannot.
     """
@@ -64,6 +64,11 @@ def kind_of(values: np.ndarray) -> InputKind:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_marked, [False]])))
     lengths = edges[1::2] - edges[::2]
     return "event" if (lengths == 1).mean() >= _MIN_ISOLATED else "level"
+
+
+def adds_up(kind: InputKind, values: np.ndarray) -> bool:
+    """Whether the values of a channel, [T], are summed where frames are joined: marks, a pattern's too."""
+    return kind == "event" or (kind == "pattern" and kind_of(values) == "event")
 
 
 def changes(values: np.ndarray, segments: Sequence[tuple[int, int]]) -> np.ndarray:

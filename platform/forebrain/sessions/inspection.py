@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from rich import box
 from rich.table import Table
 
 from forebrain.errors import RecordingError
@@ -74,6 +75,8 @@ class Inspected:
             return
         metadata = self.session.metadata
         rate_hz = self.session.rate_hz
+        signal = "" if self.session.signal == "unknown" else f"; signal: {self.session.signal}"
+        yield f"{self.session.id}: format: {self.format}{signal}"
         if rate_hz is None:
             yield f"{self.session.id}: rate: unknown, {metadata.get('rate_from', 'since nothing states it')}"
         rate = "" if rate_hz is None else f"{rate_hz:.4g} Hz"
@@ -149,13 +152,12 @@ def _inspect_one(
 
 def as_table(results: Sequence[Inspected], name_of: Callable[[str], str]) -> Table:
     """The sessions that can be used, a row each."""
-    table = Table(title="recordings as they would be used")
+    table = Table(title="recordings as they would be used", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("recording", overflow="fold")
     table.add_column("session", overflow="fold")
-    for name in ("format", "species", "signal"):
-        table.add_column(name)
+    table.add_column("species", no_wrap=True)
     for name in ("frames", "units", "Hz", "segments", "findings"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         if result.session is not None:
             table.add_row(name_of(result.address), *_cells(result, result.session))
@@ -209,9 +211,7 @@ def _input_rows(session: Session, context: int, horizon: int) -> Iterator[tuple[
 
 def _cells(result: Inspected, session: Session) -> Iterator[str]:
     yield session.id
-    yield result.format
     yield session.species
-    yield session.signal
     yield str(session.num_frames)
     yield str(session.num_units)
     yield "unknown" if session.rate_hz is None else f"{session.rate_hz:.4g}"

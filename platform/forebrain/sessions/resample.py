@@ -8,6 +8,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.frames import BlockFrames, Combine, combine_blocks
+from forebrain.sessions.inputs import adds_up
 from forebrain.sessions.report import Finding
 from forebrain.sessions.session import Session
 
@@ -97,7 +98,9 @@ def _in_blocks(
         if values is None:
             return None
         channels = combine_blocks(values, first, stop, "last" if combine == "last" else "mean")
-        is_event = np.array([kinds[name] == "event" for name in names or ()], bool)
+        is_event = np.array(
+            [adds_up(kinds[name], channel) for name, channel in zip(names or (), values.T, strict=True)], bool
+        )
         if combine == "last":
             is_repeated = np.concatenate([[False], np.diff(first) == 0])
             channels[np.ix_(is_repeated, is_event)] = 0

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from forebrain.errors import RecordingError
+from forebrain.notebook import facts
 from forebrain.sessions.arrays import as_matrix, column_names, frame_times
 from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind, columns_of, kind_of
 
@@ -35,7 +36,7 @@ class FrameSource(Protocol):
     def __getitem__(self, frames: slice, /) -> Any: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Session:
     """One recording of one animal: T frames of N units, with what is known about them.
 
@@ -126,7 +127,11 @@ class Session:
         }.items():
             value = getattr(self, name)
             if value is not None and len(value) != length:
-                raise RecordingError(f"{where}: {name} has {len(value)} entries; expected {length}.")
+                what = "one a frame" if length == num_frames else "one a unit"
+                raise RecordingError(
+                    f"{where}: {name} has {len(value)} entries; expected {length}, {what}. Bring it to as "
+                    "many, or leave it out."
+                )
         for name in ("stimulus", "behaviour"):
             channels, names = getattr(self, name), getattr(self, f"{name}_names")
             if channels is not None and (channels.ndim != 2 or len(names or ()) != channels.shape[1]):
@@ -237,6 +242,27 @@ class Session:
                     ranges[self.condition_names[self.conditions[start]]].append((start, stop))
         return ranges
 
+    def __repr__(self) -> str:
+        return f"{self.id}: {', '.join(value for _, value in self._facts())}"
+
+    def _repr_html_(self) -> str:
+        return facts(self.id, self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What it is, for people."""
+        length = "" if self.rate_hz is None else f" ({self.num_frames / self.rate_hz:,.4g} s)"
+        rate = "rate not known" if self.rate_hz is None else f"{self.rate_hz:.4g} Hz"
+        found = [
+            ("frames", f"{self.num_frames:,} frames{length}"),
+            ("units", f"{self.num_units:,} units"),
+            ("rate", rate),
+            ("species", self.species),
+            ("signal", self.signal),
+        ]
+        if len(self.segments) > 1:
+            found.append(("segments", f"{len(self.segments)} segments"))
+        return [(name, value) for name, value in found if value != "unknown"]
+
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop) as float32 [stop - start, N]."""
         return np.ascontiguousarray(self.traces[start:stop], dtype=np.float32)
@@ -264,7 +290,8 @@ class Session:
             species, subject, session, dataset: whose recording it is. Not given, it cannot be told whether a
                 backbone has seen this animal.
             unit_names: N names, in place of those of the columns.
-            **more: further attributes, such as `signal`, `stimulus` or `brain_regions`.
+            **more: further attributes, such as `signal` or `brain_regions`. `stimulus` and `behaviour` may be
+                tables as `traces` may, whose columns name them, or of one channel.
 
         Raises:
             RecordingError: it is no table of numbers, or an attribute does not fit.
@@ -274,6 +301,12 @@ class Session:
             unit_names = column_names(traces)
         if known.get("time_s") is None and (time_s := frame_times(traces)) is not None:
             known["time_s"] = time_s
+        for member in ("stimulus", "behaviour"):
+            if (channels := known.get(member)) is not None:
+                if known.get(f"{member}_names") is None and (names := column_names(channels)) is not None:
+                    known[f"{member}_names"] = tuple(names)
+                values = np.asarray(channels, np.float32)
+                known[member] = values[:, None] if values.ndim == 1 else values
         if subject is None or session is None:
             note = {"identity_note": "identity not given: the recording is an array without a name"}
             known["metadata"] = {**note, **known.get("metadata", {})}

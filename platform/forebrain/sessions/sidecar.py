@@ -6,8 +6,10 @@ of every recording in its folder; the first wins field by field. All fields are 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -60,6 +62,8 @@ class InputFile:
             states times.
         sync: pairs of one moment on both clocks, [its seconds, the recording's seconds], instead of
             `offset_s`; of two and more the clock's drift is taken too.
+        recording_starts: the moment, as its times are written, at which the recording's clock is at 0; for
+            times of the wall clock.
         planned: whether what it holds can be planned, unlike behaviour.
     """
 
@@ -72,6 +76,7 @@ class InputFile:
     content: str | None = None
     offset_s: float = 0.0
     sync: tuple[tuple[float, float], ...] | None = None
+    recording_starts: str | None = None
     planned: bool = True
 
 
@@ -174,6 +179,21 @@ def sidecar_files(recording: Path) -> list[Path]:
     return [path for path in dict.fromkeys(paths) if path.is_file()]
 
 
+def is_sidecar(path: Path) -> bool:
+    """Whether a file is called like a sidecar."""
+    named = path.stem == "session" or path.stem.endswith(".session")
+    return named and path.suffix in SIDECAR_SUFFIXES
+
+
+def named_input_files(entries: Iterable[Path]) -> set[str]:
+    """The files that sidecar files among the entries of a folder name as inputs of a recording."""
+    found: set[str] = set()
+    for entry in filter(is_sidecar, entries):
+        with contextlib.suppress(RecordingError):  # said when its recording is opened
+            found |= {each.file for each in parse_sidecar(entry).input_files or ()}
+    return found
+
+
 def parse_sidecar(path: Path) -> Sidecar:
     """Reads one sidecar file.
 
@@ -198,7 +218,7 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise RecordingError(f"{path}: larger than {_MAX_BYTES} bytes; expected a few lines of YAML.")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             values = as_written(json.loads(text), json.loads(text, parse_int=str, parse_float=str))
         else:
@@ -208,11 +228,24 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
     return {} if values is None else values
 
 
-class _NoDatesLoader(yaml.SafeLoader):
-    """Safe YAML without dates, which no key of a sidecar takes, and which fail as 2024-13-45."""
+# Numbers as people write them: 010 is not 8, 1:30 not 90, and 1e3 no text.
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"
+    ),
+}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML whose numbers are decimal; no dates, which no key of a sidecar takes; = is text."""
 
     yaml_implicit_resolvers: ClassVar = {
-        start: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        start: [
+            (tag, _NUMBERS.get(tag, pattern))
+            for tag, pattern in resolvers
+            if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+        ]
         for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -223,7 +256,7 @@ def load_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError, ValueError: it is no valid YAML.
     """
-    return as_written(yaml.load(text, _NoDatesLoader), yaml.load(text, yaml.BaseLoader))
+    return as_written(yaml.load(text, _PlainLoader), yaml.load(text, yaml.BaseLoader))
 
 
 def as_written(typed: Any, text: Any, key: str = "") -> Any:
@@ -384,7 +417,7 @@ def _checked_input_file(where: str, value: Any) -> InputFile:
             "expected names of columns, a unit of time, offset_s in seconds or sync: [[seconds there, "
             "seconds in the recording], ...], content: events or channels, planned: true or false."
         )
-    for key in ("file", "time_column", "stop_column", "label_column"):
+    for key in ("file", "time_column", "stop_column", "label_column", "recording_starts"):
         if key in said:
             said[key] = str(said[key])
     if "columns" in said:

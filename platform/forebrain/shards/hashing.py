@@ -14,6 +14,7 @@ import time
 import uuid
 from pathlib import Path
 
+from forebrain.errors import StorageError
 from forebrain_registry.pulling import default_cache
 
 # Smaller files are read as fast as a note of them.
@@ -33,14 +34,14 @@ def file_sha256(path: Path) -> str:
         if before.st_size < LEAST_BYTES:
             return hashlib.file_digest(stream, "sha256").hexdigest()
         state = _state(before)
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RuntimeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, StorageError):
             known = json.loads(_note(before).read_text())
             if known["state"] == state and _is_sha256(known["sha256"]):
                 return known["sha256"]
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         is_settled = time.time() - max(before.st_mtime, before.st_ctime) > SETTLED_S
         if is_settled and _state(os.fstat(stream.fileno())) == state:
-            with contextlib.suppress(OSError, RuntimeError):  # a user without a home, too
+            with contextlib.suppress(OSError, StorageError):  # a user without a home, too
                 _write(_note(before), json.dumps({"state": state, "sha256": sha256}))
     return sha256
 

@@ -24,7 +24,7 @@ from forebrain.shards.index import ENTRIES_NAME, INDEX_NAME, Index, IndexRow, Se
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.readable import readable
 from forebrain.shards.reader import sizes_of_shards
-from forebrain.shards.recordings import name_of, open_any, sha256_of
+from forebrain.shards.recordings import has_changed, name_of, open_any, sha256_of
 from forebrain.shards.writer import write_session
 from forebrain_registry.storage import PARTIAL, Folder
 
@@ -32,6 +32,8 @@ OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]
 # So that a worker finds its next task when it ends one.
 TASKS_A_CPU = 2
+# Of writing the index, while another prepare adds sessions; the last of them names all.
+INDEX_ATTEMPTS = 5
 RunEach = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
 
 
@@ -100,8 +102,8 @@ def prepare(
     """Adds recordings to the set of shards at `out`, which is made if there is none.
 
     Sessions that are there already, from the same bytes with the same options, are left as they are; a
-    run that was killed is continued by running it again. The index is written last. One prepare at a time
-    may write to an address.
+    run that was killed is continued by running it again. The index is written last. Several prepares of the
+    same options may add to one address at once.
 
     Args:
         recordings: addresses of single recordings (`recordings.find_all` finds them).
@@ -141,8 +143,10 @@ def prepare(
         usable.update(row["prepared"])
         progress(f"[{number}/{len(todo)}] {printable(row['recording'])}: {', '.join(row['lines'])}")
 
+    listed = _listed_entries(storage)
     stored = _complete_entries(storage, config, indexed)
     prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
+    _same_options_index(storage, config)  # of another prepare, which came meanwhile
     if usable and not prepared:
         raise StorageError(
             f"{storage.uri}: what was written there is not found again. Choose an address of plain letters, "
@@ -156,8 +160,13 @@ def prepare(
         "prepare its recording again."
         for session_id in sorted(set(indexed.values()) - stored.keys() - asked)
     ]
+    failures += [
+        f"session {session_id} was prepared and is not whole any more; another prepare may have written to "
+        f"{storage.uri} at the same time. Prepare its recording again."
+        for session_id in sorted(usable - stored.keys())
+    ]
     _sweep(storage, stored)
-    _write_index(storage, config, stored)
+    _make_set(storage, config, stored, indexed, listed)
     return PrepareResult(prepared, len(skipped), tuple(failures))
 
 
@@ -207,6 +216,7 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
         lines.append("cannot be used")
         return result
     source = Source(name_of(recording), item["sha256"], len(sessions))
+    written: list[SessionEntry] = []
     for session in sessions:
         if session.id not in item["wanted"]:
             continue
@@ -222,8 +232,17 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
                 lines.append(f"{session.id} cannot be used")
                 continue
             entry = meanwhile.entry  # another prepare has written it, and removed what was half written
-        prepared.append(entry.id)
-        lines.append(f"{entry.id} {entry.num_frames} frames x {entry.num_units} units")
+        written.append(entry)
+    if written and has_changed(recording, item["sha256"]):
+        for entry in written:
+            storage.remove(entry.name)
+        failures.append(
+            f"{printable(recording)}: changed while it was prepared; prepare it again when it is finished."
+        )
+        lines.append("changed meanwhile")
+        return result
+    prepared += [entry.id for entry in written]
+    lines += [f"{entry.id} {entry.num_frames} frames x {entry.num_units} units" for entry in written]
     return result
 
 
@@ -360,8 +379,47 @@ def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:
             storage.remove(name)
 
 
-def _write_index(storage: Folder, config: PrepareConfig, stored: dict[str, _Stored]) -> None:
-    """Writes the file of all entries, and then the index, which makes them the set."""
+def _make_set(
+    storage: Folder,
+    config: PrepareConfig,
+    stored: dict[str, _Stored],
+    indexed: Mapping[str, str],
+    listed: dict[str, int],
+) -> None:
+    """Writes the index, also of what another prepare adds meanwhile and has not seen named.
+
+    Args:
+        listed: the entries that were there before `stored` was read, with their sizes.
+
+    Raises:
+        ConfigError: another prepare has made a set of other options there.
+    """
+    for _ in range(INDEX_ATTEMPTS):
+        is_new = _same_options_index(storage, config) is None
+        try:
+            _write_index(storage, config, stored, is_new)
+        except FileExistsError:  # of another prepare, with these options or others
+            is_ours = False
+        else:
+            is_ours = True
+        now = _listed_entries(storage)
+        if is_ours and now == listed:
+            return
+        listed, stored = now, _complete_entries(storage, config, indexed)
+
+
+def _listed_entries(storage: Folder) -> dict[str, int]:
+    return {name: size for name, size in storage.sizes("sessions").items() if name.endswith(".json")}
+
+
+def _write_index(
+    storage: Folder, config: PrepareConfig, stored: dict[str, _Stored], is_new: bool = False
+) -> None:
+    """Writes the file of all entries, and then the index, which makes them the set.
+
+    Raises:
+        FileExistsError: it is to be a new set, and another prepare was first.
+    """
     in_order = [stored[session_id] for session_id in sorted(stored)]
     rows = tuple(
         IndexRow(
@@ -374,4 +432,4 @@ def _write_index(storage: Folder, config: PrepareConfig, stored: dict[str, _Stor
     )
     storage.write(ENTRIES_NAME, b"".join(each.data + b"\n" for each in in_order))
     index = Index(config.max_window, config.page_bytes, asdict(config), rows)
-    storage.write(INDEX_NAME, index.to_bytes())
+    (storage.create if is_new else storage.write)(INDEX_NAME, index.to_bytes())

@@ -323,6 +323,17 @@ def _start_of(stretch: Stretch) -> int:
     return stretch.start
 
 
+def is_set(uri: str) -> bool:
+    """Whether a set was prepared at an address, damaged or not; a lab's own index.json makes none."""
+    try:
+        row = json.loads(Folder(uri).read(INDEX_NAME))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return isinstance(row, dict) and str(row.get("format")).startswith("forebrain-")
+
+
 def fingerprint_of(uri: str) -> str | None:
     """The fingerprint of a prepared set, by its index alone; None where there is no finished set.
 
@@ -503,14 +514,13 @@ class LocalPages:
         shape = member.shape
         first, last, _ = channels.indices(shape.num_channels)
         checked = self._checked.setdefault((member.key, member.name), set())
-        if len(checked) < member.num_pages:
-            numbers = shape.numbers(start, stop, channels)
-            if not checked.issuperset(numbers):
-                pages = self._check(member, start, stop, channels, checked)
-                return assemble(pages, start, stop, first, last)
+        is_checked = len(checked) == member.num_pages or checked.issuperset(
+            shape.numbers(start, stop, channels)
+        )
+        if not is_checked:
+            return self._check(member, start, stop, channels, checked)
         if shape.pages_a_row == 1:  # the plain array
-            begin = member.offset + FLOAT_BYTES * shape.num_channels * start
-            return self._values(member, begin, stop - start, shape.num_channels)[:, first:last]
+            return self._rows(member, start, stop)[:, first:last]
         parts = []
         for page in member.pages(start, stop, channels):
             low, high = max(start, page.first_frame), min(stop, page.first_frame + page.num_frames)
@@ -519,18 +529,36 @@ class LocalPages:
             parts.append((part, self._values(member, begin, part.num_frames, part.num_channels)))
         return assemble(parts, start, stop, first, last)
 
-    def _check(
-        self, member: Member, start: int, stop: int, channels: slice, checked: set[int]
-    ) -> list[tuple[Page, np.ndarray]]:
-        """The whole pages that hold a part of a member, those not checked before checked."""
-        checksums, found = self._checksums(member), []
+    def _check(self, member: Member, start: int, stop: int, channels: slice, checked: set[int]) -> np.ndarray:
+        """A part of a member, read in whole pages, of which those not checked before are checked."""
+        shape, checksums = member.shape, self._checksums(member)
+        first, last, _ = channels.indices(shape.num_channels)
+
+        def check(number: int, values: np.ndarray) -> None:
+            if number not in checked:
+                _check_page(member, number, values, checksums, self._storage.uri)
+                checked.add(number)
+
+        if shape.pages_a_row == 1:  # all of them at once
+            rows = shape.rows(start, stop)
+            low = rows.start * shape.frames
+            frames = self._rows(member, low, min(rows.stop * shape.frames, member.num_frames))
+            for number in rows:
+                at = number * shape.frames - low
+                check(number, frames[at : at + shape.frames])
+            return frames[start - low : stop - low, first:last]
+        found = []
         for page in member.pages(start, stop, channels):
             values = self._values(member, page.begin, page.num_frames, page.num_channels)
-            if page.number not in checked:
-                _check_page(member, page, values, checksums, self._storage.uri)
-                checked.add(page.number)
+            check(page.number, values)
             found.append((page, values))
-        return found
+        return assemble(found, start, stop, first, last)
+
+    def _rows(self, member: Member, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop) of a member that is the plain array, not checked."""
+        num_channels = member.shape.num_channels
+        begin = member.offset + FLOAT_BYTES * num_channels * start
+        return self._values(member, begin, stop - start, num_channels)
 
     def expect(self, member: Member, start: int, stop: int, channels: slice) -> None:
         """Nothing is read ahead: a disk has no first byte to wait for, and the system keeps what was read."""
@@ -600,7 +628,7 @@ class FarPages:
             values = np.frombuffer(data, "<f4", page.num_frames * page.num_channels, page.begin - begin)
             values = values.reshape(page.num_frames, page.num_channels)
             try:
-                _check_page(member, page, values, checksums, self._storage.uri)
+                _check_page(member, page.number, values, checksums, self._storage.uri)
             except BadShardError as error:
                 found.append(error)
             else:  # a view would keep its neighbours in memory
@@ -614,13 +642,13 @@ def _most_open_shards() -> int:
     return MAX_OPEN_SHARDS if soft == resource.RLIM_INFINITY else max(1, min(MAX_OPEN_SHARDS, soft // 4))
 
 
-def _check_page(member: Member, page: Page, values: np.ndarray, checksums: np.ndarray, uri: str) -> None:
-    if zlib.crc32(values.data) != checksums[page.number]:
+def _check_page(member: Member, number: int, values: np.ndarray, checksums: np.ndarray, uri: str) -> None:
+    if zlib.crc32(values.data) != checksums[number]:
         raise BadShardError(
-            f"{uri}: {member.shard} is damaged: sample {member.key}, page {page.number} "
-            f"at byte {page.begin} does not match its checksum. Remove the file and run prepare again: "
-            "it rewrites only that session.",
-            pages=(page.number,),
+            f"{uri}: {member.shard} is damaged: sample {member.key}, page {number} "
+            f"at byte {member.page(number).begin} does not match its checksum. Remove the file and run "
+            "prepare again: it rewrites only that session.",
+            pages=(number,),
         )
 
 

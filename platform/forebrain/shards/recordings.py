@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from forebrain.errors import RecordingError
 from forebrain.sessions.remote import fingerprint, is_remote, sidecar_path
 from forebrain.sessions.session import Session
-from forebrain.sessions.sidecar import InputFile, parse_sidecar, sidecar_files, sidecar_of
+from forebrain.sessions.sidecar import Sidecar, parse_sidecar, sidecar_files
 from forebrain.sessions.simulate import (
     SIMULATION_VERSION,
     kernels_file,
@@ -41,8 +43,12 @@ def find_all(addresses: Sequence[str]) -> list[str]:
     return found
 
 
-def open_any(address: str) -> list[Session]:
+def open_any(address: str, given: Sidecar | None = None) -> list[Session]:
     """The sessions of one of the addresses that `find_all` gave.
+
+    Args:
+        address: of a recording, or of a simulated one.
+        given: what the user says of a recording, over what its sidecar files say.
 
     Raises:
         RecordingError: the recording cannot be used.
@@ -51,7 +57,7 @@ def open_any(address: str) -> list[Session]:
         return open_simulated(address)
     from forebrain.sessions.readers import open_recording
 
-    return open_recording(address)
+    return open_recording(address, given)
 
 
 def name_of(address: str) -> str:
@@ -71,13 +77,9 @@ def sha256_of(address: str) -> str:
         of_kernels = file_sha256(kernels) if kernels is not None and kernels.is_file() else ""
         return hashlib.sha256(f"{SIMULATION_VERSION} {address}{of_kernels}".encode()).hexdigest()
     if is_remote(address):
-        said = sidecar_path(address)
-        inputs = parse_sidecar(said).input_files or () if said.is_file() else ()
-        return (
-            hashlib.sha256(f"{fingerprint(address)}{_hashes(inputs)}".encode()).hexdigest()
-            if inputs
-            else (fingerprint(address))
-        )
+        found = fingerprint(address)
+        beside = _hashes_of_inputs(sidecar_path(address))
+        return hashlib.sha256(f"{found}{beside}".encode()).hexdigest() if beside else found
     from forebrain.sessions.readers import check_name
 
     path = Path(address)
@@ -86,13 +88,26 @@ def sha256_of(address: str) -> str:
     sidecars = [(file.relative_to(path.parent).as_posix(), file) for file in sidecar_files(path)]
     for name, file in [*_files_of(path), *sidecars]:
         digest.update(f"{name}\0{file_sha256(file)}\n".encode("utf-8", "surrogateescape"))
-    digest.update(_hashes(sidecar_of(path).input_files or ()).encode("utf-8", "surrogateescape"))
+    inputs = "".join(_hashes_of_inputs(file) for _, file in sidecars)
+    digest.update(inputs.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _hashes(inputs: Sequence[InputFile]) -> str:
-    """Names and hashes of files of inputs that sidecar files name; none of those that are not there."""
-    files = [Path(each.file) for each in inputs]
+def has_changed(address: str, sha256: str) -> bool:
+    """Whether a recording on this machine is no longer what had this hash; one elsewhere is not asked for."""
+    if address.startswith(_SIMULATED) or is_remote(address):
+        return False
+    try:
+        return sha256_of(address) != sha256
+    except (OSError, RecordingError):
+        return True
+
+
+def _hashes_of_inputs(sidecar: Path) -> str:
+    """Names and hashes of the files of inputs that a sidecar file names; none of those that are not there."""
+    files: list[Path] = []
+    with contextlib.suppress(RecordingError):  # of a sidecar that cannot be read: said when its recording is
+        files = [Path(each.file) for each in parse_sidecar(sidecar).input_files or ()]
     return "".join(f"{file.name}\0{file_sha256(file)}\n" for file in files if file.is_file())
 
 

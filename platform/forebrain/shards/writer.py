@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from forebrain.errors import RecordingError
+from forebrain.errors import RecordingError, ShardError
 from forebrain.scoring.protocols import fit_ranges, intersect, protocols_for
 from forebrain.sessions.frames import PIECE_BYTES
 from forebrain.sessions.report import Finding, RecordingReport
@@ -50,8 +50,9 @@ def write_session(
 ) -> SessionEntry:
     """Writes a repaired session and returns its entry.
 
-    The entry is written last, and an older entry of the session is removed first: a session whose entry
-    exists is whole.
+    The entry is written last, and an entry of anything else is removed first: a session whose entry exists is
+    whole. One of the same recording and options stays, for what is written is the same to the byte: another
+    prepare may have written it just now, and counts on it.
 
     Raises:
         RecordingError: the recording is too short, or cannot be read on the way. No entry is left.
@@ -60,8 +61,21 @@ def write_session(
         raise RecordingError(
             f"session {session.id}: {session.num_frames} frame remains; expected at least 2."
         )
-    storage.remove(entry_name(session.key))
+    if not _is_same(storage, session.key, source, config):
+        storage.remove(entry_name(session.key))
+    try:
+        entry = _write_files(session, report, source, storage, config)
+    except BaseException:
+        storage.remove(entry_name(session.key))
+        raise
+    storage.write(entry.name, entry.to_bytes())
+    return entry
 
+
+def _write_files(
+    session: Session, report: RecordingReport, source: Source, storage: Folder, config: PrepareConfig
+) -> SessionEntry:
+    """Writes all of a session but its entry, which is returned."""
     segments = session.segments
     fitted_on = {
         protocol: fit_ranges(protocol, session.num_frames, segments)
@@ -88,7 +102,7 @@ def write_session(
     arrays |= {pages_array(name): np.array(values, "<u4") for name, values in checksums.items()}
     arrays_bytes = safetensors.numpy.save(arrays)
     storage.write(arrays_name(session.key), arrays_bytes)
-    entry = SessionEntry(
+    return SessionEntry(
         id=session.id,
         key=session.key,
         dataset=session.dataset,
@@ -118,8 +132,15 @@ def write_session(
         split=runs_of(session.split),
         repetition=runs_of(session.repetition),
     )
-    storage.write(entry.name, entry.to_bytes())
-    return entry
+
+
+def _is_same(storage: Folder, key: str, source: Source, config: PrepareConfig) -> bool:
+    """Whether the entry that is there is of the same recording and options."""
+    try:
+        entry = SessionEntry.from_bytes(storage.read(entry_name(key)), entry_name(key))
+    except (FileNotFoundError, ShardError):
+        return False
+    return entry.source == source and entry.options_sha256 == config.sha256
 
 
 def plan_stretches(num_units: int, segments: list[Range], config: PrepareConfig) -> Iterator[list[Range]]:
@@ -191,7 +212,8 @@ def _write_shard(
     """Writes one tar and returns its size, its sha256 and its stretches; checksums of pages are appended."""
     session = frames.session
     stretches = []
-    with path.open("wb") as stream:
+    # What is written in large pieces lies in large pieces in memory, too, and is read faster from there.
+    with path.open("wb", buffering=PIECE_BYTES) as stream:
         tar = TarWriter(stream)
         for number, (start, stop) in enumerate(ranges, first_sample):
             key = f"{session.key}-{number:06d}"

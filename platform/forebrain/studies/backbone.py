@@ -174,6 +174,7 @@ def _scored(
 
 
 def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, Any]:
+    """As `forebrain adapt --resample`: without an animal there may be no recording at its rate."""
     torch.set_num_threads(1)
     row: dict[str, Any] = {
         "session": session.id,
@@ -183,22 +184,26 @@ def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, 
         "left_out_because": None,
     }
     try:
-        result = compare(backbone, session, "embeddings", fit).result()
+        comparison = compare(backbone, session, "embeddings", fit, to_rate=True)
     except AdaptationError as error:  # too short to be scored, most often
         return row | {"left_out_because": str(error)}
+    result = comparison.result()
     if result["leak"]:
         raise ConfigError(f"{session.id}: {result['leak_note']}; name its animal in left_out or unseen.")
+    row["rate_hz"] = comparison.prepared.session.rate_hz
     row |= {"score": result["score"], **{name: result["baselines"][name] for name in RIVALS}}
     return row | {name: result[name] for name in ("noise_ceiling", "others", "weights", "seconds")}
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
-    """Means over animals, each the mean of its sessions and seeds, by species; and the lead over `self`."""
+    """Means over animals, each the mean of its sessions and seeds, and the lead over `self`: of all species
+    together, where there are several, and of each."""
     scored = [row for row in rows if row["left_out_because"] is None]
-    for species in sorted({row["species"] for row in scored}):
+    every = sorted({row["species"] for row in scored})
+    for species in ([""] if len(every) > 1 else []) + every:
         of_animal: dict[str, list[list[float]]] = {}
         for row in scored:
-            if row["species"] == species:
+            if species in ("", row["species"]):
                 values = [float(row[name]) for name in SCORED]
                 lead = row["score"] - row["self"]
                 of_animal.setdefault(_animal(row["session"]), []).append([*values, lead])
@@ -220,7 +225,9 @@ def as_table(metrics: Sequence[Metric]) -> Table:
         name="animals",
         title="test score on animals that it was not trained on",
         columns=("species", "metric", "value", "low", "high", "interval"),
-        rows=tuple((one.dataset, one.name, one.value, one.low, one.high, one.interval) for one in metrics),
+        rows=tuple(
+            (one.dataset or "all", one.name, one.value, one.low, one.high, one.interval) for one in metrics
+        ),
     )
 
 
@@ -240,7 +247,8 @@ def _sentence(metrics: Sequence[Metric]) -> str:
     """The scores in a sentence."""
     value = {(metric.dataset, metric.name): metric.value for metric in metrics}
     said = [
-        f"{species} {value[species, 'score']:.3f} (linear {value[species, 'score of linear']:.3f}, ridge "
+        f"{species or 'all'} {value[species, 'score']:.3f} "
+        f"(linear {value[species, 'score of linear']:.3f}, ridge "
         f"{value[species, 'score of ridge']:.3f}, self {value[species, 'score of self']:.3f})"
         for species in sorted({metric.dataset for metric in metrics})
     ]

@@ -12,11 +12,9 @@ import csv
 import dataclasses
 import io
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import rich.table
@@ -35,7 +33,7 @@ from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, scratch
 
 ASKED = "adaptations.yaml"
 _COLUMNS = (
@@ -140,7 +138,13 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
     if not out.exists(ASKED):
         with contextlib.suppress(FileExistsError):  # another command came first
             out.create(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
-    before = yaml.safe_load(out.read(ASKED))
+    try:
+        before = dict(yaml.safe_load(out.read(ASKED)))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{out.uri_of(ASKED)}: damaged ({' '.join(str(error).split())}). Remove it, and the same command "
+            "makes it again."
+        ) from error
     if before != asked:
         other = [name for name in asked if before.get(name) != asked[name]]
         raise ConfigError(
@@ -185,14 +189,13 @@ def _adapt_recording(item: Row) -> list[Row]:
     for session in sessions:
         place = out.child(session_key(session.id))
         try:
-            if place.exists(RESULT):
-                result, status = json.loads(place.read(RESULT)), "finished"
-            else:
+            result, status = _finished(place), "finished"
+            if result is None:
                 comparison = compare(
                     backbone, session, item["mode"], FitConfig(**item["fit"]), item["resample"]
                 )
-                with tempfile.TemporaryDirectory(prefix="forebrain-") as scratch:
-                    made = save_comparison(comparison, Path(scratch) / "adaptation")
+                with scratch() as folder:
+                    made = save_comparison(comparison, folder / "adaptation")
                     # The result last: it says that all else is there.
                     for path in sorted(made.iterdir(), key=lambda path: path.name == RESULT):
                         place.write(path.name, path.read_bytes())
@@ -202,6 +205,15 @@ def _adapt_recording(item: Row) -> list[Row]:
         else:
             rows.append(_row(recording, session.id, status, result))
     return rows
+
+
+def _finished(place: Folder) -> Row | None:
+    """The result of an adaptation that is done; None where there is none, or it is damaged and made again."""
+    try:
+        result = json.loads(place.read(RESULT))
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if isinstance(result, dict) and "interval" in result else None
 
 
 def _refuse_shared_names(rows: list[Row]) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from forebrain.studies.trials import Trial
 
 # In a trial's folder, beside what a run has: why there is no result.
 NOTE = "trial.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,13 @@ class Note:
 
 
 def read_note(trial: Trial) -> Note | None:
+    """The note in a trial's folder; None where there is none, or it is damaged: the trial is tried again."""
     try:
         return Note(**json.loads(trial.run.folder.read(NOTE)))
     except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        _log.warning("%s: damaged (%s); passed over.", trial.run.folder.uri_of(NOTE), error)
         return None
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import yaml
 from rich.console import Console
 
-from forebrain.errors import ConfigError, ForebrainError, StudyError
+from forebrain.errors import CheckpointError, ConfigError, ForebrainError, StudyError
 from forebrain.runs.pretrain import check_data, prepare_into
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
@@ -154,11 +154,17 @@ def _claim(folder: Folder, study: Study, base: PretrainConfig, asked: bytes) -> 
         with contextlib.suppress(FileExistsError):  # another command came first
             folder.create(_ASKED, asked)
             is_new = True
-    stored = yaml.safe_load(folder.read(_ASKED))["pretrain"]
+    try:
+        stored = dict(yaml.safe_load(folder.read(_ASKED))["pretrain"])
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder.uri_of(_ASKED)}: damaged ({' '.join(str(error).split())}). Remove it, and the same "
+            "command makes it again."
+        ) from error
     if stored.get("data") != base.data:
         runs = [trial.run for trial in study.trials(base)]
         trained_on = {one.record["data_fingerprint"] for run in runs for one in run.checkpoints().committed()}
-        if is_same_data(base.data, stored["data"], trained_on, folder.uri_of("shards")):
+        if is_same_data(base.data, str(stored.get("data")), trained_on, folder.uri_of("shards")):
             stored["data"] = base.data
     check_same_run(stored, json.loads(json.dumps(base.identity())), folder.uri)
     return is_new

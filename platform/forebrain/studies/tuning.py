@@ -28,6 +28,7 @@ from forebrain.runs.pretrain import pretrain
 from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, Validated
+from forebrain.training.run_folder import ray_uri_in
 from forebrain.training.stopping import StopSignals
 from forebrain_registry.storage import Folder
 
@@ -89,8 +90,7 @@ def run_trials(
             f"parallel is {parallel or 1} and the cluster has room for {room} trials at once, which need "
             f"{_needs(todo[0])} each; expected at most {room}, or a larger cluster."
         )
-    folder = Folder(out)
-    folder.remove("ray")  # of a study that was killed
+    folder, name = Folder(out), uuid.uuid4().hex
     steps = todo[0].config.training.steps
     with StopSignals() as signals:
         tuner = tune.Tuner(
@@ -106,8 +106,8 @@ def run_trials(
                 else None,
             ),
             run_config=tune.RunConfig(
-                name=uuid.uuid4().hex,
-                storage_path=folder.uri_of("ray"),
+                name=name,
+                storage_path=ray_uri_in(folder),
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 callbacks=[_Progress(todo, len(trials), console, signals)],
                 stop=_WhenAsked(signals),
@@ -118,7 +118,9 @@ def run_trials(
             tuner.fit()
         finally:
             _remove_placement_groups()
-            folder.remove("ray")
+            folder.remove(f"ray/{name}")
+            if not unfinished(trials):  # else another process may be at them
+                folder.remove("ray")
     if signals.received:
         raise StudyStoppedError(signals.received, len(unfinished(trials)))
 

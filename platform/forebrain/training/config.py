@@ -56,7 +56,8 @@ class TrainingConfig:
         checkpoint_every: steps between checkpoints; each validation saves one too.
         keep_checkpoints: newest checkpoints kept, besides the best.
         patience: validations without improvement before training stops; None never stops early.
-        threads: CPU threads of a worker. None: the machine's cores shared by the workers.
+        threads: CPU threads of a worker. None: OMP_NUM_THREADS, else the cores that may be used, shared by
+            the workers.
         strategy: how the workers hold the backbone: ddp, each the whole of it; zero1, zero2, zero3,
             DeepSpeed, sharing out optimiser state, gradients too, weights too; fsdp, sharing out all with
             PyTorch's own. A run may stop under one and go on under another.

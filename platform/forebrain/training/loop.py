@@ -7,13 +7,13 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from forebrain.errors import ForebrainError, ShardError, StoppedByPeerError
+from forebrain.errors import CheckpointError, ForebrainError, ShardError, StoppedByPeerError, StorageError
 from forebrain.shards.stream import Batch, Stream, build_order
 from forebrain.training.checkpoints import Checkpoint
 from forebrain.training.collectives import WorkerGroup
@@ -29,6 +29,7 @@ from forebrain.training.events import (
     CheckpointSaved,
     Committing,
     Ended,
+    Event,
     Listener,
     Skipped,
     Started,
@@ -102,7 +103,8 @@ class Trainer:
         self.config, self.group, self.device = config, group, device
         self.training = config.training.resolved(config.protocol)
         self.requests = requests or StopRequests()
-        self.report: Listener = report if group.is_first else (lambda event: None)
+        self._listener: Listener = report if group.is_first else (lambda event: None)
+        self._not_written: ForebrainError | None = None
 
         self.windows = open_windows(config, self.folder.shards(config.data))
         self.order = build_order(
@@ -143,7 +145,7 @@ class Trainer:
     def _run(self) -> Progress:
         with self.clock.during("resume"):
             self._resume()
-        self.clock.begin(self.steps_done)
+        self._keep(lambda: self.clock.begin(self.steps_done))
         self.report(self._started())
         self._counted_until = time.perf_counter()
         is_over = self.progress.is_out_of(self.training.patience)
@@ -167,22 +169,29 @@ class Trainer:
                     break
             self._report_saved(self.saver.wait())
         self._count_seconds()
-        self.clock.save()
+        self._keep(self.clock.save)
+        self.group.gather_from(self._require_written)
         if self.stopped and self.steps_done < self.training.steps and not is_over:
             self.report(Stopped(self.steps_done, self.stopped))
         else:
             self.stopped = None
             self._report_end(stopped_early=is_over)
+        self._require_written()
         return self.progress
+
+    def report(self, event: Event) -> None:
+        """Tells an event to who listens on the first worker."""
+        self._keep(lambda: self._listener(event))
 
     def step(self, batch: Batch | ForebrainError) -> StepResult:
         """One optimiser step on this worker's part of a global batch.
 
-        A worker that could not read its part, or not write its checkpoint, says so in the same message that
-        carries the gradients, so all workers stop at the same step instead of waiting for it.
+        A worker that could not read its part, or not write its checkpoint or what else belongs to the run,
+        says so in the same message that carries the gradients, so all workers stop at the same step instead
+        of waiting for it.
         """
         given_before = self.group.bytes_given
-        problem = batch if isinstance(batch, ForebrainError) else self.saver.error
+        problem = batch if isinstance(batch, ForebrainError) else self.saver.error or self._not_written
         totals = StepTotals(self.device)
         totals.failed += problem is not None
         totals.saving += self.saver.busy
@@ -256,7 +265,7 @@ class Trainer:
 
     def _before_commit(self, step: int) -> float:
         """Tells listeners, in the saver's thread, that a checkpoint comes; returns the goodput so far."""
-        self.report(Committing(step))
+        self._listener(Committing(step))
         return self._ledger().goodput
 
     def _heed_requests(self, totals: StepTotals) -> None:
@@ -323,13 +332,13 @@ class Trainer:
                 units_x_frames_per_s=units_x_frames / (seconds + batch.wait_s),
             )
         )
-        self.clock.step(self.steps_done)
+        self._keep(lambda: self.clock.step(self.steps_done))
 
     def _report_saved(self, saved: Saved | None) -> None:
         if saved is None:
             return
         self.clock.add("checkpoint", saved.stall_s)
-        self.clock.save()
+        self._keep(self.clock.save)
         self.report(CheckpointSaved(saved.step, saved.seconds, saved.stall_s, saved.told))
         self.requests.saved(saved.seconds)
 
@@ -350,6 +359,21 @@ class Trainer:
                     ledger=self._ledger(),
                 )
             )
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        """Writes what belongs to the run besides checkpoints, which only the first worker does; that it
+        failed, all hear at the next step."""
+        try:
+            write()
+        except (OSError, StorageError) as error:
+            self._not_written = self._not_written or CheckpointError(
+                f"{self.folder.uri}: what belongs to the run could not be written ({error}). Its checkpoints "
+                "are intact; once it can be written again, the same command goes on from the newest."
+            )
+
+    def _require_written(self) -> None:
+        if self._not_written is not None:
+            raise self._not_written
 
     def _ledger(self) -> Ledger:
         return account(read_attempts(self.folder))

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from forebrain import errors
 from forebrain.errors import ConfigError, ForebrainError, StoppedByPeerError, StoppedError
+from forebrain.machine import asked_threads
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Event, Listener, StepDone
@@ -69,7 +70,7 @@ def train_on_ray(config: PretrainConfig, report: Listener, launched: float | Non
     cores = int(ray.cluster_resources().get("CPU", 1))
     if config.workers > cores and "RAY_ADDRESS" not in os.environ:
         raise ConfigError(
-            f"workers is {config.workers} and this machine has {cores} cores; "
+            f"workers is {config.workers} and there are {cores} cores of this machine to use; "
             "expected at most one worker a core."
         )
     use_gpu = config.use_gpu
@@ -86,6 +87,7 @@ def train_on_ray(config: PretrainConfig, report: Listener, launched: float | Non
             "config": config,
             "desk": desk,
             "launched": time.time() if launched is None else launched,
+            "threads": config.training.threads or _threads_asked(),
         },
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
@@ -259,7 +261,7 @@ class _ClusterRequests(StopRequests):
 def _train_on_worker(arguments: dict[str, Any]) -> None:
     config: PretrainConfig = arguments["config"]
     desk = arguments["desk"]
-    torch.set_num_threads(config.training.threads or _threads_each())
+    torch.set_num_threads(arguments["threads"] or _threads_each())
     group = WorkerGroup()
     run = RunFolder(config.out)
     logs: list[Listener] = [MetricsLog(run), RayMetrics(run.uri)] if group.is_first else []
@@ -299,6 +301,12 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
         if group.is_first:
             ray.get(desk.excuse.remote())
         raise _LeaveError(PREEMPTION)
+
+
+def _threads_asked() -> int | None:
+    """OMP_NUM_THREADS of whoever has started Ray here; in its own processes Ray sets it itself."""
+    is_ours = "RAY_ADDRESS" not in os.environ and ray.get_runtime_context().get_actor_id() is None
+    return asked_threads() if is_ours else None
 
 
 def _threads_each() -> int:

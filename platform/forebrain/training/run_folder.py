@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import urllib.parse
 from typing import Any
 
 import yaml
 
 from forebrain.errors import CheckpointError
-from forebrain.shards.index import INDEX_NAME
+from forebrain.shards.reader import is_set
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.data import is_same_data
@@ -22,6 +23,7 @@ from forebrain_registry.storage import Folder
 
 _CONFIG = "config.yaml"
 _RESULT = "result.json"
+_SHARDS = "shards"
 
 
 class RunFolder:
@@ -53,7 +55,7 @@ class RunFolder:
     @property
     def ray_uri(self) -> str:
         """Address of what Ray Train keeps for itself; nothing of it is read."""
-        return self.folder.uri_of("ray")
+        return ray_uri_in(self.folder)
 
     def checkpoints(self, keep: int = 2) -> CheckpointStore:
         """The run's checkpoints; `keep` as in `CheckpointStore`."""
@@ -70,8 +72,12 @@ class RunFolder:
     def shards(self, data: str) -> str:
         """Address of the run's shards: `data` where it is a set of shards, else those prepared in the run
         folder."""
-        is_set = not data.startswith("sim://") and Folder(data).exists(INDEX_NAME)
-        return data if is_set else self.folder.uri_of("shards")
+        return data if not data.startswith("sim://") and is_set(data) else self.folder.uri_of(_SHARDS)
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether something was prepared in the run folder."""
+        return self.folder.exists(_SHARDS)
 
     def claim(self, config: PretrainConfig) -> bool:
         """Makes this the folder of a run before any work is done; the config is then enough to run again.
@@ -95,11 +101,15 @@ class RunFolder:
             self.folder.write(_CONFIG, content)
         return is_new
 
-    def release(self) -> None:
-        """Takes back the claim of a run that could not start, unless another process has started it."""
+    def release(self, had_shards: bool) -> None:
+        """Takes back the claim of a run that could not start, unless another process has started it.
+
+        Args:
+            had_shards: something was prepared here before the claim; it stays.
+        """
         if self.attempts.names() or self.folder.exists("checkpoints"):
             return
-        for name in (_CONFIG, "shards"):
+        for name in (_CONFIG,) if had_shards else (_CONFIG, _SHARDS):
             self.folder.remove(name)
         self.folder.remove_if_empty()
 
@@ -125,7 +135,7 @@ class RunFolder:
 
     def _is_same_data(self, now: str, before: str) -> bool:
         trained_on = {checkpoint.record["data_fingerprint"] for checkpoint in self.checkpoints().committed()}
-        return is_same_data(now, before, trained_on, self.folder.uri_of("shards"))
+        return is_same_data(now, before, trained_on, self.folder.uri_of(_SHARDS))
 
     def read_config(self) -> dict[str, Any] | None:
         """The run's config as plain values; None if no run was started here."""
@@ -172,6 +182,15 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.uri}/{_RESULT}: damaged ({error}); remove it, and the same command makes it again."
             ) from error
+
+
+def ray_uri_in(folder: Folder) -> str:
+    """Address of a folder `ray` as Arrow, by which Ray writes, wants it: a path as it is, an address
+    elsewhere with its characters escaped as in any URI."""
+    if folder.is_local:
+        return folder.uri_of("ray")
+    scheme, _, rest = folder.uri_of("ray").partition("://")
+    return f"{scheme}://{urllib.parse.quote(rest)}"
 
 
 def check_same_run(stored: dict[str, Any], identity: dict[str, Any], where: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from forebrain.errors import StoppedError
+from forebrain.machine import num_threads
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Listener
@@ -21,7 +20,7 @@ def train_here(config: PretrainConfig, report: Listener, launched: float | None 
     Raises:
         StoppedError: SIGTERM or SIGINT came; the state is saved.
     """
-    torch.set_num_threads(config.training.threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.training.threads or num_threads())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with StopSignals() as signals:
         trainer = Trainer(config, WorkerGroup(), device, report, requests=signals, launched=launched)

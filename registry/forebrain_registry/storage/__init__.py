@@ -4,8 +4,8 @@ Training, shards and the registry all use it. `folder` says what can be done, `l
 do it, and `retries` is the rule by which a request is tried again.
 """
 
-from forebrain_registry.storage.folder import Folder
+from forebrain_registry.storage.folder import Folder, file_at, path_here, scratch
 from forebrain_registry.storage.local_disk import PARTIAL
 from forebrain_registry.storage.stat import Stat
 
-__all__ = ["PARTIAL", "Folder", "Stat"]
+__all__ = ["PARTIAL", "Folder", "Stat", "file_at", "path_here", "scratch"]

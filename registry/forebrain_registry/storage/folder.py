@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from forebrain_registry.storage.object_store import ObjectStore
 
 CHUNK_BYTES = 8 * 2**20
+_LOCAL = ("", "file", "local")
 
 
 class Folder:
@@ -45,7 +47,7 @@ class Folder:
         scheme, rest = _parts(os.fspath(uri))
         self._follow_links = follow_links
         self._place: LocalDisk | ObjectStore
-        self.is_local = scheme in ("", "file", "local")
+        self.is_local = scheme in _LOCAL
         if self.is_local:
             self._place = disk = LocalDisk(_resolved(rest), follow_links)
             self.uri = str(disk.root)
@@ -184,6 +186,21 @@ class Folder:
             with contextlib.suppress(OSError):
                 self.local_path("").rmdir()
 
+    def clock_s(self) -> float:
+        """The time by the clock of the disk or store, seconds since 1970: what `stat` says of a new file."""
+        name = f"probe-{uuid.uuid4().hex}"
+        try:
+            self.create(name, b"1")
+            written = self.stat(name)
+        finally:
+            self.remove(name)
+        return time.time() if written is None else written.modified_s
+
+    def has_hard_links(self) -> bool:
+        """Whether the disk of a local folder, which must be there, has hard links; `create` goes by them."""
+        assert isinstance(self._place, LocalDisk)
+        return self._place.has_hard_links()
+
     def refuses_second(self) -> bool:
         """Whether `create` of a name that is taken is refused, which some object stores do not do.
 
@@ -201,16 +218,65 @@ class Folder:
             self.remove(name)
 
 
+def file_at(address: str | os.PathLike[str]) -> tuple[Folder, str]:
+    """The folder and the name of one file, by its path or its address in an object store.
+
+    Raises:
+        StorageError: the address names no file.
+    """
+    scheme, rest = _parts(os.fspath(address))
+    folder, _, name = rest.rpartition("/")
+    if name in ("", ".", ".."):
+        raise StorageError(f"{address}: names no file; expected a path, or s3://bucket/folder/file.")
+    folder = folder or rest[: -len(name)] or "."  # "/" of a file there
+    return Folder(f"{scheme}://{folder}" if scheme else folder), name
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files, gone after the block.
+
+    Raises:
+        StorageError: its disk is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="forebrain-") as name, full_disk(Path(name)):
+        yield Path(name)
+
+
+def path_here(address: str | os.PathLike[str]) -> Path:
+    """The path of a file or folder that can only be on this machine's disks.
+
+    Raises:
+        StorageError: it is an address in an object store or on a web host, or no text.
+    """
+    given = os.fspath(address)
+    scheme, rest = _parts(given)
+    if scheme not in _LOCAL:
+        raise StorageError(f"{given:.200}: expected a path on this machine, not an address elsewhere.")
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError as error:
+        raise StorageError(f"{given:.200}: {error} Write ./{rest:.200} for a file or folder here.") from error
+
+
 def _parts(uri: str) -> tuple[str, str]:
     """Scheme and rest of an address; a path has the scheme ""."""
+    if (text := uri.encode("utf-8", "backslashreplace").decode()) != uri:
+        raise StorageError(f"{text:.200}: the name is not valid UTF-8; rename the file or folder.")
     if slip := re.match(r"(s3|gs|gcs|https?|file):/(?!/)", uri):
         raise StorageError(f"{uri:.200}: two slashes come after the colon: {slip[1]}://...")
-    scheme, separator, rest = uri.partition("://")
-    return (scheme.lower(), rest) if separator else ("", uri)
+    if not uri.strip():
+        raise StorageError(f"{uri!r} is no address; expected a folder, or s3://bucket/prefix.")
+    found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", uri, re.DOTALL)
+    return (found[1].lower(), found[2]) if found else ("", uri)
 
 
 def _resolved(path: str) -> Path:
     try:
-        return Path(path).expanduser().resolve()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise StorageError(f"{path:.200}: {error}. Check the path, and what follows a ~.") from error
+        with contextlib.suppress(RuntimeError):  # no such user: a name of its own
+            return Path(path).expanduser().resolve()
+        if Path(path).exists():
+            return Path(path).resolve()
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path:.200}: {error}. Check the path.") from error
+    raise StorageError(f"{path:.200}: there is no user of that name. Write ./{path:.200} for a folder here.")

@@ -18,6 +18,8 @@ from forebrain_registry.errors import StorageError
 from forebrain_registry.storage.stat import Stat
 
 PARTIAL = ".partial"
+# Of a write or a removal that another process interferes with.
+ATTEMPTS = 5
 # What link() answers on disks without hard links (exFAT, SMB, many FUSE file systems).
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 # What flushing a folder answers where that is not known.
@@ -80,6 +82,17 @@ class LocalDisk:
 
     def put(self, name: str, source: bytes | Path, if_absent: bool = False) -> None:
         """Stores bytes or a local file: whole, or not at all. Raises FileExistsError as `partial` does."""
+        for _ in range(ATTEMPTS):
+            try:
+                return self._put(name, source, if_absent)
+            except FileNotFoundError as error:
+                if isinstance(source, Path) and not source.exists():
+                    raise
+                # Another process that cleans up took what has no name yet for a killed one's.
+                gone = error
+        raise StorageError(f"{self.root / name}: is removed as it is written ({gone}).") from gone
+
+    def _put(self, name: str, source: bytes | Path, if_absent: bool) -> None:
         with self.partial(name, if_absent) as partial, _errors(self.root / name):
             if isinstance(source, bytes):
                 partial.write_bytes(source)
@@ -95,11 +108,20 @@ class LocalDisk:
 
     def remove(self, name: str) -> None:
         path = self.root / name
-        with _errors(path), contextlib.suppress(FileNotFoundError):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with _errors(path):
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+                return
+            except FileNotFoundError:  # the whole, or a part that another process removes
+                if not path.is_dir():
+                    return
+            except StorageError as error:  # which another process writes into
+                if attempt == ATTEMPTS or getattr(error.__cause__, "errno", None) != errno.ENOTEMPTY:
+                    raise
 
     @contextlib.contextmanager
     def partial(self, name: str, if_absent: bool = False) -> Iterator[Path]:
@@ -125,6 +147,22 @@ class LocalDisk:
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+    def has_hard_links(self) -> bool:
+        """Whether a file here can have a second name."""
+        first, second = (self.root / f"probe-{uuid.uuid4().hex}{PARTIAL}" for _ in range(2))
+        with _errors(first):
+            try:
+                first.touch()
+                os.link(first, second)
+            except OSError as error:
+                if error.errno in _NO_HARD_LINKS:
+                    return False
+                raise
+            finally:
+                for each in (first, second):
+                    each.unlink(missing_ok=True)
+        return True
 
     def _stat(self, name: str) -> os.stat_result | None:
         path = self.root / name

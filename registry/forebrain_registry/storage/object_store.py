@@ -37,6 +37,11 @@ _TRANSIENT_CODES = {
 }
 # 400 without a code of S3's is what a request for a file's head gets when the credentials have expired.
 _REFUSED_CODES = {"AuthorizationHeaderMalformed", "InvalidToken", "TokenRefreshRequired", "400", "401", "403"}
+# Parts of addresses that are not what they seem.
+_REFUSED_PARTS = {
+    "?versionId=": "which names a version of an object",
+    "\\": "which some stores take for a slash, so that what is written is not listed",
+}
 _T = TypeVar("_T")
 
 
@@ -52,12 +57,18 @@ class ObjectStore:
         # Stores take a//b for a name of its own, or for a/b, or for either by turns.
         parts = [part for part in rest.split("/") if part not in ("", ".")]
         given = f"{scheme}://{rest}"
+        if not parts:
+            raise StorageError(f"{given}: names no bucket; expected {scheme}://bucket/prefix.")
         if ".." in parts:
             raise StorageError(f"{given:.200}: an object store has no `..`; write the address without.")
+        for part, why in _REFUSED_PARTS.items():
+            if part in rest:
+                raise StorageError(f"{given:.200}: expected an address without {part}, {why}.")
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(
-                f"{scheme}://{'/'.join(parts)}", use_listings_cache=False, **_options(scheme)
-            )
+            # Not by `url_to_fs`, to which a::b is a chain of addresses.
+            address, system = f"{scheme}://{'/'.join(parts)}", fsspec.get_filesystem_class(scheme)
+            more = {**system._get_kwargs_from_urls(address), "use_listings_cache": False}
+            self._fs, self._root = system(**more, **_options(scheme)), system._strip_protocol(address)
         except (ValueError, ImportError, OSError) as error:
             raise StorageError(
                 f"{given:.200}: not a place that is known here ({error}). Give a folder, or "

@@ -446,3 +446,24 @@ def test_what_is_called_like_stimulus_or_behaviour_beside_the_traces_is_input(tm
     assert session.behaviour_names == ("wheel_speed", *(f"pose/{part}" for part in range(6)))
     assert session.inputs[0] == Input("stim_light", "event")
     np.testing.assert_array_equal(session.input_values(["pose/3"])[:, 0], pose[3].astype(np.float32))
+
+
+def test_times_of_a_stimulus_beside_the_traces_are_marks_or_stretches(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.npz"
+    np.savez(
+        path, dff=rng.random((500, 20)), t=np.arange(500) / 10, odor=np.arange(500) % 7,
+        odorT=[1.0, 5.0, 9.0], tone_onset=[2.0, 20.0], tone_offset=[3.0, 22.0],
+        lick_times_ms=[1500.0, 1550.0, 4000.0], stim_times=[900.0, 950.0],
+    )  # fmt: skip
+    (session,) = open_recording(path)
+    assert set(session.inputs) == {
+        Input("odor", "level"),
+        Input("odorT", "event"),
+        Input("tone", "level"),
+        Input("lick", "event", can_be_planned=False),
+    }
+    assert np.flatnonzero(session.input_values(["odorT"])).tolist() == [10, 50, 90]
+    tone = session.input_values(["tone"])[:, 0]
+    assert np.flatnonzero(tone).tolist() == [*range(20, 30), *range(200, 220)]
+    assert session.input_values(["lick"])[:, 0][[15, 40]].tolist() == [2, 1]

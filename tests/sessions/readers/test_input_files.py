@@ -53,11 +53,12 @@ def test_stretches_last_and_cover_frames_by_their_share(opened):
     assert session.inputs == (
         Input("in", "level"),
         Input("odour", "level"),
-        Input("reward", "level", can_be_planned=False),
+        Input("reward", "event", can_be_planned=False),
     )
     odour = session.input_values(["odour"])[:, 0]
     np.testing.assert_allclose(odour[4:12], [0, 3, 3, 3, 3, 3, 1.5, 0], atol=1e-5)
     assert odour[50:60].tolist() == [7] * 10
+    assert nonzero(session, "reward") == {10: 1}  # where the row ends: not known before
 
 
 def test_durations_in_another_unit(opened):
@@ -121,9 +122,36 @@ def test_clocks_are_brought_together_and_it_is_told_how(opened):
     assert "drift -5e+04 ppm by 2 moments, off by at most" in session.metadata["inputs_from"]
 
 
+def test_times_of_the_wall_clock_count_from_the_start_of_the_recording(opened):
+    text = "time,label\n2024-05-01 12:00:04,tap\n2024-05-01T12:00:13.5,tap\n"
+    session = opened(text, table={"recording_starts": "2024-05-01 12:00:03"})
+    assert nonzero(session, "tap") == {5: 1, 52: 1}
+    with pytest.raises(
+        RecordingError, match="State when the recording's own clock is at 0 as recording_starts"
+    ):
+        opened(text)
+    with pytest.raises(RecordingError, match="one has a time zone"):
+        opened(text, table={"recording_starts": "2024-05-01 12:00:03+02:00"})
+    with pytest.raises(RecordingError, match=r"between 3601 and 3610\.5 s, but the frames"):
+        opened(text, table={"recording_starts": "2024-05-01 11:00:03"})
+
+
 def test_frame_times_of_the_recording_are_its_clock(opened):
     session = opened("time,label\n501.0,tap\n", time=500 + np.arange(100) / 5, fs=None)
     assert nonzero(session, "tap") == {5: 1}
+
+
+def test_frame_times_in_whole_seconds_are_evened_out(opened):
+    session = opened("start,stop,light\n2.0,6.0,1\n", time=np.floor(np.arange(100) / 5), fs=None)
+    light = session.input_values(["light"])[:, 0]
+    assert light.sum() == pytest.approx(20, abs=0.1)
+    lit = np.flatnonzero(light > 0.9)  # whole seconds leave open where in them a frame begins
+    assert 19 <= lit.size <= 20 and 10 <= lit[0] <= 13 and (np.diff(lit) == 1).all()
+
+
+def test_frame_times_that_run_back_tell_nothing(opened):
+    with pytest.raises(RecordingError, match="states neither a rate nor times of frames that run forward"):
+        opened("time,label\n1,tap\n2,tap\n", time=np.tile(np.arange(50) / 5, 2), fs=None)
 
 
 def test_frames_are_missing_in_gaps(opened):
@@ -138,7 +166,7 @@ def test_the_sidecar_goes_over_what_is_told(opened):
     session = opened("onset,offset,light,reward\n1,2,3,1\n10,12,7,0\n", inputs=said)
     assert session.inputs == (
         Input("in", "level"),
-        Input("reward", "level", "ul"),
+        Input("reward", "event", "ul"),
         Input("light", "pattern", "", False),
     )
 
@@ -158,7 +186,7 @@ def test_the_sidecar_goes_over_what_is_told(opened):
             "tap of in.csv is an input already",
         ),
         ("time,label\n1,tap\n2,tap\n", {"inputs": {"tone": {"unit": "dB"}}}, "speak of tone; there are tap"),
-        ("", {}, "holds no table of numbers"),
+        ("", {}, "holds no table"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(opened, text, more, words):

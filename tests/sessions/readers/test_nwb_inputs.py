@@ -161,13 +161,14 @@ def test_trials_are_inputs_with_their_columns(opened):
     assert {each.name: (each.kind, each.can_be_planned) for each in session.inputs} == {
         "trials": ("level", True), "trials/contrast": ("level", True), "trials/side:left": ("level", True),
         "trials/side:right": ("level", True), "trials/cue_time": ("event", True),
-        "trials/choice:L": ("level", False), "trials/choice:R": ("level", False),
+        "trials/choice:L": ("event", False), "trials/choice:R": ("event", False),
     }  # fmt: skip
     assert nonzero(session, "trials") == dict.fromkeys([*range(10, 30), *range(50, 70)], 1.0)
     assert nonzero(session, "trials/contrast") == {
         **dict.fromkeys(range(10, 30), 0.5), **dict.fromkeys(range(50, 70), 1.0)
     }  # fmt: skip
     assert nonzero(session, "trials/cue_time") == {15: 1.0, 55: 1.0}
+    assert nonzero(session, "trials/choice:L") == {30: 1.0}  # where the trial ends: not known before
     assert "trials (1)" in session.metadata["inputs_outside"]
 
 
@@ -248,22 +249,24 @@ def test_targets_as_the_patterned_extension_has_them_are_a_pattern(tmp_path: Pat
         hit.append(get_class("PatternTarget", "ndx-pattern-words")(name=name, segmented_rois=region))
         rig.file.add_lab_meta_data(hit[-1])
     pattern = get_class("PatternTable", "ndx-pattern-words")(name="holo", description="d")
-    pattern.add_interval(start_time=4.0, stop_time=5.0, targets=hit[0])
-    pattern.add_interval(start_time=9.0, stop_time=10.0, targets=hit[1])
+    pattern.add_column("power_per_roi", "d", index=True)
+    pattern.add_interval(start_time=4.0, stop_time=5.0, targets=hit[0], power_per_roi=[0.1, 0.3])
+    pattern.add_interval(start_time=9.0, stop_time=10.0, targets=hit[1], power_per_roi=[0.5])
     rig.file.add_time_intervals(pattern)
     spots = rig.cells.parent.create_plane_segmentation("d", rig.cells.imaging_plane, "spots")
     spots.add_roi(pixel_mask=[(0, 0, 1.0)], id=3)
     region = spots.create_roi_table_region(name="segmented_rois", description="d", region=[0])
     hit.append(get_class("PatternTarget", "ndx-pattern-words")(name="C", segmented_rois=region))
     rig.file.add_lab_meta_data(hit[-1])
-    pattern.add_interval(start_time=12.0, stop_time=13.0, targets=hit[2])
+    pattern.add_interval(start_time=12.0, stop_time=13.0, targets=hit[2], power_per_roi=[0.7])
     with NWBHDF5IO(tmp_path / "a.nwb", "w") as io:
         io.write(rig.file)
     (session,) = open_recording(tmp_path / "a.nwb")
     assert [each.target for each in session.inputs if each.kind == "pattern"] == [
         "roi101", "roi103", "roi105", "spots/roi3",
     ]  # fmt: skip
-    assert nonzero(session, "holo[roi105]") == dict.fromkeys(range(60, 70), 1.0)
+    assert nonzero(session, "holo[roi105]") == dict.fromkeys(range(60, 70), 0.5)
+    assert nonzero(session, "holo[roi103]") == dict.fromkeys(range(10, 20), 0.3)
 
 
 def test_what_lies_wholly_elsewhere_in_time_is_left_out_and_said(opened):
@@ -277,6 +280,20 @@ def test_what_lies_wholly_elsewhere_in_time_is_left_out_and_said(opened):
     left_out = session.metadata["inputs_left_out"]
     assert "stimulus/presentation/odour (none of it lies in the frames, 3 to 23 s)" in left_out
     assert "intervals/trials (none of its 1 rows lies in the frames, 3 to 23 s)" in left_out
+
+
+def test_sparse_values_of_what_the_animal_does_are_events_and_of_a_stimulus_last(opened):
+    rig = Rig()
+    times = [5.0, 9.0, 11.2, 19.9]
+    rig.behaviour.add(
+        TimeSeries(name="reward_volume", data=[7.0, 7.0, 5.0, 0.0], timestamps=times, unit="uL")
+    )
+    rig.file.add_stimulus(TimeSeries(name="odour", data=[7.0, 7.0, 5.0, 0.0], timestamps=times, unit="ppm"))
+    session = opened(rig)
+    assert nonzero(session, "reward_volume") == {20: 7.0, 60: 7.0, 82: 5.0}
+    assert session.inputs[1] == Input("reward_volume", "event", "uL", can_be_planned=False)
+    odour = session.input_values(["odour"])[:, 0]
+    assert np.isnan(odour[:20]).all() and odour[[20, 81, 82, 168, 169]].tolist() == [7, 7, 5, 5, 0]
 
 
 def test_a_file_without_inputs_reads_as_before(opened):

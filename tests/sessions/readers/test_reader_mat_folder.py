@@ -74,3 +74,8 @@ def test_vectors_in_every_file_are_inputs_by_their_names_and_values(tmp_path: Pa
     assert {each.name: each.kind for each in session.inputs}["cue"] == "event"
     np.testing.assert_array_equal(session.input_values(["contrast"])[:, 0], shared["contrast"])
     assert "background (the same in every file)" in session.metadata["inputs_left_out"]
+    (tmp_path / "events.csv").write_text("time,label\n1.05,tap\n2,tap\n")
+    (tmp_path / "session.yaml").write_text("rate_hz: 10\ninput_files: events.csv\n")
+    assert find_recordings([tmp_path]) == [str(tmp_path)]
+    (session,) = open_recording(tmp_path)
+    assert np.flatnonzero(session.input_values(["tap"])).tolist() == [10, 20]

@@ -202,3 +202,12 @@ def test_what_the_layout_says_wrong_of_inputs_is_refused(tmp_path, fields, words
     np.savez(path, **{**known, **fields})
     with pytest.raises(RecordingError, match=words):
         open_recording(path)
+
+
+def test_channels_without_names_are_numbered(tmp_path):
+    path = tmp_path / "a.npz"
+    known = {"traces": np.random.default_rng(0).normal(size=(50, 4)), "fs": 5.0}
+    np.savez(path, **known, stimulus=np.arange(50), behaviour=np.ones((50, 2)))
+    (session,) = open_recording(path)
+    assert session.stimulus_names == ("stimulus",) and session.stimulus.shape == (50, 1)
+    assert session.behaviour_names == ("behaviour/0", "behaviour/1")

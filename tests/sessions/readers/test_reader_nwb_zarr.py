@@ -109,3 +109,41 @@ def test_pickled_arrays_are_refused(store: tuple[Path, np.ndarray]) -> None:
     metadata.write_text(json.dumps(values))
     with pytest.raises(RecordingError, match="stored with pickle"):
         read_one(path)
+
+
+def test_inputs_of_a_store_are_read_as_of_a_file(tmp_path: Path, calcium: np.ndarray) -> None:
+    root = zarr.open_group(
+        str(tmp_path / "a.nwb.zarr"),
+        mode="w",
+        attributes={"neurodata_type": "NWBFile", "nwb_version": "2.8.0", "namespace": "core"},
+    )
+
+    def put(name: str, kind: str, **arrays: np.ndarray) -> zarr.Group:
+        group = root.create_group(name)
+        group.attrs["neurodata_type"] = kind
+        for key, values in arrays.items():
+            group.create_array(key, data=values)
+        return group
+
+    traces = put(
+        "processing/ophys/Fluorescence/raw", "RoiResponseSeries", data=calcium, starting_time=np.zeros(1)
+    )
+    traces["starting_time"].attrs["rate"] = 10.0
+    light = put(
+        "stimulus/presentation/light",
+        "TimeSeries",
+        data=np.array([0, 7, 0]),
+        timestamps=np.array([0, 5.0, 6.0]),
+    )
+    light["data"].attrs.update({"conversion": 0.5, "unit": "lux"})
+    put(
+        "intervals/trials", "TimeIntervals", id=np.arange(2), start_time=np.array([2.0, 8.0]),
+        stop_time=np.array([3.0, 9.0]), contrast=np.array([0.2, 0.8]),
+    )  # fmt: skip
+    session = read_one(tmp_path / "a.nwb.zarr")
+    assert [(each.name, each.unit) for each in session.inputs] == [
+        ("light", "lux"), ("trials", ""), ("trials/contrast", ""),
+    ]  # fmt: skip
+    assert np.flatnonzero(session.input_values(["light"])[:, 0] == 3.5).tolist() == list(range(50, 60))
+    contrast = session.input_values(["trials/contrast"])[:, 0]
+    np.testing.assert_allclose(contrast[[19, 20, 29, 30, 80, 90]], [0, 0.2, 0.2, 0, 0.8, 0], atol=1e-6)

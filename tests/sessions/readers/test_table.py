@@ -136,9 +136,7 @@ def test_behaviour_beside_units_is_input_and_said(write: Callable[..., Path], ca
     assert_values(session, calcium)
     assert (session.stimulus_names, session.behaviour_names) == (("odor",), ("x", "y", "speed"))
     np.testing.assert_array_equal(session.input_values(["odor"])[:, 0], noise[3].astype(np.float32))
-    assert session.metadata["inputs_from"] == "; ".join(
-        f"{name}: a column" for name in ("x", "y", "speed", "odor")
-    )
+    assert session.metadata["inputs_from"] == "x, y, speed, odor: columns"
     assert read_one(path, columns=("speed", "cell0")).num_units == 2
 
 

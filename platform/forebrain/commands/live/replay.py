@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
+from forebrain.commands._out import require_free
 from forebrain.commands.live import TITLES, Transport
 from forebrain.errors import ConfigError
-from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting
+from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting, moments
 from forebrain.realtime.latency import Latency, latency_histogram
 from forebrain.realtime.replay import frames_of, play
 from forebrain.scoring.protocols import Part, part_ranges
@@ -23,6 +23,7 @@ from forebrain.sessions.repair import MAX_RATE_ERROR
 from forebrain.sessions.resample import resample
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain_registry.storage import path_here
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Config:
         drift: let the units' scale grow to double and their offset to one deviation over 2,000 frames, and
             say what the forecaster's 80 % intervals cover; over ZeroMQ, with a recording.
         out: folder for latency.json and latency.png.
+        overwrite: replace the files that are there.
     """
 
     recording: str | None = None
@@ -57,6 +59,7 @@ class Config:
     max_miss_rate: float = 0.01
     drift: bool = False
     out: str | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("frames", "rate_hz", "budget_ms"):
@@ -70,6 +73,8 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Plays the frames, shows the latency and writes it to `out`."""
+    require_free(config.out and f"{config.out}/latency.json", config.overwrite)
+    out = None if config.out is None else path_here(config.out)
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
     if session is None:
@@ -87,10 +92,11 @@ def run(config: Config, console: Console) -> int:
     num_frames = config.frames or sum(stop - start for start, stop in ranges)
     budget_ms = config.budget_ms or (1e3 * period_s if period_s else float("inf"))
     frames = frames_of(session, ranges, num_frames)
-    drift = CoverageClient(client) if config.drift else None
-    if drift is not None:
-        values = session.frames(0, session.num_frames)
-        client, frames = drift, drifting(frames, values.mean(axis=0), values.std(axis=0))
+    drift = None
+    if config.drift:
+        columns = described.get("columns") if session.num_units == described.get("num_recorded") else None
+        client = drift = CoverageClient(client, columns)
+        frames = drifting(frames, *moments(session.frames(0, session.num_frames)))
     console.print(f"playing {num_frames:,} frames of {session.num_units} units of {session.id} ...")
     try:
         played = play(client, frames, num_frames, period_s)
@@ -113,8 +119,7 @@ def run(config: Config, console: Console) -> int:
             f"of what came, {coverage.whole:.1%} lay in its 80 % intervals; of any {STRETCH_FRAMES} frames "
             f"{coverage.least:.1%} to {coverage.most:.1%}"
         )
-    if config.out is not None:
-        out = Path(config.out)
+    if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
         if coverage is not None:

@@ -24,11 +24,12 @@ from forebrain.errors import ConfigError
 from forebrain.models.base import LossName
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
+from forebrain.realtime.inputs import MAX_HORIZONS
 from forebrain.realtime.messages import max_frame_bytes
 from forebrain.realtime.pictures import Pictures
 from forebrain.realtime.recorder import Recorder
 from forebrain.realtime.server import Follower, Port, serve
-from forebrain.realtime.state import StateFile
+from forebrain.realtime.state import StateFile, keeping
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig
 from forebrain.sessions.preprocessing import Preprocessing
 
@@ -94,6 +95,7 @@ def run(config: Config, console: Console) -> int:
     with ExitStack() as stack:
         state = updater = None
         if config.state is not None:
+            stack.enter_context(keeping(config.state))
             state = StateFile(config.state, live, config.state_every_s)
             if state.restore(live):
                 console.print(f"going on after frame {live.arrivals.index}")
@@ -174,7 +176,8 @@ def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
         return port, f"the LSL stream {config.address}"
     from forebrain.realtime.zeromq import RequestPort, StreamPort
 
-    max_bytes = max_frame_bytes(max(live.num_units, live.preprocessing.num_recorded))
+    planned = MAX_HORIZONS * live.horizon * len(live.input_names)
+    max_bytes = max_frame_bytes(max(live.num_units, live.preprocessing.num_recorded), planned)
     if config.transport == "requests":
         requests = RequestPort(config.address, max_bytes)
         return requests, requests.address

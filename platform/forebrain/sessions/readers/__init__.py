@@ -8,19 +8,19 @@ A reader is a module with two functions:
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from forebrain.errors import RecordingError
+from forebrain.errors import RecordingError, StorageError
 from forebrain.sessions import remote
-from forebrain.sessions.finding import Walk, each_file_once, printable
+from forebrain.sessions.finding import Walk, each_file_once, is_folder, printable
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.session import Session
-from forebrain.sessions.sidecar import SIDECAR_SUFFIXES, Sidecar, parse_sidecar, sidecar_of
+from forebrain.sessions.sidecar import Sidecar, is_sidecar, named_input_files, parse_sidecar, sidecar_of
+from forebrain_registry.storage import path_here
 
 # Asked in this order; the first that recognises a path reads it.
 READERS = (
@@ -70,11 +70,7 @@ def find_recordings(paths: Sequence[str | Path]) -> list[str]:
         if remote.is_remote(str(given)):
             found.add(str(given))
             continue
-        path = Path(given)
-        if not path.exists():
-            raise RecordingError(
-                f"{printable(given)}: nothing is there; give a recording or a folder of them."
-            )
+        path = _path_of(given)
         found |= {str(path)} if path.is_file() else set(_in_folder(path, walk, is_given=True))
     if not found:
         raise RecordingError(
@@ -82,6 +78,22 @@ def find_recordings(paths: Sequence[str | Path]) -> list[str]:
             ".h5, .mat, .csv or .npy, or folders of suite2p or minian."
         )
     return each_file_once(found)
+
+
+def _path_of(given: str | Path) -> Path:
+    """What is there of a path, which may begin with ~ or file://."""
+    path = Path(given)
+    if path.exists():
+        return path
+    try:
+        path = path_here(given)
+    except StorageError as error:
+        raise RecordingError(
+            f"{error} Recordings are read from disks, by https:// and dandi:; copy them to a disk."
+        ) from error
+    if not path.exists():
+        raise RecordingError(f"{printable(given)}: nothing is there; give a recording or a folder of them.")
+    return path
 
 
 def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Session]:
@@ -102,7 +114,11 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
     else:
         path = Path(path)
         check_name(path)
-        if not path.exists():
+        try:
+            is_there = path.exists()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if not is_there:
             raise RecordingError(f"{path}: nothing is there.")
         sidecar = sidecar_of(path)
     sidecar = sidecar if given is None else given.over(sidecar)
@@ -156,10 +172,14 @@ def _recognised(path: Path) -> str | None:
             path.open("rb").close()
         return next((name for name in READERS if _module(name).recognises(path)), None)
     except OSError as error:
-        raise RecordingError(
-            f"{printable(path)}: cannot be read ({error.strerror or error}). Check that it is there, whole, "
-            "and may be read."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> RecordingError:
+    return RecordingError(
+        f"{printable(path)}: cannot be read ({error.strerror or error}). Check that it is there, whole, and "
+        "may be read."
+    )
 
 
 def _reader_of(path: Path) -> Reader:
@@ -203,33 +223,18 @@ def _in_folder(folder: Path, walk: Walk, is_given: bool = False) -> list[str]:
     except OSError:
         return [str(folder)]  # said when it is opened
     found: list[str] = []
-    inputs = _input_files_in(entries)
+    inputs = named_input_files(entries)
     for entry in entries:
-        if entry.name.startswith((".", "~$")) or _is_sidecar(entry):  # ~$: Excel's locks
+        if entry.name.startswith((".", "~$")) or is_sidecar(entry):  # ~$: Excel's locks
             continue
         if str(entry) in inputs:
             continue
-        if entry.is_dir():
+        if is_folder(entry):
             found += _in_folder(entry, walk)
         elif entry.suffix.lower() not in _IGNORED_SUFFIXES:
             found.append(str(entry))
     return found
 
 
-def _input_files_in(entries: Sequence[Path]) -> set[str]:
-    """The files that sidecar files among the entries name as inputs of a recording."""
-    found: set[str] = set()
-    for entry in entries:
-        if _is_sidecar(entry):
-            with contextlib.suppress(RecordingError):  # said when its recording is opened
-                found |= {each.file for each in parse_sidecar(entry).input_files or ()}
-    return found
-
-
 def _is_recording_folder(folder: Path) -> bool:
     return any(_module(name).recognises(folder) for name in READERS)
-
-
-def _is_sidecar(path: Path) -> bool:
-    named = path.stem == "session" or path.stem.endswith(".session")
-    return named and path.suffix in SIDECAR_SUFFIXES

@@ -33,17 +33,26 @@ from forebrain.sessions.readers._common import (
     could_be_traces,
     make_session,
 )
-from forebrain.sessions.readers._inputs import MAX_COLUMNS, Channel, with_channels
-from forebrain.sessions.readers._names import Role, is_stimulus, rank_of, role_of, words_of
+from forebrain.sessions.readers._inputs import MAX_COLUMNS, Channel, EventTable, FrameSpans, with_channels
+from forebrain.sessions.readers._names import (
+    Role,
+    depends_on_animal,
+    is_stimulus,
+    rank_of,
+    role_of,
+    words_of,
+)
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
 from forebrain.sessions.readers._spikes import ask_bin, binned
 from forebrain.sessions.readers._time import (
+    SECONDS_PER,
     chosen_rate,
     distance,
     ramps_in,
     rate_factor,
     rates_for,
     seconds,
+    unit_in_name,
     unit_of,
 )
 from forebrain.sessions.session import FrameSource, Session
@@ -199,6 +208,7 @@ def sessions_of(
         )
         if len(found) == 1:
             session = with_channels(session, _inputs(content, name, num_frames))
+            session = with_channels(session, _timed_inputs(content, name, session))
         if "subjects" in (sidecar.axes or ()):
             suffix = str(number + 1)
             session = replace(session, subject=session.subject + suffix, session=session.session + suffix)
@@ -407,8 +417,8 @@ def _arranged(content: Content, name: str, path: Path, sidecar: Sidecar, notes: 
                 f"{_sizes(cells, parts)}; expected as many names."
             )
         notes["axis_from"] = "the sidecar"
-        axes = tuple("sessions" if axis == "subjects" else axis for axis in sidecar.axes)
-        return _by_axes(parts, cells, axes, path)
+        said = tuple("sessions" if axis == "subjects" else axis for axis in sidecar.axes)
+        return _by_axes(parts, cells, said, path)
     if num_axes == 2 and not cells:
         return [(_matrix(content, name, parts[0], path, sidecar, notes), None)]
     if not cells:
@@ -601,6 +611,42 @@ def _inputs(content: Content, name: str, num_frames: int) -> Iterator[Channel]:
         for column, channel in enumerate(values.T):
             label = called if values.shape[1] == 1 else f"{called}/{column}"
             yield Channel(label, channel.astype(np.float32), planned, origin=other)
+
+
+_BEGINS = {"time", "times", "t", "onset", "onsets", "on", "start", "starts", "timestamp", "timestamps"}
+_ENDS = {"offset", "offsets", "off", "stop", "stops", "end", "ends"}
+_MIN_WITHIN = 0.9  # of the times of events that lie within the recording
+
+
+def _timed_inputs(content: Content, name: str, session: Session) -> Iterator[Channel]:
+    """What is called like times of a stimulus or of behaviour (`odor_times`, `tone_onset` with `tone_offset`)
+    and lies within the recording."""
+    spans = FrameSpans.of(session)
+    taken = {each.name for each in session.inputs}
+    begins: dict[str, tuple[str, np.ndarray]] = {}
+    ends: dict[str, np.ndarray] = {}
+    for other, parts in content.arrays.items():
+        words = set(words_of(other))
+        is_told = is_stimulus(other) or depends_on_animal(other)
+        if spans is None or not (is_told and words & (_BEGINS | _ENDS)) or other == name or len(parts) > 1:
+            continue
+        if not parts[0].is_vector or parts[0].is_empty or session.num_frames in parts[0].shape:
+            continue
+        times = np.asarray(parts[0].load(), np.float64).ravel() * SECONDS_PER[unit_in_name(other) or "s"]
+        within = (times >= spans.start[0]) & (times <= spans.stop[-1])
+        if (np.diff(times) < 0).any() or within.mean() < _MIN_WITHIN:
+            continue
+        called = "_".join(word for word in words_of(other) if word not in {*_BEGINS, *_ENDS, *SECONDS_PER})
+        if words & _ENDS:
+            ends[called] = times
+        else:
+            begins[called] = other, times
+    for called, (other, start) in begins.items():
+        stop = ends.get(called)
+        stop = stop if stop is not None and len(stop) == len(start) and (stop >= start).all() else None
+        called = other if called in taken else called
+        table = EventTable(called, start, stop, False, planned=is_stimulus(other), origin=other)
+        yield from table.at(spans, []) if spans is not None else ()
 
 
 # Leaving out what is no unit.

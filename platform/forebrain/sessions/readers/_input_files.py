@@ -3,6 +3,8 @@ inputs that go over the file's own."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,14 +63,13 @@ def brought(sessions: list[Session], path: Path, sidecar: Sidecar) -> list[Sessi
 
 def _with_file(session: Session, given: InputFile, path: Path) -> Session:
     file = Path(given.file)
-    table = look_at(file) if file.is_file() else None
-    if table is None:
-        why = "holds no table of numbers" if file.is_file() else "is not there"
+    frame = _frame(file) if file.is_file() else None
+    if frame is None:
+        why = "holds no table" if file.is_file() else "is not there"
         raise RecordingError(
             f"{path}: {file} (the sidecar's input_files) {why}; expected a table in text, such as CSV, of "
             "events or channels."
         )
-    frame, _ = frame_of(table, Sidecar())
     frame.columns = [str(name) for name in frame.columns]
     columns = _columns(frame, given, file)
     left_out: list[str] = []
@@ -95,6 +96,21 @@ def _with_file(session: Session, given: InputFile, path: Path) -> Session:
             "already; rename what the file calls so, or list the others as its columns."
         )
     return with_channels(session, channels, left_out)
+
+
+def _frame(file: Path) -> pd.DataFrame | None:
+    """The rows of a table in text; None where it holds none. A table of times of the wall clock may hold no
+    number."""
+    import pandas as pd
+
+    table = look_at(file)
+    if table is not None:
+        return frame_of(table, Sidecar())[0]
+    try:
+        frame = pd.read_csv(file, sep=None, engine="python")
+    except (ValueError, UnicodeDecodeError, pd.errors.ParserError, csv.Error):
+        return None
+    return frame if len(frame) and frame.shape[1] > 1 else None
 
 
 def _columns(frame: pd.DataFrame, given: InputFile, file: Path) -> dict[str, Values]:
@@ -136,15 +152,14 @@ def _by_time(
 ) -> list[Channel]:
     """The channels of a table with times."""
     slope, offset, told = _clock_of(given)
+    columns = dict(columns)
     on_clock = dict(columns)
-    for name, values in columns.items():
+    for name, values in list(columns.items()):
         if _is_time(name) or name in (given.time_column, given.stop_column):
             if not isinstance(values, np.ndarray):
-                if name in (given.time_column, given.stop_column):
-                    raise RecordingError(
-                        f"{file}: {name} holds text ({next(filter(None, values), '')!r}); expected times as "
-                        "numbers."
-                    )
+                wall = _wall_clock(values, given, name, file)
+                if wall is not None:
+                    on_clock[name] = columns[name] = wall * slope + offset
                 continue
             scaled = values * SECONDS_PER[given.time_unit or unit_in_name(name) or "s"] * slope
             on_clock[name] = scaled if set(words_of(name)) & {"duration", "dur"} else scaled + offset
@@ -177,6 +192,33 @@ def _by_time(
     if not channels:
         raise refuse_outside(str(file), "times", times.min(), times.max(), spans)
     return channels
+
+
+def _wall_clock(values: Sequence[str], given: InputFile, name: str, file: Path) -> np.ndarray | None:
+    """Seconds since the recording's start of dates or times of day, NaN where there is none; None of a column
+    that nobody named and that holds other text."""
+    import pandas as pd
+
+    times = pd.to_datetime(pd.Series(values).replace("", None), format="mixed", errors="coerce")
+    is_named = name in (given.time_column, given.stop_column)
+    if times.isna().all():
+        if is_named:
+            raise RecordingError(
+                f"{file}: {name} holds text ({next(filter(None, values), '')!r}); expected times, as "
+                "numbers or dates."
+            )
+        return None
+    if given.recording_starts is None:
+        raise RecordingError(
+            f"{file}: {name} holds times of the wall clock ({next(filter(None, values), '')!r}). State when "
+            "the recording's own clock is at 0 as recording_starts in the sidecar's input_files."
+        )
+    start = pd.to_datetime(given.recording_starts)
+    if (times.dt.tz is None) != (start.tz is None):
+        raise RecordingError(
+            f"{file}: of {name} and recording_starts one has a time zone; expected both, or neither."
+        )
+    return (times - start).dt.total_seconds().to_numpy(np.float64)
 
 
 def _clock_of(given: InputFile) -> tuple[float, float, str]:
@@ -232,7 +274,7 @@ def _by_row(
     text = {name: values for name, values in columns.items() if not isinstance(values, np.ndarray)}
     are_names = given.label_column is not None or len(text) == 1
     channels = [
-        replace(channel, kind=None, counts="")
+        replace(channel, kind=None, made_of="", count=0)
         for channel in EventTable(
             file.stem, at_frames.start, None, False, text, given.planned, are_names, origin=origin
         ).at(at_frames, left_out)

@@ -25,7 +25,8 @@ from forebrain.sessions.session import Session
 
 MAX_COLUMNS = 64  # of one series; more are a picture or a pose, not inputs to name one by one
 MAX_VALUES = 24  # different texts of a column that are an input each
-_MAX_TOLD = 40  # inputs whose origin is told
+_MAX_TOLD = 3  # inputs of one origin that are told one by one
+_MAX_NAMED = 6  # of those that are told together
 _MAX_FRAME = 1.5  # usual intervals that a frame may last
 _ROUNDING = 1e-3  # of a frame's interval, by which clocks that are written as decimals differ
 # Fewer samples, or of more jitter, are a log of changes, each of which lasts until the next.
@@ -34,8 +35,9 @@ _START = {"start", "starts", "onset", "onsets", "begin", "timestamp", "timestamp
 _TIME = {"time", "times", "t"}
 _STOP = {"stop", "stops", "offset", "offsets", "end", "ends"}
 _DURATION = {"duration", "durations", "dur"}
+_SPARSE = 5.0  # frames between the events of an animal, at least
 # Columns of tables that only number, or point to other things.
-_NUMBERING = {"id", "ids", "index", "number", "nr", "count"}
+_NUMBERING = {"id", "ids", "index", "number", "nr", "count", "frame", "frames"}
 
 Values = np.ndarray | Sequence[str]
 
@@ -60,9 +62,16 @@ class FrameSpans:
         if session.time_s is not None:
             start = np.asarray(session.time_s, np.float64)
             clock = read_clock(start)
-            if clock is None or not (np.diff(start) >= 0).all():
+            if clock is None:
                 return None
             interval = clock.interval_s
+            if clock.step_s:  # rounded so coarsely that frames would share a time
+                even = interval * np.arange(len(start))
+                offsets = [np.median(part) for part in np.split(start - even, clock.breaks)]
+                lengths = np.diff([0, *clock.breaks.tolist(), len(start)])
+                start = even + np.repeat(offsets, lengths)
+            if not (np.diff(start) > 0).all():
+                return None
         elif session.rate_hz is not None:
             interval = 1.0 / session.rate_hz
             start = first_s + interval * np.arange(session.num_frames)
@@ -99,8 +108,9 @@ class Channel:
         planned: whether its future can be known.
         kind: None where the values tell it.
         origin: where it comes from.
-        counts: of what it is made of, how much lies in frames and how much outside, in words.
-        lost: how many marks or stretches lie outside of all frames.
+        made_of: what, in words: `marks`, `stretches`, or how many samples.
+        count: how many marks or stretches; 0 of samples.
+        lost: how many of them lie outside of all frames.
     """
 
     name: str
@@ -109,8 +119,18 @@ class Channel:
     kind: InputKind | None = None
     unit: str = ""
     origin: str = ""
-    counts: str = ""
+    made_of: str = ""
+    count: int = 0
     lost: int = 0
+
+    def __str__(self) -> str:
+        """Its name, where it comes from, and how much of it lies in frames."""
+        made_of = (
+            f"{self.count - self.lost} of {self.count} {self.made_of} in frames"
+            if self.count
+            else self.made_of
+        )
+        return f"{self.name}: {', '.join(filter(None, [self.origin, made_of]))}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,18 +167,28 @@ class Samples:
         if not np.isfinite(found).any():
             return None
         known = int(np.isfinite(found).sum())
-        counts = f"{times.size} samples, known in {known} of {found.size} frames"
+        made_of = f"{times.size} samples, known in {known} of {found.size} frames"
         return Channel(
-            self.name, found.astype(np.float32), self.planned, None, self.unit, self.origin, counts
+            self.name, found.astype(np.float32), self.planned, None, self.unit, self.origin, made_of
         )
 
-    @property
-    def are_marks(self) -> bool:
-        """Whether times that are no even clock have values that say nothing: one value, none, or a count."""
+    def are_marks(self, spans: FrameSpans) -> bool:
+        """Whether it rather is a list of events than a log of changes, each of which lasts until the next: at
+        uneven times, its values say nothing (one value, none, or a count), or it is of what the animal does
+        and has a value in few frames."""
         clock = read_clock(self.times)
         is_even = self.times.size >= _MIN_SAMPLES and clock is not None and clock.jitter < _IRREGULAR
+        if is_even or self.times.size < 2:
+            return False
+        is_sparse = np.ptp(self.times) > _SPARSE * spans.interval_s * self.times.size
+        return not self.says_more or (is_sparse and not self.planned)
+
+    @property
+    def says_more(self) -> bool:
+        """Whether the values tell more than when they are: neither one value, none, nor a count."""
         finite = self.values[np.isfinite(self.values)]
-        return self.times.size > 1 and not is_even and (np.unique(finite).size < 2 or is_ramp(finite))
+        counts = not self.planned and bool((np.diff(finite) > 0).all())
+        return np.unique(finite).size > 1 and not counts and not is_ramp(finite)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +234,7 @@ class EventTable:
         has_zeros = any(
             (np.asarray(self.columns[name]) == 0).any() for name in self.columns if name not in labels
         )
-        if self.is_prefix or not self.columns or (has_zeros and not labels):
+        if self.is_prefix or not self.columns or (has_zeros and not {*labels, self.name} & {*self.columns}):
             yield self._channel(spans, self.name, np.ones(len(self.start)), self.planned)
         for name, values in self.columns.items():
             planned = self.planned and not depends_on_animal(name)
@@ -222,7 +252,8 @@ class EventTable:
             for value in distinct:
                 marked = np.array([float(value in tags) for tags in texts])
                 called = value if self.values_are_names else f"{whole}:{value}"
-                yield self._channel(spans, called, marked, planned and not depends_on_animal(value))
+                is_planned = planned and not depends_on_animal(value)
+                yield self._channel(spans, called, marked, is_planned, at_end=self.planned and not is_planned)
 
     def _covers(self, spans: FrameSpans) -> bool:
         stop = self.start if self.stop is None else self.stop
@@ -250,17 +281,31 @@ class EventTable:
             np.where(finite, values, 0.0),
             planned,
             self.units.get(name.removeprefix(f"{self.name}/"), ""),
+            at_end=not planned,
         )
 
     def _channel(
-        self, spans: FrameSpans, name: str, values: np.ndarray, planned: bool, unit: str = ""
+        self,
+        spans: FrameSpans,
+        name: str,
+        values: np.ndarray,
+        planned: bool,
+        unit: str = "",
+        at_end: bool = False,
     ) -> Channel:
-        """The rows with a value as marks or as what lasts, whichever they are."""
+        """The rows with a value as marks or as what lasts, whichever they are.
+
+        Args:
+            at_end: marks where rows end: what the animal makes of a trial is not known before.
+        """
         used = values != 0
         start, values = self.start[used], values[used]
         if self.stop is None:
             return _marks(spans, name, start, values, planned, self.origin, unit)
         stop = self.stop[used]
+        if at_end:
+            end = np.where(np.isfinite(stop), stop, start)
+            return _marks(spans, name, end, values, planned, self.origin, unit)
         length = self.stop - self.start
         length = length[np.isfinite(length)]
         if not length.size or np.median(length) < spans.interval_s:
@@ -294,8 +339,7 @@ def _marks(
     inside = frames >= 0
     found = np.zeros(len(spans.start), np.float32)
     np.add.at(found, frames[inside], values[inside].astype(np.float32))
-    counts = f"{int(inside.sum())} of {times.size} marks in frames"
-    return Channel(name, found, planned, "event", unit, origin, counts, int((~inside).sum()))
+    return Channel(name, found, planned, "event", unit, origin, "marks", times.size, int((~inside).sum()))
 
 
 def _lasting(
@@ -323,9 +367,10 @@ def _lasting(
     is_longer = last > low
     np.add.at(found, last[is_longer], (values * last_share)[is_longer])
     found[np.abs(found) < 1e-9 * np.abs(found).max()] = 0.0  # what sums leave where nothing is
-    counts = f"{int(inside.sum())} of {start.size} stretches in frames"
     lost = int((~inside).sum())
-    return Channel(name, found.astype(np.float32), planned, "level", unit, origin, counts, lost)
+    return Channel(
+        name, found.astype(np.float32), planned, "level", unit, origin, "stretches", start.size, lost
+    )
 
 
 def with_channels(session: Session, channels: Iterable[Channel], left_out: Sequence[str] = ()) -> Session:
@@ -340,10 +385,7 @@ def with_channels(session: Session, channels: Iterable[Channel], left_out: Seque
         notes["inputs_left_out"] = "; ".join(filter(None, [notes.get("inputs_left_out"), *left_out]))
     if not channels:
         return replace(session, metadata=notes)
-    told = [f"{each.name}: {', '.join(filter(None, [each.origin, each.counts]))}" for each in channels]
-    if len(told) > _MAX_TOLD:
-        told[_MAX_TOLD:] = [f"and {len(told) - _MAX_TOLD} more"]
-    notes["inputs_from"] = "; ".join(filter(None, [notes.get("inputs_from"), *told]))
+    notes["inputs_from"] = "; ".join(filter(None, [notes.get("inputs_from"), *_told(channels)]))
     if lost := [f"{each.name} ({each.lost})" for each in channels if each.lost]:
         notes["inputs_outside"] = ", ".join(filter(None, [notes.get("inputs_outside"), *lost]))
     fields: dict[str, object] = {}
@@ -365,6 +407,22 @@ def with_channels(session: Session, channels: Iterable[Channel], left_out: Seque
         input_units={**session.input_units, **units},
         **fields,  # type: ignore[arg-type]
     )
+
+
+def _told(channels: Sequence[Channel]) -> Iterator[str]:
+    """Where inputs come from: each by itself, or many of one origin together."""
+    by_origin: dict[str, list[Channel]] = {}
+    for each in channels:
+        by_origin.setdefault(each.origin, []).append(each)
+    for origin, members in by_origin.items():
+        if len(members) <= _MAX_TOLD or not origin:
+            yield from map(str, members)
+            continue
+        count, lost = sum(each.count for each in members), sum(each.lost for each in members)
+        in_frames = f", {count - lost} of {count} marks and stretches in frames" if count else ""
+        names = ", ".join(each.name for each in members[:_MAX_NAMED])
+        more = f" and {len(members) - _MAX_NAMED} more" if len(members) > _MAX_NAMED else ""
+        yield f"{names}{more}: {origin}{in_frames}"
 
 
 def planned_by_name(session: Session) -> Session:

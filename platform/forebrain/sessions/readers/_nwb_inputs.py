@@ -41,7 +41,6 @@ _NO_INPUTS = {"ImageSeries", "RoiResponseSeries", "FiberPhotometryResponseSeries
 _MARKS = {"BehavioralEvents"}  # whose series have a value for each event
 _BEHAVIOUR_PLACES = ("BehavioralTimeSeries", "BehavioralEpochs", "Position", "PupilTracking", "EyeTracking",
                      "CompassDirection", "PoseEstimation")  # fmt: skip
-_POWERS = ("power_per_roi", "power")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +90,15 @@ class InputTable:
         name: its path in the file.
         columns: gives numbers and texts by column; ragged texts as lists.
         targets: gives, by column, the ROIs that each row points to, as `TABLE/roiID`.
+        powers: gives the power of each target of each row, where rows have one for each; else a column
+            `power` counts for all, else 1.
         units: of columns.
     """
 
     name: str
     columns: Callable[[], Mapping[str, Values]]
     targets: Callable[[], Mapping[str, list[list[str]]]] = dict
+    powers: Callable[[], Sequence[Sequence[float]]] = tuple
     units: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -174,8 +176,9 @@ def _of_series(series: InputSeries, spans: FrameSpans, left_out: list[str]) -> I
             Samples(label, column, times, planned, series.unit, series.name)
             for label, column in zip(names, columns_of, strict=True)
         ]
-        if num_columns == 1 and sampled[0].are_marks:
-            channels = list(whole.at(spans, left_out))
+        if num_columns == 1 and sampled[0].are_marks(spans):
+            columns = {name: sampled[0].values} if sampled[0].says_more else {}
+            channels = list(replace(whole, columns=columns, units={name: series.unit}).at(spans, left_out))
         else:
             channels = [channel for each in sampled if (channel := each.at(spans)) is not None]
     if not channels:
@@ -203,22 +206,32 @@ def _of_table(table: InputTable, spans: FrameSpans, left_out: list[str], roi_tab
     if events is None:
         left_out.append(f"{table.name} (no column tells when a row begins)")
         return
-    targets = table.targets()
+    targets, powers = table.targets(), table.powers()
     channels = list(events.at(spans, left_out))
     for column, found in targets.items():
         rows = [[name.removeprefix(f"{roi_table}/") for name in row] for row in found]
-        channels += _of_pattern(events, column, rows, spans, left_out)
+        channels += _of_pattern(events, column, rows, powers, spans, left_out)
     if not channels:
         left_out.append(f"{table.name} (none of its {len(events.start)} rows lies in the frames, {spans})")
     yield from channels
 
 
 def _of_pattern(
-    events: EventTable, column: str, rows: list[list[str]], spans: FrameSpans, left_out: list[str]
+    events: EventTable,
+    column: str,
+    rows: list[list[str]],
+    powers: Sequence[Sequence[float]],
+    spans: FrameSpans,
+    left_out: list[str],
 ) -> Iterator[Channel]:
     """What each ROI receives: the power of the rows that point to it, else 1."""
-    power = next((key for key in _POWERS if key in events.columns), None)
-    values = np.ones(len(rows)) if power is None else np.asarray(events.columns[power], np.float64)
+    shared = np.asarray(events.columns.get("power", np.ones(len(rows))), np.float64)
+    received = [
+        dict(zip(row, powers[number], strict=True))
+        if len(powers) == len(rows) and len(powers[number]) == len(row)
+        else dict.fromkeys(row, float(shared[number]))
+        for number, row in enumerate(rows)
+    ]
     group = events.name if column == "targets" else f"{events.name}/{column}"
     names = sorted({name for row in rows for name in row})
     if len(names) > 16 * MAX_COLUMNS:
@@ -232,8 +245,8 @@ def _of_pattern(
             is_prefix=False,
             start=events.start[is_hit],
             stop=None if events.stop is None else events.stop[is_hit],
-            columns={f"{group}[{target}]": values[is_hit]},
-            units={f"{group}[{target}]": events.units.get(power or "", "")},
+            columns={f"{group}[{target}]": np.array([row[target] for row in received if target in row])},
+            units={f"{group}[{target}]": events.units.get("power_per_roi" if len(powers) else "power", "")},
         )
         for channel in single.at(spans, left_out):
             if channel.name == single.name and not (channel.values == 0).all():
@@ -261,7 +274,13 @@ def inputs_by_pynwb(nwb: Any, path_of: Callable[[Any], str]) -> tuple[list[Input
             if {"start_time", "timestamp"} & set(item.colnames):
                 units = {name: _unit_of(item[name]) for name in item.colnames}
                 tables.append(
-                    InputTable(path_of(item), partial(_columns, item), partial(_targets, item), units)
+                    InputTable(
+                        path_of(item),
+                        partial(_columns, item),
+                        partial(_targets, item),
+                        partial(_powers, item),
+                        units,
+                    )
                 )
         elif isinstance(item, TimeSeries):
             kind = next((name for name in kinds if name in _INPUT_SERIES), "")
@@ -395,6 +414,14 @@ def _targets(table: Any) -> dict[str, list[list[str]]]:
         if known and len(known) == len(items):
             found[name] = [_rois(region.table, np.asarray(region.data[:], np.int64)) for region in known]
     return found
+
+
+def _powers(table: Any) -> list[list[float]]:
+    """Of a table as ndx-patterned-ogen has it, the power of each target, row by row."""
+    if "power_per_roi" not in table.colnames:
+        return []
+    column = table["power_per_roi"]
+    return [np.asarray(column[row], np.float64).ravel().tolist() for row in range(len(table))]
 
 
 def _rois(table: Any, rows: np.ndarray) -> list[str]:

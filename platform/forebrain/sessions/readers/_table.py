@@ -123,7 +123,7 @@ def _read_columns(frame: pd.DataFrame, path: Path, sidecar: Sidecar) -> Session:
     return with_channels(
         session,
         (
-            Channel(name, frame[name].to_numpy(np.float32), is_stimulus(name), origin="a column")
+            Channel(name, frame[name].to_numpy(np.float32), is_stimulus(name), origin="columns")
             for name in inputs
         ),
     )

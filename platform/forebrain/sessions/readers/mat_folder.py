@@ -21,7 +21,7 @@ from forebrain.sessions.readers._inputs import Channel, with_channels
 from forebrain.sessions.readers._names import depends_on_animal, is_stimulus, role_of
 from forebrain.sessions.readers._time import is_ramp
 from forebrain.sessions.session import Session
-from forebrain.sessions.sidecar import Sidecar
+from forebrain.sessions.sidecar import Sidecar, named_input_files
 
 
 def recognises(path: Path) -> bool:
@@ -89,6 +89,8 @@ def _files(folder: Path) -> list[Path]:
         for entry in folder.iterdir()
         if not entry.name.startswith(".") and entry.suffix not in (".yaml", ".yml", ".json", ".md", ".txt")
     ]
+    inputs = named_input_files(folder.iterdir())
+    entries = [entry for entry in entries if str(entry) not in inputs]
     if any(entry.suffix.lower() != ".mat" or not entry.is_file() for entry in entries):
         return []
     return sorted(entries, key=lambda entry: _natural(entry.stem))

@@ -150,6 +150,14 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
         field: values[key].astype(dtype) for key, (field, dtype) in _ARRAYS.items() if key in values
     }
     fields |= {key: tuple(_texts(values[key])) for key in _NAMES if key in values}
+    for member in ("stimulus", "behaviour"):
+        channels = fields.get(member)
+        if channels is not None and channels.ndim == 1:
+            channels = fields[member] = channels[:, None]
+        if channels is not None and channels.ndim == 2 and f"{member}_names" not in fields:
+            count = channels.shape[1]
+            names = (member,) if count == 1 else tuple(f"{member}/{column}" for column in range(count))
+            fields[f"{member}_names"] = names
     fields |= {key: _of_channels(values, keys, path) for key, keys in _OF_CHANNELS.items()}
     if "valid_frames" in values:
         metadata["valid_frames"] = _cut_split(fields.get("split"), values["valid_frames"], path)

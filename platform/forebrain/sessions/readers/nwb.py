@@ -129,16 +129,16 @@ def _read(file: NwbFile, path: Path, sidecar: Sidecar) -> list[Session]:
 
 def _with_inputs(file: NwbFile, session: Session, chosen: _Population) -> Session:
     """The session with what the file states of stimulus and behaviour."""
-    try:
-        series, tables = file.inputs()
-    except Exception as error:  # what is wrong with inputs does not take the traces with it
-        why = f"all inputs ({type(error).__name__}: {str(error)[:160]})"
-        return replace(session, metadata={**session.metadata, "inputs_left_out": why})
     taken = {each.name for each in chosen.series}
     first_s = chosen.series[0].start_s if chosen.series else 0.0
     table = chosen.series[0].table if chosen.series else None
-    others = [each for each in series if each.name not in taken]
-    return with_inputs(session, others, tables, first_s, "" if table is None else table.name)
+    try:
+        series, tables = file.inputs()
+        others = [each for each in series if each.name not in taken]
+        return with_inputs(session, others, tables, first_s, "" if table is None else table.name)
+    except Exception as error:  # what is wrong with inputs does not take the traces with it
+        why = f"all inputs ({type(error).__name__}: {str(error)[:160]})"
+        return replace(session, metadata={**session.metadata, "inputs_left_out": why})
 
 
 @dataclass(frozen=True)

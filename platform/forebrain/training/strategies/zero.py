@@ -249,7 +249,7 @@ def _engine(
     except ImportError as error:
         raise ConfigError(
             "training.strategy is zero1, zero2 or zero3 and DeepSpeed is not installed; "
-            "install forebrain[cluster], or use training.strategy ddp or fsdp."
+            "in the repository: pip install '.[cluster]'. Or use training.strategy ddp or fsdp."
         ) from error
     # It would be compiled at the start, for minutes, and a backbone's messages are too few to gain from it.
     __compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,8 +1,8 @@
 """Forecasts of one animal that know what was done to it, and what will be.
 
 Three forecasts stand side by side. The adaptation's own stack sees the activity alone. The heads of the
-*past* stack read the inputs so far besides. Under a *plan* each unit's response to the inputs is taken off the
-context, a stack of its own forecasts the rest, and the response to past and plan is put back (see
+*past* stack read the inputs so far besides. Under a *plan* each unit's response to the inputs is taken off
+the context, a stack of its own forecasts the rest, and the response to past and plan is put back (see
 `scoring.response`). The past and the plan are kept only where blocks of time of the training and validation
 part are forecast better.
 """

@@ -1,0 +1,64 @@
+"""What intervals cost a live forecaster, beside the forecast itself, in the same process in turn."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from forebrain import realtime
+from forebrain.models.poco import Poco, PocoConfig
+from forebrain.realtime.intervals import OnlineIntervals
+from forebrain.scoring.conformal import calibrate
+from forebrain.sessions.preprocessing import Preprocessing
+
+LEVELS = (0.1, 0.5, 0.9)
+FRAMES = 400
+
+
+def time_intervals(units: int, frames: int = FRAMES) -> dict[str, Any]:
+    """Milliseconds of a forecast of the default model, of what its intervals learn from a frame, and of three
+    quantiles; and what learning comes to, as a part of the forecast.
+
+    Args:
+        units: of the session.
+        frames: timed, after as many as the context.
+    """
+    torch.manual_seed(0)
+    model = Poco(PocoConfig(relative=True)).requires_grad_(False)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    live = realtime.open(model, model.new_interface(units), Preprocessing.none(units))
+    rng = np.random.default_rng(0)
+    error = rng.normal(size=(40, live.horizon, units)).astype(np.float32)
+    starts = live.horizon * np.arange(len(error))
+    calibration = calibrate(0 * error, error, np.ones((40, units), np.float32), starts, "noise", live.context)
+    intervals = OnlineIntervals(calibration, 60.0, None, 500)
+    stream = 0.1 * rng.normal(size=(live.context + frames, units)).cumsum(axis=0).astype(np.float32)
+    every, (mean, scale) = np.ones(units, bool), live.normalisation
+    seconds = np.zeros((frames, 3))
+    for moment, frame in enumerate(stream):
+        live.ingest(frame)
+        began = time.perf_counter()
+        forecast = live.forecast()
+        forecasted = time.perf_counter()
+        intervals.observe(frame, every)
+        context = live.ring.window
+        if moment >= live.context:
+            intervals.add(forecast, context, mean, scale)
+            learned = time.perf_counter()
+            intervals.quantiles(forecast, context, mean, scale, LEVELS)
+            given = time.perf_counter()
+            seconds[moment - live.context] = forecasted - began, learned - forecasted, given - learned
+        live.settle()
+    forecast_ms, learn_ms, quantiles_ms = 1e3 * np.median(seconds, axis=0)
+    # Of neighbouring frames only one is learned from, so of the time of learning the mean counts.
+    learn_ms = 1e3 * float(np.mean(np.sort(seconds[:, 1])[: int(0.9 * frames)]))
+    return {
+        "what": "intervals", "units": units, "batch": 1, "dtype": "fp32", "device": "cpu",
+        "threads": torch.get_num_threads(), "forecast_ms": float(forecast_ms), "learn_ms": learn_ms,
+        "quantiles_ms": float(quantiles_ms), "share": learn_ms / float(forecast_ms),
+    }  # fmt: skip

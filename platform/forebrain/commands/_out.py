@@ -1,0 +1,21 @@
+"""Where results go: what is there is not written over, unless --overwrite says so."""
+
+from __future__ import annotations
+
+from forebrain.errors import ConfigError
+from forebrain_registry.storage import file_at
+
+
+def require_free(out: str | None, overwrite: bool) -> None:
+    """Raises ConfigError if there is a file of this name that is not to be written over; before any work."""
+    if out is None or overwrite:
+        return
+    folder, name = file_at(out)
+    if folder.exists(name):
+        raise ConfigError(f"out is {out}, which exists. Give --overwrite to replace it, or another --out.")
+
+
+def write_out(out: str, data: bytes) -> None:
+    """Writes a file whole, on a disk or in an object store."""
+    folder, name = file_at(out)
+    folder.write(name, data)

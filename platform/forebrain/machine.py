@@ -1,0 +1,59 @@
+"""The share of this machine that this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def num_cores() -> int:
+    """The cores that this process may use: those it is bound to (Slurm, taskset), or as many as its container
+    may keep busy where that is fewer; not those that there are."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *map(math.ceil, _cpu_quotas())]))
+
+
+def num_threads() -> int:
+    """Threads to compute with where none are asked for: OMP_NUM_THREADS, else one for each core."""
+    return asked_threads() or num_cores()
+
+
+def asked_threads() -> int | None:
+    """OMP_NUM_THREADS; None where it is not set, or no number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isascii() and first.isdecimal() and int(first) else None
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Cores that each control group of this process may keep busy, of versions 2 and 1."""
+    for folder in (CGROUPS, *_own_groups()):
+        quota = _numbers(folder / "cpu.max")
+        if len(quota) == 2:
+            yield quota[0] / quota[1]
+    version_1 = CGROUPS / "cpu"
+    quota = [*_numbers(version_1 / "cpu.cfs_quota_us"), *_numbers(version_1 / "cpu.cfs_period_us")]
+    if len(quota) == 2 and quota[0] > 0:
+        yield quota[0] / quota[1]
+
+
+def _own_groups() -> Iterator[Path]:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if line.startswith("0::/"):
+            group = CGROUPS / line[4:]
+            yield from (each for each in (group, *group.parents) if each.is_relative_to(CGROUPS))
+
+
+def _numbers(path: Path) -> list[float]:
+    """The numbers in a file of a control group; none where it is not there, or says `max`."""
+    try:
+        return [float(word) for word in path.read_text().split()]
+    except (OSError, ValueError):
+        return []

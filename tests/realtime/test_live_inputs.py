@@ -1,0 +1,214 @@
+"""A stream with inputs forecasts what an adaptation does with them, by hand and through ZeroMQ."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import forebrain as fb
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.fit import FitConfig
+from forebrain.errors import FrameError
+from forebrain.realtime.forecaster import LiveForecaster
+from forebrain.realtime.messages import Frame, Question, decode_request, encode_frame, encode_question
+from forebrain.realtime.server import serve
+from forebrain.realtime.state import StateFile
+from forebrain.realtime.zeromq import RequestPort
+
+C, H, N = 12, 4, 4
+
+
+def stimulated() -> fb.Session:
+    rng = np.random.default_rng(0)
+    flash = (rng.random(700) < 0.06).astype(np.float32)
+    air = np.repeat(rng.integers(0, 2, 35), 20).astype(np.float32)
+    answer = np.convolve(flash, np.exp(-np.arange(20) / 5.0))[:700]
+    traces = answer[:, None] * [3.0, -2.0, 1.0, 0.5] + rng.normal(scale=0.2, size=(700, N))
+    return fb.Session.from_array(
+        traces.astype(np.float32), rate_hz=2.0, stimulus=np.stack([flash, air], axis=1),
+        stimulus_names=("flash", "air"),
+    )  # fmt: skip
+
+
+SESSION = stimulated()
+VALUES = SESSION.input_values(["flash", "air"])
+FRAMES = SESSION.frames(0, 700)
+
+
+@pytest.fixture(scope="module")
+def adapted() -> fb.Adapted:
+    made = Backbone.nothing(C, H).adapt(SESSION, "none", FitConfig(), score=False, progress=False)
+    assert made.inputs is not None and made.inputs.response is not None
+    return made
+
+
+def played(live: LiveForecaster, first: int, stop: int, plan: np.ndarray | None = None) -> np.ndarray:
+    """Plays frames with their inputs, with the last one a plan."""
+    for index in range(first, stop):
+        given = plan if index == stop - 1 else None
+        live.step(FRAMES[index], index, inputs=VALUES[index], plan=given)
+    return live.answer.copy()
+
+
+def test_a_stream_is_what_the_adaptation_forecasts_to_the_bit(adapted: fb.Adapted) -> None:
+    plan, window, past = VALUES[500 : 500 + H], FRAMES[488:500], VALUES[300:500]
+    live = adapted.stream()
+    assert live.input_names == ("flash", "air")
+    answer = played(live, 300, 500)
+    np.testing.assert_array_equal(answer, adapted.forecast(window, past))
+    assert live.knows == live.inputs.stacks.known("past")
+    live = adapted.stream()
+    np.testing.assert_array_equal(played(live, 300, 500, plan), adapted.forecast(window, past, plan))
+    assert live.knows == "plan" and live.extrapolates == ()
+    live = adapted.stream()
+    for frame in window:
+        live.step(frame)
+    np.testing.assert_array_equal(live.answer, adapted.forecast(window))
+    assert live.knows == "none"
+
+
+def test_a_plan_stays_queued_until_too_little_of_it_is_left(adapted: fb.Adapted) -> None:
+    live = adapted.stream()
+    played(live, 400, 500, VALUES[500 : 500 + H + 2])
+    for index in (500, 501):
+        live.step(FRAMES[index], index, inputs=VALUES[index])
+        assert live.knows == "plan"
+        expected = adapted.forecast(
+            FRAMES[index - C + 1 : index + 1], VALUES[400 : index + 1], VALUES[index + 1 : index + 1 + H]
+        )
+        np.testing.assert_array_equal(live.answer, expected)
+    live.step(FRAMES[502], 502, inputs=VALUES[502])
+    assert live.knows != "plan"
+    played(live, 503, 510, VALUES[510 : 510 + H + 3])
+    live.step(FRAMES[512], 512, inputs=VALUES[512])  # two frames did not come: three of the plan are used up
+    assert live.knows == "plan"
+    live.step(FRAMES[513], 513)
+    assert live.knows != "plan"
+
+
+def test_what_is_missing_is_held_and_an_event_is_not(adapted: fb.Adapted) -> None:
+    live, told = adapted.stream(), adapted.stream()
+    played(live, 400, 500), played(told, 400, 500)
+    live.step(FRAMES[500], 500, inputs=[np.nan, np.nan])
+    told.step(FRAMES[500], 500, inputs=[0, VALUES[499, 1]])
+    np.testing.assert_array_equal(live.answer, told.answer)
+    live.step(FRAMES[501], 501)
+    told.step(FRAMES[501], 501, inputs=[0, VALUES[499, 1]])
+    np.testing.assert_array_equal(live.answer, told.answer)
+
+
+def test_what_would_be_changes_nothing(adapted: fb.Adapted) -> None:
+    live = adapted.stream()
+    answer = played(live, 400, 500)
+    plans = np.zeros((2, H, 2), np.float32)
+    plans[1, 0, 0] = 1
+    made = live.what_if(plans)
+    assert made.shape == (2, H, N) and made[1, 0, 0] - made[0, 0, 0] > 1.5
+    np.testing.assert_array_equal(made[0], adapted.forecast(FRAMES[488:500], VALUES[400:500], plans[0]))
+    np.testing.assert_array_equal(live.answer, answer)
+    live.step(FRAMES[500], 500, inputs=VALUES[500])
+    assert live.knows != "plan"
+
+
+def test_a_reset_and_a_long_gap_forget_inputs_and_plan(adapted: fb.Adapted) -> None:
+    for resets, index in ((True, 0), (False, 9000)):
+        live = adapted.stream()
+        played(live, 400, 500, VALUES[500:540])
+        if resets:
+            live.reset()
+        live.step(FRAMES[0], index)
+        assert live.knows == "none" and live.source == "warm-up"
+        with pytest.raises(FrameError, match="window is not full"):
+            live.what_if(np.zeros((1, H, 2)))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "plan", "words"),
+    [
+        ([1.0], None, r"inputs have shape \(1,\); expected \(2,\), of flash, air"),
+        ([0, 0], np.zeros((H - 1, 2)), "expected 4 to 256"),
+        ([0, 0], np.zeros((H, 3)), r"expected \[frames, 2\], of flash, air"),
+        ([0, 0], np.full((H, 2), np.nan), "not finite"),
+        (["a", "b"], None, "no numbers"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_and_the_stream_goes_on(
+    inputs: list[object], plan: np.ndarray | None, words: str, adapted: fb.Adapted
+) -> None:
+    live = adapted.stream()
+    played(live, 400, 500)
+    with pytest.raises(FrameError, match=words):
+        live.step(FRAMES[500], 500, inputs=inputs, plan=plan)
+    assert live.counts["frames"] == 100
+    live.step(FRAMES[500], 500, inputs=VALUES[500])
+    assert live.counts["frames"] == 101
+
+
+def test_a_plan_beyond_the_recorded_range_says_so(adapted: fb.Adapted) -> None:
+    live = adapted.stream()
+    played(live, 400, 500, np.full((H, 2), 5.0))
+    assert live.extrapolates == ("flash", "air")
+
+
+def test_an_adaptation_without_inputs_refuses_them(adapted: fb.Adapted) -> None:
+    plain = Backbone.nothing(C, H).adapt(SESSION, "none", FitConfig(), inputs=[], score=False, progress=False)
+    with pytest.raises(FrameError, match="knows none"):
+        plain.stream().step(FRAMES[0], inputs=[0, 0])
+
+
+def test_the_state_has_them(adapted: fb.Adapted, tmp_path: Path) -> None:
+    live, again = adapted.stream(), adapted.stream()
+    played(live, 400, 500, VALUES[500:520])
+    state = StateFile(tmp_path / "state", live, 0.0)
+    state.close(live)
+    assert StateFile(tmp_path / "state", again, 0.0).restore(again)
+    for each in (live, again):
+        each.step(FRAMES[500], 500, inputs=VALUES[500])
+    np.testing.assert_array_equal(again.answer, live.answer)
+    assert again.knows == "plan"
+
+
+def test_messages_carry_them() -> None:
+    frame = decode_request(encode_frame(Frame(np.zeros(3), inputs=np.ones(2), plan=np.ones((4, 2)))))
+    assert isinstance(frame, Frame) and frame.inputs is not None and frame.plan is not None
+    assert frame.inputs.tolist() == [1, 1] and frame.plan.shape == (8,)
+    question = decode_request(encode_question(Question("what_if", np.zeros((2, 4, 3), np.float32))))
+    assert isinstance(question, Question) and question.plans is not None and question.plans.shape == (2, 4, 3)
+    with pytest.raises(FrameError, match="brings no plans"):
+        decode_request(encode_question(Question("what_if")))
+
+
+@pytest.fixture
+def client(adapted: fb.Adapted) -> Iterator[fb.live.Client]:
+    port, stop = RequestPort("tcp://127.0.0.1:*", 1 << 20), threading.Event()
+    server = threading.Thread(target=serve, args=(adapted.stream(), port, stop.is_set, lambda live: None))
+    server.start()
+    try:
+        with fb.live.Client(port.address) as connected:
+            yield connected
+    finally:
+        stop.set()
+        server.join()
+        port.close()
+
+
+def test_a_rig_sends_inputs_and_plans_and_asks_what_if(client: fb.live.Client, adapted: fb.Adapted) -> None:
+    assert client.describe()["inputs"] == ["flash", "air"]
+    for index in range(400, 500):
+        plan = VALUES[500 : 500 + H] if index == 499 else None
+        forecast = client.step(FRAMES[index], index, inputs=VALUES[index], plan=plan)
+    expected = adapted.forecast(FRAMES[488:500], VALUES[400:500], VALUES[500 : 500 + H])
+    np.testing.assert_array_equal(forecast.values, expected)
+    assert (forecast.knows, forecast.extrapolates) == ("plan", ())
+    plans = np.stack([np.zeros((H, 2)), VALUES[500 : 500 + H]])
+    np.testing.assert_array_equal(client.what_if(plans)[1], expected)
+    for wrong in ({"inputs": [1.0]}, {"plan": np.zeros(5)}, {"plan": np.zeros((1, 2))}):
+        with pytest.raises(FrameError):
+            client.step(FRAMES[500], 500, **wrong)
+    with pytest.raises(FrameError, match="expected"):
+        client.what_if(np.zeros((1, H, 3)))
+    assert client.step(FRAMES[500], 500, inputs=VALUES[500]).index == 500

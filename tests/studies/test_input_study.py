@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from forebrain.adaptation.windows import SessionWindows
+from forebrain.config import parse
+from forebrain.errors import ConfigError
+from forebrain.scoring.protocols import PARTS
+from forebrain.scoring.response import OtherPlan
+from forebrain.sessions.session import Session
+from forebrain.studies.inputs import INFORMED, RIVALS, InputsConfig, study
+
+DEFINITION = Path(__file__).parents[2] / "jobs" / "studies" / "inputs.yaml"
+
+
+def answering(seed: int, num_frames: int = 700, num_units: int = 3) -> Session:
+    """Units that answer marks, slowly."""
+    rng = np.random.default_rng(seed)
+    marks = (rng.random(num_frames) < 0.05).astype(np.float32)
+    kernel = np.exp(-np.arange(40) / 6) - np.exp(-np.arange(40) / 2)
+    answer = np.convolve(marks, kernel)[:num_frames, None] * rng.normal(1, 0.3, num_units)
+    traces = answer + 0.1 * rng.normal(size=(num_frames, num_units))
+    return Session(
+        traces.astype(np.float32), 5.0, "fish", f"animal{seed}", "one", "lab",
+        stimulus=marks[:, None], stimulus_names=("mark",),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> InputsConfig:
+    for seed in range(2):
+        answering(seed).save(tmp_path / f"{seed}.npz")
+    row = {"recordings": "*.npz", "context": 12, "horizon": 6, "arx_memory": 12, "arx_differences": 4}
+    return InputsConfig(
+        str(tmp_path / "out"), {"marks": {**row, "subsets": {"first": ["*animal0*"]}}}, str(tmp_path)
+    )
+
+
+def test_a_plan_is_ahead_of_all_that_do_not_know_it(config: InputsConfig, tmp_path: Path) -> None:
+    text = io.StringIO()
+    result = study(config, Console(file=text, width=250))
+    rows = result["rows"]["marks"]
+    assert [row["session"] for row in rows] == ["lab/animal0/one", "lab/animal1/one"]
+    for row in rows:
+        scores = row["scores"]
+        assert set(scores) == {*INFORMED, *RIVALS} and np.isfinite(list(scores.values())).all()
+        assert scores["plan"] > scores["past"] + 0.1 and scores["plan"] > scores["evoked mean"]
+        assert scores["shuffled"] < scores["past"] + 0.03 and scores["wrong"] < scores["past"]
+        assert scores["arx"] > scores["past"] and row["uses"] == "plan"
+        assert (
+            row["evoked"]["plan"] > row["evoked"]["none"] and 0 < row["num_evoked"] < row["windows"]["test"]
+        )
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| first" in report and "plan - arx" in report
+    assert (tmp_path / "out" / "inputs.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_is_scored_is_not_scored_again(config: InputsConfig, tmp_path: Path) -> None:
+    first = study(config, Console(file=io.StringIO()))
+    place = tmp_path / "out" / "sessions" / "marks" / "0.json"
+    kept = json.loads(place.read_text())
+    kept["scores"]["plan"] = 0.123
+    place.write_text(json.dumps(kept))
+    again = study(config, Console(file=io.StringIO()))
+    assert again["rows"]["marks"][0]["scores"]["plan"] == 0.123
+    assert again["rows"]["marks"][1] == first["rows"]["marks"][1]
+
+
+def test_another_plan_is_that_of_a_window_of_the_same_part() -> None:
+    source = SessionWindows(answering(0), "chronological", 12, 6)
+    other = OtherPlan(source, [source.starts(part) for part in PARTS], 0)
+    for part in PARTS:
+        starts = source.starts(part)
+        own, given = (each.inputs(0, starts, 8, 6, ["mark"]) for each in (source, other))
+        assert (own[:, :8] == given[:, :8]).all() and (own[:, 8:] != given[:, 8:]).any()
+        # The same plans, in another order.
+        assert sorted(map(bytes, own[:, 8:])) == sorted(map(bytes, given[:, 8:]))
+        alone = np.concatenate([other.inputs(0, starts[[place]], 8, 6, ["mark"]) for place in range(9)])
+        assert (alone == given[:9]).all()
+
+
+def test_the_committed_definition_is_whole() -> None:
+    config = parse(InputsConfig, ["--config", str(DEFINITION), "--out", "o"])
+    rows = config.chosen()
+    assert len(rows) == 7 and sum(row.simulated is not None for row in rows.values()) == 1
+    with pytest.raises(ConfigError, match="rows nothing are unknown"):
+        InputsConfig("o", config.rows, only=["nothing"]).chosen()
+    with pytest.raises(ConfigError, match=r"row a: .*horizons"):
+        InputsConfig("o", {"a": {"recordings": "x", "horizons": 3}}).chosen()
+
+
+def test_recordings_that_are_not_there_are_an_error(tmp_path: Path, walk: Callable[..., Session]) -> None:
+    config = InputsConfig(str(tmp_path / "out"), {"a": {"recordings": "*.npz"}}, str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no file is called .*\*.npz"):
+        study(config, Console(file=io.StringIO()))

@@ -1,0 +1,202 @@
+"""Names that other parsers take characters of for their own: each works, or is one line before any work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebrain.adaptation.artifact import require_new
+from forebrain.commands import main, parse_command
+from forebrain.errors import RecordingError, StorageError
+from forebrain.sessions.readers import find_recordings
+from forebrain.shards.options import PrepareConfig
+from forebrain.shards.prepare import map_here, prepare
+from forebrain.shards.reader import ShardSet
+from forebrain.training.run_folder import ray_uri_in
+from forebrain_registry.pulling import default_cache
+from forebrain_registry.storage import Folder, file_at, path_here
+
+NAMES = [
+    "a::b", "simplecache::a", "a\\b", "a b", " a", "a ", "a.", "...", "Müller", "脳🧠", "a%20b", "100%",
+    "a?b", "a#b", "a&b=c", "a+b", "[x]", "a[0-9]*", "{y}", "$HOME", "`a`", "'a'", '"a"', "-a", "--out", "~a~",
+    "a;b", "a|b", "a<b>",
+    "a:b", "a@b", "a,b", "a=b", "!a", "null", "010", "1_000", "a\nb", "a\tb", "x" * 200,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("disk", name) for name in NAMES] + [("s3", name) for name in NAMES if "\\" not in name],
+)
+def test_a_folder_of_any_name_keeps_its_files_and_no_others(
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str, name: str
+) -> None:
+    root = str(tmp_path) if kind == "disk" else f"{request.getfixturevalue('s3_bucket')}/names"
+    folder = Folder(f"{root}/{name}/run")
+    beside = Folder(root).names()
+    folder.write("a", b"12345")
+    folder.create(f"{name}/b", b"2")
+    with pytest.raises(FileExistsError):
+        folder.create(f"{name}/b", b"3")
+    assert folder.read("a") == b"12345" and folder.read_range("a", 1, 3) == b"23"
+    assert folder.read_all(["a", f"{name}/b"]) == {"a": b"12345", f"{name}/b": b"2"}
+    assert folder.names() == sorted(["a", name]) and folder.sizes(name) == {f"{name}/b": 1}
+    assert set(folder.files()) == {"a", f"{name}/b"}
+    assert folder.exists("a") and folder.stat(f"{name}/b") is not None
+    assert Folder(folder.uri).uri == folder.uri and folder.child(name).read("b") == b"2"
+    with folder.file_to_fill("c") as path:
+        path.write_bytes(b"c")
+    assert folder.read("c") == b"c"
+    for each in ("a", "c", name):
+        folder.remove(each)
+    assert folder.files() == {} and set(Folder(root).names()) <= {*beside, name}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arrow_by_which_ray_writes_finds_a_run_of_any_name(s3_bucket: str, tmp_path: Path, name: str) -> None:
+    fs = pytest.importorskip("pyarrow.fs")
+    for root in [str(tmp_path), f"{s3_bucket}/arrow"][: 1 if "\\" in name else 2]:
+        run = Folder(f"{root}/{name}")
+        files, path = fs.FileSystem.from_uri(ray_uri_in(run))
+        files.create_dir(path)
+        with files.open_output_stream(f"{path}/state") as stream:
+            stream.write(b"of Ray")
+        assert run.read("ray/state") == b"of Ray"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://bucket/a?versionId=3", "s3://bucket/a\\b", "s3://bucket/\udcf6", "/tmp/\udcf6", "w\udcf6rm"],
+)
+def test_a_name_that_cannot_be_kept_is_one_line(address: str) -> None:
+    with pytest.raises(StorageError) as raised:
+        Folder(address)
+    assert "\n" not in str(raised.value) and str(raised.value).encode()
+
+
+def test_a_path_with_a_colon_and_slashes_is_a_path(tmp_path: Path) -> None:
+    assert Folder(f"{tmp_path}/a://b").uri == f"{tmp_path}/a:/b"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name[0] not in ".x"])
+def test_recordings_and_sets_of_any_name_are_prepared_and_read(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    traces = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.savez(folder / f"{name}.npz", traces=traces, fs=5.0, species="worm")
+    recordings = find_recordings([folder])
+    assert recordings == [str(folder / f"{name}.npz")]
+    result = prepare(recordings, str(folder / "set"), PrepareConfig(max_window=16), run_each=map_here)
+    assert not result.failures and result.sessions[0].session.strip()
+    np.testing.assert_allclose(ShardSet.open(str(folder / "set")).read(0, 0, 16), traces[:16])
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/mine", "gs://bucket/mine", "https://host/mine"])
+def test_where_only_a_path_will_do_an_address_elsewhere_is_refused(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match="expected a path on this machine"):
+        require_new(address)
+    serve = ["live", "serve", "--untrained_units", "3", "--threads", "1"]
+    assert main([*serve, "--state", address]) == 1
+    assert "expected a path on this machine" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_may_be_given_as_a_uri_or_from_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in (f"file://{tmp_path}/a", "~/a", tmp_path / "a"):
+        assert path_here(given) == tmp_path / "a"
+    with pytest.raises(StorageError, match="for a file or folder here"):
+        path_here("~no-such-user/a")
+
+
+def test_a_file_is_written_by_its_path_or_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, uri in (
+        ("table.csv", tmp_path),
+        ("new/table.csv", tmp_path / "new"),
+        (f"file://{tmp_path}/x/table.csv", tmp_path / "x"),
+        ("/table.csv", Path("/")),
+        ("memory://bucket/a/table.csv", "memory:///bucket/a"),
+    ):
+        folder, name = file_at(given)
+        assert (folder.uri, name) == (str(uri), "table.csv")
+    for given in ("", "a/", "a/..", "."):
+        with pytest.raises(StorageError, match="names no file"):
+            file_at(given)
+
+
+def test_a_recording_in_an_object_store_is_refused_with_what_to_do() -> None:
+    with pytest.raises(RecordingError, match="copy them to a disk"):
+        find_recordings(["s3://bucket/recordings"])
+
+
+def test_an_option_may_begin_with_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-lab").mkdir()
+    np.save("-lab/-a.npy", np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32))
+    Path("-lab/session.yaml").write_text("rate_hz: 5\nspecies: worm\n")
+    assert main(["inspect", "--", "-lab"]) == 0 or main(["inspect", "-lab"]) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "null"])  # which means none
+def test_an_option_is_what_was_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()  # else [x] is a list
+    given = parse_command("prepare", [f"--recording={name}", f"--out={name}"])
+    assert (given.recording, given.out) == ([name], name)
+    many = parse_command("prepare", ["--recording", f"./{name}", "b", "--out", "c"])
+    assert many.recording == [f"./{name}", "b"]
+
+
+@pytest.mark.parametrize("variable", ["FOREBRAIN_CACHE", "FOREBRAIN_HOME"])
+def test_a_cache_may_be_named_from_the_home(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FOREBRAIN_CACHE", raising=False)
+    monkeypatch.setenv(variable, "~/mine")
+    assert default_cache() == tmp_path / "home" / "mine" / "registry"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("FOREBRAIN_CACHE", "FOREBRAIN_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert main(["registry", "pull", "m", "--registry", str(tmp_path)]) == 1
+    assert "Set FOREBRAIN_CACHE" in capsys.readouterr().err
+    assert main(["data", "list"]) == 1
+    assert "Set FOREBRAIN_HOME" in capsys.readouterr().err
+    recording = tmp_path / "large.npy"
+    np.save(recording, np.random.default_rng(0).normal(size=(2000, 600)))
+    assert main(["inspect", str(recording)]) == 0  # whose hash is not remembered
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_names_of_any_letters_are_printed_on_a_terminal_of_few_or_none(tmp_path: Path, closed: bool) -> None:
+    recording = tmp_path / "Müller 🧠.npy"
+    np.save(recording, np.random.default_rng(0).normal(size=(60, 3)))
+    code = "import sys; from forebrain.commands import main; "
+    code += "sys.stdout = sys.stderr = None; " * closed + "sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "inspect", str(recording)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert closed or r"M\xfcller \U0001f9e0" in done.stdout
