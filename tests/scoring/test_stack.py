@@ -71,6 +71,19 @@ def test_a_member_that_knows_nothing_has_hardly_a_weight() -> None:
     assert fit.worth["model"] < 0.01 < fit.alone["ridge"]
 
 
+def test_members_that_are_nearly_one_get_no_weights_against_each_other() -> None:
+    source, linear, _ = fitted(walks(1500))
+    rng = np.random.default_rng(0)
+
+    def like_linear(session: int, context: np.ndarray) -> np.ndarray:
+        near: np.ndarray = linear(session, context)
+        return near + rng.normal(scale=0.01, size=near.shape).astype(np.float32)
+
+    fit = fit_stack(source, linear, like_linear)
+    assert all((weights >= 0).all() for weights in fit.weights.values())
+    assert max(weights.max() for weights in fit.weights.values()) < 2
+
+
 def test_one_window_has_the_bits_of_a_batch_also_after_saving(one_thread: None) -> None:
     source, _, fit = fitted(led_by_one(num_units=33))
     arrays = {name: array.copy() for name, array in fit.stack.arrays().items()}

@@ -3,7 +3,8 @@
 Forecasts that know different things do better together than each alone. What is weighed are departures from
 the last frame, so weights may add up to less than one (nearer to copy) or to more. They are fitted by least
 squares on windows that no member was fitted on, and shrunk towards equal ones as far as blocks of time ask
-for it.
+for it. None is negative: members that are nearly one forecast would get large ones of both signs, which hold
+on those windows and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from scipy.optimize import nnls
 
 from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import LinearBaseline
@@ -313,7 +315,7 @@ def _sums(departures: np.ndarray, target: np.ndarray, chosen: np.ndarray) -> _Su
 
 
 def _solve(sums: _Sums, shrinkage: float) -> np.ndarray:
-    """Weights [M, H], shrunk to equal ones; equal where nothing moves."""
+    """Weights [M, H], shrunk to equal ones and none of them negative; equal where nothing moves."""
     products, moments, _ = sums
     count = products.shape[1]
     if not count:
@@ -321,8 +323,12 @@ def _solve(sums: _Sums, shrinkage: float) -> np.ndarray:
     penalty = shrinkage * np.einsum("hmm->h", products) / count
     penalty = np.where(penalty > 0, penalty, 1.0)[:, None]
     ridge = penalty[..., None] * np.eye(count)
-    weights: np.ndarray = np.linalg.solve(products + ridge, (moments + penalty / count)[..., None])[..., 0].T
-    return weights
+    systems, sides = products + ridge, moments + penalty / count
+    weights: np.ndarray = np.linalg.solve(systems, sides[..., None])[..., 0]
+    for step in np.flatnonzero((weights < 0).any(axis=1)):
+        root = np.linalg.cholesky(systems[step])
+        weights[step] = nnls(root.T, np.linalg.solve(root, sides[step]))[0]
+    return weights.T
 
 
 def _score(error: float, copy: float) -> float:
