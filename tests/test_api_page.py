@@ -64,4 +64,5 @@ def test_the_tutorial_runs_from_an_array_to_a_figure(laboratory: Path) -> None:
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), "docs/tutorial.ipynb", "exec"), values)
     assert isinstance(values["figure"], Figure)
-    assert np.isfinite(values["ahead"].to_numpy()).all() and values["ahead"].shape == (4, 24)
+    assert np.isfinite(values["ahead"].to_numpy()).all() and values["ahead"].shape == (16, 24)
+    assert values["adapted"].units["explained"].max() > 0.3
