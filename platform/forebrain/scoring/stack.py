@@ -216,9 +216,9 @@ def fit_stack(
     """
     loadings = principal_components(source, session)
     if alone:
-        base = CopyBaseline(source.horizon) if model is None else model
-        fit = fit_head(source, base, session, loadings=loadings, more=more)
-        return _alone(linear, fit, source.horizon, model is not None)
+        beneath = CopyBaseline(source.horizon) if model is None else model
+        only = fit_head(source, beneath, session, loadings=loadings, more=more)
+        return _alone(linear, only, source.horizon, model is not None)
     ridge = fit_head(source, linear, session, loadings=loadings, more=more)
     head = None if model is None else fit_head(source, model, session, loadings=loadings, more=more)
     members: dict[str, np.ndarray] = {}
