@@ -8,6 +8,7 @@ from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import CopyBaseline, LinearBaseline
 from forebrain.scoring.evaluate import Forecaster, evaluate, fit_baselines, fit_linear
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
+from forebrain.scoring.uncertainty import stack_residuals
 from forebrain.scoring.window_source import ArrayWindows
 
 
@@ -185,3 +186,14 @@ def test_a_head_on_the_last_frame_stands_alone_without_a_model() -> None:
     alone = fit_stack(still, LinearBaseline(np.zeros((12, HORIZON), np.float32)), alone=True)
     context, target, _ = still.read(0, "test", np.arange(5))
     assert (alone.stack.forecast(context) == target).all()
+
+
+def test_the_residuals_of_a_head_that_stands_alone_are_its_own() -> None:
+    source = windows_of(led_by_one())
+    fit = fit_stack(source, fit_linear(source).solve(), alone=True)
+    found = stack_residuals(fit, source)
+    assert found is not None and fit.head is not None
+    context, target, _ = source.read(0, "validation", np.arange(source.num_windows(0, "validation")))
+    of_copy = np.square(target - context[:, -1:]).mean()
+    # Heads of other blocks are a little worse than the head itself, and far better than copy.
+    assert np.square(found[0].target - found[0].forecast).mean() < 0.95 * of_copy

@@ -38,7 +38,7 @@ def stack_on(
         progress: is told how many of how many windows the model has forecast.
     """
     if model is None:
-        return fit_stack(source, linear)
+        return fit_stack(source, linear, alone=True)
     total, done = num_windows_read(source, 0, ("train", "validation")), 0
 
     def counted(session: int, context: np.ndarray) -> np.ndarray:

@@ -215,11 +215,11 @@ def fit_stack(
             weighed: on short recordings weights cost more than they bring.
     """
     loadings = principal_components(source, session)
-    if alone:
-        beneath = CopyBaseline(source.horizon) if model is None else model
-        only = fit_head(source, beneath, session, loadings=loadings, more=more)
-        return _alone(linear, only, source.horizon, model is not None)
     ridge = fit_head(source, linear, session, loadings=loadings, more=more)
+    if alone:
+        copy: Forecaster = CopyBaseline(source.horizon)
+        fitted = fit_head(source, model or copy, session, loadings=loadings, more=more)
+        return _alone(linear, ridge, fitted, model is not None)
     head = None if model is None else fit_head(source, model, session, loadings=loadings, more=more)
     members: dict[str, np.ndarray] = {}
     heads: dict[str, Head] = {}
@@ -254,8 +254,9 @@ def fit_stack(
     )  # fmt: skip
 
 
-def _alone(linear: LinearBaseline, head: HeadFit, horizon: int, has_model: bool) -> StackFit:
+def _alone(linear: LinearBaseline, ridge: HeadFit, head: HeadFit, has_model: bool) -> StackFit:
     """The stack of a model, or of the last frame, with its head, and of no other member."""
+    horizon = linear.weights.shape[1]
     nothing, whole = np.zeros(horizon, np.float32), np.ones(horizon, np.float32)
     weights = {"model": whole} if head.head is None else {"model": nothing, "model + head": whole}
     if not has_model:  # the last frame is no departure from itself
@@ -266,9 +267,8 @@ def _alone(linear: LinearBaseline, head: HeadFit, horizon: int, has_model: bool)
         left = head.trial.target - head.trial.base - head.trial.added
         error = float(np.square(left).mean(dtype=np.float64))
         score = _score(error, float(np.square(head.trial.target).mean(dtype=np.float64)))
-    unused = HeadFit(None, {}, math.nan, 0, "the model stands alone")
     return StackFit(
-        Stack.of(weights, linear, heads), weights, unused, head, math.inf, head.num_windows, {}, {}, score,
+        Stack.of(weights, linear, heads), weights, ridge, head, math.inf, head.num_windows, {}, {}, score,
         error,
     )  # fmt: skip
 
