@@ -31,7 +31,7 @@ def stack_on(
     """Fits the stack of a model of one recording, and tells how far it is.
 
     Args:
-        model: (session 0, context [B, C, N]) -> [B, H, N]; None for a stack without.
+        model: (session 0, context [B, C, N]) -> [B, H, N]; None for a head on the last frame alone.
         source: of the recording's windows; the test part is never read.
         linear: fitted on the training part.
         what: whose stack it is, for the progress.
