@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
 from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.calibrating import Remembered, calibration_of
@@ -22,7 +20,6 @@ from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.adaptation.score import Lead
 from forebrain.adaptation.stacking import StackForecaster, stack_on
 from forebrain.adaptation.verdict import MATTERS, beside_linear, how_far, judge
-from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.evaluation.tables import Table, by_unit
 from forebrain.scoring.baselines import BASELINES, LinearBaseline
@@ -35,11 +32,12 @@ from forebrain.scoring.evaluate import (
     evaluate,
     fit_baselines,
 )
-from forebrain.scoring.input_stacks import InputFit, InputForecaster, fit_inputs
+from forebrain.scoring.input_stacks import InputFit, InputForecaster, Known, fit_inputs
 from forebrain.scoring.inputs import MAX_FEATURES
 from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import difference_over_time
-from forebrain.scoring.protocols import LABELLED, Part
+from forebrain.scoring.protocols import LABELLED, PARTS, Part
+from forebrain.scoring.response import OtherPlan
 from forebrain.scoring.ridge import fit_head
 from forebrain.scoring.stack import StackFit
 from forebrain.scoring.uncertainty import Uncertainty, assess
@@ -54,7 +52,12 @@ ALONE = "backbone alone"
 # What a recording can do for itself: the stack with a model that was trained on it alone.
 SELF = "self"
 # Forecasts that know inputs, by what they know; no rivals of the score, which knows the activity alone.
-WITH_INPUTS = {"past": "past inputs", "plan": "planned inputs", "wrong": "wrong plan"}
+WITH_INPUTS = {
+    "past": "past inputs",
+    "plan": "planned inputs",
+    "shuffled": "shuffled plan",
+    "wrong": "wrong plan",
+}
 # The recording's own forecasts, in result.json; None of those that were not made.
 RIVALS = (*BASELINES, "ridge", "era", SELF)
 NOT_KNOWN = (
@@ -326,11 +329,20 @@ def compare(
         if known_inputs:
             progress("fitting what the inputs do", 0, 1)
             input_fit = fit_inputs(windows, known_inputs, linear, forecast_anew, stack)
-            if input_fit.stacks is not None:
-                known = partial(InputForecaster, input_fit.stacks, stack.stack, forecasters[alone], windows)
-                in_time[WITH_INPUTS["past"]] = known("past")
-                in_time[WITH_INPUTS["plan"]] = known("plan")
-                in_time[WITH_INPUTS["wrong"]] = known("plan", other_windows(windows))
+            starts = [windows.starts(part) for part in PARTS]
+            others_plans = OtherPlan(windows, starts, config.seed)
+            shuffled = fit_inputs(others_plans, known_inputs, linear, forecast_anew, stack)
+            for name_of, fit, source in (
+                ("past", input_fit, windows),
+                ("plan", input_fit, windows),
+                ("shuffled", shuffled, others_plans),
+                ("wrong", input_fit, others_plans),
+            ):
+                if fit.stacks is not None:
+                    knows: Known = "past" if name_of == "past" else "plan"
+                    in_time[WITH_INPUTS[name_of]] = InputForecaster(
+                        fit.stacks, stack.stack, forecasters[alone], source, knows
+                    )
         if alone == name:
             forecasters[ALONE] = forecasters.pop(alone)
         forecasters = {**stacked, **forecasters}
@@ -406,15 +418,6 @@ def inputs_to_know(session: Session, names: Sequence[str] | None) -> list[Input]
             f"session {session.id}: has no input {', '.join(unknown)}; it has {', '.join(known) or 'none'}."
         )
     return [known[name] for name in names]
-
-
-def other_windows(windows: SessionWindows) -> dict[int, int]:
-    """Start frames of windows -> those of other windows of the same part, half of it away."""
-    other: dict[int, int] = {}
-    for part in SCORED_PARTS:
-        starts = windows.starts(part)
-        other |= dict(zip(starts.tolist(), np.roll(starts, len(starts) // 2).tolist(), strict=True))
-    return other
 
 
 def is_copy(backbone: Pretrained) -> bool:

@@ -9,6 +9,7 @@ part are forecast better.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -20,7 +21,7 @@ from forebrain.scoring.baselines import LinearBaseline
 from forebrain.scoring.evaluate import Forecaster, fit_linear
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.inputs import InputFeatures, InputSource
-from forebrain.scoring.response import BLOCK, Response, RestWindows, fit_response, past_features
+from forebrain.scoring.response import BLOCK, HeldPlan, Response, RestWindows, fit_response, past_features
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
 from forebrain.sessions.inputs import Input
 
@@ -35,22 +36,69 @@ KNOWN: Mapping[Known, str] = {
 
 
 @dataclass(frozen=True, eq=False)
+class RestStack:
+    """A stack of what the units' response to inputs leaves.
+
+    Attributes:
+        response: of the units.
+        stack: that forecasts the rest.
+    """
+
+    response: Response
+    stack: Stack
+
+    def frames_before(self, context: int) -> int:
+        """Frames of inputs up to the last of a context of C frames that are read."""
+        return self.response.features.before + context - 1
+
+    def responses(self, context: int, inputs: np.ndarray) -> np.ndarray:
+        """float32 [B, C + H, N]: the response to inputs [B, at least `frames_before(C)` + H, D]."""
+        before = self.frames_before(context)
+        horizon = self.stack.linear.weights.shape[1]
+        return self.response(inputs[:, inputs.shape[1] - horizon - before :])
+
+    def forecast(self, context: np.ndarray, model: Forecaster, inputs: np.ndarray) -> np.ndarray:
+        """float32 [B, H, N] from contexts [B, C, N] and inputs as `responses` takes them."""
+        response = self.responses(context.shape[1], inputs)
+        rest = context - response[:, : context.shape[1]]
+        return self.stack.forecast(rest, model(0, rest)) + response[:, context.shape[1] :]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays, for a safetensors file; `response.features.record` has the rest."""
+        parts = {"response": self.response.arrays(), "stack": self.stack.arrays()}
+        return {f"{name}.{key}": values for name, part in parts.items() for key, values in part.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], where: str) -> Self:
+        """What `arrays` and the record were made of. Raises ConfigError where something does not fit."""
+        return cls(
+            Response.from_arrays(under("response.", arrays), record, where),
+            Stack.from_arrays(under("stack.", arrays), where),
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class InputStacks:
     """Forecasts that know inputs.
 
     Attributes:
         inputs: the channels, in the order of arrays of them.
         features: of all inputs so far.
-        past: the stack whose heads read these; None where they did not help.
-        response: of the units to the inputs that can be planned; None where it did not help.
-        plan: the stack of what the response leaves; None without a response.
+        past: the stack whose heads read these, or one beside a response to inputs that stay as they are,
+            whichever was better; None where neither helped.
+        plan: beside a response to inputs that are known to the end of the horizon; None where it did not
+            help.
     """
 
     inputs: tuple[Input, ...]
     features: InputFeatures
-    past: Stack | None
-    response: Response | None
-    plan: Stack | None
+    past: Stack | RestStack | None
+    plan: RestStack | None
+
+    @property
+    def response(self) -> Response | None:
+        """The units' response to inputs that can be planned; None where no plan helps."""
+        return None if self.plan is None else self.plan.response
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,10 +107,8 @@ class InputStacks:
 
     def frames_before(self, context: int) -> int:
         """Frames of inputs up to the last of a context that a forecast reads at most."""
-        before = self.features.before
-        if self.response is not None:
-            before = max(before, self.response.features.before + context - 1)
-        return before
+        rests = [each for each in (self.past, self.plan) if isinstance(each, RestStack)]
+        return max([self.features.before, *(each.frames_before(context) for each in rests)])
 
     def known(self, wanted: Known) -> Known:
         """What a forecast knows that should know this much: less, where more did not help."""
@@ -85,11 +131,13 @@ class InputStacks:
             float32 [B, H, N].
         """
         if plan is not None and self.plan is not None:
-            response = self.responses(context.shape[1], past, plan)
-            rest = context - response[:, : context.shape[1]]
-            return self.plan.forecast(rest, model(0, rest)) + response[:, context.shape[1] :]
+            return self.plan.forecast(context, model, self._inputs(self.plan, past, plan))
         if self.past is None:
             raise ConfigError("neither the past of the inputs nor a plan helps; forecast without them.")
+        if isinstance(self.past, RestStack):
+            horizon = self.past.stack.linear.weights.shape[1]
+            stays = np.stack([held(each, self.inputs, horizon) for each in past])
+            return self.past.forecast(context, model, self._inputs(self.past, past, stays))
         seen = self._columns(past[:, past.shape[1] - self.features.before :], self.features)
         return self.past.forecast(
             context, model(0, context), [FeatureBlock(BLOCK, self.features(seen)[:, 0])]
@@ -97,11 +145,11 @@ class InputStacks:
 
     def responses(self, context: int, past: np.ndarray, plan: np.ndarray) -> np.ndarray:
         """float32 [B, C + H, N]: the units' response over contexts of C frames and a horizon under a plan."""
-        assert self.response is not None
-        features = self.response.features
-        needed = features.before + context - 1
-        inputs = np.concatenate([past[:, past.shape[1] - needed :], plan], axis=1)
-        return self.response(self._columns(inputs, features))
+        assert self.plan is not None
+        return self.plan.responses(context, self._inputs(self.plan, past, plan))
+
+    def _inputs(self, rest: RestStack, past: np.ndarray, plan: np.ndarray) -> np.ndarray:
+        return self._columns(np.concatenate([past, plan], axis=1), rest.response.features)
 
     def outside(self, plan: np.ndarray) -> list[str]:
         """Names of the inputs that a plan [..., D] takes out of the range that they had in training."""
@@ -118,8 +166,7 @@ class InputStacks:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything but `record`, for a safetensors file."""
         arrays = {f"features.{name}": values for name, values in self.features.arrays().items()}
-        parts = {"past": self.past, "response": self.response, "plan": self.plan}
-        for name, part in parts.items():
+        for name, part in (("past", self.past), ("plan", self.plan)):
             if part is not None:
                 arrays |= {f"{name}.{key}": values for key, values in part.arrays().items()}
         return {name: np.ascontiguousarray(values) for name, values in arrays.items()}
@@ -137,7 +184,11 @@ class InputStacks:
                 for each in self.inputs
             ],
             "features": self.features.record(),
-            "response": None if self.response is None else self.response.features.record(),
+            "responses": {
+                name: part.response.features.record()
+                for name, part in (("past", self.past), ("plan", self.plan))
+                if isinstance(part, RestStack)
+            },
         }
 
     @classmethod
@@ -148,26 +199,24 @@ class InputStacks:
             ConfigError: something is missing or does not fit.
         """
 
-        def part(name: str) -> dict[str, np.ndarray]:
-            prefix = f"{name}."
-            return {
-                key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)
-            }
-
         try:
             inputs = tuple(Input(**each) for each in record["inputs"])
-            features, response = record["features"], record["response"]
-        except (KeyError, TypeError) as error:
+            features, responses = record["features"], dict(record["responses"])
+        except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{where}: the record of its inputs is damaged ({error!r:.80}).") from error
-        past, plan = part("past"), part("plan")
-        if (response is None) != (not plan):
-            raise ConfigError(f"{where}: the response to inputs and its stack do not belong together.")
+        past, plan = under("past.", arrays), under("plan.", arrays)
+        if bool(plan) != ("plan" in responses):
+            raise ConfigError(f"{where}: the response to a plan and its stack do not belong together.")
+        known: Stack | RestStack | None = None
+        if "past" in responses:
+            known = RestStack.from_arrays(past, responses["past"], where)
+        elif past:
+            known = Stack.from_arrays(past, where)
         return cls(
             inputs,
-            InputFeatures.from_arrays(part("features"), features, where),
-            Stack.from_arrays(past, where) if past else None,
-            None if response is None else Response.from_arrays(part("response"), response, where),
-            Stack.from_arrays(plan, where) if plan else None,
+            InputFeatures.from_arrays(under("features.", arrays), features, where),
+            known,
+            RestStack.from_arrays(plan, responses["plan"], where) if plan else None,
         )
 
 
@@ -204,29 +253,35 @@ def fit_inputs(
     if features is None:
         return InputFit(None, {"reason": "no input changes in the training part"})
     channels = tuple(each for each in inputs if each.name in features.channels)
-    is_alone = model is None
-    past = fit_stack(source, linear, model, more=past_features(source, features), alone=is_alone)
-    best = without.squared_error
-    record: dict[str, Any] = {
-        "inputs": list(features.channels),
-        "squared_error": {"none": _plain(best), "past": _plain(past.squared_error)},
-    }
-    keeps_past = past.squared_error < best
-    best = min(best, past.squared_error) if keeps_past else best
+    record: dict[str, Any] = {"inputs": list(features.channels)}
+    errors = record["squared_error"] = {"none": _plain(without.squared_error)}
     planned = [each.name for each in channels if each.can_be_planned]
-    fit = fit_response(source, planned)
-    record["response"] = fit.record()
-    response = plan = None
-    if fit.response is not None:
+
+    def beside_response(source: InputSource, name: str) -> tuple[RestStack | None, float]:
+        """A stack of what the response to a source's inputs leaves, and its error on blocks of time."""
+        fit = fit_response(source, planned)
+        record[f"response to {name}"] = fit.record()
+        if fit.response is None:
+            return None, math.inf
         rest = RestWindows(source, fit)
-        rest_linear = fit_linear(rest).solve()
-        rest_fit = fit_stack(rest, rest_linear, model, alone=is_alone)
-        record["squared_error"]["plan"] = _plain(rest_fit.squared_error)
-        if rest_fit.squared_error < best:
-            response, plan = fit.response, rest_fit.stack
-    record["kept"] = [name for name, kept in (("past", keeps_past), ("plan", plan is not None)) if kept]
-    stacks = InputStacks(channels, features, past.stack if keeps_past else None, response, plan)
-    return InputFit(stacks, record)
+        made = fit_stack(rest, fit_linear(rest).solve(), model, alone=model is None)
+        errors[name] = _plain(made.squared_error)
+        return RestStack(fit.response, made.stack), made.squared_error
+
+    read = fit_stack(source, linear, model, more=past_features(source, features), alone=model is None)
+    errors["past"] = _plain(read.squared_error)
+    stays, stays_error = beside_response(HeldPlan(source), "held")
+    past: Stack | RestStack | None = read.stack
+    best = read.squared_error
+    if stays is not None and stays_error < best:
+        past, best = stays, stays_error
+    if not best < without.squared_error:
+        past, best = None, without.squared_error
+    plan, plan_error = beside_response(source, "plan")
+    if not plan_error < best:
+        plan = None
+    record["kept"] = [name for name, each in (("past", past), ("plan", plan)) if each is not None]
+    return InputFit(InputStacks(channels, features, past, plan), record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,8 +294,6 @@ class InputForecaster:
         model: of the backbone.
         source: of the windows.
         knows: `past` or `plan`.
-        other: start frames -> those of other windows, whose plans stand in for the right ones; None for
-            the right ones.
     """
 
     stacks: InputStacks
@@ -248,7 +301,6 @@ class InputForecaster:
     model: Forecaster
     source: InputSource
     knows: Known
-    other: Mapping[int, int] | None = None
 
     def at(self, session: int, starts: np.ndarray, context: np.ndarray) -> np.ndarray:
         known, stacks = self.stacks.known(self.knows), self.stacks
@@ -258,10 +310,7 @@ class InputForecaster:
         past = self.source.inputs(session, starts, before, 0, stacks.names)
         plan = None
         if known == "plan":
-            planned = (
-                starts if self.other is None else np.array([self.other[start] for start in starts.tolist()])
-            )
-            plan = self.source.inputs(session, planned, 0, horizon, stacks.names)
+            plan = self.source.inputs(session, starts, 0, horizon, stacks.names)
         return stacks.forecast(context, self.model, past, plan)
 
 
@@ -319,6 +368,11 @@ def held(values: np.ndarray, inputs: Sequence[Input], horizon: int) -> np.ndarra
     """float32 [H, D]: inputs [T, D] as they stay after the last frame; an event is not repeated."""
     last = np.where([each.kind == "event" for each in inputs], np.float32(0), values[-1])
     return np.broadcast_to(last, (horizon, len(inputs))).astype(np.float32)
+
+
+def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
 
 
 def _plain(value: float) -> float | None:

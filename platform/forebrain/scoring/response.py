@@ -270,7 +270,7 @@ class HeldPlan(_SameWindows):
     ) -> np.ndarray:
         past = self._source.inputs(session, starts, before, 0, names)
         kinds = {each.name: each.kind for each in self._source.inputs_of(session)}
-        is_level = np.array([kinds.get(name) == "level" for name in names], bool)
+        is_level = np.array([kinds.get(name) != "event" for name in names], bool)
         return np.concatenate([past, np.repeat(past[:, -1:] * is_level, after, axis=1)], axis=1)
 
 
