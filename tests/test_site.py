@@ -23,6 +23,7 @@ def test_every_page_is_in_the_menu_and_the_menu_names_no_other() -> None:
 def test_links_that_leave_the_site_become_names_of_files() -> None:
     hook = runpy.run_path(str(ROOT / "docs" / "site" / "hooks.py"))["on_page_markdown"]
     assert hook("see [test_plan.py](../tests/jobs/test_plan.py)") == "see `tests/jobs/test_plan.py`"
+    assert hook("![a](results/x/y.png)") == "![a](results/x/y.png)"
     assert hook("[findings](LOG.md#one)") == "findings (`docs/LOG.md`)"
     assert (
         hook("[a page](live.md), [out](https://example.org)")

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 # `[text](../platform/x.py)`, and what the site leaves out: `[text](LOG.md)`, `[text](results/x/report.md)`.
-_OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./|LOG\.md|results/)[^)\s]*)\)")
+_OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./|LOG\.md|results/)[^)\s]*)\)")
 
 
 def on_page_markdown(markdown: str, **given: Any) -> str:

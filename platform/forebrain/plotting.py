@@ -55,6 +55,9 @@ COLOURS: Mapping[str, str] = {
     "none": "#8c510a",
     "not adapted": "#8c510a",
     "backbone alone": "#56b4e9",
+    "planned inputs": VERMILION,
+    "past inputs": GREEN,
+    "wrong plan": "#cc79a7",
     "self": "#cc79a7",
     "era": "#e69f00",
     # Baselines, and the models that are one.

@@ -14,6 +14,7 @@ import yaml
 
 import forebrain
 import forebrain.commands
+from forebrain.adaptation.shipped import shipped_models
 from forebrain.commands import SUMMARIES, main, module_of, parse_command
 from forebrain.config import flat, options
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
@@ -277,7 +278,7 @@ class TestRegistry:
             given = [*words, "--registry", str(tmp_path)]
             status = main(["registry", *given])
             ours = capsys.readouterr()
-            assert (status, ours) == (cli.main(given), capsys.readouterr())
+            assert (status, ours) == (cli.main(given, shipped=shipped_models()), capsys.readouterr())
 
     def test_its_help_says_how_it_was_called(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):

@@ -22,7 +22,7 @@ from forebrain.pages import charts
 from forebrain.pages.adaptation import write_adaptation
 from forebrain.pages.build import picture
 from forebrain.pages.catalogue import as_ranges, without_front_matter, write_catalogue
-from forebrain.pages.side_by_side import labels_of, thinned, write_side_by_side
+from forebrain.pages.side_by_side import MAX_PICTURED, labels_of, thinned, write_side_by_side
 from forebrain_registry import Metadata, Registry, SeenSession, publish
 from pages.conftest import HOSTILE, WEIGHTS
 
@@ -65,7 +65,7 @@ def checked(address: str) -> tuple[str, Elements]:
     return page, found
 
 
-@pytest.mark.parametrize("count", [0, 1, 100])
+@pytest.mark.parametrize("count", [0, 1, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_catalogue_of_none_one_or_a_hundred_models_is_one_small_file(
     count: int, publish_many: Callable[..., Registry], tmp_path: Path
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_card_fetches_no_picture_and_runs_nothing(
     assert "![x]" not in found.text and not [tag for tag, _ in found.tags if tag in ("img", "b")]
 
 
-@pytest.mark.parametrize("count", [0, 1, 100])
+@pytest.mark.parametrize("count", [0, 1, pytest.param(100, marks=pytest.mark.slow)])
 def test_none_one_or_a_hundred_runs_fit_on_a_page(
     count: int, make_run: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -134,7 +134,7 @@ def test_none_one_or_a_hundred_runs_fit_on_a_page(
     if count == 0:
         assert "There is no run to show" in found.text
     pictures = [attributes["src"] for tag, attributes in found.tags if tag == "img"]
-    assert len(pictures) == 2 * (count - (count > 7))
+    assert len(pictures) == 2 * min(count, MAX_PICTURED)
     if count == 100:
         assert "not finished" in found.text
 

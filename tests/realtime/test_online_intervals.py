@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from forebrain.errors import ConfigError, FrameError
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.drift import CoverageClient, drifting
 from forebrain.realtime.intervals import BAND, OnlineIntervals
+from forebrain.realtime.lsl import LslPort
 from forebrain.realtime.messages import (
     Forecast,
     Frame,
@@ -333,3 +335,22 @@ def test_quantiles_without_a_calibration_are_one_clear_error(calibrated: tuple[S
         )
     with pytest.raises(ConfigError, match="interval_memory_s"):
         replace(LiveConfig(), interval_memory_s=0.0)
+
+
+def test_over_lsl_quantiles_are_a_stream_beside_the_forecasts(calibrated: tuple[Small, Calibration]) -> None:
+    import pylsl
+
+    name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
+    live = open_(calibrated, quantiles=(0.1, 0.9))
+    frame = activity(1, calibrated[0].preprocessing)[0]
+    port = LslPort(name, HORIZON, UNITS, 5.0, live.unit_names, num_levels=2)
+    try:
+        (found,) = pylsl.resolve_byprop("name", f"{name}-quantiles", 1, 10)
+        inlet = pylsl.StreamInlet(found, as_numpy=True)
+        inlet.open_stream(10)
+        _handle(live, port, Frame(frame, 0, 50.0))
+        sample, time_s = inlet.pull_sample(timeout=10)
+    finally:
+        port.close()
+    assert time_s == 50.0
+    np.testing.assert_array_equal(sample.reshape(HORIZON, UNITS, 2), live.quantiles((0.1, 0.9)))

@@ -161,7 +161,7 @@ def test_a_browser_shows_the_stream_and_what_becomes_of_it(
             rig = threading.Thread(target=send, args=(client,))
             rig.start()
             browser.wait_for("document.getElementById('state').className === 'good'")
-            browser.wait_for("last.status.score_windows > 20 && !dirty")
+            browser.wait_for("last.status.gaps === 1 && last.status.score_windows > 25 && !dirty")
             shot = browser.screenshot(tmp_path / "page.png")
             html = browser.evaluate("document.documentElement.outerHTML")
             wide = browser.evaluate("document.documentElement.scrollWidth")

@@ -9,9 +9,12 @@ import msgpack
 import numpy as np
 import pytest
 from realtime_small import CONTEXT, HORIZON, Small, activity, build_small, known
+from test_live_inputs import FRAMES, SESSION, VALUES
 from test_online_intervals import calibration_of
 
 from forebrain import realtime
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.fit import FitConfig
 from forebrain.realtime import LiveForecaster
 from forebrain.realtime.page import as_event
 from forebrain.realtime.pictures import IDLE_S, MAX_FRAMES, MAX_TRACES, PERIOD_S, Pictures
@@ -117,6 +120,23 @@ def test_a_picture_has_the_bands_of_its_forecast_and_their_coverage(small: Small
         array(last["bands"], "values", 2, HORIZON, 6), np.moveaxis(live.quantiles([0.1, 0.9]), -1, 0)
     )
     assert last["coverage"] == {"inside": live.intervals.coverage, "aim": 0.8}
+
+
+def test_a_picture_has_inputs_that_came_and_those_that_are_planned() -> None:
+    made = Backbone.nothing(12, 4).adapt(SESSION, "none", FitConfig(), score=False, progress=False)
+    live = made.stream()
+    pictures, clock, sent = taken(live)
+    for index in range(20):
+        plan = np.full((4, 2), 0.5, np.float32) if index == 19 else None
+        live.step(FRAMES[index], index, inputs=2 * VALUES[index] if index else None, plan=plan)
+        pictures.frame(live)
+        clock.now += 1
+    first, last = (msgpack.unpackb(each) for each in (sent[0], sent[-1]))
+    assert "inputs" not in first and last["inputs"]["names"] == ["flash", "air"]
+    came, planned = np.array(last["inputs"]["past"]), np.array(last["inputs"]["plan"])
+    largest = np.maximum(2 * VALUES[1:20].max(axis=0), 0.5)
+    np.testing.assert_allclose(came[-19:], 2 * VALUES[1:20] / largest, rtol=1e-6)
+    np.testing.assert_allclose(planned, np.full((4, 2), 0.5) / largest, rtol=1e-6)
 
 
 def test_units_explained_least_come_first(small: Small, open_live: Open) -> None:

@@ -126,6 +126,18 @@ def test_a_run_in_whose_place_another_was_put_leaves_no_result(make_run: Make) -
     assert run.read_result() is None
 
 
+def test_a_record_that_is_removed_while_a_run_trains_is_written_again(make_run: Make) -> None:
+    config = make_run()
+    run = RunFolder(config.out)
+
+    def remove(event: Event) -> None:
+        if isinstance(event, Ended):
+            run.folder.remove("config.yaml")
+
+    pretrain(config, QUIET, remove)
+    assert (run.read_config() or {})["seed"] == config.seed and run.is_finished(config)
+
+
 def test_a_result_or_weights_of_another_run_than_config_yaml_are_not_taken_for_its_own(
     make_run: Make,
 ) -> None:

@@ -5,9 +5,10 @@ import pytest
 from head_sessions import HORIZON, led_by_one, walks, windows_of
 
 from forebrain.errors import ConfigError
-from forebrain.scoring.baselines import LinearBaseline
+from forebrain.scoring.baselines import CopyBaseline, LinearBaseline
 from forebrain.scoring.evaluate import Forecaster, evaluate, fit_baselines, fit_linear
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
+from forebrain.scoring.uncertainty import stack_residuals
 from forebrain.scoring.window_source import ArrayWindows
 
 
@@ -157,3 +158,42 @@ def test_a_damaged_stack_is_refused(damage: str) -> None:
         Stack.from_arrays(arrays, "lab.safetensors")
     with pytest.raises(ConfigError, match="no stack"):
         Stack.from_arrays({}, "lab.safetensors")
+
+
+def test_a_model_that_stands_alone_has_its_head_and_no_other_member() -> None:
+    source = windows_of(led_by_one())
+    linear = fit_linear(source).solve()
+    fit = fit_stack(source, linear, half_way, alone=True)
+    context, _, _ = source.read(0, "test", np.arange(30))
+    assert fit.head is not None and fit.head.head is not None
+    expected = fit.head.forecaster(half_way)(0, context)
+    np.testing.assert_allclose(fit.stack.forecast(context, half_way(0, context)), expected, atol=1e-5)
+    trial = fit.head.trial
+    assert trial is not None
+    error = np.square(trial.target - trial.base - trial.added).mean()
+    assert fit.squared_error == pytest.approx(error, rel=1e-4) and 0 < fit.score < 1
+    assert fit.record()["head"]["reason"] is None
+
+
+def test_a_head_on_the_last_frame_stands_alone_without_a_model() -> None:
+    source = windows_of(led_by_one())
+    fit = fit_stack(source, fit_linear(source).solve(), alone=True)
+    context, _, _ = source.read(0, "test", np.arange(30))
+    assert fit.head is not None and fit.stack.model_weight is None
+    expected = fit.head.forecaster(CopyBaseline(HORIZON))(0, context)
+    np.testing.assert_allclose(fit.stack.forecast(context), expected, atol=1e-5)
+    still = windows_of(np.ones((900, 4)))
+    alone = fit_stack(still, LinearBaseline(np.zeros((12, HORIZON), np.float32)), alone=True)
+    context, target, _ = still.read(0, "test", np.arange(5))
+    assert (alone.stack.forecast(context) == target).all()
+
+
+def test_the_residuals_of_a_head_that_stands_alone_are_its_own() -> None:
+    source = windows_of(led_by_one())
+    fit = fit_stack(source, fit_linear(source).solve(), alone=True)
+    found = stack_residuals(fit, source)
+    assert found is not None and fit.head is not None
+    context, target, _ = source.read(0, "validation", np.arange(source.num_windows(0, "validation")))
+    of_copy = np.square(target - context[:, -1:]).mean()
+    # Heads of other blocks are a little worse than the head itself, and far better than copy.
+    assert np.square(found[0].target - found[0].forecast).mean() < 0.95 * of_copy

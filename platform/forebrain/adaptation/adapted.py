@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -291,6 +291,9 @@ class Adapted(Artifact):
     def plot(self, session: Session | None = None) -> Figure:
         """A picture of the end of the recording: what came, and what had been forecast.
 
+        Where a plan is known to help, the forecasts that knew the inputs that came stand beside those that
+        did not.
+
         Args:
             session: a recording of this animal, see `latest_window`; None for the one adapted to.
 
@@ -308,8 +311,21 @@ class Adapted(Artifact):
                 "which recording? This adaptation was opened from a folder, or not scored; give a session."
             )
         band = None if self.calibration is None else self._band
+        planned: Callable[[int], np.ndarray] | None = None
+        stacks, drawn = self.inputs, {}
+        if stacks is not None and stacks.plan is not None and prepared.stimulus is not None:
+            values = prepared.input_values(stacks.names)
+            start = prepared.segments[-1][0]
+            drawn = {name: values[:, column] for column, name in enumerate(stacks.names)}
+
+            def under_plan(origin: int) -> np.ndarray:
+                frames = prepared.frames(origin - self.context, origin)
+                return self._forecast(frames, values[start:origin], values[origin : origin + self.horizon])
+
+            band, planned = None, under_plan  # intervals are of forecasts without inputs
+
         return forecasts_at_the_end(
-            self._forecast, prepared, self.preprocessing, self.context, self.horizon, band
+            self._forecast, prepared, self.preprocessing, self.context, self.horizon, band, planned, drawn
         )
 
     def report(self, folder: str | os.PathLike[str]) -> Path:

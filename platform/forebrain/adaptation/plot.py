@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,8 @@ def forecasts_at_the_end(
     context: int,
     horizon: int,
     band: Callable[[np.ndarray], np.ndarray] | None = None,
+    planned: Callable[[int], np.ndarray] | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
     """The end of a recording: what came, and what was forecast at the start of each stretch of H frames.
 
@@ -43,6 +45,9 @@ def forecasts_at_the_end(
         preprocessing: of its units.
         context, horizon: C and H.
         band: [C, N] to bounds of intervals [H, N, 2], which are shaded; None for no such.
+        planned: the frame that a forecast begins with to the forecast [H, N] under the inputs that came; None
+            for no such.
+        inputs: by name [T], drawn on top.
 
     Raises:
         AdaptationError: its last unbroken stretch is too short for a forecast, and what came after it.
@@ -58,12 +63,14 @@ def forecasts_at_the_end(
     frames = session.frames(first, stop)
     origins = context + horizon * np.arange(count)
     forecasts = np.stack([forecast(frames[origin - context : origin]) for origin in origins])
+    known = None if planned is None else np.stack([planned(first + int(origin)) for origin in origins])
     bands = None
     if band is not None:
         bands = np.stack([band(frames[origin - context : origin]) for origin in origins])
     truth = frames[context:].reshape(count, horizon, -1)
     least = np.finfo(np.float32).tiny  # a unit that does not move
-    explained = 1 - ((forecasts - truth) ** 2).mean(axis=(0, 1)) / np.maximum(truth.var(axis=(0, 1)), least)
+    ranked = forecasts if known is None else known
+    explained = 1 - ((ranked - truth) ** 2).mean(axis=(0, 1)) / np.maximum(truth.var(axis=(0, 1)), least)
     order = np.argsort(explained)
     shown = order[np.unique(np.linspace(0, len(order) - 1, min(NUM_UNITS, len(order))).round().astype(int))]
 
@@ -71,22 +78,35 @@ def forecasts_at_the_end(
     to_time, unit_of_time = plotting.time_scale(rate_hz)
     time = to_time(first + np.arange(len(frames)))
     lines = {"copy": plotting.line("copy"), "adapted": plotting.line("adapted")}
-    figure, axes = plotting.canvas(10, 1.4 + 0.9 * len(shown))
+    if known is not None:
+        lines["planned inputs"] = plotting.line("planned inputs")
+    drawn = inputs or {}
+    figure, axes = plotting.canvas(10, 1.4 + 0.9 * (len(shown) + 0.45 * len(drawn)))
+    for place, (name, values) in enumerate(drawn.items()):
+        strip, base = values[first:stop], len(shown) - 0.35 + 0.45 * place
+        heights = base + 0.3 * (strip - values.min()) / max(float(np.ptp(values)), least)
+        axes.fill_between(time, base, heights, step="post", color=plotting.MUTED, alpha=0.6, linewidth=0)
+        axes.annotate(
+            name, (0, base), xycoords=("axes fraction", "data"), xytext=(-6, 0), textcoords="offset points",
+            ha="right", va="bottom", fontsize=8, color=plotting.MUTED,
+        )  # fmt: skip
     for row, unit in enumerate(shown):
         trace = frames[:, unit]
         scale = 0.8 / max(np.ptp(trace), least)
         base = row - 0.4 - scale * trace.min()
         axes.plot(time, base + scale * trace, color=plotting.INK, linewidth=1.0)
         for number, origin in enumerate(origins):
-            known = trace[origin - 1 : origin]
+            last = trace[origin - 1 : origin]
             if bands is not None:
-                beginning = np.repeat(known[:, None], 2, axis=1)
+                beginning = np.repeat(last[:, None], 2, axis=1)
                 bounds = np.concatenate([beginning, bands[number, :, unit]]).T
                 shaded = time[origin - 1 : origin + horizon]
                 plotting.band(axes, shaded, base + scale * bounds, lines["adapted"]["color"])
-            said = {"copy": np.repeat(known, horizon), "adapted": forecasts[number, :, unit]}
+            said = {"copy": np.repeat(last, horizon), "adapted": forecasts[number, :, unit]}
+            if known is not None:
+                said["planned inputs"] = known[number, :, unit]
             for name, style in lines.items():
-                heights = base + scale * np.concatenate([known, said[name]])
+                heights = base + scale * np.concatenate([last, said[name]])
                 axes.plot(time[origin - 1 : origin + horizon], heights, **style)
         now = origins - 1
         axes.plot(time[now], base + scale * trace[now], "o", color=lines["adapted"]["color"], markersize=3.5)
@@ -95,7 +115,7 @@ def forecasts_at_the_end(
     )
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_ylim(-0.55, len(shown) - 0.4)
+    axes.set_ylim(-0.55, len(shown) - 0.4 + 0.45 * len(drawn))
     axes.set_xlim(time[0], time[-1])
     axes.set_xlabel(f"time in the recording ({unit_of_time})")
     plotting.title(
@@ -105,7 +125,10 @@ def forecasts_at_the_end(
         f"{len(explained)} units, at even quantiles of R2, best on top, each scaled to its own range",
     )
     activity = Line2D([], [], color=plotting.INK, linewidth=1.2, label="activity")
-    signs = [activity, *(Line2D([], [], label=name, **lines[name]) for name in lines)]
+    named = lines if known is None else {**lines, "without inputs": lines["adapted"]}
+    if known is not None:
+        del named["adapted"]
+    signs = [activity, *(Line2D([], [], label=name, **style) for name, style in named.items())]
     if bands is not None:
         signs.append(plotting.band_sign("80 % interval", lines["adapted"]["color"]))
     plotting.legend(figure, signs)

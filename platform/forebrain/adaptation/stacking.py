@@ -31,14 +31,14 @@ def stack_on(
     """Fits the stack of a model of one recording, and tells how far it is.
 
     Args:
-        model: (session 0, context [B, C, N]) -> [B, H, N]; None for a stack without.
+        model: (session 0, context [B, C, N]) -> [B, H, N]; None for a head on the last frame alone.
         source: of the recording's windows; the test part is never read.
         linear: fitted on the training part.
         what: whose stack it is, for the progress.
         progress: is told how many of how many windows the model has forecast.
     """
     if model is None:
-        return fit_stack(source, linear)
+        return fit_stack(source, linear, alone=True)
     total, done = num_windows_read(source, 0, ("train", "validation")), 0
 
     def counted(session: int, context: np.ndarray) -> np.ndarray:

@@ -14,20 +14,18 @@ COMMANDS: dict[str, dict[str, str]] = {
         "evaluate": "score a run's best checkpoint again, or compare several runs in one table",
         "publish": "publish a run's checkpoint in a registry",
         "registry": "list, search, pull, verify, sign, copy what a registry holds",
+        "page runs": "make a page of runs side by side: configs, curves, scores, pictures",
+        "page registry": "make a page of a registry's models: filter them, see who was trained on what",
     },
     "A model for your animal": {
         "adapt": "fit a published model to one recording, or to many",
+        "page adapted": "make a page of one adaptation, in one file to mail",
         "forecast": "forecast what comes after a recording's end",
         "effect": "forecast the difference that a planned stimulus makes",
         "live serve": "forecast while recording: frames in, forecasts out",
         "live watch": "show the page of a server that runs on another machine",
         "live replay": "play a recording to a server, and measure its latency",
         "live soak": "run a server for long with everything that can be wrong with a stream",
-    },
-    "Pages to look at and to pass on": {
-        "page registry": "the models of a registry: filter, compare, see who was trained on what",
-        "page runs": "runs side by side: configs, curves, scores, pictures",
-        "page adapted": "one adaptation, in one file to mail",
     },
     "Studies": {
         "study ablate": "compare variants of a run: ablations, models, settings",

@@ -23,7 +23,7 @@ from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.report import save_comparison
 from forebrain.console import Follower
 from forebrain.errors import ConfigError
-from forebrain.evaluation.tables import overview
+from forebrain.evaluation.tables import intervals, overview
 from forebrain.scoring.protocols import RecordingProtocol
 from forebrain.shards.recordings import find_all
 
@@ -123,6 +123,8 @@ def run(config: Config, console: Console) -> int:
     for finding in comparison.findings():
         console.print(finding)
     console.print(overview(comparison.test).to_rich())
+    if comparison.uncertainty is not None and (found := comparison.uncertainty.result(comparison.name)):
+        console.print(intervals(comparison.name, found).to_rich())
     if comparison.leak:
         console.print(f"LEAK: {comparison.leak}.", style="bold red")
     console.print(comparison.verdict())

@@ -23,6 +23,7 @@ from forebrain_registry.storage import Folder
 
 # Widths in pixels, and qualities of WebP, that a picture is tried at until it is small enough.
 _MAX_PIXELS = 40_000_000
+_LEAST_BYTES_A_PIXEL = 0.03
 _SIZES = ((1400, 80), (1100, 75), (860, 70), (640, 65), (480, 60), (360, 50), (260, 40))
 
 
@@ -81,12 +82,16 @@ def picture(data: bytes, max_bytes: int) -> str:
         raise ValueError(str(error)) from error
     encoded = b""
     for width, quality in _SIZES:
-        if whole.width < width and encoded:
+        shown = min(width, whole.width)
+        height = round(whole.height * shown / whole.width)
+        # Not even tried where it is sure to be too large, or is no other than the last.
+        if (width, quality) != _SIZES[-1] and (
+            shown * height * _LEAST_BYTES_A_PIXEL > max_bytes or (encoded and whole.width < width)
+        ):
             continue
-        height = round(whole.height * min(1, width / whole.width))
-        small = whole.resize((min(width, whole.width), height), Image.Resampling.LANCZOS)
+        small = whole.resize((shown, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
         stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=quality, method=4)
+        small.save(stream, "WEBP", quality=quality, method=3)
         encoded = stream.getvalue()
         if len(encoded) * 4 <= max_bytes * 3:  # as base64 has it
             break

@@ -25,6 +25,7 @@ PICTURES = {"forecast_traces": "forecasts of single units", "population_raster":
 # Of a page; what is drawn takes the rest of two million.
 _PICTURE_BYTES = 1_100_000
 _MOST_PICTURE_BYTES = 160_000
+MAX_PICTURED = 30  # runs, the best: a picture of fewer bytes shows nothing
 _MAX_POINTS = 20_000  # of all curves
 _MAX_CELLS = 2_500  # sessions x runs
 _MAX_SESSION_ROWS = 40
@@ -81,7 +82,7 @@ def write_side_by_side(runs: Sequence[str], out: str, overwrite: bool = False) -
         ForebrainError: the page cannot be written.
     """
     shown = list(_read(runs))
-    ranked = sorted(range(len(shown)), key=lambda number: -_score(shown[number]))
+    ranked = sorted(range(len(shown)), key=lambda number: -_score(shown[number].result))
     return write_page(
         out,
         PAGE,
@@ -96,6 +97,7 @@ def write_side_by_side(runs: Sequence[str], out: str, overwrite: bool = False) -
         by_session=_by_session(shown),
         sessions=_session_table(shown),
         by_unit=_by_unit(shown),
+        max_pictured=MAX_PICTURED,
         part=PART,
     )
 
@@ -143,9 +145,13 @@ def _read(addresses: Sequence[str]) -> Iterator[Run]:
     titles = [_title(config) for config in configs]
     labels = labels_of([folder.uri for folder in folders])
     colours = plotting.colours([f"{title} ({label})" for title, label in zip(titles, labels, strict=True)])
-    allowance = min(_MOST_PICTURE_BYTES, _PICTURE_BYTES // max(1, len(folders) * len(PICTURES)))
+    results = [folder.read_result() for folder in folders]
+    ranked = sorted(range(len(folders)), key=lambda number: -_score(results[number]))
+    pictured = ranked[:MAX_PICTURED]
+    allowance = min(_MOST_PICTURE_BYTES, _PICTURE_BYTES // max(1, len(pictured) * len(PICTURES)))
     points = max(12, _MAX_POINTS // max(1, 2 * len(folders)))
-    for folder, config, title, label in zip(folders, configs, titles, labels, strict=True):
+    rows = zip(folders, configs, titles, labels, results, strict=True)
+    for number, (folder, config, title, label, result) in enumerate(rows):
         metrics = folder.read_metrics()
         losses = [(row["step"], row.get("loss")) for row in metrics if row["kind"] == "step"]
         scores = [(row["step"], row.get("score")) for row in metrics if row["kind"] == "validation"]
@@ -154,10 +160,10 @@ def _read(addresses: Sequence[str]) -> Iterator[Run]:
             colour=colours[f"{title} ({label})"],
             model=title,
             config=dict(flat(config)),
-            result=folder.read_result(),
+            result=result,
             losses=thinned(losses, points),
             scores=thinned(scores, points, mean=False),
-            pictures=dict(_pictures(folder, allowance)),
+            pictures=dict(_pictures(folder, allowance)) if number in pictured else {},
         )
 
 
@@ -187,8 +193,8 @@ def _pictures(folder: RunFolder, allowance: int) -> Iterator[tuple[str, str]]:
             yield what, picture(folder.folder.read(path), allowance)
 
 
-def _score(run: Run) -> float:
-    value = None if run.test is None else run.test["score"]
+def _score(result: Mapping[str, Any] | None) -> float:
+    value = ((result or {}).get(PART) or {}).get("score")
     return float("-inf") if value is None else float(value)
 
 

@@ -42,6 +42,16 @@ class LiveInputs:
         return self.stacks.known("plan" if len(self._plan) >= self.horizon else "past")
 
     @property
+    def past(self) -> np.ndarray | None:
+        """[T, D], those up to the newest frame, oldest first; None before any came."""
+        return None if self._last is None else self._past.window
+
+    @property
+    def plan(self) -> np.ndarray:
+        """[at most H, D], those that are planned for the next frames."""
+        return self._plan[: self.horizon]
+
+    @property
     def extrapolates(self) -> list[str]:
         """Names of the inputs that the plan takes out of the range that they had in the recording."""
         return self.stacks.outside(self._plan[: self.horizon]) if self.knows == "plan" else []

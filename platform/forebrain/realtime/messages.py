@@ -159,6 +159,8 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
 
 
 def encode_question(question: Question) -> bytes:
+    """A question as it travels."""
+    """A question as it travels."""
     message: dict[str, Any] = {"v": VERSION, "ask": question.ask}
     if question.plans is not None:
         message |= {"plans": _little(question.plans), "shape": list(question.plans.shape)}

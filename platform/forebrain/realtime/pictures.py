@@ -5,8 +5,8 @@ it, the newest forecast, and what the forecaster knows of itself. It holds all t
 who comes late or misses some has only a gap in the traces.
 
 Where the forecaster has intervals, `bands` {levels [Q], values [Q, H, K]} are quantiles of the forecast and
-`coverage` {inside, aim} is the part of what came that lay in them, and that should. The page also draws
-`inputs` {names [D], past [frames][D], plan [H][D] or null}, each value from 0 to 1, where a picture has them.
+`coverage` {inside, aim} is the part of what came that lay in them, and that should. Where it has inputs,
+`inputs` are {names [D], past [frames][D], plan [H][D] or null}, each value from -1 to 1.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ MAX_FRAMES = 128  # of a picture; of faster streams the oldest are left out
 NUM_LATENCIES = 1000
 NUM_EVENTS = 30
 NUM_WORST = 8
+MAX_INPUTS = 6
+PAST_INPUTS = 100  # frames
 
 
 class Pictures:
@@ -133,6 +135,7 @@ class Pictures:
             "status": live.status(),
             "events": list(self._events),
             **_uncertainty(live, shown),
+            **_inputs(live),
         }
 
     def _latency(self) -> dict[str, float | int | None]:
@@ -153,6 +156,21 @@ def _uncertainty(live: LiveForecaster, shown: np.ndarray) -> dict[str, Any]:
     return {
         "bands": {"levels": list(BOUNDS), "values": _bytes(np.moveaxis(quantiles, -1, 0))},
         "coverage": None if inside is None else {"inside": inside, "aim": COVERAGE},
+    }
+
+
+def _inputs(live: LiveForecaster) -> dict[str, Any]:
+    """Inputs that came and those that are planned, as parts of the largest of each."""
+    if live.inputs is None or (past := live.inputs.past) is None:
+        return {}
+    past, plan = past[-PAST_INPUTS:, :MAX_INPUTS], live.inputs.plan[:, :MAX_INPUTS]
+    largest = np.maximum(np.abs(np.concatenate([past, plan])).max(axis=0), np.finfo(np.float32).tiny)
+    return {
+        "inputs": {
+            "names": list(live.input_names[:MAX_INPUTS]),
+            "past": (past / largest).tolist(),
+            "plan": (plan / largest).tolist() if len(plan) else None,
+        }
     }
 
 

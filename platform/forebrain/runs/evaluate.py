@@ -80,6 +80,7 @@ def evaluate_run(
         pictures |= _write_report(run, evaluation, model, forecasters, windows, shown)
     if uncertainty is not None:
         table = tables.intervals(model, uncertainty)
+        console.print(table.to_rich())
         run.folder.write("evaluation/test/intervals.csv", table.to_csv().encode())
         run.folder.write("evaluation/test/intervals.md", table.to_markdown().encode())
     log_to_tensorboard(run, trained, shards, pictures, uncertainty)

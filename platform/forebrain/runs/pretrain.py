@@ -57,13 +57,14 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     _make_ready(config, run, console)
     started, ended = _train(config, run, console, launched, listen)
     trained_s = time.perf_counter() - began
-    run.claim(config)  # nobody has put another run in its place; where the record was removed, it is written
+    if run.read_config() is None:  # somebody has removed it
+        run.claim(config)
     _show_skipped(ended.skipped, console)
     console.print("Evaluating the best checkpoint beside copy, mean and linear forecasts ...")
     scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
     show_evaluation(run, evaluations, console)
     seconds = time.perf_counter() - began
-    run.claim(config)  # as before
+    run.check_config(config)  # nobody has put another run in its place
     run.write_result(
         {
             **scores,

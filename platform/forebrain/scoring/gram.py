@@ -29,8 +29,6 @@ SHARED_STRENGTH = 1e-3
 # Of the largest sum of squares, so that there is a solution for units that never move: zero.
 TINY = 1e-6
 
-PLAIN_NAMES = ("level", "own", "population")
-
 # Penalties by block of features: `level`, `own`, and the names of common blocks.
 Strengths = Mapping[str, float]
 
@@ -240,10 +238,7 @@ def choose_strengths(folds: Sequence[tuple[Gram, Gram]]) -> tuple[dict[str, floa
         The strengths, and the squared error over that of the base alone, the mean over blocks.
     """
     before = [held_out.squares for held_out, _ in folds]
-    names = folds[0][0].names
-    # A unit's own level and the inputs say most together, so neither may gain where the other is left out:
-    # with inputs it is begun with all features, too.
-    starts = (math.inf,) if names == PLAIN_NAMES else (math.inf, 0.3)
+    strengths = dict.fromkeys(folds[0][0].names, math.inf)
     without_shared: dict[float, list[tuple[Gram, Gram]]] = {}
     for level in (math.inf, *LEVEL_STRENGTHS):
         fitted = [(held_out, rest, solve_shared(rest, level)) for held_out, rest in folds]
@@ -255,8 +250,7 @@ def choose_strengths(folds: Sequence[tuple[Gram, Gram]]) -> tuple[dict[str, floa
         key=lambda level: _relative([held_out.squares for held_out, _ in without_shared[level]], before),
     )
     tried = [
-        _choose_of_units(without_shared[level], {**dict.fromkeys(names, start), "level": level}, before)
-        for start in starts
+        _choose_of_units(without_shared[level], {**strengths, "level": level}, before)
         for level in (math.inf, with_level)
     ]
     return min(tried, key=lambda found: found[1])

@@ -197,14 +197,15 @@ def fit_inputs(
         source: of one recording's windows; the test part is never read.
         inputs: to know.
         linear: fitted on the training part.
-        model: (session, context [B, C, N]) -> [B, H, N]; None for stacks without.
+        model: (session, context [B, C, N]) -> [B, H, N]; None for heads on the last frame, not stacked.
         without: the stack that knows the activity alone.
     """
     features = InputFeatures.of_source(source, [each.name for each in inputs])
     if features is None:
         return InputFit(None, {"reason": "no input changes in the training part"})
     channels = tuple(each for each in inputs if each.name in features.channels)
-    past = fit_stack(source, linear, model, more=past_features(source, features))
+    is_alone = model is None
+    past = fit_stack(source, linear, model, more=past_features(source, features), alone=is_alone)
     best = without.squared_error
     record: dict[str, Any] = {
         "inputs": list(features.channels),
@@ -219,7 +220,7 @@ def fit_inputs(
     if fit.response is not None:
         rest = RestWindows(source, fit)
         rest_linear = fit_linear(rest).solve()
-        rest_fit = fit_stack(rest, rest_linear, model)
+        rest_fit = fit_stack(rest, rest_linear, model, alone=is_alone)
         record["squared_error"]["plan"] = _plain(rest_fit.squared_error)
         if rest_fit.squared_error < best:
             response, plan = fit.response, rest_fit.stack

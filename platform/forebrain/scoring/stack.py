@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from forebrain.errors import ConfigError
-from forebrain.scoring.baselines import LinearBaseline
+from forebrain.scoring.baselines import CopyBaseline, LinearBaseline
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.ridge import Head, HeadFit, MoreFeatures, fit_head, principal_components
@@ -196,6 +196,7 @@ def fit_stack(
     model: Forecaster | None = None,
     session: int = 0,
     more: MoreFeatures = lambda starts: (),
+    alone: bool = False,
 ) -> StackFit:
     """Fits heads on the linear baseline and on a model, and weighs all four.
 
@@ -210,9 +211,15 @@ def fit_stack(
         model: (session, context [B, C, N]) -> [B, H, N]; None for a stack without.
         session: its number in the source.
         more: further features for both heads, see `fit_head`.
+        alone: the model with its head, or a head on the last frame where there is no model, and nothing
+            weighed: on short recordings weights cost more than they bring.
     """
     loadings = principal_components(source, session)
     ridge = fit_head(source, linear, session, loadings=loadings, more=more)
+    if alone:
+        copy: Forecaster = CopyBaseline(source.horizon)
+        fitted = fit_head(source, model or copy, session, loadings=loadings, more=more)
+        return _alone(linear, ridge, fitted, model is not None)
     head = None if model is None else fit_head(source, model, session, loadings=loadings, more=more)
     members: dict[str, np.ndarray] = {}
     heads: dict[str, Head] = {}
@@ -244,6 +251,25 @@ def fit_stack(
         {name: score - weighing.without(place).choose()[1] for place, name in enumerate(names)},
         score,
         (1 - score) * weighing.mean_square,
+    )  # fmt: skip
+
+
+def _alone(linear: LinearBaseline, ridge: HeadFit, head: HeadFit, has_model: bool) -> StackFit:
+    """The stack of a model, or of the last frame, with its head, and of no other member."""
+    horizon = linear.weights.shape[1]
+    nothing, whole = np.zeros(horizon, np.float32), np.ones(horizon, np.float32)
+    weights = {"model": whole} if head.head is None else {"model": nothing, "model + head": whole}
+    if not has_model:  # the last frame is no departure from itself
+        weights.pop("model")
+    heads = {} if head.head is None else {"model": head.head}
+    score = error = math.nan
+    if head.trial is not None:
+        left = head.trial.target - head.trial.base - head.trial.added
+        error = float(np.square(left).mean(dtype=np.float64))
+        score = _score(error, float(np.square(head.trial.target).mean(dtype=np.float64)))
+    return StackFit(
+        Stack.of(weights, linear, heads), weights, ridge, head, math.inf, head.num_windows, {}, {}, score,
+        error,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from forebrain.scoring.autoregression import (
     normal_quantiles,
     step_deviation,
 )
+from forebrain.scoring.baselines import CopyBaseline
 from forebrain.scoring.conformal import Calibration, calibrate, window_spread
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Forecaster
 from forebrain.scoring.intervals import rng_for
@@ -237,9 +238,8 @@ def stack_residuals(
     """
     stack, num_units = fit.stack, source.sessions[session].num_units
     bases: dict[str, tuple[Forecaster, HeadFit]] = {"linear": (stack.linear, fit.ridge)}
-    if stack.model_weight is not None:
-        assert model is not None and fit.head is not None
-        bases["model"] = model, fit.head
+    if fit.head is not None:  # of a model, or of the last frame where it stands alone
+        bases["model"] = model or CopyBaseline(source.horizon), fit.head
     if num_units > MAX_STACK_UNITS:
         return _scaled_residuals(fit, source, model, session)
     loadings = principal_components(source, session)
@@ -283,9 +283,7 @@ def _scaled_residuals(
     trials = {
         name: head.trial
         for name, head in (("linear", fit.ridge), ("model", fit.head))
-        if head is not None
-        and head.trial is not None
-        and (name == "linear" or stack.model_weight is not None)
+        if head is not None and head.trial is not None
     }
     growth = np.ones((source.horizon, 1))
     if trials:

@@ -58,6 +58,8 @@ RIVALS = ("arx", "low-rank arx", "evoked mean")
 RANK = 8
 # Sessions for which an interval over them is given.
 LEAST_SESSIONS = 5
+# How long after a departure the mean evoked response is told.
+EVOKED_S = 30.0
 # Of the true responses of simulated worms that are looked for.
 LEAST_PEAK = 0.3
 _BATCH_ROWS = 1 << 18
@@ -310,7 +312,7 @@ def score_session(
         "wrong": informed(fit, "plan", other),
         "arx": fit_arx(source, names, arx),
         "low-rank arx": fit_arx(source, names, arx, rank=RANK),
-        "evoked mean": fit_evoked(source, names, max(row.arx_memory, 2 * row.horizon)),
+        "evoked mean": fit_evoked(source, names, round(EVOKED_S * (session.rate_hz or 1))),
     }
     found: dict[str, Any] = {
         "session": session.id,

@@ -432,14 +432,18 @@ def _rois(table: Any, rows: np.ndarray) -> list[str]:
 # By the types of the specification.
 
 
+def type_of(attrs: Mapping[str, Any]) -> str:
+    """The `neurodata_type` that attributes state, empty where they state none."""
+    value = attrs.get("neurodata_type", "")
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def inputs_by_type(door: Any) -> tuple[list[InputSeries], list[InputTable]]:
     """The series and tables of a file by the types that its groups state.
 
     Args:
         door: how to look into it, as `_nwb_tree` has it.
     """
-    from forebrain.sessions.readers._nwb_tree import type_of
-
     series: list[InputSeries] = []
     tables: list[InputTable] = []
     for name in door.groups():

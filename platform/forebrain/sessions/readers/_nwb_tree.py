@@ -20,6 +20,7 @@ from forebrain.sessions.readers._nwb_inputs import (
     InputTable,
     inputs_by_pynwb,
     inputs_by_type,
+    type_of,
 )
 from forebrain.sessions.readers._zarr import ZarrTree, read_json
 from forebrain.sessions.sidecar import Sidecar
@@ -188,12 +189,6 @@ class NwbFile:
             notes,
             partial(inputs_by_type, door),
         )
-
-
-def type_of(attrs: Mapping[str, Any]) -> str:
-    """The `neurodata_type` that attributes state, empty where they state none."""
-    value = attrs.get("neurodata_type", "")
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def zarr_is_nwb(path: Path) -> bool:

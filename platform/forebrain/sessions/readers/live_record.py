@@ -53,10 +53,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     time_s = found["time_s"].astype(np.float64)
     rate_hz = known.get("rate_hz")
     told = [f"frame {frame}: {_text(events[frame])}" for frame in np.flatnonzero(events != b"")]
-    metadata = {
-        "variable": "activity",
-        "also_in_the_file": f"forecast [{shape[0]}, step, {shape[1]}]: xarray",
-    }
+    metadata = {"variable": "activity", "also_in_the_file": "forecast, source, score, step_ms: for xarray"}
     if told:
         metadata["events"] = "; ".join(told[:_MAX_EVENTS])
     is_timed = bool(np.isfinite(time_s).all()) and len(time_s) > 1

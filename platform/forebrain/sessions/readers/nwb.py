@@ -32,8 +32,8 @@ from forebrain.sessions.readers._common import choose_frames_axis, make_session
 from forebrain.sessions.readers._content import clocks_among
 from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, open_hdf5
 from forebrain.sessions.readers._names import role_of
-from forebrain.sessions.readers._nwb_inputs import with_inputs
-from forebrain.sessions.readers._nwb_tree import NwbFile, Series, type_of, zarr_is_nwb
+from forebrain.sessions.readers._nwb_inputs import type_of, with_inputs
+from forebrain.sessions.readers._nwb_tree import NwbFile, Series, zarr_is_nwb
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
 from forebrain.sessions.readers._spikes import binned
 from forebrain.sessions.session import FrameSource, Session
