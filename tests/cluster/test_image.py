@@ -79,7 +79,7 @@ def test_packages_come_from_the_lists_and_from_nowhere_else() -> None:
 
 def test_what_travels_to_the_builder_is_small_and_enough() -> None:
     files = context()
-    assert sum(path.stat().st_size for path in files) < 4e6
+    assert sum(path.stat().st_size for path in files) < 9e6  # 5e6 of them at most are backbones
     names = {path.relative_to(ROOT).as_posix() for path in files}
     assert {
         "pyproject.toml", "requirements.lock", "README.md", "LICENSE", "jobs/pretrain.py", "cluster/leave.py",

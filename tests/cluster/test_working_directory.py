@@ -35,4 +35,4 @@ def test_the_code_travels_and_nothing_else_does(tmp_path: Path) -> None:
     create_package(str(checkout), package, include_gitignore=True)
     names = {name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")}
     assert names == {name for name in code if not name.startswith(("docs/", "tests/"))}
-    assert package.stat().st_size < 2.5e6
+    assert package.stat().st_size < 7.5e6  # 5e6 of them at most are backbones

@@ -374,9 +374,13 @@ def _moments(source: WindowSource, session: int) -> tuple[np.ndarray, np.ndarray
     """Mean and standard deviation of the training part [N], of windows that share no frame."""
     length = source.context + source.horizon
     numbers = np.arange(0, source.num_windows(session, "train"), length)
-    frames = [np.concatenate(source.read(session, "train", numbers[[place]])[:2], axis=1)[0]
-              for place in range(len(numbers))]  # fmt: skip
-    joined = np.concatenate(frames).astype(np.float64)
+    frames = [
+        np.concatenate(source.read(session, "train", numbers[[place]])[:2], axis=1)
+        for place in range(len(numbers))
+    ]  # a window that cannot be read is none
+    joined = np.concatenate(frames).reshape(-1, source.sessions[session].num_units).astype(np.float64)
+    if not len(joined):
+        joined = np.zeros((1, source.sessions[session].num_units))
     return joined.mean(axis=0), joined.std(axis=0)
 
 

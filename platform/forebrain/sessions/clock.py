@@ -9,7 +9,7 @@ import numpy as np
 MAX_TIME_GAP = 1.5  # frame intervals; a longer one breaks the segment
 _COARSE = 0.2  # times written in steps of so much of an interval are rounded coarsely
 _LAG = 20  # frames over which the interval of coarse times is taken
-_NOISY = 0.1  # a median deviation of the intervals, relative to their median
+_NOISY = 0.05  # a median deviation of the intervals, relative to their median
 _AROUND = 8  # frames on either side that tell a gap from one late time stamp
 _SAME_RATE = 1e-3
 _MIN_ROUNDED = 5  # uneven intervals, of which fewer may be anything

@@ -119,8 +119,8 @@ def run_trials(
         finally:
             _remove_placement_groups()
             folder.remove(f"ray/{name}")
-            if not unfinished(trials):  # else another process may be at them
-                folder.remove("ray")
+            if not [trial for trial in unfinished(trials) if read_note(trial) is None]:
+                folder.remove("ray")  # else another process may be at them
     if signals.received:
         raise StudyStoppedError(signals.received, len(unfinished(trials)))
 
