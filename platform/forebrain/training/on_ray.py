@@ -298,8 +298,13 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
         ray.get(desk.fail.remote(f"{type(error).__name__}: {error}"))
         raise
     if trainer.stopped == PREEMPTION:
-        if group.is_first:
-            ray.get(desk.excuse.remote())
+
+        def excuse() -> None:
+            if group.is_first:
+                ray.get(desk.excuse.remote())
+
+        # The first that leaves ends all others: not before what happened is told.
+        group.gather_from(excuse)
         raise _LeaveError(PREEMPTION)
 
 
