@@ -217,8 +217,12 @@ def test_several_recordings_get_a_folder_each_and_a_table(
     assert [row["status"] for row in rows] == ["adapted", "adapted"]
     assert main(several) == 0  # the same command goes on
     assert "finished" in capsys.readouterr().out
-    assert main([*several, "--session", "day1"]) == 2
-    assert "session is 'day1' with several recordings" in capsys.readouterr().err
+    for name, given in (("session", "day1"), ("protocol", "poco"), ("inputs", "light"), ("horizon", "4")):
+        assert main([*several, f"--{name}", given]) == 2
+        assert f"{name} is " in (told := capsys.readouterr().err) and "with several recordings" in told
+    none = several.index("--model") + 1
+    assert main([*several[:none], "none", *several[none + 1 :]]) == 2
+    assert "model is none; expected a backbone with several recordings" in capsys.readouterr().err
 
 
 def test_a_single_recording_gets_a_table_where_that_is_asked_for(

@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.adapting import Mode, train
-from forebrain.adaptation.calibrating import Remembered, calibration_of
-from forebrain.adaptation.comparison import compare, inputs_to_know, is_copy, is_stacked
+from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, progress_shown
 from forebrain.adaptation.recording import prepare_session
-from forebrain.adaptation.stacking import stack_on
+from forebrain.adaptation.stacking import fit_closed_form, inputs_to_know, is_stacked
 from forebrain.notebook import facts
 from forebrain.scoring.evaluate import fit_linear
-from forebrain.scoring.input_stacks import fit_inputs
 from forebrain.sessions.session import Session
 
 
@@ -64,23 +62,18 @@ class Backbone(Pretrained):
                 )
                 return Adapted.of_comparison(comparison)
             prepared = prepare_session(session, self.description, self.rates_hz, to_rate, hold_out)
-            known_inputs = inputs_to_know(prepared.session, inputs)
+            known_inputs = inputs_to_know(prepared.session, inputs, is_stacked(self, config))
             steps = 0 if mode == "none" else config.steps
             trained = train(
                 self, prepared, mode, config, after_step=lambda step: told("adapting: step", step, steps)
             )
-            windows, model, fit, stacks = prepared.windows, None, None, None
-            if not is_copy(self):
-                model = Remembered(WindowForecaster(trained.model, trained.interface, config))
-            if is_stacked(self, config):
-                linear = fit_linear(windows, seed=config.seed).solve()
-                fit = stack_on(model, windows, linear, "adapting", told)
-                if known_inputs:
-                    stacks = fit_inputs(windows, known_inputs, linear, model, fit).stacks
-            alone = WindowForecaster(trained.model, trained.interface, config) if model is None else model
-            calibration = calibration_of(alone, windows, fit, config.seed)
-            stack = None if fit is None else fit.stack
-            return Adapted.of(self, prepared, trained, mode, stack, stacks, calibration)
+            windows = prepared.windows
+            model = WindowForecaster(trained.model, trained.interface, config)
+            linear = fit_linear(windows, seed=config.seed).solve()
+            closed = fit_closed_form(self, model, windows, linear, known_inputs, config, "adapting", told)
+            stack = None if closed.stack is None else closed.stack.stack
+            stacks = None if closed.inputs is None else closed.inputs.stacks
+            return Adapted.of(self, prepared, trained, mode, stack, stacks, closed.calibration)
 
     def _repr_html_(self) -> str:
         config = self.model.config

@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 
-from forebrain.errors import ConfigError
 from forebrain.scoring.autoregression import step_deviation
 from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.evaluate import Forecaster
@@ -14,9 +13,12 @@ from forebrain.scoring.stack import StackFit
 from forebrain.scoring.uncertainty import VALIDATION, residuals_of, stack_residuals
 from forebrain.scoring.window_source import WindowSource
 
+# Forecasts that are kept: of a very large session so many that the others are made again.
+REMEMBERED_BYTES = 1 << 28
+
 
 class Remembered:
-    """A forecaster that forecasts each batch of windows once: the stack and its calibration read the same.
+    """A forecaster that forecasts a batch of windows once: heads, weights and calibration read the same.
 
     Args:
         forecaster: (session, context [B, C, N]) -> [B, H, N].
@@ -25,12 +27,17 @@ class Remembered:
     def __init__(self, forecaster: Forecaster) -> None:
         self._forecaster = forecaster
         self._known: dict[bytes, np.ndarray] = {}
+        self._num_bytes = 0
 
     def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
         key = hashlib.blake2b(np.ascontiguousarray(context).data, digest_size=16).digest()
-        if key not in self._known:
-            self._known[key] = self._forecaster(session, context)
-        return self._known[key]
+        if key in self._known:
+            return self._known[key]
+        forecast = self._forecaster(session, context)
+        self._num_bytes += forecast.nbytes
+        if self._num_bytes <= REMEMBERED_BYTES:
+            self._known[key] = forecast
+        return forecast
 
 
 def calibration_of(
@@ -57,7 +64,6 @@ def calibration_of(
         if found is None:
             return None
         residuals, calibrated_on = found
-    try:
-        return residuals.calibrate(calibrated_on, step_deviation(windows))
-    except ConfigError:
+    if not np.isfinite(residuals.target).any():
         return None
+    return residuals.calibrate(calibrated_on, step_deviation(windows))

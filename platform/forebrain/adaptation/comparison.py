@@ -11,14 +11,21 @@ from typing import Any
 
 from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
 from forebrain.adaptation.artifact import Artifact
-from forebrain.adaptation.calibrating import Remembered, calibration_of
 from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, silent
 from forebrain.adaptation.recording import Prepared, prepare_session
 from forebrain.adaptation.score import Lead
-from forebrain.adaptation.stacking import StackForecaster, stack_on
+from forebrain.adaptation.stacking import (
+    StackForecaster,
+    fit_closed_form,
+    inputs_to_know,
+    is_copy,
+    is_stacked,
+    stack_on,
+    too_many_inputs,
+)
 from forebrain.adaptation.verdict import MATTERS, beside_linear, how_far, judge
 from forebrain.errors import AdaptationError
 from forebrain.evaluation.tables import Table, by_unit
@@ -33,7 +40,6 @@ from forebrain.scoring.evaluate import (
     fit_baselines,
 )
 from forebrain.scoring.input_stacks import InputFit, InputForecaster, Known, fit_inputs
-from forebrain.scoring.inputs import MAX_FEATURES
 from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import difference_over_time
 from forebrain.scoring.protocols import LABELLED, PARTS, Part
@@ -41,7 +47,6 @@ from forebrain.scoring.response import OtherPlan
 from forebrain.scoring.ridge import fit_head
 from forebrain.scoring.stack import StackFit
 from forebrain.scoring.uncertainty import Uncertainty, assess
-from forebrain.sessions.inputs import Input
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
 
@@ -124,6 +129,8 @@ class Comparison:
         found += [known[name] for name in READER_NOTES if name in known]
         if self.leak is None and self._is_guessed:
             found.append(NOT_KNOWN)
+        if self.stack is not None and (remark := too_many_inputs(prepared.session)) is not None:
+            found.append(remark)
         remark = persistence_remark(prepared.windows.persistence)
         if remark is not None and self.backbone.description.model.relative:
             found.append(remark)
@@ -294,7 +301,7 @@ def compare(
         return lambda step: progress(f"{what}: step", step, steps)
 
     prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate, hold_out)
-    known_inputs = inputs_to_know(prepared.session, inputs)
+    known_inputs = inputs_to_know(prepared.session, inputs, is_stacked(backbone, config))
     windows = prepared.windows
     trained = train(backbone, prepared, mode, config, after_step=following(alone))
     models, others = {alone: trained}, {}
@@ -311,14 +318,16 @@ def compare(
     forecasters: dict[str, Forecaster] = {
         each: WindowForecaster(made.model, made.interface, config) for each, made in models.items()
     }
-    baselines, name, stack, input_fit = fit_baselines(windows, seed=config.seed), alone, None, None
-    forecast_anew: Forecaster | None = None if is_copy(backbone) else forecasters[alone]
-    remembered = None if forecast_anew is None else Remembered(forecast_anew)
-    if is_stacked(backbone, config):
-        linear = baselines["linear"]
-        assert isinstance(linear, LinearBaseline)
-        stack = stack_on(remembered, windows, linear, alone, progress)
-        name = f"adapted ({mode})"
+    baselines, name = fit_baselines(windows, seed=config.seed), alone
+    linear = baselines["linear"]
+    assert isinstance(linear, LinearBaseline)
+    closed = fit_closed_form(
+        backbone, forecasters[alone], windows, linear, known_inputs, config, alone, progress
+    )
+    if closed.stack is None:
+        learnt["ridge"] = fit_head(windows, linear).forecaster(linear)
+    else:
+        name, stack = f"adapted ({mode})", closed.stack
         stacked: dict[str, Forecaster] = {
             name: StackForecaster(stack.stack, forecasters[alone]),
             "ridge": stack.ridge.forecaster(linear),
@@ -326,33 +335,27 @@ def compare(
         if SCRATCH in others:
             own = stack_on(forecasters[SCRATCH], windows, linear, SELF, progress)
             stacked[SELF] = StackForecaster(own.stack, forecasters[SCRATCH])
-        if known_inputs:
-            progress("fitting what the inputs do", 0, 1)
-            input_fit = fit_inputs(windows, known_inputs, linear, forecast_anew, stack)
+        if closed.inputs is not None:
             starts = [windows.starts(part) for part in PARTS]
             others_plans = OtherPlan(windows, starts, config.seed)
-            shuffled = fit_inputs(others_plans, known_inputs, linear, forecast_anew, stack)
-            for name_of, fit, source in (
-                ("past", input_fit, windows),
-                ("plan", input_fit, windows),
+            weighed = None if is_copy(backbone) else forecasters[alone]
+            shuffled = fit_inputs(others_plans, known_inputs, linear, weighed, stack)
+            for knowing, fit, source in (
+                ("past", closed.inputs, windows),
+                ("plan", closed.inputs, windows),
                 ("shuffled", shuffled, others_plans),
-                ("wrong", input_fit, others_plans),
+                ("wrong", closed.inputs, others_plans),
             ):
                 if fit.stacks is not None:
-                    knows: Known = "past" if name_of == "past" else "plan"
-                    in_time[WITH_INPUTS[name_of]] = InputForecaster(
+                    knows: Known = "past" if knowing == "past" else "plan"
+                    in_time[WITH_INPUTS[knowing]] = InputForecaster(
                         fit.stacks, stack.stack, forecasters[alone], source, knows
                     )
         if alone == name:
             forecasters[ALONE] = forecasters.pop(alone)
         forecasters = {**stacked, **forecasters}
-    else:
-        learnt["ridge"] = fit_head(windows, baselines["linear"]).forecaster(baselines["linear"])
     forecasters |= {**baselines, **learnt}
-    calibration = calibration_of(
-        remembered or forecasters[alone if alone in forecasters else ALONE], windows, stack, config.seed
-    )
-    del remembered
+    calibration = closed.calibration
     every: dict[str, Forecaster | ForecasterInTime] = {**forecasters, **in_time}
     limit = None
     if backbone.description.protocol not in LABELLED:
@@ -386,8 +389,8 @@ def compare(
         trained,
         name,
         others,
-        stack,
-        input_fit,
+        closed.stack,
+        closed.inputs,
         calibration,
         uncertainty,
         forecasters,
@@ -396,38 +399,6 @@ def compare(
         leak,
         seconds,
     )
-
-
-def inputs_to_know(session: Session, names: Sequence[str] | None) -> list[Input]:
-    """The inputs of a recording that forecasts may know.
-
-    Args:
-        session: the recording.
-        names: of inputs; None for all that can be planned, or none where these are too many to be told apart.
-
-    Raises:
-        AdaptationError: there is no input of that name.
-    """
-    if names is None:
-        planned = [each for each in session.inputs if each.can_be_planned]
-        return planned if len(planned) <= MAX_FEATURES else []
-    known = {each.name: each for each in session.inputs}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise AdaptationError(
-            f"session {session.id}: has no input {', '.join(unknown)}; it has {', '.join(known) or 'none'}."
-        )
-    return [known[name] for name in names]
-
-
-def is_copy(backbone: Pretrained) -> bool:
-    """Whether there is no backbone, only the last frame."""
-    return backbone.description.model.name == "copy"
-
-
-def is_stacked(backbone: Pretrained, config: FitConfig) -> bool:
-    """Whether a backbone's forecast is weighed with regressions: not where a publication is compared with."""
-    return config.stack and backbone.description.protocol != "poco"
 
 
 def leak_of(backbone: Pretrained, session: Session) -> str | None:

@@ -45,10 +45,10 @@ class Pretrained:
         return cls.from_run(reference) if "/" in reference else cls.from_registry(reference, registry)
 
     @classmethod
-    def nothing(cls, context: int, horizon: int, protocol: RecordingProtocol = "chronological") -> Self:
+    def nothing(cls, context: int = CopyConfig.context, horizon: int = CopyConfig.horizon) -> Self:
         """No backbone: the last frame of C is repeated H times, and heads are all that is fitted."""
         model = CopyConfig(context=context, horizon=horizon, relative=True)
-        description = Description(model, 1, "relative", protocol, PrepareConfig.event_rate_hz, None)
+        description = Description(model, 1, "relative", "chronological", PrepareConfig.event_rate_hz, None)
         built = model.build().eval()
         origin = Origin("none", hashlib.sha256(weights_of(built)).hexdigest())
         return cls(built, description, origin, ())

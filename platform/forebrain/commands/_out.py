@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.errors import ConfigError
 from forebrain_registry.storage import file_at
 
@@ -19,3 +26,13 @@ def write_out(out: str, data: bytes) -> None:
     """Writes a file whole, on a disk or in an object store."""
     folder, name = file_at(out)
     folder.write(name, data)
+
+
+@contextmanager
+def extrapolation_told(console: Console) -> Iterator[None]:
+    """Tells, once, where plans leave the range that was recorded."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ExtrapolationWarning)
+        yield
+    for message in dict.fromkeys(str(each.message) for each in told):
+        console.print(f"{message}.", style="bold")

@@ -42,8 +42,8 @@ FIRST = (
     "workers",
 )
 NO_MODEL = "none"
-# With --model none.
-CONTEXT, HORIZON = 48, 16
+# Options of a single recording.
+OF_ONE = ("session", "protocol", "hold_out", "inputs", "context", "horizon")
 ALIASES = {
     # As scripts have it.
     "--recordings": "--recording",
@@ -134,15 +134,16 @@ def run(config: Config, console: Console) -> int:
 
 def _opened(model: str, config: Config) -> Backbone:
     """The backbone, under the protocol that is asked for."""
+    asked = {name: getattr(config, name) for name in ("context", "horizon")}
+    asked = {name: frames for name, frames in asked.items() if frames is not None}
     if model == NO_MODEL:
-        context, horizon = config.context or CONTEXT, config.horizon or HORIZON
-        return Backbone.nothing(context, horizon, config.protocol or "chronological")
-    backbone = Backbone.open(model, config.registry).under(config.protocol)
-    for name in ("context", "horizon"):
-        asked, own = getattr(config, name), getattr(backbone.model.config, name)
-        if asked not in (None, own):
-            raise ConfigError(f"{name} is {asked} and {backbone.origin} takes {own}; leave it out.")
-    return backbone
+        return Backbone.nothing(**asked).under(config.protocol)
+    backbone = Backbone.open(model, config.registry)
+    for name, frames in asked.items():
+        own = getattr(backbone.model.config, name)
+        if frames != own:
+            raise ConfigError(f"{name} is {frames} and {backbone.origin} takes {own}; leave it out.")
+    return backbone.under(config.protocol)
 
 
 def _held_out(given: list[str]) -> dict[str, list[float]] | None:
@@ -162,13 +163,15 @@ def _held_out(given: list[str]) -> dict[str, list[float]] | None:
 def _adapt_each(config: Config, console: Console) -> int:
     from forebrain.studies.many_adaptations import ManyConfig, adapt_many, show
 
-    if config.model is None:
-        raise ConfigError("model is not given; expected one with several recordings. Give --model.")
-    if config.session is not None:
-        raise ConfigError(
-            f"session is {config.session!r} with several recordings; expected one recording with it, since "
-            "of several every session is adapted to."
-        )
+    if config.model in (None, NO_MODEL):
+        given = config.model or "not given"
+        raise ConfigError(f"model is {given}; expected a backbone with several recordings. Give --model.")
+    for name in OF_ONE:
+        if getattr(config, name) not in (None, []):
+            raise ConfigError(
+                f"{name} is {getattr(config, name)!r} with several recordings; expected one recording "
+                "with it, since of several every session is adapted to in the same way."
+            )
     asked = ManyConfig(
         model=config.model,
         recordings=config.recording,

@@ -6,17 +6,15 @@ inputs that were recorded, not a cause beyond them: see docs/inputs.md.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.plan_file import read_plan
-from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv
-from forebrain.commands._out import require_free, write_out
+from forebrain.commands._out import extrapolation_told, require_free, write_out
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,8 @@ def run(config: Config, console: Console) -> int:
     plan, against = read_plan(config.plan), read_plan(config.against)
     adapted = Adapted.load(config.adapted, config.registry)
     session = open_session(config.recording, config.session)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", ExtrapolationWarning)
+    with extrapolation_told(console):
         effect = adapted.effect(session, plan, against).to_numpy()
-    for each in told:
-        console.print(f"{each.message}.", style="bold")
     table = forecast_csv(effect, adapted.preprocessing)
     if config.out is None:
         print(table, end="")

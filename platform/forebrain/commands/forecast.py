@@ -6,17 +6,15 @@ frame ahead and unit, and a column for each quantile.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.plan_file import read_plan
-from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv, quantiles_csv
-from forebrain.commands._out import require_free, write_out
+from forebrain.commands._out import extrapolation_told, require_free, write_out
 from forebrain.scoring.quantiles import require_levels
 
 
@@ -56,20 +54,15 @@ def run(config: Config, console: Console) -> int:
     plan = None if config.plan is None else read_plan(config.plan)
     adapted = Adapted.load(config.adapted, config.registry)
     session = open_session(config.recording, config.session)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", ExtrapolationWarning)
-        known = True if config.inputs else None
+    known = True if config.inputs else None
+    with extrapolation_told(console):
         forecast = adapted.forecast(session, known, plan).to_numpy()
-    for each in told:
-        console.print(f"{each.message}.", style="bold")
-    if config.quantiles is None:
-        table = forecast_csv(forecast, adapted.preprocessing)
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExtrapolationWarning)  # it was told
+        if config.quantiles is None:
+            table = forecast_csv(forecast, adapted.preprocessing)
+        else:
             bounds = adapted.forecast(session, known, plan, quantiles=config.quantiles).to_numpy()
-        bounds = bounds.reshape(*forecast.shape, -1)
-        table = quantiles_csv(forecast, bounds, config.quantiles, adapted.preprocessing)
+            bounds = bounds.reshape(*forecast.shape, -1)
+            table = quantiles_csv(forecast, bounds, config.quantiles, adapted.preprocessing)
     if config.out is None:
         print(table, end="")
         return 0

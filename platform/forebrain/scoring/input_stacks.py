@@ -21,7 +21,15 @@ from forebrain.scoring.baselines import LinearBaseline
 from forebrain.scoring.evaluate import Forecaster, fit_linear
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.inputs import InputFeatures, InputSource
-from forebrain.scoring.response import BLOCK, HeldPlan, Response, RestWindows, fit_response, past_features
+from forebrain.scoring.response import (
+    BLOCK,
+    HeldPlan,
+    Response,
+    RestWindows,
+    fit_response,
+    past_features,
+    under_plan,
+)
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
 from forebrain.sessions.inputs import Input
 
@@ -59,9 +67,11 @@ class RestStack:
 
     def forecast(self, context: np.ndarray, model: Forecaster, inputs: np.ndarray) -> np.ndarray:
         """float32 [B, H, N] from contexts [B, C, N] and inputs as `responses` takes them."""
-        response = self.responses(context.shape[1], inputs)
-        rest = context - response[:, : context.shape[1]]
-        return self.stack.forecast(rest, model(0, rest)) + response[:, context.shape[1] :]
+
+        def of_rest(session: int, rest: np.ndarray) -> np.ndarray:
+            return self.stack.forecast(rest, model(session, rest))
+
+        return under_plan(of_rest, context, self.responses(context.shape[1], inputs))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays, for a safetensors file; `response.features.record` has the rest."""
@@ -198,7 +208,6 @@ class InputStacks:
         Raises:
             ConfigError: something is missing or does not fit.
         """
-
         try:
             inputs = tuple(Input(**each) for each in record["inputs"])
             features, responses = record["features"], dict(record["responses"])

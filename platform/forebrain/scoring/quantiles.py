@@ -23,7 +23,7 @@ sessions. Undefined is NaN here and null in JSON.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,11 +259,6 @@ def informative_horizon(
     exceeds = loss >= INFORMATIVE * of_mean
     steps = int(np.argmax(exceeds)) if exceeds.any() else len(loss)
     return steps / (rate_hz or 1.0), not exceeds.any()
-
-
-def plain_by_name(scores: Mapping[str, QuantileScores]) -> dict[str, Any]:
-    """`to_json` of each session."""
-    return {name: each.to_json() for name, each in sorted(scores.items())}
 
 
 def _by_coverage(values: np.ndarray) -> dict[str, list[float | None]]:

@@ -224,7 +224,7 @@ def fit_response(
 
 
 class _SameWindows:
-    """The windows of another source, whose inputs are to be others."""
+    """The windows of another source, of which something is to be otherwise."""
 
     def __init__(self, source: InputSource) -> None:
         self._source = source
@@ -300,7 +300,7 @@ class OtherPlan(_SameWindows):
         return np.concatenate([past, self._source.inputs(session, others, 0, after, names)], axis=1)
 
 
-class RestWindows:
+class RestWindows(_SameWindows):
     """The windows of a source without the response to inputs; of these, copy repeats the last frame of the
     rest.
 
@@ -310,22 +310,8 @@ class RestWindows:
     """
 
     def __init__(self, source: InputSource, fit: ResponseFit) -> None:
-        self._source, self._fit = source, fit
-
-    @property
-    def sessions(self) -> Sequence[SessionInfo]:
-        return self._source.sessions
-
-    @property
-    def context(self) -> int:
-        return self._source.context
-
-    @property
-    def horizon(self) -> int:
-        return self._source.horizon
-
-    def num_windows(self, session: int, part: Part) -> int:
-        return self._source.num_windows(session, part)
+        super().__init__(source)
+        self._fit = fit
 
     def read(
         self, session: int, part: Part, windows: np.ndarray
@@ -333,9 +319,6 @@ class RestWindows:
         context, target, starts = self._source.read(session, part, windows)
         response = self._fit.without(self._source, session, starts)
         return context - response[:, : self.context], target - response[:, self.context :], starts
-
-    def training_mean(self, session: int) -> np.ndarray:
-        return self._source.training_mean(session)
 
 
 def under_plan(forecaster: Forecaster, context: np.ndarray, response: np.ndarray) -> np.ndarray:

@@ -25,9 +25,6 @@ from forebrain.scoring.ridge import Head, HeadFit, MoreFeatures, fit_head, princ
 from forebrain.scoring.time_blocks import time_blocks
 from forebrain.scoring.window_source import WindowSource
 
-# Members, in the order that tables have them: the linear baseline, the same with a head, a model, the same
-# with a head.
-MEMBERS = ("linear", "ridge", "model", "model + head")
 # Penalties on the distance from equal weights, relative to the mean square of a member.
 SHRINKAGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 # Where there are too few windows for blocks of time to choose by.
