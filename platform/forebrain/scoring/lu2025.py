@@ -15,8 +15,6 @@ from forebrain.scoring.protocols import Part, part_ranges
 from forebrain.scoring.window_source import ArrayWindows
 from forebrain.sessions.session import Session
 
-HORIZONS = (18, 35, 70)
-
 
 class LuWindows(ArrayWindows):
     """Sessions in memory by the protocol of Lu et al. 2025.
