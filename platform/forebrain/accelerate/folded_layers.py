@@ -1,7 +1,8 @@
-"""Layers over latents whose weights no longer change, for one window at a time.
+"""Layers over latents whose weights no longer change.
 
 What weights alone decide is folded once: a LayerNorm's own weights go into the product that follows, the
-scale of scores into the queries.
+scale of scores into the queries. `latent_layers` are for one window at a time and leave autograd nothing;
+`FrozenLatents` are for any number of windows, and gradients pass them.
 """
 
 from __future__ import annotations
@@ -96,19 +97,6 @@ class FoldedSelfAttention:
         return self.to_out.plus(self.turned_back, latents)
 
 
-class ReadWeights:
-    """The weights that lead from sums over tokens to latents that have read the population."""
-
-    def __init__(self, layer: perceiver.EncoderAttention, latent: Rotation, token: Rotation) -> None:
-        self.eps = layer.norm_context.eps
-        weight, self.bias = after_norm(layer.norm_context, layer.to_value.weight)
-        # Tokens are centred, so no product need see their mean.
-        self.weight = (weight - weight.mean(dim=1, keepdim=True)).T.contiguous()
-        # A value is turned to its token's time, and the sum back to the latent's.
-        self.turn = turn(token)[:, None] * turn(inverse(latent))  # [S, K, h / 2]
-        self.out, self.out_bias = layer.to_out.weight.T.contiguous(), layer.to_out.bias
-
-
 def latent_layers(model: Poco) -> list[Callable[[Tensor], Tensor]]:
     """All that latents [K, d] pass after they have read a population."""
     num_latents, rotation = model.config.num_latents, model.rotation("latent")
@@ -118,3 +106,70 @@ def latent_layers(model: Poco) -> list[Callable[[Tensor], Tensor]]:
         layers.append(FoldedSelfAttention(layer.attention, rotation))
         layers.append(FoldedFeedForward(layer.feed_forward, num_latents))
     return layers
+
+
+class FrozenLatents:
+    """All that latents pass from what they have read of a population to what units read of them.
+
+    Latents are few, so their time is the number of operations: the equations are those of `models.poco`
+    without dropout, with windows and latents as rows of one matrix.
+    """
+
+    def __init__(self, model: Poco) -> None:
+        self._layers: list[Callable[[Tensor, int], Tensor]] = [_FeedForward(model.encoder_feed_forward)]
+        for layer in model.processor:
+            assert isinstance(layer, perceiver.ProcessorLayer)
+            self._layers.append(_SelfAttention(layer.attention, model.rotation("latent")))
+            self._layers.append(_FeedForward(layer.feed_forward))
+        attention = model.decoder_attention
+        # Whatever a unit attends to, it attends once, so values bring the bias.
+        weight = torch.cat([attention.to_key.weight, attention.to_out.weight @ attention.to_value.weight])
+        bias = F.pad(attention.to_out.bias, (attention.head_width, 0))
+        self._weight, self._bias = after_norm(attention.norm_context, weight, bias)
+        self._eps, self._turn = attention.norm_context.eps, turn(model.rotation("latent"))
+        self._widths = [attention.head_width, len(attention.to_out.bias)]
+
+    def __call__(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents [B, K, d] to keys [B, K, h], turned to their times, and values [B, K, d]."""
+        num_windows, num_latents, width = latents.shape
+        rows = latents.view(-1, width)
+        for layer in self._layers:
+            rows = layer(rows, num_windows)
+        both = F.linear(_normal(rows, self._eps), self._weight, self._bias)
+        keys, values = both.view(num_windows, num_latents, -1).split(self._widths, dim=2)
+        return torch.view_as_real(pairs(keys) * self._turn).flatten(-2), values
+
+
+class _FeedForward:
+    """A `perceiver.FeedForward` over rows [r, d], with its residual."""
+
+    def __init__(self, layer: perceiver.FeedForward) -> None:
+        self.weight, self.bias = after_norm(layer.norm, layer.expand.weight, layer.expand.bias)
+        self.contract, self.eps = layer.contract, layer.norm.eps
+
+    def __call__(self, rows: Tensor, num_windows: int) -> Tensor:
+        value, gate = F.linear(_normal(rows, self.eps), self.weight, self.bias).chunk(2, dim=1)
+        return rows + self.contract(value * F.gelu(gate))
+
+
+class _SelfAttention:
+    """A `perceiver.SelfAttention` over the latents of each window, rows [B K, d], with its residual."""
+
+    def __init__(self, layer: perceiver.SelfAttention, rotation: Rotation) -> None:
+        self.weight, self.bias = after_norm(layer.norm, layer.to_query_key_value.weight)
+        self.to_out, self.eps, self.num_heads = layer.to_out, layer.norm.eps, layer.num_heads
+        self.turn, self.turn_back = turn(rotation)[:, None, None], turn(inverse(rotation))[:, None]
+
+    def __call__(self, rows: Tensor, num_windows: int) -> Tensor:
+        packed = F.linear(_normal(rows, self.eps), self.weight, self.bias)
+        split = packed.view(num_windows, len(self.turn), 3, self.num_heads, -1, 2)
+        turned = torch.view_as_real(torch.view_as_complex(split) * self.turn).flatten(-2)
+        query, key, value = turned.transpose(1, 3).unbind(2)  # [B, heads, K, h]
+        read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        turned_back = torch.view_as_real(pairs(read) * self.turn_back)
+        return rows + self.to_out(turned_back.reshape(len(rows), -1))
+
+
+def _normal(rows: Tensor, eps: float) -> Tensor:
+    """LayerNorm of rows [r, d] without weights."""
+    return F.layer_norm(rows, rows.shape[1:], eps=eps)

@@ -17,10 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forebrain.accelerate.executor import Executor
+from forebrain.accelerate.folded_layers import FrozenLatents
 from forebrain.accelerate.population import (
     FoldedQueries,
+    FoldedRead,
     PopulationRead,
     Tokens,
+    joined,
+    parted,
 )
 from forebrain.accelerate.unit_blocks import CPU_BLOCK
 from forebrain.accelerate.unit_decoder import UnitDecoder
@@ -38,14 +42,17 @@ class FoldedWeights:
     Attributes:
         decoder: folded, see `DecoderWeights`.
         queries: of its latents, for tokens.
+        read: what latents read of tokens.
         unit_query: [h, d], a normalised unit's scaled query to the latents: rotated, since all units ask at
             one time.
-        values: [d, d], what units read of a normalised latent, carried through Wo.
+        values: [d, d], what units read of a normalised latent, carried through Wo. Whatever a unit attends
+            to, it attends once, so values bring Wo's bias.
         layers: of the decoder, packed, where the weights no longer change.
     """
 
     decoder: DecoderWeights
     queries: FoldedQueries
+    read: FoldedRead
     unit_query: Tensor
     values: Tensor
     layers: DecoderLayers | None = None
@@ -56,10 +63,10 @@ class FoldedSession:
     """Products of a session's embeddings with a backbone's weights, whatever the windows are.
 
     Attributes:
-        latents: [K, d], before they read the population.
+        latents: [K, d], before they read the population, with the bias of what they read.
         tokens: of its N units.
         queries: [M, h], of each unit to forecast, for the latents.
-        units: [M, d], their embeddings, with the bias of what they read.
+        units: [M, d], their embeddings.
     """
 
     latents: Tensor
@@ -107,9 +114,12 @@ class FoldedPoco(Executor):
         model, attention = self.model, self.model.decoder_attention
         with self.exactly(model.dataset.device):
             unit_query = rotate(attention.to_query.weight.T.contiguous(), model.rotation("query")).T
+            queries = self._fold_queries(model.latent)
+            read = PopulationRead(model.encoder_attention)
             return FoldedWeights(
                 self._fold_decoder(),
-                self._fold_queries(model.latent),
+                queries,
+                read.read(queries, model.rotation("latent"), model.rotation("token")),
                 unit_query * attention.head_width**-0.5,
                 attention.to_out.weight @ attention.to_value.weight,
             )
@@ -130,14 +140,15 @@ class FoldedPoco(Executor):
                 latents = latents + model.session_embedding(inputs[0])
                 queries = self._fold_queries(latents)
             tokens = PopulationRead(model.encoder_attention).tokens(
-                queries, _joined(vectors) + model.token.bias
+                queries, joined(vectors) + model.token.bias
             )
             decoded = [entry.of_forecast(units, 0) for entry, units in zip(inputs, vectors, strict=True)]
-            sizes, units = [len(each) for each in decoded], _joined(decoded)
+            sizes, units = [len(each) for each in decoded], joined(decoded)
+            latents = latents + model.encoder_attention.to_out.bias
             of_sessions = zip(
                 tokens.split([len(each) for each in vectors]),
-                F.linear(model.decoder_attention.norm(units), weights.unit_query).split(sizes),
-                (units + model.decoder_attention.to_out.bias).split(sizes),
+                parted(F.linear(model.decoder_attention.norm(units), weights.unit_query), sizes),
+                parted(units, sizes),
                 strict=True,
             )
             return [FoldedSession(latents, *each) for each in of_sessions]
@@ -146,20 +157,11 @@ class FoldedPoco(Executor):
         self, inputs: Sequence[SessionInput], sessions: Sequence[FoldedSession], weights: FoldedWeights
     ) -> list[UnitWindows]:
         """Reads each population into the latents, and for each unit the latents."""
-        model = self.model
-        latents = self._read_populations(inputs, sessions)
-        with self.in_dtype(latents.device):
-            latents = latents + model.encoder_feed_forward(latents)
-            for layer in model.processor:
-                latents = layer(latents, model.rotation("latent"))
-            normed = model.decoder_attention.norm_context(latents)
-            keys = rotate(model.decoder_attention.to_key(normed), model.rotation("latent"))
-            values = F.linear(normed, weights.values)
+        keys, values = self._keys_values(self._read_populations(inputs, sessions, weights), weights)
         batch_sizes = [len(entry.context) for entry in inputs]
         with self.exactly(self.model.dataset.device):
-            dtype = model.dataset.dtype
-            keys_values = zip(
-                keys.to(dtype).split(batch_sizes), values.to(dtype).split(batch_sizes), strict=True
+            of_sessions = zip(
+                inputs, sessions, parted(keys, batch_sizes), parted(values, batch_sizes), strict=True
             )
             return [
                 UnitWindows(
@@ -168,12 +170,27 @@ class FoldedPoco(Executor):
                     value,
                     entry.of_forecast(entry.context, 2),
                 )
-                for entry, session, (key, value) in zip(inputs, sessions, keys_values, strict=True)
+                for entry, session, key, value in of_sessions
             ]
 
-    def _read_populations(self, inputs: Sequence[SessionInput], sessions: Sequence[FoldedSession]) -> Tensor:
+    def _keys_values(self, latents: Tensor, weights: FoldedWeights) -> tuple[Tensor, Tensor]:
+        """The keys [sum B_i, K, h] of latents [sum B_i, K, d] that have read their sessions, and their
+        values [sum B_i, K, d]."""
+        model, attention, dtype = self.model, self.model.decoder_attention, self.model.dataset.dtype
+        with self.in_dtype(latents.device):
+            latents = latents + model.encoder_feed_forward(latents)
+            for layer in model.processor:
+                latents = layer(latents, model.rotation("latent"))
+            normed = attention.norm_context(latents)
+            keys = rotate(attention.to_key(normed), model.rotation("latent"))
+            values = F.linear(normed, weights.values, attention.to_out.bias)
+        return keys.to(dtype), values.to(dtype)
+
+    def _read_populations(
+        self, inputs: Sequence[SessionInput], sessions: Sequence[FoldedSession], weights: FoldedWeights
+    ) -> Tensor:
         """Latents [sum B_i, K, d] that have read their sessions."""
-        model, config = self.model, self.config
+        config = self.config
         populations = []
         for entry, session in zip(inputs, sessions, strict=True):
             frames = entry.context[:, config.context - config.encoder_frames :]
@@ -181,14 +198,12 @@ class FoldedPoco(Executor):
             populations.append((session.tokens, frames, entry.group))
         # A hundredth of the arithmetic, and its variances would cancel in bf16.
         with self.exactly(self.model.dataset.device):
-            read = PopulationRead(model.encoder_attention)(
-                populations, model.rotation("latent"), model.rotation("token")
-            )
-        if not config.latent_session_embedding:
-            return model.latent + read
-        pairs = zip(inputs, sessions, strict=True)
-        latents = [session.latents.expand(len(entry.context), -1, -1) for entry, session in pairs]
-        return torch.cat(latents) + read
+            read = PopulationRead(self.model.encoder_attention)(populations, weights.read)
+            if not config.latent_session_embedding:
+                return sessions[0].latents + read
+            pairs = zip(inputs, sessions, strict=True)
+            latents = [session.latents.expand(len(entry.context), -1, -1) for entry, session in pairs]
+            return torch.cat(latents) + read
 
     def _fold_queries(self, latents: Tensor) -> FoldedQueries:
         model = self.model
@@ -226,6 +241,7 @@ class FrozenPoco(FoldedPoco):
             self.exact = super().fold()
             decoder = self.exact.decoder.to(dtype)
             self._folded = replace(self.exact, decoder=decoder, layers=DecoderLayers.of(decoder, CPU_BLOCK))
+            self._latents = FrozenLatents(self.model)
 
     def fold(self) -> FoldedWeights:
         return self._folded
@@ -234,7 +250,8 @@ class FrozenPoco(FoldedPoco):
         # Latents are few, and an interface that is fitted is the better for exact ones.
         return self.exactly(device)
 
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """One below the other; a single one, which may be large, is not copied."""
-    return tensors[0] if len(tensors) == 1 else torch.cat([*tensors])
+    def _keys_values(self, latents: Tensor, weights: FoldedWeights) -> tuple[Tensor, Tensor]:
+        if self.training:  # with dropout
+            return super()._keys_values(latents, weights)
+        with self.exactly(latents.device):
+            return self._latents(latents)

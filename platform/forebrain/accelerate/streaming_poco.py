@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forebrain.accelerate.folded_layers import ReadWeights, after_norm, latent_layers, normal, pairs, turn
+from forebrain.accelerate.folded_layers import after_norm, latent_layers, normal, pairs, turn
 from forebrain.accelerate.folded_poco import FoldedSession, FoldedWeights, FrozenPoco
 from forebrain.accelerate.packed_linear import PackedLinear
 from forebrain.accelerate.unit_decoder_passes import NORM_EPS
@@ -105,7 +105,7 @@ class SessionStream:
         self._spread, self._trusted = new(num_units), new(num_units)
         self._least_square = torch.full_like(self._spread, MIN_SPREAD**2)
         encoder_frames = self._frames[config.context - config.encoder_frames :]
-        self._read = _Read(weights.read, folded, encoder_frames.unflatten(0, (-1, config.token_length)))
+        self._read = _Read(weights, folded, encoder_frames.unflatten(0, (-1, config.token_length)))
         self._forecast = new(config.horizon, num_units)
         cuts = _cuts(num_units)
         num_threads = min(1 + len(workers.threads), len(cuts))
@@ -183,7 +183,8 @@ class FrameWeights:
         config, rotation, rows = model.config, model.rotation("latent"), folded.decoder
         self.in_use = Lock()
         self.config, self.dtype, self.projected_width = config, rows.out_weight.dtype, len(rows.expand_bias)
-        self.read = ReadWeights(model.encoder_attention, rotation, model.rotation("token"))
+        self.read, self.read_eps = exact.read, model.encoder_attention.norm_context.eps
+        self.unit_bias = model.decoder_attention.to_out.bias  # of what units read
         self.latents = latent_layers(model)
         expand_weight = exact.decoder.expand_weight
         self.readout = _Readout(model.decoder_attention, rotation, expand_weight, rows.expand_bias)
@@ -247,14 +248,16 @@ class _Read:
         frames: [S, L, N], where each window's frames will be.
     """
 
-    def __init__(self, weights: ReadWeights, folded: FoldedSession, frames: Tensor) -> None:
+    def __init__(self, weights: FrameWeights, folded: FoldedSession, frames: Tensor) -> None:
         tokens, queries = folded.tokens, folded.tokens.queries
         (num_tokens, length, num_units), (num_latents, width) = frames.shape, folded.latents.shape
-        self.weights, self.frames, self.frames_by_unit = weights, frames, frames.mT
-        self.on_frames, self.on_all, self.frame_terms = queries.on_frames, queries.on_all, tokens.frame_terms
-        self.units, self.square = tokens.units, tokens.square + weights.eps
-        self.frame_values = queries.frame_weight.T @ weights.weight  # [L, h]
-        self.before = folded.latents + weights.out_bias
+        self.frames, self.frames_by_unit, self.before = frames, frames.mT, folded.latents
+        self.on_frames, self.on_all = queries.on_frames, queries.on_all
+        of_variance, of_scores = tokens.frame_terms()
+        self.frame_terms = torch.cat([of_variance.expand(num_tokens, -1, -1), of_scores], dim=1)
+        self.units, self.square = tokens.units, tokens.square + weights.read_eps
+        values, self.turns, self.out = weights.read.values, weights.read.turns, weights.read.out
+        self.frame_values, self.unit_values, self.bias = values[:length], values[length:-1], values[-1]
 
         new = frames.new_empty
         self.products = torch.empty_like(self.frame_terms)
@@ -269,14 +272,13 @@ class _Read:
         self.of_frames = new(num_tokens, num_latents, length)
         self.flat_of_frames = self.of_frames.flatten(0, 1)
         self.of_units = new(num_tokens * num_latents, width)
-        self.values = new(num_tokens * num_latents, len(weights.bias))
+        self.values = new(num_tokens * num_latents, len(self.bias))
         self.value_pairs = pairs(self.values.unflatten(0, (num_tokens, num_latents)))
-        self.summed = new(num_latents, len(weights.bias))
+        self.summed = new(num_latents, len(self.bias))
         self.summed_pairs = pairs(self.summed)
         self.latents = new(num_latents, width)
 
     def __call__(self) -> Tensor:
-        weights = self.weights
         torch.baddbmm(self.frame_terms, self.on_frames, self.frames, out=self.products)
         torch.mul(self.of_variance, self.frames, out=self.squares)
         torch.sum(self.squares, 1, out=self.variance).add_(self.square).rsqrt_()
@@ -287,10 +289,10 @@ class _Read:
         scores.mul_(self.inverse_deviation)
         torch.bmm(scores, self.frames_by_unit, out=self.of_frames)
         torch.mm(self.flat_scores, self.units, out=self.of_units)
-        torch.mul(self.flat_token_weights, weights.bias, out=self.values)
-        self.values.addmm_(self.flat_of_frames, self.frame_values).addmm_(self.of_units, weights.weight)
-        torch.sum(self.value_pairs * weights.turn, 0, out=self.summed_pairs)
-        return torch.addmm(self.before, self.summed.div_(self.total), weights.out, out=self.latents)
+        torch.mul(self.flat_token_weights, self.bias, out=self.values)
+        self.values.addmm_(self.flat_of_frames, self.frame_values).addmm_(self.of_units, self.unit_values)
+        torch.sum(self.value_pairs * self.turns, 0, out=self.summed_pairs)
+        return torch.addmm(self.before, self.summed.div_(self.total), self.out, out=self.latents)
 
 
 class _Block:
@@ -314,7 +316,7 @@ class _Block:
         units: slice,
         scratch: _Scratch,
     ) -> None:
-        self.weights, self.units = weights, folded.units[units]
+        self.weights, self.units = weights, folded.units[units] + weights.unit_bias
         self.queries = folded.queries[units].T.contiguous()
         self.frames_by_unit, self.of_result = frames[:, units].T, forecast[:, units]
         (num_units, _), num_latents, dtype = self.units.shape, len(folded.latents), weights.dtype

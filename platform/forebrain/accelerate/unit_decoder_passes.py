@@ -409,7 +409,9 @@ class Backward:
             of_film = FilmWeights.of(of_weights)
             return self._forward.fused.backward(grad_out, refined, passed.block.context, of_film)
         _add_linear(of_weights.out_weight, None, grad_out, film.modulated)
-        grad_scale = torch.mm(grad_out, weights.out_weight, out=film.modulated)
+        # Of a frozen layer gamma is no longer needed, and its memory is in one piece.
+        memory = film.modulated if self.needs_scale else film.scale
+        grad_scale = torch.mm(grad_out, weights.out_weight, out=memory)
         if self.needs_scale:
             self._add_hidden(film.scale.mul_(grad_scale), film.hidden)
         grad_scale.mul_(film.hidden[-1])
