@@ -126,9 +126,7 @@ class PopulationRead:
         on_all = (projected @ attention.norm_context.bias).unsqueeze(-1)
         return FoldedQueries(weight, on_frames, on_units, on_all)
 
-    def read(
-        self, queries: FoldedQueries, latent_rotation: Rotation, token_rotation: Rotation
-    ) -> FoldedRead:
+    def read(self, queries: FoldedQueries, latent_rotation: Rotation, token_rotation: Rotation) -> FoldedRead:
         """Of queries; tables [K, h] and [S, h]."""
         attention = self._attention
         of_tokens = attention.norm_context.weight[:, None] * attention.to_value.weight.T  # [d, h]
