@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import ray
 
+from forebrain import ray_runtime
 from forebrain.errors import ClusterError
 from forebrain.ray_runtime import start_ray
 
@@ -31,3 +32,13 @@ def test_ray_that_does_not_start_is_one_error(
         monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ClusterError, match=words):
         start_ray()
+
+
+def test_ray_gets_the_cores_that_may_be_used_and_not_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(ray_runtime, "num_cores", lambda: 3)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    start_ray()
+    assert given["num_cpus"] == 3
