@@ -1,4 +1,4 @@
-"""The model that docs/development.md writes out trains, resumes, is published, adapted and streamed."""
+"""What docs/development.md writes out: a model, from training to streaming, and a reader."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from rich.console import Console
 import forebrain as fb
 from forebrain.adaptation.publish import PublishConfig, publish_run
 from forebrain.config import from_values
+from forebrain.errors import RecordingError
 from forebrain.models import registry
 from forebrain.runs.pretrain import pretrain
+from forebrain.sessions import readers
 from forebrain.sessions.session import Session
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
@@ -27,17 +29,23 @@ from forebrain.training.run_folder import RunFolder
 PAGE = Path(__file__).parents[1] / "docs" / "development.md"
 
 
-@pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The code of the page as a module whose config is registered."""
-    (code,) = re.findall(r"```python\n(\"\"\"A mean-field model.*?)```", PAGE.read_text(), flags=re.S)
+def module_of_page(first: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The code of the page that begins with these words, as a module."""
+    (code,) = re.findall(rf"```python\n(\"\"\"{first}.*?)```", PAGE.read_text(), flags=re.S)
     assert len(code.splitlines()) <= 60
-    (tmp_path / "mean_field.py").write_text(code)
-    spec = importlib.util.spec_from_file_location("mean_field", tmp_path / "mean_field.py")
+    (folder / "example.py").write_text(code)
+    spec = importlib.util.spec_from_file_location(name, folder / "example.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "mean_field", module)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The model of the page, registered."""
+    module = module_of_page("A mean-field model", "mean_field", tmp_path, monkeypatch)
     models = registry.MODELS
     assert isinstance(models, dict)
     monkeypatch.setitem(models, "meanfield", module.MeanFieldConfig)
@@ -89,3 +97,17 @@ def test_it_trains_resumes_is_published_adapted_and_streamed(
     for frame in window:
         streamed = live.step(frame)
     np.testing.assert_array_equal(streamed, forecast)
+
+
+def test_the_reader_of_the_page_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module_of_page("Lab traces", "forebrain.sessions.readers.labtraces", tmp_path, monkeypatch)
+    monkeypatch.setattr(readers, "READERS", ("labtraces", *readers.READERS))
+    traces = np.random.default_rng(0).normal(size=(50, 4))
+    path = tmp_path / "recording.txt"
+    np.savetxt(path, traces, header="labtraces rate_hz=5", comments="#")
+    (session,) = readers.open_recording(path)
+    np.testing.assert_allclose(session.frames(0, 50), traces, rtol=1e-6)
+    assert session.rate_hz == 5.0 and session.metadata["rate_from"] == "the first line"
+    path.write_bytes(path.read_bytes()[:-30] + b" x\n")
+    with pytest.raises(RecordingError, match="not readable as lab traces"):
+        readers.open_recording(path)

@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from forebrain.adaptation.start import NUM_STATISTICS, Start, unit_statistics
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.description import Description
+from forebrain.adaptation.origin import weights_of
+from forebrain.adaptation.start import NUM_STATISTICS, START, Start, unit_statistics
 from forebrain.errors import AdaptationError
-from forebrain.models.base import Interface
+from forebrain.models.base import Interface, ModelConfig
+from forebrain.models.registry import MODELS
 from forebrain.scoring.window_source import ArrayWindows
 from forebrain.sessions.session import Session
+from forebrain_registry import Metadata, Registry, SeenSession, publish
 
 WIDTH = 6
+# A context of 12 holds no token of the default length.
+SMALLER = {name: {"token_length": 4} for name in ("poco", "poyo", "taco")}
 
 
 def trained(sources: ArrayWindows, weights: torch.Tensor) -> dict[str, Interface]:
@@ -89,3 +96,32 @@ def test_statistics_are_of_training_windows_alone_and_see_no_order_of_units(sess
         found = unit_statistics(ArrayWindows([replace(session, traces=changed)], "chronological", 20, 4), 0)
         torch.testing.assert_close(found, expected)
     assert before.shape == (60, NUM_STATISTICS) and torch.isfinite(before).all()
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
+def test_a_start_is_published_with_any_model(
+    registry: Registry, description: Description, config: type[ModelConfig]
+) -> None:
+    """Of some, what an interface begins with depends on the number of units, which no version has."""
+    described = replace(
+        description, model=replace(config(), context=12, horizon=4, **SMALLER.get(config().name, {}))
+    )
+    model = described.model.build(1)
+    like = model.new_interface(3)
+    width = like.unit.shape[1]
+    start = Start(
+        unit=torch.ones(width),
+        session=torch.zeros_like(like.session),
+        weights=torch.zeros(NUM_STATISTICS, width),
+        centre=torch.zeros(NUM_STATISTICS),
+        scale=torch.ones(NUM_STATISTICS),
+    )
+    version = publish(
+        registry, "worms", {"model.safetensors": weights_of(model), START: start.save()},
+        Metadata(
+            licence="MIT", config=described.config(), preprocessing=described.preprocessing(),
+            sessions=(SeenSession("lab", "animal1", "one", "celegans", 2.5),),
+        ),
+    )  # fmt: skip
+    pulled = Backbone.from_registry(str(version), registry.uri).start
+    assert pulled is not None and torch.equal(pulled.unit, start.unit)

@@ -92,7 +92,7 @@ class Pretrained:
         start = None
         # What lies in the cache and no record names was checked by nobody.
         if START in [stored.path for stored in version.record.files]:
-            start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(0), where)
+            start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(1), where)
         return cls(model, description, origin, metadata.sessions, start)
 
     @classmethod
