@@ -23,7 +23,7 @@ from forebrain.shards.prepare import map_here, prepare
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters first: they take longer than all the rest together."""
+    """Clusters first, since they are the one part that cannot be shared out."""
     items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))
 
 

@@ -82,6 +82,7 @@ def lab_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "bin" / "python")
 
 
+@pytest.mark.slow
 def test_a_lab_publishes_adapts_and_forecasts_without_ray(
     lab_python: str, s3_bucket: str, walk: Callable[..., Session], tmp_path: Path
 ) -> None:

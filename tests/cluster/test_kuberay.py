@@ -22,7 +22,7 @@ def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((KUBERAY / f"{name}.yaml").read_text()))
 
 
-def cluster_of(name: str) -> dict[str, Any]:
+def manifest_of(name: str) -> dict[str, Any]:
     """The RayCluster's spec in a manifest."""
     (document,) = documents(name)
     return document["spec"].get("rayClusterSpec", document["spec"])
@@ -30,7 +30,7 @@ def cluster_of(name: str) -> dict[str, Any]:
 
 def pods_of(name: str) -> dict[str, dict[str, Any]]:
     """Pod specs of a cluster by group."""
-    cluster = cluster_of(name)
+    cluster = manifest_of(name)
     groups = {"head": cluster["headGroupSpec"]} | {
         group["groupName"]: group for group in cluster["workerGroupSpecs"]
     }
@@ -92,7 +92,7 @@ def test_pods_are_what_kubernetes_takes_and_run_without_privileges(name: str) ->
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_the_object_store_fits_its_volume_and_the_volume_fits_the_pod(name: str) -> None:
-    cluster = cluster_of(name)
+    cluster = manifest_of(name)
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         store = int(group["rayStartParams"]["object-store-memory"])
         pod = group["template"]["spec"]
@@ -111,7 +111,7 @@ def gibibytes(quantity: str) -> int:
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_clusters_ask_for_the_token_grow_and_shrink_and_keep_work_off_the_head(name: str) -> None:
-    cluster = cluster_of(name)
+    cluster = manifest_of(name)
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["enableInTreeAutoscaling"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -155,7 +155,7 @@ def environment_values(node: Any) -> list[tuple[str, Any]]:
 
 
 def test_the_head_that_stays_keeps_what_it_knows_in_the_redis_beside_it() -> None:
-    options = cluster_of("raycluster")["gcsFaultToleranceOptions"]
+    options = manifest_of("raycluster")["gcsFaultToleranceOptions"]
     service, redis = documents("redis")
     assert options["redisAddress"] == f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
     (container,) = redis["spec"]["template"]["spec"]["containers"]
