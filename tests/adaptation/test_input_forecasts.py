@@ -97,6 +97,59 @@ def test_an_effect_is_the_difference_of_two_forecasts(adapted: fb.Adapted, sessi
     np.testing.assert_allclose(adapted.effect(window, flash, flash, inputs), 0, atol=1e-6)
 
 
+def test_intervals_of_a_plan_are_its_own_and_narrower(adapted: fb.Adapted, session: fb.Session) -> None:
+    window, inputs, plan = window_and_inputs(session, 800)
+    levels = [0.1, 0.5, 0.9]
+    alone, planned = (adapted.forecast(window, *known, quantiles=levels) for known in ((), (inputs, plan)))
+    width = [(each[..., 2] - each[..., 0]).mean() for each in (alone, planned)]
+    assert width[1] < 0.9 * width[0]
+    assert adapted.result is not None
+    coverage = adapted.result["inputs"]["uncertainty"]["plan"]["coverage"]
+    assert 0.7 < coverage["0.8"] < 0.9
+    # Of an adaptation from before they were calibrated, those of the activity alone are given.
+    assert adapted.inputs is not None
+    before = replace(adapted, inputs=replace(adapted.inputs, calibrations={}))
+    old = before.forecast(window, inputs, plan, quantiles=levels)
+    np.testing.assert_allclose(old[..., 2] - old[..., 0], alone[..., 2] - alone[..., 0], rtol=1e-4)
+    assert adapted.plot()._repr_png_()  # type: ignore[attr-defined]
+
+
+def test_an_effect_has_an_interval_that_covers_the_true_one(adapted: fb.Adapted, session: fb.Session) -> None:
+    window, inputs, plan = window_and_inputs(session, 800)
+    flash = np.zeros_like(plan)
+    flash[0, 0] = 1
+    flash[:, 1] = inputs[-1, 1]
+    low, middle, high = np.moveaxis(
+        adapted.effect(window, flash, inputs=inputs, quantiles=[0.05, 0.5, 0.95]), -1, 0
+    )
+    np.testing.assert_allclose(middle, adapted.effect(window, flash, inputs=inputs), atol=1e-6)
+    true = KERNEL[:H, None] * np.array([3.0, -2.0, 1.0, 0.5, 2.0])
+    assert ((low < true) & (true < high)).mean() >= 0.7
+    assert (high - low).mean() < 1.5  # a sixth of what flashes bring and what noise leaves of one of them
+    table = adapted.effect(session, plan, quantiles=[0.1, 0.9])
+    assert table.columns.names == ["unit", "quantile"] and table.shape == (H, 2 * N)
+    # One that was saved before there were any says so.
+    assert adapted.inputs is not None and adapted.inputs.plan is not None
+    response = replace(adapted.inputs.plan.response, refits=None)
+    stacks = replace(adapted.inputs, plan=replace(adapted.inputs.plan, response=response))
+    with pytest.raises(AdaptationError, match="before there were"):
+        replace(adapted, inputs=stacks).effect(window, flash, inputs=inputs, quantiles=[0.5])
+
+
+def test_the_report_scores_evoked_and_quiet_windows_apart(adapted: fb.Adapted, tmp_path: Path) -> None:
+    assert adapted.result is not None
+    scores = adapted.result["inputs"]
+    assert 0 < scores["num_evoked"] < scores["num_windows"]
+    for known in ("none", "past", "plan", "shuffled", "wrong"):
+        assert min(scores["evoked"][known], scores["quiet"][known]) <= scores[known] + 1e-9
+    assert (
+        scores["evoked"]["plan"] - scores["evoked"]["none"]
+        > scores["quiet"]["plan"] - scores["quiet"]["none"]
+    )
+    text = (adapted.report(tmp_path / "report") / "report.md").read_text()
+    assert "| evoked " in text and "| quiet " in text
+
+
 def test_a_response_is_what_was_put_in(adapted: fb.Adapted) -> None:
     table = adapted.response("flash")
     assert table.index.name == "seconds after" and table.index[1] == 0.5
@@ -143,6 +196,10 @@ def test_it_comes_back_to_the_bit_from_a_folder(
     opened = fb.open(folder)
     for known in ((), (inputs,), (inputs, plan)):
         np.testing.assert_array_equal(opened.forecast(window, *known), adapted.forecast(window, *known))
+        bounds = [each.forecast(window, *known, quantiles=[0.1, 0.9]) for each in (opened, adapted)]
+        np.testing.assert_array_equal(*bounds)
+    effects = [each.effect(window, plan, inputs=inputs, quantiles=[0.1]) for each in (opened, adapted)]
+    np.testing.assert_array_equal(*effects)
     assert json.loads((folder / "result.json").read_text())["inputs"]["plan"] > 0
     (folder / INPUTS).write_bytes(b"garbage")
     with pytest.raises(AdaptationError, match="is not the file"):

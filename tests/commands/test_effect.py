@@ -72,6 +72,10 @@ def test_a_plan_and_its_effect(
     effect = table(capsys.readouterr().out)
     np.testing.assert_allclose(effect, found[0] - found[1], atol=1e-3)
     assert effect[0, 0] > 1 and effect[0, 1] < -0.4
+    assert main(["effect", *where, "--plan", given, "--quantiles", "0.1", "0.9"]) == 0
+    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["frames_ahead", "seconds_ahead", "unit", "effect", "0.1", "0.9"] and len(rows) == 12
+    assert all(float(low) < float(point) < float(high) for *_, point, low, high in rows)
     out = tmp_path / "effect.csv"
     assert main(["effect", *where, "--plan", given, "--against", given, "--out", str(out)]) == 0
     assert not table(out.read_text()).any() and "3 units over 4 frames" in capsys.readouterr().out

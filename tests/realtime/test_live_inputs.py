@@ -178,6 +178,8 @@ def test_messages_carry_them() -> None:
     assert frame.inputs.tolist() == [1, 1] and frame.plan.shape == (8,)
     question = decode_request(encode_question(Question("what_if", np.zeros((2, 4, 3), np.float32))))
     assert isinstance(question, Question) and question.plans is not None and question.plans.shape == (2, 4, 3)
+    asked = decode_request(encode_question(Question("effect", np.zeros((1, 4, 3), np.float32), (0.1, 0.9))))
+    assert isinstance(asked, Question) and (asked.ask, asked.quantiles) == ("effect", (0.1, 0.9))
     with pytest.raises(FrameError, match="brings no plans"):
         decode_request(encode_question(Question("what_if")))
 
@@ -206,6 +208,18 @@ def test_a_rig_sends_inputs_and_plans_and_asks_what_if(client: fb.live.Client, a
     assert (forecast.knows, forecast.extrapolates) == ("plan", ())
     plans = np.stack([np.zeros((H, 2)), VALUES[500 : 500 + H]])
     np.testing.assert_array_equal(client.what_if(plans)[1], expected)
+    where = FRAMES[488:500], VALUES[400:500]
+    bounds = adapted.forecast(*where, plans[1], quantiles=[0.1, 0.9])
+    # What the stream has taught since is in the live ones: they differ by what it widened and moved.
+    found = client.what_if(plans, [0.1, 0.9])
+    assert found.shape == (2, H, N, 2) and (found[..., 0] < found[..., 1]).all()
+    np.testing.assert_allclose(found[1], bounds, atol=0.3)
+    effect = adapted.effect(where[0], plans[1], inputs=where[1])
+    np.testing.assert_allclose(client.effect(plans)[1], effect, atol=1e-5)
+    doubt = adapted.effect(where[0], plans[1], inputs=where[1], quantiles=[0.1, 0.9])
+    np.testing.assert_allclose(client.effect(plans, [0.1, 0.9])[1], doubt, atol=1e-5)
+    with pytest.raises(FrameError, match="expected"):
+        client.effect(plans, [1.5])
     for wrong in ({"inputs": [1.0]}, {"plan": np.zeros(5)}, {"plan": np.zeros((1, 2))}):
         with pytest.raises(FrameError):
             client.step(FRAMES[500], 500, **wrong)

@@ -6,7 +6,8 @@ import pytest
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import CopyBaseline
-from forebrain.scoring.inputs import MAX_FEATURES, InputFeatures, is_evoked, lag_basis, taken_apart
+from forebrain.scoring.evoked import is_evoked
+from forebrain.scoring.inputs import MAX_FEATURES, InputFeatures, lag_basis, taken_apart
 from forebrain.scoring.response import (
     HeldPlan,
     Response,

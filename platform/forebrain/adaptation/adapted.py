@@ -21,7 +21,7 @@ from forebrain.adaptation.comparison import Comparison
 from forebrain.adaptation.plans import Choice, ExtrapolationWarning, response_table, unit_weights
 from forebrain.adaptation.score import Score
 from forebrain.adaptation.tables import embedding_table, forecast_table, unit_table
-from forebrain.errors import AdaptationError, RecordingError
+from forebrain.errors import AdaptationError, ConfigError, RecordingError
 from forebrain.models.base import Model, SessionInput
 from forebrain.notebook import facts
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
@@ -109,8 +109,8 @@ class Adapted(Artifact):
                 mapping or data frame by name; of a session True, for those that it has. None: not known.
             plan: what will be done: values of the next H frames likewise, or `hold` for inputs that stay as
                 they are. None: not known. With a session its own inputs go before it.
-            quantiles: levels, each inside (0, 1), of calibrated quantiles; None for points. They are
-                calibrated without inputs, so with them intervals are rather too wide.
+            quantiles: levels, each inside (0, 1), of quantiles calibrated on forecasts that know as much as
+                this one; None for points.
             horizon: frames to forecast, at most H; None for H.
 
         Returns:
@@ -135,21 +135,42 @@ class Adapted(Artifact):
                 "recording."
             )
         frames, past = self._window_and_inputs(window, inputs, plan is not None)
-        forecast = self._forecast(frames, past, None if plan is None else self._plan(plan, past))
+        planned = None if plan is None else self._plan(plan, past)
+        forecast = self._forecast(frames, past, planned)
         if levels is not None:
-            forecast = self._quantiles(frames, forecast, levels)
+            forecast = self._quantiles(frames, forecast, levels, self._knows(past, planned))
         if isinstance(window, Session):
             return forecast_table(forecast[:steps], self.preprocessing, levels)
         return forecast[:steps]
 
     @overload
     def effect(
-        self, window: Session, plan: Any, against: Any = None, inputs: Any = None
+        self,
+        window: Session,
+        plan: Any,
+        against: Any = None,
+        inputs: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
     ) -> pandas.DataFrame: ...
     @overload
-    def effect(self, window: Any, plan: Any, against: Any = None, inputs: Any = None) -> np.ndarray: ...
     def effect(
-        self, window: Any, plan: Any, against: Any = None, inputs: Any = None
+        self,
+        window: Any,
+        plan: Any,
+        against: Any = None,
+        inputs: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
+    ) -> np.ndarray: ...
+    def effect(
+        self,
+        window: Any,
+        plan: Any,
+        against: Any = None,
+        inputs: Any = None,
+        *,
+        quantiles: Sequence[float] | None = None,
     ) -> np.ndarray | pandas.DataFrame:
         """The difference that a plan makes: the forecast under it less the forecast under another.
 
@@ -159,13 +180,20 @@ class Adapted(Artifact):
             window, inputs: as `forecast` takes them.
             plan: what will be done.
             against: instead of what; None for inputs that stay as they are.
+            quantiles: levels, each inside (0, 1), of where the estimated answer may truly lie: refitted
+                without one block of time after another, and as far off as answers usually are. The noise of
+                a recording is not in it, as it is in a forecast's quantiles. None for the effect itself.
 
         Returns:
-            float32 [H, N] in the recording's units of measurement; of a session a data frame.
+            float32 [H, N] in the recording's units of measurement, with quantiles [H, N, Q]; of a session a
+            data frame.
 
         Raises:
-            AdaptationError: as of `forecast`; or no plan is known to help on this recording.
+            AdaptationError: as of `forecast`; no plan is known to help on this recording; or quantiles of an
+                adaptation that was made before there were any.
+            ConfigError: a level is not inside (0, 1), or comes twice.
         """
+        levels = None if quantiles is None else require_levels(quantiles)
         stacks = self._planned_stacks()
         _, past = self._window_and_inputs(window, inputs, True)
         assert past is not None
@@ -174,8 +202,20 @@ class Adapted(Artifact):
         first, second = (
             stacks.responses(self.context, before[None], each[None])[0, self.context :] for each in plans
         )
-        difference = (first - second) * self.preprocessing.scale
-        return forecast_table(difference, self.preprocessing) if isinstance(window, Session) else difference
+        difference = first - second
+        if levels is not None:
+            try:
+                offsets = stacks.effect_offsets(before, plans[0], plans[1], levels)
+            except ConfigError as error:
+                raise AdaptationError(
+                    "quantiles of an effect were asked for, and this adaptation was made before there were "
+                    "any. Adapt again."
+                ) from error
+            difference = difference[..., None] + np.moveaxis(offsets, 0, -1)
+            effect: np.ndarray = difference * self.preprocessing.scale[:, None]
+        else:
+            effect = difference * self.preprocessing.scale
+        return forecast_table(effect, self.preprocessing, levels) if isinstance(window, Session) else effect
 
     def response(self, name: str) -> pandas.DataFrame:
         """Each unit's expected answer to one input, over as long as it was looked for.
@@ -311,18 +351,22 @@ class Adapted(Artifact):
                 "which recording? This adaptation was opened from a folder, or not scored; give a session."
             )
         band = None if self.calibration is None else self._band
-        planned: Callable[[int], np.ndarray] | None = None
+        planned: Callable[[int], tuple[np.ndarray, np.ndarray | None]] | None = None
         stacks, drawn = self.inputs, {}
         if stacks is not None and stacks.plan is not None and prepared.stimulus is not None:
             values = prepared.input_values(stacks.names)
             start = prepared.segments[-1][0]
             drawn = {name: values[:, column] for column, name in enumerate(stacks.names)}
 
-            def under_plan(origin: int) -> np.ndarray:
+            def under_plan(origin: int) -> tuple[np.ndarray, np.ndarray | None]:
                 frames = prepared.frames(origin - self.context, origin)
-                return self._forecast(frames, values[start:origin], values[origin : origin + self.horizon])
+                plan = values[origin : origin + self.horizon]
+                forecast = self._forecast(frames, values[start:origin], plan)
+                if self.calibration is None or "plan" not in stacks.calibrations:
+                    return forecast, None
+                return forecast, self._quantiles(frames, forecast, BAND, "plan")
 
-            band, planned = None, under_plan  # intervals are of forecasts without inputs
+            band, planned = None, under_plan
 
         return forecasts_at_the_end(
             self._forecast, prepared, self.preprocessing, self.context, self.horizon, band, planned, drawn
@@ -469,8 +513,7 @@ class Adapted(Artifact):
     ) -> np.ndarray:
         context = self.preprocessing.normalise(frames)[None]
         stacks = self.inputs
-        known = "none" if stacks is None or past is None else stacks.known("past" if plan is None else "plan")
-        if known == "none":
+        if self._knows(past, plan) == "none":
             forecast = self._model(0, context)
             if self.stack is not None:
                 forecast = self.stack.forecast(context, forecast)
@@ -482,15 +525,26 @@ class Adapted(Artifact):
             )
         return self.preprocessing.denormalise(forecast[0])
 
+    def _knows(self, past: np.ndarray | None, plan: np.ndarray | None) -> Known:
+        """What a forecast that is given these knows."""
+        if self.inputs is None or past is None:
+            return "none"
+        return self.inputs.known("past" if plan is None else "plan")
+
     def _band(self, frames: np.ndarray) -> np.ndarray:
         return self._quantiles(frames, self._forecast(frames), BAND)
 
-    def _quantiles(self, frames: np.ndarray, forecast: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-        """float32 [H, N, Q] about the forecast [H, N] of raw frames [C, N]."""
+    def _quantiles(
+        self, frames: np.ndarray, forecast: np.ndarray, levels: Sequence[float], known: Known = "none"
+    ) -> np.ndarray:
+        """float32 [H, N, Q] about the forecast [H, N] of raw frames [C, N] that knows so much."""
         assert self.calibration is not None
+        calibration = self.calibration
+        if self.inputs is not None:  # of one from before there were such, the others are rather too wide
+            calibration = self.inputs.calibrations.get(known, calibration)
         spread = window_spread(self.preprocessing.normalise(frames)[None])
         normalised = self.preprocessing.normalise(forecast)[None]
-        quantiles = self.calibration.quantiles(normalised, spread, levels)[:, 0]
+        quantiles = calibration.quantiles(normalised, spread, levels)[:, 0]
         return np.moveaxis(self.preprocessing.denormalise(quantiles), 0, -1).astype(np.float32)
 
     def _model(self, session: int, context: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from forebrain.adaptation.stacking import (
     too_many_inputs,
 )
 from forebrain.adaptation.verdict import MATTERS, beside_linear, how_far, judge
+from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.evaluation.tables import Table, by_unit
 from forebrain.scoring.baselines import BASELINES, LinearBaseline
@@ -39,14 +40,16 @@ from forebrain.scoring.evaluate import (
     evaluate,
     fit_baselines,
 )
-from forebrain.scoring.input_stacks import InputFit, InputForecaster, Known, fit_inputs
+from forebrain.scoring.evoked import APART, scores_apart
+from forebrain.scoring.input_stacks import InputFit, InputForecaster, InputStacks, Known, fit_inputs
 from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import difference_over_time
 from forebrain.scoring.protocols import LABELLED, PARTS, Part
+from forebrain.scoring.quantiles import headline
 from forebrain.scoring.response import OtherPlan
 from forebrain.scoring.ridge import fit_head
 from forebrain.scoring.stack import StackFit
-from forebrain.scoring.uncertainty import Uncertainty, assess
+from forebrain.scoring.uncertainty import Uncertainty, assess, assess_known
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
 
@@ -97,6 +100,8 @@ class Comparison:
         others: what else was trained, by name.
         stack: the weights of the model, linear and their heads; None for the model alone.
         inputs: forecasts that know inputs; None where none are known.
+        known: of forecasts that know inputs: `evoked` and `quiet` scores, and the `uncertainty` of those that
+            have intervals; None likewise.
         calibration: of its intervals; None where nothing could be calibrated on.
         uncertainty: how right they are on the test part, beside the baselines'; None likewise.
         forecasters: of the activity alone that were scored, by name.
@@ -113,6 +118,7 @@ class Comparison:
     others: Mapping[str, Trained]
     stack: StackFit | None
     inputs: InputFit | None
+    known: Mapping[str, Any] | None
     calibration: Calibration | None
     uncertainty: Uncertainty | None
     forecasters: Mapping[str, Forecaster]
@@ -240,7 +246,7 @@ class Comparison:
             return None
         found = {"none": scores[self.name]}
         found |= {key: scores[name] for key, name in WITH_INPUTS.items() if name in scores}
-        return {**found, "record": self.inputs.record}
+        return {**found, **(self.known or {}), "record": self.inputs.record}
 
     def artifact(self) -> Artifact:
         """The part of the comparison that is kept."""
@@ -380,6 +386,12 @@ def compare(
             name, forecasters[name], windows, calibrations={0: calibration}, windows_per_session=limit,
             seed=config.seed,
         )  # fmt: skip
+    known = None
+    if closed.inputs is not None and closed.inputs.stacks is not None:
+        progress("scoring what inputs are known", 0, 1)
+        informed: dict[str, Forecaster | ForecasterInTime] = {"none": forecasters[name]}
+        informed |= {key: in_time[each] for key, each in WITH_INPUTS.items() if each in in_time}
+        known = _of_known(informed, closed.inputs.stacks, windows, limit, config.seed)
     leak = leak_of(backbone, session)
     seconds = time.perf_counter() - began
     return Comparison(
@@ -391,6 +403,7 @@ def compare(
         others,
         closed.stack,
         closed.inputs,
+        known,
         calibration,
         uncertainty,
         forecasters,
@@ -399,6 +412,30 @@ def compare(
         leak,
         seconds,
     )
+
+
+def _of_known(
+    forecasters: Mapping[str, Forecaster | ForecasterInTime],
+    stacks: InputStacks,
+    windows: SessionWindows,
+    limit: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Scores of evoked and quiet windows apart, and how right the intervals are, by what is known."""
+    apart = scores_apart(
+        forecasters, windows, stacks.names, windows.starts("train"), windows_per_session=limit, seed=seed
+    )
+    uncertainty = {
+        each: {
+            **headline(
+                [assess_known(forecasters[each], calibration, windows, windows_per_session=limit, seed=seed)]
+            ),
+            "calibrated_on": calibration.record["calibrated_on"],
+        }
+        for each, calibration in stacks.calibrations.items()
+    }
+    counts = {"num_evoked": apart["num_evoked"], "num_windows": apart["num_windows"]}
+    return {**{which: apart[which] for which in APART}, **counts, "uncertainty": uncertainty}
 
 
 def leak_of(backbone: Pretrained, session: Session) -> str | None:

@@ -31,7 +31,7 @@ def forecasts_at_the_end(
     context: int,
     horizon: int,
     band: Callable[[np.ndarray], np.ndarray] | None = None,
-    planned: Callable[[int], np.ndarray] | None = None,
+    planned: Callable[[int], tuple[np.ndarray, np.ndarray | None]] | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
     """The end of a recording: what came, and what was forecast at the start of each stretch of H frames.
@@ -45,8 +45,8 @@ def forecasts_at_the_end(
         preprocessing: of its units.
         context, horizon: C and H.
         band: [C, N] to bounds of intervals [H, N, 2], which are shaded; None for no such.
-        planned: the frame that a forecast begins with to the forecast [H, N] under the inputs that came; None
-            for no such.
+        planned: the frame that a forecast begins with to the forecast [H, N] under the inputs that came, and
+            the bounds [H, N, 2] of its intervals, which are shaded, or None; None for no such.
         inputs: by name [T], drawn on top.
 
     Raises:
@@ -63,9 +63,13 @@ def forecasts_at_the_end(
     frames = session.frames(first, stop)
     origins = context + horizon * np.arange(count)
     forecasts = np.stack([forecast(frames[origin - context : origin]) for origin in origins])
-    known = None if planned is None else np.stack([planned(first + int(origin)) for origin in origins])
-    bands = None
-    if band is not None:
+    known = bands = None
+    if planned is not None:
+        made = [planned(first + int(origin)) for origin in origins]
+        known = np.stack([points for points, _ in made])
+        bounded = [bounds for _, bounds in made if bounds is not None]
+        bands = np.stack(bounded) if bounded else None
+    elif band is not None:
         bands = np.stack([band(frames[origin - context : origin]) for origin in origins])
     truth = frames[context:].reshape(count, horizon, -1)
     least = np.finfo(np.float32).tiny  # a unit that does not move
@@ -80,6 +84,7 @@ def forecasts_at_the_end(
     lines = {"copy": plotting.line("copy"), "adapted": plotting.line("adapted")}
     if known is not None:
         lines["planned inputs"] = plotting.line("planned inputs")
+    shade = lines["adapted" if known is None else "planned inputs"]["color"]
     drawn = inputs or {}
     figure, axes = plotting.canvas(10, 1.4 + 0.9 * (len(shown) + 0.45 * len(drawn)))
     for place, (name, values) in enumerate(drawn.items()):
@@ -101,7 +106,7 @@ def forecasts_at_the_end(
                 beginning = np.repeat(last[:, None], 2, axis=1)
                 bounds = np.concatenate([beginning, bands[number, :, unit]]).T
                 shaded = time[origin - 1 : origin + horizon]
-                plotting.band(axes, shaded, base + scale * bounds, lines["adapted"]["color"])
+                plotting.band(axes, shaded, base + scale * bounds, shade)
             said = {"copy": np.repeat(last, horizon), "adapted": forecasts[number, :, unit]}
             if known is not None:
                 said["planned inputs"] = known[number, :, unit]
@@ -130,7 +135,7 @@ def forecasts_at_the_end(
         del named["adapted"]
     signs = [activity, *(Line2D([], [], label=name, **style) for name, style in named.items())]
     if bands is not None:
-        signs.append(plotting.band_sign("80 % interval", lines["adapted"]["color"]))
+        signs.append(plotting.band_sign("80 % interval", shade))
     plotting.legend(figure, signs)
     return figure
 

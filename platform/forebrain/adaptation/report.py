@@ -11,6 +11,7 @@ from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import make_example
 from forebrain.evaluation.report import UNITS_SHOWN
 from forebrain.scoring.baselines import BASELINES
+from forebrain.scoring.evoked import EVOKED_SHARE
 from forebrain.scoring.units import FAVOURS
 from forebrain_registry.storage import path_here
 
@@ -74,6 +75,7 @@ def _report(comparison: Comparison) -> str:
         f"{FAVOURS} All units are in [units.csv](units.csv).",
         "",
         tables.best_first(comparison.units(), "explained", UNITS_SHOWN).to_markdown(),
+        *_inputs(comparison),
         *_intervals(comparison),
         "### What was found in the recording",
         "",
@@ -92,6 +94,14 @@ def _report(comparison: Comparison) -> str:
         f"Model: `{backbone.origin.named}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _inputs(comparison: Comparison) -> list[str]:
+    """The part of knowing the inputs, evoked and quiet windows apart; nothing where none are known."""
+    scores = comparison.result()["inputs"]
+    if scores is None or comparison.known is None:
+        return []
+    return [tables.known_inputs(scores, EVOKED_SHARE).to_markdown()]
 
 
 def _intervals(comparison: Comparison) -> list[str]:

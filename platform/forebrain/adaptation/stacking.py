@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebrain.adaptation.calibrating import Remembered, calibration_of
+from forebrain.adaptation.calibrating import Remembered, calibrated, calibration_of
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress
@@ -106,8 +106,9 @@ def fit_closed_form(
         stack = stack_on(weighed, windows, linear, what, progress)
         if inputs:
             progress("fitting what the inputs do", 0, 1)
-            known = fit_inputs(windows, inputs, linear, weighed, stack)
-    return ClosedForm(stack, known, calibration_of(remembered, windows, stack, config.seed))
+            known = calibrated(fit_inputs(windows, inputs, linear, weighed, stack), windows, weighed)
+    calibration = calibration_of(remembered, windows, stack, config.seed, is_copy(backbone))
+    return ClosedForm(stack, known, calibration)
 
 
 def is_copy(backbone: Pretrained) -> bool:

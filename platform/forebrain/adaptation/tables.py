@@ -40,22 +40,24 @@ def forecast_table(
 
 
 def quantiles_csv(
-    forecast: np.ndarray, quantiles: np.ndarray, levels: Sequence[float], preprocessing: Preprocessing
+    forecast: np.ndarray,
+    quantiles: np.ndarray,
+    levels: Sequence[float],
+    preprocessing: Preprocessing,
+    name: str = "forecast",
 ) -> str:
     """A forecast [H, N] and its quantiles [H, N, Q] as CSV: a row for each frame ahead and unit.
 
-    The point is in the column `forecast`, quantiles are in columns named after their levels.
+    The point is in the column of that name, quantiles are in columns named after their levels.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = [preprocessing.name(unit) for unit in range(preprocessing.num_units)]
-    writer.writerow(
-        ["frames_ahead", "seconds_ahead", "unit", "forecast", *(f"{level:g}" for level in levels)]
-    )
+    writer.writerow(["frames_ahead", "seconds_ahead", "unit", name, *(f"{level:g}" for level in levels)])
     for ahead, (points, bounds) in enumerate(zip(forecast, quantiles, strict=True), 1):
-        for name, point, row in zip(names, points, bounds, strict=True):
+        for unit, point, row in zip(names, points, bounds, strict=True):
             values = (f"{value:.6g}" for value in (point, *row))
-            writer.writerow([ahead, _seconds(ahead, preprocessing), name, *values])
+            writer.writerow([ahead, _seconds(ahead, preprocessing), unit, *values])
     return stream.getvalue()
 
 

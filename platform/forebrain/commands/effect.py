@@ -1,7 +1,8 @@
 """Forecasts the difference that a plan makes: what is forecast under it less what is forecast under another.
 
-The difference is CSV: a row for each frame ahead, a column for each unit. It is an association under the
-inputs that were recorded, not a cause beyond them: see docs/inputs.md.
+The difference is CSV: a row for each frame ahead, a column for each unit. With --quantiles a row for each
+frame ahead and unit, and a column for each quantile of where the effect may truly lie. It is an association
+under the inputs that were recorded, not a cause beyond them: see docs/inputs.md.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from rich.console import Console
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.plan_file import read_plan
 from forebrain.adaptation.recording import open_session
-from forebrain.adaptation.tables import forecast_csv
+from forebrain.adaptation.tables import forecast_csv, quantiles_csv
 from forebrain.commands._out import extrapolation_told, require_free, write_out
+from forebrain.scoring.quantiles import require_levels
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Config:
         plan: a CSV file of what will be done, a row for each frame ahead and a column for each input.
         against: another such file; or `hold`, for inputs that stay as they are.
         session: which session, where the recording holds several.
+        quantiles: levels between 0 and 1, of where the estimated effect may truly lie.
         out: a CSV file; the terminal where not given.
         registry: where the model is; where it was pulled from where not given.
         overwrite: replace the file that is there.
@@ -37,6 +40,7 @@ class Config:
     plan: str
     against: str = "hold"
     session: str | None = None
+    quantiles: list[float] | None = None
     out: str | None = None
     registry: str | None = None
     overwrite: bool = False
@@ -44,13 +48,20 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Writes or prints the table."""
+    if config.quantiles is not None:
+        require_levels(config.quantiles)
     require_free(config.out, config.overwrite)
     plan, against = read_plan(config.plan), read_plan(config.against)
     adapted = Adapted.load(config.adapted, config.registry)
     session = open_session(config.recording, config.session)
     with extrapolation_told(console):
         effect = adapted.effect(session, plan, against).to_numpy()
-    table = forecast_csv(effect, adapted.preprocessing)
+    if config.quantiles is None:
+        table = forecast_csv(effect, adapted.preprocessing)
+    else:
+        bounds = adapted.effect(session, plan, against, quantiles=config.quantiles).to_numpy()
+        bounds = bounds.reshape(*effect.shape, -1)
+        table = quantiles_csv(effect, bounds, config.quantiles, adapted.preprocessing, "effect")
     if config.out is None:
         print(table, end="")
         return 0

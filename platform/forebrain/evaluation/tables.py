@@ -138,6 +138,34 @@ def intervals(name: str, result: Mapping[str, Any]) -> Table:
     )  # fmt: skip
 
 
+def known_inputs(scores: Mapping[str, Any], share: float) -> Table:
+    """The score by what is known of the inputs, over all, evoked and quiet windows.
+
+    Args:
+        scores: the block `inputs` of result.json.
+        share: of its range by which an input changes in an evoked window.
+    """
+    known = tuple(name for name in ("none", "past", "plan", "shuffled", "wrong") if name in scores)
+    counts = {"evoked": scores["num_evoked"], "quiet": scores["num_windows"] - scores["num_evoked"]}
+    return Table(
+        name="inputs",
+        title="score on the test part by what is known of the inputs; in evoked windows an event comes or an "
+        f"input changes by more than {share:.0%} of its range in the horizon; `shuffled` and `wrong` have "
+        "another window's plan, in training too and in the test alone",
+        columns=("windows", "number", *known, "80 % interval of plan"),
+        rows=(
+            (
+                "all", scores["num_windows"], *(scores[name] for name in known),
+                scores["uncertainty"].get("plan", {}).get("coverage", {}).get("0.8"),
+            ),
+            *(
+                (which, count, *(scores[which][name] for name in known), None)
+                for which, count in counts.items()
+            ),
+        ),
+    )  # fmt: skip
+
+
 def by_session(evaluation: Evaluation) -> Table:
     """A row for each session: every forecaster's score, and how many windows it stands on."""
     names = _forecasters(evaluation)

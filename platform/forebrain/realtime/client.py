@@ -71,21 +71,42 @@ class Client:
         sent = Frame(np.asarray(frame), index, time_s, names, levels, given, planned)
         return self._requests.step(sent, self.timeout_s)
 
-    def what_if(self, plans: Any) -> np.ndarray:
+    def what_if(self, plans: Any, quantiles: Sequence[float] | None = None) -> np.ndarray:
         """The forecasts from the newest frame under plans, one after another: nothing changes.
 
         Args:
             plans: [K, H, D], as `describe` names their inputs.
+            quantiles: levels of quantiles of what will come; None for points.
 
         Returns:
-            float32 [K, H, N].
+            float32 [K, H, N], with quantiles [K, H, N, Q].
 
         Raises:
             FrameError: it cannot be told, or a plan does not fit.
             NoAnswerError: no answer came in time.
         """
-        question = Question("what_if", np.asarray(plans, np.float32))
-        answer = self._requests.ask(question, self.timeout_s)
+        return self._about_plans("what_if", plans, quantiles)
+
+    def effect(self, plans: Any, quantiles: Sequence[float] | None = None) -> np.ndarray:
+        """The differences that plans make to inputs that stay as they are, from the newest frame on.
+
+        Args:
+            plans: as of `what_if`.
+            quantiles: levels of where the effect may truly lie, see `Adapted.effect`; None for the effect
+                itself.
+
+        Returns:
+            float32 [K, H, N], with quantiles [K, H, N, Q].
+
+        Raises:
+            FrameError: it cannot be told, or a plan does not fit.
+            NoAnswerError: no answer came in time.
+        """
+        return self._about_plans("effect", plans, quantiles)
+
+    def _about_plans(self, ask: str, plans: Any, quantiles: Sequence[float] | None) -> np.ndarray:
+        levels = None if quantiles is None else tuple(quantiles)
+        answer = self._requests.ask(Question(ask, np.asarray(plans, np.float32), levels), self.timeout_s)
         return np.frombuffer(answer["forecasts"], "<f4").reshape(answer["shape"])
 
     def describe(self) -> dict[str, Any]:

@@ -128,7 +128,9 @@ class LiveForecaster:
         self.ring = Ring(self.context, num_units)
         self.moments = RunningMoments(num_units, config.memory)
         self.score = RollingScore(self.horizon, num_units, config.score_windows)
-        self.intervals = _intervals(calibration, self.horizon, num_units, preprocessing.rate_hz, config)
+        self.intervals = _intervals(
+            calibration, inputs, self.horizon, num_units, preprocessing.rate_hz, config
+        )
         self.inputs = None if inputs is None else LiveInputs(inputs, self.context, self.horizon)
         self.knows: Known = "none"  # of inputs, the newest forecast
         self.drifted_units = 0
@@ -271,7 +273,7 @@ class LiveForecaster:
         if self._forecast is not None:
             self.score.add(self._forecast, self.frame)
             if self.intervals is not None:
-                self.intervals.add(self._forecast, self._normalised, self._mean, self._scale)
+                self.intervals.add(self._forecast, self._normalised, self._mean, self._scale, self.knows)
             self._forecast = None
         if self.config.normalise == "fit":
             self.drifted_units = self._count_drifted()
@@ -289,25 +291,59 @@ class LiveForecaster:
         return () if self.inputs is None else tuple(self.inputs.extrapolates)
 
     @torch.inference_mode()
-    def what_if(self, plans: Sequence[Any]) -> np.ndarray:
+    def what_if(self, plans: Sequence[Any], quantiles: Sequence[float] | None = None) -> np.ndarray:
         """Forecasts from the newest frame under plans, one after another; nothing changes.
 
         Args:
             plans: K plans [H, D], or one array [K, H, D].
+            quantiles: levels, each inside (0, 1), of quantiles of what will come; None for points.
 
         Returns:
-            float32 [K, H, N] in the recording's units.
+            float32 [K, H, N] in the recording's units, with quantiles [K, H, N, Q].
 
         Raises:
-            FrameError: inputs are not known or not helpful here, no window is full, or a plan does not fit.
+            FrameError: inputs are not known or not helpful here, no window is full, a plan does not fit, or
+                quantiles cannot be given.
         """
+        intervals = None if quantiles is None else self.require_intervals(quantiles)
+        inputs, checked = self._checked_plans(plans)
+        window = (self.ring.window - self._mean) / self._scale
+        made = [inputs.what_if(window, self._of_model, plan) for plan in checked]
+        found = np.stack([each * self._scale + self._mean for each in made]).astype(np.float32)
+        if intervals is None or quantiles is None:
+            return found
+        return np.stack(
+            [intervals.quantiles(each, window, self._mean, self._scale, quantiles, "plan") for each in found]
+        )
+
+    def effect(self, plans: Sequence[Any], quantiles: Sequence[float] | None = None) -> np.ndarray:
+        """The differences that plans make to inputs that stay as they are, from the newest frame on.
+
+        Args:
+            plans: K plans [H, D], or one array [K, H, D].
+            quantiles: levels, each inside (0, 1), of where the estimated effect may truly lie, see
+                `Adapted.effect`; None for the effect itself.
+
+        Returns:
+            float32 [K, H, N] in the recording's units, with quantiles [K, H, N, Q].
+
+        Raises:
+            FrameError: as of `what_if`.
+        """
+        inputs, checked = self._checked_plans(plans)
+        try:
+            levels = None if quantiles is None else require_levels(quantiles)
+            found = np.stack([inputs.effect(plan, levels) for plan in checked])
+        except ConfigError as error:
+            raise FrameError(f"the effect cannot be told: {error}") from error
+        scaled: np.ndarray = found * (self._scale if levels is None else self._scale[:, None])
+        return scaled.astype(np.float32, copy=False)
+
+    def _checked_plans(self, plans: Sequence[Any]) -> tuple[LiveInputs, list[np.ndarray]]:
         if self.inputs is None or not self.ring.is_full:
             why = "the adaptation knows no inputs" if self.inputs is None else "the window is not full yet"
             raise FrameError(f"what would be under a plan cannot be told: {why}.")
-        checked = [self.inputs.checked_plan(plan)[: self.horizon] for plan in plans]
-        window = (self.ring.window - self._mean) / self._scale
-        made = [self.inputs.what_if(window, self._of_model, plan) for plan in checked]
-        return np.stack([each * self._scale + self._mean for each in made]).astype(np.float32)
+        return self.inputs, [self.inputs.checked_plan(plan)[: self.horizon] for plan in plans]
 
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
         """Quantiles of the newest forecast: of the model's as the stream has taught them, of copy's those of
@@ -324,7 +360,9 @@ class LiveForecaster:
         """
         intervals = self.require_intervals(levels)
         if self._is_of_model:
-            return intervals.quantiles(self.answer, self._normalised, self._mean, self._scale, levels)
+            return intervals.quantiles(
+                self.answer, self._normalised, self._mean, self._scale, levels, self.knows
+            )
         return intervals.of_copy(self.answer[0], self._scale, levels)
 
     def require_intervals(self, levels: Sequence[float]) -> OnlineIntervals:
@@ -637,7 +675,12 @@ def open(
 
 
 def _intervals(
-    calibration: Calibration | None, horizon: int, num_units: int, rate_hz: float | None, config: LiveConfig
+    calibration: Calibration | None,
+    inputs: InputStacks | None,
+    horizon: int,
+    num_units: int,
+    rate_hz: float | None,
+    config: LiveConfig,
 ) -> OnlineIntervals | None:
     if calibration is None:
         if config.quantiles:
@@ -650,7 +693,8 @@ def _intervals(
             f"the calibration is of {calibration.horizon} steps and {calibration.num_units} units, the model "
             f"of {horizon} and {num_units}; they belong to different recordings."
         )
-    return OnlineIntervals(calibration, config.interval_memory_s, rate_hz, config.coverage_frames)
+    knowing = None if inputs is None else inputs.calibrations
+    return OnlineIntervals(calibration, config.interval_memory_s, rate_hz, config.coverage_frames, knowing)
 
 
 class _UnknownNamesError(FrameError):

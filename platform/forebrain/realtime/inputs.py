@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from forebrain.errors import AdaptationError, FrameError
 from forebrain.realtime.ring import Ring
 from forebrain.scoring.evaluate import Forecaster
-from forebrain.scoring.input_stacks import InputStacks, Known, as_inputs
+from forebrain.scoring.input_stacks import InputStacks, Known, as_inputs, held
 
 # Longest plan that is queued, in horizons: what comes from the network has a bounded size.
 MAX_HORIZONS = 64
@@ -111,10 +112,24 @@ class LiveInputs:
 
     def what_if(self, context: np.ndarray, model: Forecaster, plan: np.ndarray) -> np.ndarray:
         """The forecast [H, N] under another plan [H, D]; nothing changes. Raises FrameError."""
-        if self._last is None or self.stacks.plan is None:
-            why = "no inputs have come yet" if self._last is None else "no plan is known to help here"
-            raise FrameError(f"what would be under a plan cannot be told: {why}.")
+        self._require_response()
         return self._forecast(context, model, plan)
+
+    def effect(self, plan: np.ndarray, levels: Sequence[float] | None = None) -> np.ndarray:
+        """What a plan [H, D] changes of a forecast in which inputs stay as they are, normalised [H, N]; of
+        levels quantiles [H, N, Q]. Raises FrameError, and ConfigError where nothing is known of these."""
+        self._require_response()
+        past = self._past.window
+        stays = held(past, self.stacks.inputs, self.horizon)
+        first, second = (
+            self.stacks.responses(self._context, past[None], each[None])[0, self._context :]
+            for each in (plan, stays)
+        )
+        difference: np.ndarray = first - second
+        if levels is None:
+            return difference
+        offsets = self.stacks.effect_offsets(past, plan, stays, levels)
+        return difference[..., None] + np.moveaxis(offsets, 0, -1)
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of everything that `restore` needs."""
@@ -129,6 +144,11 @@ class LiveInputs:
         self._past.restore(arrays["inputs"], self._past.length)
         self._last = arrays["last_inputs"] if len(arrays["last_inputs"]) else None
         self._plan = arrays["plan"]
+
+    def _require_response(self) -> None:
+        if self._last is None or self.stacks.plan is None:
+            why = "no inputs have come yet" if self._last is None else "no plan is known to help here"
+            raise FrameError(f"what would be under a plan cannot be told: {why}.")
 
     def _begin(self, first: np.ndarray) -> None:
         for _ in range(self._past.length):

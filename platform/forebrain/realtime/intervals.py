@@ -10,13 +10,15 @@ forecasts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from forebrain.scoring.conformal import Calibration, window_spread
+from forebrain.scoring.input_stacks import Known
 from forebrain.scoring.quantiles import require_levels
 
 COVERAGE = 0.8
@@ -46,10 +48,17 @@ class OnlineIntervals:
         memory_s: time constant of a unit's width, seconds.
         rate_hz: of the frames; None for DEFAULT_HZ.
         coverage_frames: newest frames that the rolling coverage is over.
+        knowing: calibrations of forecasts that know inputs. What the stream teaches is how many times as wide
+            as calibrated intervals are to be, and how far off, so that it serves all of them.
     """
 
     def __init__(
-        self, calibration: Calibration, memory_s: float, rate_hz: float | None, coverage_frames: int
+        self,
+        calibration: Calibration,
+        memory_s: float,
+        rate_hz: float | None,
+        coverage_frames: int,
+        knowing: Mapping[Known, Calibration] | None = None,
     ) -> None:
         horizon, num_units = calibration.size.shape
         self.calibration = calibration
@@ -57,11 +66,9 @@ class OnlineIntervals:
         self._step = np.float32(min(0.2, LEARN_EVERY / (_SLOPE * memory)))
         pooled_memory = max(POOLED_PART * memory, LEAST_HORIZONS * horizon)
         self._pooled_step = min(0.2, LEARN_EVERY / (_SLOPE * pooled_memory))
-        low, centre, high = calibration.offsets([BOUNDS[0], 0.5, BOUNDS[1]])
-        self._centre = centre
-        self._bias_step = self._step * (high - low) / 2
-        self._has_floor = bool(np.isfinite(calibration.floor).any())
-        self._low, self._high = low - centre, high - centre
+        begun = _Begun.of(calibration)
+        self._begun = {"none": begun, **{known: _Begun.of(each) for known, each in (knowing or {}).items()}}
+        self._bias_step = self._step * (begun.high - begun.low) / 2
         self.bias = np.zeros((horizon, num_units), np.float32)  # in scales of the window
         self.width = np.zeros((horizon, num_units), np.float32)  # logarithms, as is `pooled`
         self.pooled = np.zeros((horizon, 1), np.float32)
@@ -71,7 +78,6 @@ class OnlineIntervals:
         self._bounds = np.zeros((2, horizon, horizon, num_units), np.float32)  # [., origin % H, step, unit]
         self._is_made = np.zeros(horizon, bool)
         self._now = 0
-        self._deviations: dict[tuple[float, ...], np.ndarray] = {}
 
     @property
     def coverage(self) -> float | None:
@@ -98,6 +104,7 @@ class OnlineIntervals:
         mean: np.ndarray,
         scale: np.ndarray,
         levels: Sequence[float],
+        known: Known = "none",
     ) -> np.ndarray:
         """Quantiles of a forecast by the model.
 
@@ -106,6 +113,7 @@ class OnlineIntervals:
             context: [C, N], normalised, that it was made from.
             mean, scale: [N], of the normalisation.
             levels: each inside (0, 1).
+            known: what the forecast knows of inputs.
 
         Returns:
             float32 [H, N, Q] in the recording's units.
@@ -113,14 +121,10 @@ class OnlineIntervals:
         Raises:
             ConfigError: a level is not inside (0, 1), or comes twice.
         """
-        key = require_levels(levels)
-        if key not in self._deviations:
-            if len(self._deviations) == MOST_LEVELS:
-                self._deviations.clear()
-            self._deviations[key] = self.calibration.offsets(key) - self._centre
-        deviations = self._factor() * self._deviations[key] + (self._centre + self.bias)
-        quantiles = forecast + deviations * self._scale(context, scale)
-        quantiles = np.maximum(quantiles, self.calibration.floor * scale + mean)
+        begun = self._begun.get(known, self._begun["none"])
+        deviations = self._factor() * begun.deviations(levels) + (begun.centre + self.bias)
+        quantiles = forecast + deviations * begun.scale(context, scale)
+        quantiles = np.maximum(quantiles, begun.calibration.floor * scale + mean)
         return np.ascontiguousarray(np.moveaxis(quantiles, 0, -1), np.float32)
 
     def of_copy(self, last: np.ndarray, scale: np.ndarray, levels: Sequence[float]) -> np.ndarray:
@@ -176,7 +180,14 @@ class OnlineIntervals:
                 np.clip(self.pooled, -_MOST, _MOST, out=self.pooled)
         self._is_made[slots[-1]] = False
 
-    def add(self, forecast: np.ndarray, context: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:
+    def add(
+        self,
+        forecast: np.ndarray,
+        context: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        known: Known = "none",
+    ) -> None:
         """Keeps the interval of a forecast by the model that was made from the frame observed last.
 
         Of LEARN_EVERY forecasts one. Args as of `quantiles`.
@@ -184,17 +195,18 @@ class OnlineIntervals:
         if self._now % LEARN_EVERY:
             return
         slot = self._now % len(self._steps)
-        of_window, factor = self._scale(context, scale), self._factor()
+        begun = self._begun.get(known, self._begun["none"])
+        of_window, factor = begun.scale(context, scale), self._factor()
         factor *= of_window
-        middle = self._centre + self.bias
+        middle = begun.centre + self.bias
         middle *= of_window
         middle += forecast
-        for place, deviation in enumerate((self._low, self._high)):
+        for place, deviation in enumerate((begun.low, begun.high)):
             bound = self._bounds[place, slot]
             np.multiply(factor, deviation, out=bound)
             bound += middle
-            if self._has_floor:
-                np.maximum(bound, self.calibration.floor * scale + mean, out=bound)
+            if begun.has_floor:
+                np.maximum(bound, begun.calibration.floor * scale + mean, out=bound)
         self._is_made[slot] = True
 
     def restart(self) -> None:
@@ -226,7 +238,34 @@ class OnlineIntervals:
         factor = self.width + self.pooled
         return np.exp(factor, out=factor)
 
-    def _scale(self, context: np.ndarray, scale: np.ndarray) -> np.ndarray:
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """Intervals as they were calibrated: median, and distances of BOUNDS from it, [H, N]."""
+
+    calibration: Calibration
+    centre: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    has_floor: bool
+    _known: dict[tuple[float, ...], np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> _Begun:
+        low, centre, high = calibration.offsets([BOUNDS[0], 0.5, BOUNDS[1]])
+        has_floor = bool(np.isfinite(calibration.floor).any())
+        return cls(calibration, centre, low - centre, high - centre, has_floor)
+
+    def deviations(self, levels: Sequence[float]) -> np.ndarray:
+        """[Q, H, N]: distances of quantiles from the median."""
+        key = require_levels(levels)
+        if key not in self._known:
+            if len(self._known) == MOST_LEVELS:
+                self._known.clear()
+            self._known[key] = self.calibration.offsets(key) - self.centre
+        return self._known[key]
+
+    def scale(self, context: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """[N]: the scale of a window, in the recording's units."""
         of_window = self.calibration.scale(window_spread(context[None])[0])
         of_window *= scale

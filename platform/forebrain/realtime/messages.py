@@ -3,7 +3,8 @@
     frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?,
                  "quantiles": [level]?, "inputs": bytes?, "plan": bytes?}
     question    {"v": 1, "ask": "status" | "describe" | "reset"}
-                {"v": 1, "ask": "what_if", "plans": bytes, "shape": [K, H, D]}
+                {"v": 1, "ask": "what_if" | "effect", "plans": bytes, "shape": [K, H, D],
+                 "quantiles": [level]?}
     forecast    {"v": 1, "forecast": bytes, "shape": [H, N], "index": int?, "time_s": float?, "made_at": int?,
                  "made_at_s": float?, "source": name, "score": float?, "drift": bool, "rate_differs": bool,
                  "step_ms": float, "quantiles": bytes?, "levels": [level]?, "knows": name,
@@ -30,7 +31,9 @@ from forebrain.errors import ConfigError, FrameError
 from forebrain.scoring.quantiles import LEVELS, require_levels
 
 VERSION = 1
-QUESTIONS = ("status", "describe", "reset", "what_if")
+QUESTIONS = ("status", "describe", "reset", "what_if", "effect")
+# That bring plans.
+ABOUT_PLANS = ("what_if", "effect")
 MAX_NAME_BYTES = 256
 OVERHEAD_BYTES = 4096
 
@@ -65,11 +68,13 @@ class Question:
 
     Attributes:
         ask: which.
-        plans: of `what_if`, [K, H, D].
+        plans: of ABOUT_PLANS, [K, H, D].
+        quantiles: of these, the levels that are asked for in place of points.
     """
 
     ask: str
     plans: np.ndarray | None = field(default=None, compare=False)
+    quantiles: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +146,9 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
         ask = message["ask"]
         if ask not in QUESTIONS:
             raise FrameError(f"the question is {ask!r:.60}; expected one of {', '.join(QUESTIONS)}.")
-        return Question(ask, _plans(message) if ask == "what_if" else None)
+        if ask not in ABOUT_PLANS:
+            return Question(ask)
+        return Question(ask, _plans(message), _levels(message.get("quantiles")))
     values, dtype = message.get("frame"), message.get("dtype", "<f4")
     if not isinstance(values, bytes) or dtype not in ("<f4", "<f8"):
         raise FrameError("the message holds no frame: expected bytes under 'frame', of dtype <f4 or <f8.")
@@ -160,10 +167,11 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
 
 def encode_question(question: Question) -> bytes:
     """A question as it travels."""
-    """A question as it travels."""
     message: dict[str, Any] = {"v": VERSION, "ask": question.ask}
     if question.plans is not None:
         message |= {"plans": _little(question.plans), "shape": list(question.plans.shape)}
+    if question.quantiles is not None:
+        message["quantiles"] = list(question.quantiles)
     return msgpack.packb(message)
 
 
@@ -261,7 +269,9 @@ def _plans(message: dict[str, Any]) -> np.ndarray:
     plans, shape = _floats(message, "plans"), message.get("shape")
     fits = isinstance(shape, list) and [type(each) for each in shape] == [int] * 3 and min(shape) > 0
     if plans is None or not isinstance(shape, list) or not fits or math.prod(shape) != plans.size:
-        raise FrameError("the question what_if brings no plans; expected bytes of <f4 and a shape [K, H, D].")
+        raise FrameError(
+            f"the question {message['ask']} brings no plans; expected bytes of <f4 and a shape [K, H, D]."
+        )
     return plans.reshape(shape)
 
 
@@ -277,9 +287,9 @@ def _levels(levels: Any) -> tuple[float, ...] | None:
     if levels is None:
         return None
     if not isinstance(levels, list) or not all(isinstance(level, int | float) for level in levels):
-        raise FrameError("the frame's quantiles are not a list of numbers.")
+        raise FrameError("the quantiles are not a list of numbers.")
     if len(levels) > len(LEVELS):
-        raise FrameError(f"the frame asks for {len(levels)} quantiles; expected at most {len(LEVELS)}.")
+        raise FrameError(f"{len(levels)} quantiles are asked for; expected at most {len(LEVELS)}.")
     try:
         return require_levels(levels)
     except ConfigError as error:

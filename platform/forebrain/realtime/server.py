@@ -11,7 +11,7 @@ import numpy as np
 
 from forebrain.errors import FrameError
 from forebrain.realtime.forecaster import LiveForecaster
-from forebrain.realtime.messages import Forecast, Frame, Question
+from forebrain.realtime.messages import ABOUT_PLANS, Forecast, Frame, Question
 from forebrain.realtime.watch import Watch
 
 POLL_S = 0.1  # how long a stop request, or a state to be saved, may wait on a silent stream
@@ -121,9 +121,10 @@ def describe(live: LiveForecaster) -> dict[str, Any]:
 def _answer(live: LiveForecaster, question: Question) -> dict[str, Any]:
     if question.ask == "describe":
         return describe(live)
-    if question.ask == "what_if":
+    if question.ask in ABOUT_PLANS:
         assert question.plans is not None
-        forecasts = live.what_if(list(question.plans))
+        asked = live.what_if if question.ask == "what_if" else live.effect
+        forecasts = asked(list(question.plans), question.quantiles)
         return {"forecasts": forecasts.astype("<f4").tobytes(), "shape": list(forecasts.shape)}
     if question.ask == "reset":
         live.reset()

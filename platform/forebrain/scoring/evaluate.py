@@ -38,6 +38,15 @@ class ForecasterInTime(Protocol):
         """Start frames [B] and contexts float32 [B, C, N] to forecasts [B, H, N]."""
 
 
+def forecast_of(
+    forecaster: Forecaster | ForecasterInTime, session: int, starts: np.ndarray, context: np.ndarray
+) -> np.ndarray:
+    """The forecasts [B, H, N] of either kind."""
+    if isinstance(forecaster, ForecasterInTime):
+        return forecaster.at(session, starts, context)
+    return forecaster(session, context)
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Scores of several forecasters on the same windows of one part.
@@ -298,11 +307,7 @@ def evaluate(
                     if name not in collected:
                         num_units = truth.shape[-1]
                         collected[name] = ScoreAccumulator(info.id, name, source.horizon, num_units)
-                    if isinstance(forecaster, ForecasterInTime):
-                        forecast = forecaster.at(number, starts, context)
-                    else:
-                        forecast = forecaster(number, context)
-                    forecast = as_scored(number, forecast)
+                    forecast = as_scored(number, forecast_of(forecaster, number, starts, context))
                     collected[name].update(forecast, truth, last_frame, starts)
                 done += len(starts)
                 progress(done, total)

@@ -9,15 +9,15 @@ part are forecast better.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from forebrain.errors import AdaptationError, ConfigError
 from forebrain.scoring.baselines import LinearBaseline
+from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.evaluate import Forecaster, fit_linear
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.inputs import InputFeatures, InputSource
@@ -30,7 +30,9 @@ from forebrain.scoring.response import (
     past_features,
     under_plan,
 )
+from forebrain.scoring.ridge import MoreFeatures
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
+from forebrain.scoring.window_source import WindowSource
 from forebrain.sessions.inputs import Input
 
 # What a plan may say in place of values: the inputs stay as they are at the last frame.
@@ -98,12 +100,14 @@ class InputStacks:
             whichever was better; None where neither helped.
         plan: beside a response to inputs that are known to the end of the horizon; None where it did not
             help.
+        calibrations: of intervals, by what a forecast knows: `past`, `plan`, or none of them.
     """
 
     inputs: tuple[Input, ...]
     features: InputFeatures
     past: Stack | RestStack | None
     plan: RestStack | None
+    calibrations: Mapping[Known, Calibration] = field(default_factory=dict)
 
     @property
     def response(self) -> Response | None:
@@ -158,6 +162,31 @@ class InputStacks:
         assert self.plan is not None
         return self.plan.responses(context, self._inputs(self.plan, past, plan))
 
+    def effect_offsets(
+        self, past: np.ndarray, plan: np.ndarray, against: np.ndarray, levels: Sequence[float]
+    ) -> np.ndarray:
+        """Quantiles of the true effect of a plan, less the estimated one; see `Response.offsets`.
+
+        Args:
+            past: float32 [`frames_before(C)`, D].
+            plan, against: float32 [H, D].
+            levels: each inside (0, 1).
+
+        Returns:
+            float32 [Q, H, N], normalised.
+
+        Raises:
+            ConfigError: the response says nothing of how sure it is.
+        """
+        assert self.plan is not None
+        features = self.plan.response.features
+        before = past[len(past) - features.before :]
+        first, second = (
+            features(self._columns(np.concatenate([before, each])[None], features))[0, 1:]
+            for each in (plan, against)
+        )
+        return self.plan.response.offsets(first - second, levels)
+
     def _inputs(self, rest: RestStack, past: np.ndarray, plan: np.ndarray) -> np.ndarray:
         return self._columns(np.concatenate([past, plan], axis=1), rest.response.features)
 
@@ -179,6 +208,8 @@ class InputStacks:
         for name, part in (("past", self.past), ("plan", self.plan)):
             if part is not None:
                 arrays |= {f"{name}.{key}": values for key, values in part.arrays().items()}
+        for known, calibration in self.calibrations.items():
+            arrays |= {f"intervals.{known}.{key}": each for key, each in calibration.arrays().items()}
         return {name: np.ascontiguousarray(values) for name, values in arrays.items()}
 
     def record(self) -> dict[str, Any]:
@@ -199,6 +230,7 @@ class InputStacks:
                 for name, part in (("past", self.past), ("plan", self.plan))
                 if isinstance(part, RestStack)
             },
+            "intervals": {known: dict(each.record) for known, each in self.calibrations.items()},
         }
 
     @classmethod
@@ -211,6 +243,7 @@ class InputStacks:
         try:
             inputs = tuple(Input(**each) for each in record["inputs"])
             features, responses = record["features"], dict(record["responses"])
+            intervals = dict(record.get("intervals", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{where}: the record of its inputs is damaged ({error!r:.80}).") from error
         past, plan = under("past.", arrays), under("plan.", arrays)
@@ -226,7 +259,26 @@ class InputStacks:
             InputFeatures.from_arrays(under("features.", arrays), features, where),
             known,
             RestStack.from_arrays(plan, responses["plan"], where) if plan else None,
+            {
+                name: Calibration.from_arrays(under(f"intervals.{name}.", arrays), each, where)
+                for name, each in intervals.items()
+            },
         )
+
+
+@dataclass(frozen=True, eq=False)
+class KnownFit:
+    """How a stack that knows inputs was fitted: what it takes to fit it again on fewer blocks of time.
+
+    Attributes:
+        source: of the windows: those of the recording, or what a response leaves of them.
+        stack: fitted on them.
+        more: further features of its heads.
+    """
+
+    source: WindowSource
+    stack: StackFit
+    more: MoreFeatures = lambda starts: ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,10 +288,12 @@ class InputFit:
     Attributes:
         stacks: None where no input changes in the training part.
         record: plain and JSON-able.
+        fits: of the past and the plan, those of them that are kept.
     """
 
     stacks: InputStacks | None
     record: Mapping[str, Any]
+    fits: Mapping[Known, KnownFit] = field(default_factory=dict)
 
 
 def fit_inputs(
@@ -266,31 +320,36 @@ def fit_inputs(
     errors = record["squared_error"] = {"none": _plain(without.squared_error)}
     planned = [each.name for each in channels if each.can_be_planned]
 
-    def beside_response(source: InputSource, name: str) -> tuple[RestStack | None, float]:
-        """A stack of what the response to a source's inputs leaves, and its error on blocks of time."""
+    def beside_response(source: InputSource, name: str) -> tuple[RestStack, KnownFit] | None:
+        """A stack of what the response to a source's inputs leaves."""
         fit = fit_response(source, planned)
         record[f"response to {name}"] = fit.record()
         if fit.response is None:
-            return None, math.inf
+            return None
         rest = RestWindows(source, fit)
         made = fit_stack(rest, fit_linear(rest).solve(), model, alone=model is None)
         errors[name] = _plain(made.squared_error)
-        return RestStack(fit.response, made.stack), made.squared_error
+        return RestStack(fit.response, made.stack), KnownFit(rest, made)
 
-    read = fit_stack(source, linear, model, more=past_features(source, features), alone=model is None)
+    fits: dict[Known, KnownFit] = {}
+    reads = past_features(source, features)
+    read = fit_stack(source, linear, model, more=reads, alone=model is None)
     errors["past"] = _plain(read.squared_error)
-    stays, stays_error = beside_response(HeldPlan(source), "held")
     past: Stack | RestStack | None = read.stack
-    best = read.squared_error
-    if stays is not None and stays_error < best:
-        past, best = stays, stays_error
+    best, fits["past"] = read.squared_error, KnownFit(source, read, reads)
+    stays = beside_response(HeldPlan(source), "held")
+    if stays is not None and stays[1].stack.squared_error < best:
+        past, fits["past"] = stays
+        best = stays[1].stack.squared_error
     if not best < without.squared_error:
         past, best = None, without.squared_error
-    plan, plan_error = beside_response(source, "plan")
-    if not plan_error < best:
-        plan = None
-    record["kept"] = [name for name, each in (("past", past), ("plan", plan)) if each is not None]
-    return InputFit(InputStacks(channels, features, past, plan), record)
+        del fits["past"]
+    plan: RestStack | None = None
+    under_it = beside_response(source, "plan")
+    if under_it is not None and under_it[1].stack.squared_error < best:
+        plan, fits["plan"] = under_it
+    record["kept"] = list(fits)
+    return InputFit(InputStacks(channels, features, past, plan), record, fits)
 
 
 @dataclass(frozen=True, eq=False)

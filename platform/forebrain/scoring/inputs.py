@@ -35,8 +35,6 @@ ENCODINGS: Mapping[str, tuple[str, ...]] = {
 # A part that differs from its mean by less than this share of the channel's range says nothing.
 _LEAST_SPREAD = 1e-4
 _MAX_WINDOWS = 512
-# A window is evoked where a level changes in its horizon by more than this share of its range.
-EVOKED_SHARE = 0.1
 
 
 class InputSource(WindowSource, Protocol):
@@ -248,28 +246,6 @@ class InputFeatures:
 
 
 _ARRAYS = ("basis", "low", "high", "mean", "scale")
-
-
-def is_evoked(
-    source: InputSource, names: Sequence[str], starts: np.ndarray, training: np.ndarray, session: int = 0
-) -> np.ndarray:
-    """bool [B]: in the horizon of a window an event comes, or another input differs from its last value by
-    more than EVOKED_SHARE of its range in training.
-
-    Args:
-        source: of the windows.
-        names: of inputs.
-        starts, training: start frames of the windows asked about [B], and of those of the training part.
-        session: its number in the source.
-    """
-    seen = source.inputs(session, training, source.context, source.horizon, names)
-    spread = np.ptp(seen.reshape(-1, len(names)), axis=0) if len(training) else np.zeros(len(names))
-    kinds = {each.name: each.kind for each in source.inputs_of(session)}
-    is_event = np.array([kinds.get(name) == "event" for name in names], bool)
-    inputs = source.inputs(session, starts, 1, source.horizon, names)
-    moved = np.abs(inputs[:, 1:] - inputs[:, :1]) > EVOKED_SHARE * spread
-    found: np.ndarray = np.where(is_event, inputs[:, 1:] != 0, moved).any(axis=(1, 2))
-    return found
 
 
 def taken_apart(values: np.ndarray, part: str, rate_hz: float) -> np.ndarray:

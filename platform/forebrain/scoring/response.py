@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from forebrain.errors import ConfigError
 from forebrain.scoring.evaluate import Forecaster
@@ -42,6 +43,9 @@ KEPT = (1.0, 0.3, 0.01)
 # Memories that are tried, as shares of the longest.
 MEMORIES = (1.0, 0.4, 0.15)
 MAX_CHOICE_WINDOWS = 512
+# Windows without their response that are kept: of a very large session so many that the others are formed
+# again.
+HELD_BYTES = 1 << 28
 # The name of the block of features that a head reads without a plan.
 BLOCK = "input"
 
@@ -53,10 +57,15 @@ class Response:
     Attributes:
         features: of the inputs.
         weights: float32 [F, N], normalised units for a feature.
+        refits: float32 [K, F, N], weights that were fitted without one of K blocks of time, less their mean;
+            None of a response from before there were any.
+        misfit: how far the answer to what is done is off, over the answer; see `_misfit`.
     """
 
     features: InputFeatures
     weights: np.ndarray
+    refits: np.ndarray | None = None
+    misfit: float = 0.0
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """float32 [B, 1 + A, N], the response from the frame `features.before` of the inputs on.
@@ -68,9 +77,41 @@ class Response:
         # A product a window, so that its sums have one order whatever the batch.
         return np.matmul(self.features(inputs), self.weights)
 
+    def offsets(self, change: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        """Quantiles of the true difference between two answers, less the estimated one.
+
+        The variance is that of leaving out one block of time after another (the jackknife of a group, Student
+        t with a degree of freedom less than blocks), and beside it the misfit.
+
+        Args:
+            change: [T, F], features under the first less those under the second, of frames that lie together.
+            levels: each inside (0, 1).
+
+        Returns:
+            float32 [Q, T, N].
+
+        Raises:
+            ConfigError: there are no refits.
+        """
+        if self.refits is None:
+            raise ConfigError("nothing is known of how sure the response is.")
+        blocks = len(self.refits)
+        variance = (blocks - 1) / blocks * np.square(change @ self.refits).sum(axis=0)
+        size = self.misfit**2 * np.square(change @ self.weights).mean(axis=0)
+        return np.stack(
+            [
+                np.sign(level - 0.5)
+                * np.sqrt(stdtrit(blocks - 1, level) ** 2 * variance + ndtri(level) ** 2 * size)
+                for level in levels
+            ]
+        ).astype(np.float32)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays, for a safetensors file; `features.record` has the rest."""
-        return {**self.features.arrays(), "weights": self.weights}
+        arrays = {**self.features.arrays(), "weights": self.weights}
+        if self.refits is not None:
+            arrays |= {"refits": self.refits, "misfit": np.array([self.misfit], np.float32)}
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], where: str) -> Self:
@@ -83,7 +124,12 @@ class Response:
         weights = arrays.get("weights")
         if weights is None or weights.ndim != 2 or len(weights) != features.num_features:
             raise ConfigError(f"{where}: the response has no weights of its features. Is the file whole?")
-        return cls(features, weights)
+        refits, misfit = arrays.get("refits"), arrays.get("misfit")
+        if refits is None or misfit is None:
+            return cls(features, weights)
+        if refits.shape[1:] != weights.shape or misfit.shape != (1,):
+            raise ConfigError(f"{where}: the response's refits do not fit its weights. Is the file damaged?")
+        return cls(features, weights, refits, float(misfit[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +192,13 @@ class ResponseFit:
         for block, weights in (*self.blocks, (None, response.weights)):
             inside = left if block is None else was_fitted & block.held_out[places]
             if inside.any():
-                found[inside] = np.matmul(features[inside], weights)
+                found[inside, source.context :] = np.matmul(features[inside, source.context :], weights)
+                # Up to the last frame of the context windows that overlap have the same response there.
+                frames = (starts[inside, None] + np.arange(source.context)).ravel()
+                _, firsts, places_of = np.unique(frames, return_index=True, return_inverse=True)
+                contexts = features[inside, : source.context].reshape(-1, features.shape[2])
+                answers = np.matmul(contexts[firsts, None], weights)[:, 0]
+                found[inside, : source.context] = answers[places_of.reshape(-1, source.context)]
                 left &= ~inside
         return found
 
@@ -214,13 +266,51 @@ def fit_response(
     best = min(tried, key=lambda each: each.error)
     if not best.error < 1:
         return _no_response("it did not help on blocks of time", starts, best)
-    folds = _Folds.of(values(best.features, starts), frames, blocks)
+    of_all = values(best.features, starts)
+    folds = _Folds.of(of_all, frames, blocks)
     errors = folds.errors()
     weights, by_block = folds.solve(errors)
+    refits = np.stack(by_block)
+    refits -= refits.mean(axis=0)
+    misfit = _misfit(of_all, frames, blocks, by_block, choice_units)
     return ResponseFit(
-        Response(best.features, weights), best.features, float(errors.min(axis=(0, 1)).sum()), best.encoding,
-        best.memory_s, None, list(zip(blocks, by_block, strict=True)), starts,
+        Response(best.features, weights, refits, misfit), best.features,
+        float(errors.min(axis=(0, 1)).sum()), best.encoding, best.memory_s, None,
+        list(zip(blocks, by_block, strict=True)), starts,
     )  # fmt: skip
+
+
+def _misfit(
+    features: np.ndarray,
+    frames: np.ndarray,
+    blocks: Sequence[TimeBlock],
+    weights: Sequence[np.ndarray],
+    units: np.ndarray,
+) -> float:
+    """How much more windows are off in which much is answered, over what is answered there; 0 for nothing.
+
+    It is the square root of the slope of the squared error over the squared answer, of blocks of time by the
+    weights of the others, all units on the scale of their error. What features cannot express, and what
+    differs from one time to the next, is in it and in no refit.
+
+    Args:
+        features: [W, 1 + H, F].
+        frames: [W, 1 + H, N].
+        blocks: of the windows, with their `weights` [F, N].
+        units: by number, that it is found by.
+    """
+    answered, missed = np.zeros((2, len(frames), len(units)))
+    for block, fitted in zip(blocks, weights, strict=True):
+        rows = block.held_out
+        answer = (features[rows, 1:] - features[rows, :1]) @ fitted[:, units]
+        came = frames[rows, 1:][..., units] - frames[rows, :1][..., units]
+        answered[rows] = np.square(answer).mean(axis=1)
+        missed[rows] = np.square(came - answer).mean(axis=1)
+    usual = np.maximum(missed.mean(axis=0), np.finfo(np.float32).tiny)
+    answered, missed = answered / usual, missed / usual
+    answered -= answered.mean(axis=0)
+    spread = np.square(answered).sum()
+    return math.sqrt(max(0.0, float((answered * missed).sum() / spread))) if spread > 0 else 0.0
 
 
 class _SameWindows:
@@ -312,13 +402,28 @@ class RestWindows(_SameWindows):
     def __init__(self, source: InputSource, fit: ResponseFit) -> None:
         super().__init__(source)
         self._fit = fit
+        self._known: dict[tuple[int, Part, bytes], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._num_bytes = 0
 
     def read(
         self, session: int, part: Part, windows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        key = session, part, windows.tobytes()
+        if key in self._known:
+            return self._known[key]
         context, target, starts = self._source.read(session, part, windows)
-        response = self._fit.without(self._source, session, starts)
-        return context - response[:, : self.context], target - response[:, self.context :], starts
+        rest = self.response(session, starts)
+        np.subtract(context, rest[:, : self.context], out=rest[:, : self.context])
+        np.subtract(target, rest[:, self.context :], out=rest[:, self.context :])
+        found = rest[:, : self.context], rest[:, self.context :], starts
+        self._num_bytes += rest.nbytes
+        if self._num_bytes <= HELD_BYTES:
+            self._known[key] = found
+        return found
+
+    def response(self, session: int, starts: np.ndarray) -> np.ndarray:
+        """float32 [B, C + H, N]: what is taken off."""
+        return self._fit.without(self._source, session, starts)
 
 
 def under_plan(forecaster: Forecaster, context: np.ndarray, response: np.ndarray) -> np.ndarray:
@@ -403,9 +508,13 @@ class _Folds:
             for number, ((products, moments, squares), rest) in enumerate(
                 zip(self.held[place], self.rests[place], strict=True)
             ):
-                for row, weights in enumerate(_ridges(rest[0], rest[1])):
-                    after = squares + np.sum(weights * (products @ weights - 2 * moments), axis=0)
-                    found[number, row] += after / self.copied[place]
+                # In the rest's eigenvectors, where a ridge is a division, and all strengths at once.
+                vectors, weights = _turned_ridges(rest[0], rest[1])
+                turned = vectors.T @ products @ vectors
+                gradient = (turned @ weights.reshape(len(turned), -1)).reshape(weights.shape)
+                gradient -= 2 * (vectors.T @ moments)[:, None]
+                after = squares + np.einsum("fsn,fsn->sn", weights, gradient)
+                found[number] += after / self.copied[place]
         return found / max(len(counted), 1)
 
     def solve(self, errors: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -433,9 +542,10 @@ def _sums(features: np.ndarray, frames: np.ndarray) -> _Sums:
     products, moments = flat.T @ flat, flat.T @ flat_frames
     squares = np.einsum("wn,wn->n", flat_frames, flat_frames, dtype=np.float64)
     sums = []
-    for kept in KEPT:
-        share = (kept ** (np.arange(1, horizon + 1) / horizon)).astype(np.float32)
-        of_features, of_frames = (np.einsum("h,whf->wf", share, each[:, 1:]) for each in (features, frames))
+    shares = (np.array(KEPT)[:, None] ** (np.arange(1, horizon + 1) / horizon)).astype(np.float32)
+    summed, summed_frames = (np.matmul(shares, each[:, 1:]) for each in (features, frames))  # [W, K, .]
+    for number, share in enumerate(shares):
+        of_features, of_frames = summed[:, number], summed_frames[:, number]
         total = float(np.square(share).sum())
         mixed = of_features.T @ first
         sums.append(
@@ -462,14 +572,18 @@ def _combined(first: _Sums, second: _Sums, sign: int) -> _Sums:
 
 def _ridges(products: np.ndarray, moments: np.ndarray) -> list[np.ndarray]:
     """The weights [F, N] for each of STRENGTHS."""
+    vectors, turned = _turned_ridges(products, moments)
+    return [vectors @ turned[:, row] for row in range(len(STRENGTHS))]
+
+
+def _turned_ridges(products: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvectors [F, F], and the weights in them [F, S, N] for each of STRENGTHS."""
     values, vectors = np.linalg.eigh(products)
     square = max(float(values.mean()), 0.0)
     if square == 0:
-        return [np.zeros_like(moments)] * len(STRENGTHS)
-    turned = vectors.T @ moments
-    return [
-        vectors @ (turned / (np.maximum(values, 0) + strength * square)[:, None]) for strength in STRENGTHS
-    ]
+        return vectors, np.zeros((len(values), len(STRENGTHS), moments.shape[1]))
+    penalised = np.maximum(values, 0)[:, None] + square * np.array(STRENGTHS)
+    return vectors, (vectors.T @ moments)[:, None] / penalised[..., None]
 
 
 def _no_response(reason: str, starts: np.ndarray, tried: _Encoded | None = None) -> ResponseFit:

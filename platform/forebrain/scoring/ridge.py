@@ -387,7 +387,8 @@ def out_of_block(
     loadings: np.ndarray | None = None,
     more: MoreFeatures = lambda starts: (),
 ) -> OutOfBlock | None:
-    """Forecasts of the validation part by a head's choices, fitted on all blocks of time but the window's.
+    """Forecasts of the validation part by a head's choices, fitted on all blocks of time but the window's; of
+    the training part where there is no other.
 
     For every unit, where `HeadFit.trial` is of some. Memory: float32 of validation windows x H x N, four
     times.
@@ -400,7 +401,7 @@ def out_of_block(
         loadings, more: as `fit_head` takes them.
 
     Returns:
-        None where there is no window in the validation part.
+        None where there is no window.
     """
     num_units = source.sessions[session].num_units
     if loadings is None:
@@ -415,8 +416,9 @@ def out_of_block(
             yield _Batch(part, context, target, known[number], starts, more(starts))
 
     lasts, spreads = [], []
+    part: Part = "validation" if source.num_windows(session, "validation") else "train"
     for batch in read():
-        if batch.part == "validation":
+        if batch.part == part:
             lasts.append(batch.context[:, -1:])
             spreads.append(window_spread(batch.context))
     if not lasts:
@@ -431,7 +433,7 @@ def out_of_block(
                 weights = solve(whole.less(sample.gram(~block.rest)), fit.strengths)
                 sample.trial.added[block.held_out] = sample.predict(weights, block.held_out)
         trials.append(sample.trial)
-    usable = ~trials[0].is_trained
+    usable = trials[0].is_trained if part == "train" else ~trials[0].is_trained
     base_, added, target = (
         np.concatenate([getattr(trial, name)[usable] for trial in trials], axis=2)
         for name in ("base", "added", "target")

@@ -20,23 +20,28 @@ from forebrain.scoring.autoregression import (
 )
 from forebrain.scoring.baselines import CopyBaseline
 from forebrain.scoring.conformal import Calibration, calibrate, window_spread
-from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Forecaster
+from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Forecaster, ForecasterInTime, forecast_of
 from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.quantiles import QuantileAccumulator, QuantileScores, headline, informative_horizon
 from forebrain.scoring.ridge import (
     HeadFit,
+    MoreFeatures,
     OutOfBlock,
     out_of_block,
     principal_components,
     spread_evenly,
 )
-from forebrain.scoring.stack import StackFit
+from forebrain.scoring.stack import Stack, StackFit
 from forebrain.scoring.window_source import SessionInfo, WindowSource, choose_windows
 
 BASELINES = ("normal", "ar_valql")
 VALIDATION = "validation part"
 OUT_OF_BLOCK = "validation part, each block of time forecast by heads that were fitted on the other blocks"
+OUT_OF_TRAINING = (
+    "training part, since there is no validation part; each block of time forecast by heads that were fitted "
+    "on the other blocks"
+)
 SCALED = (
     "validation part, errors scaled as those of some units grow when blocks of time are forecast by heads "
     "that were fitted on the other blocks"
@@ -183,8 +188,37 @@ def assess(
     return Uncertainty(tuple(infos), scores, records)
 
 
+def assess_known(
+    forecaster: Forecaster | ForecasterInTime,
+    calibration: Calibration,
+    source: WindowSource,
+    session: int = 0,
+    *,
+    windows_per_session: int | None = WINDOWS_PER_SESSION,
+    seed: int = 0,
+    part: Part = "test",
+) -> QuantileScores:
+    """Quantile scores of a forecaster by itself; see `assess`, as which it takes windows and units.
+
+    Args:
+        forecaster: points; of what it knows besides the context its calibration knows too.
+        calibration: of all units of the session.
+        source, windows_per_session, seed, part: as `assess` takes them.
+        session: its number in the source.
+    """
+    info = source.sessions[session]
+    units = np.unique(np.linspace(0, info.num_units - 1, min(info.num_units, MAX_UNITS)).astype(int))
+    calibration = calibration.of_units(units)
+    rng = rng_for(seed, "pit", info.id)
+    sums = QuantileAccumulator(source.horizon, len(units), rng, info.rate_hz)
+    for context, target, starts in _read(source, session, part, windows_per_session, seed):
+        forecast = forecast_of(forecaster, session, starts, context)[..., units]
+        sums.update(calibration.quantiles(forecast, window_spread(context[..., units])), target[..., units])
+    return sums.scores()
+
+
 def residuals_of(
-    forecaster: Forecaster,
+    forecaster: Forecaster | ForecasterInTime,
     source: WindowSource,
     session: int = 0,
     part: Part = "validation",
@@ -209,7 +243,7 @@ def residuals_of(
     count = source.sessions[session].num_units if units is None else len(units)
     limit = min(windows_per_session or MAX_VALUES, max(8, MAX_VALUES // (source.horizon * max(count, 1))))
     for context, target, starts in _read(source, session, part, limit, seed):
-        forecast = forecaster(session, context)
+        forecast = forecast_of(forecaster, session, starts, context)
         spread = window_spread(context[..., chosen])
         found.append((starts, forecast[..., chosen], target[..., chosen], spread))
     if not found:
@@ -220,32 +254,41 @@ def residuals_of(
 
 
 def stack_residuals(
-    fit: StackFit, source: WindowSource, model: Forecaster | None = None, session: int = 0
+    fit: StackFit,
+    source: WindowSource,
+    model: Forecaster | None = None,
+    session: int = 0,
+    more: MoreFeatures = lambda starts: (),
 ) -> tuple[Residuals, str] | None:
     """Forecasts of the validation part by a stack whose heads were fitted on other blocks of time.
 
-    Of more than MAX_STACK_UNITS units those of the stack itself, whose errors are scaled as those of the
-    units by which heads are chosen grow out of their blocks.
+    Where a protocol has none, and no model was fitted on the training part, that part takes its place. Of
+    more than MAX_STACK_UNITS units those of the stack itself, whose errors are scaled as those of the units
+    by which heads are chosen grow out of their blocks.
 
     Args:
         fit: of the session.
         source: of its windows; the test part is never read.
         model: that the stack was fitted with.
         session: its number in the source.
+        more: further features that its heads were fitted with.
 
     Returns:
-        And what they are, for the record; None where the validation part has no window.
+        And what they are, for the record; None where there is no window that nothing was fitted on.
     """
     stack, num_units = fit.stack, source.sessions[session].num_units
+    has_validation = source.num_windows(session, "validation") > 0
+    if not has_validation and model is not None:
+        return None
     bases: dict[str, tuple[Forecaster, HeadFit]] = {"linear": (stack.linear, fit.ridge)}
     if fit.head is not None:  # of a model, or of the last frame where it stands alone
         bases["model"] = model or CopyBaseline(source.horizon), fit.head
     if num_units > MAX_STACK_UNITS:
-        return _scaled_residuals(fit, source, model, session)
+        return _scaled_residuals(fit, source, model, session, more)
     loadings = principal_components(source, session)
     found: dict[str, OutOfBlock] = {}
     for name, (base, head) in bases.items():
-        held_out = out_of_block(source, base, head, session, loadings=loadings)
+        held_out = out_of_block(source, base, head, session, loadings=loadings, more=more)
         if held_out is None:
             return None
         found[name] = held_out
@@ -254,6 +297,8 @@ def stack_residuals(
     residuals = Residuals(
         source.context, any_.starts, any_.last + departure, any_.last + any_.target, any_.spread
     )
+    if not has_validation:
+        return residuals, OUT_OF_TRAINING
     has_head = any(head.head is not None for _, head in bases.values())
     return residuals, OUT_OF_BLOCK if has_head else VALIDATION
 
@@ -269,15 +314,23 @@ def _departure(
     return total
 
 
+@dataclass(frozen=True, eq=False)
+class _StackInTime:
+    """A stack whose heads may read further features."""
+
+    stack: Stack
+    model: Forecaster | None
+    more: MoreFeatures
+
+    def at(self, session: int, starts: np.ndarray, context: np.ndarray) -> np.ndarray:
+        model = None if self.model is None else self.model(session, context)
+        return self.stack.forecast(context, model, self.more(starts))
+
+
 def _scaled_residuals(
-    fit: StackFit, source: WindowSource, model: Forecaster | None, session: int
+    fit: StackFit, source: WindowSource, model: Forecaster | None, session: int, more: MoreFeatures
 ) -> tuple[Residuals, str] | None:
-    stack = fit.stack
-
-    def forecast(number: int, context: np.ndarray) -> np.ndarray:
-        return stack.forecast(context, None if model is None else model(number, context))
-
-    found = residuals_of(forecast, source, session)
+    found = residuals_of(_StackInTime(fit.stack, model, more), source, session)
     if not len(found.starts):
         return None
     trials = {

@@ -32,9 +32,9 @@ from forebrain.evaluation.tables import Table
 from forebrain.plotting import FAINT, MUTED
 from forebrain.scoring.arx import ArxConfig, Informed, fit_arx, fit_evoked
 from forebrain.scoring.baselines import CopyBaseline
-from forebrain.scoring.inputs import EVOKED_SHARE, MEMORY_S, InputSource, is_evoked
+from forebrain.scoring.evoked import APART, EVOKED_SHARE, scores_apart
+from forebrain.scoring.inputs import MEMORY_S, InputSource
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
-from forebrain.scoring.metrics import ScoreAccumulator
 from forebrain.scoring.protocols import LABELLED, PARTS, PROTOCOLS
 from forebrain.scoring.response import (
     HeldPlan,
@@ -62,7 +62,6 @@ LEAST_SESSIONS = 5
 EVOKED_S = 30.0
 # Of the true responses of simulated worms that are looked for.
 LEAST_PEAK = 0.3
-_BATCH_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -314,12 +313,15 @@ def score_session(
         "low-rank arx": fit_arx(source, names, arx, rank=RANK),
         "evoked mean": fit_evoked(source, names, round(EVOKED_S * (session.rate_hz or 1))),
     }
+    in_time = {name: _InTime(each, source) for name, each in forecasters.items()}
+    found_apart = scores_apart(in_time, source, names, source.starts("train"), seed=seed)
     found: dict[str, Any] = {
         "session": session.id,
         "units": session.num_units,
         "frames": session.num_frames,
         "windows": {part: source.num_windows(0, part) for part in PARTS},
-        **_scores(source, forecasters, names, seed),
+        "scores": found_apart.pop("all"),
+        **found_apart,
         "response": fit.response.record(),
         "uses": "plan" if fit.plan is not None else "past" if fit.past is not None else "none",
         "seconds": seconds,
@@ -329,40 +331,15 @@ def score_session(
     return found
 
 
-def _scores(
-    source: SessionWindows, forecasters: Mapping[str, Informed], names: Sequence[str], seed: int
-) -> dict[str, Any]:
-    """Scores on all test windows, on those in whose horizon an input changes, and on the others."""
-    info = source.sessions[0]
-    sets = {"all": "scores", "evoked": "evoked", "quiet": "quiet"}
-    kept = {
-        (which, name): ScoreAccumulator(info.id, name, source.horizon, info.num_units)
-        for which in sets
-        for name in forecasters
-    }
-    training = source.starts("train")
-    counts = dict.fromkeys(sets, 0)
-    size = max(1, _BATCH_ROWS // info.num_units)
-    for first in range(0, source.num_windows(0, "test"), size):
-        numbers = np.arange(first, min(first + size, source.num_windows(0, "test")))
-        context, target, starts = source.read(0, "test", numbers)
-        evoked = is_evoked(source, names, starts, training)
-        chosen = {"all": np.ones_like(evoked), "evoked": evoked, "quiet": ~evoked}
-        for name, forecaster in forecasters.items():
-            forecast = forecaster(context, starts, source)
-            for which, rows in chosen.items():
-                if rows.any():
-                    kept[which, name].update(forecast[rows], target[rows], context[rows, -1], starts[rows])
-        for which, rows in chosen.items():
-            counts[which] += int(rows.sum())
-    length = source.context + source.horizon
-    return {
-        key: {
-            name: kept[which, name].scores(length, seed).value("score") if counts[which] else None
-            for name in forecasters
-        }
-        for which, key in sets.items()
-    } | {"num_evoked": counts["evoked"]}
+@dataclass(frozen=True, eq=False)
+class _InTime:
+    """A forecaster of the study, for the scorer."""
+
+    forecaster: Informed
+    source: SessionWindows
+
+    def at(self, session: int, starts: np.ndarray, context: np.ndarray) -> np.ndarray:
+        return self.forecaster(context, starts, self.source)
 
 
 def score_simulated(
@@ -447,7 +424,7 @@ def apart(found: Mapping[str, list[dict[str, Any]]]) -> Table:
     """Evoked and quiet windows apart."""
     lines = []
     for name, group in found.items():
-        for which in ("evoked", "quiet"):
+        for which in APART:
             scored = [each for each in group if each[which]["plan"] is not None]
             if scored:
                 share = sum(each["num_evoked"] for each in group) / sum(
