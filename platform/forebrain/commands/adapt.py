@@ -23,7 +23,8 @@ from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.report import save_comparison
 from forebrain.console import Follower
 from forebrain.errors import ConfigError
-from forebrain.evaluation.tables import intervals, overview
+from forebrain.evaluation.tables import intervals, known_inputs, overview
+from forebrain.scoring.evoked import EVOKED_SHARE
 from forebrain.scoring.protocols import RecordingProtocol
 from forebrain.shards.recordings import find_all
 
@@ -123,6 +124,8 @@ def run(config: Config, console: Console) -> int:
     for finding in comparison.findings():
         console.print(finding)
     console.print(overview(comparison.test).to_rich())
+    if comparison.known is not None:
+        console.print(known_inputs(comparison.result()["inputs"], EVOKED_SHARE).to_rich())
     if comparison.uncertainty is not None and (found := comparison.uncertainty.result(comparison.name)):
         console.print(intervals(comparison.name, found).to_rich())
     if comparison.leak:
