@@ -5,17 +5,20 @@ A set on disk stands for the store, whose answers are delayed, counted, or fail.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from forebrain.errors import BadShardError, ShardError, StorageError
 from forebrain.shards import fetching
+from forebrain.shards import stream as stream_module
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import FarPages, ShardSet
@@ -142,16 +145,36 @@ def test_as_many_requests_at_a_time_as_were_asked_for(address: str, store: FarSt
         assert max(in_flight, 1) <= store.most <= in_flight + 1  # the reader's own
 
 
-def test_a_step_that_waits_gets_more_requests_and_one_that_is_fed_does_not(
-    address: str, store: FarStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("wait_s", "step_s", "hurries"), [(1.0, 1.0, 6), (0.005, 1.0, 0), (0.02, 1.0, 6)])
+def test_a_step_that_waits_asks_for_more_at_a_time_and_one_that_is_fed_does_not(
+    address: str, monkeypatch: pytest.MonkeyPatch, wait_s: float, step_s: float, hurries: int
 ) -> None:
-    monkeypatch.setattr(fetching, "KEPT_BYTES", 0)
-    for delay_s, step_s, grows in ((0.02, 0.0, True), (0.001, 0.1, False)):
-        store.delay_s = lambda number, delay_s=delay_s: delay_s
-        shards = far(address)
-        for _ in stream(shards).batches(0, 10):
-            time.sleep(step_s)
-        assert (shards.fetcher.in_flight > fetching.REQUESTS_IN_FLIGHT) == grows
+    passed_s = itertools.cycle([0.0, step_s, wait_s])  # until a batch is given, wanted, there
+    now = itertools.accumulate(passed_s)
+    monkeypatch.setattr(stream_module, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    shards, asked = far(address), []
+    monkeypatch.setattr(shards, "hurry", lambda: asked.append(True))
+    for _ in stream(shards).batches(0, Stream.READ_AHEAD + 6):
+        pass
+    assert len(asked) == hurries
+
+
+def test_more_requests_are_made_at_a_time_only_where_one_waits_for_its_turn(
+    address: str, store: FarStore
+) -> None:
+    def held(number: int) -> float:
+        gate.wait(60)
+        return 0.0
+
+    shards, gate = far(address), threading.Event()
+    store.delay_s = held
+    shards.hurry()
+    assert shards.fetcher.in_flight == fetching.REQUESTS_IN_FLIGHT  # nothing was asked for
+    shards.expect(0, [(start, start + 12) for start in range(0, 380, 20)])
+    shards.hurry()
+    assert shards.fetcher.in_flight == 2 * fetching.REQUESTS_IN_FLIGHT
+    gate.set()
+    shards.forget_expected()
 
 
 def test_no_more_is_fetched_ahead_of_the_reader_than_the_memory_that_is_stated(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +273,19 @@ for shards in sets:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_another_thread_makes_leave_the_cache_stays_open_while_it_is_read(
+    shards, recordings, monkeypatch
+) -> None:
+    pages, preadv = shards._pages, os.preadv
+    pages._open = lru_cache(1)(pages._open_shard)
+
+    def while_another_reads(descriptor: int, buffers: list, begin: int) -> int:
+        monkeypatch.setattr(os, "preadv", preadv)
+        shards.read(1, 0, 20)
+        return preadv(descriptor, buffers, begin)
+
+    shards.read(0, 0, 20)  # is checked, so that what is read again is not
+    monkeypatch.setattr(os, "preadv", while_another_reads)
+    np.testing.assert_array_equal(shards.read(0, 0, 20), Session.load(recordings[0]).traces[:20])

@@ -122,7 +122,7 @@ class Member:
         key: WebDataset key of the sample.
         sample: number of the sample in the session.
         offset: first byte of the member.
-        num_frames: of the sample.
+        first_frame, num_frames: of the session, and of the sample.
         shape: of its pages.
     """
 
@@ -133,6 +133,7 @@ class Member:
     key: str
     sample: int
     offset: int
+    first_frame: int
     num_frames: int
     shape: PageShape
 

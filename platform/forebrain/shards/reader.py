@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 import hashlib
 import itertools
 import json
@@ -25,18 +24,17 @@ import safetensors.numpy
 
 from forebrain.errors import BadShardError, ShardError
 from forebrain.sessions.session import Range
+from forebrain.shards.entries import read_entries
 from forebrain.shards.fetching import PageFetcher
 from forebrain.shards.fits import Fit
 from forebrain.shards.index import (
-    ENTRIES_NAME,
     INDEX_NAME,
     TRACES,
     Index,
     SessionEntry,
-    Stretch,
     arrays_name,
-    entry_name,
     pages_array,
+    shard_name,
 )
 from forebrain.shards.pages import FLOAT_BYTES, Member, Page, assemble
 from forebrain.shards.readable import readable
@@ -48,9 +46,9 @@ MAX_OPEN_SHARDS = 256
 # Memory for fits and checksums of pages of the sessions that were read last.
 ARRAYS_BYTES = 256 << 20
 LISTINGS_IN_FLIGHT = 16
-CACHED_SESSIONS = 4096
 CACHED_MEMBERS = 16_384
 ALL = slice(None)
+_FLOAT = np.dtype("<f4")
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +94,9 @@ class ShardSet:
         pages = LocalPages if storage.is_local else FarPages
         self._pages: Pages = pages(storage, self._checksums)
         self._arrays = _ArraysCache(self._read_arrays)
-        self._first_pages = lru_cache(CACHED_SESSIONS)(self._find_first_pages)
+        # What a window needs of its session's entry, so that the entry need not stay parsed.
+        self._first_pages = lru_cache(CACHED_MEMBERS)(self._find_first_pages)
+        self._starts = lru_cache(CACHED_MEMBERS)(self._find_starts)
         self._member = lru_cache(CACHED_MEMBERS)(self._find_member)
 
     @classmethod
@@ -124,7 +124,7 @@ class ShardSet:
                 "Check the address, or run prepare: it continues what was begun."
             ) from error
         index = Index.from_bytes(data, uri)
-        sessions = _Entries(_read_entries(index, storage))
+        sessions = read_entries(index, storage)
         bad = _bad_shards(index, sessions, storage)
         if bad and on_bad_shard == "stop":
             raise ShardError(next(iter(bad.values())))
@@ -221,35 +221,54 @@ class ShardSet:
 
     def _locate(self, name: str, session: int, start: int, stop: int) -> tuple[Member, int, int] | None:
         """The sample that holds a window, and the window's frames in it; None if there is none."""
-        stretches = self.sessions[session].stretches
-        sample = 0
-        if len(stretches) > 1:
-            sample = max(bisect.bisect_right(stretches, start, key=_start_of) - 1, 0)
-        stretch = stretches[sample]
-        is_window = stretch.start <= start < stop <= stretch.stop and stop - start <= self.max_window
-        if not is_window or name not in stretch.offsets:
+        starts = self._starts(session)
+        sample = max(bisect.bisect_right(starts, start) - 1, 0) if len(starts) > 1 else 0
+        member = self._member(name, session, sample)
+        if member is None:
             return None
-        return self._member(name, session, sample), start - stretch.start, stop - stretch.start
+        first, last = start - member.first_frame, stop - member.first_frame
+        is_window = 0 <= first < last <= member.num_frames and last - first <= self.max_window
+        return (member, first, last) if is_window else None
 
-    def _find_member(self, name: str, session: int, sample: int) -> Member:
+    def _find_starts(self, session: int) -> tuple[int, ...]:
+        """First frame of each sample of a session."""
+        return tuple(stretch.start for stretch in self.sessions[session].stretches)
+
+    def _find_member(self, name: str, session: int, sample: int) -> Member | None:
         entry = self.sessions[session]
-        stretch, shape = entry.stretches[sample], entry.pages[name]
-        shard, offset = entry.shards[stretch.shard], stretch.offsets[name]
+        stretch = entry.stretches[sample]
+        if name not in stretch.offsets:
+            return None
+        shard = entry.shards[stretch.shard]
         return Member(
-            session, name, shard.name, shard.size, stretch.key, sample, offset, stretch.num_frames, shape
+            session,
+            name,
+            shard.name,
+            shard.size,
+            stretch.key,
+            sample,
+            stretch.offsets[name],
+            stretch.start,
+            stretch.num_frames,
+            entry.pages[name],
         )
 
     def _checksums(self, member: Member) -> np.ndarray:
         """CRC-32 of each page of a member, by its number."""
-        entry = self.sessions[member.session]
-        if entry.first_format is not None:
-            return np.array(entry.first_format.page_crc32[member.sample], np.uint32)
-        first, stop = self._first_pages(member.session, member.name)[member.sample : member.sample + 2]
+        first_pages = self._first_pages(member.session, member.name)
+        if first_pages is None:
+            first_format = self.sessions[member.session].first_format
+            assert first_format is not None
+            return np.array(first_format.page_crc32[member.sample], np.uint32)
+        first, stop = first_pages[member.sample : member.sample + 2]
         return self._arrays(member.session)[pages_array(member.name)][first:stop]
 
-    def _find_first_pages(self, session: int, name: str) -> tuple[int, ...]:
-        """Where the checksums of each sample begin among those of the session, and where the last end."""
+    def _find_first_pages(self, session: int, name: str) -> tuple[int, ...] | None:
+        """Where the checksums of each sample begin among those of the session, and where the last end; None
+        where the entry itself holds them."""
         entry = self.sessions[session]
+        if entry.first_format is not None:
+            return None
         shape = entry.pages[name]
         counts = (shape.num_pages(stretch.num_frames) for stretch in entry.stretches)
         return tuple(itertools.accumulate(counts, initial=0))
@@ -260,17 +279,18 @@ class ShardSet:
         Raises:
             ShardError: the protocol was not fitted, or the session's arrays are damaged or missing.
         """
-        entry = self.sessions[session]
-        if protocol not in entry.fits:
+        prefix = f"{protocol}."
+        arrays = self._arrays(session)
+        found = {
+            name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)
+        }
+        if not found:
+            entry = self.sessions[session]
             raise ShardError(
                 f"session {entry.id}: no fit for protocol {protocol!r}; expected one of "
                 f"{', '.join(entry.fits)}."
             )
-        prefix = f"{protocol}."
-        arrays = self._arrays(session)
-        return Fit(
-            **{name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        )
+        return Fit(**found)
 
     def fitted_on(self, session: int, protocol: str) -> tuple[Range, ...]:
         """The frames that `fit` was fitted on."""
@@ -319,10 +339,6 @@ class ShardSet:
         return safetensors.numpy.load(data)
 
 
-def _start_of(stretch: Stretch) -> int:
-    return stretch.start
-
-
 def is_set(uri: str) -> bool:
     """Whether a set was prepared at an address, damaged or not; a lab's own index.json makes none."""
     try:
@@ -352,9 +368,7 @@ def sources_of(uri: str) -> set[str]:
     """
     storage = Folder(uri)
     index = _index_of(storage)
-    return (
-        set() if index is None else {each.source.sha256 for each in _Entries(_read_entries(index, storage))}
-    )
+    return set() if index is None else {each.source.sha256 for each in read_entries(index, storage)}
 
 
 def _index_of(storage: Folder) -> Index | None:
@@ -375,8 +389,10 @@ def _bad_shards(index: Index, entries: Sequence[SessionEntry], storage: Folder) 
     """The messages about the shards that are missing or have another size, by name."""
     bad = {}
     sizes = sizes_of_shards(storage)
-    for row, entry in zip(index.sessions, entries, strict=True):
-        for shard, expected in zip(entry.shards, row.shard_sizes, strict=True):
+    for position, row in enumerate(index.sessions):
+        if all(sizes.get(shard_name(row.key, number)) == size for number, size in enumerate(row.shard_sizes)):
+            continue  # without its entry, which need not be parsed
+        for shard, expected in zip(entries[position].shards, row.shard_sizes, strict=True):
             if sizes.get(shard.name) != expected:
                 found = f"has {sizes[shard.name]} bytes" if shard.name in sizes else "is missing"
                 bad[shard.name] = (
@@ -396,45 +412,6 @@ def sizes_of_shards(storage: Folder) -> dict[str, int]:
             with ThreadPoolExecutor(LISTINGS_IN_FLIGHT) as pool:
                 listings = list(pool.map(storage.sizes, folders))
     return {name: size for listing in listings for name, size in listing.items()}
-
-
-def _read_entries(index: Index, storage: Folder) -> list[bytes]:
-    """The entries of an index, in its order; each is the one that was indexed."""
-    found: dict[str, bytes] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in storage.read(ENTRIES_NAME).splitlines():
-            found[hashlib.sha256(line).hexdigest()] = line
-    # Of sets of format 1, and where prepare was ended between this file and the index.
-    absent = [row for row in index.sessions if row.entry_sha256 not in found]
-    with readable(storage.uri, "sessions/"):
-        entries = storage.read_all([entry_name(row.key) for row in absent])
-    for row in absent:
-        name = entry_name(row.key)
-        if hashlib.sha256(entries[name]).hexdigest() != row.entry_sha256:
-            raise ShardError(
-                f"{storage.uri}: {name} is not the entry that was indexed. "
-                "Run prepare again; if it is still running, wait until it ends."
-            )
-        found[row.entry_sha256] = entries[name]
-    return [found[row.entry_sha256] for row in index.sessions]
-
-
-class _Entries(Sequence[SessionEntry]):
-    """Session entries, parsed when first asked for: a set of ten thousand opens at once."""
-
-    def __init__(self, entries: Sequence[bytes]) -> None:
-        self._entries: list[bytes | SessionEntry] = list(entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, position: Any, /) -> Any:
-        if isinstance(position, slice):
-            return [self[index] for index in range(*position.indices(len(self)))]
-        entry = self._entries[position]
-        if isinstance(entry, bytes):
-            entry = self._entries[position] = SessionEntry.from_bytes(entry, f"session {position}")
-        return entry
 
 
 class _ArraysCache:
@@ -511,48 +488,44 @@ class LocalPages:
         self._checked: dict[tuple[str, str], set[int]] = {}  # pages of each member of a sample
 
     def read(self, member: Member, start: int, stop: int, channels: slice) -> np.ndarray:
-        shape = member.shape
-        first, last, _ = channels.indices(shape.num_channels)
-        checked = self._checked.setdefault((member.key, member.name), set())
-        is_checked = len(checked) == member.num_pages or checked.issuperset(
-            shape.numbers(start, stop, channels)
-        )
-        if not is_checked:
-            return self._check(member, start, stop, channels, checked)
-        if shape.pages_a_row == 1:  # the plain array
-            return self._rows(member, start, stop)[:, first:last]
+        key = member.key, member.name
+        checked = self._checked.get(key)
+        if checked is None:
+            checked = self._checked.setdefault(key, set())
+        if member.shape.pages_a_row > 1:
+            return self._paged(member, start, stop, channels, checked)
+        shape, low, high = member.shape, start, stop
+        if len(checked) < member.num_pages:
+            rows = shape.rows(start, stop)
+            unchecked = [row for row in rows if row not in checked]
+            if unchecked:  # are read whole, and with their neighbours at once
+                low = min(start, unchecked[0] * shape.frames)
+                high = max(stop, min((unchecked[-1] + 1) * shape.frames, member.num_frames))
+                frames = self._rows(member, low, high)
+                checksums = self._checksums(member)
+                for row in unchecked:
+                    at = row * shape.frames - low
+                    _check_page(member, row, frames[at : at + shape.frames], checksums, self._storage.uri)
+                    checked.add(row)
+                return frames[start - low : stop - low, channels]
+        return self._rows(member, start, stop)[:, channels]
+
+    def _paged(self, member: Member, start: int, stop: int, channels: slice, checked: set[int]) -> np.ndarray:
+        """The same of a member whose rows are several pages."""
+        first, last, _ = channels.indices(member.shape.num_channels)
         parts = []
         for page in member.pages(start, stop, channels):
-            low, high = max(start, page.first_frame), min(stop, page.first_frame + page.num_frames)
-            begin = page.begin + FLOAT_BYTES * page.num_channels * (low - page.first_frame)
-            part = replace(page, first_frame=low, num_frames=high - low)
-            parts.append((part, self._values(member, begin, part.num_frames, part.num_channels)))
+            if page.number in checked:  # of which no more than is needed
+                low, high = max(start, page.first_frame), min(stop, page.first_frame + page.num_frames)
+                begin = page.begin + FLOAT_BYTES * page.num_channels * (low - page.first_frame)
+                part = replace(page, first_frame=low, num_frames=high - low)
+                parts.append((part, self._values(member, begin, part.num_frames, part.num_channels)))
+            else:
+                values = self._values(member, page.begin, page.num_frames, page.num_channels)
+                _check_page(member, page.number, values, self._checksums(member), self._storage.uri)
+                checked.add(page.number)
+                parts.append((page, values))
         return assemble(parts, start, stop, first, last)
-
-    def _check(self, member: Member, start: int, stop: int, channels: slice, checked: set[int]) -> np.ndarray:
-        """A part of a member, read in whole pages, of which those not checked before are checked."""
-        shape, checksums = member.shape, self._checksums(member)
-        first, last, _ = channels.indices(shape.num_channels)
-
-        def check(number: int, values: np.ndarray) -> None:
-            if number not in checked:
-                _check_page(member, number, values, checksums, self._storage.uri)
-                checked.add(number)
-
-        if shape.pages_a_row == 1:  # all of them at once
-            rows = shape.rows(start, stop)
-            low = rows.start * shape.frames
-            frames = self._rows(member, low, min(rows.stop * shape.frames, member.num_frames))
-            for number in rows:
-                at = number * shape.frames - low
-                check(number, frames[at : at + shape.frames])
-            return frames[start - low : stop - low, first:last]
-        found = []
-        for page in member.pages(start, stop, channels):
-            values = self._values(member, page.begin, page.num_frames, page.num_channels)
-            check(page.number, values)
-            found.append((page, values))
-        return assemble(found, start, stop, first, last)
 
     def _rows(self, member: Member, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop) of a member that is the plain array, not checked."""
@@ -571,14 +544,15 @@ class LocalPages:
 
     def _values(self, member: Member, begin: int, num_frames: int, num_channels: int) -> np.ndarray:
         """Consecutive values of a tar [num_frames, num_channels], not checked."""
-        values = np.empty((num_frames, num_channels), "<f4")
-        into, done = values.data.cast("B"), 0
+        values = np.empty((num_frames, num_channels), _FLOAT)
         with readable(self._storage.uri, member.shard):
-            descriptor = self._open(member.shard).number
-            while done < len(into) and (count := os.preadv(descriptor, [into[done:]], begin + done)):
+            file = self._open(member.shard)  # held: another thread may make it leave the cache, and close it
+            done = os.preadv(file.number, [values.data], begin)
+            while done < values.nbytes:
+                into = values.data.cast("B")[done:]
+                if not (count := os.preadv(file.number, [into], begin + done)):
+                    raise _ends_early(self._storage.uri, member, begin + done)
                 done += count
-        if done < len(into):
-            raise _ends_early(self._storage.uri, member, begin + done)
         return values
 
     def _open_shard(self, name: str) -> _Descriptor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from forebrain.errors import BadShardError, ConfigError, ShardError
 from forebrain.scoring.protocols import (
     NO_WINDOWS,
     Part,
+    Range,
     Windows,
     fit_ranges,
     part_ranges,
@@ -23,6 +26,14 @@ from forebrain.shards.fits import LEAST_PERSISTENCE
 from forebrain.shards.index import BEHAVIOUR, STIMULUS
 from forebrain.shards.reader import ALL, ShardSet
 from forebrain.shards.subset import SubsetShards
+
+
+class _SessionFrames(NamedTuple):
+    """Frames of a session, where windows may lie, and where training windows may."""
+
+    num_frames: int
+    segments: tuple[Range, ...]
+    training: tuple[Range, ...]
 
 
 class ShardWindows:
@@ -59,17 +70,22 @@ class ShardWindows:
         self.context, self.horizon = context, horizon
         self._longest_context = longest_context or context
         self.held_out = frozenset(held_out)
-        self.sessions: Sequence[SessionInfo] = [
-            SessionInfo(
-                entry.id,
-                entry.species,
-                entry.dataset,
-                self._num_units(index),
-                entry.rate_hz,
-                entry.persistence.get(protocol, 1.0) >= LEAST_PERSISTENCE,
+        self.sessions: list[SessionInfo] = []
+        self._frames_of: list[_SessionFrames] = []
+        for number, entry in enumerate(shards.sessions):  # each entry once, and none is kept
+            self.sessions.append(
+                SessionInfo(
+                    entry.id,
+                    sys.intern(entry.species),
+                    sys.intern(entry.dataset),
+                    self._num_units(number),
+                    entry.rate_hz,
+                    entry.persistence.get(protocol, 1.0) >= LEAST_PERSISTENCE,
+                )
             )
-            for index, entry in enumerate(shards.sessions)
-        ]
+            training = tuple(shards.training_segments(number))
+            segments = training if training == entry.segments else entry.segments
+            self._frames_of.append(_SessionFrames(entry.num_frames, segments, training))
         self._windows = lru_cache(maxsize=None)(self._find_windows)
 
     def num_windows(self, session: int, part: Part) -> int:
@@ -217,20 +233,20 @@ class ShardWindows:
         return self.shards.sessions[session].num_units
 
     def _find_windows(self, session: int, part: Part) -> Windows:
-        entry = self.shards.sessions[session]
-        if entry.id in self.held_out:
+        frames = self._frames_of[session]
+        if self.sessions[session].id in self.held_out:
             if part != "held_out":
                 return NO_WINDOWS
             part = "test"
         if part == "train":
-            segments = self.shards.training_segments(session)
-            return windows_of(self.protocol, part, entry.num_frames, segments, self.context, self.horizon)
+            training = list(frames.training)
+            return windows_of(self.protocol, part, frames.num_frames, training, self.context, self.horizon)
         longest = self._longest_context
         held_out = self.shards.held_out_ranges(session)
         if part == "held_out" and held_out:
             windows = windows_within(held_out, longest + self.horizon)
         else:
             windows = windows_of(
-                self.protocol, part, entry.num_frames, list(entry.segments), longest, self.horizon
+                self.protocol, part, frames.num_frames, list(frames.segments), longest, self.horizon
             )
         return replace(windows, first=windows.first + longest - self.context)
