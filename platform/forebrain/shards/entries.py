@@ -139,6 +139,7 @@ def _share(path: Path, data: bytes, index: Index) -> None:
     except FileExistsError:
         if _mapped(path, index) is None:
             folder.write(path.name, data)
-    for name, stat in folder.files().items():
-        if stat.modified_s < time.time() - UNUSED_S:
-            folder.remove(name)
+    with contextlib.suppress(StorageError, OSError):  # another user's
+        for name, stat in folder.files().items():
+            if name != path.name and stat.modified_s < time.time() - UNUSED_S:
+                folder.remove(name)
