@@ -289,3 +289,18 @@ def test_a_file_that_another_thread_makes_leave_the_cache_stays_open_while_it_is
     shards.read(0, 0, 20)  # is checked, so that what is read again is not
     monkeypatch.setattr(os, "preadv", while_another_reads)
     np.testing.assert_array_equal(shards.read(0, 0, 20), Session.load(recordings[0]).traces[:20])
+
+
+def test_a_shard_that_is_replaced_while_the_set_is_open_is_checked_again(shards, out) -> None:
+    shards._pages._open = lru_cache(1)(shards._pages._open_shard)
+    name = shards.sessions[0].shards[0].name
+    before = shards.read(0, 0, 20).copy()
+    other = out / "other"
+    data = bytearray((out / name).read_bytes())
+    data[shards.sessions[0].stretches[0].offset] ^= 1
+    other.write_bytes(data)
+    other.replace(out / name)
+    np.testing.assert_array_equal(shards.read(0, 0, 20), before)  # the file that was opened
+    shards.read(1, 0, 20)  # makes it leave the cache of open files
+    with pytest.raises(BadShardError, match=r"is damaged: .* does not match its checksum"):
+        shards.read(0, 0, 20)

@@ -14,7 +14,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -485,15 +485,16 @@ class LocalPages:
     def __init__(self, storage: Folder, checksums: Checksums) -> None:
         self._storage, self._checksums = storage, checksums
         self._open = lru_cache(_most_open_shards())(self._open_shard)
-        self._checked: dict[tuple[str, str], set[int]] = {}  # pages of each member of a sample
+        self._checked: dict[str, _Checked] = {}  # by name of the shard
 
     def read(self, member: Member, start: int, stop: int, channels: slice) -> np.ndarray:
-        key = member.key, member.name
-        checked = self._checked.get(key)
+        with readable(self._storage.uri, member.shard):
+            file = self._open(member.shard)  # held: another thread may make it leave the cache, and close it
+        checked = file.checked.get((member.key, member.name))
         if checked is None:
-            checked = self._checked.setdefault(key, set())
+            checked = file.checked.setdefault((member.key, member.name), set())
         if member.shape.pages_a_row > 1:
-            return self._paged(member, start, stop, channels, checked)
+            return self._paged(file, member, start, stop, channels, checked)
         shape, low, high = member.shape, start, stop
         if len(checked) < member.num_pages:
             rows = shape.rows(start, stop)
@@ -501,16 +502,18 @@ class LocalPages:
             if unchecked:  # are read whole, and with their neighbours at once
                 low = min(start, unchecked[0] * shape.frames)
                 high = max(stop, min((unchecked[-1] + 1) * shape.frames, member.num_frames))
-                frames = self._rows(member, low, high)
+                frames = self._rows(file, member, low, high)
                 checksums = self._checksums(member)
                 for row in unchecked:
                     at = row * shape.frames - low
                     _check_page(member, row, frames[at : at + shape.frames], checksums, self._storage.uri)
                     checked.add(row)
                 return frames[start - low : stop - low, channels]
-        return self._rows(member, start, stop)[:, channels]
+        return self._rows(file, member, start, stop)[:, channels]
 
-    def _paged(self, member: Member, start: int, stop: int, channels: slice, checked: set[int]) -> np.ndarray:
+    def _paged(
+        self, file: _File, member: Member, start: int, stop: int, channels: slice, checked: set[int]
+    ) -> np.ndarray:
         """The same of a member whose rows are several pages."""
         first, last, _ = channels.indices(member.shape.num_channels)
         parts = []
@@ -519,19 +522,19 @@ class LocalPages:
                 low, high = max(start, page.first_frame), min(stop, page.first_frame + page.num_frames)
                 begin = page.begin + FLOAT_BYTES * page.num_channels * (low - page.first_frame)
                 part = replace(page, first_frame=low, num_frames=high - low)
-                parts.append((part, self._values(member, begin, part.num_frames, part.num_channels)))
+                parts.append((part, self._values(file, member, begin, part.num_frames, part.num_channels)))
             else:
-                values = self._values(member, page.begin, page.num_frames, page.num_channels)
+                values = self._values(file, member, page.begin, page.num_frames, page.num_channels)
                 _check_page(member, page.number, values, self._checksums(member), self._storage.uri)
                 checked.add(page.number)
                 parts.append((page, values))
         return assemble(parts, start, stop, first, last)
 
-    def _rows(self, member: Member, start: int, stop: int) -> np.ndarray:
+    def _rows(self, file: _File, member: Member, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop) of a member that is the plain array, not checked."""
         num_channels = member.shape.num_channels
         begin = member.offset + FLOAT_BYTES * num_channels * start
-        return self._values(member, begin, stop - start, num_channels)
+        return self._values(file, member, begin, stop - start, num_channels)
 
     def expect(self, member: Member, start: int, stop: int, channels: slice) -> None:
         """Nothing is read ahead: a disk has no first byte to wait for, and the system keeps what was read."""
@@ -542,11 +545,12 @@ class LocalPages:
     def hurry(self) -> None:
         pass
 
-    def _values(self, member: Member, begin: int, num_frames: int, num_channels: int) -> np.ndarray:
+    def _values(
+        self, file: _File, member: Member, begin: int, num_frames: int, num_channels: int
+    ) -> np.ndarray:
         """Consecutive values of a tar [num_frames, num_channels], not checked."""
         values = np.empty((num_frames, num_channels), _FLOAT)
         with readable(self._storage.uri, member.shard):
-            file = self._open(member.shard)  # held: another thread may make it leave the cache, and close it
             done = os.preadv(file.number, [values.data], begin)
             while done < values.nbytes:
                 into = values.data.cast("B")[done:]
@@ -555,15 +559,38 @@ class LocalPages:
                 done += count
         return values
 
-    def _open_shard(self, name: str) -> _Descriptor:
-        return _Descriptor(self._storage.local_path(name))
+    def _open_shard(self, name: str) -> _File:
+        file = _File(self._storage.local_path(name))
+        checked = self._checked.get(name)
+        if checked is None or checked.identity != file.identity:  # prepare may have put another in its place
+            checked = self._checked[name] = _Checked(file.identity)
+        file.checked = checked.pages
+        return file
 
 
-class _Descriptor:
-    """An open file, closed when nobody uses it any more."""
+@dataclass
+class _Checked:
+    """The pages of one file that were checked, by key of the sample and name of the member."""
+
+    identity: tuple[int, ...]
+    pages: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+
+
+class _File:
+    """An open file, closed when nobody uses it any more.
+
+    Attributes:
+        number: its descriptor.
+        identity: differs for another file, and for another content under the same name.
+        checked: see `_Checked`.
+    """
+
+    checked: dict[tuple[str, str], set[int]]
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY)
+        status = os.fstat(self.number)
+        self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
