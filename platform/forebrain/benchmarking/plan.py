@@ -332,7 +332,7 @@ def _limits(config: PlanConfig, plan: dict[str, Any]) -> list[dict[str, Any]]:
         row(
             "memory for the session entries",
             plan["entry_bytes"] / config.memory_bytes,
-            "each worker keeps all; checksums of pages only of the sessions it reads",
+            "mapped, once a machine; checksums of pages only of the sessions it reads",
         ),
         row(
             "memory for a worker's interfaces",

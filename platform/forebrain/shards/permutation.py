@@ -52,7 +52,7 @@ def _feistel(values: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        values = (values + _MIX) * _MULTIPLY
-        values = (values ^ (values >> np.uint64(32))) * _MULTIPLY
-        return values ^ (values >> np.uint64(32))
+    """uint64 [B], of which overflow is meant, and which numpy says nothing of in arrays."""
+    values = (values + _MIX) * _MULTIPLY
+    values = (values ^ (values >> np.uint64(32))) * _MULTIPLY
+    return values ^ (values >> np.uint64(32))
