@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 import yaml
 from rich.console import Console
-from rich.table import Table
 
+from forebrain.console import Table
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.ray_runtime import quiet_ray
 from forebrain.training.config import PretrainConfig
@@ -338,9 +338,7 @@ def _step_of(run: PretrainConfig) -> int:
 
 
 def _print_ledger(ledger: Ledger, kills: list[dict[str, Any]], console: Console) -> None:
-    table = Table("where the time went", title_justify="left", box=None)
-    table.add_column("seconds", justify="right")
-    table.add_column("share", justify="right")
+    table = Table("where the time went", "seconds", "share")
     for category, seconds in ledger.seconds.items():
         table.add_row(category, f"{seconds:.1f}", f"{seconds / ledger.wall_s:.1%}")
     total = sum(ledger.seconds.values())

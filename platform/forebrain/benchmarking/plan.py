@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
+from forebrain.console import Table
 from forebrain.errors import ConfigError
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.scoring.protocols import fit_ranges, protocols_for, windows_of
@@ -355,7 +355,6 @@ def _limits(config: PlanConfig, plan: dict[str, Any]) -> list[dict[str, Any]]:
 def as_table(plan: dict[str, Any]) -> Table:
     """The numbers that people ask for, a row each."""
     table = Table("what", "how much")
-    table.columns[1].justify = "right"
     for name, value in (
         ("units a session", f"{plan['units_a_session']:,}"),
         ("frames a session", f"{plan['frames_a_session']:,}"),
@@ -401,8 +400,7 @@ def as_table(plan: dict[str, Any]) -> Table:
 
 def as_limits(plan: dict[str, Any]) -> Table:
     """Loads, the largest first."""
-    table = Table("what gives way first", "load", "")
-    table.columns[1].justify = "right"
+    table = Table("what gives way first", "load", "", left=[2])
     for row in plan["limits"]:
         table.add_row(row["part"], f"{row['load']:.2f}", row["words"])
     return table

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
+from forebrain.console import Table
 
 Rows = Sequence[dict[str, Any]]
 _TITLES = {
@@ -67,18 +66,11 @@ def _is_large(row: dict[str, Any]) -> bool:
     return "units_forecast" in row
 
 
-def _table(title: str, *columns: str) -> Table:
-    """Numbers to the right, nothing but a rule below the names: it fits a page and survives copying."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
 def _of_intervals(rows: Rows) -> Table:
-    table = _table(
-        "what intervals cost a live forecast: ms", "units", "forecast", "learning", "of it", "3 quantiles"
-    )
+    table = Table(
+        "units", "forecast", "learning", "of it", "3 quantiles",
+        title="what intervals cost a live forecast: ms",
+    )  # fmt: skip
     for row in rows:
         table.add_row(
             f"{row['units']:,}", f"{row['forecast_ms']:.2f}", f"{row['learn_ms']:.3f}", f"{row['share']:.1%}",
@@ -88,10 +80,10 @@ def _of_intervals(rows: Rows) -> Table:
 
 
 def _of_model(what: str, rows: Rows) -> Table:
-    table = _table(
-        f"{_TITLES[what]}: median ms; % is of the machine's ceiling",
+    table = Table(
         "units", "windows", "threads", "dtype", "ms", "p99", "GFLOP/s", "%", "GB/s", "%", "peak MB",
         "simpler", "plain ms", "ratio", "published", "ratio",
+        title=f"{_TITLES[what]}: median ms; % is of the machine's ceiling",
     )  # fmt: skip
     own = [row for row in rows if row["what"] == what]
     for row in sorted(own, key=lambda row: (row["units"], row["batch"], row["threads"])):
@@ -108,9 +100,9 @@ def _of_model(what: str, rows: Rows) -> Table:
 
 
 def _of_fits(rows: Rows) -> Table:
-    table = _table(
-        "fitting an interface: median of several", "units", "steps", "threads", "dtype", "seconds", "slowest",
-        "published s", "ratio",
+    table = Table(
+        "units", "steps", "threads", "dtype", "seconds", "slowest", "published s", "ratio",
+        title="fitting an interface: median of several",
     )  # fmt: skip
     for row in rows:
         table.add_row(
@@ -122,9 +114,9 @@ def _of_fits(rows: Rows) -> Table:
 
 
 def _of_loading(rows: Rows) -> Table:
-    table = _table(
-        "shards to batches; plain is reading as many bytes",
+    table = Table(
         "units", "windows", "ms", "p99", "windows/s", "MB/s", "plain MB/s", "peak MB",
+        title="shards to batches; plain is reading as many bytes",
     )  # fmt: skip
     for row in rows:
         table.add_row(
@@ -136,9 +128,10 @@ def _of_loading(rows: Rows) -> Table:
 
 
 def _of_scaling(rows: Rows) -> Table:
-    table = _table(
-        "training over workers", "workers", "units", "windows", "ms a step", "efficiency", "waits for data"
-    )
+    table = Table(
+        "workers", "units", "windows", "ms a step", "efficiency", "waits for data",
+        title="training over workers",
+    )  # fmt: skip
     for row in rows:
         table.add_row(
             f"{row['workers']}", f"{row['units']:,}", f"{row['batch']}", _digits(row["median_ms"]),
@@ -148,14 +141,10 @@ def _of_scaling(rows: Rows) -> Table:
 
 
 def _of_stores(rows: Rows) -> Table:
-    table = _table(
-        "training from a store: the share of their time that steps wait for their windows",
-        "store",
-        "first byte after ms",
-        "requests in flight",
-        "ms a step",
-        "waits",
-    )
+    table = Table(
+        "store", "first byte after ms", "requests in flight", "ms a step", "waits",
+        title="training from a store: the share of their time that steps wait for their windows",
+    )  # fmt: skip
     for row in rows:
         asked = f"{row['in_flight']}" if row["in_flight"] else "one after another"
         if row["in_flight"] is None:
@@ -171,7 +160,7 @@ def _of_stores(rows: Rows) -> Table:
 
 
 def _of_many_sessions(rows: Rows) -> Table:
-    table = _table("many small sessions", "phase", "sessions", "units", "seconds", "MB a worker")
+    table = Table("phase", "sessions", "units", "seconds", "MB a worker", title="many small sessions")
     for row in rows:
         memory = f"{row['bytes'] / 1e6:,.0f}" if "bytes" in row else ""
         table.add_row(
@@ -181,10 +170,10 @@ def _of_many_sessions(rows: Rows) -> Table:
 
 
 def _of_large_sessions(rows: Rows) -> Table:
-    table = _table(
-        "one large session, one core a worker; fit is of an interface to a frozen backbone",
+    table = Table(
         "what", "units", "workers", "units forecast", "windows", "ms a step", "peak MB a worker",
         "KB sent a step", "loss",
+        title="one large session, one core a worker; fit is of an interface to a frozen backbone",
     )  # fmt: skip
     for row in rows:
         sent = f"{row['bytes_given'] / 1e3:,.0f}" if "bytes_given" in row else ""

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from forebrain.console import Table
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocols import DEFAULT, PARTS, least_frames, windows_of
 from forebrain.sessions import inspection

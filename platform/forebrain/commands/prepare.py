@@ -10,10 +10,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from forebrain.console import Table
 from forebrain.shards.index import SessionEntry, remarks
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
@@ -69,11 +68,10 @@ def _say(line: str) -> None:
 
 
 def _table(sessions: tuple[SessionEntry, ...]) -> Table:
-    table = Table(title="prepared sessions", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("session", overflow="fold")
-    table.add_column("species", no_wrap=True)
-    for name in ("frames", "units", "Hz", "segments", f"windows of {WINDOW_FRAMES}", "findings"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = Table(
+        "session", "species", "frames", "units", "Hz", "segments", f"windows of {WINDOW_FRAMES}", "findings",
+        title="prepared sessions", left=[1],
+    )  # fmt: skip
     for entry in sessions:
         table.add_row(
             entry.id,

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import rich.table
-from rich.text import Text
 
+from forebrain import console
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation, require_baselines
 from forebrain.scoring.metrics import UNIT_QUANTILES, Scores
@@ -37,6 +36,7 @@ class Table:
         columns: the column names.
         rows: cells; None stands for what is undefined.
         digits: behind the point, where people read them.
+        keys: how many of the first columns name a row.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     digits: int = 3
+    keys: int = 1
 
-    def to_rich(self) -> rich.table.Table:
+    def to_rich(self) -> console.Table:
         """The table for a terminal."""
-        table = rich.table.Table(title=self.title, title_justify="left", title_style="bold")
-        for name, right in zip(self.columns, self.right_aligned(), strict=True):
-            table.add_column(name, justify="right" if right else "left", overflow="fold")
-        for row in self.rows:
-            table.add_row(*(Text(self._text(cell)) for cell in row))
+        left = [column for column, right in enumerate(self.right_aligned()) if not right]
+        table = console.Table(*self.columns, title=self.title, keys=self.keys, left=left)
+        for row in self.texts():
+            table.add_row(*row)
         return table
 
     def to_markdown(self) -> str:
@@ -315,12 +315,13 @@ def _by_group(evaluation: Evaluation, attribute: str, groups_of: Callable[[str],
     return Table(
         name=f"by_{attribute}",
         title=f"{evaluation.part}: by {attribute}",
-        columns=(attribute, "sessions", "forecaster", *_HEADLINE),
+        keys=2,
+        columns=(attribute, "forecaster", "sessions", *_HEADLINE),
         rows=tuple(
             (
                 group,
-                groups[name][group].num_sessions,
                 name,
+                groups[name][group].num_sessions,
                 *_headline(groups[name][group], evaluation.r2(name, **{attribute: group})),
             )
             for group in groups[names[0]]

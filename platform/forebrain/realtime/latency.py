@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+
+from forebrain.console import Table
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,10 @@ class Latency:
 
     def as_table(self, title: str) -> Table:
         """One row, in milliseconds."""
-        table = Table(title=title, title_justify="left")
-        for name in (
+        table = Table(
             "frames", "forecasts", "p50 ms", "p95 ms", "p99 ms", "max ms", "jitter ms", "budget ms", "misses",
-        ):  # fmt: skip
-            table.add_column(name, justify="right")
+            title=title,
+        )  # fmt: skip
         table.add_row(
             f"{self.frames:,}",
             f"{self.forecasts:,}",

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich import box
-from rich.table import Table
 
+from forebrain.console import Table
 from forebrain.errors import RecordingError
 from forebrain.sessions import remote
 from forebrain.sessions.finding import printable
@@ -152,12 +151,10 @@ def _inspect_one(
 
 def as_table(results: Sequence[Inspected], name_of: Callable[[str], str]) -> Table:
     """The sessions that can be used, a row each."""
-    table = Table(title="recordings as they would be used", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("recording", overflow="fold")
-    table.add_column("session", overflow="fold")
-    table.add_column("species", no_wrap=True)
-    for name in ("frames", "units", "Hz", "segments", "findings"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = Table(
+        "recording", "session", "species", "frames", "units", "Hz", "segments", "findings",
+        title="recordings as they would be used", left=[1, 2],
+    )  # fmt: skip
     for result in results:
         if result.session is not None:
             table.add_row(name_of(result.address), *_cells(result, result.session))
@@ -171,18 +168,15 @@ def as_input_table(results: Sequence[Inspected], context: int, horizon: int) -> 
     Args:
         context, horizon: of the windows in which changes are counted, frames.
     """
-    table = Table(title="inputs")
-    for name in ("session", "input"):
-        table.add_column(name, overflow="fold")
-    for name in ("kind", "unit", "can be planned"):
-        table.add_column(name)
-    for name in ("changes in frames", f"in windows ({context} + {horizon})"):
-        table.add_column(name, justify="right")
+    table = Table(
+        "session", "input", "kind", "unit", "can be planned", "changes in frames",
+        f"in windows ({context} + {horizon})", title="inputs", keys=2, left=[2, 3, 4],
+    )  # fmt: skip
     for result in results:
         if result.session is not None:
             for row in _input_rows(result.session, context, horizon):
                 table.add_row(*row)
-    return table if table.row_count else None
+    return table if table.rows else None
 
 
 def _input_rows(session: Session, context: int, horizon: int) -> Iterator[tuple[str, ...]]:

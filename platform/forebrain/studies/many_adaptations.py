@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import rich.table
 import torch
 import yaml
 from rich.console import Console
@@ -28,6 +27,7 @@ from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.report import save_comparison
+from forebrain.console import Table
 from forebrain.errors import ConfigError, ForebrainError
 from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
@@ -109,9 +109,7 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
 
 def show(config: ManyConfig, rows: list[Row], console: Console) -> None:
     """Prints the table, and the mean over sessions with its interval."""
-    table = rich.table.Table(title=f"adapted to {config.model}, test part", title_justify="left")
-    for name in _COLUMNS[:-2]:
-        table.add_column(name, justify="left" if name in ("session", "status") else "right", overflow="fold")
+    table = Table(*_COLUMNS[:-2], title=f"adapted to {config.model}, test part", left=[1])
     for row in rows:
         table.add_row(*(_text(row[name]) for name in _COLUMNS[:-2]))
     console.print(table)

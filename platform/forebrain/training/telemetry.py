@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from forebrain.console import Follower, of
+from forebrain.console import Follower, Table, of
 from forebrain.training.events import (
     CheckpointSaved,
     Committing,
@@ -123,9 +122,7 @@ class ConsoleLog:
             return
         self._steps = event.steps
         self._follow("step", event.step, self._steps)
-        table = Table("data set", title="What it trains on", title_justify="left", box=None, pad_edge=False)
-        for name in ("sessions", "units", "windows", "share"):
-            table.add_column(name, justify="right")
+        table = Table("data set", "sessions", "units", "windows", "share", title="What it trains on")
         for row in event.mixture:
             counts = (f"{count:,}" for count in (row.sessions, row.units, row.windows))
             table.add_row(row.dataset, *counts, f"{row.share:.1%}")

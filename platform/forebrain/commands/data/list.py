@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
 
+from forebrain.console import Table
 from forebrain.sessions.catalogue import catalogue
 
 
@@ -17,7 +17,7 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Shows the table."""
-    table = Table(*("name", "description", "licence", "citation"))
+    table = Table("name", "description", "licence", "citation", left=[1, 2, 3])
     for name, entry in catalogue().items():
         table.add_row(name, entry.description, entry.licence, entry.citation)
     console.print(table)

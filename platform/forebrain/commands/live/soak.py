@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from forebrain.commands.live.serve import untrained
+from forebrain.console import Table
 from forebrain.models.poco import PocoConfig
 from forebrain.realtime.forecaster import LiveConfig
 from forebrain.realtime.soak import SoakConfig, soak
