@@ -11,12 +11,22 @@ from torch import nn
 
 from forebrain import realtime
 from forebrain.models.poco import Poco, PocoConfig
+from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.intervals import OnlineIntervals
 from forebrain.scoring.conformal import calibrate
 from forebrain.sessions.preprocessing import Preprocessing
 
 LEVELS = (0.1, 0.5, 0.9)
 FRAMES = 400
+
+
+def untrained(units: int, config: LiveConfig) -> LiveForecaster:
+    """A forecaster of the default model, on one thread, that has learned nothing."""
+    torch.manual_seed(0)
+    model = Poco(PocoConfig(relative=True)).requires_grad_(False)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    return realtime.open(model, model.new_interface(units), Preprocessing.none(units), config=config)
 
 
 def time_intervals(units: int, frames: int = FRAMES) -> dict[str, Any]:
@@ -27,11 +37,7 @@ def time_intervals(units: int, frames: int = FRAMES) -> dict[str, Any]:
         units: of the session.
         frames: timed, after as many as the context.
     """
-    torch.manual_seed(0)
-    model = Poco(PocoConfig(relative=True)).requires_grad_(False)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    live = realtime.open(model, model.new_interface(units), Preprocessing.none(units))
+    live = untrained(units, LiveConfig())
     rng = np.random.default_rng(0)
     error = rng.normal(size=(40, live.horizon, units)).astype(np.float32)
     starts = live.horizon * np.arange(len(error))

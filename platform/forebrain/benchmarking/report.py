@@ -23,6 +23,9 @@ def line(rows: Rows) -> str:
         return f"{row['sessions']:,} sessions: {row['phase']} {row['seconds']:,.1f} s"
     if row["what"] == "intervals":
         return f"intervals: {row['units']:,} units: {row['share']:.1%} of a forecast"
+    if row["what"] == "page":
+        share, times = row["core_share"], row["p99_ratio"]
+        return f"page: {row['units']:,} units: {share:.2%} of a core, p99 {times:.3f} times as long"
     if row["what"] == "store":
         return f"store: {row['source']}, {row['delay_ms']:.0f} ms: steps wait {row['wait_share']:.1%}"
     if _is_large(row):
@@ -49,6 +52,7 @@ def tables(rows: Rows) -> list[Table]:
         ("store", _of_stores),
         ("many-sessions", _of_many_sessions),
         ("intervals", _of_intervals),
+        ("page", _of_page),
     ):
         own = [row for row in rows if row["what"] == what]
         if own:
@@ -75,6 +79,20 @@ def _of_intervals(rows: Rows) -> Table:
         table.add_row(
             f"{row['units']:,}", f"{row['forecast_ms']:.2f}", f"{row['learn_ms']:.3f}", f"{row['share']:.1%}",
             f"{row['quantiles_ms']:.3f}",
+        )  # fmt: skip
+    return table
+
+
+def _of_page(rows: Rows) -> Table:
+    table = Table(
+        "units", "frames", "of a core", "median ms", "with the page", "p99 ms", "with the page", "95 %",
+        title="what the live page costs the forecaster, at 30 frames a second",
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            f"{row['units']:,}", f"{row['frames']:,}", f"{row['core_share']:.2%}", f"{row['median_ms']:.2f}",
+            f"x {row['ratio']:.3f}", f"{row['p99_ms']:.2f}", f"x {row['p99_ratio']:.3f}",
+            f"{row['p99_low']:.3f} to {row['p99_high']:.3f}",
         )  # fmt: skip
     return table
 
