@@ -152,6 +152,10 @@ def _run(words: list[str]) -> int:
         print(actions, file=None if words[1:] else sys.stderr)
         return 0 if words[1:] else 2
     name, given = split(words)
+    if name == "adapt":
+        # Read when NumPy is first imported. Products of single units' matrices are small: several threads of
+        # BLAS spin while they wait for one another, and take longer than one.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     module = module_of(name)
     if hasattr(module, "main"):  # has a parser of its own
         return module.main(given)
