@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from forebrain.adaptation.artifact import require_new
+from forebrain.adaptation.origin import registry_address
 from forebrain.commands import main, parse_command
 from forebrain.errors import RecordingError, StorageError
 from forebrain.sessions.readers import find_recordings
@@ -156,6 +158,24 @@ def test_an_option_is_what_was_given(name: str, tmp_path: Path, monkeypatch: pyt
     assert (given.recording, given.out) == ([name], name)
     many = parse_command("prepare", ["--recording", f"./{name}", "b", "--out", "c"])
     assert many.recording == [f"./{name}", "b"]
+
+
+@pytest.mark.parametrize("name", ["#1", "~", "Null", "&a", "# b/c"])
+def test_of_what_yaml_takes_for_nothing_only_the_word_null_is_that(name: str) -> None:
+    for given in (["--out", name], [f"--out={name}"]):
+        assert parse_command("forecast", ["--adapted=a", "--recording=b", *given]).out == name
+    assert parse_command("forecast", ["--adapted=a", "--recording=b", "--out=null"]).out is None
+
+
+@pytest.mark.parametrize("address", ["s3:/lab/models", "file:/lab/models", "~nobody-of-that-name/models"])
+def test_the_address_of_a_registry_is_no_folder_by_mistake(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match=f"^{re.escape(address)}: "):
+        registry_address(address)
+    assert main(["page", "registry", address, "--out=page"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {address}: ")
 
 
 @pytest.mark.parametrize("variable", ["FOREBRAIN_CACHE", "FOREBRAIN_HOME"])

@@ -19,13 +19,24 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import docstring_parser
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 
 from forebrain.errors import ConfigError
 
 Config = TypeVar("Config")
 # Key of a choice's config classes in its field's metadata.
 _CHOICES = "choices"
+_MODE = "yaml_whose_null_is_a_word"
+
+
+def _load(text: str) -> Any:
+    """What YAML reads in a value. Of what it reads as nothing (`~`, `#1`, `&a`) only the word `null` is that;
+    all else is a name."""
+    value = get_loader("yaml")(text)
+    return text if value is None and text.strip() and "\n" not in text else value
+
+
+set_loader(_MODE, _load, (yaml.YAMLError,))
 
 
 def one_of(configs: Mapping[str, type[Any]]) -> dict[str, Any]:
@@ -61,7 +72,7 @@ def parse(
     given = _with_files(arguments, aliases or {}, definitions or {})
     narrowed = _narrowed(config_class, lambda key: _given(given, key))
     known = {f"--{option.name}": option.type for option in flat(_options(narrowed))}
-    parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False, parser_mode=_MODE)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(narrowed)
     try:

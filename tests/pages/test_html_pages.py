@@ -199,6 +199,10 @@ def test_what_is_no_adaptation_or_damaged_is_refused(adapted: Adapted, tmp_path:
     with pytest.raises(AdaptationError, match="no adaptation here"):
         write_adaptation(str(tmp_path), str(tmp_path / "page"))
     folder = adapted.save(tmp_path / "worm9")
+    (folder / "evaluation.json").write_text(json.dumps({"units": []}))
+    with pytest.raises(AdaptationError, match="damaged"):
+        write_adaptation(str(folder), str(tmp_path / "page"))
+    (folder / "evaluation.json").unlink()
     record = json.loads((folder / "adaptation.json").read_text())
     del record["horizon"]
     (folder / "adaptation.json").write_text(json.dumps(record))

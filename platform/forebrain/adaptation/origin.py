@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import safetensors.torch
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from forebrain.adaptation.shipped import SHIPPED, shipped_models
 from forebrain.errors import AdaptationError
 from forebrain_registry import NotFoundError, Pulled, Registry, RegistryError, pull
+from forebrain_registry.storage import path_here
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def registry_address(registry: str | os.PathLike[str] | None) -> str:
 
     Raises:
         AdaptationError: none is given.
+        StorageError: it is neither a path nor an address.
     """
     address = os.fspath(registry) if registry is not None else os.environ.get("FOREBRAIN_REGISTRY")
     if not address:
@@ -58,7 +59,7 @@ def registry_address(registry: str | os.PathLike[str] | None) -> str:
             "which registry? Give its address (--registry URI, or registry=... in Python), or set "
             "FOREBRAIN_REGISTRY."
         )
-    return address if "://" in address else str(Path(address).expanduser().absolute())
+    return address if "://" in address else str(path_here(address).absolute())
 
 
 def places_to_look(registry: str | os.PathLike[str] | None) -> list[str]:

@@ -19,6 +19,7 @@ from forebrain.pages.build import picture, write_page
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.scoring.units import FAVOURS
+from forebrain_registry.storage import path_here
 
 _PICTURES = {
     "forecast_traces": "What single neurons did, and what had been forecast",
@@ -43,7 +44,7 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
         AdaptationError: there is no adaptation in the folder, or what it holds is damaged.
         ForebrainError: the page cannot be written.
     """
-    folder = Path(adapted)
+    folder = path_here(adapted)
     record = _read(folder, RECORD)
     if record is None or record.get("format") not in (FORMAT, STACKED_FORMAT):
         raise AdaptationError(f"{folder}: there is no adaptation here; give the --out of `forebrain adapt`.")
@@ -68,7 +69,7 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
             favours=FAVOURS,
             pictures=dict(_pictures(folder)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise AdaptationError(f"{folder}: damaged ({error!r:.200}); adapt again.") from error
 
 
