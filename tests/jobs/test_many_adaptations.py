@@ -98,6 +98,21 @@ def test_recordings_of_one_name_do_not_pass_for_each_other(config: ManyConfig, t
     assert rows[1]["score"] is None
 
 
+def test_what_is_finished_does_not_pass_for_another_recording_of_its_name(
+    config: ManyConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "recordings"
+    config = replace(config, mode="none", recordings=[str(folder / "a.npy")])
+    assert status(adapt_many(config, Console(quiet=True))) == {"a": "adapted"}
+    kept = (folder / "a.npy").read_bytes()
+    (folder / "a.npy").write_bytes((folder / "b.npy").read_bytes())
+    (row,) = adapt_many(config, Console(quiet=True))
+    assert row["status"] == "failed" and row["score"] is None
+    assert "another recording called recordings/a/a" in row["error"] and "another --out" in row["error"]
+    (folder / "a.npy").write_bytes(kept)
+    assert status(adapt_many(config, Console(quiet=True))) == {"a": "finished"}
+
+
 def test_a_folder_takes_no_other_settings(config: ManyConfig) -> None:
     quiet = Console(quiet=True)
     adapt_many(replace(config, mode="none"), quiet)

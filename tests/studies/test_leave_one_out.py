@@ -12,10 +12,19 @@ from rich.console import Console
 
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, ForebrainError
 from forebrain.scoring.baselines import BASELINES
 from forebrain.sessions.session import Session
-from forebrain.studies.leave_one_out import WAYS, StudyConfig, adapted, as_table, draw, study, summarise
+from forebrain.studies.leave_one_out import (
+    WAYS,
+    StudyConfig,
+    _place,
+    adapted,
+    as_table,
+    draw,
+    study,
+    summarise,
+)
 from forebrain_registry import Registry
 
 QUIET = Console(quiet=True)
@@ -51,6 +60,30 @@ def test_each_way_is_done_once_and_other_settings_are_refused(
         list(adapted(replace(config, fit=FitConfig(steps=3)), config.recording[0], 0, "run", QUIET))
     with pytest.raises(ConfigError, match="expected 3 or more"):
         study(replace(config, recording=config.recording[:2]), QUIET)
+
+
+def test_recordings_of_one_file_name_do_not_share_a_folder_and_other_recordings_are_refused(
+    config: StudyConfig, tmp_path: Path, walk: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recordings = [str(tmp_path / f"mouse{seed}" / "Fall.npz") for seed in range(3)]
+    for seed, path in enumerate(recordings):
+        Path(path).parent.mkdir()
+        walk(seed, num_frames=250).save(path)
+    config = replace(config, recording=recordings, seeds=1)
+    assert len({_place(config, left_out).uri for left_out in recordings}) == 3
+
+    def stopped(*_: Any) -> str:
+        raise ForebrainError("stopped")
+
+    monkeypatch.setattr("forebrain.studies.leave_one_out.pretrained", stopped)
+    for _ in range(2):
+        with pytest.raises(ForebrainError, match="stopped"):
+            study(config, QUIET)
+    walk(7, num_frames=250).save(recordings[1])
+    with pytest.raises(ConfigError, match="of other recordings"):
+        study(config, QUIET)
+    with pytest.raises(ConfigError, match="same to the byte"):
+        study(replace(config, recording=[*recordings, recordings[0]]), QUIET)
 
 
 def made_row(way: str, animal: str, seed: int, score: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     without-<recording>/shards, run-<seed>        pretraining on the others
     without-<recording>/<way>-<seed>.json         one way of adapting to it: curve, scores on the test part
+    recordings.json                               hashes of the recordings that the study is of
     result.json, report.md, score_by_step.png     means over animals, with intervals
 
 Every file is a step that is not done again, so a study goes on where it was stopped.
@@ -9,6 +10,7 @@ Every file is a step that is not done again, so a study goes on where it was sto
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import tempfile
@@ -39,6 +41,7 @@ from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_bas
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
+from forebrain.shards.recordings import sha256_of
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry.storage import Folder
 
@@ -61,6 +64,7 @@ WAYS = (
     Way("full", "full", "regression"),
     Way("scratch", "scratch", "random"),
 )
+RECORDINGS = "recordings.json"
 # What the claims compare: embeddings against each of these, animal by animal.
 COMPARED = ("full", "forecaster", "scratch", "none", "linear")
 
@@ -93,13 +97,14 @@ def study(config: StudyConfig, console: Console) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        ConfigError: there are too few recordings, or results of other settings in the folder.
+        ConfigError: there are too few recordings, or results of other settings or recordings in the folder.
     """
     if len(config.recording) < 3:
         raise ConfigError(
             f"{len(config.recording)} recordings; expected 3 or more, so that two are left to train on."
         )
     out = Folder(config.out)
+    _claim(out, config.recording)
     rows: list[dict[str, Any]] = []
     for seed in range(config.seeds):
         for left_out in config.recording:
@@ -248,4 +253,26 @@ def _mean_curve(rows: Sequence[Mapping[str, Any]], way: str) -> list[tuple[int, 
 
 
 def _place(config: StudyConfig, left_out: str) -> Folder:
-    return Folder(config.out).child(f"without-{Path(left_out).stem}")
+    name = Path(left_out).stem
+    if (
+        sum(Path(each).stem == name for each in config.recording) > 1
+    ):  # as the folder `suite2p` of each animal
+        name = f"{name}-{sha256_of(left_out)[:8]}"
+    return Folder(config.out).child(f"without-{name}")
+
+
+def _claim(out: Folder, recordings: Sequence[str]) -> None:
+    """Keeps which recordings the study is of, by content, or raises ConfigError where it is of others.
+
+    What is done already was trained on all but one of them, so none may come, go or change.
+    """
+    hashes = sorted(map(sha256_of, recordings))
+    if len(set(hashes)) < len(hashes):
+        raise ConfigError("two of the recordings are the same to the byte; give each animal's once.")
+    with contextlib.suppress(FileExistsError):
+        out.create(RECORDINGS, json.dumps(hashes).encode())
+    if out.read(RECORDINGS) != json.dumps(hashes).encode():
+        raise ConfigError(
+            f"{out.uri} holds a study of other recordings, or of these before one of them or its sidecar file "
+            "changed. Give the same recordings to go on there, or another --out."
+        )

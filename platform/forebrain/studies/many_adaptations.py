@@ -32,10 +32,11 @@ from forebrain.errors import ConfigError, ForebrainError
 from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.sessions.session import session_key
-from forebrain.shards.recordings import find_all, open_any
+from forebrain.shards.recordings import find_all, open_any, sha256_of
 from forebrain_registry.storage import Folder, scratch
 
 ASKED = "adaptations.yaml"
+OF = "recording.json"  # in the folder of an adaptation: the hash of the recording that it is of
 _COLUMNS = (
     "session", "status", "score", "low", "high", "linear", "ridge", "self", "not adapted", "seconds", "leak",
     "recording", "error",
@@ -178,6 +179,7 @@ def _adapt_recording(item: Row) -> list[Row]:
     torch.set_num_threads(1)
     recording = item["recording"]
     try:
+        sha256 = sha256_of(recording)
         sessions = open_any(recording)
         backbone = Backbone.open(item["model"], item["registry"])
     except (ForebrainError, OSError) as error:
@@ -188,12 +190,15 @@ def _adapt_recording(item: Row) -> list[Row]:
         place = out.child(session_key(session.id))
         try:
             result, status = _finished(place), "finished"
-            if result is None:
+            if result is not None:
+                _require_same(place, sha256, session.id)
+            else:
                 comparison = compare(
                     backbone, session, item["mode"], FitConfig(**item["fit"]), item["resample"]
                 )
                 with scratch() as folder:
                     made = save_comparison(comparison, folder / "adaptation")
+                    (made / OF).write_text(json.dumps({"sha256": sha256}))
                     # The result last: it says that all else is there.
                     for path in sorted(made.iterdir(), key=lambda path: path.name == RESULT):
                         place.write(path.name, path.read_bytes())
@@ -212,6 +217,22 @@ def _finished(place: Folder) -> Row | None:
     except (FileNotFoundError, ValueError):
         return None
     return result if isinstance(result, dict) and "interval" in result else None
+
+
+def _require_same(place: Folder, sha256: str, session: str) -> None:
+    """Raises ConfigError if a finished adaptation is not of the recording with this hash.
+
+    One of an earlier version, which kept no hash, is taken for it.
+    """
+    try:
+        known = json.loads(place.read(OF))["sha256"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return
+    if known != sha256:
+        raise ConfigError(
+            f"{place.uri} holds the adaptation to another recording called {session}, or to this one before "
+            "it or its sidecar file changed. Give another --out, or remove that folder to adapt again."
+        )
 
 
 def _refuse_shared_names(rows: list[Row]) -> list[Row]:
