@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -108,6 +110,9 @@ def test_a_process_updates_the_interface_and_its_death_costs_nothing_else(
     live = open_live()
     config = UpdateConfig(every_s=0.02, frames=100, steps=3, batch_size=4, learning_rate=1e-2)
     updater = InterfaceUpdater(live, config, "relative")
+    os.kill(
+        updater._process.pid, signal.SIGINT
+    )  # as a terminal does to all processes; it is not for this one
     frames = activity(300, small.preprocessing)
     deadline = time.monotonic() + 120
     number = 0

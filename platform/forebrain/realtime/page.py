@@ -27,6 +27,7 @@ from typing import Any
 import msgpack
 
 from forebrain.errors import ConfigError
+from forebrain.realtime.beside import start_beside
 
 HISTORY = 150  # pictures that one who opens the page gets at once
 MAX_WATCHERS = 16
@@ -92,7 +93,7 @@ def shown(listening: socket.socket, pictures: str) -> Iterator[None]:
     process = multiprocessing.get_context("spawn").Process(
         target=_show_beside, args=(listening, pictures), name="live-page", daemon=True
     )
-    process.start()
+    start_beside(process)
     listening.close()
     try:
         yield

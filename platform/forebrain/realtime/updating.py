@@ -15,6 +15,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.synchronize
 import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from forebrain.accelerate import accelerate
 from forebrain.errors import ConfigError
 from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
+from forebrain.realtime.beside import start_beside
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.training.optimise import CLIP_NORM, ClippedAdamW
@@ -138,7 +140,7 @@ class InterfaceUpdater:
         self._process = context.Process(
             target=_update, args=(self._shared, *given), name="live-updates", daemon=True
         )
-        self._process.start()
+        start_beside(self._process)
 
     def follow(self, live: LiveForecaster) -> None:
         """Shows the newest frame to the other process, and takes over an interface that is ready."""
@@ -169,6 +171,7 @@ def _update(
     loss: LossName,
 ) -> None:
     """The other process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the forecaster's end is this one's
     os.nice(NICENESS)
     torch.set_num_threads(1)
     model = accelerate(model.eval().requires_grad_(False), "adapt")
