@@ -273,6 +273,6 @@ def _claim(out: Folder, recordings: Sequence[str]) -> None:
         out.create(RECORDINGS, json.dumps(hashes).encode())
     if out.read(RECORDINGS) != json.dumps(hashes).encode():
         raise ConfigError(
-            f"{out.uri} holds a study of other recordings, or of these before one of them or its sidecar file "
+            f"{out.uri} holds a study of other recordings, or of these before one or its sidecar file "
             "changed. Give the same recordings to go on there, or another --out."
         )
