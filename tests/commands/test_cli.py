@@ -180,6 +180,7 @@ def test_a_command_that_makes_no_sense_shows_the_usage(capsys: pytest.CaptureFix
             "error: [Errno 13] Permission denied: 'a.npy'",
         ),
         (KeyboardInterrupt(), 130, "stopped"),
+        (SystemExit(15), 143, "stopped"),  # as Ray takes SIGTERM
     ],
 )
 def test_what_a_file_system_refuses_and_ctrl_c_are_one_line(

@@ -146,6 +146,25 @@ def test_a_kill_at_any_byte_leaves_what_was_counted(
     np.testing.assert_array_equal(fb.read(path).frames(0, 30), frames[:30])
 
 
+def test_a_record_that_was_cut_short_is_gone_on_with_behind_its_last_whole_frame(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a power cut leaves it, after which the disk may have the number of records and not the last ones."""
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[:20])
+    recorder.close()
+    with path.open("rb+") as file:
+        file.truncate(path.stat().st_size - recorder._dtype.itemsize * 3 // 2)
+    again = Recorder(path, live, ABOUT)
+    assert again.num_recorded == 18 and "20 frames were counted and 18 lie there" in caplog.text
+    record(again, live, frames[20:], first=20)
+    again.close()
+    session = fb.read(path)
+    np.testing.assert_array_equal(session.frames(0, 38), np.delete(frames, [18, 19], axis=0))
+    assert session.segments == [(0, 18), (18, 38)]
+
+
 def test_a_file_without_frames_is_told_from_a_damaged_one(open_live: Open, tmp_path: Path) -> None:
     path = tmp_path / "run.nc"
     Recorder(path, open_live(), ABOUT).close()

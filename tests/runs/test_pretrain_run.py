@@ -265,3 +265,34 @@ def test_recordings_that_come_or_change_while_a_run_is_away_are_no_part_of_it(
     assert isinstance(started[0], Started) and started[0].step > 0
     assert "3 of 5 recordings are none of those that this run was prepared from" in said.export_text()
     assert (tmp_path / "run" / "shards" / "index.json").read_bytes() == index
+
+
+def test_sessions_that_come_into_a_set_while_a_run_trains_are_no_part_of_it(
+    make_run: Make, small_shards: str, tmp_path: Path, walk: Callable[..., Session]
+) -> None:
+    data = str(tmp_path / "growing")
+    shutil.copytree(small_shards, data)
+
+    def add(seed: int) -> None:
+        walk(seed).save(tmp_path / f"{seed}.npz")
+        prepare([str(tmp_path / f"{seed}.npz")], data, PrepareConfig(), lambda p: [Session.load(p)], map_here)
+
+    undisturbed = make_run(training=LONGER, out=str(tmp_path / "undisturbed"))
+    pretrain(undisturbed, QUIET)
+    config = make_run(data=data, training=LONGER)
+    with pytest.raises(StopHereError):
+        pretrain(config, QUIET, _stop_at(3))
+    add(7)
+    said = Console(record=True, file=io.StringIO(), width=300)
+    pretrain(config, said, lambda event: add(8) if isinstance(event, StepDone) and event.step == 5 else None)
+    assert f"{data} has changed since this run began" in said.export_text()
+    mine, other = (RunFolder(each.out).read_result() or {} for each in (config, undisturbed))
+    assert mine["test"]["by_session"] == other["test"]["by_session"]
+
+    session = next(path for path in Path(data, "sessions").iterdir() if path.suffix == ".json")
+    session.write_bytes(session.read_bytes() + b" ")
+    lines = Path(data, "sessions.jsonl")
+    lines.write_text("".join(line + " \n" for line in lines.read_text().splitlines()))
+    RunFolder(config.out).folder.remove("result.json")
+    with pytest.raises(CheckpointError, match="was trained on other data than"):
+        pretrain(config, QUIET)

@@ -20,7 +20,8 @@ def open_windows(run: RunFolder, trained: TrainedModel, data: str | None) -> Sha
         ShardError: there are none.
     """
     config = trained.config
-    windows = open_run_windows(config, data or run.shards(config.data))
+    kept = None if data else run.kept_index()
+    windows = open_run_windows(config, data or run.shards(config.data), kept)
     if windows.shards.fingerprint != trained.checkpoint.record["data_fingerprint"]:
         raise CheckpointError(
             f"{run.uri} was trained on other data than {windows.shards.uri} holds; give its own --data."

@@ -65,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        # Ray's handler, in a process that has started it, leaves with the bare number.
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGTERM
 
 
 def split(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -134,7 +134,13 @@ class Recorder:
                 f"{self.path} is there already, and is no recording of these units with this forecaster; "
                 "nothing is overwritten. Name another file."
             )
-        return int.from_bytes(there[counted], "big")
+        number = int.from_bytes(there[counted], "big")
+        whole = (self.path.stat().st_size - self._start) // self._dtype.itemsize
+        if number > whole:  # a power cut, or a copy that was cut short
+            _log.warning("%s: %d frames were counted and %d lie there; it goes on behind them.",
+                         self.path, number, whole)  # fmt: skip
+            self._write(_NUM_RECORDS_AT, whole.to_bytes(4, "big"))
+        return min(number, whole)
 
     def _record(self, number: int) -> Any:
         self._file.seek(self._start + number * self._dtype.itemsize)

@@ -135,7 +135,7 @@ def open_runs(runs: Sequence[RunFolder]) -> list[ComparedRun]:
             raise ConfigError(f"two runs of the same seed and data are called {label}: {uris}.")
     opened = []
     for label, run, one in zip(labels, runs, trained, strict=True):
-        windows = open_windows(one.config, run.shards(one.config.data))
+        windows = open_windows(one.config, run.shards(one.config.data), run.kept_index())
         if windows.shards.fingerprint != one.checkpoint.record["data_fingerprint"]:
             raise CheckpointError(f"{run.uri} was trained on other data than {windows.shards.uri} holds now.")
         opened.append(ComparedRun(label, one, windows))

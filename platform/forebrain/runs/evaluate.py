@@ -56,7 +56,8 @@ def evaluate_run(
     """
     trained = TrainedModel.load(run)
     config = trained.config
-    windows = open_windows(config, data or run.shards(config.data))
+    kept = None if data else run.kept_index()
+    windows = open_windows(config, data or run.shards(config.data), kept)
     shards = windows.shards
     if shards.fingerprint != trained.checkpoint.record["data_fingerprint"]:
         raise CheckpointError(

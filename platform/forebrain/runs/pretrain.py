@@ -15,7 +15,7 @@ from forebrain.errors import ConfigError, ForebrainError
 from forebrain.runs.evaluate import evaluate_run, show_evaluation
 from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
-from forebrain.shards.reader import sources_of
+from forebrain.shards.reader import read_index, sources_of
 from forebrain.shards.recordings import find_all, sha256_of
 from forebrain.shards.stream import build_order
 from forebrain.training.config import PretrainConfig, TrainingConfig
@@ -117,7 +117,13 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
             recordings = _of_this_run(recordings, run, config, console)
             if recordings:
                 prepare_into(run.shards(config.data), recordings, config, console)
-        check_data(run.shards(config.data), config)
+        run.keep_index(config.data)
+        kept = run.kept_index()
+        if kept is not None and kept != read_index(config.data):
+            console.print(
+                f"{config.data} has changed since this run began; sessions that came are no part of it."
+            )
+        check_data(run.shards(config.data), config, kept)
         run.claim(config)  # a command that came first and could not start may have taken its own back
     except ForebrainError:
         if is_new:
@@ -170,9 +176,9 @@ def prepare_into(out: str, recordings: Sequence[str], config: PretrainConfig, co
         console.print(f"  cannot be used: {failure}")
 
 
-def check_data(shards: str, config: PretrainConfig) -> None:
+def check_data(shards: str, config: PretrainConfig, kept_index: bytes | None = None) -> None:
     """Raises before any work if the shards cannot be read, or hold no window for this config."""
-    windows = open_windows(config, shards)
+    windows = open_windows(config, shards, kept_index)
     build_order(windows, config.training.batch_size, config.seed, config.mixture)
 
 

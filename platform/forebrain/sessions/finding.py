@@ -23,6 +23,7 @@ _MARK_BYTES = 1 << 16
 _OF_A_RUN = {
     "attempts",
     "checkpoints",
+    "data_index.json",
     "evaluation",
     "figures",
     "metrics.jsonl",

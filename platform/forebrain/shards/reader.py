@@ -79,8 +79,10 @@ class ShardSet:
         storage: Folder,
         skips_bad: bool = False,
         bad_shards: dict[str, str] | None = None,
+        kept_index: bytes | None = None,
     ) -> None:
         self.uri = uri
+        self._kept_index = kept_index
         self.skips_bad = skips_bad
         self.bad_shards = bad_shards or {}
         self._unreadable = frozenset(self.bad_shards)
@@ -100,40 +102,31 @@ class ShardSet:
         self._member = lru_cache(CACHED_MEMBERS)(self._find_member)
 
     @classmethod
-    def open(cls, uri: str, on_bad_shard: OnBadShard = "stop") -> ShardSet:
+    def open(cls, uri: str, on_bad_shard: OnBadShard = "stop", kept_index: bytes | None = None) -> ShardSet:
         """Opens a set and checks that it is whole: index, entries, and the size of every shard.
 
         Args:
             uri: its address.
             on_bad_shard: whether shards that are missing or have another size are an error or, with `skip`,
                 a warning. All else is an error in any case.
+            kept_index: what `read_index` gave before: the set as it was then, whatever was added since.
 
         Raises:
             ShardError: there is no index, its format is unknown, an entry is not the one that was indexed,
                 or a shard is missing or has another size.
         """
         storage = Folder(uri)
-        try:
-            with readable(uri, INDEX_NAME):
-                data = storage.read(INDEX_NAME)
-        except ShardError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            raise ShardError(
-                f"{uri}: no {INDEX_NAME}, so there is no finished set of shards here. "
-                "Check the address, or run prepare: it continues what was begun."
-            ) from error
-        index = Index.from_bytes(data, uri)
+        index = Index.from_bytes(kept_index or read_index(uri), uri)
         sessions = read_entries(index, storage)
         bad = _bad_shards(index, sessions, storage)
         if bad and on_bad_shard == "stop":
             raise ShardError(next(iter(bad.values())))
         for problem in bad.values():
             _log.warning("%s Its windows are skipped.", problem)
-        return cls(uri, index, sessions, storage, on_bad_shard == "skip", bad)
+        return cls(uri, index, sessions, storage, on_bad_shard == "skip", bad, kept_index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.uri, self.fingerprint, "skip" if self.skips_bad else "stop")
+        return _reopen, (self.uri, self.fingerprint, "skip" if self.skips_bad else "stop", self._kept_index)
 
     def read(self, session: int, start: int, stop: int, units: slice = ALL) -> np.ndarray:
         """Raw frames [start, stop) of a session, float32 [stop - start, N]. Not to be written to.
@@ -350,6 +343,24 @@ def is_set(uri: str) -> bool:
     return isinstance(row, dict) and str(row.get("format")).startswith("forebrain-")
 
 
+def read_index(uri: str) -> bytes:
+    """The index of a prepared set as it is now, which later opens the same sessions again.
+
+    Raises:
+        ShardError: there is none, or it cannot be read.
+    """
+    try:
+        with readable(uri, INDEX_NAME):
+            return Folder(uri).read(INDEX_NAME)
+    except ShardError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise ShardError(
+            f"{uri}: no {INDEX_NAME}, so there is no finished set of shards here. "
+            "Check the address, or run prepare: it continues what was begun."
+        ) from error
+
+
 def fingerprint_of(uri: str) -> str | None:
     """The fingerprint of a prepared set, by its index alone; None where there is no finished set.
 
@@ -378,8 +389,10 @@ def _index_of(storage: Folder) -> Index | None:
         return None
 
 
-def _reopen(uri: str, fingerprint: str, on_bad_shard: OnBadShard) -> ShardSet:
-    shards = ShardSet.open(uri, on_bad_shard)
+def _reopen(
+    uri: str, fingerprint: str, on_bad_shard: OnBadShard, kept_index: bytes | None = None
+) -> ShardSet:
+    shards = ShardSet.open(uri, on_bad_shard, kept_index)
     if shards.fingerprint != fingerprint:
         raise ShardError(f"{uri}: the shards changed while they were in use; start again from the new set.")
     return shards

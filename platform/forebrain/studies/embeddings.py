@@ -307,7 +307,7 @@ def analyse_embeddings(run: str, out: str | None, command: str) -> StudyReport:
     """
     folder = RunFolder(run)
     trained = TrainedModel.load(folder)
-    windows = open_windows(trained.config, folder.shards(trained.config.data))
+    windows = open_windows(trained.config, folder.shards(trained.config.data), folder.kept_index())
     sessions = units_of(trained, windows.shards)
     check_labels(sessions)
     report = report_embeddings(sessions, command)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from forebrain.errors import CheckpointError, ForebrainError
+from forebrain.errors import CheckpointError, ForebrainError, ShardError
 from forebrain.scoring.protocols import PARTS, Part
 from forebrain.shards.holdout import held_out_sessions
+from forebrain.shards.index import Index
 from forebrain.shards.order import DataOrder
 from forebrain.shards.reader import ShardSet, fingerprint_of, sources_of
 from forebrain.shards.recordings import find_all, sha256_of
@@ -34,18 +35,28 @@ class DatasetShare:
     share: float
 
 
-def open_windows(config: PretrainConfig, shards: str) -> ShardWindows:
+def open_windows(config: PretrainConfig, shards: str, kept_index: bytes | None = None) -> ShardWindows:
     """Opens what a run trains and is scored on.
 
     Args:
         config: the run's.
         shards: address of the set.
+        kept_index: of the set when the run began, `RunFolder.kept_index`; None for the set as it is now.
 
     Raises:
+        CheckpointError: a session that the run began with is not there any more, or is another.
         ConfigError: the set has not as much as `subset` is to keep, or as `holdout` is to hold out.
         ShardError: the shards cannot be read, or windows are longer than they were prepared for.
     """
-    whole = ShardSet.open(shards, config.mixture.on_bad_shard)
+    try:
+        whole = ShardSet.open(shards, config.mixture.on_bad_shard, kept_index)
+    except ShardError as error:
+        if kept_index is None or fingerprint_of(shards) == Index.from_bytes(kept_index, shards).fingerprint:
+            raise
+        raise CheckpointError(
+            f"{config.out} was trained on other data than {shards} holds now ({error}) "
+            "Give the data it was started with, or another --out."
+        ) from error
     kept: ShardSet | SubsetShards = whole
     if not config.subset.is_whole or config.holdout.conditions:
         conditions = config.holdout.conditions or ()

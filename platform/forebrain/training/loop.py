@@ -106,7 +106,7 @@ class Trainer:
         self._listener: Listener = report if group.is_first else (lambda event: None)
         self._not_written: ForebrainError | None = None
 
-        self.windows = open_windows(config, self.folder.shards(config.data))
+        self.windows = open_windows(config, self.folder.shards(config.data), self.folder.kept_index())
         self.order = build_order(
             self.windows,
             self.training.batch_size,

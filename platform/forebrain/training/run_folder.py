@@ -1,6 +1,7 @@
 """A run folder: what was asked, what happened, what came out. The same layout on a disk and on S3.
 
-config.yaml  metrics.jsonl  tensorboard/  checkpoints/  attempts/  shards/  result.json  evaluation/
+config.yaml  metrics.jsonl  tensorboard/  checkpoints/  attempts/  data_index.json or shards/  result.json
+evaluation/
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from forebrain.errors import CheckpointError
-from forebrain.shards.reader import is_set
+from forebrain.shards.reader import is_set, read_index
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.data import is_same_data
@@ -24,6 +25,7 @@ from forebrain_registry.storage import Folder
 _CONFIG = "config.yaml"
 _RESULT = "result.json"
 _SHARDS = "shards"
+_INDEX = "data_index.json"
 
 
 class RunFolder:
@@ -74,6 +76,20 @@ class RunFolder:
         folder."""
         return data if not data.startswith("sim://") and is_set(data) else self.folder.uri_of(_SHARDS)
 
+    def keep_index(self, data: str) -> None:
+        """Keeps which sessions a prepared set holds as the run begins: more may be added meanwhile. A run
+        that was begun without this stays as it is."""
+        if self.shards(data) == data and not self.checkpoints().newest_step():
+            with contextlib.suppress(FileExistsError):
+                self.folder.create(_INDEX, read_index(data))
+
+    def kept_index(self) -> bytes | None:
+        """What `keep_index` kept; None where the run prepared its own shards, or began without it."""
+        try:
+            return self.folder.read(_INDEX)
+        except FileNotFoundError:
+            return None
+
     @property
     def has_shards(self) -> bool:
         """Whether something was prepared in the run folder."""
@@ -109,7 +125,7 @@ class RunFolder:
         """
         if self.attempts.names() or self.folder.exists("checkpoints"):
             return
-        for name in (_CONFIG,) if had_shards else (_CONFIG, _SHARDS):
+        for name in (_CONFIG, _INDEX) if had_shards else (_CONFIG, _INDEX, _SHARDS):
             self.folder.remove(name)
         self.folder.remove_if_empty()
 
