@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.util.state.exception import ServerUnavailable
 
 from forebrain.console import make_console
 from forebrain.errors import ConfigError, DivergenceError
@@ -145,3 +146,15 @@ def test_a_damaged_note_is_no_note(trials, note: bytes, caplog) -> None:
     Folder(trials[0].config.out).write(NOTE, note)
     assert read_note(trials[0]) is None and unfinished(trials) == trials
     assert NOTE in caplog.text
+
+
+def test_a_dashboard_that_does_not_answer_holds_no_study_up(monkeypatch, caplog) -> None:
+    def unavailable(timeout: float, **_: Any) -> Any:
+        assert timeout <= 5
+        raise ServerUnavailable("Failed to make request to http://127.0.0.1:8265. Please check the log.")
+
+    monkeypatch.setattr(tuning.ray, "get_runtime_context", lambda: SimpleNamespace(
+        get_job_id=lambda: "01", gcs_address="127.0.0.1:1"))  # fmt: skip
+    monkeypatch.setattr(tuning, "list_placement_groups", unavailable)
+    tuning._remove_placement_groups()
+    assert "kept until this process ends: Failed to make request" in caplog.text

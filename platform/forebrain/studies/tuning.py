@@ -20,6 +20,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.util.state import list_placement_groups
+from ray.util.state.exception import RayStateApiException
 from rich.console import Console
 
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
@@ -34,6 +35,7 @@ from forebrain_registry.storage import Folder
 
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
 RESTARTS = 2
+STATE_TIMEOUT_S = 5  # for what Ray's dashboard is asked; Ctrl-C may wait for it
 _QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # StopSignals takes signals: Tune's own handler knows only SIGINT.
@@ -42,6 +44,9 @@ _QUIET_TUNE = {
     # The newer output prints a banner however quiet it is to be.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+
+_log = logging.getLogger(__name__)
 
 
 class StudyStoppedError(StoppedError):
@@ -233,12 +238,23 @@ def _room(trial: Trial) -> int:
 
 
 def _remove_placement_groups() -> None:
-    """Removes what this driver's trials have reserved and did not give back, as those do that are stopped."""
+    """Removes what this driver's trials have reserved and did not give back, as those do that are stopped.
+
+    Ray's dashboard is asked, which may be busy or gone where a study is stopped; Ray itself gives all back
+    when this process ends.
+    """
     context = ray.get_runtime_context()
     job = context.get_job_id()
-    groups = list_placement_groups(
-        address=context.gcs_address, filters=[("creator_job_id", "=", job), ("state", "!=", "REMOVED")]
-    )
+    try:
+        groups = list_placement_groups(
+            address=context.gcs_address,
+            filters=[("creator_job_id", "=", job), ("state", "!=", "REMOVED")],
+            timeout=STATE_TIMEOUT_S,
+        )
+    except (RayStateApiException, OSError) as error:
+        reason = str(error).partition(". ")[0]
+        _log.warning("what trials had reserved is kept until this process ends: %s", reason)
+        return
     for group in groups:
         with suppress(ValueError):  # it has gone meanwhile
             name = ray.PlacementGroupID.from_hex(group.placement_group_id)
