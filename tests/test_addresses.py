@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebrain.adaptation.artifact import require_new
+from forebrain.adaptation.artifact import new_folder, require_new
 from forebrain.adaptation.origin import registry_address
 from forebrain.commands import main, parse_command
 from forebrain.errors import RecordingError, StorageError
@@ -109,6 +109,13 @@ def test_where_only_a_path_will_do_an_address_elsewhere_is_refused(
     assert main([*serve, "--state", address]) == 1
     assert "expected a path on this machine" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_too_long_for_what_is_written_first_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="too long"):
+        require_new(tmp_path / ("x" * 245))
+    with new_folder(tmp_path / ("x" * 200)):
+        pass
 
 
 def test_a_path_may_be_given_as_a_uri_or_from_the_home(

@@ -59,6 +59,7 @@ INTERVALS = "intervals.safetensors"
 INPUTS = "inputs.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
+NAME_BYTES = 255  # that file systems take
 # What the record holds of `Preprocessing`; the rest are tensors of the interface's file.
 _PREPROCESSING = (
     "num_recorded", "unit_names", "rate_hz", "recorded_rate_hz", "event_rate_hz", "resample_hz", "fitted_on",
@@ -286,7 +287,7 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = path_here(target).absolute()
     require_new(target)
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    partial = _partial(target)
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -307,11 +308,17 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _partial(target: Path) -> Path:
+    return target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+
+
 def require_new(target: str | os.PathLike[str]) -> None:
     """Raises StorageError if there is something of a name that is no empty folder, or it cannot be made."""
     target = path_here(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise StorageError(f"{target}: exists already. Give a folder that does not.")
+    if len(os.fsencode(_partial(target).name)) > NAME_BYTES:
+        raise StorageError(f"{target}: the name is too long for a folder. Choose a shorter one.")
     above = next(each for each in target.absolute().parents if each.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise StorageError(f"{target}: {above} is no folder that can be written to. Choose another folder.")
