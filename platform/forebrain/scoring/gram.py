@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -122,6 +122,27 @@ class Gram:
             self.cross + sign * other.cross,
             self.squares + sign * other.squares,
         )
+
+    def with_drift(self, drift: float, loadings: np.ndarray, units: slice | np.ndarray) -> Gram:
+        """The expected sums, had the level of each unit been elsewhere in every window, by chance.
+
+        What forecasts well from a level where it was fitted does not where levels have moved since: fitted with
+        such errors in the level, a weight on it is as large as levels of later frames deserve.
+
+        Args:
+            drift: mean square of how far a unit's level may be elsewhere.
+            loadings: float32 [units of the session, k], of the components that are the first common features.
+            units: of the session, those of these sums.
+        """
+        added, count = drift * self.num_windows, loadings.shape[1]
+        pooled, own, common, cross = (
+            each.copy() for each in (self.pooled, self.own, self.common, self.cross)
+        )
+        pooled[0, 0] += added * len(own)
+        own[:, 0, 0] += added
+        common[:count, :count] += added * (loadings.T @ loadings)
+        cross[:count, :, 0] += added * loadings[units].T
+        return replace(self, pooled=pooled, own=own, common=common, cross=cross)
 
     def after(self, shared: np.ndarray) -> Gram:
         """The sums of the same windows with past cut to its first P columns, and with what shared weights

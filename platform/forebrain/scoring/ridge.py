@@ -9,7 +9,8 @@ the context, for each step of the horizon:
 
 Each block has a strength of its penalty, chosen by forecasting blocks of time from all others, training and
 validation part together; a block that does not help there is left out, and so is a head. The weights are then
-fitted on both parts. See `gram` for the regressions. The linear baseline with a head is called `ridge`.
+fitted on both parts. Levels drift: how far they moved between the halves of what is fitted on is taken for
+how far they may be elsewhere later, so that no weight relies on them. See `gram` for the regressions. The linear baseline with a head is called `ridge`.
 """
 
 from __future__ import annotations
@@ -255,6 +256,7 @@ class HeadFit:
         num_windows: that the weights are fitted on.
         reason: why there is no head; None where there is one.
         trial: the forecasts of these blocks of time; None where there are none.
+        drift: mean square by which levels moved between the halves of these windows, see `Gram.with_drift`.
     """
 
     head: Head | None
@@ -263,6 +265,7 @@ class HeadFit:
     num_windows: int
     reason: str | None = None
     trial: Trial | None = None
+    drift: float = 0.0
 
     def forecaster(self, base: Forecaster) -> Forecaster:
         """The base with the head, or the base where there is none."""
@@ -277,6 +280,7 @@ class HeadFit:
             "strengths": {name: _plain(value) for name, value in self.strengths.items()},
             "error": _plain(self.error),
             "num_windows": self.num_windows,
+            "drift": self.drift,
             "reason": self.reason,
         }
 
@@ -337,18 +341,26 @@ def fit_head(
             num_windows,
         )
     whole = sample.gram(np.ones(num_windows, bool))
-    folds = [(sample.gram(block.held_out), whole.less(sample.gram(~block.rest))) for block in blocks]
+    drift = sample.drift()
+
+    def drifting(gram: Gram, units: slice | np.ndarray = sample.units) -> Gram:
+        return gram.with_drift(drift, loadings, units)
+
+    folds = [
+        (sample.gram(block.held_out), drifting(whole.less(sample.gram(~block.rest)))) for block in blocks
+    ]
     strengths, error = choose_strengths(folds)
     if not error < 1:
         reason = "it did not help on blocks of time"
-        return HeadFit(None, strengths, error, num_windows, reason, sample.trial)
+        return HeadFit(None, strengths, error, num_windows, reason, sample.trial, drift)
     for block, (_, rest) in zip(blocks, folds, strict=True):
         sample.trial.added[block.held_out] = sample.predict(solve(rest, strengths), block.held_out)
+    whole = drifting(whole)
     shared = solve_shared(whole, strengths["level"]).astype(np.float32)
     if np.array_equal(choice_units, np.arange(num_units)):
         own, common = solve_units(whole.after(shared), strengths)
     else:
-        own, common = _solve_all(read, sample, shared, strengths, num_units)
+        own, common = _solve_all(read, sample, shared, strengths, num_units, drifting)
     edges = np.cumsum(list(whole.widths.values()))
     weights = {
         name: np.ascontiguousarray(each.transpose(0, 2, 1), np.float32)
@@ -356,7 +368,7 @@ def fit_head(
         if math.isfinite(strengths[name]) and len(each)
     }
     head = Head(sample.features, shared, np.ascontiguousarray(own.transpose(1, 2, 0), np.float32), weights)
-    return HeadFit(head, strengths, error, num_windows, None, sample.trial)
+    return HeadFit(head, strengths, error, num_windows, None, sample.trial, drift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -430,7 +442,8 @@ def out_of_block(
         if fit.head is not None:
             whole = sample.gram(np.ones(len(sample.starts), bool))
             for block in time_blocks(sample.starts, source.context + source.horizon):
-                weights = solve(whole.less(sample.gram(~block.rest)), fit.strengths)
+                rest = whole.less(sample.gram(~block.rest))
+                weights = solve(rest.with_drift(fit.drift, loadings, sample.units), fit.strengths)
                 sample.trial.added[block.held_out] = sample.predict(weights, block.held_out)
         trials.append(sample.trial)
     usable = trials[0].is_trained if part == "train" else ~trials[0].is_trained
@@ -449,6 +462,7 @@ def _solve_all(
     shared: np.ndarray,
     strengths: Strengths,
     num_units: int,
+    drifting: Callable[[Gram, slice], Gram],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The weights of all units, own [N, P, H] and common [F, N, H], given those that they share.
 
@@ -461,12 +475,15 @@ def _solve_all(
         gram: Gram | None = None
         for batch in read():
             past = unbounded.past(batch.context, units)
-            rest = (batch.target - batch.forecast)[..., units] - np.matmul(shared.T, past)
+            width = num_own(past.shape[1])
+            rest = (batch.target - batch.forecast)[..., units]
+            rest -= np.matmul(shared[width:].T, past[:, width:])
             blocks = (*unbounded.common(batch.context), *batch.more)
-            summed = Gram.of(past[:, : num_own(past.shape[1])], rest, blocks)
+            summed = Gram.of(past[:, :width], rest, blocks)
             gram = summed if gram is None else gram.plus(summed)
         assert gram is not None
-        solved.append(solve_units(gram, strengths))
+        gram = drifting(gram, units)
+        solved.append(solve_units(gram.after(shared[: gram.own.shape[1]]), strengths))
     own, common = zip(*solved, strict=True)
     return np.concatenate(own), np.concatenate(common, axis=1)
 
@@ -489,12 +506,14 @@ class _Sample:
 
     Attributes:
         features: of the session, bounded by what was seen.
+        units: [S], which of the session's.
         past, residual: float32 [W, C, S] and [W, H, S].
         common: of all units, [W, F] each.
         trial: nothing added yet.
     """
 
     features: Features
+    units: np.ndarray
     past: np.ndarray
     residual: np.ndarray
     common: Sequence[FeatureBlock]
@@ -528,11 +547,17 @@ class _Sample:
         common = [FeatureBlock(block.name, values) for block, values in zip(commons[0], blocks, strict=True)]
         trial = Trial(starts, is_trained, departure, np.zeros_like(residual), residual + departure)
         bounds = (each.astype(np.float32) for each in (low, high, spread))
-        return cls(Features(loadings, *bounds), past, residual, common, trial)
+        return cls(Features(loadings, *bounds), units, past, residual, common, trial)
 
     @property
     def starts(self) -> np.ndarray:
         return self.trial.starts
+
+    def drift(self) -> float:
+        """The mean square by which a unit's level moved from the earlier half of the windows to the later."""
+        level, half = self.past[:, 0], len(self.past) // 2
+        moved = level[half:].mean(axis=0, dtype=np.float64) - level[:half].mean(axis=0, dtype=np.float64)
+        return float(np.square(moved).mean())
 
     def gram(self, chosen: np.ndarray) -> Gram:
         """The sums of some windows, bool [W]."""
