@@ -132,7 +132,9 @@ def _start(
     num_units = windows.sessions[0].num_units
     interface = model.new_interface(num_units, torch.Generator().manual_seed(config.seed))
     if backbone.start is not None and mode != "scratch" and config.start != "random":
-        backbone.start.fill(interface, config.start, windows)
+        # Statistics of units are those of windows.
+        name = config.start if windows.num_windows(0, "train") else "mean"
+        backbone.start.fill(interface, name, windows)
     return interface
 
 

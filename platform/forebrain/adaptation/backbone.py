@@ -11,9 +11,8 @@ from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress, progress_shown
 from forebrain.adaptation.recording import prepare_session
-from forebrain.adaptation.stacking import fit_closed_form, inputs_to_know, is_stacked
+from forebrain.adaptation.stacking import fit_closed_form, inputs_to_know, is_stacked, linear_on
 from forebrain.notebook import facts
-from forebrain.scoring.evaluate import fit_linear
 from forebrain.sessions.session import Session
 
 
@@ -31,6 +30,7 @@ class Backbone(Pretrained):
         rivals: bool = True,
         inputs: Sequence[str] | None = None,
         hold_out: Mapping[str, Sequence[float]] | None = None,
+        minutes: float | None = None,
         progress: Progress | bool = True,
     ) -> Adapted:
         """Fits an interface for a session's units, or more, and weighs the model with regressions.
@@ -48,6 +48,8 @@ class Backbone(Pretrained):
                 again or longer.
             inputs: names of those of the session that forecasts may know; None for all that can be planned.
             hold_out: values of inputs by name, for protocol `values` (`under`).
+            minutes: fit to so many minutes before the validation part and to nothing else, see
+                `last_minutes`; mode none is meant for it.
             progress: show how far it is; or is told, as `compare` says.
 
         Raises:
@@ -58,10 +60,11 @@ class Backbone(Pretrained):
         with progress_shown(progress) as told:
             if score:
                 comparison = compare(
-                    self, session, mode, config, to_rate, told, rivals, inputs=inputs, hold_out=hold_out
-                )
+                    self, session, mode, config, to_rate, told, rivals, inputs=inputs, hold_out=hold_out,
+                    minutes=minutes,
+                )  # fmt: skip
                 return Adapted.of_comparison(comparison)
-            prepared = prepare_session(session, self.description, self.rates_hz, to_rate, hold_out)
+            prepared = prepare_session(session, self.description, self.rates_hz, to_rate, hold_out, minutes)
             known_inputs = inputs_to_know(prepared.session, inputs, is_stacked(self, config))
             steps = 0 if mode == "none" else config.steps
             trained = train(
@@ -69,7 +72,7 @@ class Backbone(Pretrained):
             )
             windows = prepared.windows
             model = WindowForecaster(trained.model, trained.interface, config)
-            linear = fit_linear(windows, seed=config.seed).solve()
+            linear = linear_on(windows, config.seed)
             closed = fit_closed_form(self, model, windows, linear, known_inputs, config, "adapting", told)
             stack = None if closed.stack is None else closed.stack.stack
             stacks = None if closed.inputs is None else closed.inputs.stacks

@@ -26,6 +26,7 @@ from forebrain.adaptation.stacking import (
     inputs_to_know,
     is_copy,
     is_stacked,
+    linear_on,
     stack_on,
     too_many_inputs,
 )
@@ -33,15 +34,15 @@ from forebrain.adaptation.verdict import MATTERS, beside_linear, how_far, judge
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.evaluation.tables import Table, by_unit
-from forebrain.scoring.baselines import BASELINES, LinearBaseline
+from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.evaluate import (
     WINDOWS_PER_SESSION,
     Evaluation,
     Forecaster,
     ForecasterInTime,
+    baselines,
     evaluate,
-    fit_baselines,
 )
 from forebrain.scoring.evoked import APART, scores_apart
 from forebrain.scoring.input_stacks import InputFit, InputForecaster, InputStacks, Known, fit_inputs
@@ -142,7 +143,7 @@ class Comparison:
             found.append(NOT_KNOWN)
         if self.stack is not None and (remark := too_many_inputs(prepared.session)) is not None:
             found.append(remark)
-        remark = persistence_remark(prepared.windows.persistence)
+        remark = persistence_remark(prepared.windows.persistence, prepared.windows.least_persistence)
         if remark is not None and self.backbone.description.model.relative:
             found.append(remark)
         return found
@@ -240,6 +241,7 @@ class Comparison:
             "mode": self.mode,
             "model": self.backbone.origin.named,
             "session": self.prepared.session.id,
+            "minutes": self.prepared.minutes,
             "validation": self.validation.result(self.name),
             "test": self.test.result(self.name),
             "uncertainty": None if self.uncertainty is None else self.uncertainty.result(self.name),
@@ -283,6 +285,7 @@ def compare(
     *,
     inputs: Sequence[str] | None = None,
     hold_out: Mapping[str, Sequence[float]] | None = None,
+    minutes: float | None = None,
 ) -> Comparison:
     """Adapts a backbone to a recording, and scores what came of it beside all else.
 
@@ -295,9 +298,10 @@ def compare(
         progress: is told what is being done, and how many of how many steps or windows are done.
         rivals: train what else could have been trained on the recording alone: the same model from random
             weights, on the same windows for as many steps, and era. That takes twice as long again, or
-            longer, and is left out with mode none.
+            longer, and is left out with mode none, but for `minutes`.
         inputs: names of those that forecasts may know; None for all that can be planned.
         hold_out: values of inputs by name, for protocol `values`.
+        minutes: fit to so many minutes before the validation part and to nothing else, see `last_minutes`.
 
     Raises:
         RecordingError: nothing usable is in the recording.
@@ -338,14 +342,16 @@ def _compare(
     def following(what: str) -> Callable[[int], None]:
         return lambda step: progress(f"{what}: step", step, steps)
 
-    prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate, hold_out)
+    prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate, hold_out, minutes)
     known_inputs = inputs_to_know(prepared.session, inputs, is_stacked(backbone, config))
     windows = prepared.windows
     trained = train(backbone, prepared, mode, config, after_step=following(alone))
     models, others = {alone: trained}, {}
     learnt: dict[str, Forecaster] = {}
     in_time: dict[str, ForecasterInTime] = {}
-    if rivals and mode != "none":
+    can_train = all(windows.num_windows(0, part) for part in ("train", "validation"))
+    if rivals and can_train and (mode != "none" or minutes is not None):
+        steps = config.steps
         if mode != "scratch":
             others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))
         progress("training era", 0, 1)
@@ -356,9 +362,7 @@ def _compare(
     forecasters: dict[str, Forecaster] = {
         each: WindowForecaster(made.model, made.interface, config) for each, made in models.items()
     }
-    baselines, name = fit_baselines(windows, seed=config.seed), alone
-    linear = baselines["linear"]
-    assert isinstance(linear, LinearBaseline)
+    linear, name = linear_on(windows, config.seed), alone
     closed = fit_closed_form(
         backbone, forecasters[alone], windows, linear, known_inputs, config, alone, progress
     )
@@ -392,7 +396,7 @@ def _compare(
         if alone == name:
             forecasters[ALONE] = forecasters.pop(alone)
         forecasters = {**stacked, **forecasters}
-    forecasters |= {**baselines, **learnt}
+    forecasters |= {**baselines(windows, linear), **learnt}
     calibration = closed.calibration
     every: dict[str, Forecaster | ForecasterInTime] = {**forecasters, **in_time}
     limit = None

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forebrain.adaptation.description import Description
+from forebrain.adaptation.stretch import last_minutes
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
-from forebrain.scoring.protocols import LABELLED, PARTS
+from forebrain.scoring.protocols import DEFAULT, LABELLED, PARTS
 from forebrain.sessions.preprocessing import RATE_TOLERANCE, Preprocessing, rates_agree
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import Finding, RecordingReport
@@ -29,12 +30,14 @@ class Prepared:
         windows: its normalised windows.
         report: what was found and done.
         preprocessing: all of it that a later recording, or a stream of frames, has to go through too.
+        minutes: of it that were fitted to, where it is not all; see `last_minutes`.
     """
 
     session: Session
     windows: SessionWindows
     report: RecordingReport
     preprocessing: Preprocessing
+    minutes: float | None = None
 
 
 def open_session(recording: str, session_id: str | None = None) -> Session:
@@ -64,6 +67,7 @@ def prepare_session(
     rates_hz: Sequence[float],
     to_rate: bool = False,
     hold_out: Mapping[str, Sequence[float]] | None = None,
+    minutes: float | None = None,
 ) -> Prepared:
     """Repairs a session and checks that a backbone can be adapted to it.
 
@@ -73,6 +77,7 @@ def prepare_session(
         rates_hz: what it was trained on.
         to_rate: resample to the nearest of these rates where the recording has another.
         hold_out: values of inputs by name, for protocol `values`.
+        minutes: fit to so many minutes before the validation part and to nothing else, see `last_minutes`.
 
     Raises:
         RecordingError: nothing usable remains.
@@ -103,9 +108,18 @@ def prepare_session(
     if resample_hz is not None:
         session, finding = resample(session, resample_hz)
         report = report.and_also([finding])
-    model = description.model
-    _require_length(session, description, hold_out)
-    windows = SessionWindows(session, description.protocol, model.context, model.horizon, hold_out)
+    model, protocol = description.model, description.protocol
+    if minutes is not None:
+        if protocol != DEFAULT:
+            raise AdaptationError(
+                f"minutes are counted back from where protocol {DEFAULT} begins to validate, and the "
+                f"protocol is {protocol}; leave out --minutes or --protocol."
+            )
+        session, protocol = last_minutes(session, minutes), "given"
+    _require_length(session, description, hold_out, protocol)
+    windows = SessionWindows(
+        session, protocol, model.context, model.horizon, hold_out, is_short=minutes is not None
+    )
     preprocessing = replace(
         windows.preprocessing,
         columns=columns,
@@ -114,7 +128,10 @@ def prepare_session(
         event_rate_hz=event_rate_hz,
         resample_hz=resample_hz,
     )
-    return Prepared(session, windows, report, preprocessing)
+    if minutes is not None:
+        assert session.rate_hz is not None and session.split is not None
+        minutes = float(np.isin(session.split, (0, 1)).sum() / session.rate_hz / 60)
+    return Prepared(session, windows, report, preprocessing, minutes)
 
 
 def _which(session_id: str | None, found: Sequence[Session]) -> str:
@@ -154,15 +171,17 @@ def _nearest(rates_hz: Sequence[float], rate_hz: float) -> float:
 
 
 def _require_length(
-    session: Session, description: Description, hold_out: Mapping[str, Sequence[float]] | None
+    session: Session, description: Description, hold_out: Mapping[str, Sequence[float]] | None, protocol: str
 ) -> None:
     """Raises AdaptationError if a part of the recording holds no window."""
     model = description.model
     length = model.context + model.horizon
-    windows = SessionWindows.counts(session, description.protocol, model.context, model.horizon, hold_out)
+    windows = SessionWindows.counts(session, protocol, model.context, model.horizon, hold_out)
     for part in PARTS:
-        if part == "validation" and description.protocol in LABELLED:
+        if part == "validation" and protocol in LABELLED:
             continue  # which need none: choices are made on blocks of time
+        if part == "train" and protocol != description.protocol:
+            continue  # of a stretch that is too short for a window, statistics are enough
         if not windows[part]:
             longest = max(stop - start for start, stop in session.segments)
             rate = "" if session.rate_hz is None else f" at {session.rate_hz:.4g} Hz"

@@ -15,7 +15,7 @@ from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.scoring.baselines import LinearBaseline
 from forebrain.scoring.conformal import Calibration
-from forebrain.scoring.evaluate import Forecaster
+from forebrain.scoring.evaluate import Forecaster, fit_linear
 from forebrain.scoring.input_stacks import InputFit, fit_inputs
 from forebrain.scoring.inputs import MAX_FEATURES
 from forebrain.scoring.ridge import num_windows_read
@@ -34,6 +34,13 @@ class StackForecaster:
 
     def __call__(self, session: int, context: np.ndarray) -> np.ndarray:
         return self.stack.forecast(context, self.model(session, context))
+
+
+def linear_on(windows: SessionWindows, seed: int) -> LinearBaseline:
+    """The linear baseline of a recording; where no window trains, as copy."""
+    if not windows.num_windows(0, "train"):
+        return LinearBaseline(np.zeros((windows.context, windows.horizon), np.float32))
+    return fit_linear(windows, seed=seed).solve()
 
 
 def stack_on(

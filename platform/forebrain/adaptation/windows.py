@@ -20,7 +20,7 @@ from forebrain.sessions.frames import pieces, read_frames
 from forebrain.sessions.inputs import Input
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Range, Session
-from forebrain.shards.fits import LEAST_PERSISTENCE, Moments, scale_of
+from forebrain.shards.fits import LEAST_PERSISTENCE, Moments, least_persistence, scale_of
 
 # Recordings up to this size are normalised once and held in memory; of larger ones each window is read.
 HELD_BYTES = 1 << 30
@@ -34,10 +34,12 @@ class SessionWindows:
         protocol: splits and fits, see `forebrain.scoring.protocols`.
         context, horizon: C and H, frames.
         hold_out: values of inputs by name, for protocol `values`.
+        is_short: whether the frames that train are too few to show how far units go in the long run.
 
     Attributes:
         preprocessing: the normalisation, and the frames that it was fitted on.
         persistence: of those frames, see `Moments.persistence`.
+        least_persistence: from which on the session counts as smooth.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class SessionWindows:
         context: int,
         horizon: int,
         hold_out: Mapping[str, Sequence[float]] | None = None,
+        is_short: bool = False,
     ) -> None:
         self.protocol, self.context, self.horizon = protocol, context, horizon
         self._labels = frame_parts(protocol, session, hold_out)
         fitted_on = fit_ranges(protocol, session.num_frames, session.segments, self._labels)
         moments = _moments(session, fitted_on)
         self.persistence = moments.persistence
+        self.least_persistence = least_persistence(moments.count) if is_short else LEAST_PERSISTENCE
         self.preprocessing = Preprocessing.of_units(
             mean=moments.mean.astype(np.float32),
             scale=scale_of(protocol, moments.std).astype(np.float32),
@@ -67,7 +71,7 @@ class SessionWindows:
                 session.dataset,
                 session.num_units,
                 session.rate_hz,
-                self.persistence >= LEAST_PERSISTENCE,
+                self.persistence >= self.least_persistence,
             )
         ]
         self._session, self._segments = session, session.segments

@@ -8,7 +8,7 @@ the same command then goes on with what is not finished.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rich.console import Console
@@ -38,13 +38,15 @@ FIRST = (
     "fit.batch_size",
     "fit.stack",
     "session",
+    "minutes",
+    "rate_hz",
     "protocol",
     "inputs",
     "workers",
 )
 NO_MODEL = "none"
 # Options of a single recording.
-OF_ONE = ("session", "protocol", "hold_out", "inputs", "context", "horizon")
+OF_ONE = ("session", "protocol", "hold_out", "inputs", "context", "horizon", "minutes", "rate_hz")
 ALIASES = {
     # As scripts have it.
     "--recordings": "--recording",
@@ -72,7 +74,9 @@ class Config:
         session: which session, where the recording holds several.
         registry: where the model is. None: FOREBRAIN_REGISTRY.
         mode: what is trained: embeddings (of the recording's units), forecaster (and it), full (everything),
-            scratch (everything, from random weights) or none.
+            scratch (everything, from random weights) or none. Not given: embeddings, with --minutes none.
+        minutes: fit and choose by so many minutes before the validation part, and by no other frame.
+        rate_hz: frames a second, over what the recording says.
         resample: bring recordings to the nearest rate that the model was trained on.
         protocol: which frames train and which test, in place of the model's own: given (the recording's own
             split), repetition (the last repetition of each condition tests), values (--hold_out) and others.
@@ -91,7 +95,9 @@ class Config:
     model: str | None = None
     session: str | None = None
     registry: str | None = None
-    mode: Mode = "embeddings"
+    mode: Mode | None = None
+    minutes: float | None = None
+    rate_hz: float | None = None
     resample: bool = False
     protocol: RecordingProtocol | None = None
     hold_out: list[str] = field(default_factory=list)
@@ -109,16 +115,20 @@ def run(config: Config, console: Console) -> int:
         return _adapt_each(config, console)
     require_new(config.out)
     session = open_session(config.recording[0], config.session)
+    if config.rate_hz is not None:
+        session = replace(session, rate_hz=config.rate_hz)
     model = config.model
     if model is None:
         choice = choose_model(session, config.registry)
         model = choice.reference
         console.print(choice.why)
     backbone = _opened(model, config)
-    mode = "none" if model == NO_MODEL else config.mode
+    mode: Mode = "none" if config.minutes is not None else "embeddings"
+    mode = "none" if model == NO_MODEL else config.mode or mode
     comparison = compare(
         backbone, session, mode, config.fit, config.resample, progress=Follower(console),
         inputs=[] if config.inputs == [NO_MODEL] else config.inputs, hold_out=_held_out(config.hold_out),
+        minutes=config.minutes,
     )  # fmt: skip
     save_comparison(comparison, config.out)
     for finding in comparison.findings():
@@ -180,7 +190,7 @@ def _adapt_each(config: Config, console: Console) -> int:
         recordings=config.recording,
         out=config.out,
         registry=config.registry,
-        mode=config.mode,
+        mode=config.mode or "embeddings",
         resample=config.resample,
         serial=config.workers == 0,
         fit=config.fit,

@@ -126,8 +126,8 @@ class Gram:
     def with_drift(self, drift: float, loadings: np.ndarray, units: slice | np.ndarray) -> Gram:
         """The expected sums, had the level of each unit been elsewhere in every window, by chance.
 
-        What forecasts well from a level where it was fitted does not where levels have moved since: fitted with
-        such errors in the level, a weight on it is as large as levels of later frames deserve.
+        What forecasts well from a level where it was fitted does not where levels have moved since. Fitted
+        with such errors in the level, a weight on it is as large as levels of later frames deserve.
 
         Args:
             drift: mean square of how far a unit's level may be elsewhere.

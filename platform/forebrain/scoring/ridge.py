@@ -10,7 +10,8 @@ the context, for each step of the horizon:
 Each block has a strength of its penalty, chosen by forecasting blocks of time from all others, training and
 validation part together; a block that does not help there is left out, and so is a head. The weights are then
 fitted on both parts. Levels drift: how far they moved between the halves of what is fitted on is taken for
-how far they may be elsewhere later, so that no weight relies on them. See `gram` for the regressions. The linear baseline with a head is called `ridge`.
+how far they may be elsewhere later, so that no weight relies on them more than that allows. See `gram` for
+the regressions. The linear baseline with a head is called `ridge`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ from forebrain.scoring.window_source import WindowSource
 SHRINKAGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 # Where there are too few windows for blocks of time to choose by.
 DEFAULT_SHRINKAGE = 0.1
+# Windows that a linear map is fitted on for a quarter of the weight, where there are too few for a head.
+FEW_WINDOWS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,10 +234,10 @@ def fit_stack(
     trial = ridge.trial
     names: Sequence[str] = tuple(members) or (("linear",) if model is None else ("linear", "model"))
     if trial is None:
-        equal = dict.fromkeys(names, np.full(source.horizon, 1 / len(names), np.float32))
-        unknown = dict.fromkeys(names, math.nan)
-        stack = Stack.of(equal, linear, heads)
-        return StackFit(stack, equal, ridge, head, math.inf, 0, unknown, unknown, math.nan, math.nan)
+        weights = _of_few_windows(source, session, model is not None)
+        unknown = dict.fromkeys(weights, math.nan)
+        stack = Stack.of(weights, linear, heads)
+        return StackFit(stack, weights, ridge, head, math.inf, 0, unknown, unknown, math.nan, math.nan)
     usable = trial.is_trained if trial.is_trained.all() else ~trial.is_trained
     departures = np.stack([members[name][usable] for name in names])
     # Blocks of time need share no frame that is forecast: nothing else was fitted on.
@@ -249,6 +251,14 @@ def fit_stack(
         score,
         (1 - score) * weighing.mean_square,
     )  # fmt: skip
+
+
+def _of_few_windows(source: WindowSource, session: int, has_model: bool) -> dict[str, np.ndarray]:
+    """Weights where nothing can be held out: of many windows equal ones; of none the model's alone."""
+    count = source.num_windows(session, "train")
+    of_linear = 0.5 * count / (count + FEW_WINDOWS) if has_model else 1.0
+    known = {"linear": of_linear, "model": 1 - of_linear} if has_model else {"linear": of_linear}
+    return {name: np.full(source.horizon, weight, np.float32) for name, weight in known.items()}
 
 
 def _alone(linear: LinearBaseline, ridge: HeadFit, head: HeadFit, has_model: bool) -> StackFit:

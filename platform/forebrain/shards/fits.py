@@ -13,6 +13,9 @@ from forebrain.sessions.session import FrameSource
 SILENT = 0.01  # of the session's typical spread; a unit below it was silent while the fit was made
 # Persistence from which on a session's frames are nearer to the one before than to the mean.
 LEAST_PERSISTENCE = 0.5
+# A stretch understates how far units go from their mean in the long run, and so how persistent they are: the
+# persistence asked of so many frames is half of that asked of many.
+SHORT_FRAMES = 100
 ROUNDING = 1e-9  # of the mean; float32 frames cannot vary by less, so a smaller spread is no spread
 PCA_BYTES = 128 << 20  # of frames in memory at once while components are fitted
 PCA_FRAMES = 4096
@@ -47,6 +50,11 @@ class Moments:
         self._num_steps += len(steps)
 
     @property
+    def count(self) -> int:
+        """Frames seen."""
+        return self._count
+
+    @property
     def mean(self) -> np.ndarray:
         return self._mean
 
@@ -70,13 +78,22 @@ class Moments:
         return float(np.mean(1 - squared_step / (2 * self.std[active] ** 2)))
 
 
-def persistence_remark(persistence: float) -> str | None:
+def least_persistence(num_frames: int) -> float:
+    """The persistence over so many frames from which on a session counts as smooth.
+
+    Of 70 recordings none changes sides between this limit on the last half minute of training and
+    LEAST_PERSISTENCE on all of it, while of smooth ones persistence falls to 0.34 there.
+    """
+    return LEAST_PERSISTENCE * num_frames / (num_frames + SHORT_FRAMES)
+
+
+def persistence_remark(persistence: float, least: float = LEAST_PERSISTENCE) -> str | None:
     """The remark that a person should read on a session's low persistence; None where it has enough of it."""
-    if persistence >= LEAST_PERSISTENCE:
+    if persistence >= least:
         return None
     return (
         f"a frame and the next correlate by {persistence:.2f} over the training part, less than "
-        f"{LEAST_PERSISTENCE:g}, so models see its windows as they are and not relative to their last frame"
+        f"{least:.2g}, so models see its windows as they are and not relative to their last frame"
     )
 
 
