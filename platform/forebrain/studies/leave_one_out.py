@@ -1,20 +1,20 @@
-"""A study of adaptation: pretrain on all animals but one, adapt to the one left out, each in turn.
+"""A study of animals that a backbone has not seen: pretrain on all but one, adapt to it, each in turn.
 
-    without-<recording>/shards, run-<seed>        pretraining on the others
-    without-<recording>/<way>-<seed>.json         one way of adapting to it: curve, scores on the test part
-    recordings.json                               hashes of the recordings that the study is of
-    result.json, report.md, score_by_step.png     means over animals, with intervals
+    shards/                         the recordings, prepared
+    without-<animal>/run-<seed>/    pretraining on all other animals
+    scores/<session>-<seed>*.json   that backbone adapted to a session of the animal, beside its rivals
+    result.json, report.md, minutes.png
 
-Every file is a step that is not done again, so a study goes on where it was stopped.
+Every file is a step that is not done again, so a study goes on where it was stopped. It needs no Ray.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
+import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,50 +23,33 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from forebrain.adaptation.adapting import Mode, train
+from forebrain import plotting
+from forebrain.adaptation.adapting import Mode
 from forebrain.adaptation.backbone import Backbone
-from forebrain.adaptation.fit import FitConfig, WindowForecaster
-from forebrain.adaptation.recording import Prepared, open_session, prepare_session
-from forebrain.adaptation.start import StartName
+from forebrain.adaptation.comparison import NOT_ADAPTED, RIVALS, SELF, compare
+from forebrain.adaptation.fit import FitConfig
 from forebrain.config import one_of
-from forebrain.errors import ConfigError
-from forebrain.evaluation import figures
+from forebrain.errors import AdaptationError, ConfigError
 from forebrain.evaluation.tables import Table
 from forebrain.models.base import ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
 from forebrain.runs.pretrain import pretrain
-from forebrain.scoring.baselines import BASELINES
-from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_baselines
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
+from forebrain.sessions.session import Session, session_key
+from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.shards.recordings import sha256_of
+from forebrain.shards.recordings import open_any
+from forebrain.shards.stream import MixtureConfig
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry.storage import Folder
 
-
-@dataclass(frozen=True)
-class Way:
-    """One way of adapting, and its name in tables and files."""
-
-    name: str
-    mode: Mode
-    start: StartName
-
-
-WAYS = (
-    Way("none", "none", "regression"),
-    Way("embeddings", "embeddings", "regression"),
-    Way("embeddings-from-mean", "embeddings", "mean"),
-    Way("embeddings-from-random", "embeddings", "random"),
-    Way("forecaster", "forecaster", "regression"),
-    Way("full", "full", "regression"),
-    Way("scratch", "scratch", "random"),
-)
-RECORDINGS = "recordings.json"
-# What the claims compare: embeddings against each of these, animal by animal.
-COMPARED = ("full", "forecaster", "scratch", "none", "linear")
+ADAPTED = "adapted"
+# The stack with the backbone as it was published: no step is taken.
+ZERO_STEPS = "zero steps"
+SCORED = (ADAPTED, ZERO_STEPS, NOT_ADAPTED, *RIVALS)
+DRAWN = (ADAPTED, SELF, "ridge", "linear", "copy")
 
 
 @dataclass(frozen=True)
@@ -74,205 +57,289 @@ class StudyConfig:
     """A study; the same command goes on where it was stopped.
 
     Attributes:
-        recording: one recording an animal, of one data set.
-        out: folder for runs and results.
+        recording: recordings of three animals or more, of one species or of several.
+        out: folder for data, runs and results.
+        minutes: lengths of a stretch of the new animal, of which alone anything is known: `adapt --minutes`.
+            `inf`: all that trains. None: the whole recording, as `adapt` does.
         seeds: times that everything is done, with other seeds.
+        species: leave out animals of these species alone; backbones are trained on all. None: every species.
         model: the backbones.
         pretraining: their optimisation.
-        fit: the optimisation of each way of adapting.
+        mixture: how data sets are mixed.
+        fit: the optimisation of adaptations.
     """
 
     recording: list[str]
     out: str
+    minutes: list[float] | None = None
     seeds: int = 2
-    model: ModelConfig = field(default_factory=PocoConfig, metadata=one_of(MODELS))
-    pretraining: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=250, validate_every=50))
+    species: list[str] | None = None
+    model: ModelConfig = field(
+        default_factory=lambda: PocoConfig(width=32, film_width=128), metadata=one_of(MODELS)
+    )
+    pretraining: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            steps=400, batch_size=32, learning_rate=1e-3, units_per_window=64, keep_checkpoints=1
+        )
+    )
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
 
-def study(config: StudyConfig, console: Console) -> dict[str, Any]:
-    """Runs what is not done yet, and sums up.
+def study(config: StudyConfig, console: Console, command: str = "") -> dict[str, Any]:
+    """Does what is not done yet, and sums up.
+
+    Args:
+        config: the study.
+        console: for progress and tables.
+        command: how the study was called, for the report.
 
     Returns:
         What result.json holds.
 
     Raises:
-        ConfigError: there are too few recordings, or results of other settings or recordings in the folder.
+        ConfigError: there are too few animals, or results of other settings in the folder.
     """
-    if len(config.recording) < 3:
-        raise ConfigError(
-            f"{len(config.recording)} recordings; expected 3 or more, so that two are left to train on."
-        )
     out = Folder(config.out)
-    _claim(out, config.recording)
+    sessions = sorted((one for path in config.recording for one in open_any(path)), key=lambda one: one.id)
+    animals: dict[str, list[Session]] = {}
+    for session in sessions:
+        animals.setdefault(f"{session.dataset}/{session.subject}", []).append(session)
+    if len(animals) < 3:
+        raise ConfigError(
+            f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
+            "recordings."
+        )
+    prepare(config.recording, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
     rows: list[dict[str, Any]] = []
     for seed in range(config.seeds):
-        for left_out in config.recording:
-            run = pretrained(config, left_out, seed, console)
-            rows += adapted(config, left_out, seed, run, console)
-    result = summarise(rows)
-    out.write("result.json", json.dumps({"rows": rows, **result}, indent=1, allow_nan=False).encode())
-    table = as_table(result)
-    with tempfile.TemporaryDirectory() as scratch:
-        picture = draw(result, Path(scratch) / "score_by_step.png")
-        out.write(picture.name, picture.read_bytes())
-    out.write("report.md", f"{table.to_markdown()}\n![score by step](score_by_step.png)\n".encode())
-    console.print(table.to_rich())
+        for animal, own in animals.items():
+            if config.species is None or own[0].species in config.species:
+                run = _pretrained(config, animal, seed, console)
+                rows += _rows(config, own, run, seed, console)
+    result = {"command": command, "rows": rows, **summarise(rows)}
+    out.write("result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+    tables = tables_of(result)
+    pictures = []
+    if config.minutes:
+        with tempfile.TemporaryDirectory() as scratch:
+            picture = draw(result, Path(scratch) / "minutes.png")
+            out.write(picture.name, picture.read_bytes())
+        pictures.append("![score by minutes of the new animal](minutes.png)\n")
+    said = [f"`{command}`\n"] * bool(command)
+    report = "\n".join([*said, *(table.to_markdown() for table in tables), *pictures])
+    out.write("report.md", report.encode())
+    for table in tables[:-1]:
+        console.print(table.to_rich())
     return result
 
 
-def pretrained(config: StudyConfig, left_out: str, seed: int, console: Console) -> str:
-    """The run on all recordings but one: trained, or gone on with, or found finished. Returns its address."""
-    place = _place(config, left_out)
-    others = [recording for recording in config.recording if recording != left_out]
-    prepare(others, place.uri_of("shards"), PrepareConfig(), run_each=map_here)
+def _pretrained(config: StudyConfig, animal: str, seed: int, console: Console) -> str:
+    """The run on all animals but one: trained, or gone on with, or found finished. Returns its address."""
+    out = Folder(config.out)
     run = PretrainConfig(
-        data=place.uri_of("shards"),
-        out=place.uri_of(f"run-{seed}"),
+        data=out.uri_of("shards"),
+        out=out.uri_of(f"without-{session_key(animal)}/run-{seed}"),
         workers=0,
         seed=seed,
         model=config.model,
         training=config.pretraining,
-        evaluation=EvaluationConfig(windows_per_session=128),
+        mixture=config.mixture,
+        evaluation=EvaluationConfig(windows_per_session=64),
+        holdout=HoldoutConfig(subjects=[animal]),
     )
     return pretrain(run, console)
 
 
-def adapted(
-    config: StudyConfig, left_out: str, seed: int, run: str, console: Console
-) -> Iterator[dict[str, Any]]:
-    """A row for each way of adapting to the recording that was left out."""
-    place = _place(config, left_out)
-    waiting = [way for way in WAYS if not place.exists(f"{way.name}-{seed}.json")]
-    if waiting:
-        backbone = Backbone.from_run(run)
-        prepared = prepare_session(open_session(left_out), backbone.description, backbone.rates_hz)
-        for way in waiting:
-            row = _adapt(backbone, prepared, way, replace(config.fit, seed=seed, start=way.start))
-            row |= {"left_out": prepared.session.id, "seed": seed, "fit": dataclasses.asdict(config.fit)}
-            place.write(f"{way.name}-{seed}.json", json.dumps(row, allow_nan=False).encode())
-            score = row["test"][way.name]
-            console.print(f"{prepared.session.id}, seed {seed}, {way.name}: test score {score:.3f}")
-    for way in WAYS:
-        row = json.loads(place.read(f"{way.name}-{seed}.json"))
-        if row["fit"] != dataclasses.asdict(config.fit):
-            raise ConfigError(f"{place.uri} holds results with another --fit; give another --out.")
-        yield row
+def _rows(
+    config: StudyConfig, sessions: Sequence[Session], run: str, seed: int, console: Console
+) -> list[dict[str, Any]]:
+    """A row for each session of an animal, and for each of the stretches of it."""
+    place, rows = Folder(config.out).child("scores"), []
+    fit = replace(config.fit, seed=seed)
+    backbone: Backbone | None = None
+    stretches: Sequence[float | None] = config.minutes or [None]
+    for session in sessions:
+        for minutes in stretches:
+            ending = "" if minutes is None else f"-{minutes:g}min"
+            name = f"{session_key(session.id)}-{seed}{ending}.json"
+            if not place.exists(name):
+                backbone = backbone or Backbone.from_run(run)
+                row = _adapt(backbone, session, minutes, fit)
+                place.write(name, json.dumps(row, allow_nan=False).encode())
+                if row["left_out_because"] is None:
+                    said = ", ".join(
+                        f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None
+                    )
+                else:
+                    said = row["left_out_because"]
+                console.print(f"{session.id}, seed {seed}{ending.replace('-', ', ')}: {said}")
+            row = json.loads(place.read(name))
+            if row["fit"] != dataclasses.asdict(fit):
+                raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
+            rows.append(row)
+    return rows
+
+
+def _adapt(backbone: Backbone, session: Session, minutes: float | None, fit: FitConfig) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {
+        "session": session.id,
+        "species": session.species,
+        "seed": fit.seed,
+        "minutes": None,
+        "asked_minutes": None if minutes is None or math.isinf(minutes) else minutes,
+        "fit": dataclasses.asdict(fit),
+        "left_out_because": None,
+    }
+    try:
+        whole = minutes is None
+        mode: Mode = "embeddings" if whole else "none"
+        comparison = compare(backbone, session, mode, fit, to_rate=True, minutes=minutes)
+        zero = comparison
+        if whole:
+            zero = compare(backbone, session, "none", fit, to_rate=True, rivals=False)
+    except AdaptationError as error:  # shorter than that, most often
+        return row | {"left_out_because": str(error)}
+    result = comparison.result()
+    if result["leak"]:
+        raise ConfigError(f"{session.id}: {result['leak_note']}; name its animal in a sidecar.")
+    row["minutes"] = comparison.prepared.minutes
+    row |= {ADAPTED: result["score"], ZERO_STEPS: zero.result()["score"]}
+    row |= {name: result["baselines"][name] for name in RIVALS}
+    row |= {name: result["others"][name] for name in (NOT_ADAPTED,)}
+    return row | {
+        name: result[name] for name in ("noise_ceiling", "weights", "seconds_in_all", "uncertainty")
+    }
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over animals, each the mean over its seeds, with bootstrap intervals over animals."""
-    animals = sorted({row["left_out"] for row in rows})
-    test = {
-        name: np.array([_mean_test(rows, animal, name) for animal in animals])
-        for name in (*(way.name for way in WAYS), *BASELINES)
-    }
-    own = test["embeddings"]
-    return {
-        "animals": animals,
-        "test": {name: _with_interval(values) for name, values in test.items()},
-        "embeddings_less": {name: _with_interval(own - test[name]) for name in COMPARED},
-        "validation_by_step": {way.name: _mean_curve(rows, way.name) for way in WAYS},
-        "validation": {
-            name: float(np.mean([row["validation"][name] for row in rows if row["way"] == "none"]))
-            for name in BASELINES
-        },
-        "seconds": {
-            way.name: float(np.median([row["seconds"] for row in rows if row["way"] == way.name]))
-            for way in WAYS
-        },
-    }
+    """Means over sessions, each the mean of its seeds, with bootstrap intervals over sessions.
 
-
-def as_table(result: Mapping[str, Any]) -> Table:
-    """A row for each way, with its difference from embeddings."""
-    rows = []
-    for name, (score, low, high) in result["test"].items():
-        less = result["embeddings_less"].get(name)
-        seconds = result["seconds"].get(name)
-        difference = "" if less is None else f"{less[0]:+.3f} ({less[1]:+.3f} to {less[2]:+.3f})"
-        rows.append((name, score, low, high, difference, seconds))
-    return Table(
-        name="adaptation",
-        title=f"test score, mean over {len(result['animals'])} animals left out in turn, "
-        "95 % interval over animals",
-        columns=("way", "score", "low", "high", "embeddings less this", "seconds"),
-        rows=tuple(rows),
-    )
-
-
-def draw(result: Mapping[str, Any], path: Path) -> Path:
-    """Validation score by step, a line for each way."""
-    curves = {
-        name: [(step, score) for step, score in curve]
-        for name, curve in result["validation_by_step"].items()
-        if name != "none"
-    }
-    title = f"Adapting to an animal left out, validation, mean over {len(result['animals'])}"
-    return figures.score_by_step(curves, result["validation"], title, path)
-
-
-def _adapt(backbone: Backbone, prepared: Prepared, way: Way, config: FitConfig) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    trained = train(backbone, prepared, way.mode, config)
-    forecasters: dict[str, Forecaster] = {
-        way.name: WindowForecaster(trained.model, trained.interface, config),
-        **fit_baselines(prepared.windows, seed=config.seed),
-    }
-    validation = evaluate(forecasters, prepared.windows, "validation", seed=config.seed)
-    test = evaluate(forecasters, prepared.windows, "test", seed=config.seed)
-    return {
-        "way": way.name,
-        "score_by_step": trained.score_by_step,
-        "best_step": trained.best_step,
-        "seconds": trained.seconds,
-        "validation": _scores(validation),
-        "test": _scores(test),
-    }
-
-
-def _scores(evaluation: Evaluation) -> dict[str, float]:
-    return {name: evaluation.summary(name).value("score") for name in evaluation.scores}
-
-
-def _mean_test(rows: Sequence[Mapping[str, Any]], animal: str, name: str) -> float:
-    """Mean over seeds; baselines are in every row of an animal, and the same."""
-    found = [row["test"][name] for row in rows if row["left_out"] == animal and name in row["test"]]
-    return float(np.mean(found))
-
-
-def _with_interval(values: np.ndarray) -> list[float]:
-    """Mean over animals and its bounds."""
-    low, high = percentile_interval(session_resamples(values[:, None], rng_for(0, "study")))
-    return [float(values.mean()), float(low[0]), float(high[0])]
-
-
-def _mean_curve(rows: Sequence[Mapping[str, Any]], way: str) -> list[tuple[int, float]]:
-    curves = [dict(row["score_by_step"]) for row in rows if row["way"] == way]
-    return [(step, float(np.mean([curve[step] for curve in curves]))) for step in curves[0]]
-
-
-def _place(config: StudyConfig, left_out: str) -> Folder:
-    name = Path(left_out).stem
-    if (
-        sum(Path(each).stem == name for each in config.recording) > 1
-    ):  # as the folder `suite2p` of each animal
-        name = f"{name}-{sha256_of(left_out)[:8]}"
-    return Folder(config.out).child(f"without-{name}")
-
-
-def _claim(out: Folder, recordings: Sequence[str]) -> None:
-    """Keeps which recordings the study is of, by content, or raises ConfigError where it is of others.
-
-    What is done already was trained on all but one of them, so none may come, go or change.
+    A session has for each length of stretch the longest that it holds of at most so many minutes. What could
+    not be fitted to a stretch that short scores as copy.
     """
-    hashes = sorted(map(sha256_of, recordings))
-    if len(set(hashes)) < len(hashes):
-        raise ConfigError("two of the recordings are the same to the byte; give each animal's once.")
-    with contextlib.suppress(FileExistsError):
-        out.create(RECORDINGS, json.dumps(hashes).encode())
-    if out.read(RECORDINGS) != json.dumps(hashes).encode():
-        raise ConfigError(
-            f"{out.uri} holds a study of other recordings, or of these before one or its sidecar file "
-            "changed. Give the same recordings to go on there, or another --out."
-        )
+    scored = [row for row in rows if row["left_out_because"] is None]
+    found = []
+    for species in sorted({row["species"] for row in scored}):
+        own = [row for row in scored if row["species"] == species]
+        longest = max((row["minutes"] or 0 for row in own), default=0)
+        lengths = sorted({row["asked_minutes"] for row in own if row["asked_minutes"] is not None})
+        lengths = [length for length in lengths if length < longest]
+        for length in [*lengths, None]:
+            chosen = _at_most(own, length)
+            names = sorted({row["session"] for row in chosen})
+            of_session = [[row for row in chosen if row["session"] == name] for name in names]
+            values = np.array(
+                [
+                    [np.mean([row[name] or 0.0 for row in same_session]) for name in SCORED]
+                    for same_session in of_session
+                ]
+            )
+            low, high = _interval(values)
+            ahead = values[:, :1] - values
+            ahead_low, ahead_high = _interval(ahead)
+            found.append({
+                "species": species,
+                "minutes": length,
+                "sessions": names,
+                "score": {
+                    name: [float(each[place]) for each in (values.mean(axis=0), low, high)]
+                    for place, name in enumerate(SCORED)
+                },
+                "ahead_of": {
+                    name: [float(each[place]) for each in (ahead.mean(axis=0), ahead_low, ahead_high)]
+                    for place, name in enumerate(SCORED)
+                },
+            })  # fmt: skip
+    return {"means": found}
+
+
+def _at_most(rows: Sequence[Mapping[str, Any]], length: float | None) -> list[Mapping[str, Any]]:
+    """Of each session and seed the row of the longest stretch of at most so many minutes; None for any."""
+    chosen: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["minutes"] or math.inf):
+        if length is None or (row["minutes"] or math.inf) <= length * 1.01:
+            chosen[row["session"], row["seed"]] = row
+    return list(chosen.values())
+
+
+def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return percentile_interval(session_resamples(values, rng_for(0, "leave-one-out")))
+
+
+def tables_of(result: Mapping[str, Any]) -> list[Table]:
+    """Of each species mean scores by length of stretch, and how far the adapted is ahead; then all rows."""
+    tables = []
+    for species in dict.fromkeys(each["species"] for each in result["means"]):
+        means = [each for each in result["means"] if each["species"] == species]
+        stretches = any(each["minutes"] is not None for each in means)
+        first = ("minutes at most",) if stretches else ()
+        names = [name for name in SCORED if not (stretches and name == ZERO_STEPS)]
+
+        def length(each: Mapping[str, Any], stretches: bool = stretches) -> tuple[str, ...]:
+            return ("all" if each["minutes"] is None else f"{each['minutes']:g}",) if stretches else ()
+
+        tables.append(Table(
+            name=f"{species}-scores",
+            title=f"{species}: mean test score, {len(means[-1]['sessions'])} sessions of animals left out",
+            columns=(*first, *names),
+            rows=tuple((*length(each), *(each["score"][name][0] for name in names)) for each in means),
+        ))  # fmt: skip
+        rivals = [name for name in names if name not in (ADAPTED, "copy", "mean")]
+        tables.append(Table(
+            name=f"{species}-ahead",
+            title=f"{species}: adapted less each, 95 % interval over sessions",
+            columns=(*first, *rivals),
+            rows=tuple(
+                (*length(each), *(_signed(each["ahead_of"][name]) for name in rivals))
+                for each in means
+            ),
+        ))  # fmt: skip
+    tables.append(Table(
+        name="sessions",
+        title="test score by session",
+        columns=("session", "seed", "minutes", *SCORED, "noise ceiling"),
+        rows=tuple(
+            tuple(row[name] for name in ("session", "seed", "minutes", *SCORED, "noise_ceiling"))
+            for row in result["rows"]
+            if row["left_out_because"] is None
+        ),
+    ))  # fmt: skip
+    return tables
+
+
+def _signed(bounds: Sequence[float]) -> str:
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*bounds)
+
+
+@plotting.style()
+def draw(result: Mapping[str, Any], path: Path) -> Path:
+    """Score against minutes of the new animal, a panel for each species."""
+    every = list(dict.fromkeys(each["species"] for each in result["means"]))
+    figure, panels = plotting.panels(3.4 * len(every) + 1.2, 3.6, 1, len(every), sharey=True)
+    colours = plotting.colours(DRAWN)
+    for axes, species in zip(panels[0], every, strict=True):
+        means = [each for each in result["means"] if each["species"] == species]
+        known = [row["minutes"] for row in result["rows"] if row["species"] == species and row["minutes"]]
+        minutes = [each["minutes"] or max(known) for each in means]
+        ends = {}
+        for name in DRAWN:
+            value, low, high = np.array([each["score"][name] for each in means]).T
+            axes.plot(minutes, value, marker="o", **plotting.line(name, colours[name]))
+            if name == ADAPTED:
+                plotting.band(axes, np.array(minutes), np.stack([low, high]), colours[name])
+            ends[name] = (float(value[-1]), colours[name])
+        axes.set_xscale("log")
+        axes.set_xticks(minutes, [f"{each:.2g}" for each in minutes])
+        axes.minorticks_off()
+        axes.grid(axis="y")
+        axes.set_xlabel(f"minutes of the new animal ({species})")
+        if species == every[-1]:
+            plotting.label_line_ends(axes, ends)
+    panels[0, 0].set_ylabel("score (0 is copy, 1 is perfect)")
+    subtitle = (
+        f"mean over {len(result['means'][-1]['sessions'])} sessions; shaded: 95 % interval over sessions"
+    )
+    plotting.title(panels[0, 0], "What a backbone gives an animal that it has not seen", subtitle)
+    return plotting.save(figure, path)
