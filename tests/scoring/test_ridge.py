@@ -221,3 +221,20 @@ def test_components_are_the_directions_in_which_training_frames_vary() -> None:
     assert np.square(rest).sum() < 0.01 * np.square(frames).sum()
     assert (loadings[np.abs(loadings).argmax(axis=0), range(3)] > 0).all()
     assert principal_components(windows_of(np.ones((900, 4)))).shape == (4, 0)
+
+
+def test_no_head_relies_on_a_level_that_drifts() -> None:
+    """Where levels moved between the halves of what was fitted, the mean of these frames says little of later."""
+    rng = np.random.default_rng(3)
+    noise = walks(2000, num_units=20, seed=3)
+    drift = np.cumsum(rng.normal(size=noise.shape) * 0.25, axis=0)
+    still, moving = (windows_of(each / each[:1200].std(axis=0)) for each in (noise, noise + drift))
+    pull, found = [], []
+    for source in (still, moving):
+        linear = fit_baselines(source)["linear"]
+        fit = fit_head(source, linear, parts=("train",))
+        pull.append(fit.drift)
+        evaluation = evaluate({"ridge": fit.forecaster(linear), "linear": linear}, source, "test")
+        found.append({name: evaluation.summary(name).value("score") for name in ("ridge", "linear")})
+    assert pull[0] < 0.1 < 0.5 < pull[1]
+    assert found[0]["ridge"] > found[0]["linear"] and found[1]["ridge"] > found[1]["linear"] - 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,22 +11,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig
-from forebrain.errors import ConfigError, ForebrainError
-from forebrain.scoring.baselines import BASELINES
+from forebrain.errors import ConfigError
+from forebrain.models.poco import PocoConfig
 from forebrain.sessions.session import Session
-from forebrain.studies.leave_one_out import (
-    WAYS,
-    StudyConfig,
-    _place,
-    adapted,
-    as_table,
-    draw,
-    study,
-    summarise,
-)
-from forebrain_registry import Registry
+from forebrain.studies.leave_one_out import SCORED, StudyConfig, draw, study, summarise, tables_of
+from forebrain.training.config import TrainingConfig
 
 QUIET = Console(quiet=True)
 
@@ -34,81 +25,73 @@ QUIET = Console(quiet=True)
 def config(tmp_path: Path, walk: Callable[..., Session]) -> StudyConfig:
     recordings = [str(tmp_path / f"{seed}.npz") for seed in range(3)]
     for seed, path in enumerate(recordings):
-        walk(seed, num_frames=250).save(path)
-    return StudyConfig(recordings, str(tmp_path / "study"), fit=FitConfig(steps=2, batch_size=4))
+        walk(seed, num_frames=400).save(path)
+    small = PocoConfig(
+        context=12, horizon=4, token_length=4, width=8, num_latents=2, num_heads=1, head_width=4, film_width=8
+    )
+    return StudyConfig(
+        recordings, str(tmp_path / "study"), seeds=1, model=small, fit=FitConfig(steps=2, batch_size=4),
+        pretraining=TrainingConfig(steps=2, batch_size=4, validate_every=2),
+    )  # fmt: skip
 
 
-def test_each_way_is_done_once_and_other_settings_are_refused(
-    config: StudyConfig,
-    registry: Registry,
-    publish_backbone: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_each_animal_is_left_out_once_and_other_settings_are_refused(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = Backbone.from_registry(publish_backbone(), registry.uri)
-    monkeypatch.setattr(Backbone, "from_run", lambda run: backbone)
-    rows = list(adapted(config, config.recording[0], 0, "run", QUIET))
-    assert [row["way"] for row in rows] == [way.name for way in WAYS]
-    assert {name for row in rows for name in row["test"]} == {way.name for way in WAYS} | {*BASELINES}
-    # The start is the backbone's, which has none; scratch begins with other weights.
-    assert len({row["test"][row["way"]] for row in rows}) > 2
+    result = study(config, QUIET, "forebrain study leave-one-out")
+    assert [row["session"] for row in result["rows"]] == [f"lab/animal{seed}/one" for seed in range(3)]
+    for row in result["rows"]:
+        assert all(row[name] is not None for name in SCORED)
+    out = Path(config.out)
+    assert "forebrain study leave-one-out" in (out / "report.md").read_text()
 
-    monkeypatch.setattr(
-        "forebrain.studies.leave_one_out.train", None
-    )  # would fail if anything were done again
-    assert list(adapted(config, config.recording[0], 0, "run", QUIET)) == rows
+    # Would fail if anything were done again.
+    monkeypatch.setattr("forebrain.studies.leave_one_out.compare", None)
+    assert study(config, QUIET)["rows"] == result["rows"]
     with pytest.raises(ConfigError, match="another --fit"):
-        list(adapted(replace(config, fit=FitConfig(steps=3)), config.recording[0], 0, "run", QUIET))
+        study(replace(config, fit=FitConfig(steps=3)), QUIET)
     with pytest.raises(ConfigError, match="expected 3 or more"):
         study(replace(config, recording=config.recording[:2]), QUIET)
 
 
-def test_recordings_of_one_file_name_do_not_share_a_folder_and_other_recordings_are_refused(
-    config: StudyConfig, tmp_path: Path, walk: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recordings = [str(tmp_path / f"mouse{seed}" / "Fall.npz") for seed in range(3)]
-    for seed, path in enumerate(recordings):
-        Path(path).parent.mkdir()
-        walk(seed, num_frames=250).save(path)
-    config = replace(config, recording=recordings, seeds=1)
-    assert len({_place(config, left_out).uri for left_out in recordings}) == 3
-
-    def stopped(*_: Any) -> str:
-        raise ForebrainError("stopped")
-
-    monkeypatch.setattr("forebrain.studies.leave_one_out.pretrained", stopped)
-    for _ in range(2):
-        with pytest.raises(ForebrainError, match="stopped"):
-            study(config, QUIET)
-    walk(7, num_frames=250).save(recordings[1])
-    with pytest.raises(ConfigError, match="of other recordings"):
-        study(config, QUIET)
-    with pytest.raises(ConfigError, match="same to the byte"):
-        study(replace(config, recording=[*recordings, recordings[0]]), QUIET)
+def test_stretches_of_each_animal(config: StudyConfig) -> None:
+    # 400 frames at 2.5 Hz: 240 of them, 1.6 minutes, lie before the validation part.
+    result = study(replace(config, minutes=[0.5, 5, math.inf]), QUIET)
+    by_length = {
+        (row["session"][10], row["minutes"]) for row in result["rows"] if row["left_out_because"] is None
+    }
+    assert by_length == {(str(seed), minutes) for seed in range(3) for minutes in (0.5, 1.6)}
+    assert [each["minutes"] for each in result["means"]] == [0.5, None]
+    assert (Path(config.out) / "minutes.png").read_bytes().startswith(b"\x89PNG")
 
 
-def made_row(way: str, animal: str, seed: int, score: float) -> dict[str, Any]:
-    baselines = {"copy": 0.0, "mean": -1.0, "linear": 0.1}
+def made_row(
+    session: str, score: float, minutes: float | None = None, asked: float | None = None
+) -> dict[str, Any]:
     return {
-        "way": way, "left_out": animal, "seed": seed, "seconds": 2.0, "best_step": 1,
-        "score_by_step": [[0, 0.0], [1, score]], "validation": baselines, "test": {way: score, **baselines},
+        "session": session, "species": "worm", "seed": 0, "minutes": minutes, "asked_minutes": asked,
+        "left_out_because": None, "noise_ceiling": 0.9, **dict.fromkeys(SCORED, score - 0.03),
+        "adapted": score, "copy": 0.0, "era": None,
     }  # fmt: skip
 
 
-def test_means_are_over_animals_and_differences_within_them(tmp_path: Path) -> None:
-    better = {"embeddings": 0.05, "full": 0.02}
+def test_differences_are_within_sessions() -> None:
+    (means,) = summarise([made_row("a", 0.1), made_row("b", 0.5)])["means"]
+    assert means["score"]["adapted"] == pytest.approx([0.3, 0.1, 0.5])
+    # Sessions differ by 0.4 and the two by 0.03, always: the difference is known far better than the scores.
+    assert means["ahead_of"]["self"] == pytest.approx([0.03] * 3)
+    assert means["score"]["era"] == [0, 0, 0]  # could not be trained
+
+
+def test_a_session_that_is_shorter_counts_with_all_it_has(tmp_path: Path) -> None:
     rows = [
-        made_row(way.name, animal, seed, level + noise + better.get(way.name, 0.0))
-        for way in WAYS
-        for animal, level in (("a", 0.1), ("b", 0.5))
-        for seed, noise in ((0, 0.01), (1, -0.01))
-    ]
-    result = summarise(rows)
-    assert result["test"]["embeddings"][0] == pytest.approx(0.35)
-    # Animals differ by 0.4 and ways by 0.03, always: the difference is known far better than the scores.
-    assert result["embeddings_less"]["full"] == pytest.approx([0.03] * 3)
-    low, high = result["test"]["full"][1:]
-    assert low == pytest.approx(0.12) and high == pytest.approx(0.52)
-    assert result["validation_by_step"]["full"] == [(0, 0.0), (1, pytest.approx(0.32))]
-    table = as_table(result).to_markdown()
-    assert "+0.030 (+0.030 to +0.030)" in table and "linear" in table
-    assert draw(result, tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+        made_row("a", 0.1, 1, 1), made_row("a", 0.2, 5, 5), made_row("a", 0.3, 9),
+        made_row("b", 0.5, 1, 1), made_row("b", 0.7, 3),
+    ]  # fmt: skip
+    result = {"rows": rows, **summarise(rows)}
+    assert [(each["minutes"], round(each["score"]["adapted"][0], 3)) for each in result["means"]] == [
+        (1, 0.3), (5, 0.45), (None, 0.5),
+    ]  # fmt: skip
+    first = tables_of(result)[0].to_markdown()
+    assert "minutes at most" in first and "0.450" in first
+    assert draw(result, tmp_path / "minutes.png").read_bytes().startswith(b"\x89PNG")

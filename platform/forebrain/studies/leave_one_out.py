@@ -206,8 +206,8 @@ def _adapt(backbone: Backbone, session: Session, minutes: float | None, fit: Fit
         raise ConfigError(f"{session.id}: {result['leak_note']}; name its animal in a sidecar.")
     row["minutes"] = comparison.prepared.minutes
     row |= {ADAPTED: result["score"], ZERO_STEPS: zero.result()["score"]}
+    row |= {NOT_ADAPTED: result["others"][NOT_ADAPTED]}
     row |= {name: result["baselines"][name] for name in RIVALS}
-    row |= {name: result["others"][name] for name in (NOT_ADAPTED,)}
     return row | {
         name: result[name] for name in ("noise_ceiling", "weights", "seconds_in_all", "uncertainty")
     }
