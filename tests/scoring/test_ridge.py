@@ -224,7 +224,7 @@ def test_components_are_the_directions_in_which_training_frames_vary() -> None:
 
 
 def test_no_head_relies_on_a_level_that_drifts() -> None:
-    """Where levels moved between the halves of what was fitted, the mean of these frames says little of later."""
+    """Where levels moved between the halves of what was fitted, their mean there says little of later."""
     rng = np.random.default_rng(3)
     noise = walks(2000, num_units=20, seed=3)
     drift = np.cumsum(rng.normal(size=noise.shape) * 0.25, axis=0)
