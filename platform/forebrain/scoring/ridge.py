@@ -555,10 +555,13 @@ class _Sample:
         return self.trial.starts
 
     def drift(self) -> float:
-        """The mean square by which a unit's level moved from the earlier half of the windows to the later."""
-        level, half = self.past[:, 0], len(self.past) // 2
-        moved = level[half:].mean(axis=0, dtype=np.float64) - level[:half].mean(axis=0, dtype=np.float64)
-        return float(np.square(moved).mean())
+        """The mean square by which a unit's level moved from the earlier half of the windows to the later, less
+        what it would by chance if levels came and went within the halves alone."""
+        blocks = np.stack([block.mean(axis=0) for block in np.array_split(self.past[:, 0], 6)])
+        halves = blocks.astype(np.float64).reshape(2, 3, -1)
+        moved = np.diff(halves.mean(axis=1), axis=0)
+        by_chance = 2 / 3 * halves.var(axis=1, ddof=1).mean(axis=0)
+        return max(0.0, float(np.mean(np.square(moved) - by_chance)))
 
     def gram(self, chosen: np.ndarray) -> Gram:
         """The sums of some windows, bool [W]."""
