@@ -555,8 +555,10 @@ class _Sample:
         return self.trial.starts
 
     def drift(self) -> float:
-        """The mean square by which a unit's level moved from the earlier half of the windows to the later, less
-        what it would by chance if levels came and went within the halves alone."""
+        """The mean square by which a unit's level moved from the earlier half of the windows to the later.
+
+        Less what would be so by chance if levels only came and went within the halves.
+        """
         blocks = np.stack([block.mean(axis=0) for block in np.array_split(self.past[:, 0], 6)])
         halves = blocks.astype(np.float64).reshape(2, 3, -1)
         moved = np.diff(halves.mean(axis=1), axis=0)
