@@ -59,8 +59,8 @@ class StudyConfig:
     Attributes:
         recording: recordings of three animals or more, of one species or of several.
         out: folder for data, runs and results.
-        minutes: lengths of a stretch of the new animal, of which alone anything is known: `adapt --minutes`.
-            `inf`: all that trains. None: the whole recording, as `adapt` does.
+        minutes: lengths of a stretch of the new animal, of which alone anything is known: `adapt --minutes`;
+            all that trains is the last of them. None: the whole recording, as `adapt` does.
         seeds: times that everything is done, with other seeds.
         species: leave out animals of these species alone; backbones are trained on all. None: every species.
         model: the backbones.
@@ -158,7 +158,7 @@ def _rows(
     place, rows = Folder(config.out).child("scores"), []
     fit = replace(config.fit, seed=seed)
     backbone: Backbone | None = None
-    stretches: Sequence[float | None] = config.minutes or [None]
+    stretches: Sequence[float | None] = [*config.minutes, math.inf] if config.minutes else [None]
     for session in sessions:
         for minutes in stretches:
             ending = "" if minutes is None else f"-{minutes:g}min"

@@ -8,7 +8,6 @@ Ray.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from rich.console import Console
 
@@ -20,7 +19,7 @@ from forebrain.studies.leave_one_out import study
 __all__ = ["ALIASES", "FIRST", "Config", "run"]
 ALIASES = {"--recordings": "--recording"}
 FIRST = ("recording", "out", "minutes", "seeds", "species")
-MINUTES = (0.5, 1, 2, 5, 10, math.inf)
+MINUTES = (0.5, 1, 2, 5, 10)
 
 
 def run(config: Config, console: Console) -> int:
