@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.recording import with_rate
 from forebrain.adaptation.stretch import last_minutes
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
@@ -35,44 +38,81 @@ def session(walk: Callable[..., Session]) -> Session:
 
 
 def test_the_stretch_is_the_last_minutes_before_the_validation_part(session: Session) -> None:
-    stretch = last_minutes(session, 1)
+    stretch = last_minutes(session, 1, 12, 4)
+    assert stretch.split is not None and stretch.num_frames == 250
+    assert [int((stretch.split == part).sum()) for part in (0, 1, 2)] == [120, 30, 100]
+    assert stretch.segments == [(0, 150), (150, 250)]
+    traces = np.array(session.traces)
+    assert (stretch.frames(0, 250) == np.concatenate([traces[150:300], traces[400:]])).all()
+    whole = last_minutes(session, math.inf, 12, 4)
+    assert whole.split is not None and (whole.split == 0).sum() == 240 and (whole.split == 1).sum() == 60
+
+
+def test_all_frames_train_where_four_fifths_hold_no_window(session: Session) -> None:
+    assert session.rate_hz is not None
+    stretch = last_minutes(session, 17 / session.rate_hz / 60, 12, 4)
     assert stretch.split is not None
-    found = [np.flatnonzero(stretch.split == part)[[0, -1]].tolist() for part in (0, 1, 2)]
-    assert found == [[150, 269], [270, 299], [400, 499]]
-    assert stretch.segments == [(0, 150), (150, 300), (300, 400), (400, 500)]
-    whole = last_minutes(session, math.inf)
-    assert whole.split is not None and (whole.split[:240] == 0).all() and (whole.split[240:300] == 1).all()
+    assert [int((stretch.split == part).sum()) for part in (0, 1, 2)] == [17, 0, 100]
+    windows = SessionWindows(stretch, "given", 12, 4, is_short=True)
+    assert windows.num_windows(0, "train") == 2
 
 
 def test_breaks_of_the_recording_stay_breaks(session: Session) -> None:
     broken = replace(session, segment_ids=(np.arange(500) >= 200).astype(np.int32))
-    assert last_minutes(broken, 1).segments == [(0, 150), (150, 200), (200, 300), (300, 400), (400, 500)]
+    assert last_minutes(broken, 1, 12, 4).segments == [(0, 50), (50, 150), (150, 250)]
 
 
 def test_it_is_tested_on_the_windows_of_the_whole_recording(session: Session) -> None:
     whole = SessionWindows(session, "chronological", 12, 4)
-    stretch = SessionWindows(last_minutes(session, 0.5), "given", 12, 4)
-    assert (stretch.starts("test") == whole.starts("test")).all()
+    stretch = SessionWindows(last_minutes(session, 0.5, 12, 4), "given", 12, 4)
+    assert whole.starts("test").tolist() == (stretch.starts("test") + 325).tolist()
     assert stretch.num_windows(0, "train") < whole.num_windows(0, "train")
 
 
-def test_no_other_frame_is_seen(backbone: Backbone, session: Session) -> None:
-    """Neither the frames before the stretch nor the validation part change a bit of what is fitted."""
+@pytest.mark.parametrize("first_is_missing", [False, True])
+def test_no_other_frame_is_seen(backbone: Backbone, session: Session, first_is_missing: bool) -> None:
+    """Neither frames before the stretch nor the validation part change a bit of what is fitted."""
     traces = np.array(session.traces)
+    if first_is_missing:
+        traces[ONE_MINUTE[0] - 1 : ONE_MINUTE[0] + 3, 1] = np.nan
     others = traces.copy()
     rng = np.random.default_rng(0)
     others[: ONE_MINUTE[0]] += 3 * rng.normal(size=others[: ONE_MINUTE[0]].shape)
     others[ONE_MINUTE[1] : 400] -= 50
-    results = [
-        compare(backbone, replace(session, traces=each), "none", QUICK, minutes=1).result()
+    others[:100, 2] = np.nan
+    comparisons = [
+        compare(backbone, replace(session, traces=each), "none", QUICK, minutes=1)
         for each in (traces, others)
     ]
+    results = [comparison.result() for comparison in comparisons]
     for result in results:
         assert result["minutes"] == 1 and result["mode"] == "none"
         result.pop("seconds_in_all")
         result.pop("seconds")
     assert results[0] == results[1]
     assert results[0]["baselines"]["self"] is not None and results[0]["baselines"]["era"] is not None
+    fitted = [comparison.prepared.preprocessing for comparison in comparisons]
+    assert fitted[0].mean.tobytes() == fitted[1].mean.tobytes()
+
+
+def test_without_a_backbone_the_head_alone_is_fitted(session: Session) -> None:
+    result = compare(Backbone.nothing(12, 4), session, "none", QUICK, minutes=1).result()
+    assert result["baselines"]["self"] is None and result["baselines"]["era"] is not None
+
+
+def test_what_is_adapted_to_a_stretch_is_kept_and_forecasts_the_whole(
+    backbone: Backbone, session: Session, tmp_path: Path
+) -> None:
+    unknown = replace(session, rate_hz=None)
+    adapted = backbone.adapt(with_rate(unknown, 2.5), minutes=1, config=QUICK, rivals=False, progress=False)
+    adapted.save(tmp_path / "adapted")
+    again = Adapted.load(tmp_path / "adapted")
+    assert (
+        again.forecast(again.latest_window(unknown)).tobytes()
+        == adapted.forecast(adapted.latest_window(session)).tobytes()
+    )
+    with pytest.raises(AdaptationError, match=r"states 2\.5 Hz, and rate_hz is 30"):
+        with_rate(session, 30)
 
 
 def test_where_no_window_fits_the_backbone_forecasts_alone(backbone: Backbone, session: Session) -> None:
@@ -91,8 +131,11 @@ def test_where_no_window_fits_the_backbone_forecasts_alone(backbone: Backbone, s
 def test_what_cannot_be_counted_is_one_error(backbone: Backbone, session: Session) -> None:
     with pytest.raises(AdaptationError, match=r"no rate.*--rate_hz"):
         compare(backbone, replace(session, rate_hz=None), "none", QUICK, minutes=1)
-    for minutes in (2.5, 0, -1):
-        with pytest.raises(AdaptationError, match="300 frames \\(2 minutes\\) before the validation part"):
+    for minutes in (2.5, 0.01):
+        with pytest.raises(AdaptationError, match=r"300 frames \(2 minutes\) before the validation part"):
+            compare(backbone, session, "none", QUICK, minutes=minutes)
+    for minutes in (0, -1, math.nan):
+        with pytest.raises(AdaptationError, match="expected a positive number"):
             compare(backbone, session, "none", QUICK, minutes=minutes)
     with pytest.raises(AdaptationError, match="protocol is poco"):
         compare(backbone.under("poco"), session, "none", QUICK, minutes=1)

@@ -35,7 +35,7 @@ def config(tmp_path: Path, walk: Callable[..., Session]) -> StudyConfig:
 
 
 def test_each_animal_is_left_out_once_and_other_settings_are_refused(
-    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+    config: StudyConfig, walk: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = study(config, QUIET, "forebrain study leave-one-out")
     assert [row["session"] for row in result["rows"]] == [f"lab/animal{seed}/one" for seed in range(3)]
@@ -51,14 +51,16 @@ def test_each_animal_is_left_out_once_and_other_settings_are_refused(
         study(replace(config, fit=FitConfig(steps=3)), QUIET)
     with pytest.raises(ConfigError, match="expected 3 or more"):
         study(replace(config, recording=config.recording[:2]), QUIET)
+    other = Path(config.recording[0]).with_name("other.npz")
+    walk(7, num_frames=400).save(other)
+    with pytest.raises(ConfigError, match=r"a study of other recordings.*animal7"):
+        study(replace(config, recording=[*config.recording, str(other)]), QUIET)
 
 
 def test_stretches_of_each_animal(config: StudyConfig) -> None:
     # 400 frames at 2.5 Hz: 240 of them, 1.6 minutes, lie before the validation part.
     result = study(replace(config, minutes=[0.5, 5]), QUIET)
-    by_length = {
-        (row["session"][10], row["minutes"]) for row in result["rows"] if row["left_out_because"] is None
-    }
+    by_length = {(row["session"][10], row["minutes"]) for row in result["rows"]}
     assert by_length == {(str(seed), minutes) for seed in range(3) for minutes in (0.5, 1.6)}
     assert [each["minutes"] for each in result["means"]] == [0.5, None]
     assert (Path(config.out) / "minutes.png").read_bytes().startswith(b"\x89PNG")
@@ -69,7 +71,7 @@ def made_row(
 ) -> dict[str, Any]:
     return {
         "session": session, "species": "worm", "seed": 0, "minutes": minutes, "asked_minutes": asked,
-        "left_out_because": None, "noise_ceiling": 0.9, **dict.fromkeys(SCORED, score - 0.03),
+        "noise_ceiling": 0.9, **dict.fromkeys(SCORED, score - 0.03),
         "adapted": score, "copy": 0.0, "era": None,
     }  # fmt: skip
 

@@ -27,6 +27,11 @@ SCORE_EVERY = 50
 Mode = Literal["embeddings", "forecaster", "full", "scratch", "none"]
 
 
+def default_mode(minutes: float | None) -> Mode:
+    """What is trained where nobody says: of some minutes there is too little to choose a step by."""
+    return "embeddings" if minutes is None else "none"
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A model fitted to one animal.

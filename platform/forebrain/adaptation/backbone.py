@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from forebrain.adaptation.adapted import Adapted
-from forebrain.adaptation.adapting import Mode, train
+from forebrain.adaptation.adapting import Mode, default_mode, train
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.pretrained import Pretrained
@@ -22,7 +22,7 @@ class Backbone(Pretrained):
     def adapt(
         self,
         session: Session,
-        mode: Mode = "embeddings",
+        mode: Mode | None = None,
         config: FitConfig | None = None,
         to_rate: bool = False,
         *,
@@ -39,7 +39,8 @@ class Backbone(Pretrained):
 
         Args:
             session: as it was recorded.
-            mode: what is trained, see `adapting.train`.
+            mode: what is trained, see `adapting.train`; None for embeddings, or for nothing where there are
+                only `minutes`.
             config: the optimisation; None for the defaults.
             to_rate: resample where the recording has another rate than the backbone was trained on.
             score: score it on the part held back, beside copy, mean, linear, ridge and what else could have
@@ -48,8 +49,8 @@ class Backbone(Pretrained):
                 again or longer.
             inputs: names of those of the session that forecasts may know; None for all that can be planned.
             hold_out: values of inputs by name, for protocol `values` (`under`).
-            minutes: fit to so many minutes before the validation part and to nothing else, see
-                `last_minutes`; mode none is meant for it.
+            minutes: fit to so many minutes before the validation part and to no other frame, see
+                `last_minutes`.
             progress: show how far it is; or is told, as `compare` says.
 
         Raises:
@@ -57,6 +58,7 @@ class Backbone(Pretrained):
             AdaptationError: it does not fit the backbone, or nothing moves in the parts that are scored.
         """
         config = config or FitConfig()
+        mode = mode or default_mode(minutes)
         with progress_shown(progress) as told:
             if score:
                 comparison = compare(

@@ -301,7 +301,7 @@ def compare(
             longer, and is left out with mode none, but for `minutes`.
         inputs: names of those that forecasts may know; None for all that can be planned.
         hold_out: values of inputs by name, for protocol `values`.
-        minutes: fit to so many minutes before the validation part and to nothing else, see `last_minutes`.
+        minutes: fit to so many minutes before the validation part and to no other frame, see `last_minutes`.
 
     Raises:
         RecordingError: nothing usable is in the recording.
@@ -309,7 +309,7 @@ def compare(
             that no score exists.
     """
     with _threads(config.windows_each_step(session.num_units) * session.num_units):
-        return _compare(backbone, session, mode, config, to_rate, progress, rivals, inputs, hold_out)
+        return _compare(backbone, session, mode, config, to_rate, progress, rivals, inputs, hold_out, minutes)
 
 
 @contextmanager
@@ -334,6 +334,7 @@ def _compare(
     rivals: bool,
     inputs: Sequence[str] | None,
     hold_out: Mapping[str, Sequence[float]] | None,
+    minutes: float | None,
 ) -> Comparison:
     began = time.perf_counter()
     alone = {"scratch": SCRATCH, "none": NOT_ADAPTED}.get(mode, f"adapted ({mode})")
@@ -352,7 +353,7 @@ def _compare(
     can_train = all(windows.num_windows(0, part) for part in ("train", "validation"))
     if rivals and can_train and (mode != "none" or minutes is not None):
         steps = config.steps
-        if mode != "scratch":
+        if mode != "scratch" and not is_copy(backbone):
             others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))
         progress("training era", 0, 1)
         learnt["era"] = fit_era(windows, steps=ERA_STEPS * config.steps, seed=config.seed)

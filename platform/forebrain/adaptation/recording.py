@@ -61,6 +61,22 @@ def open_session(recording: str, session_id: str | None = None) -> Session:
     return wanted[0]
 
 
+def with_rate(session: Session, rate_hz: float | None) -> Session:
+    """A session at a rate that it does not state; None for its own.
+
+    Raises:
+        AdaptationError: it states another.
+    """
+    if rate_hz is None:
+        return session
+    if session.rate_hz is not None and not math.isclose(session.rate_hz, rate_hz, rel_tol=0.01):
+        raise AdaptationError(
+            f"session {session.id}: states {session.rate_hz:.4g} Hz, and rate_hz is {rate_hz:g}; leave out "
+            "--rate_hz, or correct the recording by a sidecar, so that it holds in whatever is done next."
+        )
+    return replace(session, rate_hz=rate_hz)
+
+
 def prepare_session(
     session: Session,
     description: Description,
@@ -77,12 +93,22 @@ def prepare_session(
         rates_hz: what it was trained on.
         to_rate: resample to the nearest of these rates where the recording has another.
         hold_out: values of inputs by name, for protocol `values`.
-        minutes: fit to so many minutes before the validation part and to nothing else, see `last_minutes`.
+        minutes: fit to so many minutes before the validation part and to no other frame, see `last_minutes`.
+            What is useless of the recording is judged by these minutes and by the test part.
 
     Raises:
         RecordingError: nothing usable remains.
         AdaptationError: its rate is another, or it is too short.
     """
+    model, protocol = description.model, description.protocol
+    if minutes is not None:
+        if protocol != DEFAULT:
+            raise AdaptationError(
+                f"minutes are counted back from where protocol {DEFAULT} begins to validate, and the "
+                f"protocol is {protocol}; leave out --minutes, or give --protocol {DEFAULT}."
+            )
+        session, protocol = last_minutes(session, minutes, model.context, model.horizon), "given"
+        num_fitted = int(np.sum(session.split != 2))
     recorded = session
     # So that what remains of the units can be told from those that repair drops.
     numbered = replace(session, unit_names=tuple(map(str, range(session.num_units))))
@@ -108,14 +134,6 @@ def prepare_session(
     if resample_hz is not None:
         session, finding = resample(session, resample_hz)
         report = report.and_also([finding])
-    model, protocol = description.model, description.protocol
-    if minutes is not None:
-        if protocol != DEFAULT:
-            raise AdaptationError(
-                f"minutes are counted back from where protocol {DEFAULT} begins to validate, and the "
-                f"protocol is {protocol}; leave out --minutes or --protocol."
-            )
-        session, protocol = last_minutes(session, minutes), "given"
     _require_length(session, description, hold_out, protocol)
     windows = SessionWindows(
         session, protocol, model.context, model.horizon, hold_out, is_short=minutes is not None
@@ -128,9 +146,8 @@ def prepare_session(
         event_rate_hz=event_rate_hz,
         resample_hz=resample_hz,
     )
-    if minutes is not None:
-        assert session.rate_hz is not None and session.split is not None
-        minutes = float(np.isin(session.split, (0, 1)).sum() / session.rate_hz / 60)
+    if minutes is not None and recorded_rate_hz is not None:
+        minutes = num_fitted / recorded_rate_hz / 60
     return Prepared(session, windows, report, preprocessing, minutes)
 
 

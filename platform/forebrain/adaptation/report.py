@@ -51,15 +51,16 @@ def _report(comparison: Comparison) -> str:
     backbone, trained, test = comparison.backbone, comparison.trained, comparison.test
     session, config = comparison.prepared.session, trained.model.config
     rate = "unknown rate" if session.rate_hz is None else f"{session.rate_hz:.4g} Hz"
-    drawn = comparison.advised()
+    drawn, minutes = comparison.advised(), comparison.prepared.minutes
+    known = "" if minutes is None else f", of which {minutes:.3g} minutes before validation are known"
     lines = [f"# {session.id} on {backbone.origin}", "", f"**{comparison.verdict()}**", ""]
     if comparison.leak:
         lines += [f"**Leak: {comparison.leak}.**", ""]
     lines += [
         f"{session.num_units} units, {session.num_frames} frames at {rate}; mode "
         f"{comparison.mode}, best after {trained.best_step} of {trained.score_by_step[-1][0]} steps by the "
-        f"validation part, which took {trained.seconds:.1f} s. Protocol {backbone.description.protocol}; the "
-        "test part was scored once, at the end.",
+        f"validation part, which took {trained.seconds:.1f} s. Protocol {backbone.description.protocol}"
+        f"{known}; the test part was scored once, at the end.",
         "",
         tables.overview(test).to_markdown(),
         *([f"The pictures show {drawn}, which the verdict advises.", ""] if drawn != comparison.name else []),

@@ -9,47 +9,77 @@ import numpy as np
 
 from forebrain.errors import AdaptationError
 from forebrain.scoring.protocols import DEFAULT, PARTS, part_ranges
+from forebrain.sessions.clock import read_clock
+from forebrain.sessions.frames import RepairedFrames
 from forebrain.sessions.session import Session
 
 # Of the stretch, for choices and weights; the rest is what is fitted to.
 VALIDATION_SHARE = 0.2
 
 
-def last_minutes(session: Session, minutes: float) -> Session:
-    """The recording with the last minutes before its validation part to learn from.
+def last_minutes(session: Session, minutes: float, context: int, horizon: int) -> Session:
+    """The last minutes before the validation part of a recording, and its test part; nothing else of it.
 
-    The test part is that of protocol `chronological`, whose validation part is no part of anything here. The
-    stretch's last fifth validates, and all before it trains; nothing reaches back beyond the stretch.
+    Parts are those of protocol `chronological`. The last fifth of the minutes validates and all before it
+    trains; all of them train where less than a window would.
 
     Args:
-        session: repaired, at the rate that the model is given.
-        minutes: length of the stretch; infinite for all there is.
+        session: as it was recorded.
+        minutes: infinite for all there is.
+        context, horizon: C and H, frames.
 
     Returns:
-        The session with `split`, for protocol `given`.
+        A session of these frames, with `split` for protocol `given`.
 
     Raises:
-        AdaptationError: the rate is unknown, or there are not so many minutes.
+        AdaptationError: the rate is unknown, there are not so many minutes, or too few frames to know
+            anything of a unit.
     """
-    if session.rate_hz is None:
+    rate_hz = session.rate_hz
+    if rate_hz is None and session.time_s is not None and (clock := read_clock(session.time_s)) is not None:
+        rate_hz = clock.rate_hz
+    if rate_hz is None:
         raise AdaptationError(
             f"session {session.id}: has no rate, so {minutes:g} minutes cannot be counted. Give --rate_hz."
         )
-    (train,), (_,), (test,) = (
-        part_ranges(DEFAULT, part, session.num_frames, [(0, session.num_frames)]) for part in PARTS
-    )
-    num_frames = train[1] if math.isinf(minutes) else round(minutes * 60 * session.rate_hz)
-    if not 0 < num_frames <= train[1]:
+    every = [(0, session.num_frames)]
+    ranges = {part: part_ranges(DEFAULT, part, session.num_frames, every) for part in PARTS}
+    if not ranges["train"] or not ranges["test"] or not minutes > 0:
         raise AdaptationError(
-            f"session {session.id}: {minutes:g} minutes are {num_frames} frames; expected between 1 and the "
-            f"{train[1]} frames ({train[1] / session.rate_hz / 60:.2g} minutes) before the validation part."
+            f"session {session.id}: minutes are {minutes:g} of {session.num_frames} frames; expected a "
+            "positive number, and a recording that can be split."
         )
-    first, validation = train[1] - num_frames, train[1] - int(num_frames * VALIDATION_SHARE)
-    split = np.full(session.num_frames, -1, np.int8)
-    split[first:validation], split[validation : train[1]], split[test[0] :] = 0, 1, 2
+    last, (test, end) = ranges["train"][0][1], ranges["test"][0]
+    num_frames = last if math.isinf(minutes) else round(minutes * 60 * rate_hz)
+    if not horizon <= num_frames <= last:
+        raise AdaptationError(
+            f"session {session.id}: {minutes:g} minutes are {num_frames} frames; expected between {horizon} "
+            f"and the {last} frames ({last / rate_hz / 60:.2g} minutes) before the validation part."
+        )
+    first = last - num_frames
+    num_fitted = round(num_frames * (1 - VALIDATION_SHARE))
+    if num_fitted < context + horizon:
+        num_fitted = num_frames
+    parts = [0] * num_fitted + [1] * (num_frames - num_fitted) + [2] * (end - test)
     # A window crosses no change of segment.
     segment_ids = np.zeros(session.num_frames, np.int32)
     for number, (start, stop) in enumerate(session.segments):
-        segment_ids[start:stop] = number
-    known = np.searchsorted([first, train[1], test[0]], np.arange(session.num_frames), side="right")
-    return replace(session, split=split, segment_ids=(4 * segment_ids + known).astype(np.int32))
+        segment_ids[start:stop] = 2 * number
+    segment_ids[test:] += 1
+    kept = np.r_[first:last, test:end]
+
+    def frames_of(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[kept]
+
+    units = np.arange(session.num_units)
+    return replace(
+        session,
+        traces=RepairedFrames(session.traces, ((first, last), (test, end)), units, {}, session.id),
+        split=np.array(parts, np.int8),
+        segment_ids=segment_ids[kept],
+        conditions=frames_of(session.conditions),
+        time_s=frames_of(session.time_s),
+        stimulus=frames_of(session.stimulus),
+        behaviour=frames_of(session.behaviour),
+        repetition=frames_of(session.repetition),
+    )

@@ -54,6 +54,11 @@ class SessionWindows:
         self.protocol, self.context, self.horizon = protocol, context, horizon
         self._labels = frame_parts(protocol, session, hold_out)
         fitted_on = fit_ranges(protocol, session.num_frames, session.segments, self._labels)
+        if is_short:  # its validation part is for choices alone, and every frame counts
+            validation = part_ranges(
+                protocol, "validation", session.num_frames, session.segments, self._labels
+            )
+            fitted_on = sorted(fitted_on + validation)
         moments = _moments(session, fitted_on)
         self.persistence = moments.persistence
         self.least_persistence = least_persistence(moments.count) if is_short else LEAST_PERSISTENCE

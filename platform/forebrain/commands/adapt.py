@@ -8,18 +8,18 @@ the same command then goes on with what is not finished.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rich.console import Console
 
-from forebrain.adaptation.adapting import Mode
+from forebrain.adaptation.adapting import Mode, default_mode
 from forebrain.adaptation.artifact import require_new
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.choice import choose_model
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
-from forebrain.adaptation.recording import open_session
+from forebrain.adaptation.recording import open_session, with_rate
 from forebrain.adaptation.report import save_comparison
 from forebrain.console import Follower
 from forebrain.errors import ConfigError
@@ -46,7 +46,7 @@ FIRST = (
 )
 NO_MODEL = "none"
 # Options of a single recording.
-OF_ONE = ("session", "protocol", "hold_out", "inputs", "context", "horizon", "minutes", "rate_hz")
+OF_ONE = ("session", "protocol", "hold_out", "inputs", "context", "horizon")
 ALIASES = {
     # As scripts have it.
     "--recordings": "--recording",
@@ -74,9 +74,10 @@ class Config:
         session: which session, where the recording holds several.
         registry: where the model is. None: FOREBRAIN_REGISTRY.
         mode: what is trained: embeddings (of the recording's units), forecaster (and it), full (everything),
-            scratch (everything, from random weights) or none. Not given: embeddings, with --minutes none.
-        minutes: fit and choose by so many minutes before the validation part, and by no other frame.
-        rate_hz: frames a second, over what the recording says.
+            scratch (everything, from random weights) or none. None: embeddings, or none if there are minutes.
+        minutes: fit and choose by so many minutes before the validation part, and by no other frame. None:
+            the whole recording.
+        rate_hz: frames a second of recordings that do not state it.
         resample: bring recordings to the nearest rate that the model was trained on.
         protocol: which frames train and which test, in place of the model's own: given (the recording's own
             split), repetition (the last repetition of each condition tests), values (--hold_out) and others.
@@ -115,16 +116,14 @@ def run(config: Config, console: Console) -> int:
         return _adapt_each(config, console)
     require_new(config.out)
     session = open_session(config.recording[0], config.session)
-    if config.rate_hz is not None:
-        session = replace(session, rate_hz=config.rate_hz)
+    session = with_rate(session, config.rate_hz)
     model = config.model
     if model is None:
         choice = choose_model(session, config.registry)
         model = choice.reference
         console.print(choice.why)
     backbone = _opened(model, config)
-    mode: Mode = "none" if config.minutes is not None else "embeddings"
-    mode = "none" if model == NO_MODEL else config.mode or mode
+    mode = "none" if model == NO_MODEL else config.mode or default_mode(config.minutes)
     comparison = compare(
         backbone, session, mode, config.fit, config.resample, progress=Follower(console),
         inputs=[] if config.inputs == [NO_MODEL] else config.inputs, hold_out=_held_out(config.hold_out),
@@ -190,7 +189,9 @@ def _adapt_each(config: Config, console: Console) -> int:
         recordings=config.recording,
         out=config.out,
         registry=config.registry,
-        mode=config.mode or "embeddings",
+        mode=config.mode or default_mode(config.minutes),
+        minutes=config.minutes,
+        rate_hz=config.rate_hz,
         resample=config.resample,
         serial=config.workers == 0,
         fit=config.fit,

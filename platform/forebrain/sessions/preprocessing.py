@@ -6,7 +6,7 @@ Made once, when a model is adapted to the recording; saved with it; used by ever
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -146,6 +146,8 @@ class Preprocessing:
                 f"{self.num_recorded}. Give one of the same units in the same order, or adapt to this one."
             )
         session = repair_units(session, self.columns)
+        if session.rate_hz is None:
+            session = replace(session, rate_hz=self.recorded_rate_hz)
         if self.resample_hz is None and not rates_agree(session.rate_hz, self.recorded_rate_hz):
             raise AdaptationError(
                 f"session {session.id}: has {session.rate_hz:.4g} frames a second; the recording that was "

@@ -3,6 +3,7 @@
     shards/                         the recordings, prepared
     without-<animal>/run-<seed>/    pretraining on all other animals
     scores/<session>-<seed>*.json   that backbone adapted to a session of the animal, beside its rivals
+    study.json                      which sessions these are
     result.json, report.md, minutes.png
 
 Every file is a step that is not done again, so a study goes on where it was stopped. It needs no Ray.
@@ -11,6 +12,7 @@ Every file is a step that is not done again, so a study goes on where it was sto
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import math
 import tempfile
@@ -24,7 +26,7 @@ import torch
 from rich.console import Console
 
 from forebrain import plotting
-from forebrain.adaptation.adapting import Mode
+from forebrain.adaptation.adapting import default_mode
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import NOT_ADAPTED, RIVALS, SELF, compare
 from forebrain.adaptation.fit import FitConfig
@@ -49,6 +51,7 @@ ADAPTED = "adapted"
 # The stack with the backbone as it was published: no step is taken.
 ZERO_STEPS = "zero steps"
 SCORED = (ADAPTED, ZERO_STEPS, NOT_ADAPTED, *RIVALS)
+ASKED = "study.json"
 DRAWN = (ADAPTED, SELF, "ridge", "linear", "copy")
 
 
@@ -110,13 +113,17 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
             f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
             "recordings."
         )
+    _claim(out, [session.id for session in sessions])
     prepare(config.recording, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
     rows: list[dict[str, Any]] = []
+    left_out: list[str] = []
     for seed in range(config.seeds):
         for animal, own in animals.items():
             if config.species is None or own[0].species in config.species:
                 run = _pretrained(config, animal, seed, console)
-                rows += _rows(config, own, run, seed, console)
+                rows += _rows(config, own, run, seed, left_out, console)
+    if not rows:
+        raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
     result = {"command": command, "rows": rows, **summarise(rows)}
     out.write("result.json", json.dumps(result, indent=1, allow_nan=False).encode())
     tables = tables_of(result)
@@ -127,11 +134,25 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
             out.write(picture.name, picture.read_bytes())
         pictures.append("![score by minutes of the new animal](minutes.png)\n")
     said = [f"`{command}`\n"] * bool(command)
-    report = "\n".join([*said, *(table.to_markdown() for table in tables), *pictures])
+    missing = ["Left out:\n", *(f"- {each}" for each in left_out), ""] if left_out else []
+    report = "\n".join([*said, *(table.to_markdown() for table in tables), *pictures, *missing])
     out.write("report.md", report.encode())
     for table in tables[:-1]:
         console.print(table.to_rich())
     return result
+
+
+def _claim(out: Folder, sessions: list[str]) -> None:
+    """Raises ConfigError where the folder's backbones were trained on other sessions."""
+    if not out.exists(ASKED):
+        out.write(ASKED, json.dumps({"sessions": sessions}, indent=1).encode())
+    before = json.loads(out.read(ASKED))["sessions"]
+    if before != sessions:
+        other = sorted(set(before) ^ set(sessions))
+        raise ConfigError(
+            f"{out.uri} holds a study of other recordings ({', '.join(other[:4])}"
+            f"{' ...' * (len(other) > 4)}); give the same ones, or another --out."
+        )
 
 
 def _pretrained(config: StudyConfig, animal: str, seed: int, console: Console) -> str:
@@ -146,15 +167,20 @@ def _pretrained(config: StudyConfig, animal: str, seed: int, console: Console) -
         training=config.pretraining,
         mixture=config.mixture,
         evaluation=EvaluationConfig(windows_per_session=64),
-        holdout=HoldoutConfig(subjects=[animal]),
+        holdout=HoldoutConfig(subjects=[glob.escape(animal)]),
     )
     return pretrain(run, console)
 
 
 def _rows(
-    config: StudyConfig, sessions: Sequence[Session], run: str, seed: int, console: Console
+    config: StudyConfig,
+    sessions: Sequence[Session],
+    run: str,
+    seed: int,
+    left_out: list[str],
+    console: Console,
 ) -> list[dict[str, Any]]:
-    """A row for each session of an animal, and for each of the stretches of it."""
+    """A row for each session of an animal, and for each of the stretches of it; notes what was left out."""
     place, rows = Folder(config.out).child("scores"), []
     fit = replace(config.fit, seed=seed)
     backbone: Backbone | None = None
@@ -163,18 +189,20 @@ def _rows(
         for minutes in stretches:
             ending = "" if minutes is None else f"-{minutes:g}min"
             name = f"{session_key(session.id)}-{seed}{ending}.json"
-            if not place.exists(name):
+            if place.exists(name):
+                row = json.loads(place.read(name))
+            else:
                 backbone = backbone or Backbone.from_run(run)
-                row = _adapt(backbone, session, minutes, fit)
+                try:
+                    row = _adapt(backbone, session, minutes, fit)
+                except AdaptationError as error:  # shorter than that, most often
+                    console.print(f"left out: {error}")
+                    left_out.append(str(error))
+                    continue
                 place.write(name, json.dumps(row, allow_nan=False).encode())
-                if row["left_out_because"] is None:
-                    said = ", ".join(
-                        f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None
-                    )
-                else:
-                    said = row["left_out_because"]
-                console.print(f"{session.id}, seed {seed}{ending.replace('-', ', ')}: {said}")
-            row = json.loads(place.read(name))
+                told = [f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None]
+                what = "" if minutes is None else f", {row['minutes']:.3g} minutes"
+                console.print(f"{session.id}, seed {seed}{what}: {', '.join(told)}")
             if row["fit"] != dataclasses.asdict(fit):
                 raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
             rows.append(row)
@@ -190,23 +218,15 @@ def _adapt(backbone: Backbone, session: Session, minutes: float | None, fit: Fit
         "minutes": None,
         "asked_minutes": None if minutes is None or math.isinf(minutes) else minutes,
         "fit": dataclasses.asdict(fit),
-        "left_out_because": None,
     }
-    try:
-        whole = minutes is None
-        mode: Mode = "embeddings" if whole else "none"
-        comparison = compare(backbone, session, mode, fit, to_rate=True, minutes=minutes)
-        zero = comparison
-        if whole:
-            zero = compare(backbone, session, "none", fit, to_rate=True, rivals=False)
-    except AdaptationError as error:  # shorter than that, most often
-        return row | {"left_out_because": str(error)}
+    comparison = compare(backbone, session, default_mode(minutes), fit, to_rate=True, minutes=minutes)
+    zero = comparison
+    if minutes is None:
+        zero = compare(backbone, session, "none", fit, to_rate=True, rivals=False)
     result = comparison.result()
-    if result["leak"]:
-        raise ConfigError(f"{session.id}: {result['leak_note']}; name its animal in a sidecar.")
     row["minutes"] = comparison.prepared.minutes
     row |= {ADAPTED: result["score"], ZERO_STEPS: zero.result()["score"]}
-    row |= {NOT_ADAPTED: result["others"][NOT_ADAPTED]}
+    row |= {NOT_ADAPTED: result["others"].get(NOT_ADAPTED, result["score"])}
     row |= {name: result["baselines"][name] for name in RIVALS}
     return row | {
         name: result[name] for name in ("noise_ceiling", "weights", "seconds_in_all", "uncertainty")
@@ -219,10 +239,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     A session has for each length of stretch the longest that it holds of at most so many minutes. What could
     not be fitted to a stretch that short scores as copy.
     """
-    scored = [row for row in rows if row["left_out_because"] is None]
     found = []
-    for species in sorted({row["species"] for row in scored}):
-        own = [row for row in scored if row["species"] == species]
+    for species in sorted({row["species"] for row in rows}):
+        own = [row for row in rows if row["species"] == species]
         longest = max((row["minutes"] or 0 for row in own), default=0)
         lengths = sorted({row["asked_minutes"] for row in own if row["asked_minutes"] is not None})
         lengths = [length for length in lengths if length < longest]
@@ -243,6 +262,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "species": species,
                 "minutes": length,
                 "sessions": names,
+                "num_so_long": len({row["session"] for row in chosen if row["asked_minutes"] == length}),
                 "score": {
                     name: [float(each[place]) for each in (values.mean(axis=0), low, high)]
                     for place, name in enumerate(SCORED)
@@ -257,10 +277,15 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _at_most(rows: Sequence[Mapping[str, Any]], length: float | None) -> list[Mapping[str, Any]]:
     """Of each session and seed the row of the longest stretch of at most so many minutes; None for any."""
-    chosen: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: row["minutes"] or math.inf):
-        if length is None or (row["minutes"] or math.inf) <= length * 1.01:
-            chosen[row["session"], row["seed"]] = row
+
+    def minutes(row: Mapping[str, Any]) -> float:
+        return row["asked_minutes"] or row["minutes"] or math.inf
+
+    chosen = {
+        (row["session"], row["seed"]): row
+        for row in sorted(rows, key=minutes)
+        if length is None or minutes(row) <= length
+    }
     return list(chosen.values())
 
 
@@ -274,11 +299,13 @@ def tables_of(result: Mapping[str, Any]) -> list[Table]:
     for species in dict.fromkeys(each["species"] for each in result["means"]):
         means = [each for each in result["means"] if each["species"] == species]
         stretches = any(each["minutes"] is not None for each in means)
-        first = ("minutes at most",) if stretches else ()
+        first = ("minutes at most", "of them so long") if stretches else ()
         names = [name for name in SCORED if not (stretches and name == ZERO_STEPS)]
 
         def length(each: Mapping[str, Any], stretches: bool = stretches) -> tuple[str, ...]:
-            return ("all" if each["minutes"] is None else f"{each['minutes']:g}",) if stretches else ()
+            if not stretches:
+                return ()
+            return "all" if each["minutes"] is None else f"{each['minutes']:g}", str(each["num_so_long"])
 
         tables.append(Table(
             name=f"{species}-scores",
@@ -303,7 +330,6 @@ def tables_of(result: Mapping[str, Any]) -> list[Table]:
         rows=tuple(
             tuple(row[name] for name in ("session", "seed", "minutes", *SCORED, "noise_ceiling"))
             for row in result["rows"]
-            if row["left_out_because"] is None
         ),
     ))  # fmt: skip
     return tables

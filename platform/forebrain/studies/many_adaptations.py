@@ -26,6 +26,7 @@ from forebrain.adaptation.artifact import EVALUATION, RESULT
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.recording import with_rate
 from forebrain.adaptation.report import save_comparison
 from forebrain.console import Table
 from forebrain.errors import ConfigError, ForebrainError
@@ -55,6 +56,8 @@ class ManyConfig:
         out: folder or s3://bucket/folder. The same command goes on with what is not finished there.
         registry: where the backbone is. None: FOREBRAIN_REGISTRY.
         mode: what is trained: embeddings, forecaster, full, scratch or none.
+        minutes: fit to so many minutes of each, see `last_minutes`. None: the whole recording.
+        rate_hz: frames a second of recordings that do not state it.
         resample: bring recordings to the nearest rate that the backbone was trained on.
         serial: one after the other in this process, without Ray, in place of as many as there are CPUs.
         fit: the optimisation.
@@ -65,6 +68,8 @@ class ManyConfig:
     out: str
     registry: str | None = None
     mode: Mode = "embeddings"
+    minutes: float | None = None
+    rate_hz: float | None = None
     resample: bool = False
     serial: bool = False
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -89,6 +94,8 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
         "out": out.uri,
         "mode": config.mode,
         "resample": config.resample,
+        "minutes": config.minutes,
+        "rate_hz": config.rate_hz,
         "fit": dataclasses.asdict(config.fit),
     }
     items = [{**item, "recording": recording} for recording in find_all(config.recordings)]
@@ -132,6 +139,11 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
         "weights": backbone.origin.weights_sha256,
         "mode": config.mode,
         "resample": config.resample,
+        **{
+            name: getattr(config, name)
+            for name in ("minutes", "rate_hz")
+            if getattr(config, name) is not None
+        },
         **dataclasses.asdict(config.fit),
     }
     if not out.exists(ASKED):
@@ -145,7 +157,7 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
             "makes it again."
         ) from error
     if before != asked:
-        other = [name for name in asked if before.get(name) != asked[name]]
+        other = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
         raise ConfigError(
             f"{out.uri} holds adaptations with another {', '.join(other)}. Give the same command to go on "
             "there, or another --out."
@@ -194,8 +206,9 @@ def _adapt_recording(item: Row) -> list[Row]:
                 _require_same(place, sha256, session.id)
             else:
                 comparison = compare(
-                    backbone, session, item["mode"], FitConfig(**item["fit"]), item["resample"]
-                )
+                    backbone, with_rate(session, item["rate_hz"]), item["mode"], FitConfig(**item["fit"]),
+                    item["resample"], minutes=item["minutes"],
+                )  # fmt: skip
                 with scratch() as folder:
                     made = save_comparison(comparison, folder / "adaptation")
                     (made / OF).write_text(json.dumps({"sha256": sha256}))
