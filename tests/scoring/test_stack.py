@@ -141,10 +141,12 @@ def test_the_test_part_is_never_seen() -> None:
         assert array.tobytes() == second.stack.arrays()[name].tobytes(), name
 
 
-def test_too_few_windows_give_equal_weights_and_say_so() -> None:
+def test_of_too_few_windows_linear_weighs_little_and_the_record_says_so() -> None:
     _, _, fit = fitted(walks(100))
     assert list(fit.weights) == ["linear", "model"]
-    assert all((values == np.float32(0.5)).all() for values in fit.weights.values())
+    # 45 windows train.
+    assert fit.weights["linear"].tolist() == pytest.approx([0.5 * 45 / 95] * HORIZON)
+    assert fit.weights["model"].tolist() == pytest.approx([1 - 0.5 * 45 / 95] * HORIZON)
     record = fit.record()
     assert record["num_windows"] == 0 and "blocks of time" in record["ridge"]["reason"]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from forebrain.scoring.protocols import (
+    LABELLED,
     PARTS,
     Part,
     Windows,
@@ -38,6 +39,7 @@ class SessionWindows:
 
     Attributes:
         preprocessing: the normalisation, and the frames that it was fitted on.
+        tests_later: whether the test part lies after all else; not where the recording's labels say what tests.
         persistence: of those frames, see `Moments.persistence`.
         least_persistence: from which on the session counts as smooth.
     """
@@ -52,6 +54,7 @@ class SessionWindows:
         is_short: bool = False,
     ) -> None:
         self.protocol, self.context, self.horizon = protocol, context, horizon
+        self.tests_later = is_short or protocol not in LABELLED
         self._labels = frame_parts(protocol, session, hold_out)
         fitted_on = fit_ranges(protocol, session.num_frames, session.segments, self._labels)
         if is_short:  # its validation part is for choices alone, and every frame counts

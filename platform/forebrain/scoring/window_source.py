@@ -61,6 +61,12 @@ class WindowSource(Protocol):
         """float32 [N], each unit's mean over the training part, in normalised units."""
 
 
+def tests_later(source: WindowSource) -> bool:
+    """Whether the test part lies after all that is fitted on, so that levels may have drifted until then: of
+    all sources but those that say otherwise."""
+    return bool(getattr(source, "tests_later", True))
+
+
 class ArrayWindows:
     """A `WindowSource` over sessions in memory, z-scored a unit on the frames the protocol fits on.
 
