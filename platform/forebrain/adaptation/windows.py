@@ -39,7 +39,7 @@ class SessionWindows:
 
     Attributes:
         preprocessing: the normalisation, and the frames that it was fitted on.
-        tests_later: whether the test part lies after all else; not where the recording's labels say what tests.
+        tests_later: whether the test part lies after all else; not where labels say what tests.
         persistence: of those frames, see `Moments.persistence`.
         least_persistence: from which on the session counts as smooth.
     """

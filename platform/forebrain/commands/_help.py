@@ -35,7 +35,7 @@ _LONGEST_CHOICE = 40
 
 def overview() -> str:
     """The text of `forebrain --help`."""
-    lines = ["usage: forebrain COMMAND [options]", "", "Forecast brain activity."]
+    lines = ["usage: forebrain COMMAND [options]   forecasts brain activity"]
     for title, commands in COMMANDS.items():
         lines += ["", f"{title}:", *(_row(name, summary, 23) for name, summary in commands.items())]
     lines += [
