@@ -42,6 +42,7 @@ LEAST: dict[str, list[str]] = {
     "study scale": ["--pretrain.data", "d", "--pretrain.out", "o", "--axis", "units", "--sizes", "1"],
     "study embeddings": ["--run", "r"],
     "study leave-one-out": ["--recording", "a", "b", "c", "--out", "o"],
+    "study minutes": ["--recording", "a", "b", "c", "--out", "o"],
     "study rivals": ["--recording", "a.npz", "--out", "o"],
     "study intervals": ["--recording", "a.npz", "--out", "o"],
     "study inputs": ["--out", "o"],
