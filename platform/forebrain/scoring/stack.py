@@ -239,8 +239,9 @@ def fit_stack(
         return StackFit(stack, weights, ridge, head, math.inf, 0, unknown, unknown, math.nan, math.nan)
     usable = trial.is_trained if trial.is_trained.all() else ~trial.is_trained
     departures = np.stack([members[name][usable] for name in names])
-    # Blocks of time need share no frame that is forecast: nothing else was fitted on.
-    weighing = _Weighing(departures, trial.target[usable], trial.starts[usable], source.horizon)
+    # As long as a window: weights that shorter blocks of time choose do not hold later.
+    length = source.context + source.horizon
+    weighing = _Weighing(departures, trial.target[usable], trial.starts[usable], length)
     shrinkage, score = weighing.choose()
     if math.isinf(shrinkage):
         prior = _prior(source, session, names)

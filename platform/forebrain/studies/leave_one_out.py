@@ -77,9 +77,7 @@ class StudyConfig:
     minutes: list[float] | None = None
     seeds: int = 2
     species: list[str] | None = None
-    model: ModelConfig = field(
-        default_factory=lambda: PocoConfig(width=32, film_width=128), metadata=one_of(MODELS)
-    )
+    model: ModelConfig = field(default_factory=PocoConfig, metadata=one_of(MODELS))
     pretraining: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
             steps=400, batch_size=32, learning_rate=1e-3, units_per_window=64, keep_checkpoints=1
