@@ -124,14 +124,32 @@ def test_weights_are_fitted_on_the_validation_part_which_no_member_was_fitted_on
     assert fit.num_windows == source.num_windows(0, "validation")
 
 
-def test_weights_are_chosen_where_the_validation_part_holds_four_blocks_as_long_as_a_window() -> None:
-    source, _, few = fitted(walks(250))
-    assert source.num_windows(0, "validation") < 40 and np.isnan(few.score)
+def test_few_windows_are_enough_to_choose_how_far_weights_go_from_equal_ones() -> None:
+    """Of 34 windows, of 4 frames ahead each."""
+    source, _, fit = fitted(walks(250))
+    assert source.num_windows(0, "validation") < 40
+    assert np.isfinite(fit.score) and set(fit.worth) == set(fit.weights)
+
+
+def short(num_frames: int) -> ArrayWindows:
+    source = windows_of(walks(num_frames))
+    source.is_short = True
+    return source
+
+
+def test_of_a_short_stretch_blocks_have_to_be_as_long_as_a_window() -> None:
+    few, enough = (fit_stack(each, fit_linear(each).solve(), half_way) for each in (short(250), short(450)))
+    assert np.isnan(few.score) and np.isfinite(enough.score)
     of_linear = 0.5 * 135 / 185 / 2  # of 135 windows that train, and shared with ridge
     assert few.weights["ridge"].tolist() == pytest.approx([of_linear] * HORIZON)
-    source, _, enough = fitted(walks(450))
-    assert 70 < source.num_windows(0, "validation") < 80
-    assert np.isfinite(enough.score) and set(enough.worth) == set(enough.weights)
+
+
+def test_of_few_windows_a_model_worse_than_copy_has_no_weight() -> None:
+    source = short(250)
+    linear = fit_linear(source).solve()
+    fit = fit_stack(source, linear, lambda session, context: np.repeat(5 - context[:, -1:], HORIZON, axis=1))
+    assert np.isnan(fit.score) and fit.alone["model"] < 0
+    assert set(fit.weights["model"]) == {0.0} and fit.weights["ridge"].min() > 0.2
 
 
 def test_the_test_part_is_never_seen() -> None:

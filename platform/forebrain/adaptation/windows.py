@@ -54,7 +54,7 @@ class SessionWindows:
         is_short: bool = False,
     ) -> None:
         self.protocol, self.context, self.horizon = protocol, context, horizon
-        self.tests_later = is_short or protocol not in LABELLED
+        self.is_short, self.tests_later = is_short, is_short or protocol not in LABELLED
         self._labels = frame_parts(protocol, session, hold_out)
         fitted_on = fit_ranges(protocol, session.num_frames, session.segments, self._labels)
         if is_short:  # its validation part is for choices alone, and every frame counts

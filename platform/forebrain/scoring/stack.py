@@ -239,12 +239,16 @@ def fit_stack(
         return StackFit(stack, weights, ridge, head, math.inf, 0, unknown, unknown, math.nan, math.nan)
     usable = trial.is_trained if trial.is_trained.all() else ~trial.is_trained
     departures = np.stack([members[name][usable] for name in names])
-    # As long as a window: weights that shorter blocks of time choose do not hold later.
-    length = source.context + source.horizon
+    # Blocks of time need share no frame that is forecast: nothing else was fitted on. Of a short stretch,
+    # whose members are nearly as good as each other, weights that such blocks choose do not hold later.
+    length = source.horizon + (source.context if getattr(source, "is_short", False) else 0)
     weighing = _Weighing(departures, trial.target[usable], trial.starts[usable], length)
     shrinkage, score = weighing.choose()
     if math.isinf(shrinkage):
-        prior = _prior(source, session, names)
+        own = dict(zip(names, weighing.alone(), strict=True))
+        # Of a member that is no better than copy even few windows tell.
+        useful = [name for name in names if own[name] > 0]
+        prior = dict.fromkeys(names, 0.0) | _prior(source, session, useful or names)
         weights = {name: np.full(source.horizon, prior[name], np.float32) for name in names}
     else:
         weights = dict(zip(names, weighing.solve(shrinkage).astype(np.float32), strict=True))
@@ -262,11 +266,14 @@ def _prior(source: WindowSource, session: int, names: Sequence[str]) -> dict[str
     windows and nothing where there are none; the other share is the model's. A member with a head has as much
     as the one without."""
     count = source.num_windows(session, "train")
-    of_linear = 0.5 * count / (count + FEW_WINDOWS) if "model" in names else 1.0
-    shares = {"linear": of_linear, "ridge": of_linear, "model": 1 - of_linear, "model + head": 1 - of_linear}
-    halved = {"linear": "ridge" in names, "model": "model + head" in names}
-    halved |= {"ridge": halved["linear"], "model + head": halved["model"]}
-    return {name: shares[name] / (2 if halved[name] else 1) for name in names}
+    of_linear = 0.5 * count / (count + FEW_WINDOWS)
+    groups = [
+        [name for name in names if name in pair] for pair in (("linear", "ridge"), ("model", "model + head"))
+    ]
+    if not all(groups):
+        return dict.fromkeys(names, 1 / len(names))
+    shares = (of_linear, 1 - of_linear)
+    return {name: share / len(group) for share, group in zip(shares, groups, strict=True) for name in group}
 
 
 def _alone(linear: LinearBaseline, ridge: HeadFit, head: HeadFit, has_model: bool) -> StackFit:
