@@ -101,7 +101,7 @@ def _of_model(what: str, rows: Rows) -> Table:
     table = Table(
         "units", "windows", "threads", "dtype", "ms", "p99", "GFLOP/s", "%", "GB/s", "%", "peak MB",
         "simpler", "plain ms", "ratio", "published", "ratio",
-        title=f"{_TITLES[what]}: median ms; % is of the machine's ceiling",
+        title=f"{_TITLES[what]}: median ms; % is of the machine's ceiling", keys=4,
     )  # fmt: skip
     own = [row for row in rows if row["what"] == what]
     for row in sorted(own, key=lambda row: (row["units"], row["batch"], row["threads"])):
@@ -120,7 +120,7 @@ def _of_model(what: str, rows: Rows) -> Table:
 def _of_fits(rows: Rows) -> Table:
     table = Table(
         "units", "steps", "threads", "dtype", "seconds", "slowest", "published s", "ratio",
-        title="fitting an interface: median of several",
+        title="fitting an interface: median of several", keys=4,
     )  # fmt: skip
     for row in rows:
         table.add_row(
