@@ -131,7 +131,7 @@ def test_a_name_that_is_no_text_is_one_line_and_the_others_are_read(tmp_path: Pa
 def shown(results: list[Inspected], context: int, horizon: int) -> list[list[str]]:
     table = as_input_table(results, context, horizon)
     assert table is not None
-    return [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)]
+    return [list(row) for row in table.rows]
 
 
 def test_inputs_are_listed_with_how_often_they_change(tmp_path: Path) -> None:

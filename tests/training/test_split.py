@@ -244,7 +244,7 @@ class Made:
 def _bytes_each_step(given: tuple[dict[str, Any], int, int]) -> list[int]:
     values, num_sessions, num_units = given
     made = Made(num_sessions, num_units)
-    with mock.patch.object(loop, "open_windows", lambda config, shards: made):
+    with mock.patch.object(loop, "open_windows", lambda config, shards, index=None: made):
         config = from_values(PretrainConfig, values)
         trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), lambda event: None)
     return [trainer.step(trainer.stream.batch(step)).bytes_given for step in range(2)]
