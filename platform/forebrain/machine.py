@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -26,6 +27,19 @@ def asked_threads() -> int | None:
     """OMP_NUM_THREADS; None where it is not set, or no number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isascii() and first.isdecimal() and int(first) else None
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Gives torch so many threads while the block lasts."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _cpu_quotas() -> Iterator[float]:

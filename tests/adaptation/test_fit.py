@@ -204,3 +204,17 @@ def test_a_model_without_embeddings_or_forecaster_says_what_it_cannot(
         with pytest.raises(AdaptationError, match=words):
             train(rows, prepared, mode, QUICK)
     assert train(rows, prepared, "full", QUICK).score_by_step
+
+
+def test_small_steps_take_one_thread_and_give_the_others_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(ZeroDivisionError), FitConfig().few_threads(100):
+            assert torch.get_num_threads() == 1
+            _ = 1 / 0
+        assert torch.get_num_threads() == 3
+        with FitConfig(batch_size=64).few_threads(1000):
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

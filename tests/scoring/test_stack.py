@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from head_sessions import HORIZON, led_by_one, walks, windows_of
@@ -133,7 +135,7 @@ def test_few_windows_are_enough_to_choose_how_far_weights_go_from_equal_ones() -
 
 def short(num_frames: int) -> ArrayWindows:
     source = windows_of(walks(num_frames))
-    source.is_short = True
+    source.sessions = [replace(info, is_short=True) for info in source.sessions]
     return source
 
 

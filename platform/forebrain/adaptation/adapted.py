@@ -197,24 +197,16 @@ class Adapted(Artifact):
         stacks = self._planned_stacks()
         _, past = self._window_and_inputs(window, inputs, True)
         assert past is not None
-        plans = [self._plan(each, past) for each in (plan, HOLD if against is None else against)]
+        planned, other = (self._plan(each, past) for each in (plan, HOLD if against is None else against))
         before = reaching_back(past, stacks.inputs, stacks.frames_before(self.context))
-        first, second = (
-            stacks.responses(self.context, before[None], each[None])[0, self.context :] for each in plans
-        )
-        difference = first - second
-        if levels is not None:
-            try:
-                offsets = stacks.effect_offsets(before, plans[0], plans[1], levels)
-            except ConfigError as error:
-                raise AdaptationError(
-                    "quantiles of an effect were asked for, and this adaptation was made before there were "
-                    "any. Adapt again."
-                ) from error
-            difference = difference[..., None] + np.moveaxis(offsets, 0, -1)
-            effect: np.ndarray = difference * self.preprocessing.scale[:, None]
-        else:
-            effect = difference * self.preprocessing.scale
+        try:
+            effect = stacks.effect(self.context, before, planned, other, levels)
+        except ConfigError as error:
+            raise AdaptationError(
+                "quantiles of an effect were asked for, and this adaptation was made before there were any. "
+                "Adapt again."
+            ) from error
+        effect = effect * (self.preprocessing.scale if levels is None else self.preprocessing.scale[:, None])
         return forecast_table(effect, self.preprocessing, levels) if isinstance(window, Session) else effect
 
     def response(self, name: str) -> pandas.DataFrame:

@@ -59,7 +59,7 @@ class Backbone(Pretrained):
         """
         config = config or FitConfig()
         mode = mode or default_mode(minutes)
-        with progress_shown(progress) as told:
+        with progress_shown(progress) as told, config.few_threads(session.num_units):
             if score:
                 comparison = compare(
                     self, session, mode, config, to_rate, told, rivals, inputs=inputs, hold_out=hold_out,

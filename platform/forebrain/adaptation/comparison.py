@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-import torch
 
 from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
 from forebrain.adaptation.artifact import Artifact
@@ -88,8 +85,6 @@ DEARER = (SCRATCH, SELF, "era")
 TEST_ROWS = 2_000_000
 # Steps of era for each of the model's: as many as it needs, and they cost less.
 ERA_STEPS = 2
-# Units x windows of a step that one thread computes alone.
-ROWS_OF_ONE_THREAD = 8192
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test")
 
 
@@ -308,34 +303,6 @@ def compare(
         AdaptationError: it does not fit the backbone, or nothing moves in the validation or the test part, so
             that no score exists.
     """
-    with _threads(config.windows_each_step(session.num_units) * session.num_units):
-        return _compare(backbone, session, mode, config, to_rate, progress, rivals, inputs, hold_out, minutes)
-
-
-@contextmanager
-def _threads(rows: int) -> Iterator[None]:
-    """One thread of torch for small steps, meanwhile: more of them wait for one another after each operation,
-    by spinning, which takes many times as long wherever another program wants a core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if rows <= ROWS_OF_ONE_THREAD else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _compare(
-    backbone: Pretrained,
-    session: Session,
-    mode: Mode,
-    config: FitConfig,
-    to_rate: bool,
-    progress: Progress,
-    rivals: bool,
-    inputs: Sequence[str] | None,
-    hold_out: Mapping[str, Sequence[float]] | None,
-    minutes: float | None,
-) -> Comparison:
     began = time.perf_counter()
     alone = {"scratch": SCRATCH, "none": NOT_ADAPTED}.get(mode, f"adapted ({mode})")
     steps = 0 if mode == "none" else config.steps

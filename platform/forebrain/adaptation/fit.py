@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +17,14 @@ from forebrain.accelerate import accelerate
 from forebrain.adaptation.start import StartName
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError, DivergenceError
+from forebrain.machine import torch_threads
 from forebrain.models.base import Interface, LossName, Model, SessionInput, SessionTarget
 from forebrain.training.optimise import CLIP_NORM, ClippedAdamW, learning_rate_at
 
 WEIGHT_DECAY = 1e-4
 ROWS = 1024
+# Units x windows of a step that one thread computes alone.
+ROWS_OF_ONE_THREAD = 8192
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -63,6 +67,15 @@ class FitConfig:
     def windows_each_step(self, num_units: int) -> int:
         """The batch size for a recording of so many units."""
         return self.batch_size or min(64, max(1, ROWS // num_units))
+
+    def few_threads(self, num_units: int) -> AbstractContextManager[None]:
+        """One thread of torch while the block lasts, where steps on so many units are small.
+
+        More threads wait for one another after each operation, by spinning, which takes many times as long
+        wherever another program wants a core.
+        """
+        is_small = self.windows_each_step(num_units) * num_units <= ROWS_OF_ONE_THREAD
+        return torch_threads(1) if is_small else nullcontext()
 
     @property
     def compute_dtype(self) -> torch.dtype:

@@ -35,11 +35,10 @@ class SessionWindows:
         protocol: splits and fits, see `forebrain.scoring.protocols`.
         context, horizon: C and H, frames.
         hold_out: values of inputs by name, for protocol `values`.
-        is_short: whether the frames that train are too few to show how far units go in the long run.
+        is_short: see `SessionInfo`.
 
     Attributes:
         preprocessing: the normalisation, and the frames that it was fitted on.
-        tests_later: whether the test part lies after all else; not where labels say what tests.
         persistence: of those frames, see `Moments.persistence`.
         least_persistence: from which on the session counts as smooth.
     """
@@ -54,7 +53,6 @@ class SessionWindows:
         is_short: bool = False,
     ) -> None:
         self.protocol, self.context, self.horizon = protocol, context, horizon
-        self.is_short, self.tests_later = is_short, is_short or protocol not in LABELLED
         self._labels = frame_parts(protocol, session, hold_out)
         fitted_on = fit_ranges(protocol, session.num_frames, session.segments, self._labels)
         if is_short:  # its validation part is for choices alone, and every frame counts
@@ -80,6 +78,8 @@ class SessionWindows:
                 session.num_units,
                 session.rate_hz,
                 self.persistence >= self.least_persistence,
+                is_short,
+                is_short or protocol not in LABELLED,
             )
         ]
         self._session, self._segments = session, session.segments

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from forebrain.accelerate import accelerate
 from forebrain.accelerate.blocks import Blockwise
 from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.timing import Patience, Times, time_together
+from forebrain.machine import torch_threads
 from forebrain.models.base import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.training.optimise import AdamW
@@ -122,7 +122,7 @@ def time_case(
 def _flops(case: Case, device: torch.device) -> dict[str, int]:
     """FLOPs of a step in each dtype, counted on one thread; only PyTorch's operations are seen."""
     flops = {}
-    with _threads(1):
+    with torch_threads(1):
         steps = _STEPS[case.what](case, device)
         for name in DTYPES:
             steps[name]()  # a stream's first window prepares the session
@@ -130,17 +130,6 @@ def _flops(case: Case, device: torch.device) -> dict[str, int]:
                 steps[name]()
             flops[name] = counter.get_total_flops()
     return flops
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Gives torch so many threads while the block lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _row(
@@ -228,7 +217,7 @@ def _forecast_steps(case: Case, device: torch.device) -> Mapping[str, Step]:
             form.forecast([SessionInput(context, interface, 0)])
 
     def one_by_one(form: Model) -> None:
-        with _threads(1), torch.inference_mode():
+        with torch_threads(1), torch.inference_mode():
             for window in context:
                 form.forecast([SessionInput(window[None], interface, 0)])
 

@@ -124,11 +124,12 @@ def run(config: Config, console: Console) -> int:
         console.print(choice.why)
     backbone = _opened(model, config)
     mode = "none" if model == NO_MODEL else config.mode or default_mode(config.minutes)
-    comparison = compare(
-        backbone, session, mode, config.fit, config.resample, progress=Follower(console),
-        inputs=[] if config.inputs == [NO_MODEL] else config.inputs, hold_out=_held_out(config.hold_out),
-        minutes=config.minutes,
-    )  # fmt: skip
+    with config.fit.few_threads(session.num_units):
+        comparison = compare(
+            backbone, session, mode, config.fit, config.resample, progress=Follower(console),
+            inputs=[] if config.inputs == [NO_MODEL] else config.inputs,
+            hold_out=_held_out(config.hold_out), minutes=config.minutes,
+        )  # fmt: skip
     save_comparison(comparison, config.out)
     for finding in comparison.findings():
         console.print(finding)

@@ -121,15 +121,7 @@ class LiveInputs:
         self._require_response()
         past = self._past.window
         stays = held(past, self.stacks.inputs, self.horizon)
-        first, second = (
-            self.stacks.responses(self._context, past[None], each[None])[0, self._context :]
-            for each in (plan, stays)
-        )
-        difference: np.ndarray = first - second
-        if levels is None:
-            return difference
-        offsets = self.stacks.effect_offsets(past, plan, stays, levels)
-        return difference[..., None] + np.moveaxis(offsets, 0, -1)
+        return self.stacks.effect(self._context, past, plan, stays, levels)
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of everything that `restore` needs."""

@@ -162,22 +162,39 @@ class InputStacks:
         assert self.plan is not None
         return self.plan.responses(context, self._inputs(self.plan, past, plan))
 
-    def effect_offsets(
-        self, past: np.ndarray, plan: np.ndarray, against: np.ndarray, levels: Sequence[float]
+    def effect(
+        self,
+        context: int,
+        past: np.ndarray,
+        plan: np.ndarray,
+        against: np.ndarray,
+        levels: Sequence[float] | None = None,
     ) -> np.ndarray:
-        """Quantiles of the true effect of a plan, less the estimated one; see `Response.offsets`.
+        """What a plan changes of a forecast under another.
 
         Args:
+            context: C, frames.
             past: float32 [`frames_before(C)`, D].
             plan, against: float32 [H, D].
-            levels: each inside (0, 1).
+            levels: of quantiles of the true effect, see `Response.offsets`; None for the estimated one.
 
         Returns:
-            float32 [Q, H, N], normalised.
+            float32 [H, N], normalised; of levels [H, N, Q].
 
         Raises:
-            ConfigError: the response says nothing of how sure it is.
+            ConfigError: levels are asked for, and the response says nothing of how sure it is.
         """
+        under_it, under_other = (
+            self.responses(context, past[None], each[None])[0, context:] for each in (plan, against)
+        )
+        effect: np.ndarray = under_it - under_other
+        if levels is None:
+            return effect
+        return effect[..., None] + np.moveaxis(self._offsets(past, plan, against, levels), 0, -1)
+
+    def _offsets(
+        self, past: np.ndarray, plan: np.ndarray, against: np.ndarray, levels: Sequence[float]
+    ) -> np.ndarray:
         assert self.plan is not None
         features = self.plan.response.features
         before = past[len(past) - features.before :]

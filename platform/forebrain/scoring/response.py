@@ -32,7 +32,7 @@ from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.ridge import MoreFeatures, in_time, read_windows, spread_evenly
 from forebrain.scoring.time_blocks import LEAST_BLOCKS, TimeBlock, time_blocks
-from forebrain.scoring.window_source import SessionInfo, tests_later
+from forebrain.scoring.window_source import SessionInfo
 from forebrain.sessions.inputs import Input
 
 # Penalties, relative to the mean square of the features.
@@ -330,10 +330,6 @@ class _SameWindows:
     @property
     def horizon(self) -> int:
         return self._source.horizon
-
-    @property
-    def tests_later(self) -> bool:
-        return tests_later(self._source)
 
     def num_windows(self, session: int, part: Part) -> int:
         return self._source.num_windows(session, part)

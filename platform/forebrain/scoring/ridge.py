@@ -40,7 +40,7 @@ from forebrain.scoring.gram import (
 )
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.time_blocks import LEAST_BLOCKS, time_blocks
-from forebrain.scoring.window_source import WindowSource, tests_later
+from forebrain.scoring.window_source import WindowSource
 
 NUM_COMPONENTS = 8
 CHANGE_LAGS = (1, 2, 4, 8, 16)
@@ -342,7 +342,7 @@ def fit_head(
             num_windows,
         )
     whole = sample.gram(np.ones(num_windows, bool))
-    drift = sample.drift() if tests_later(source) else 0.0
+    drift = sample.drift() if source.sessions[session].tests_later else 0.0
 
     def drifting(gram: Gram, units: slice | np.ndarray = sample.units) -> Gram:
         return gram.with_drift(drift, loadings, units)

@@ -232,8 +232,7 @@ def fit_stack(
     trial = ridge.trial
     names: Sequence[str] = tuple(members) or (("linear",) if model is None else ("linear", "model"))
     if trial is None:
-        prior = _prior(source, session, names)
-        weights = {name: np.full(source.horizon, prior[name], np.float32) for name in names}
+        weights = _prior(source, session, names)
         unknown = dict.fromkeys(weights, math.nan)
         stack = Stack.of(weights, linear, heads)
         return StackFit(stack, weights, ridge, head, math.inf, 0, unknown, unknown, math.nan, math.nan)
@@ -241,39 +240,49 @@ def fit_stack(
     departures = np.stack([members[name][usable] for name in names])
     # Blocks of time need share no frame that is forecast: nothing else was fitted on. Of a short stretch,
     # whose members are nearly as good as each other, weights that such blocks choose do not hold later.
-    length = source.horizon + (source.context if getattr(source, "is_short", False) else 0)
+    length = source.horizon + (source.context if source.sessions[session].is_short else 0)
     weighing = _Weighing(departures, trial.target[usable], trial.starts[usable], length)
     shrinkage, score = weighing.choose()
+    own = dict(zip(names, weighing.alone(), strict=True))
     if math.isinf(shrinkage):
-        own = dict(zip(names, weighing.alone(), strict=True))
         # Of a member that is no better than copy even few windows tell.
-        useful = [name for name in names if own[name] > 0]
-        prior = dict.fromkeys(names, 0.0) | _prior(source, session, useful or names)
-        weights = {name: np.full(source.horizon, prior[name], np.float32) for name in names}
+        weights = _prior(source, session, names, [name for name in names if own[name] > 0])
     else:
         weights = dict(zip(names, weighing.solve(shrinkage).astype(np.float32), strict=True))
     return StackFit(
         Stack.of(weights, linear, heads), weights, ridge, head, shrinkage, int(usable.sum()),
-        dict(zip(names, weighing.alone(), strict=True)),
+        own,
         {name: score - weighing.without(place).choose()[1] for place, name in enumerate(names)},
         score,
         (1 - score) * weighing.mean_square,
     )  # fmt: skip
 
 
-def _prior(source: WindowSource, session: int, names: Sequence[str]) -> dict[str, float]:
-    """Weights where there is too little to choose by: linear's share is a half where it is fitted on many
-    windows and nothing where there are none; the other share is the model's. A member with a head has as much
-    as the one without."""
+def _prior(
+    source: WindowSource, session: int, names: Sequence[str], useful: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Weights where there is too little to choose by, float32 [H] of each member.
+
+    Linear's share is a half where it is fitted on many windows and nothing where there are none; the other
+    share is the model's. A member with a head has as much as the one without.
+
+    Args:
+        source, session: whose windows train.
+        names: of all members.
+        useful: those that have a weight; all where none is.
+    """
     count = source.num_windows(session, "train")
     of_linear = 0.5 * count / (count + FEW_WINDOWS)
-    groups = [
-        [name for name in names if name in pair] for pair in (("linear", "ridge"), ("model", "model + head"))
-    ]
-    if not all(groups):
-        return dict.fromkeys(names, 1 / len(names))
-    shares = (of_linear, 1 - of_linear)
-    return {name: share / len(group) for share, group in zip(shares, groups, strict=True) for name in group}
+    weights = dict.fromkeys(names, np.zeros(source.horizon, np.float32))
+    pairs = {("linear", "ridge"): of_linear, ("model", "model + head"): 1 - of_linear}
+    groups = [([name for name in useful or names if name in pair], share) for pair, share in pairs.items()]
+    total = sum(share for group, share in groups if group)
+    for group, share in groups:
+        for name in group:
+            # Without the model linear has all, however few its windows.
+            part = share / total if total else 1.0
+            weights[name] = np.full(source.horizon, part / len(group), np.float32)
+    return weights
 
 
 def _alone(linear: LinearBaseline, ridge: HeadFit, head: HeadFit, has_model: bool) -> StackFit:

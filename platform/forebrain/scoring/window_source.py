@@ -20,6 +20,9 @@ class SessionInfo:
     Attributes:
         rate_hz: frames a second, None where unknown.
         is_smooth: its frames are nearer to the one before than to the mean.
+        is_short: only a stretch of it is known, too short to show how far units go in the long run.
+        tests_later: the test part lies after all that is fitted on, so that levels may have drifted until
+            then; not where the recording's own labels say what tests.
     """
 
     id: str
@@ -28,6 +31,8 @@ class SessionInfo:
     num_units: int
     rate_hz: float | None = None
     is_smooth: bool = True
+    is_short: bool = False
+    tests_later: bool = True
 
 
 class WindowSource(Protocol):
@@ -59,12 +64,6 @@ class WindowSource(Protocol):
 
     def training_mean(self, session: int) -> np.ndarray:
         """float32 [N], each unit's mean over the training part, in normalised units."""
-
-
-def tests_later(source: WindowSource) -> bool:
-    """Whether the test part lies after all that is fitted on, so that levels may have drifted until then: of
-    all sources but those that say otherwise."""
-    return bool(getattr(source, "tests_later", True))
 
 
 class ArrayWindows:

@@ -81,8 +81,8 @@ class Moments:
 def least_persistence(num_frames: int) -> float:
     """The persistence over so many frames from which on a session counts as smooth.
 
-    Of 70 recordings none changes sides between this limit on the last half minute of training and
-    LEAST_PERSISTENCE on all of it, while of smooth ones persistence falls to 0.34 there.
+    Of 39 recordings tried none changes sides between this limit on the last half minute of training and
+    LEAST_PERSISTENCE on all of it, while of smooth ones persistence falls to 0.34 there (docs/LOG.md).
     """
     return LEAST_PERSISTENCE * num_frames / (num_frames + SHORT_FRAMES)
 

@@ -123,21 +123,49 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
     return result
 
 
-def _trained(config: BackboneConfig, place: str, seed: int, held_out: Sequence[str], console: Console) -> str:
-    """The run on all animals but some: trained, or gone on with, or found finished. Returns its address."""
-    out = Folder(config.out)
+def pretrained_without(
+    out: Folder,
+    place: str,
+    animals: Sequence[str],
+    console: Console,
+    *,
+    seed: int,
+    model: ModelConfig,
+    training: TrainingConfig,
+    mixture: MixtureConfig,
+    evaluation: EvaluationConfig,
+) -> str:
+    """The run on all animals of `out`/shards but some: trained, or gone on with, or found finished.
+
+    Args:
+        out: folder of a study.
+        place: of the run in it.
+        animals: dataset/subject, in which * stands for anything.
+        console: for progress.
+        seed, model, training, mixture, evaluation: of the run.
+
+    Returns:
+        Its address.
+    """
     run = PretrainConfig(
-        data=out.uri_of("shards"),
-        out=out.uri_of(place),
-        workers=0,
-        seed=seed,
-        model=config.model,
-        training=config.training,
-        mixture=config.mixture,
-        evaluation=EvaluationConfig(windows_per_session=128, exact=True),
-        holdout=HoldoutConfig(subjects=list(held_out) or None),
-    )
+        data=out.uri_of("shards"), out=out.uri_of(place), workers=0, seed=seed, model=model,
+        training=training, mixture=mixture, evaluation=evaluation,
+        holdout=HoldoutConfig(subjects=list(animals) or None),
+    )  # fmt: skip
     return pretrain(run, console)
+
+
+def animal_of(session_id: str) -> str:
+    """dataset/subject of a session's id."""
+    return session_id.rpartition("/")[0]
+
+
+def _trained(config: BackboneConfig, place: str, seed: int, held_out: Sequence[str], console: Console) -> str:
+    evaluation = EvaluationConfig(windows_per_session=128, exact=True)
+    return pretrained_without(
+        Folder(config.out), place, held_out, console, seed=seed, model=config.model,
+        training=config.training, mixture=config.mixture, evaluation=evaluation,
+    )  # fmt: skip
 
 
 def _chosen(
@@ -146,7 +174,7 @@ def _chosen(
     """The sessions of some animals that are adapted to."""
     taken: dict[str, int] = {}
     for _, session in sorted(sessions.items()):
-        animal = _animal(session.id)
+        animal = animal_of(session.id)
         if any(fnmatchcase(animal, pattern) for pattern in animals):
             taken[animal] = taken.get(animal, 0) + 1
             if config.sessions_each is None or taken[animal] <= config.sessions_each:
@@ -206,7 +234,7 @@ def metrics_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
             if species in ("", row["species"]):
                 values = [float(row[name]) for name in SCORED]
                 lead = row["score"] - row["self"]
-                of_animal.setdefault(_animal(row["session"]), []).append([*values, lead])
+                of_animal.setdefault(animal_of(row["session"]), []).append([*values, lead])
         means = np.array([np.mean(values, axis=0) for _, values in sorted(of_animal.items())])
         low, high = percentile_interval(session_resamples(means, rng_for(0, "backbone", species)))
         names = ("score", *(f"score of {name}" for name in RIVALS), "score less that of self")
@@ -253,7 +281,3 @@ def _sentence(metrics: Sequence[Metric]) -> str:
         for species in sorted({metric.dataset for metric in metrics})
     ]
     return f"Test score on animals left out: {'; '.join(said)}." if said else ""
-
-
-def _animal(session_id: str) -> str:
-    return session_id.rpartition("/")[0]

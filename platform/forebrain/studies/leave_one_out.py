@@ -36,15 +36,14 @@ from forebrain.evaluation.tables import Table
 from forebrain.models.base import ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
-from forebrain.runs.pretrain import pretrain
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.sessions.session import Session, session_key
-from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.recordings import open_any
 from forebrain.shards.stream import MixtureConfig
-from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
+from forebrain.studies.backbone import animal_of, pretrained_without
+from forebrain.training.config import EvaluationConfig, TrainingConfig
 from forebrain_registry.storage import Folder
 
 ADAPTED = "adapted"
@@ -105,7 +104,7 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
     sessions = sorted((one for path in config.recording for one in open_any(path)), key=lambda one: one.id)
     animals: dict[str, list[Session]] = {}
     for session in sessions:
-        animals.setdefault(f"{session.dataset}/{session.subject}", []).append(session)
+        animals.setdefault(animal_of(session.id), []).append(session)
     if len(animals) < 3:
         raise ConfigError(
             f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
@@ -118,7 +117,12 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
     for seed in range(config.seeds):
         for animal, own in animals.items():
             if config.species is None or own[0].species in config.species:
-                run = _pretrained(config, animal, seed, console)
+                place = f"without-{session_key(animal)}/run-{seed}"
+                run = pretrained_without(
+                    out, place, [glob.escape(animal)], console, seed=seed, model=config.model,
+                    training=config.pretraining, mixture=config.mixture,
+                    evaluation=EvaluationConfig(windows_per_session=64),
+                )  # fmt: skip
                 rows += _rows(config, own, run, seed, left_out, console)
     if not rows:
         raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
@@ -151,23 +155,6 @@ def _claim(out: Folder, sessions: list[str]) -> None:
             f"{out.uri} holds a study of other recordings ({', '.join(other[:4])}"
             f"{' ...' * (len(other) > 4)}); give the same ones, or another --out."
         )
-
-
-def _pretrained(config: StudyConfig, animal: str, seed: int, console: Console) -> str:
-    """The run on all animals but one: trained, or gone on with, or found finished. Returns its address."""
-    out = Folder(config.out)
-    run = PretrainConfig(
-        data=out.uri_of("shards"),
-        out=out.uri_of(f"without-{session_key(animal)}/run-{seed}"),
-        workers=0,
-        seed=seed,
-        model=config.model,
-        training=config.pretraining,
-        mixture=config.mixture,
-        evaluation=EvaluationConfig(windows_per_session=64),
-        holdout=HoldoutConfig(subjects=[glob.escape(animal)]),
-    )
-    return pretrain(run, console)
 
 
 def _rows(

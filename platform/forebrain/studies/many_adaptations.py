@@ -139,6 +139,7 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
         "weights": backbone.origin.weights_sha256,
         "mode": config.mode,
         "resample": config.resample,
+        # Folders of before these were there hold neither.
         **{
             name: getattr(config, name)
             for name in ("minutes", "rate_hz")
