@@ -15,7 +15,7 @@ from forebrain import realtime
 from forebrain.errors import ConfigError, FrameError
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.drift import CoverageClient, drifting
-from forebrain.realtime.intervals import BAND, OnlineIntervals
+from forebrain.realtime.intervals import BAND, BOUNDS, COVERAGE, LEARN_EVERY, OnlineIntervals
 from forebrain.realtime.lsl import LslPort
 from forebrain.realtime.messages import (
     Forecast,
@@ -198,7 +198,7 @@ def test_an_alarm_is_on_while_coverage_is_out_of_its_band() -> None:
     feed(intervals, rng.normal(size=(300, 3)))
     assert intervals.coverage is not None and not intervals.leaves_band
     feed(intervals, 40 * rng.normal(size=(60, 3)))  # faster than intervals can follow
-    assert intervals.coverage < BAND[0] and intervals.leaves_band
+    assert intervals.coverage is not None and intervals.coverage < BAND[0] and intervals.leaves_band
     feed(intervals, 40 * rng.normal(size=(400, 3)))
     assert not intervals.leaves_band and intervals.widened > 10
 
@@ -213,13 +213,76 @@ def test_missing_values_teach_nothing_and_a_unit_that_never_moves_keeps_its_widt
     assert not intervals.width[:, 1].any() and (intervals.width[:, 0] > 0).all()
 
 
-def test_a_gap_drops_intervals_whose_targets_will_not_come() -> None:
+def test_a_gap_drops_intervals_whose_targets_will_not_come_and_nothing_that_came() -> None:
     intervals = stub()
-    feed(intervals, np.zeros((5, 3)))
-    counted = intervals.num_frames
+    feed(intervals, np.zeros((LEARN_EVERY + 2, 3)))
     intervals.restart()
-    intervals.observe(np.zeros(3), np.ones(3, bool))
-    assert intervals.num_frames == counted
+    assert intervals.num_frames == 2  # the first forecast, of two frames, is made from the LEARN_EVERY-th
+    for _ in range(2 * LEARN_EVERY):
+        intervals.observe(np.zeros(3), np.ones(3, bool))
+    assert intervals.num_frames == 2
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3, 7, 16])
+def test_a_group_of_frames_teaches_what_its_frames_would_one_by_one(horizon: int) -> None:
+    units, context, rng = 5, 4, np.random.default_rng(horizon)
+    target = rng.normal(size=(400, horizon, units))
+    starts = horizon * np.arange(400)
+    calibration = calibrate(np.zeros_like(target), target, np.ones((400, units)), starts, "here", context)
+    intervals = OnlineIntervals(calibration, 20.0, 5.0, 500)
+    plain = FrameByFrame(calibration, intervals)
+    one, zero = np.ones(units, np.float32), np.zeros(units, np.float32)
+    for moment in range(300):
+        frame = 1.5 * rng.normal(size=units).astype(np.float32)
+        known = rng.random(units) > (0.3 if moment % 5 == 0 else 0)
+        if moment % 50 == 33:
+            known[:] = False
+        if moment in (101, 180):
+            intervals.restart()
+            plain.made.clear()
+        intervals.observe(frame, known)
+        plain.observe(moment, frame, known)
+        if rng.random() > 0.1:  # else the model gave no forecast
+            window = rng.normal(size=(context, units)).astype(np.float32)
+            forecast = 0.3 * rng.normal(size=(horizon, units)).astype(np.float32)
+            intervals.add(forecast, window, zero, one)
+            if (moment + 1) % LEARN_EVERY == 0:
+                plain.made[moment] = intervals.quantiles(forecast, window, zero, one, BOUNDS)
+    for name in ("bias", "width", "pooled"):
+        found = getattr(intervals, name)
+        assert found.any()
+        np.testing.assert_allclose(found, getattr(plain, name), atol=1e-5, err_msg=name)
+    assert intervals.num_frames == plain.num_frames
+    assert intervals.coverage == pytest.approx(plain.inside / plain.count)
+
+
+class FrameByFrame:
+    """What intervals learn, in plain words: each frame by itself, step by step."""
+
+    def __init__(self, calibration: Calibration, like: OnlineIntervals) -> None:
+        low, high = calibration.offsets(BOUNDS)
+        self.step, self.pooled_step = like._steps[1, 0, 0], like._pooled_step
+        self.half = (high - low) / 2
+        self.bias, self.width = np.zeros_like(low), np.zeros_like(low)
+        self.pooled = np.zeros((len(low), 1))
+        self.made: dict[int, np.ndarray] = {}  # [H, N, 2] by the frame that they were made from
+        self.num_frames = self.inside = self.count = 0
+
+    def observe(self, moment: int, frame: np.ndarray, known: np.ndarray) -> None:
+        count = 0
+        for ahead in range(1, len(self.width) + 1):
+            if moment - ahead not in self.made or not known.any():
+                continue
+            low, high = self.made[moment - ahead][ahead - 1].T
+            side = np.where(known, (frame > high) * 1.0 - (frame < low), 0)
+            missed = np.abs(side)
+            self.bias[ahead - 1] += self.step * self.half[ahead - 1] * side
+            self.width[ahead - 1] += self.step * (missed - (1 - COVERAGE) * known)
+            self.pooled[ahead - 1] += self.pooled_step * (missed.sum() / known.sum() - (1 - COVERAGE))
+            self.inside += int(known.sum() - missed.sum())
+            count += int(known.sum())
+        self.count += count
+        self.num_frames += count > 0
 
 
 def test_memory_is_bounded_and_stored_with_the_state(

@@ -12,7 +12,7 @@ from torch import nn
 from forebrain import realtime
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime import LiveConfig, LiveForecaster
-from forebrain.realtime.intervals import OnlineIntervals
+from forebrain.realtime.intervals import LEARN_EVERY, OnlineIntervals
 from forebrain.scoring.conformal import calibrate
 from forebrain.sessions.preprocessing import Preprocessing
 
@@ -30,8 +30,9 @@ def untrained(units: int, config: LiveConfig) -> LiveForecaster:
 
 
 def time_intervals(units: int, frames: int = FRAMES) -> dict[str, Any]:
-    """Milliseconds of a forecast of the default model, of what its intervals learn from a frame, and of three
-    quantiles; and what learning comes to, as a part of the forecast.
+    """Milliseconds of this thread's processor time for a forecast of the default model, for what its
+    intervals learn from a frame, and for three quantiles; and what learning comes to, as a part of the
+    forecast.
 
     Args:
         units: of the session.
@@ -48,21 +49,21 @@ def time_intervals(units: int, frames: int = FRAMES) -> dict[str, Any]:
     seconds = np.zeros((frames, 3))
     for moment, frame in enumerate(stream):
         live.ingest(frame)
-        began = time.perf_counter()
+        began = time.thread_time()
         forecast = live.forecast()
-        forecasted = time.perf_counter()
+        forecasted = time.thread_time()
         intervals.observe(frame, every)
         context = live.ring.window
         if moment >= live.context:
             intervals.add(forecast, context, mean, scale)
-            learned = time.perf_counter()
+            learned = time.thread_time()
             intervals.quantiles(forecast, context, mean, scale, LEVELS)
-            given = time.perf_counter()
+            given = time.thread_time()
             seconds[moment - live.context] = forecasted - began, learned - forecasted, given - learned
         live.settle()
-    # Of neighbouring frames one is learned from, so the mean of two counts; of all the tenth that was
-    # disturbed least, since a busy machine delays what is short by as much as what is long.
-    seconds = seconds[: frames // 2 * 2].reshape(-1, 2, 3).mean(axis=1)
+    # One frame in LEARN_EVERY teaches for all, so their mean counts; of all the tenth that was disturbed
+    # least, since a busy machine delays what is short by as much as what is long.
+    seconds = seconds[: frames // LEARN_EVERY * LEARN_EVERY].reshape(-1, LEARN_EVERY, 3).mean(axis=1)
     forecast_ms, learn_ms, quantiles_ms = (float(each) for each in 1e3 * np.quantile(seconds, 0.1, axis=0))
     return {
         "what": "intervals", "units": units, "batch": 1, "dtype": "fp32", "device": "cpu",

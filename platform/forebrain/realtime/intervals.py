@@ -5,7 +5,10 @@ each unit and step whether it lay within the 80 % interval that was forecast for
 interval and moves it to that side, a hit narrows it, in steps whose sum is zero at 80 % (adaptive conformal
 inference, Gibbs & Candes 2021, a quantile tracker by unit and step). What all units of a step missed
 together widens all of them faster. Memory is fixed: three arrays [H, N] and the intervals of the last H
-forecasts.
+frames' forecasts.
+
+One forecast in LEARN_EVERY is learned from, so of as many frames in a row, a group, each is the target of
+other steps, and together they are of all: the group teaches at once, in arrays [H, N].
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ DEFAULT_HZ = 5.0
 POOLED_PART = 0.05
 LEAST_HORIZONS = 0.5
 # Of so many forecasts one is learned from: neighbours miss the same, and cost as much.
-LEARN_EVERY = 2
+LEARN_EVERY = 3
+# Of what is learned at once, a frame: no more than this, however short the memory.
+MOST_STEP = 0.1
 # A step's relaxation at COVERAGE: the slope of the miss rate over the logarithm of the width, of normal
 # errors.
 _SLOPE = 2 * NormalDist().pdf(NormalDist().inv_cdf(BOUNDS[1])) * NormalDist().inv_cdf(BOUNDS[1])
@@ -63,21 +68,36 @@ class OnlineIntervals:
         horizon, num_units = calibration.size.shape
         self.calibration = calibration
         memory = max(1.0, memory_s * (rate_hz or DEFAULT_HZ))
-        self._step = np.float32(min(0.2, LEARN_EVERY / (_SLOPE * memory)))
+        step = LEARN_EVERY * min(MOST_STEP, 1 / (_SLOPE * memory))
         pooled_memory = max(POOLED_PART * memory, LEAST_HORIZONS * horizon)
-        self._pooled_step = min(0.2, LEARN_EVERY / (_SLOPE * pooled_memory))
+        self._pooled_step = LEARN_EVERY * min(MOST_STEP, 1 / (_SLOPE * pooled_memory))
         begun = _Begun.of(calibration)
         self._begun = {"none": begun, **{known: _Begun.of(each) for known, each in (knowing or {}).items()}}
-        self._bias_step = self._step * (begun.high - begun.low) / 2
-        self.bias = np.zeros((horizon, num_units), np.float32)  # in scales of the window
-        self.width = np.zeros((horizon, num_units), np.float32)  # logarithms, as is `pooled`
+        # What is learned: how far off, in scales of the window, and how many times as wide, the logarithm, as
+        # is `pooled`; and how much of each a miss teaches.
+        self._learned = np.zeros((2, horizon, num_units), np.float32)
+        self.bias, self.width = self._learned
         self.pooled = np.zeros((horizon, 1), np.float32)
+        self._steps = np.empty_like(self._learned)
+        self._steps[0], self._steps[1] = step * (begun.bounds[1] - begun.bounds[0]) / 2, step
         self.covered = np.zeros((coverage_frames, 2), np.int64)  # by frame: targets inside, and all
         self.num_frames = 0
-        self._steps = np.arange(horizon)
-        self._bounds = np.zeros((2, horizon, horizon, num_units), np.float32)  # [., origin % H, step, unit]
-        self._is_made = np.zeros(horizon, bool)
-        self._now = 0
+        self._num_observed = 0
+        self._frames = np.zeros((LEARN_EVERY, num_units), np.float32)  # the group so far, NaN where not known
+        self._num_known = [0] * LEARN_EVERY
+        # Intervals of the newest forecasts that are learned from, [bound, slot H + step, unit], and by slot
+        # whether there are any. By group and step: the slot of the forecast whose target came, and the row of
+        # its bounds. Steps are filled up to whole groups, whose last rows nobody looks at.
+        num_slots = -(-horizon // LEARN_EVERY)
+        self._bounds = np.zeros((2, num_slots * horizon, num_units), np.float32)
+        self._is_made = [False] * num_slots
+        ahead = np.arange(num_slots * LEARN_EVERY)
+        slots = (np.arange(num_slots)[:, None] - ahead // LEARN_EVERY) % num_slots
+        self._slots = slots[:, :horizon].tolist()
+        self._rows = slots * horizon + np.minimum(ahead, horizon - 1)
+        self._of_all, self._ones = [num_units] * horizon, np.ones((num_units, 1), np.float32)
+        filled = np.zeros((2, len(ahead), num_units), np.float32)
+        self._change, self._sides = filled[:, :horizon], filled[0].reshape(num_slots, LEARN_EVERY, num_units)
 
     @property
     def coverage(self) -> float | None:
@@ -141,7 +161,7 @@ class OnlineIntervals:
         known = self.calibration.step
         step = np.where(np.isfinite(known), known, self.calibration.typical) * scale
         deviates = np.array([NormalDist().inv_cdf(level) for level in require_levels(levels)])
-        deviation = np.sqrt(1 + self._steps)[:, None] * step
+        deviation = np.sqrt(1 + np.arange(len(self.pooled)))[:, None] * step
         return (last[:, None] + deviation[..., None] * deviates).astype(np.float32)
 
     def observe(self, frame: np.ndarray, known: np.ndarray) -> None:
@@ -151,34 +171,16 @@ class OnlineIntervals:
             frame: [N], in the recording's units.
             known: bool [N], the values that were measured.
         """
-        horizon = len(self._steps)
-        self._now += 1
-        slots = (self._now - 1 - self._steps) % horizon  # of the origins that forecast it 1, 2, ... H ahead
-        made = self._is_made[slots]
-        num_known = int(np.count_nonzero(known))
-        if num_known and made.any():
-            low, high = self._bounds[:, slots, self._steps]
-            side = (frame > high).astype(np.float32)
-            side -= frame < low
-            due = made[:, None].astype(np.float32)
-            if num_known < len(known):
-                due = due * known
-            side *= due
-            missed = np.abs(side)
-            by_step = missed.sum(axis=1, keepdims=True)
-            count = int(made.sum()) * num_known
-            self.covered[self.num_frames % len(self.covered)] = count - int(by_step.sum()), count
-            self.num_frames += 1
-            self.pooled += self._pooled_step * (by_step / num_known - (1 - COVERAGE)) * made[:, None]
-            side *= self._bias_step
-            self.bias += side
-            missed -= np.float32(1 - COVERAGE) * due
-            missed *= self._step
-            self.width += missed
-            if self.num_frames % horizon == 0:
-                np.clip(self.width, -_MOST, _MOST, out=self.width)
-                np.clip(self.pooled, -_MOST, _MOST, out=self.pooled)
-        self._is_made[slots[-1]] = False
+        place = self._num_observed % LEARN_EVERY
+        self._frames[place], self._num_known[place] = frame, len(known)
+        if not known.all():
+            self._frames[place, ~known] = np.nan
+            self._num_known[place] = int(known.sum())
+        self._num_observed += 1
+        if place == LEARN_EVERY - 1:
+            self._learn()
+            # The last target of the oldest forecast has come; the next takes its place.
+            self._is_made[self._slot] = False
 
     def add(
         self,
@@ -192,29 +194,29 @@ class OnlineIntervals:
 
         Of LEARN_EVERY forecasts one. Args as of `quantiles`.
         """
-        if self._now % LEARN_EVERY:
+        if self._num_observed % LEARN_EVERY:
             return
-        slot = self._now % len(self._steps)
         begun = self._begun.get(known, self._begun["none"])
         of_window, factor = begun.scale(context, scale), self._factor()
         factor *= of_window
         middle = begun.centre + self.bias
         middle *= of_window
         middle += forecast
-        for place, deviation in enumerate((begun.low, begun.high)):
-            bound = self._bounds[place, slot]
-            np.multiply(factor, deviation, out=bound)
-            bound += middle
-            if begun.has_floor:
-                np.maximum(bound, begun.calibration.floor * scale + mean, out=bound)
-        self._is_made[slot] = True
+        bounds = self._bounds[:, self._slot * len(middle) : (self._slot + 1) * len(middle)]
+        np.multiply(factor, begun.bounds, out=bounds)
+        bounds += middle
+        if begun.has_floor:
+            np.maximum(bounds, begun.calibration.floor * scale + mean, out=bounds)
+        self._is_made[self._slot] = True
 
     def restart(self) -> None:
         """Drops intervals whose targets will not come; what was learned stays."""
-        self._is_made[:] = False
+        self._learn()
+        self._is_made = [False] * len(self._is_made)
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs, copied; intervals whose targets have not come are left out."""
+        self._learn()
         return {
             "interval_bias": self.bias.copy(),
             "interval_width": self.width.copy(),
@@ -233,6 +235,58 @@ class OnlineIntervals:
         if known.shape == self.covered.shape:
             self.covered[:], self.num_frames = known, int(arrays["interval_frames"][0])
 
+    @property
+    def _slot(self) -> int:
+        """Of the next forecast that is learned from."""
+        return self._num_observed // LEARN_EVERY % len(self._is_made)
+
+    def _learn(self) -> None:
+        """Learns from the frames of the group that have come and were not learned from."""
+        num_known, num_units = self._num_known, self._frames.shape[1]
+        if not any(num_known):
+            return
+        self._num_known = [0] * LEARN_EVERY
+        group = (self._num_observed - 1) // LEARN_EVERY % len(self._is_made)
+        low, high = self._bounds.take(self._rows[group], axis=1).reshape(2, *self._sides.shape)
+        np.subtract(self._frames > high, self._frames < low, out=self._sides, dtype=np.float32)
+        side, missed = self._change  # [H, N]
+        counts = self._of_all
+        due: np.ndarray | float = 1.0
+        pooled_step: np.ndarray | float = self._pooled_step
+        share: np.ndarray | float = self._pooled_step / num_units
+        if min(num_known) < num_units or not all(self._is_made):
+            counts = [
+                num_known[step % LEARN_EVERY] if self._is_made[slot] else 0
+                for step, slot in enumerate(self._slots[group])
+            ]
+            of_each = np.array(counts)[:, None]
+            is_known = np.isfinite(self._frames)[np.arange(len(counts)) % LEARN_EVERY]
+            due = (of_each > 0) & is_known
+            side *= due
+            pooled_step = pooled_step * (of_each > 0)
+            share = pooled_step / np.maximum(of_each, 1)
+        np.abs(side, out=missed)
+        by_step = missed @ self._ones
+        self._count(by_step[:, 0].tolist(), counts)
+        by_step *= share
+        by_step -= (1 - COVERAGE) * pooled_step
+        self.pooled += by_step
+        missed -= (1 - COVERAGE) * due
+        self._change *= self._steps
+        self._learned += self._change
+        if self.num_frames // LEARN_EVERY % len(counts) == 0:
+            np.clip(self.width, -_MOST, _MOST, out=self.width)
+            np.clip(self.pooled, -_MOST, _MOST, out=self.pooled)
+
+    def _count(self, missed: list[float], counts: list[int]) -> None:
+        """Counts, by frame of the group, what came inside its intervals, of what came, by step."""
+        for place in range(LEARN_EVERY):
+            count = sum(counts[place::LEARN_EVERY])
+            if count:
+                inside = count - int(sum(missed[place::LEARN_EVERY]))
+                self.covered[self.num_frames % len(self.covered)] = inside, count
+                self.num_frames += 1
+
     def _factor(self) -> np.ndarray:
         """[H, N]: how many times as wide as calibrated."""
         factor = self.width + self.pooled
@@ -241,12 +295,11 @@ class OnlineIntervals:
 
 @dataclass(frozen=True, eq=False)
 class _Begun:
-    """Intervals as they were calibrated: median, and distances of BOUNDS from it, [H, N]."""
+    """Intervals as they were calibrated: median [H, N], and distances of BOUNDS from it [2, H, N]."""
 
     calibration: Calibration
     centre: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    bounds: np.ndarray
     has_floor: bool
     _known: dict[tuple[float, ...], np.ndarray] = field(default_factory=dict)
 
@@ -254,7 +307,7 @@ class _Begun:
     def of(cls, calibration: Calibration) -> _Begun:
         low, centre, high = calibration.offsets([BOUNDS[0], 0.5, BOUNDS[1]])
         has_floor = bool(np.isfinite(calibration.floor).any())
-        return cls(calibration, centre, low - centre, high - centre, has_floor)
+        return cls(calibration, centre, np.stack([low - centre, high - centre]), has_floor)
 
     def deviations(self, levels: Sequence[float]) -> np.ndarray:
         """[Q, H, N]: distances of quantiles from the median."""

@@ -62,7 +62,7 @@ def window_spread(context: np.ndarray) -> np.ndarray:
     np.abs(steps, out=steps)
     np.sqrt(squares, out=squares)
     squares *= steps.sum(axis=1)
-    squares *= np.float32(1 / (context.shape[1] ** 0.5 * max(1, context.shape[1] - 1)))
+    squares *= 1 / (context.shape[1] ** 0.5 * max(1, context.shape[1] - 1))
     return np.sqrt(squares, out=squares)
 
 
@@ -102,7 +102,7 @@ class Calibration:
 
     def scale(self, spread: np.ndarray) -> np.ndarray:
         """The scale [..., N] of windows with a spread [..., N]."""
-        squares: np.ndarray = np.float32(self.share) * np.square(spread)
+        squares: np.ndarray = self.share * np.square(spread)
         squares += self._least_square
         return np.sqrt(squares, out=squares)
 
