@@ -71,7 +71,7 @@ def test_a_unit_with_few_windows_leans_on_the_others() -> None:
 
 def test_too_little_widens_the_intervals_and_says_so() -> None:
     little = calibrate(**made(4), calibrated_on="here", context=2)
-    assert little.record["num_apart"] == 2 and "widened 1.73 times" in little.record["note"]
+    assert little.record["num_apart"] == 2 and "widened 1.20 times" in little.record["note"]
     with pytest.raises(ConfigError, match="nothing to calibrate intervals on"):
         calibrate(**made(0), calibrated_on="here", context=2)
     none_came = made(5)

@@ -35,8 +35,11 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.98)
 HALF_OWN = 20.0
 # Of that, at which a unit's size weighs as much as the mean size: one number takes less than a quantile.
 SIZE_PART = 0.25
-# With fewer windows that share no frame at all, intervals are widened by the square root of what is missing.
+# With fewer windows that share no frame at all, intervals are widened by this power of what is missing.
+# Tried on recordings cut before their test part: 80 % intervals cover 79 to 84 %, whether there are one, two,
+# three, four or five of them; with the square root 82 to 95, without widening 72 to 81.
 ENOUGH_WINDOWS = 6
+WIDENING = 1 / 6
 # A unit has a floor, which its quantiles do not pass, if so much of its calibration targets lie there.
 AT_FLOOR = 0.25
 # Of more units no table is kept for each: they have their own size and the shape of all.
@@ -232,7 +235,7 @@ def calibrate(
     share = _choose_share(error, spread, typical, starts, half_own)
     fit = _fit(error, _scale(share, spread, typical), starts, half_own)
     apart = num_independent(starts, context + horizon)
-    widened = math.sqrt(max(1.0, ENOUGH_WINDOWS / apart))
+    widened = max(1.0, ENOUGH_WINDOWS / apart) ** WIDENING
     record = {
         "calibrated_on": calibrated_on,
         "share": share,
