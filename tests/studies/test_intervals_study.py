@@ -32,6 +32,8 @@ def test_intervals_of_every_session_stand_beside_the_baselines(
     for row in result["sessions"]:
         assert abs(row["coverage"]["0.8"] - 0.8) < 0.12 and not row["is_counts"]
         assert set(row["baselines"]) == {"normal", "ar_valql"} and row["window"] == "12 + 4"
+        # The windows of the paper do not follow each other frame by frame, as those of a stream do.
+        assert ("streamed" in row) == ("live" in row) == (protocol == "chronological")
     out = tmp_path / "out"
     assert json.loads((out / "result.json").read_text()) == result
     assert all((out / name).stat().st_size for name in ("report.md", "coverage.png", "forecasts.png"))

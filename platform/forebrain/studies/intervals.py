@@ -3,10 +3,11 @@
     forebrain study intervals --recording PATH... --out DIR
 
 Session by session and by data set: what the 50, 80 and 90 % intervals of the closed-form stack (`linear` and
-`ridge`, weighed) cover, how wide they are, MWQL and CRPS, beside a random walk and autoregressions. No
-network is trained; adaptations are added by `--adapted DIR...`, from what their result.json holds. Of
-recordings most of whose units lie on their least value much of the time, such as events and spike counts,
-coverage says little: CRPS and the randomised PIT stand alone.
+`ridge`, weighed) cover, how wide they are, MWQL and CRPS, beside a random walk and autoregressions; and what
+they cover where they learn from the test part frame by frame, as in a stream. No network is trained;
+adaptations are added by `--adapted DIR...`, from what their result.json holds. Of recordings most of whose
+units lie on their least value much of the time, such as events and spike counts, coverage says little: CRPS
+and the randomised PIT stand alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from forebrain import plotting
-from forebrain.adaptation.drifting import covered_while_drifting
+from forebrain.adaptation.streamed import covered_in_order, covered_while_drifting
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError
 from forebrain.evaluation import figures
@@ -105,6 +106,8 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
                 continue
             rows.append(_row(session, source, scored))
             if isinstance(source, SessionWindows):
+                streamed = covered_in_order(_forecaster(fit), calibration, session, source)
+                rows[-1]["streamed"] = {"coverage": streamed.whole, "near": _near(streamed.by_unit)}
                 drifted = covered_while_drifting(_forecaster(fit), calibration, session, source)
                 rows[-1]["live"] = None if drifted is None else asdict(drifted)
             console.print(_said(rows[-1]))
@@ -137,8 +140,8 @@ def by_dataset(rows: Sequence[Mapping[str, Any]]) -> Table:
         title="mean over sessions by data set, test part",
         columns=(
             "data set", "sessions", "test windows", "coverage 50", "coverage 80", "coverage 90",
-            "units near 80", "worst tenth 80", "width 80", "MWQL", "normal", "AR", "better than AR", "CRPS",
-            "CRPS AR",
+            "units near 80", "worst tenth 80", "streamed 80", "streamed near 80", "width 80", "MWQL",
+            "normal", "AR", "better than AR", "CRPS", "CRPS AR",
         ),
         rows=tuple(
             (
@@ -146,6 +149,7 @@ def by_dataset(rows: Sequence[Mapping[str, Any]]) -> Table:
                 *(_unless_counts(group, ("coverage", str(level))) for level in COVERAGES),
                 _unless_counts(group, ("units_near",)),
                 _unless_counts(group, ("worst_tenth_coverage", "0.8")),
+                *(_unless_counts(group, ("streamed", each)) for each in ("coverage", "near")),
                 _mean(group, ("width", "0.8")), _mean(group, ("mwql",)),
                 *(_mean(group, ("baselines", each, "mwql")) for each in BASELINES),
                 f"{sum(row['mwql'] < row['baselines']['ar_valql']['mwql'] for row in group)} of {len(group)}",
@@ -163,14 +167,15 @@ def by_session(rows: Sequence[Mapping[str, Any]]) -> Table:
         title="test part by session",
         columns=(
             "session", "units", "context + horizon", "test windows", "coverage 80", "units near 80",
-            "worst tenth 80", "MWQL", "normal", "AR", "CRPS", "informative", "PIT off",
+            "worst tenth 80", "streamed 80", "MWQL", "normal", "AR", "CRPS", "informative", "PIT off",
             "live, drifting: any 500 frames",
         ),
         rows=tuple(
             (
                 row["session"], row["units"], row["window"], row["test_windows"],
                 *(None if row["is_counts"] else value for value in (
-                    row["coverage"]["0.8"], row["units_near"], row["worst_tenth_coverage"]["0.8"]
+                    row["coverage"]["0.8"], row["units_near"], row["worst_tenth_coverage"]["0.8"],
+                    row.get("streamed", {}).get("coverage"),
                 )),
                 row["mwql"], *(row["baselines"][each]["mwql"] for each in BASELINES), row["crps"],
                 _ahead(row["informative"]), row["pit_off"], _any_stretch(row),
@@ -231,7 +236,6 @@ def _row(session: Session, source: WindowSource, scored: Uncertainty) -> dict[st
     result = scored.result(NAME)
     assert result is not None
     one = result["by_session"][session.id]
-    near = scores.unit_coverage[COVERAGES.index(0.8)]
     calibration = one["calibration"]
     return {
         "session": session.id,
@@ -242,10 +246,15 @@ def _row(session: Session, source: WindowSource, scored: Uncertainty) -> dict[st
         "test_windows": source.num_windows(0, "test"),
         # Where most units rest on their least value an interval that touches it covers for free.
         "is_counts": calibration["units_with_floor"] > 0.5 * session.num_units,
-        "units_near": float(((near >= NEAR[0]) & (near <= NEAR[1])).mean()),
+        "units_near": _near(scores.unit_coverage[COVERAGES.index(0.8)]),
         "pit_off": float(np.abs(len(scores.pit) * scores.pit - 1).mean()),
         **one,
     }
+
+
+def _near(by_unit: np.ndarray) -> float:
+    """Part of the units whose coverage is near."""
+    return float(((by_unit >= NEAR[0]) & (by_unit <= NEAR[1])).mean())
 
 
 def _of_adaptation(folder: str) -> dict[str, Any]:
@@ -284,7 +293,7 @@ def _ahead(informative: Mapping[str, Any]) -> str | None:
 def _value(row: Mapping[str, Any], path: Sequence[str]) -> float:
     found: Any = row
     for name in path:
-        found = found[name]
+        found = None if found is None else found.get(name)
     return float("nan") if found is None else float(found)
 
 
@@ -306,7 +315,8 @@ def _report(config: IntervalsConfig, tables: Sequence[Table], has_example: bool)
         "",
         f"Protocol {config.protocol}; the closed-form stack, calibrated on the validation part; at most "
         f"{config.windows_per_session} windows a session (seed {config.seed}). Values are standardised by "
-        "the training part. Of events and counts coverage is not shown.",
+        "the training part. `streamed`: intervals that learn from the test part frame by frame. Of events "
+        "and counts coverage is not shown.",
         "",
     ]
     return "\n".join([*head, *pictures, *(table.to_markdown() for table in tables)])
