@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from forebrain import plotting
@@ -46,6 +47,13 @@ def test_the_histogram_shows_what_came_after_the_rigs_next_frame(
     path = latency_histogram(latencies, latency, "1,000 units", picture, frame_ms)
     assert path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size > 10_000
     (axes,) = drawn[0].axes
+    canvas = FigureCanvasAgg(drawn[0])
+    canvas.draw()
+    lines = [line.get_window_extent() for line in axes.lines]
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert not any(box.x0 < line.x1 < box.x1 and line.y0 < box.y1 and box.y0 < line.y1 for line in lines)
+        assert box.x1 < drawn[0].bbox.x1, text.get_text()
     shown = axes.get_title(loc="left")
     names = {text.get_text().strip() for text in axes.texts}
     if frame_ms:

@@ -126,7 +126,8 @@ def run(config: Config, console: Console) -> int:
             summary["coverage"] = asdict(coverage)
         (out / "latency.json").write_text(json.dumps({"config": asdict(config), **summary}, indent=1))
         title = f"{session.num_units:,} units over {TITLES[config.transport]}"
-        latency_histogram(played.latencies_ms, latency, title, out / "latency.png")
+        frame_ms = 1e3 * period_s if period_s else None
+        latency_histogram(played.latencies_ms, latency, title, out / "latency.png", frame_ms)
         console.print(f"{out}/latency.json, {out}/latency.png")
     return 0 if latency.miss_rate <= config.max_miss_rate else 1
 
