@@ -175,6 +175,20 @@ def test_what_flatters_or_voids_a_score_is_kept_with_a_warning(make_session, giv
     assert repaired.num_units == 6
 
 
+def test_traces_that_a_filter_has_smoothed_are_told_from_slow_ones(make_session):
+    rng = np.random.default_rng(0)
+    slow = rng.normal(size=(400, 6)).cumsum(axis=0)  # what it does next nobody knows
+    segment_ids = np.arange(400) // 200
+    _, report = repair(make_session(traces=slow, segment_ids=segment_ids))
+    assert all(each.kind != "smoothed" for each in report.findings)
+    kernel = np.exp(-0.5 * np.square(np.arange(-12, 13) / 4))
+    smooth = np.apply_along_axis(np.convolve, 0, slow, kernel / kernel.sum(), mode="same")
+    _, report = repair(make_session(traces=smooth, segment_ids=segment_ids))
+    found = finding(report, "smoothed")
+    assert found.action == "kept" and found.fitted_on == (0, 400)
+    assert "of each change from frame to frame is a sum of the 4 before it" in found.words
+
+
 def test_gcamp_is_not_taken_for_a_control(make_session):
     _, report = repair(make_session(signal="GCaMP6f dff", metadata={"note": "GCaMP, wild type"}))
     assert report.findings == ()
