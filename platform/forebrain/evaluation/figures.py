@@ -118,7 +118,8 @@ def interval_coverage(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """How much the 50, 80 and 90 % intervals cover, a row for each data set: mean, sessions, worst tenth.
 
     Args:
-        rows: of sessions, with `dataset`, `coverage` and `worst_tenth_coverage` by level.
+        rows: of sessions, with `dataset`, `coverage` and `worst_tenth_coverage` by level; and `streamed`
+            where it is known what 80 % intervals cover that learn as frames come.
     """
     datasets = sorted({row["dataset"] for row in rows}, reverse=True)
     figure, axes = plotting.canvas(9, 1.6 + 0.36 * max(3, len(datasets)))
@@ -132,6 +133,9 @@ def interval_coverage(rows: Sequence[Mapping[str, Any]]) -> bytes:
             if level == 0.8:
                 worst = np.mean([100 * row["worst_tenth_coverage"][str(level)] for row in group])
                 axes.plot(worst, height, "|", color=colour, markersize=10, markeredgewidth=1.6)
+                if all("streamed" in row for row in group):
+                    streamed = np.mean([100 * row["streamed"]["coverage"] for row in group])
+                    axes.plot(streamed, height, "o", color=colour, markersize=10, markerfacecolor="none")
     axes.set_yticks(range(len(datasets)), datasets)
     axes.set_ylim(-0.6, len(datasets) - 0.4)
     axes.tick_params(axis="y", length=0)
@@ -141,7 +145,8 @@ def interval_coverage(rows: Sequence[Mapping[str, Any]]) -> bytes:
     plotting.title(
         axes,
         "What intervals cover on the test part",
-        "lines: asked for; large dots: data sets, small ones: sessions; bars: worst tenth of the units, 80 %",
+        "lines: asked for; large dots: data sets, small ones: sessions\n"
+        "of 80 %: bars: worst tenth of the units; rings: intervals that learn as frames come, as in a stream",
     )
     return plotting.png(figure)
 
