@@ -172,7 +172,11 @@ def test_a_live_forecast_is_the_adaptations_bit_for_bit(adapted: Path, recording
 
 
 def test_a_recording_is_replayed_and_its_latency_reported(
-    adapted: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    adapted: Path,
+    recording: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with serving(adapted) as (_, address):
         play = ["live", "replay", "--recording", str(recording), "--address", address, "--part", "all"]
@@ -184,6 +188,13 @@ def test_a_recording_is_replayed_and_its_latency_reported(
         assert result["frames"] == result["forecasts"] == 200 and result["misses"] == 0
         assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"]
         assert (tmp_path / "out" / "latency.png").stat().st_size > 10_000
+
+        # The picture is told when the next frame is due, beside the budget.
+        told: list[float | None] = []
+        draw = replay.latency_histogram
+        monkeypatch.setattr(replay, "latency_histogram", lambda *given: told.append(given[4]) or draw(*given))
+        fast = ["--rate_hz", "50", "--frames", "20", "--budget_ms", "60000", "--overwrite", *out]
+        assert main([*play, *fast]) == 0 and told == [20.0]
 
         # Nobody is that fast: too many misses are an exit status.
         assert main([*play, "--speed", "0", "--frames", "20", "--budget-ms", "0.0001"]) == 1

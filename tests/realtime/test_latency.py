@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,23 @@ def test_the_histogram_shows_what_came_after_the_rigs_next_frame(
         assert box.x1 < drawn[0].bbox.x1, text.get_text()
     shown = axes.get_title(loc="left")
     names = {text.get_text().strip() for text in axes.texts}
+    assert "slowest 20 ms" in shown
     if frame_ms:
         assert "2 later than the next frame or never, 3 later than the goal (0.1%)" in shown
         assert {"the next frame 16.7 ms", "goal 5 ms"} <= names
     else:
         assert "3 later than the budget or never" in shown and "budget 5 ms" in names
+
+
+def test_seconds_are_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latencies = np.geomspace(1.0, 5436.7, 500)
+    drawn: list[Figure] = []
+    save = plotting.save
+    monkeypatch.setattr(plotting, "save", lambda figure, path: save(drawn.append(figure) or figure, path))
+    latency_histogram(latencies, Latency.of(latencies, 3.5), "1,000 units", tmp_path / "l.png", 16.7)
+    (axes,) = drawn[0].axes
+    assert "slowest 5,440 ms" in axes.get_title(loc="left")
+    FigureCanvasAgg(drawn[0]).draw()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels(which="both") if label.get_text()]
+    boxes = sorted((box for box in boxes if box.width > 0), key=lambda box: box.x0)
+    assert len(boxes) >= 4 and all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))

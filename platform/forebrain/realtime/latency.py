@@ -123,15 +123,20 @@ def latency_histogram(
             axes.text(
                 value,
                 height,
-                f" {name} {value:.3g} ms",
+                f" {name} {_ms(value)}",
                 transform=axes.get_xaxis_transform(),
                 color=colour,
                 va="center",
             )
         axes.set_xlabel("from the time a frame is due to the arrival of its forecast (ms)")
         axes.set_ylabel("frames")
-        plotting.plain_numbers(axes.xaxis, minor="235")
+        # Of more than two decades there is no room for numbers between.
+        plotting.plain_numbers(axes.xaxis, minor="235" if high < 200 * low else "")
         plotting.plain_numbers(axes.yaxis)
-        slowest = f"slowest {latency.max_ms:.3g} ms"
-        plotting.title(axes, title, f"{latency.frames:,} frames, {told}; {slowest}")
+        plotting.title(axes, title, f"{latency.frames:,} frames, {told}; slowest {_ms(latency.max_ms)}")
         return plotting.save(figure, path)
+
+
+def _ms(value: float) -> str:
+    """Milliseconds with three digits: `6.78 ms`, `5,140 ms`."""
+    return f"{float(f'{value:.3g}'):,.10g} ms"
