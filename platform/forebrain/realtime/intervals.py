@@ -142,10 +142,13 @@ class OnlineIntervals:
             ConfigError: a level is not inside (0, 1), or comes twice.
         """
         begun = self._begun.get(known, self._begun["none"])
-        deviations = self._factor() * begun.deviations(levels) + (begun.centre + self.bias)
-        quantiles = forecast + deviations * begun.scale(context, scale)
-        quantiles = np.maximum(quantiles, begun.calibration.floor * scale + mean)
-        return np.ascontiguousarray(np.moveaxis(quantiles, 0, -1), np.float32)
+        quantiles = self._factor() * begun.deviations(levels)
+        quantiles += begun.centre + self.bias
+        quantiles *= begun.scale(context, scale)
+        quantiles += forecast
+        if begun.has_floor:
+            np.maximum(quantiles, begun.calibration.floor * scale + mean, out=quantiles)
+        return np.ascontiguousarray(quantiles.transpose(1, 2, 0), np.float32)
 
     def of_copy(self, last: np.ndarray, scale: np.ndarray, levels: Sequence[float]) -> np.ndarray:
         """Quantiles where the last frame is repeated: N(last, h s^2), s of one-step differences in training.
