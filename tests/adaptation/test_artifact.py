@@ -22,6 +22,7 @@ from forebrain.realtime.server import describe
 from forebrain.scoring.baselines import LinearBaseline
 from forebrain.scoring.ridge import Features, Head
 from forebrain.scoring.stack import Stack
+from forebrain.sealed import SEAL, unsealed
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -70,7 +71,7 @@ def test_folders_written_before_load_forecast_and_save_as_they_did(name: str, tm
     again = adapted.save(tmp_path / name)
     for file in (before / name).iterdir():
         found, data = (again / file.name).read_bytes(), file.read_bytes()
-        assert json.loads(found) == json.loads(data) if file.suffix == ".json" else found == data
+        assert unsealed(found) == unsealed(data) if file.suffix == ".json" else found == data
 
 
 def stacked(adapted: Adapted, model: bool = True) -> Adapted:
@@ -205,6 +206,7 @@ def test_another_backbone_of_the_same_name_is_refused(
 
     other = Backbone.from_registry("worms@1", registry.uri)
     record = json.loads((saved / RECORD).read_text())
+    del record[SEAL]
     record["model"]["digest"] = other.origin.digest
     (saved / RECORD).write_text(json.dumps(record))
     with pytest.raises(AdaptationError, match="means nothing to another backbone"):
@@ -222,6 +224,17 @@ def test_a_changed_backbone_lies_in_the_folder(
     (folder / BACKBONE).unlink()
     with pytest.raises(AdaptationError, match=BACKBONE):
         Adapted.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [('"persists": true', '"persists": false'), ('"rate_hz": ', '"rate_hz": 1')]
+)
+def test_a_record_that_is_not_what_was_written_is_refused(saved: Path, before: str, after: str) -> None:
+    text = (saved / RECORD).read_text()
+    assert before in text
+    (saved / RECORD).write_text(text.replace(before, after, 1))
+    with pytest.raises(AdaptationError, match="changed since it was written"):
+        Adapted.load(saved)
 
 
 @pytest.mark.parametrize("name", [INTERFACE, RECORD])

@@ -176,3 +176,20 @@ def test_running_statistics_and_config_of_the_restored_forecaster_are_its_own(sm
     with torch.no_grad():
         live.interface.unit.zero_()
     assert again.interface.unit.abs().sum() > 0  # nothing is shared
+
+
+@pytest.mark.parametrize("of", ["an array", "a count"])
+def test_a_state_of_which_a_bit_has_changed_is_set_aside(
+    small: Small, open_live: Open, tmp_path: Path, of: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    live, path = open_live(), tmp_path / "state"
+    for frame in activity(40, small.preprocessing):
+        live.step(frame)
+    StateFile(path, live, every_s=0).close(live)
+    data = bytearray(path.read_bytes())
+    place = len(data) - 3 if of == "an array" else data.index(b"frames") + len(b'frames\\": ')
+    data[place] ^= 1
+    path.write_bytes(data)
+    again = open_live()
+    assert not StateFile(path, again, every_s=0).restore(again)
+    assert again.counts["frames"] == 0 and "it is not what was written" in caplog.text

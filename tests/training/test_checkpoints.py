@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from forebrain.errors import CheckpointError
+from forebrain.sealed import unsealed
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain_registry.storage import Folder
 
@@ -69,6 +70,18 @@ def test_a_damaged_checkpoint_is_passed_over_named_and_saved_again(store: Checkp
     assert store.folder.names() == ["00000010-a", "00000010.json", "00000020-b", "00000020.json"]
 
 
+@pytest.mark.parametrize("damage", ["another loss", "no map"])
+def test_a_record_that_is_not_what_was_written_is_none(store: CheckpointStore, damage: str, caplog) -> None:
+    save(store, 10, 0.9)
+    save(store, 20, 0.2)
+    content = store.folder.read("00000010.json")
+    other = content.replace(b'"validation_loss": 0.9', b'"validation_loss": 0.1')
+    assert other != content
+    store.folder.write("00000010.json", other if damage == "another loss" else b"[{}]")
+    assert steps(store) == [20]
+    assert "00000010.json: not a commit record" in caplog.text
+
+
 def test_a_missing_file_is_an_error_that_names_it(store: CheckpointStore) -> None:
     save(store, 10)
     store.folder.remove("00000010-a/backbone.safetensors")
@@ -115,7 +128,7 @@ def test_a_worker_reads_what_holds_its_units_and_of_older_records_everything(sto
     assert read({"big": (8, 16)}) == ["b", "i1"]
     assert read({"big": (5, 10)}) == ["b", "i0", "i1"]
     assert read({"none": (0, 5)}) == ["b"]
-    record = json.loads(store.folder.read("00000010.json"))
+    record = unsealed(store.folder.read("00000010.json"))
     for stored in record["files"]:
         del stored["units"]
     store.folder.write("00000010.json", json.dumps({**record, "format": "forebrain-checkpoint-2"}).encode())
@@ -154,6 +167,7 @@ def test_a_reader_goes_on_when_what_it_reads_is_removed(store: CheckpointStore, 
 KILLED_WRITER = """
 import os, signal, sys
 from forebrain_registry.storage import Folder
+from forebrain.sealed import unsealed
 from forebrain.training.checkpoints import CheckpointStore
 
 folder, moment = sys.argv[1], int(sys.argv[2])

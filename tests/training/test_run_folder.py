@@ -61,3 +61,18 @@ def test_a_claim_that_is_taken_back_leaves_nothing_unless_the_run_has_begun(make
     run.attempts.write("0.json", b"{}")  # of another process
     run.release(had_shards=False)
     assert run.read_config() is not None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("0.25", "0.85"), ('{\n "steps"', '[{\n "steps"'), ('"steps"', '"stepz"')]
+)
+def test_a_result_that_is_not_what_was_written_is_an_error(
+    make_config: Make, before: str, after: str
+) -> None:
+    run = RunFolder(make_config().out)
+    run.write_result({"steps": 20, "test": {"score": 0.25}})
+    assert run.read_result() == {"steps": 20, "test": {"score": 0.25}}
+    text = run.folder.read("result.json").decode()
+    run.folder.write("result.json", text.replace(before, after, 1).encode())
+    with pytest.raises(CheckpointError, match=r"result\.json: damaged"):
+        run.read_result()

@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import shutil
 import uuid
@@ -43,6 +42,7 @@ from forebrain.models.base import Interface, Model
 from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.input_stacks import InputStacks
 from forebrain.scoring.stack import Stack
+from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
@@ -192,11 +192,11 @@ class Artifact:
         }
         if self.inputs is not None:
             record["inputs"] = self.inputs.record()
-        (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
+        (folder / RECORD).write_bytes(sealed(record))
         if self.result is not None:
-            (folder / RESULT).write_text(json.dumps(self.result, indent=1, allow_nan=False))
+            (folder / RESULT).write_bytes(sealed(self.result))
         if self.evaluation is not None:
-            (folder / EVALUATION).write_text(json.dumps(self.evaluation, allow_nan=False))
+            (folder / EVALUATION).write_bytes(sealed(self.evaluation, indent=None))
 
     def _tensors(self) -> dict[str, Tensor]:
         fitted = self.preprocessing
@@ -327,14 +327,14 @@ def require_new(target: str | os.PathLike[str]) -> None:
 def _read_record(folder: Path) -> Mapping[str, Any]:
     path = folder / RECORD
     try:
-        record = json.loads(path.read_bytes())
+        record = unsealed(path.read_bytes())
     except FileNotFoundError as error:
         raise AdaptationError(
             f"{folder}: no {RECORD}, so there is no adaptation here; give the --out of `forebrain adapt`."
         ) from error
     except (OSError, ValueError) as error:
         raise AdaptationError(f"{path}: cannot be read ({error}); adapt again.") from error
-    found = record.get("format") if isinstance(record, dict) else None
+    found = record.get("format")
     if found not in (FORMAT, STACKED_FORMAT):
         raise AdaptationError(
             f"{path}: has format {found!r:.60}; this program reads {FORMAT!r} and {STACKED_FORMAT!r}. "
@@ -385,13 +385,10 @@ def _check_shapes(tensors: Mapping[str, Tensor], interface: Interface, where: Pa
 def _read_json(path: Path) -> Mapping[str, Any] | None:
     """A map, or None where there is no such file."""
     try:
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError(f"it holds a {type(value).__name__}, not a map")
+        return unsealed(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise AdaptationError(
             f"{path}: damaged ({error!r:.120}). Delete it to go on without the scores, or adapt again."
         ) from error
-    return value

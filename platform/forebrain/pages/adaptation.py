@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from forebrain.pages.build import picture, write_page
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.scoring.units import FAVOURS
+from forebrain.sealed import unsealed
 from forebrain_registry.storage import path_here
 
 _PICTURES = {
@@ -76,14 +76,11 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
 def _read(folder: Path, name: str) -> Mapping[str, Any] | None:
     """A JSON file of the folder; None where there is none."""
     try:
-        value = json.loads((folder / name).read_bytes())
+        return unsealed((folder / name).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise AdaptationError(f"{folder / name}: cannot be read ({error}); adapt again.") from error
-    if not isinstance(value, dict):
-        raise AdaptationError(f"{folder / name}: holds no map; adapt again.")
-    return value
+        raise AdaptationError(f"{folder / name}: damaged ({error}); adapt again.") from error
 
 
 def _pictures(folder: Path) -> Iterator[tuple[str, str]]:

@@ -13,9 +13,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -67,8 +68,12 @@ class StateFile:
             return False
         try:
             with safe_open(self.path, framework="np") as file:
-                plain = json.loads((file.metadata() or {})["state"])
+                about = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # A state of an earlier version has no hash.
+            if about.get("sha256") not in (None, _hash_of(arrays, about["state"])):
+                raise ValueError("it is not what was written")
+            plain = json.loads(about["state"])
             identity = plain.pop("identity")
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             self._set_aside(error)
@@ -118,9 +123,10 @@ class StateFile:
         folder = Folder(self.path.absolute().parent)
         while (state := self._waiting.get()) is not None:
             arrays, plain = state
-            metadata = {"state": json.dumps({**plain, "identity": self._identity})}
+            text = json.dumps({**plain, "identity": self._identity})
+            about = {"state": text, "sha256": _hash_of(arrays, text)}
             try:
-                folder.write(self.path.name, save(arrays, metadata))
+                folder.write(self.path.name, save(arrays, about))
             except (StorageError, OSError) as error:  # forecasts matter more than their state
                 _log.warning("the state was not saved, forecasting goes on: %s", error)
 
@@ -152,6 +158,15 @@ def keeping(path: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _hash_of(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    """A hash of all that a state holds."""
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\0{name} {array.dtype.str} {array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _identity(live: LiveForecaster) -> str:

@@ -37,6 +37,7 @@ from forebrain.scoring.quantiles import COVERAGES, QuantileScores
 from forebrain.scoring.stack import StackFit, fit_stack
 from forebrain.scoring.uncertainty import BASELINES, Uncertainty, assess, stack_residuals
 from forebrain.scoring.window_source import WindowSource
+from forebrain.sealed import unsealed
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
@@ -260,7 +261,7 @@ def _near(by_unit: np.ndarray) -> float:
 def _of_adaptation(folder: str) -> dict[str, Any]:
     path = Path(folder) / "result.json"
     try:
-        result = json.loads(path.read_bytes())
+        result = unsealed(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({error}); expected the --out of `forebrain adapt`."

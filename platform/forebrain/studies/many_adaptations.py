@@ -29,9 +29,10 @@ from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.recording import with_rate
 from forebrain.adaptation.report import save_comparison
 from forebrain.console import Table
-from forebrain.errors import ConfigError, ForebrainError
+from forebrain.errors import ConfigError, ForebrainError, StudyError
 from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
+from forebrain.sealed import unsealed
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any, sha256_of
 from forebrain_registry.storage import Folder, scratch
@@ -125,7 +126,7 @@ def show(config: ManyConfig, rows: list[Row], console: Console) -> None:
     done = [row["session"] for row in rows if row["status"] != "failed"]
     if len(done) > 1:
         stored = out.read_all([f"{session_key(session)}/{EVALUATION}" for session in done])
-        merged = Evaluation.merge([Evaluation.from_json(json.loads(data)) for data in stored.values()])
+        merged = Evaluation.merge([_evaluation(data, out.uri_of(name)) for name, data in stored.items()])
         console.print(overview(merged).to_rich())
     for row in rows:
         if row["status"] == "failed":
@@ -224,13 +225,22 @@ def _adapt_recording(item: Row) -> list[Row]:
     return rows
 
 
+def _evaluation(data: bytes, where: str) -> Evaluation:
+    try:
+        return Evaluation.from_json(unsealed(data))
+    except (ValueError, LookupError, TypeError) as error:
+        raise StudyError(
+            f"{where}: damaged ({error!r:.200}). Remove its folder, and the same command adapts again."
+        ) from error
+
+
 def _finished(place: Folder) -> Row | None:
     """The result of an adaptation that is done; None where there is none, or it is damaged and made again."""
     try:
-        result = json.loads(place.read(RESULT))
+        result = unsealed(place.read(RESULT))
     except (FileNotFoundError, ValueError):
         return None
-    return result if isinstance(result, dict) and "interval" in result else None
+    return result if "interval" in result else None
 
 
 def _require_same(place: Folder, sha256: str, session: str) -> None:

@@ -13,7 +13,6 @@ when a checkpoint of its step or a later one is committed.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import uuid
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from forebrain.errors import CheckpointError, StorageError
+from forebrain.sealed import sealed, unsealed
 from forebrain_registry.storage import PARTIAL, Folder
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class CheckpointStore:
     def _create(self, ours: Checkpoint) -> Checkpoint:
         """Creates the record of a checkpoint; returns the checkpoint whose record is there then."""
         name = _record_name(ours.step)
-        content = json.dumps({"format": _FORMAT, **asdict(ours)}, indent=1, allow_nan=False).encode()
+        content = sealed({"format": _FORMAT, **asdict(ours)})
         for _ in range(2):
             try:
                 self.folder.create(name, content)
@@ -296,7 +296,7 @@ class CheckpointStore:
         ]
 
     def _parse(self, content: bytes) -> Checkpoint:
-        values = json.loads(content)
+        values = unsealed(content)
         if values.pop("format") not in (_FORMAT, _READ_TOO):
             raise ValueError(f"another format than {_FORMAT}")
         values["files"] = tuple(StoredFile(**stored) for stored in values["files"])

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from forebrain.errors import CheckpointError
+from forebrain.sealed import sealed, unsealed
 from forebrain.shards.reader import is_set, read_index
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.config import PretrainConfig
@@ -159,7 +160,7 @@ class RunFolder:
             values = yaml.safe_load(self.folder.read(_CONFIG))
         except FileNotFoundError:
             return None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise CheckpointError(f"{self.uri}/{_CONFIG}: not valid YAML ({error}).") from error
         if not isinstance(values, dict):
             raise CheckpointError(f"{self.uri}/{_CONFIG}: expected the keys and values of a run.")
@@ -182,7 +183,7 @@ class RunFolder:
         return "steps" in result
 
     def write_result(self, result: dict[str, Any]) -> None:
-        self.folder.write(_RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
+        self.folder.write(_RESULT, sealed(result))
 
     def read_result(self) -> dict[str, Any] | None:
         """The content of result.json; None before the run has finished.
@@ -191,7 +192,7 @@ class RunFolder:
             CheckpointError: the file is damaged.
         """
         try:
-            return json.loads(self.folder.read(_RESULT))
+            return unsealed(self.folder.read(_RESULT))
         except FileNotFoundError:
             return None
         except ValueError as error:

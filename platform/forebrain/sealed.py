@@ -1,0 +1,42 @@
+"""Records in JSON that tell when they are no longer what was written: each has the hash of all else in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SEAL = "sha256"
+
+
+def sealed(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
+    """A record as JSON, with its seal.
+
+    Raises:
+        ValueError: it holds a number that is not finite, which is no JSON.
+    """
+    content = json.loads(json.dumps(record, allow_nan=False))
+    return json.dumps({**content, SEAL: _hash_of(content)}, indent=indent).encode()
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """The record that `sealed` wrote, without its seal; one of before there were seals is taken as it is.
+
+    Raises:
+        ValueError: it is no JSON or no map, or something of it has changed.
+    """
+    try:
+        record = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"it holds a {type(record).__name__}; expected a map")
+    seal = record.pop(SEAL, None)
+    if seal is not None and seal != _hash_of(record):
+        raise ValueError("it has changed since it was written, or was changed by hand")
+    return record
+
+
+def _hash_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
