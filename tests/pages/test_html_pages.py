@@ -166,6 +166,28 @@ def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "page").exists()
 
 
+@pytest.mark.parametrize(
+    "result", [[], 3, {"test": "x"}, {"test": []}, {"test": {"score": "high"}}, {"test": {"score": 0.2}}]
+)
+def test_a_damaged_result_is_an_error_that_names_the_run(
+    result: object, make_run: Callable[..., str], tmp_path: Path
+) -> None:
+    runs = [make_run("whole"), make_run("torn")]
+    (Path(runs[1]) / "result.json").write_text(json.dumps(result))
+    with pytest.raises(CheckpointError, match=r"torn/result\.json: damaged"):
+        write_side_by_side(runs, str(tmp_path / "page"))
+
+
+def test_a_loss_that_is_text_is_left_out_and_said(
+    make_run: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run("torn")
+    with (Path(run) / "metrics.jsonl").open("a") as stream:
+        stream.write('{"kind": "step", "step": 201, "loss": "low"}\n')
+    write_side_by_side([run], str(tmp_path / "page"))
+    assert "torn/metrics.jsonl: 1 damaged line is left out" in caplog.text
+
+
 @pytest.fixture
 def adapted(
     publish_backbone: Callable[..., str], registry: Registry, make_adapted: Callable[..., Adapted]

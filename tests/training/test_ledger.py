@@ -71,14 +71,22 @@ def test_an_attempt_that_saved_nothing_is_all_lost(tmp_path: Path) -> None:
     assert ledger.steps_lost == 2
 
 
-def test_a_damaged_record_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "damage", [{"started": "x"}, {"until": float("inf")}, {"step": None}, {"number": [1]}, {"at_step": 3}]
+)
+def test_a_damaged_record_is_named_and_left_out(
+    tmp_path: Path, damage: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
     run = RunFolder(str(tmp_path))
-    AttemptClock(run).begin(0)
-    (path,) = tmp_path.glob("attempts/*.json")
-    path.write_text("{}")
+    for _ in range(3):
+        AttemptClock(run).begin(0)
+    one, other, third = tmp_path.glob("attempts/*.json")
+    one.write_text(json.dumps(json.loads(one.read_text()) | damage))
+    other.write_text("{}")
+    third.write_text("[" * 3000)
     AttemptClock(run).begin(7)
     assert [attempt.first_step for attempt in read_attempts(run)] == [7]
-    assert path.name in caplog.text
+    assert all(path.name in caplog.text for path in (one, other, third))
 
 
 def test_clocks_that_disagree_neither_change_the_order_nor_give_negative_times(tmp_path: Path) -> None:

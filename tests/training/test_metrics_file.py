@@ -54,7 +54,13 @@ def test_steps_that_are_done_again_stand_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "torn", [b'{"kind": "step", "step": 4, "lo', b'{"kind": "step", "step"\n\x00\x00\n17\n[1]\n']
+    "torn",
+    [
+        b'{"kind": "step", "step": 4, "lo',
+        b'{"kind": "step", "step"\n\x00\x00\n17\n[1]\n',
+        b'{"kind": "step", "step": 3, "loss": "low"}\n{"kind": "validation", "step": 3, "score": []}\n',
+        b"[" * 3000,
+    ],
 )
 def test_what_a_kill_left_is_dropped_at_the_next_start_which_says_so(
     tmp_path: Path, torn: bytes, caplog: pytest.LogCaptureFixture

@@ -146,6 +146,8 @@ def _read(addresses: Sequence[str]) -> Iterator[Run]:
     labels = labels_of([folder.uri for folder in folders])
     colours = plotting.colours([f"{title} ({label})" for title, label in zip(titles, labels, strict=True)])
     results = [folder.read_result() for folder in folders]
+    for folder, result in zip(folders, results, strict=True):
+        _require_whole(result, folder)
     ranked = sorted(range(len(folders)), key=lambda number: -_score(results[number]))
     pictured = ranked[:MAX_PICTURED]
     allowance = min(_MOST_PICTURE_BYTES, _PICTURE_BYTES // max(1, len(pictured) * len(PICTURES)))
@@ -165,6 +167,20 @@ def _read(addresses: Sequence[str]) -> Iterator[Run]:
             scores=thinned(scores, points, mean=False),
             pictures=dict(_pictures(folder, allowance)) if number in pictured else {},
         )
+
+
+def _require_whole(result: Mapping[str, Any] | None, folder: RunFolder) -> None:
+    """Raises CheckpointError, which names the run, if its result cannot be shown."""
+    run = Run("", "", "", {}, result, [], [], {})
+    try:
+        _score(result)
+        for draw in (_by_horizon, _by_session, _session_table, _by_unit):
+            draw([run])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder.uri}/result.json: damaged ({error!r:.200}); remove it, and the same command of the run "
+            "makes it again."
+        ) from error
 
 
 def thinned(

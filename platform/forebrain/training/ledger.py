@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +164,7 @@ def read_attempts(run: RunFolder) -> list[Attempt]:
         if name.endswith(".json"):
             try:
                 attempts.append(_attempt(json.loads(folder.read(name))))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
                 _log.warning("%s: not the record of an attempt (%r); ignored.", folder.uri_of(name), error)
     return sorted(attempts, key=lambda attempt: (attempt.number, attempt.started))
 
@@ -172,11 +173,20 @@ def _attempt(values: dict[str, Any]) -> Attempt:
     """An attempt from its record; what another version of the program wrote besides is passed over."""
     known = {item.name: values[item.name] for item in dataclasses.fields(Attempt) if item.name in values}
     known["at_step"] = {int(step): _categories(seconds) for step, seconds in known["at_step"].items()}
+    known |= {name: int(known[name]) for name in ("first_step", "step", "number") if name in known}
+    known |= {name: _finite(known[name]) for name in ("launched", "started", "until")}
     return Attempt(**{**known, "seconds": _categories(known["seconds"])})
 
 
 def _categories(seconds: dict[str, float]) -> dict[str, float]:
-    return {category: float(seconds.get(category, 0.0)) for category in MEASURED}
+    return {category: _finite(seconds.get(category, 0.0)) for category in MEASURED}
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} s")
+    return number
 
 
 def account(attempts: Sequence[Attempt]) -> Ledger:

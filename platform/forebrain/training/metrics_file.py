@@ -23,6 +23,7 @@ from forebrain_registry.storage import Folder
 Row = dict[str, Any]
 NAME = "metrics.jsonl"
 PARTS = "attempts/metrics"
+_DRAWN = ("loss", "score")  # numbers, or null where there is none
 _log = logging.getLogger(__name__)
 
 
@@ -146,7 +147,11 @@ def _row(line: bytes) -> Row | None:
     """The row of a line; None where it is none."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_row = isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int)
-    return row if is_row else None
+    return row if is_row and all(_is_number(row.get(name)) for name in _DRAWN) else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
