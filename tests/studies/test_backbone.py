@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from rich.console import Console
 import forebrain.studies
 from file_server import Server
 from forebrain.config import parse
+from forebrain.errors import ConfigError
 from forebrain.sessions import catalogue
 from forebrain.sessions.catalogue import Entry
+from forebrain.sessions.session import Session
 from forebrain.studies.backbone import SPLIT, BackboneConfig, metrics_of, study
 from forebrain_registry import Registry, pull
 
@@ -86,6 +88,25 @@ def test_a_definition_makes_a_published_backbone_from_the_download_on(host: Serv
     host.close()  # all is done: nothing is fetched, trained or published again
     assert json.dumps(study(config, QUIET)) == json.dumps(result)
     assert len(Registry(tmp_path / "registry").versions("macaque")) == 1
+
+
+def test_a_recording_that_changed_since_the_study_began_ends_it_before_any_work(
+    tmp_path: Path, walk: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*given: Any, **options: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(catalogue, "get", lambda name: tmp_path / f"{name}.npz")
+    monkeypatch.setattr("forebrain.studies.backbone.prepare", begin)
+    config = BackboneConfig("worms", ["first", "second"], str(tmp_path / "out"))
+    for seed, name in enumerate(config.recordings):
+        walk(seed).save(tmp_path / f"{name}.npz")
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            study(config, QUIET)
+    walk(1, num_frames=410).save(tmp_path / "second.npz")
+    with pytest.raises(ConfigError, match="as they were before lab/animal1/one"):
+        study(config, QUIET)
 
 
 @pytest.mark.parametrize("path", DEFINITIONS, ids=lambda path: path.stem)

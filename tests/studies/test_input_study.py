@@ -14,7 +14,7 @@ from forebrain.config import parse
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocols import PARTS
 from forebrain.scoring.response import OtherPlan
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import Session, session_key
 from forebrain.studies.inputs import INFORMED, RIVALS, InputsConfig, study
 
 DEFINITION = Path(__file__).parents[2] / "jobs" / "studies" / "inputs.yaml"
@@ -64,13 +64,20 @@ def test_a_plan_is_ahead_of_all_that_do_not_know_it(config: InputsConfig, tmp_pa
 
 def test_what_is_scored_is_not_scored_again(config: InputsConfig, tmp_path: Path) -> None:
     first = study(config, Console(file=io.StringIO()))
-    place = tmp_path / "out" / "sessions" / "marks" / "0.json"
+    place = tmp_path / "out" / "sessions" / session_key("marks") / f"{session_key('0.npz')}.json"
     kept = json.loads(place.read_text())
     kept["scores"]["plan"] = 0.123
     place.write_text(json.dumps(kept))
     again = study(config, Console(file=io.StringIO()))
     assert again["rows"]["marks"][0]["scores"]["plan"] == 0.123
     assert again["rows"]["marks"][1] == first["rows"]["marks"][1]
+
+    # Another recording of the same name, and a file that is damaged, are scored.
+    answering(0, num_frames=650).save(tmp_path / "0.npz")
+    (place.with_name(f"{session_key('1.npz')}.json")).write_text(json.dumps(kept)[:-1])
+    changed, whole = study(config, Console(file=io.StringIO()))["rows"]["marks"]
+    assert changed["frames"] == 650 and changed["scores"]["plan"] not in (0.123, kept["scores"]["plan"])
+    assert whole["scores"] == first["rows"]["marks"][1]["scores"]
 
 
 def test_another_plan_is_that_of_a_window_of_the_same_part() -> None:

@@ -51,6 +51,12 @@ def test_each_animal_is_left_out_once_and_other_settings_are_refused(
         study(replace(config, fit=FitConfig(steps=3)), QUIET)
     with pytest.raises(ConfigError, match="expected 3 or more"):
         study(replace(config, recording=config.recording[:2]), QUIET)
+    first = Path(config.recording[0])
+    content = first.read_bytes()
+    walk(0, num_frames=410).save(first)  # of the same name
+    with pytest.raises(ConfigError, match="as they were before lab/animal0/one"):
+        study(config, QUIET)
+    first.write_bytes(content)
     other = Path(config.recording[0]).with_name("other.npz")
     walk(7, num_frames=400).save(other)
     with pytest.raises(ConfigError, match=r"a study of other recordings.*animal7"):

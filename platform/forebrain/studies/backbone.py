@@ -4,6 +4,7 @@
     without-<n>/run-<seed>/        pretraining without the animals of group n, which are then adapted to
     run/                           pretraining on every animal that may train: what is published
     scores/<session>-<seed>.json   an adaptation to a session of an animal that was left out
+    study.json                     which sessions these are, and of what content
     result.json, report.md         scores by session, means over animals with intervals
 
 Every file is a step that is not done again, so the same command goes on where it was stopped.
@@ -34,12 +35,13 @@ from forebrain.models.registry import MODELS
 from forebrain.runs.pretrain import pretrain
 from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, session_resamples
 from forebrain.sessions import catalogue
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import Session, session_key
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.shards.recordings import open_any
+from forebrain.shards.recordings import open_any, sha256_of
 from forebrain.shards.stream import MixtureConfig
+from forebrain.studies.kept import claim, read_step
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry import Metric
 from forebrain_registry.storage import Folder
@@ -94,14 +96,17 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        ForebrainError: a recording cannot be had, an animal is unknown, or nothing can be published there.
+        ForebrainError: a recording cannot be had or has changed since the study began, an animal is unknown,
+            or nothing can be published there.
     """
     if config.registry is not None:
         require_publishable(config.name, config.registry)
     out = Folder(config.out)
     recordings = [str(catalogue.get(name)) for name in config.recordings]
+    read = [(session, path) for path in recordings for session in open_any(path)]
+    claim(out, {session.id: sha256_of(path) for session, path in read})
     prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
-    sessions = {session.id: session for path in recordings for session in open_any(path)}
+    sessions = {session.id: session for session, _ in read}
     rows: list[dict[str, Any]] = []
     for seed in range(config.seeds):
         for number, group in enumerate(config.left_out):
@@ -188,13 +193,13 @@ def _scored(
     place = Folder(config.out).child("scores")
     backbone: Backbone | None = None
     for session in sessions:
-        name = f"{session.id.replace('/', '-')}-{seed}.json"
-        if not place.exists(name):
+        name = f"{session_key(session.id)}-{seed}.json"
+        row = read_step(place, name)
+        if row is None:
             backbone = backbone or Backbone.from_run(run)
             row = _adapted(backbone, session, replace(config.fit, seed=seed))
             place.write(name, json.dumps(row, allow_nan=False).encode())
-        row = json.loads(place.read(name))
-        if row["weights_sha256"] != (backbone or Backbone.from_run(run)).origin.weights_sha256:
+        if row.get("weights_sha256") != (backbone or Backbone.from_run(run)).origin.weights_sha256:
             raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
         said = row["left_out_because"] or ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)
         console.print(f"{session.id}, seed {seed}: {said}")

@@ -6,7 +6,7 @@ Closed form on the last frame; no network is trained. Beside it stand a plan of 
 and test (`shuffled`) and in test alone (`wrong`), ARX ridge, the same on principal components, and the mean
 evoked response. A simulated worm tells whether the true responses are found.
 
-    sessions/ROW/SESSION.json      one session's scores; what is there is not done again
+    sessions/ROW/SESSION.json      one session's scores; done again if its recording changes
     result.json, report.md, inputs.png
 """
 
@@ -47,9 +47,11 @@ from forebrain.scoring.response import (
 )
 from forebrain.scoring.ridge import HeadFit, fit_head
 from forebrain.sessions.repair import repair
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import Session, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
-from forebrain.shards.recordings import open_any
+from forebrain.shards.hashing import file_sha256
+from forebrain.shards.recordings import open_any, sha256_of
+from forebrain.studies.kept import read_step
 from forebrain_registry.storage import Folder
 
 # In the order of tables.
@@ -159,14 +161,19 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():
         found[name] = []
-        for key, load in _sessions(row, config.data_folder):
-            place = f"sessions/{_slug(name)}/{_slug(key)}.json"
-            asked = {**asdict(row), "subsets": None, "target": None, "seed": config.seed}
-            if out.exists(place):
-                kept = json.loads(out.read(place))
-                if kept["asked"] == asked:
-                    found[name].append(kept)
-                    continue
+        for key, recording, load in _sessions(row, config.data_folder):
+            place = f"sessions/{session_key(name)}/{session_key(key)}.json"
+            asked = {
+                **asdict(row),
+                "subsets": None,
+                "target": None,
+                "seed": config.seed,
+                "recording": recording,
+            }
+            kept = read_step(out, place)
+            if kept is not None and kept.get("asked") == asked:
+                found[name].append(kept)
+                continue
             session, kernels = load()
             scored = {"asked": asked, **score_session(session, row, config.seed, kernels)}
             out.write(place, json.dumps(scored, indent=1).encode())
@@ -189,18 +196,19 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
     return result
 
 
-def _sessions(row: RowConfig, data: Path) -> Iterator[tuple[str, Any]]:
-    """A key of each session, and what reads or makes it with its kernels."""
+def _sessions(row: RowConfig, data: Path) -> Iterator[tuple[str, str, Any]]:
+    """A key of each session, the hash of what it is read or made from, and what does it, with its kernels."""
     if row.simulated is not None:
         given = dict(row.simulated)
         path = data / given.pop("kernels", "inputs/kernels/randi2023_response_kernels_wt.npz")
+        of_kernels = file_sha256(path)
         for seed in given.pop("seeds", [0]):
 
             def simulate(seed: int = seed) -> tuple[Session, Kernels]:
                 kernels = Kernels.read(path)
                 return simulate_stimulated(kernels, seed=seed, **given), kernels
 
-            yield f"seed{seed}", simulate
+            yield f"seed{seed}", of_kernels, simulate
         return
     assert row.recordings is not None
     paths = sorted(data.glob(row.recordings))
@@ -214,7 +222,7 @@ def _sessions(row: RowConfig, data: Path) -> Iterator[tuple[str, Any]]:
             (session,) = open_any(str(path))
             return repair(session)[0], None
 
-        yield path.stem, read
+        yield path.relative_to(data).as_posix(), sha256_of(str(path)), read
 
 
 @dataclass(frozen=True, eq=False)
@@ -527,7 +535,3 @@ def _difference(group: Sequence[Mapping[str, Any]], first: str, second: str, see
         return f"{values.mean():+.3f}"
     low, high = percentile_interval(session_resamples(values[:, None], rng_for(seed, "pairs")))
     return f"{values.mean():+.3f} [{float(low[0]):+.3f}, {float(high[0]):+.3f}]"
-
-
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)

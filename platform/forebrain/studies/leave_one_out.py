@@ -3,7 +3,7 @@
     shards/                         the recordings, prepared
     without-<animal>/run-<seed>/    pretraining on all other animals
     scores/<session>-<seed>*.json   that backbone adapted to a session of the animal, beside its rivals
-    study.json                      which sessions these are
+    study.json                      which sessions these are, and of what content
     result.json, report.md, minutes.png
 
 Every file is a step that is not done again, so a study goes on where it was stopped. It needs no Ray.
@@ -40,9 +40,10 @@ from forebrain.scoring.intervals import percentile_interval, rng_for, session_re
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.shards.recordings import open_any
+from forebrain.shards.recordings import open_any, sha256_of
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.backbone import animal_of, pretrained_without
+from forebrain.studies.kept import claim, read_step
 from forebrain.training.config import EvaluationConfig, TrainingConfig
 from forebrain_registry.storage import Folder
 
@@ -50,7 +51,6 @@ ADAPTED = "adapted"
 # The stack with the backbone as it was published: no step is taken.
 ZERO_STEPS = "zero steps"
 SCORED = (ADAPTED, ZERO_STEPS, NOT_ADAPTED, *RIVALS)
-ASKED = "study.json"
 DRAWN = (ADAPTED, SELF, "ridge", "linear", "copy")
 
 
@@ -101,16 +101,16 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
         ConfigError: there are too few animals, or results of other settings in the folder.
     """
     out = Folder(config.out)
-    sessions = sorted((one for path in config.recording for one in open_any(path)), key=lambda one: one.id)
+    read = [(one, path) for path in config.recording for one in open_any(path)]
     animals: dict[str, list[Session]] = {}
-    for session in sessions:
+    for session, _ in sorted(read, key=lambda each: each[0].id):
         animals.setdefault(animal_of(session.id), []).append(session)
     if len(animals) < 3:
         raise ConfigError(
             f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
             "recordings."
         )
-    _claim(out, [session.id for session in sessions])
+    claim(out, {session.id: sha256_of(path) for session, path in read})
     prepare(config.recording, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
@@ -144,19 +144,6 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
     return result
 
 
-def _claim(out: Folder, sessions: list[str]) -> None:
-    """Raises ConfigError where the folder's backbones were trained on other sessions."""
-    if not out.exists(ASKED):
-        out.write(ASKED, json.dumps({"sessions": sessions}, indent=1).encode())
-    before = json.loads(out.read(ASKED))["sessions"]
-    if before != sessions:
-        other = sorted(set(before) ^ set(sessions))
-        raise ConfigError(
-            f"{out.uri} holds a study of other recordings ({', '.join(other[:4])}"
-            f"{' ...' * (len(other) > 4)}); give the same ones, or another --out."
-        )
-
-
 def _rows(
     config: StudyConfig,
     sessions: Sequence[Session],
@@ -174,9 +161,8 @@ def _rows(
         for minutes in stretches:
             ending = "" if minutes is None else f"-{minutes:g}min"
             name = f"{session_key(session.id)}-{seed}{ending}.json"
-            if place.exists(name):
-                row = json.loads(place.read(name))
-            else:
+            row = read_step(place, name)
+            if row is None:
                 backbone = backbone or Backbone.from_run(run)
                 try:
                     row = _adapt(backbone, session, minutes, fit)
@@ -188,7 +174,7 @@ def _rows(
                 told = [f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None]
                 what = "" if minutes is None else f", {row['minutes']:.3g} minutes"
                 console.print(f"{session.id}, seed {seed}{what}: {', '.join(told)}")
-            if row["fit"] != dataclasses.asdict(fit):
+            if row.get("fit") != dataclasses.asdict(fit):
                 raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
             rows.append(row)
     return rows

@@ -1,0 +1,60 @@
+"""A study goes on with the recordings that it began with, and with the steps that are whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from forebrain.errors import CheckpointError, ConfigError
+from forebrain.studies.kept import ASKED, claim, read_step
+from forebrain_registry.storage import Folder
+
+CONTENTS = {"lab/a/1": "11", "lab/b/1": "22"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({**CONTENTS, "lab/b/1": "23"}, "as they were before lab/b/1"),
+        ({**CONTENTS, "lab/c/1": "33"}, r"of other recordings \(lab/c/1\)"),
+        ({"lab/a/1": "11"}, r"of other recordings \(lab/b/1\)"),
+    ],
+)
+def test_other_recordings_or_others_of_the_same_names_are_refused(
+    tmp_path: Path, given: dict[str, str], message: str
+) -> None:
+    folder = Folder(tmp_path)
+    claim(folder, CONTENTS)
+    claim(folder, dict(reversed(CONTENTS.items())))
+    with pytest.raises(ConfigError, match=message):
+        claim(folder, given)
+
+
+def test_a_study_of_an_earlier_version_is_taken_at_its_word_once(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write(ASKED, json.dumps({"sessions": list(CONTENTS)}).encode())
+    claim(folder, CONTENTS)
+    with pytest.raises(ConfigError, match="as they were"):
+        claim(folder, {**CONTENTS, "lab/a/1": "12"})
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sessions": 3}', b"{}"])
+def test_a_damaged_claim_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ASKED).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{ASKED}: damaged"):
+        claim(Folder(tmp_path), CONTENTS)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"score": 0.', b"[1]"])
+def test_a_damaged_step_is_done_again_which_is_said(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Folder(tmp_path)
+    assert read_step(folder, "a.json") is None and not caplog.records
+    folder.write("a.json", b'{"score": 1}')
+    assert read_step(folder, "a.json") == {"score": 1}
+    folder.write("a.json", content)
+    assert read_step(folder, "a.json") is None
+    assert "a.json: damaged" in caplog.text
