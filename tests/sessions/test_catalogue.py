@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +220,35 @@ def test_public_entries_fit_the_files_and_their_normalized_twins(
         assert session.id == f"{expected['source']}/{expected['subject']}/{expected['session']}"
         assert session.species == str(expected["species"])
         assert session.rate_hz == pytest.approx(float(expected["fs"]), rel=1e-3)
+
+
+def test_a_sidecar_that_was_edited_stays_as_it_is_which_is_said(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogue.add("mine", entry_for(server, tmp_path))
+    path = catalogue.get("mine")
+    sidecar = path.with_name(f"{path.name}.session.yaml")
+    text = sidecar.read_text()
+    assert catalogue.get("mine") == path and not caplog.records
+    sidecar.write_text(text.replace("m1", "mouse-of-ours"))
+    catalogue.get("mine")
+    assert "mouse-of-ours" in sidecar.read_text()
+    assert "day 1.npy.session.yaml: is not what the catalogue says" in caplog.text
+    sidecar.unlink()
+    catalogue.get("mine")
+    assert sidecar.read_text() == text
+
+
+def test_what_several_add_at_once_is_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = catalogue._write
+
+    def write_late(path: Path, text: str) -> None:
+        time.sleep(0.02)
+        write(path, text)
+
+    monkeypatch.setattr(catalogue, "_write", write_late)
+    names = [f"mine{number}" for number in range(6)]
+    entry = Entry("https://host/a.npy", "0" * 64, "CC0")
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: catalogue.add(name, entry), names))
+    assert set(names) <= set(catalogue.catalogue())

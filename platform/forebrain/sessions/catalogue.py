@@ -5,6 +5,7 @@ A recording is checked against its SHA-256 and kept in a cache with a sidecar fi
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -18,9 +19,10 @@ import yaml
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.sidecar import as_written, check_sidecar
-from forebrain_registry.storage import path_here
+from forebrain_registry.storage import file_at, path_here
 
 TIMEOUT_S = 60.0
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -80,12 +82,15 @@ def add(name: str, entry: Entry) -> Path:
     Raises:
         RecordingError: the entry or the user's file is not valid; nothing is changed.
     """
+    from filelock import FileLock
+
+    added = _checked(name, asdict(entry), "new entry")
     path = user_catalogue()
-    entries = _parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
-    entries[name] = _checked(name, asdict(entry), "new entry")
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {name: asdict(entry) for name, entry in sorted(entries.items())}
-    _write(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    with FileLock(path.with_name(f"{path.name}.lock")):  # else what another process adds meanwhile is lost
+        entries = _parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
+        kept = {name: asdict(entry) for name, entry in sorted((entries | {name: added}).items())}
+        _write(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
     return path
 
 
@@ -93,7 +98,8 @@ def get(name: str) -> Path:
     """Downloads a recording into the cache, unless it is there and whole.
 
     Returns:
-        The recording, a file or a folder; a sidecar file lies beside it.
+        The recording, a file or a folder; a sidecar file lies beside it. One that is there stays as it is,
+        with a warning where it says something else than the catalogue.
 
     Raises:
         RecordingError: the name is unknown, the address does not answer, or the bytes are not those expected;
@@ -129,7 +135,7 @@ def get(name: str) -> Path:
         finally:
             _remove_if_empty(folder)
     recording = folder if entry.beside else folder / entry.file_name
-    _write(recording.with_name(f"{recording.name}.session.yaml"), _sidecar_text(entry))
+    _put_sidecar(recording.with_name(f"{recording.name}.session.yaml"), _sidecar_text(entry))
     return recording
 
 
@@ -203,10 +209,19 @@ def _sidecar_text(entry: Entry) -> str:
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
 
 
+def _put_sidecar(path: Path, text: str) -> None:
+    if not path.exists():
+        _write(path, text)
+    elif path.read_text(encoding="utf-8", errors="replace") != text:
+        _log.warning(
+            "%s: is not what the catalogue says, and stays so. Remove it to have the catalogue's again.",
+            path,
+        )
+
+
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    folder, name = file_at(path)
+    folder.write(name, text.encode())
 
 
 def _remove_if_empty(folder: Path) -> None:
