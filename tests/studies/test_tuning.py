@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -148,13 +150,23 @@ def test_a_damaged_note_is_no_note(trials, note: bytes, caplog) -> None:
     assert NOTE in caplog.text
 
 
-def test_a_dashboard_that_does_not_answer_holds_no_study_up(monkeypatch, caplog) -> None:
+@pytest.mark.parametrize("is_looked_for", [False, True])
+def test_a_dashboard_that_does_not_answer_holds_no_study_up(is_looked_for, monkeypatch, caplog) -> None:
+    ended = threading.Event()
+
     def unavailable(timeout: float, **_: Any) -> Any:
         assert timeout <= 5
+        if is_looked_for:  # to which the timeout does not apply
+            ended.wait(60)
         raise ServerUnavailable("Failed to make request to http://127.0.0.1:8265. Please check the log.")
 
     monkeypatch.setattr(tuning.ray, "get_runtime_context", lambda: SimpleNamespace(
         get_job_id=lambda: "01", gcs_address="127.0.0.1:1"))  # fmt: skip
     monkeypatch.setattr(tuning, "list_placement_groups", unavailable)
+    monkeypatch.setattr(tuning, "STATE_TIMEOUT_S", 0.1 if is_looked_for else 4)
+    began = time.monotonic()
     tuning._remove_placement_groups()
-    assert "kept until this process ends: Failed to make request" in caplog.text
+    ended.set()
+    assert time.monotonic() - began < 5
+    said = "Ray's dashboard did not answer within 0.1 s" if is_looked_for else "Failed to make request"
+    assert f"kept until this process ends: {said}" in caplog.text

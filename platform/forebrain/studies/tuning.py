@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
+import threading
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import ray
 from ray import tune
@@ -33,9 +35,10 @@ from forebrain.training.run_folder import ray_uri_in
 from forebrain.training.stopping import StopSignals
 from forebrain_registry.storage import Folder
 
+Answer = TypeVar("Answer")
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
 RESTARTS = 2
-STATE_TIMEOUT_S = 5  # for what Ray's dashboard is asked; Ctrl-C may wait for it
+STATE_TIMEOUT_S = 4  # for what Ray's dashboard is asked; Ctrl-C waits for it
 _QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # StopSignals takes signals: Tune's own handler knows only SIGINT.
@@ -237,6 +240,30 @@ def _room(trial: Trial) -> int:
     return min(int(has.get(name, 0) // amount) for name, amount in needs.items())
 
 
+def _in_time(ask: Callable[[], Answer]) -> Answer:
+    """What Ray's dashboard answers. Ray's own time limit does not count how long it looks for the dashboard.
+
+    Raises:
+        TimeoutError: it took longer than STATE_TIMEOUT_S; a thread that nobody waits for goes on asking.
+    """
+    answers: queue.SimpleQueue[tuple[Answer | None, Exception | None]] = queue.SimpleQueue()
+
+    def put_answer() -> None:
+        try:
+            answers.put((ask(), None))
+        except Exception as error:  # for the thread that waits
+            answers.put((None, error))
+
+    threading.Thread(target=put_answer, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=STATE_TIMEOUT_S)
+    except queue.Empty:
+        raise TimeoutError(f"Ray's dashboard did not answer within {STATE_TIMEOUT_S} s") from None
+    if error is not None:
+        raise error
+    return cast(Answer, answer)
+
+
 def _remove_placement_groups() -> None:
     """Removes what this driver's trials have reserved and did not give back, as those do that are stopped.
 
@@ -246,11 +273,11 @@ def _remove_placement_groups() -> None:
     context = ray.get_runtime_context()
     job = context.get_job_id()
     try:
-        groups = list_placement_groups(
+        groups = _in_time(lambda: list_placement_groups(
             address=context.gcs_address,
             filters=[("creator_job_id", "=", job), ("state", "!=", "REMOVED")],
             timeout=STATE_TIMEOUT_S,
-        )
+        ))  # fmt: skip
     except (RayStateApiException, OSError) as error:
         reason = str(error).partition(". ")[0]
         _log.warning("what trials had reserved is kept until this process ends: %s", reason)
