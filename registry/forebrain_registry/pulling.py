@@ -155,7 +155,7 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
         raise StorageError(f"{target}: exists already. Give --out a folder that does not.")
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
-        with _writing(target):
+        with _writing(target, "give another --out"):
             # What else lies in the cache is none of the version's.
             copies = {
                 pulled.folder / path: partial / path
@@ -366,7 +366,7 @@ def _continue(store: Folder | WebStore, stored: StoredFile, partial: Path) -> No
 
 
 @contextlib.contextmanager
-def _writing(where: Path) -> Iterator[None]:
+def _writing(where: Path, else_do: str = "set FOREBRAIN_CACHE") -> Iterator[None]:
     """Turns a disk's refusal into an error of ours."""
     try:
         yield
@@ -377,5 +377,6 @@ def _writing(where: Path) -> Iterator[None]:
             else "Check the folder and its rights"
         )
         raise StorageError(
-            f"{error.filename or where}: {error.strerror or error}. {hint}, or set FOREBRAIN_CACHE."
+            # Of a copy the second name is that of the new file.
+            f"{error.filename2 or error.filename or where}: {error.strerror or error}. {hint}, or {else_do}."
         ) from error

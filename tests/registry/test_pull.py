@@ -423,3 +423,17 @@ def test_an_index_without_end_is_not_read_to_its_end(
     monkeypatch.setattr("forebrain_registry.web.MAX_INDEX_BYTES", 100)
     with pytest.raises(StorageError, match="over 100 bytes"):
         Registry(host.uri).names()
+
+
+def test_a_full_disk_of_an_export_is_that_of_the_new_folder(
+    published: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled = pull(published, "worm")
+
+    def full(source: Path, copy: Path) -> None:  # as shutil says it, which names the source first
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(copy))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match=rf"^{tmp_path}/out\..*make room, or give another --out"):
+        export(pulled, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))

@@ -249,7 +249,7 @@ def test_damaged_fits_are_refused(shards, out):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ShardError, match="does not match its checksum"):
+    with pytest.raises(ShardError, match=r"does not match its checksum\. Remove the file and run prepare"):
         shards.fit(0, "chronological")
 
 

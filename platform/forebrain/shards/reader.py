@@ -328,7 +328,10 @@ class ShardSet:
         except ShardError as error:
             raise ArraysError(str(error)) from error
         if hashlib.sha256(data).hexdigest() != entry.arrays_sha256:
-            raise ArraysError(f"{self.uri}: {name} does not match its checksum; run prepare again.")
+            raise ArraysError(
+                f"{self.uri}: {name} does not match its checksum. Remove the file and run prepare again: it "
+                "rewrites only that session."
+            )
         return safetensors.numpy.load(data)
 
 
