@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import threading
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +20,9 @@ from forebrain.scoring.metrics import Scores
 from forebrain.studies import tuning
 from forebrain.studies.notes import NOTE, read_note, unfinished
 from forebrain.studies.trials import Trial, Variant, make_trials
-from forebrain.studies.tuning import run_trials
+from forebrain.studies.tuning import StudyStoppedError, run_trials
 from forebrain.training.config import PretrainConfig
-from forebrain.training.events import Stopped, Validated
+from forebrain.training.events import StepDone, Stopped, Validated
 from forebrain.training.stopping import StopSignals
 from forebrain_registry.storage import Folder
 
@@ -80,6 +82,40 @@ def test_validations_are_told_but_not_the_last_nor_undefined_ones(trials, report
     monkeypatch.setattr(tuning, "pretrain", train)
     tuning._run_trial({"number": 0}, trials)
     assert reports == [{"step": 1, "score": 0.1}, {"step": 3, "score": 0.3}, {"step": 4, "score": 0.3}]
+
+
+def test_a_trial_tells_the_same_again_so_that_tune_can_stop_it(trials, reports, monkeypatch) -> None:
+    now = [0.0]
+
+    def train(config: PretrainConfig, console: Any, tell: Any) -> None:
+        for step in range(4):
+            now[0] += 1.5
+            tell(StepDone(step, 0.5, 1.0, 1e-3, 1.5, 0.0, 0.0, 0, 0, 1.0))
+
+    monkeypatch.setattr(tuning, "pretrain", train)
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    tuning._run_trial({"number": 0}, trials)
+    assert reports == [{"step": 0, "score": 0.0}] * 2 + [{"step": 4, "score": 0.0}]
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_study_that_is_stopped_asks_the_dashboard_nothing(is_stopped, trials, monkeypatch) -> None:
+    asked = []
+
+    class Tuner:
+        def __init__(self, *given: Any, **options: Any) -> None: ...
+
+        def fit(self) -> None:
+            if is_stopped:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(tuning, "start_ray", lambda: None)
+    monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(tuning.tune, "Tuner", Tuner)
+    monkeypatch.setattr(tuning, "_remove_placement_groups", lambda: asked.append(1))
+    with pytest.raises(StudyStoppedError) if is_stopped else nullcontext():
+        run_trials(trials, trials[0].config.out, make_console())
+    assert bool(asked) != is_stopped
 
 
 def test_a_trial_that_tune_stopped_is_not_run_again(trials) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
 from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
-from forebrain.training.events import Event, Validated
+from forebrain.training.events import Event, StepDone, Validated
 from forebrain.training.run_folder import ray_uri_in
 from forebrain.training.stopping import StopSignals
 from forebrain_registry.storage import Folder
@@ -38,7 +39,8 @@ from forebrain_registry.storage import Folder
 Answer = TypeVar("Answer")
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
 RESTARTS = 2
-STATE_TIMEOUT_S = 4  # for what Ray's dashboard is asked; Ctrl-C waits for it
+STATE_TIMEOUT_S = 4  # for what Ray's dashboard is asked
+TOLD_S = 2.0  # Tune can stop a trial only where it tells something; else it waits for 10 s, and kills it
 _QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # StopSignals takes signals: Tune's own handler knows only SIGINT.
@@ -125,7 +127,8 @@ def run_trials(
         try:
             tuner.fit()
         finally:
-            _remove_placement_groups()
+            if not signals.received:  # else this process ends, and Ray takes all back
+                _remove_placement_groups()
             folder.remove(f"ray/{name}")
             if not [trial for trial in unfinished(trials) if read_note(trial) is None]:
                 folder.remove("ray")  # else another process may be at them
@@ -138,12 +141,18 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
     trial = trials[parameters["number"]]
     steps = trial.config.training.steps
     last = {"step": 0, "score": 0.0}
+    told_s = time.monotonic()
 
     def tell(event: Event) -> None:
+        nonlocal told_s
+        is_due = isinstance(event, StepDone) and time.monotonic() - told_s > TOLD_S
         # An undefined score can be compared with nothing, so such a trial is never stopped early.
         if isinstance(event, Validated) and event.step < steps and event.score is not None:
             last.update(step=event.step, score=event.score)
+            is_due = True
+        if is_due:
             tune.report(dict(last))
+            told_s = time.monotonic()
 
     trial.run.folder.remove(NOTE)
     try:
