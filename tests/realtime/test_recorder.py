@@ -265,3 +265,24 @@ def test_of_too_many_events_the_newest_are_kept(open_live: Open, frames: np.ndar
     recorder.close()
     events = fb.read(path).metadata["events"]
     assert events.endswith("event 998; event 999") and len(events) < EVENT_BYTES + 20
+
+
+def test_no_window_crosses_frames_that_were_not_recorded(
+    open_live: Open, frames: np.ndarray, tmp_path: Path
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    for index, frame in enumerate(frames):
+        if index == 5:  # it does not come
+            continue
+        live.step(frame, index)
+        if not 12 <= index < 20:  # the disk has no room
+            recorder.frame(live)
+    recorder.close()
+    _, lengths = np.unique(fb.read(path).segment_ids, return_counts=True)
+    assert lengths.tolist() == [5, 6, 20]
+    again = Recorder(path, live, ABOUT)
+    record(again, live, frames[:3], first=40)
+    again.close()
+    _, lengths = np.unique(fb.read(path).segment_ids, return_counts=True)
+    assert lengths.tolist() == [5, 6, 20, 3]

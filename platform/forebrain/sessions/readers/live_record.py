@@ -29,7 +29,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, sidecar: Sidecar) -> list[Session]:
-    """Reads the frames; the forecasts beside them are read with xarray.
+    """Reads the frames, a segment for each stretch without a hole; the forecasts are read with xarray.
 
     Raises:
         RecordingError: the file is damaged, or holds no frame yet.
@@ -39,7 +39,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     try:
         with io.netcdf_file(path, "r", mmap=True) as file:
             known = {name: _text(value) for name, value in file._attributes.items()}
-            found = {name: np.array(file.variables[name].data) for name in ("time_s", "segment")}
+            found = {name: np.array(file.variables[name].data) for name in ("index", "time_s", "segment")}
             events = _strings(file.variables["event"].data)
             unit_names = tuple(_text(name) for name in _strings(file.variables["unit"].data).tolist())
             shape = file.variables["activity"].shape
@@ -52,6 +52,9 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         raise RecordingError(f"{path}: holds no frame yet; read it once the stream has begun.")
     time_s = found["time_s"].astype(np.float64)
     rate_hz = known.get("rate_hz")
+    # Where frames did not come, or the disk had no room for them, those beside the hole are no neighbours.
+    is_hole = np.diff(found["index"].astype(np.float64)) > 1
+    segment_ids = found["segment"] + np.concatenate([[0], is_hole.cumsum()])
     told = [f"frame {frame}: {_text(events[frame])}" for frame in np.flatnonzero(events != b"")]
     metadata = {"variable": "activity", "also_in_the_file": "forecast, source, score, step_ms: for xarray"}
     if told:
@@ -66,7 +69,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         identity_found={name: known.get(name) for name in ("dataset", "subject", "session", "species")},
         metadata=metadata,
         unit_names=unit_names,
-        segment_ids=found["segment"].astype(np.int32),
+        segment_ids=segment_ids.astype(np.int32),
         time_s=time_s if is_timed else None,
     )
     return [session]
