@@ -18,6 +18,7 @@ import forebrain as fb
 from forebrain.adaptation.artifact import EVALUATION, RESULT
 from forebrain.adaptation.fit import FitConfig
 from forebrain.errors import AdaptationError, StorageError
+from forebrain.sealed import unsealed
 from forebrain_registry import Metric, Registry
 
 QUICK = FitConfig(steps=6, batch_size=4)
@@ -139,7 +140,7 @@ def test_a_damaged_score_is_one_clear_error(adapted: fb.Adapted, tmp_path: Path)
 
 def test_a_score_from_before_leads_were_kept_is_read(adapted: fb.Adapted, tmp_path: Path) -> None:
     path = adapted.save(tmp_path / "saved") / RESULT
-    result = json.loads(path.read_text())
+    result = unsealed(path.read_bytes())
     del result["lead"]
     path.write_text(json.dumps(result))
     score = fb.open(tmp_path / "saved").score

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from forebrain.errors import CheckpointError, DivergenceError, ShardError, StorageError
 from forebrain.runs.trained import TrainedModel
+from forebrain.sealed import unsealed
 from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
@@ -79,7 +80,7 @@ def test_other_data_is_refused(make_config: Make, train: Train) -> None:
     train(config)
     store = RunFolder(config.out).checkpoints()
     for name in [name for name in store.folder.names() if name.endswith(".json")]:
-        record = json.loads(store.folder.read(name))
+        record = unsealed(store.folder.read(name))
         record["record"]["data_fingerprint"] = "0" * 64
         store.folder.write(name, json.dumps(record).encode())
     with pytest.raises(CheckpointError, match="trained on other data"):
