@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+from typing import Literal
+
 import numpy as np
 import pytest
 
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import ConfigError
+from forebrain.scoring import response
 from forebrain.scoring.baselines import CopyBaseline
 from forebrain.scoring.evoked import is_evoked
 from forebrain.scoring.inputs import MAX_FEATURES, InputFeatures, lag_basis, taken_apart
@@ -114,15 +118,48 @@ def test_no_feature_reads_a_later_frame() -> None:
     np.testing.assert_array_equal(past, whole[:, 0])
 
 
-def test_a_window_has_the_same_bits_alone_and_in_a_batch() -> None:
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_window_has_the_same_bits_alone_and_in_a_batch(
+    part: Literal["train", "test"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = windows_of(answering())
     fit = fit_response(source, ["mark", "level"])
-    _, _, starts = of_test_part(source)
+    _, _, starts = source.read(0, part, np.arange(source.num_windows(0, part)))
     together = fit.without(source, 0, starts)
     alone = np.concatenate(
         [fit.without(source, 0, starts[place : place + 1]) for place in range(len(starts))]
     )
     assert (together == alone).all()
+    monkeypatch.setattr(response, "CACHED_VALUES", 3 * together[0].size)
+    assert (fit.without(source, 0, starts) == together).all()
+
+
+def test_units_whose_errors_are_found_a_few_at_a_time_get_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = windows_of(answering())
+    together = fit_response(source, ["mark", "level"])
+    monkeypatch.setattr(response, "CACHED_UNITS", 2)
+    apart = fit_response(source, ["mark", "level"])
+    assert together.response is not None and apart.response is not None
+    assert apart.error == pytest.approx(together.error)
+    np.testing.assert_allclose(apart.response.weights, together.response.weights, atol=1e-6)
+
+
+def test_windows_freed_of_a_response_are_not_held() -> None:
+    source = windows_of(answering(num_units=60, num_frames=1800))
+    rest = RestWindows(source, fit_response(source, ["mark", "level"]))
+    tracemalloc.start()
+    try:
+        sizes = [
+            context.nbytes + target.nbytes
+            for first in range(0, 900, 100)
+            for context, target, _ in [rest.read(0, "train", np.arange(first, first + 100))]
+        ]
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * max(sizes) < sum(sizes) / 2
 
 
 def test_training_windows_are_freed_of_a_response_that_was_fitted_without_them() -> None:

@@ -17,7 +17,7 @@ all others, and so is whether there is a response at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -43,9 +43,9 @@ KEPT = (1.0, 0.3, 0.01)
 # Memories that are tried, as shares of the longest.
 MEMORIES = (1.0, 0.4, 0.15)
 MAX_CHOICE_WINDOWS = 512
-# Windows without their response that are kept: of a very large session so many that the others are formed
-# again.
-HELD_BYTES = 1 << 28
+# What is worked on at once, so that it lies in the cache: values of windows, units of errors.
+CACHED_VALUES = 1 << 17
+CACHED_UNITS = 128
 # The name of the block of features that a head reads without a plan.
 BLOCK = "input"
 
@@ -178,6 +178,18 @@ class ResponseFit:
             session: its number in the source.
             starts: of the windows, [B].
         """
+        context = source.context
+        shape = len(starts), context + source.horizon, source.sessions[session].num_units
+        found = np.empty(shape, np.float32)
+        for chosen, of_context, of_horizon in self.pieces(source, session, starts):
+            found[chosen, :context], found[chosen, context:] = of_context, of_horizon
+        return found
+
+    def pieces(
+        self, source: InputSource, session: int, starts: np.ndarray
+    ) -> Iterator[tuple[np.ndarray | slice, np.ndarray, np.ndarray]]:
+        """What `without` gives, of so few windows at a time that it lies in the cache: their places in
+        `starts`, and the response over their contexts [b, C, N] and horizons [b, H, N]."""
         response = self.response
         if response is None:
             raise ConfigError("there is no response to take off.")
@@ -185,22 +197,25 @@ class ResponseFit:
         # The first frame at which the response is formed is the first of the context.
         inputs = source.inputs(session, starts, before + source.context - 1, source.horizon, names)
         features = response.features(inputs)
-        found = np.empty((*features.shape[:2], response.weights.shape[1]), np.float32)
         places = np.minimum(np.searchsorted(self.starts, starts), max(len(self.starts) - 1, 0))
         was_fitted = self.starts[places] == starts
         left = np.ones(len(starts), bool)
+        size = max(1, CACHED_VALUES // (features.shape[1] * response.weights.shape[1]))
         for block, weights in (*self.blocks, (None, response.weights)):
             inside = left if block is None else was_fitted & block.held_out[places]
-            if inside.any():
-                found[inside, source.context :] = np.matmul(features[inside, source.context :], weights)
-                # Up to the last frame of the context windows that overlap have the same response there.
-                frames = (starts[inside, None] + np.arange(source.context)).ravel()
-                _, firsts, places_of = np.unique(frames, return_index=True, return_inverse=True)
-                contexts = features[inside, : source.context].reshape(-1, features.shape[2])
-                answers = np.matmul(contexts[firsts, None], weights)[:, 0]
-                found[inside, : source.context] = answers[places_of.reshape(-1, source.context)]
-                left &= ~inside
-        return found
+            rows = np.flatnonzero(inside)
+            if not len(rows):
+                continue
+            # Up to the last frame of the context windows that overlap have the same response there.
+            frames = starts[rows, None] + np.arange(source.context)
+            _, firsts, places_of = np.unique(frames, return_index=True, return_inverse=True)
+            contexts = features[rows, : source.context].reshape(-1, features.shape[2])
+            answers = np.matmul(contexts[firsts, None], weights)[:, 0]
+            for first in range(0, len(rows), size):
+                chosen = _together(rows[first : first + size])
+                of_context = answers[places_of.reshape(frames.shape)[first : first + size]]
+                yield chosen, of_context, np.matmul(features[chosen, source.context :], weights)
+            left &= ~inside
 
 
 def fit_response(
@@ -226,13 +241,14 @@ def fit_response(
     if choice_units is None:
         choice_units = spread_evenly(source.sessions[session].num_units)
     read = [
-        (starts, np.concatenate([context[:, -1:], target], axis=1), np.full(len(starts), part == "train"))
+        (starts, context[:, -1].copy(), target.copy(), np.full(len(starts), part == "train"))
         for part, context, target, starts in read_windows(source, session, parts)
     ]
     if not read or not names:
         reason = "it has no window to fit a response on" if names else "no input is named"
         return _no_response(reason, np.zeros(0, np.int64))
-    starts, frames, is_trained = in_time(*(np.concatenate(each) for each in zip(*read, strict=True)))
+    starts, last, target, is_trained = in_time(*(np.concatenate(each) for each in zip(*read, strict=True)))
+    del read  # it is all copied
     length = source.context + source.horizon
     blocks = time_blocks(starts, length)
     if not blocks:
@@ -244,7 +260,7 @@ def fit_response(
 
     step = -(-len(starts) // MAX_CHOICE_WINDOWS)
     fewer = [TimeBlock(block.held_out[::step], block.rest[::step]) for block in blocks]
-    of_choice = frames[::step][..., choice_units]
+    of_choice = _FramesOfBlocks.of(last[::step, choice_units], target[::step][..., choice_units], fewer)
     tried: list[_Encoded] = []
     for encoding in ENCODINGS:
         for share in MEMORIES:
@@ -258,7 +274,7 @@ def fit_response(
             )
             if features is None or any(each.is_like(features) for each in tried):
                 continue
-            errors = _Folds.of(values(features, starts[::step]), of_choice, fewer).errors()
+            errors = _Folds.of(values(features, starts[::step]), of_choice).errors()
             error = float(errors.min(axis=(0, 1)).sum())
             tried.append(_Encoded(features, encoding, share * memory_s, error))
     if not tried:
@@ -267,12 +283,13 @@ def fit_response(
     if not best.error < 1:
         return _no_response("it did not help on blocks of time", starts, best)
     of_all = values(best.features, starts)
-    folds = _Folds.of(of_all, frames, blocks)
+    folds = _Folds.of(of_all, _FramesOfBlocks.of(last, target, blocks))
     errors = folds.errors()
     weights, by_block = folds.solve(errors)
     refits = np.stack(by_block)
     refits -= refits.mean(axis=0)
-    misfit = _misfit(of_all, frames, blocks, by_block, choice_units)
+    came = target[..., choice_units] - last[:, None, choice_units]
+    misfit = _misfit(of_all, came, blocks, [each[:, choice_units] for each in by_block])
     return ResponseFit(
         Response(best.features, weights, refits, misfit), best.features,
         float(errors.min(axis=(0, 1)).sum()), best.encoding, best.memory_s, None,
@@ -281,11 +298,7 @@ def fit_response(
 
 
 def _misfit(
-    features: np.ndarray,
-    frames: np.ndarray,
-    blocks: Sequence[TimeBlock],
-    weights: Sequence[np.ndarray],
-    units: np.ndarray,
+    features: np.ndarray, came: np.ndarray, blocks: Sequence[TimeBlock], weights: Sequence[np.ndarray]
 ) -> float:
     """How much more windows are off in which much is answered, over what is answered there; 0 for nothing.
 
@@ -295,17 +308,15 @@ def _misfit(
 
     Args:
         features: [W, 1 + H, F].
-        frames: [W, 1 + H, N].
-        blocks: of the windows, with their `weights` [F, N].
-        units: by number, that it is found by.
+        came: [W, H, S], what frames of some units differ by from the last of the context.
+        blocks: of the windows, with their `weights` [F, S].
     """
-    answered, missed = np.zeros((2, len(frames), len(units)))
+    answered, missed = np.zeros((2, len(came), came.shape[2]))
     for block, fitted in zip(blocks, weights, strict=True):
         rows = block.held_out
-        answer = (features[rows, 1:] - features[rows, :1]) @ fitted[:, units]
-        came = frames[rows, 1:][..., units] - frames[rows, :1][..., units]
+        answer = (features[rows, 1:] - features[rows, :1]) @ fitted
         answered[rows] = np.square(answer).mean(axis=1)
-        missed[rows] = np.square(came - answer).mean(axis=1)
+        missed[rows] = np.square(came[rows] - answer).mean(axis=1)
     usual = np.maximum(missed.mean(axis=0), np.finfo(np.float32).tiny)
     answered, missed = answered / usual, missed / usual
     answered -= answered.mean(axis=0)
@@ -402,24 +413,16 @@ class RestWindows(_SameWindows):
     def __init__(self, source: InputSource, fit: ResponseFit) -> None:
         super().__init__(source)
         self._fit = fit
-        self._known: dict[tuple[int, Part, bytes], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._num_bytes = 0
 
     def read(
         self, session: int, part: Part, windows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        key = session, part, windows.tobytes()
-        if key in self._known:
-            return self._known[key]
         context, target, starts = self._source.read(session, part, windows)
-        rest = self.response(session, starts)
-        np.subtract(context, rest[:, : self.context], out=rest[:, : self.context])
-        np.subtract(target, rest[:, self.context :], out=rest[:, self.context :])
-        found = rest[:, : self.context], rest[:, self.context :], starts
-        self._num_bytes += rest.nbytes
-        if self._num_bytes <= HELD_BYTES:
-            self._known[key] = found
-        return found
+        rest_of_context, rest_of_target = np.empty_like(context), np.empty_like(target)
+        for chosen, of_context, of_horizon in self._fit.pieces(self._source, session, starts):
+            rest_of_context[chosen] = np.subtract(context[chosen], of_context, out=of_context)
+            rest_of_target[chosen] = np.subtract(target[chosen], of_horizon, out=of_horizon)
+        return rest_of_context, rest_of_target, starts
 
     def response(self, session: int, starts: np.ndarray) -> np.ndarray:
         """float32 [B, C + H, N]: what is taken off."""
@@ -482,21 +485,17 @@ class _Folds:
     copied: list[float]
 
     @classmethod
-    def of(cls, features: np.ndarray, frames: np.ndarray, blocks: Sequence[TimeBlock]) -> Self:
-        """Of features [W, 1 + H, F] and frames [W, 1 + H, N], the last of the context and those forecast."""
-        held = [_sums(features[block.held_out], frames[block.held_out]) for block in blocks]
+    def of(cls, features: np.ndarray, frames: _FramesOfBlocks) -> Self:
+        """Of features [W, 1 + H, F], of the last frame of the context and those forecast, and frames."""
+        held = [_sums(features[each.windows], each) for each in frames.held]
         whole = held[0]
         for other in held[1:]:
             whole = _combined(whole, other, 1)
-        rests = []
-        for block, own in zip(blocks, held, strict=True):
-            near = ~block.rest & ~block.held_out
-            rests.append(_combined(_combined(whole, own, -1), _sums(features[near], frames[near]), -1))
-        copied = [
-            float(np.square(frames[block.held_out, 1:] - frames[block.held_out, :1]).sum(dtype=np.float64))
-            for block in blocks
+        rests = [
+            _combined(_combined(whole, own, -1), _sums(features[near.windows], near), -1)
+            for own, near in zip(held, frames.near, strict=True)
         ]
-        return cls(held, rests, whole, copied)
+        return cls(held, rests, whole, frames.copied)
 
     def errors(self) -> np.ndarray:
         """By entry of KEPT, strength and unit, [K, S, N]: squared error on blocks of time over that of copy
@@ -508,13 +507,21 @@ class _Folds:
             for number, ((products, moments, squares), rest) in enumerate(
                 zip(self.held[place], self.rests[place], strict=True)
             ):
-                # In the rest's eigenvectors, where a ridge is a division, and all strengths at once.
-                vectors, weights = _turned_ridges(rest[0], rest[1])
-                turned = vectors.T @ products @ vectors
-                gradient = (turned @ weights.reshape(len(turned), -1)).reshape(weights.shape)
-                gradient -= 2 * (vectors.T @ moments)[:, None]
-                after = squares + np.einsum("fsn,fsn->sn", weights, gradient)
-                found[number] += after / self.copied[place]
+                # In the rest's eigenvectors, where a ridge is a division, and all strengths at once; of so
+                # many units that what is formed lies in the cache.
+                values, vectors = np.linalg.eigh(rest[0])
+                turned, of_rest, of_held = (
+                    vectors.T @ products @ vectors,
+                    vectors.T @ rest[1],
+                    vectors.T @ moments,
+                )
+                for first in range(0, num_units, CACHED_UNITS):
+                    units = slice(first, first + CACHED_UNITS)
+                    weights = _turned_ridges(values, of_rest[:, units])  # [F, S, n]
+                    gradient = (turned @ weights.reshape(len(turned), -1)).reshape(weights.shape)
+                    gradient -= 2 * of_held[:, None, units]
+                    after = squares[units] + np.einsum("fsn,fsn->sn", weights, gradient)
+                    found[number, :, units] += after / self.copied[place]
         return found / max(len(counted), 1)
 
     def solve(self, errors: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -533,34 +540,102 @@ class _Folds:
         return solved[0], solved[1:]
 
 
-def _sums(features: np.ndarray, frames: np.ndarray) -> _Sums:
+def _sums(features: np.ndarray, frames: _Frames) -> _Sums:
     """Sums over windows and steps of features[h] - k features[0] and frames[h] - k frames[0], k the share
     that is kept at step h."""
-    width, num_units, horizon = features.shape[2], frames.shape[2], frames.shape[1] - 1
-    first, first_frame = features[:, 0], frames[:, 0]
-    flat, flat_frames = features[:, 1:].reshape(-1, width), frames[:, 1:].reshape(-1, num_units)
-    products, moments = flat.T @ flat, flat.T @ flat_frames
-    squares = np.einsum("wn,wn->n", flat_frames, flat_frames, dtype=np.float64)
+    width, horizon = features.shape[2], features.shape[1] - 1
+    first, flat = features[:, 0], features[:, 1:].reshape(-1, width)
+    products, moments = flat.T @ flat, flat.T @ frames.flat
     sums = []
-    shares = (np.array(KEPT)[:, None] ** (np.arange(1, horizon + 1) / horizon)).astype(np.float32)
-    summed, summed_frames = (np.matmul(shares, each[:, 1:]) for each in (features, frames))  # [W, K, .]
+    shares = _shares(horizon)
+    summed = np.matmul(shares, features[:, 1:])  # [W, K, F]
     for number, share in enumerate(shares):
-        of_features, of_frames = summed[:, number], summed_frames[:, number]
+        of_features = summed[:, number]
         total = float(np.square(share).sum())
         mixed = of_features.T @ first
         sums.append(
             (
                 (products - mixed - mixed.T + total * first.T @ first).astype(np.float64),
                 (
-                    moments - of_features.T @ first_frame - first.T @ of_frames
-                    + total * first.T @ first_frame
+                    moments - of_features.T @ frames.first - first.T @ frames.summed[number]
+                    + total * first.T @ frames.first
                 ).astype(np.float64),
-                squares
-                - 2 * np.einsum("wn,wn->n", of_frames, first_frame, dtype=np.float64)
-                + total * np.einsum("wn,wn->n", first_frame, first_frame, dtype=np.float64),
+                frames.squares[number],
             )
         )  # fmt: skip
     return sums
+
+
+def _shares(horizon: int) -> np.ndarray:
+    """float32 [K, H], what of the last frame is kept at each step, by entry of KEPT."""
+    return (np.array(KEPT)[:, None] ** (np.arange(1, horizon + 1) / horizon)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Frames:
+    """The frames of some windows, and what sums with any features need of them.
+
+    Attributes:
+        windows: bool [W], which.
+        first: float32 [w, N], the last of the context.
+        flat: float32 [w H, N], those forecast.
+        summed: float32 [K, w, N], these summed by shares.
+        squares: float64 [K, N], of frames less the share of the first.
+    """
+
+    windows: np.ndarray
+    first: np.ndarray
+    flat: np.ndarray
+    summed: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, last: np.ndarray, target: np.ndarray, windows: np.ndarray) -> Self:
+        """Of the last frames of contexts [W, N], and those forecast [W, H, N]."""
+        first, ahead = last[windows], target[_together(np.flatnonzero(windows))]
+        flat, shares = ahead.reshape(-1, ahead.shape[2]), _shares(ahead.shape[1])
+        summed = np.ascontiguousarray(np.matmul(shares, ahead).transpose(1, 0, 2))
+        total = np.square(shares).sum(axis=1, dtype=np.float64)
+        squares = (
+            np.einsum("wn,wn->n", flat, flat, dtype=np.float64)
+            - 2 * np.einsum("kwn,wn->kn", summed, first, dtype=np.float64)
+            + total[:, None] * np.einsum("wn,wn->n", first, first, dtype=np.float64)
+        )
+        return cls(windows, first, flat, summed, squares)
+
+    def copied(self) -> float:
+        """The squared error of repeating the last frame; zero only where nothing moves."""
+        away = self.flat.reshape(len(self.first), -1, self.first.shape[1]) - self.first[:, None]
+        return float(np.square(away, out=away).sum(dtype=np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class _FramesOfBlocks:
+    """Frames by block of time, for any features.
+
+    Attributes:
+        held: of each block.
+        near: of the other windows that share a frame with it.
+        copied: by block, the squared error of repeating the last frame, all units together.
+    """
+
+    held: list[_Frames]
+    near: list[_Frames]
+    copied: list[float]
+
+    @classmethod
+    def of(cls, last: np.ndarray, target: np.ndarray, blocks: Sequence[TimeBlock]) -> Self:
+        """Of the last frames of contexts [W, N], and those forecast [W, H, N]."""
+        held = [_Frames.of(last, target, block.held_out) for block in blocks]
+        near = [_Frames.of(last, target, ~block.rest & ~block.held_out) for block in blocks]
+        return cls(held, near, [each.copied() for each in held])
+
+
+def _together(places: np.ndarray) -> np.ndarray | slice:
+    """Ascending places, as a slice where they lie together: what it takes of an array is no copy."""
+    if len(places) and len(places) == places[-1] - places[0] + 1:
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
 
 
 def _combined(first: _Sums, second: _Sums, sign: int) -> _Sums:
@@ -572,18 +647,20 @@ def _combined(first: _Sums, second: _Sums, sign: int) -> _Sums:
 
 def _ridges(products: np.ndarray, moments: np.ndarray) -> list[np.ndarray]:
     """The weights [F, N] for each of STRENGTHS."""
-    vectors, turned = _turned_ridges(products, moments)
+    values, vectors = np.linalg.eigh(products)
+    turned = _turned_ridges(values, vectors.T @ moments)
     return [vectors @ turned[:, row] for row in range(len(STRENGTHS))]
 
 
-def _turned_ridges(products: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvectors [F, F], and the weights in them [F, S, N] for each of STRENGTHS."""
-    values, vectors = np.linalg.eigh(products)
+def _turned_ridges(values: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """The weights [F, S, N] for each of STRENGTHS, of sums whose products have these eigenvalues [F], all in
+    their eigenvectors."""
     square = max(float(values.mean()), 0.0)
     if square == 0:
-        return vectors, np.zeros((len(values), len(STRENGTHS), moments.shape[1]))
+        return np.zeros((len(values), len(STRENGTHS), moments.shape[1]))
     penalised = np.maximum(values, 0)[:, None] + square * np.array(STRENGTHS)
-    return vectors, (vectors.T @ moments)[:, None] / penalised[..., None]
+    weights: np.ndarray = moments[:, None] / penalised[..., None]
+    return weights
 
 
 def _no_response(reason: str, starts: np.ndarray, tried: _Encoded | None = None) -> ResponseFit:
