@@ -8,8 +8,10 @@ import pytest
 from forebrain.scoring.gram import (
     FeatureBlock,
     Gram,
+    UnitSums,
     choose_strengths,
     solve,
+    solve_units,
     squared_error,
 )
 
@@ -72,6 +74,18 @@ def test_sums_add_up_are_taken_apart_and_fade() -> None:
     faded.fade(0.5)
     np.testing.assert_allclose(faded.own, 0.5 * of(first).own)
     assert faded.num_windows == 12.5
+
+
+def test_sums_that_are_solved_again_with_other_strengths_remember_none_of_the_former() -> None:
+    gram, held_out = Gram.of(*make()), Gram.of(*make(seed=1, batch=40))
+    again, judge = UnitSums(gram), UnitSums(held_out)
+    for population, own in ((1.0, 0.3), (1.0, 3.0), (math.inf, 3.0), (0.1, math.inf), (0.1, 0.3), (1.0, 0.3)):
+        strengths = {"level": math.inf, "own": own, "population": population, "stimulus": 0.1}
+        weights = again.solve(strengths)
+        for found, expected in zip(weights, UnitSums(gram).solve(strengths), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        own_weights, common = solve_units(gram, strengths)
+        assert judge.squared_error(*weights) == squared_error(held_out, own_weights, common)
 
 
 @pytest.mark.parametrize("level", [math.inf, 0.03])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebrain.scoring.gram import FeatureBlock, Gram, joined, solve_units, squared_error
+from forebrain.scoring.gram import FeatureBlock, Gram, UnitSums, joined, solve_units
 from forebrain.scoring.inputs import InputSource
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.ridge import principal_components, read_windows
@@ -103,8 +103,10 @@ def fit_arx(
         cuts = time_blocks(train[3], source.context + horizon)
         folds = [(gram(train, cut.held_out), gram(train, cut.rest)) for cut in cuts]
 
+    sums = [(UnitSums(held_out), UnitSums(rest)) for held_out, rest in folds]
+
     def error(strengths: Mapping[str, float]) -> float:
-        return sum(squared_error(held_out, *solve_units(rest, strengths)) for held_out, rest in folds)
+        return sum(held_out.squared_error(*rest.solve(strengths)) for held_out, rest in sums)
 
     tried = [
         {"level": math.inf, "own": of_own, "input": of_input, "constant": 1e-6}

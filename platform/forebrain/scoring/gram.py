@@ -154,7 +154,6 @@ class Gram:
             moments = sums[..., num_past:] - sums[..., :num_past] @ shared
             return np.concatenate([sums[..., :width], moments], axis=-1)
 
-        of_shared = self.pooled[:, :num_past] @ shared - 2 * self.pooled[:, num_past:]
         return Gram(
             self.widths,
             self.num_windows,
@@ -162,8 +161,14 @@ class Gram:
             left(self.own),
             self.common,
             left(self.cross),
-            self.squares + float(np.sum(shared * of_shared)),
+            self.squares_after(shared),
         )
+
+    def squares_after(self, shared: np.ndarray) -> float:
+        """What shared weights [L, H] leave of the squared residuals."""
+        num_past = len(self.pooled)
+        of_shared = self.pooled[:, :num_past] @ shared - 2 * self.pooled[:, num_past:]
+        return self.squares + float(np.sum(shared * of_shared))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -217,35 +222,72 @@ def solve_shared(gram: Gram, strength: float) -> np.ndarray:
 
 def solve_units(gram: Gram, strengths: Strengths) -> tuple[np.ndarray, np.ndarray]:
     """The weights of each unit, own [N, P, H] and common [F, N, H], of a Gram without shared weights."""
-    width = gram.own.shape[1]
-    system = gram.own[:, :, :width].astype(np.float64)
-    own = np.zeros_like(gram.own[:, :, width:], np.float64)
-    common = np.zeros_like(gram.cross[:, :, width:], np.float64)
-    penalties, used = _common_penalties(gram, strengths)
-    inverse = np.linalg.inv(gram.common[np.ix_(used, used)] + np.diag(penalties[used]))
-    # What the common features explain of the residuals, and below of the unit's own features.
-    common[used] = _times(inverse, gram.cross[used, :, width:])
-    if math.isfinite(strengths["own"]):
-        squares = np.trace(system, axis1=1, axis2=2) / width
-        penalty = strengths["own"] * squares + TINY * max(float(squares.max(initial=0)), 1.0)
-        cross = gram.cross[used, :, :width]
-        explained = _times(inverse, cross)
-        by_unit = cross.transpose(1, 2, 0)  # [N, P, F]
-        system += penalty[:, None, None] * np.eye(width) - by_unit @ explained.transpose(1, 0, 2)
-        own = np.linalg.solve(system, gram.own[:, :, width:] - by_unit @ common[used].transpose(1, 0, 2))
-        common[used] -= (explained.transpose(1, 0, 2) @ own).transpose(1, 0, 2)
-    return own, common
+    own, common = UnitSums(gram).solve(strengths)
+    return own, common.transpose(1, 0, 2)
+
+
+class UnitSums:
+    """The sums of a Gram without shared weights, unit by unit in double precision: of regressions that are
+    solved again and again with other strengths.
+
+    Args:
+        gram: that they are of.
+    """
+
+    def __init__(self, gram: Gram) -> None:
+        self.gram, self.width = gram, gram.own.shape[1]
+        self.own = gram.own.astype(np.float64)  # [N, P, P + H]
+        self.cross = np.ascontiguousarray(gram.cross.transpose(1, 0, 2), np.float64)  # [N, F, P + H]
+        self._squares = np.trace(self.own, axis1=1, axis2=2) / self.width
+        self._eliminated: tuple[tuple[float, ...], np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def solve(self, strengths: Strengths) -> tuple[np.ndarray, np.ndarray]:
+        """The weights with the least penalised squared error: own [N, P, H], common [N, F, H]."""
+        width = self.width
+        used, explained, left = self._without_common(strengths)
+        common = np.zeros_like(self.cross[..., width:])
+        if not math.isfinite(strengths["own"]):
+            common[:, used] = explained[..., width:]
+            return np.zeros_like(self.own[..., width:]), common
+        penalty = strengths["own"] * self._squares + TINY * max(float(self._squares.max(initial=0)), 1.0)
+        system = left[..., :width] + penalty[:, None, None] * np.eye(width)
+        own = np.linalg.solve(system, left[..., width:])
+        common[:, used] = explained[..., width:] - explained[..., :width] @ own
+        return own, common
+
+    def squared_error(self, own: np.ndarray, common: np.ndarray) -> float:
+        """The sum of squares left of the residuals once such weights have forecast them."""
+        width = self.width
+        squares = self.gram.squares + np.sum(own * (self.own[..., :width] @ own - 2 * self.own[..., width:]))
+        used = common.any(axis=(0, 2))
+        if used.any():
+            common, cross = common[:, used], self.cross[:, used]
+            gradient = self.gram.common[np.ix_(used, used)] @ common - 2 * cross[..., width:]
+            if own.any():
+                gradient += 2 * (cross[..., :width] @ own)
+            squares += np.sum(common * gradient)
+        return float(squares)
+
+    def _without_common(self, strengths: Strengths) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which common features are used, bool [F], what they explain of own features and residuals,
+        [N, used, P + H], and the sums of what they leave, [N, P, P + H].
+
+        Kept, since the strength of own features is tried with the others as they are.
+        """
+        key = tuple(strengths[name] for name in self.gram.widths)
+        if self._eliminated is None or self._eliminated[0] != key:
+            penalties, used = _common_penalties(self.gram, strengths)
+            inverse = np.linalg.inv(self.gram.common[np.ix_(used, used)] + np.diag(penalties[used]))
+            cross = self.cross if used.all() else self.cross[:, used]
+            explained = inverse @ cross
+            left = self.own - cross[..., : self.width].transpose(0, 2, 1) @ explained
+            self._eliminated = key, used, explained, left
+        return self._eliminated[1:]
 
 
 def squared_error(gram: Gram, own: np.ndarray, common: np.ndarray) -> float:
     """The sum of squares left of a Gram's residuals once the weights of `solve_units` have forecast them."""
-    width = own.shape[1]
-    squares = gram.squares + np.sum(own * (gram.own[:, :, :width] @ own - 2 * gram.own[:, :, width:]))
-    if common.any():
-        gradient = _times(gram.common, common) - 2 * gram.cross[:, :, width:]
-        gradient += 2 * (gram.cross[:, :, :width].transpose(1, 0, 2) @ own).transpose(1, 0, 2)
-        squares += np.sum(common * gradient)
-    return float(squares)
+    return UnitSums(gram).squared_error(own, common.transpose(1, 0, 2))
 
 
 def choose_strengths(folds: Sequence[tuple[Gram, Gram]]) -> tuple[dict[str, float], float]:
@@ -260,20 +302,21 @@ def choose_strengths(folds: Sequence[tuple[Gram, Gram]]) -> tuple[dict[str, floa
     """
     before = [held_out.squares for held_out, _ in folds]
     strengths = dict.fromkeys(folds[0][0].names, math.inf)
-    without_shared: dict[float, list[tuple[Gram, Gram]]] = {}
-    for level in (math.inf, *LEVEL_STRENGTHS):
-        fitted = [(held_out, rest, solve_shared(rest, level)) for held_out, rest in folds]
-        without_shared[level] = [
-            (held_out.after(shared), rest.after(shared)) for held_out, rest, shared in fitted
+    fitted = {
+        level: [solve_shared(rest, level) for _, rest in folds] for level in (math.inf, *LEVEL_STRENGTHS)
+    }
+
+    def error(level: float) -> float:
+        left = [own.squares_after(shared) for (own, _), shared in zip(folds, fitted[level], strict=True)]
+        return _relative(left, before)
+
+    tried = []
+    for level in (math.inf, min(LEVEL_STRENGTHS, key=error)):
+        without_shared = [
+            (held_out.after(shared), rest.after(shared))
+            for (held_out, rest), shared in zip(folds, fitted[level], strict=True)
         ]
-    with_level = min(
-        LEVEL_STRENGTHS,
-        key=lambda level: _relative([held_out.squares for held_out, _ in without_shared[level]], before),
-    )
-    tried = [
-        _choose_of_units(without_shared[level], {**strengths, "level": level}, before)
-        for level in (math.inf, with_level)
-    ]
+        tried.append(_choose_of_units(without_shared, {**strengths, "level": level}, before))
     return min(tried, key=lambda found: found[1])
 
 
@@ -287,12 +330,13 @@ def _choose_of_units(
         strengths: to begin with.
         before: squared error of the base on each block.
     """
+    sums = [(UnitSums(held_out), UnitSums(rest)) for held_out, rest in folds]
     known: dict[tuple[float, ...], float] = {}
 
     def error(strengths: Strengths) -> float:
         key = tuple(strengths.values())
         if key not in known:
-            after = [squared_error(held_out, *solve_units(rest, strengths)) for held_out, rest in folds]
+            after = [held_out.squared_error(*rest.solve(strengths)) for held_out, rest in sums]
             known[key] = _relative(after, before)
         return known[key]
 

@@ -39,7 +39,7 @@ from forebrain.scoring.gram import (
     solve_units,
 )
 from forebrain.scoring.protocols import Part
-from forebrain.scoring.time_blocks import LEAST_BLOCKS, time_blocks
+from forebrain.scoring.time_blocks import LEAST_BLOCKS, TimeBlock, time_blocks
 from forebrain.scoring.window_source import WindowSource
 
 NUM_COMPONENTS = 8
@@ -54,7 +54,11 @@ MAX_CHOICE_ROWS = 1 << 18
 CHOICE_UNITS = 48
 UNITS_AT_ONCE = 16_384
 MIN_WINDOWS = 512
-BATCH_ROWS = 1 << 17
+# Unit-windows that are read at once, so that they lie in the cache, or in so many windows, whose sums are not
+# much work beside adding them up; and at most.
+BATCH_ROWS = 1 << 15
+BATCH_WINDOWS = 32
+MAX_BATCH_ROWS = 1 << 17
 # Frames that components are found on. Of fewer than DENSE units or frames all components are found first.
 MAX_FRAMES = 2048
 DENSE = 128
@@ -315,20 +319,22 @@ def fit_head(
     if choice_units is None:
         choice_units = spread_evenly(num_units)
 
-    known: list[np.ndarray] = []  # forecasts of the base, where the sums of all units are held at once
+    # Forecasts of the base and common features, where the sums of all units are held at once.
+    known: list[tuple[np.ndarray, Sequence[FeatureBlock]]] = []
+    unbounded = Features.unbounded(loadings)
 
     def read() -> Iterator[_Batch]:
         windows = read_windows(source, session, parts)
         for number, (part, context, target, starts) in enumerate(windows):
             if number < len(known):
-                forecast = known[number]
+                forecast, common = known[number]
             else:
-                forecast = base(session, context)
+                forecast, common = base(session, context), (*unbounded.common(context), *more(starts))
                 if also is not None:
                     forecast = forecast + also(starts)
                 if num_units <= UNITS_AT_ONCE:
-                    known.append(forecast)
-            yield _Batch(part, context, target, forecast, starts, more(starts))
+                    known.append((forecast, common))
+            yield _Batch(part, context, target, forecast, starts, common)
 
     sample = _Sample.of(read(), loadings, choice_units)
     if sample is None:
@@ -341,15 +347,13 @@ def fit_head(
             f"{length} frames, which choosing a head takes",
             num_windows,
         )
-    whole = sample.gram(np.ones(num_windows, bool))
+    whole, sums = sample.folds(blocks)
     drift = sample.drift() if source.sessions[session].tests_later else 0.0
 
     def drifting(gram: Gram, units: slice | np.ndarray = sample.units) -> Gram:
         return gram.with_drift(drift, loadings, units)
 
-    folds = [
-        (sample.gram(block.held_out), drifting(whole.less(sample.gram(~block.rest)))) for block in blocks
-    ]
+    folds = [(held_out, drifting(rest)) for held_out, rest in sums]
     strengths, error = choose_strengths(folds)
     if not error < 1:
         reason = "it did not help on blocks of time"
@@ -419,14 +423,15 @@ def out_of_block(
     num_units = source.sessions[session].num_units
     if loadings is None:
         loadings = principal_components(source, session)
-    known: list[np.ndarray] = []
+    known: list[tuple[np.ndarray, Sequence[FeatureBlock]]] = []
+    unbounded = Features.unbounded(loadings)
 
     def read() -> Iterator[_Batch]:
         windows = read_windows(source, session, ("train", "validation"))
         for number, (part, context, target, starts) in enumerate(windows):
             if number == len(known):
-                known.append(base(session, context))
-            yield _Batch(part, context, target, known[number], starts, more(starts))
+                known.append((base(session, context), (*unbounded.common(context), *more(starts))))
+            yield _Batch(part, context, target, known[number][0], starts, known[number][1])
 
     lasts, spreads = [], []
     part: Part = "validation" if source.num_windows(session, "validation") else "train"
@@ -441,9 +446,8 @@ def out_of_block(
         sample = _Sample.of(read(), loadings, np.arange(first, min(first + CHOICE_UNITS, num_units)))
         assert sample is not None
         if fit.head is not None:
-            whole = sample.gram(np.ones(len(sample.starts), bool))
-            for block in time_blocks(sample.starts, source.context + source.horizon):
-                rest = whole.less(sample.gram(~block.rest))
+            blocks = time_blocks(sample.starts, source.context + source.horizon)
+            for block, (_, rest) in zip(blocks, sample.folds(blocks)[1], strict=True):
                 weights = solve(rest.with_drift(fit.drift, loadings, sample.units), fit.strengths)
                 sample.trial.added[block.held_out] = sample.predict(weights, block.held_out)
         trials.append(sample.trial)
@@ -470,35 +474,35 @@ def _solve_all(
     All windows are read again for every range of units whose sums fit into memory at once.
     """
     solved = []
-    unbounded = Features.unbounded(sample.features.loadings)
+    unbounded, width = Features.unbounded(sample.features.loadings), num_own(len(shared))
+    # The older past, relative to the last frame and newest first, times its weights is frames times these.
+    older = np.ascontiguousarray(shared[: width - 1 : -1].T)  # [H, C - P]
     for first in range(0, num_units, UNITS_AT_ONCE):
         units = slice(first, min(first + UNITS_AT_ONCE, num_units))
         gram: Gram | None = None
         for batch in read():
-            past = unbounded.past(batch.context, units)
-            width = num_own(past.shape[1])
-            rest = (batch.target - batch.forecast)[..., units]
-            rest -= np.matmul(shared[width:].T, past[:, width:])
-            blocks = (*unbounded.common(batch.context), *batch.more)
-            summed = Gram.of(past[:, :width], rest, blocks)
+            context = batch.context[..., units]
+            rest = batch.target[..., units] - batch.forecast[..., units]
+            rest -= np.matmul(older, context[:, : len(shared) - width])
+            rest += older.sum(axis=1)[:, None] * context[:, -1:]
+            summed = Gram.of(unbounded.past(batch.context[:, -width:], units), rest, batch.common)
             gram = summed if gram is None else gram.plus(summed)
         assert gram is not None
-        gram = drifting(gram, units)
-        solved.append(solve_units(gram.after(shared[: gram.own.shape[1]]), strengths))
+        solved.append(solve_units(drifting(gram, units).after(shared[:width]), strengths))
     own, common = zip(*solved, strict=True)
     return np.concatenate(own), np.concatenate(common, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Windows, the base's forecasts of them, and their further common features."""
+    """Windows, the base's forecasts of them, and the features that all units have in common."""
 
     part: Part
     context: np.ndarray
     target: np.ndarray
     forecast: np.ndarray
     starts: np.ndarray
-    more: Sequence[FeatureBlock]
+    common: Sequence[FeatureBlock]
 
 
 @dataclass(frozen=True, eq=False)
@@ -532,7 +536,7 @@ class _Sample:
             context, last = batch.context, batch.context[:, -1:, units]
             low, high = np.minimum(low, context.min(axis=(0, 1))), np.maximum(high, context.max(axis=(0, 1)))
             spread = np.maximum(spread, spread_of(context).max(axis=(0, 1)))
-            commons.append((*unbounded.common(context), *batch.more))
+            commons.append(batch.common)
             target, forecast = batch.target[..., units], batch.forecast[..., units]
             is_trained = np.full(len(context), batch.part == "train")
             kept.append(
@@ -569,6 +573,18 @@ class _Sample:
         """The sums of some windows, bool [W]."""
         return Gram.of(self.past[chosen], self.residual[chosen], self._common(chosen))
 
+    def folds(self, blocks: Sequence[TimeBlock]) -> tuple[Gram, list[tuple[Gram, Gram]]]:
+        """The sums of all windows; and of each block of time those of its windows, and of those that share no
+        frame with it."""
+        held_out = [self.gram(block.held_out) for block in blocks]
+        whole = held_out[0]
+        for other in held_out[1:]:
+            whole = whole.plus(other)
+        return whole, [
+            (own, whole.less(own).less(self.gram(~block.rest & ~block.held_out)))
+            for block, own in zip(blocks, held_out, strict=True)
+        ]
+
     def predict(self, weights: Weights, chosen: np.ndarray) -> np.ndarray:
         """The correction by weights that is added to the forecasts of some windows."""
         return weights.predict(self.past[chosen], self._common(chosen))
@@ -586,7 +602,8 @@ def read_windows(
     source: WindowSource, session: int, parts: Sequence[Part]
 ) -> Iterator[tuple[Part, np.ndarray, np.ndarray, np.ndarray]]:
     """Batches (part, context, target, starts) of a session's windows, evenly spaced and bounded in number."""
-    size = max(1, BATCH_ROWS // source.sessions[session].num_units)
+    num_units = source.sessions[session].num_units
+    size = max(1, BATCH_ROWS // num_units, min(BATCH_WINDOWS, MAX_BATCH_ROWS // num_units))
     for part, numbers in _windows_to_read(source, session, parts).items():
         for first in range(0, len(numbers), size):
             context, target, starts = source.read(session, part, numbers[first : first + size])
