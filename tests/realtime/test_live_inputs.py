@@ -18,6 +18,7 @@ from forebrain.realtime.messages import Frame, Question, decode_request, encode_
 from forebrain.realtime.server import serve
 from forebrain.realtime.state import StateFile
 from forebrain.realtime.zeromq import RequestPort
+from forebrain.scoring.input_stacks import RestStack
 
 C, H, N = 12, 4, 4
 
@@ -69,6 +70,40 @@ def test_a_stream_is_what_the_adaptation_forecasts_to_the_bit(adapted: fb.Adapte
         live.step(frame)
     np.testing.assert_array_equal(live.answer, adapted.forecast(window))
     assert live.knows == "none"
+
+
+def test_only_features_of_new_frames_are_formed_and_forecasts_have_the_same_bits(
+    adapted: fb.Adapted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formed: list[int] = []
+    form = RestStack.features
+
+    def counted(rest: RestStack, context: int, inputs: np.ndarray) -> np.ndarray:
+        formed.append(context)
+        return form(rest, context, inputs)
+
+    monkeypatch.setattr(RestStack, "features", counted)
+    live = adapted.stream()
+    inputs = live.inputs
+    assert inputs is not None
+    # Each frame brings a plan. Some never came, some are not forecast, once more of them than a context has.
+    compared = 0
+    for index in [*range(300, 320), 322, *range(324, 350), *range(350, 380, 2)]:
+        live.ingest(FRAMES[index], index, inputs=VALUES[index], plan=VALUES[index + 1 : index + 1 + H])
+        if index in (335, 336, 337, *range(340, 356)):
+            continue
+        found = live.forecast().copy()
+        if live.source == "model":
+            live.what_if([VALUES[:H]])  # changes nothing
+            compared += 1
+        inputs._features.clear()
+        np.testing.assert_array_equal(live.forecast(), found)
+        live.settle()
+    assert compared > 30
+    del formed[:]
+    for index in range(380, 390):
+        live.step(FRAMES[index], index, inputs=VALUES[index], plan=VALUES[index + 1 : index + 1 + H])
+    assert live.knows == "plan" and formed == [2, *[1] * 9]  # after frame 378 two are new
 
 
 def test_a_plan_stays_queued_until_too_little_of_it_is_left(adapted: fb.Adapted) -> None:

@@ -34,6 +34,10 @@ class LiveInputs:
         self._context = context
         self._last: np.ndarray | None = None
         self._plan = np.zeros((0, len(stacks.inputs)), np.float32)
+        # Features over the context of the newest forecast, and how many frames of inputs had come; by whether
+        # it knew a plan.
+        self._features: dict[bool, tuple[np.ndarray, int]] = {}
+        self._count = 0
 
     @property
     def knows(self) -> Known:
@@ -93,6 +97,7 @@ class LiveInputs:
             held = np.where(self._is_event, np.float32(0), self._last)
             self._last = held if values is None else np.where(np.isfinite(values), values, held)
             self._past.push(self._last)
+            self._count += 1
         self._plan = self._plan[1:] if plan is None else plan
 
     def pass_over(self, missing: int) -> None:
@@ -134,6 +139,7 @@ class LiveInputs:
             self.restart()
             return
         self._past.restore(arrays["inputs"], self._past.length)
+        self._features.clear()
         self._last = arrays["last_inputs"] if len(arrays["last_inputs"]) else None
         self._plan = arrays["plan"]
 
@@ -143,10 +149,25 @@ class LiveInputs:
             raise FrameError(f"what would be under a plan cannot be told: {why}.")
 
     def _begin(self, first: np.ndarray) -> None:
+        self._features.clear()
         for _ in range(self._past.length):
             self._past.push(first)
 
     def _forecast(self, context: np.ndarray, model: Forecaster, plan: np.ndarray | None) -> np.ndarray:
-        planned = None if plan is None else plan[None]
-        forecast: np.ndarray = self.stacks.forecast(context[None], model, self._past.window[None], planned)[0]
+        past, planned = self._past.window[None], None if plan is None else plan[None]
+        features = self._response_features(past, planned)
+        forecast: np.ndarray = self.stacks.forecast(context[None], model, past, planned, features)[0]
         return forecast
+
+    def _response_features(self, past: np.ndarray, plan: np.ndarray | None) -> np.ndarray | None:
+        """[1, C + H, F], see `InputStacks.response_features`; of frames that an earlier forecast saw they are
+        as they were then."""
+        context, (before, count) = self._context, self._features.get(plan is not None, (None, 0))
+        new = context if before is None else min(self._count - count, context)
+        count = max(1, new)  # the newest frame is formed anew, whatever is known
+        formed = self.stacks.response_features(past, plan, count)
+        if formed is not None:
+            if before is not None:
+                formed = np.concatenate([before[:, new : context - count + new], formed], axis=1)
+            self._features[plan is not None] = formed[:, :context], self._count
+        return formed

@@ -28,7 +28,6 @@ from forebrain.scoring.response import (
     RestWindows,
     fit_response,
     past_features,
-    under_plan,
 )
 from forebrain.scoring.ridge import MoreFeatures
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
@@ -61,19 +60,28 @@ class RestStack:
         """Frames of inputs up to the last of a context of C frames that are read."""
         return self.response.features.before + context - 1
 
-    def responses(self, context: int, inputs: np.ndarray) -> np.ndarray:
-        """float32 [B, C + H, N]: the response to inputs [B, at least `frames_before(C)` + H, D]."""
-        before = self.frames_before(context)
-        horizon = self.stack.linear.weights.shape[1]
-        return self.response(inputs[:, inputs.shape[1] - horizon - before :])
+    @property
+    def horizon(self) -> int:
+        """H, frames."""
+        return self.stack.linear.weights.shape[1]
 
-    def forecast(self, context: np.ndarray, model: Forecaster, inputs: np.ndarray) -> np.ndarray:
-        """float32 [B, H, N] from contexts [B, C, N] and inputs as `responses` takes them."""
+    def features(self, context: int, inputs: np.ndarray) -> np.ndarray:
+        """float32 [B, C + H, F], over a context of C frames and the horizon.
 
-        def of_rest(session: int, rest: np.ndarray) -> np.ndarray:
-            return self.stack.forecast(rest, model(session, rest))
+        Args:
+            context: C; of fewer frames than forecasts read it is the newest.
+            inputs: float32 [B, at least `frames_before(C)` + H, D].
+        """
+        first = inputs.shape[1] - self.horizon - self.frames_before(context)
+        return self.response.features(inputs[:, first:])
 
-        return under_plan(of_rest, context, self.responses(context.shape[1], inputs))
+    def forecast(self, context: np.ndarray, model: Forecaster, features: np.ndarray) -> np.ndarray:
+        """float32 [B, H, N] from contexts [B, C, N] and features [B, C + H, F] of their inputs."""
+        num_context, response = context.shape[1], self.response.of_features(features)
+        rest = np.subtract(context, response[:, :num_context], out=response[:, :num_context])
+        forecast = self.stack.forecast(rest, model(0, rest))
+        forecast += response[:, num_context:]
+        return forecast
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays, for a safetensors file; `response.features.record` has the rest."""
@@ -131,7 +139,12 @@ class InputStacks:
         return "none" if wanted == "past" and self.past is None else wanted
 
     def forecast(
-        self, context: np.ndarray, model: Forecaster, past: np.ndarray, plan: np.ndarray | None
+        self,
+        context: np.ndarray,
+        model: Forecaster,
+        past: np.ndarray,
+        plan: np.ndarray | None,
+        features: np.ndarray | None = None,
     ) -> np.ndarray:
         """Forecasts that know the inputs so far, and a plan where there is one.
 
@@ -140,27 +153,55 @@ class InputStacks:
             model: of the backbone, (session, context) -> [B, H, N].
             past: float32 [B, `frames_before(C)`, D], up to the last frame of the context.
             plan: float32 [B, H, D]; of inputs that cannot be planned it is not read.
+            features: `response_features` of the whole context, where they are at hand.
 
         Returns:
             float32 [B, H, N].
         """
-        if plan is not None and self.plan is not None:
-            return self.plan.forecast(context, model, self._inputs(self.plan, past, plan))
-        if self.past is None:
+        rest = self._rest(plan)
+        if rest is not None:
+            if features is None:
+                features = self.response_features(past, plan, context.shape[1])
+            assert features is not None
+            return rest.forecast(context, model, features)
+        if not isinstance(self.past, Stack):
             raise ConfigError("neither the past of the inputs nor a plan helps; forecast without them.")
-        if isinstance(self.past, RestStack):
-            horizon = self.past.stack.linear.weights.shape[1]
-            stays = np.stack([held(each, self.inputs, horizon) for each in past])
-            return self.past.forecast(context, model, self._inputs(self.past, past, stays))
         seen = self._columns(past[:, past.shape[1] - self.features.before :], self.features)
         return self.past.forecast(
             context, model(0, context), [FeatureBlock(BLOCK, self.features(seen)[:, 0])]
         )
 
+    def response_features(self, past: np.ndarray, plan: np.ndarray | None, count: int) -> np.ndarray | None:
+        """float32 [B, C + H, F]: what `forecast` forms a response of, over the newest C frames and H more.
+
+        Those of a frame of the past are the same in every context that it lies in.
+
+        Args:
+            past, plan: as `forecast` takes them.
+            count: C, frames.
+
+        Returns:
+            None where the forecast takes no response off the context.
+        """
+        rest = self._rest(plan)
+        if rest is None:
+            return None
+        if plan is None or rest is self.past:
+            plan = np.stack([held(each, self.inputs, rest.horizon) for each in past])
+        return rest.features(count, self._inputs(rest, past, plan))
+
+    def _rest(self, plan: np.ndarray | None) -> RestStack | None:
+        """What a forecast takes a response off with; None where it does not."""
+        if plan is not None and self.plan is not None:
+            return self.plan
+        return self.past if isinstance(self.past, RestStack) else None
+
     def responses(self, context: int, past: np.ndarray, plan: np.ndarray) -> np.ndarray:
         """float32 [B, C + H, N]: the units' response over contexts of C frames and a horizon under a plan."""
         assert self.plan is not None
-        return self.plan.responses(context, self._inputs(self.plan, past, plan))
+        return self.plan.response.of_features(
+            self.plan.features(context, self._inputs(self.plan, past, plan))
+        )
 
     def effect(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -183,11 +184,15 @@ class InputFeatures:
         series = self._series(inputs)  # [B, M + A, K]
         memory = len(self.basis)
         num_frames = series.shape[1] - memory + 1
-        newest_first = np.ascontiguousarray(self.basis[::-1])
         windows = np.lib.stride_tricks.sliding_window_view(series, memory, axis=1)  # [B, 1 + A, K, M]
-        features = (windows @ newest_first).reshape(len(inputs), num_frames, -1)
+        features = (windows @ self._newest_last).reshape(len(inputs), num_frames, -1)
         scaled: np.ndarray = (features - self.mean) / self.scale
         return scaled.astype(np.float32, copy=False)
+
+    @cached_property
+    def _newest_last(self) -> np.ndarray:
+        """The basis in the order of frames."""
+        return np.ascontiguousarray(self.basis[::-1])
 
     def outside(self, inputs: np.ndarray) -> list[str]:
         """Names of the inputs that leave the range they had in training.

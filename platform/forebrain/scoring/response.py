@@ -74,8 +74,12 @@ class Response:
             inputs: float32 [B, before + A, D], in the order of `features.channels`. To take the response off
                 a context of C frames and to add it to H more, A is C - 1 + H.
         """
+        return self.of_features(self.features(inputs))
+
+    def of_features(self, features: np.ndarray) -> np.ndarray:
+        """float32 [B, T, N], the response where features are [B, T, F]."""
         # A product a window, so that its sums have one order whatever the batch.
-        return np.matmul(self.features(inputs), self.weights)
+        return np.matmul(features, self.weights)
 
     def offsets(self, change: np.ndarray, levels: Sequence[float]) -> np.ndarray:
         """Quantiles of the true difference between two answers, less the estimated one.
