@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from forebrain.benchmarking import page, report
+from forebrain.benchmarking import page, report, timing
 from forebrain.benchmarking.measure import BenchmarkConfig, measure
 
 
@@ -27,7 +27,7 @@ def test_what_the_page_costs_is_measured_beside_frames_that_are_not_shown(
 def test_a_page_that_slows_every_reply_by_a_tenth_would_be_seen() -> None:
     rng = np.random.default_rng(0)
     without, slowed = 8 + rng.random((2, 100, page.BLOCK))
-    low, high = page.interval(without, 1.1 * slowed, rng)
+    low, high = timing.p99_ratio(without, 1.1 * slowed, rng)
     assert 1.05 < low < 1.1 < high < 1.15
-    low, high = page.interval(without, slowed, rng)
+    low, high = timing.p99_ratio(without, slowed, rng)
     assert low < 1 < high < 1.05

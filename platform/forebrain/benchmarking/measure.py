@@ -14,6 +14,7 @@ from forebrain.benchmarking.ceilings import Ceilings
 from forebrain.benchmarking.fitting import time_fits
 from forebrain.benchmarking.intervals import time_intervals
 from forebrain.benchmarking.large_session import LargeSessionConfig, measure_large_session
+from forebrain.benchmarking.live_inputs import time_inputs
 from forebrain.benchmarking.loading import time_loading
 from forebrain.benchmarking.many_sessions import time_many_sessions
 from forebrain.benchmarking.page import time_page
@@ -33,13 +34,14 @@ What = Literal[
     "store",
     "many-sessions",
     "intervals",
+    "inputs",
     "page",
 ]
 UNITS = (300, 1000, 5000, 20_000, 71_721)
 LARGE_SESSION_UNITS = (71_721,)
-_BY_THEMSELVES = {"large-session", "store", "many-sessions", "intervals", "page"}
+_BY_THEMSELVES = {"large-session", "store", "many-sessions", "intervals", "inputs", "page"}
 INTERVAL_UNITS = (100, 300, 1000)
-PAGE_UNITS = (1000,)
+LIVE_UNITS = (1000,)
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class BenchmarkConfig:
             large-session is memory and time of training on one very large session, whole, in part and split
             over two workers; store is how long steps wait for a store that is far away; many-sessions is
             10,000 small sessions, prepared, opened, trained on and resumed; intervals is what they cost a
-            live forecast, page what its page costs the live forecaster.
+            live forecast, inputs what they and a plan do, page what its page costs the live forecaster.
         units: sizes of the session. None: 300 to 71,721; of large-session 71,721, of intervals 100 to
-            1,000, of page 1,000.
+            1,000, of inputs and page 1,000.
         threads: CPU threads, several numbers one after another. Published figures are of one.
         device: cpu or cuda; fit, load and scale are of the CPU.
         quick: few repetitions, to see that it works.
@@ -100,9 +102,13 @@ def measure(config: BenchmarkConfig, console: Console) -> Iterator[list[dict[str
         torch.set_num_threads(1)
         for units in config.units or INTERVAL_UNITS:
             yield [time_intervals(units, *((20,) if config.quick else ()))]
+    if "inputs" in config.what:
+        torch.set_num_threads(1)
+        for units in config.units or LIVE_UNITS:
+            yield [time_inputs(units, *((120,) if config.quick else ()))]
     if "page" in config.what:
         torch.set_num_threads(1)
-        for units in config.units or PAGE_UNITS:
+        for units in config.units or LIVE_UNITS:
             yield [time_page(units, *((8,) if config.quick else ()))]
     if set(config.what) <= _BY_THEMSELVES:
         return

@@ -10,13 +10,13 @@ from __future__ import annotations
 import multiprocessing
 import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from forebrain.benchmarking.intervals import untrained
+from forebrain.benchmarking.timing import p99_ratio, waited_s
 from forebrain.realtime import LiveConfig
 from forebrain.realtime.pacing import Pacer
 from forebrain.realtime.page import listen, shown, url_of
@@ -27,7 +27,6 @@ RATE_HZ = 30.0
 BLOCK = 30  # frames with or without the page
 BLOCKS = 240
 REHEARSALS = 20
-RESAMPLES = 500
 
 
 def time_page(units: int, blocks: int = BLOCKS) -> dict[str, Any]:
@@ -56,10 +55,10 @@ def time_page(units: int, blocks: int = BLOCKS) -> dict[str, Any]:
             for number, frame in enumerate(stream):
                 pacer.wait(number)
                 block, place = divmod(number, BLOCK)
-                came, waited = time.perf_counter(), _waited_s()
+                came, waited = time.perf_counter(), waited_s()
                 live.ingest(frame)
                 live.forecast()
-                reply_s[block, place] = time.perf_counter() - came - (_waited_s() - waited)
+                reply_s[block, place] = time.perf_counter() - came - (waited_s() - waited)
                 live.settle()
                 if block % 2:
                     began = time.thread_time()
@@ -71,7 +70,7 @@ def time_page(units: int, blocks: int = BLOCKS) -> dict[str, Any]:
     whole = live.context // BLOCK + 2  # blocks whose frames all have a forecast, the first pair of them even
     whole += whole % 2
     without, with_page = reply_s[whole::2], reply_s[whole + 1 :: 2]
-    low, high = interval(without, with_page, rng)
+    low, high = p99_ratio(without, with_page, rng)
     p99_ms, p99_shown_ms = (1e3 * float(np.quantile(each, 0.99)) for each in (without, with_page))
     return {
         "what": "page", "units": units, "batch": 1, "dtype": "bf16", "device": "cpu",
@@ -81,25 +80,6 @@ def time_page(units: int, blocks: int = BLOCKS) -> dict[str, Any]:
         "p99_ratio": p99_shown_ms / p99_ms, "p99_low": low, "p99_high": high,
         "core_share": float(shown_s[whole + 1 :: 2].mean()) * RATE_HZ,
     }  # fmt: skip
-
-
-def interval(without: np.ndarray, with_page: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """95 % of the ratio of 99th percentiles, by bootstrap over pairs of blocks [pairs, BLOCK]."""
-    pairs = len(without)
-    ratios = np.empty(RESAMPLES)
-    for number in range(RESAMPLES):
-        drawn = rng.integers(pairs, size=pairs)
-        ratios[number] = np.quantile(with_page[drawn], 0.99) / np.quantile(without[drawn], 0.99)
-    low, high = np.quantile(ratios, [0.025, 0.975]).tolist()
-    return low, high
-
-
-def _waited_s() -> float:
-    """Seconds that this thread was ready to run and got no core; 0 where the kernel does not say."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except OSError:
-        return 0.0
 
 
 def _read(url: str) -> None:

@@ -23,6 +23,8 @@ def line(rows: Rows) -> str:
         return f"{row['sessions']:,} sessions: {row['phase']} {row['seconds']:,.1f} s"
     if row["what"] == "intervals":
         return f"intervals: {row['units']:,} units: {row['share']:.1%} of a forecast"
+    if row["what"] == "inputs":
+        return f"inputs: {row['units']:,} units: with a plan p99 {row['p99_ratio']:.3f} times as long"
     if row["what"] == "page":
         share, times = row["core_share"], row["p99_ratio"]
         return f"page: {row['units']:,} units: {share:.2%} of a core, p99 {times:.3f} times as long"
@@ -52,6 +54,7 @@ def tables(rows: Rows) -> list[Table]:
         ("store", _of_stores),
         ("many-sessions", _of_many_sessions),
         ("intervals", _of_intervals),
+        ("inputs", _of_inputs),
         ("page", _of_page),
     ):
         own = [row for row in rows if row["what"] == what]
@@ -83,17 +86,32 @@ def _of_intervals(rows: Rows) -> Table:
     return table
 
 
+def _of_inputs(rows: Rows) -> Table:
+    table = Table(
+        "units", "features", "frames", "median ms", "with a plan", "p99 ms", "with a plan", "95 %",
+        title="what inputs and a plan of each frame cost a live forecast by a stack",
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(f"{row['units']:,}", f"{row['features']}", f"{row['frames']:,}", *_compared(row))
+    return table
+
+
+def _compared(row: dict[str, Any]) -> tuple[str, ...]:
+    """The median and the 99th percentile without something, and how many times as long both are with it."""
+    return (
+        f"{row['median_ms']:.2f}", f"x {row['ratio']:.3f}",
+        f"{row['p99_ms']:.2f}", f"x {row['p99_ratio']:.3f}",
+        f"{row['p99_low']:.3f} to {row['p99_high']:.3f}",
+    )  # fmt: skip
+
+
 def _of_page(rows: Rows) -> Table:
     table = Table(
         "units", "frames", "of a core", "median ms", "with the page", "p99 ms", "with the page", "95 %",
         title="what the live page costs the forecaster, at 30 frames a second",
     )  # fmt: skip
     for row in rows:
-        table.add_row(
-            f"{row['units']:,}", f"{row['frames']:,}", f"{row['core_share']:.2%}", f"{row['median_ms']:.2f}",
-            f"x {row['ratio']:.3f}", f"{row['p99_ms']:.2f}", f"x {row['p99_ratio']:.3f}",
-            f"{row['p99_low']:.3f} to {row['p99_high']:.3f}",
-        )  # fmt: skip
+        table.add_row(f"{row['units']:,}", f"{row['frames']:,}", f"{row['core_share']:.2%}", *_compared(row))
     return table
 
 

@@ -16,6 +16,7 @@ import torch
 
 # Below so many repetitions a 99th percentile is no more than the largest.
 P99_FROM = 100
+RESAMPLES = 500
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,25 @@ def seconds_of(function: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began
+
+
+def waited_s() -> float:
+    """Seconds that this thread was ready to run and got no core; 0 where the kernel does not say."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+def p99_ratio(without: np.ndarray, with_it: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """95 % of the ratio of 99th percentiles, by bootstrap over pairs of blocks [pairs, repetitions]."""
+    pairs = len(without)
+    ratios = np.empty(RESAMPLES)
+    for number in range(RESAMPLES):
+        drawn = rng.integers(pairs, size=pairs)
+        ratios[number] = np.quantile(with_it[drawn], 0.99) / np.quantile(without[drawn], 0.99)
+    low, high = np.quantile(ratios, [0.025, 0.975]).tolist()
+    return low, high
 
 
 def _resident(name: str) -> int:
