@@ -34,9 +34,9 @@ class LiveInputs:
         self._context = context
         self._last: np.ndarray | None = None
         self._plan = np.zeros((0, len(stacks.inputs)), np.float32)
-        # Features over the context of the newest forecast, and how many frames of inputs had come; by whether
-        # it knew a plan.
-        self._features: dict[bool, tuple[np.ndarray, int]] = {}
+        # Of the newest forecast with a plan, and of that without: the features of its context and horizon,
+        # the inputs it took the horizon to have, and how many frames of inputs had come.
+        self._features: dict[bool, tuple[np.ndarray, np.ndarray, int]] = {}
         self._count = 0
 
     @property
@@ -160,14 +160,23 @@ class LiveInputs:
         return forecast
 
     def _response_features(self, past: np.ndarray, plan: np.ndarray | None) -> np.ndarray | None:
-        """[1, C + H, F], see `InputStacks.response_features`; of frames that an earlier forecast saw they are
-        as they were then."""
-        context, (before, count) = self._context, self._features.get(plan is not None, (None, 0))
-        new = context if before is None else min(self._count - count, context)
-        count = max(1, new)  # the newest frame is formed anew, whatever is known
-        formed = self.stacks.response_features(past, plan, count)
-        if formed is not None:
-            if before is not None:
-                formed = np.concatenate([before[:, new : context - count + new], formed], axis=1)
-            self._features[plan is not None] = formed[:, :context], self._count
-        return formed
+        """[1, C + H, F], see `InputStacks.response_features`. Those of an earlier forecast are kept up to the
+        first frame whose inputs came, or are planned now, otherwise than was planned then."""
+        ahead = self.stacks.inputs_ahead(past, plan)
+        if ahead is None:
+            return None
+        before, new = self._features.get(plan is not None), self._context
+        if before is not None:
+            features, expected, count = before
+            new = self._count - count
+        if before is None or new >= self._context:
+            features = self.stacks.response_features(past, plan, ahead, self._context + self.horizon)
+        else:
+            came = np.concatenate([past[0, past.shape[1] - new :], ahead[0]])[: self.horizon]
+            differs = (came != expected[0]).any(axis=1)
+            kept = int(differs.argmax()) if differs.any() else self.horizon
+            if missing := new + self.horizon - kept:
+                formed = self.stacks.response_features(past, plan, ahead, missing)
+                features = np.concatenate([features[:, new : self._context + kept], formed], axis=1)
+        self._features[plan is not None] = features, ahead.copy(), self._count
+        return features

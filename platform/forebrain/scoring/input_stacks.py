@@ -65,15 +65,10 @@ class RestStack:
         """H, frames."""
         return self.stack.linear.weights.shape[1]
 
-    def features(self, context: int, inputs: np.ndarray) -> np.ndarray:
-        """float32 [B, C + H, F], over a context of C frames and the horizon.
-
-        Args:
-            context: C; of fewer frames than forecasts read it is the newest.
-            inputs: float32 [B, at least `frames_before(C)` + H, D].
-        """
-        first = inputs.shape[1] - self.horizon - self.frames_before(context)
-        return self.response.features(inputs[:, first:])
+    def features(self, inputs: np.ndarray, count: int) -> np.ndarray:
+        """float32 [B, count, F], of the newest frames of inputs [B, T, D]."""
+        features = self.response.features
+        return features(inputs[:, inputs.shape[1] - features.before - count + 1 :])
 
     def forecast(self, context: np.ndarray, model: Forecaster, features: np.ndarray) -> np.ndarray:
         """float32 [B, H, N] from contexts [B, C, N] and features [B, C + H, F] of their inputs."""
@@ -153,7 +148,7 @@ class InputStacks:
             model: of the backbone, (session, context) -> [B, H, N].
             past: float32 [B, `frames_before(C)`, D], up to the last frame of the context.
             plan: float32 [B, H, D]; of inputs that cannot be planned it is not read.
-            features: `response_features` of the whole context, where they are at hand.
+            features: `response_features` of the whole context and horizon, where they are at hand.
 
         Returns:
             float32 [B, H, N].
@@ -161,8 +156,9 @@ class InputStacks:
         rest = self._rest(plan)
         if rest is not None:
             if features is None:
-                features = self.response_features(past, plan, context.shape[1])
-            assert features is not None
+                ahead = self.inputs_ahead(past, plan)
+                assert ahead is not None
+                features = self.response_features(past, plan, ahead, context.shape[1] + rest.horizon)
             return rest.forecast(context, model, features)
         if not isinstance(self.past, Stack):
             raise ConfigError("neither the past of the inputs nor a plan helps; forecast without them.")
@@ -171,24 +167,32 @@ class InputStacks:
             context, model(0, context), [FeatureBlock(BLOCK, self.features(seen)[:, 0])]
         )
 
-    def response_features(self, past: np.ndarray, plan: np.ndarray | None, count: int) -> np.ndarray | None:
-        """float32 [B, C + H, F]: what `forecast` forms a response of, over the newest C frames and H more.
+    def inputs_ahead(self, past: np.ndarray, plan: np.ndarray | None) -> np.ndarray | None:
+        """float32 [B, H, D]: the inputs that `forecast` takes the horizon to have, the plan or what stays.
 
-        Those of a frame of the past are the same in every context that it lies in.
-
-        Args:
-            past, plan: as `forecast` takes them.
-            count: C, frames.
-
-        Returns:
-            None where the forecast takes no response off the context.
+        None where it forms no response to them.
         """
         rest = self._rest(plan)
         if rest is None:
             return None
-        if plan is None or rest is self.past:
-            plan = np.stack([held(each, self.inputs, rest.horizon) for each in past])
-        return rest.features(count, self._inputs(rest, past, plan))
+        if plan is not None and rest is self.plan:
+            return plan
+        return np.stack([held(each, self.inputs, rest.horizon) for each in past])
+
+    def response_features(
+        self, past: np.ndarray, plan: np.ndarray | None, ahead: np.ndarray, count: int
+    ) -> np.ndarray:
+        """float32 [B, count, F]: what `forecast` forms a response of, of the newest frames up to the end of
+        the horizon. Those of a frame depend on the inputs up to it alone.
+
+        Args:
+            past, plan: as `forecast` takes them.
+            ahead: of `inputs_ahead`.
+            count: of frames, those of the horizon among them.
+        """
+        rest = self._rest(plan)
+        assert rest is not None
+        return rest.features(self._inputs(rest, past, ahead), count)
 
     def _rest(self, plan: np.ndarray | None) -> RestStack | None:
         """What a forecast takes a response off with; None where it does not."""
@@ -199,9 +203,8 @@ class InputStacks:
     def responses(self, context: int, past: np.ndarray, plan: np.ndarray) -> np.ndarray:
         """float32 [B, C + H, N]: the units' response over contexts of C frames and a horizon under a plan."""
         assert self.plan is not None
-        return self.plan.response.of_features(
-            self.plan.features(context, self._inputs(self.plan, past, plan))
-        )
+        features = self.plan.features(self._inputs(self.plan, past, plan), context + self.plan.horizon)
+        return self.plan.response.of_features(features)
 
     def effect(
         self,
