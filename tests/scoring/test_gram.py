@@ -57,7 +57,7 @@ def test_a_block_with_infinite_strength_has_no_weight() -> None:
     np.testing.assert_allclose(weights.own, without.own, atol=1e-6)
 
 
-def test_sums_add_up_are_taken_apart_and_fade() -> None:
+def test_sums_add_up_and_are_taken_apart() -> None:
     past, residual, blocks = make()
     first, second = slice(0, 25), slice(25, B)
 
@@ -70,10 +70,6 @@ def test_sums_add_up_are_taken_apart_and_fade() -> None:
     for name in ("pooled", "own", "common", "cross", "squares", "num_windows"):
         np.testing.assert_allclose(getattr(of(first).plus(of(second)), name), getattr(whole, name), atol=1e-3)
         np.testing.assert_allclose(getattr(whole.less(of(first)), name), getattr(of(second), name), atol=1e-3)
-    faded = of(first)
-    faded.fade(0.5)
-    np.testing.assert_allclose(faded.own, 0.5 * of(first).own)
-    assert faded.num_windows == 12.5
 
 
 def test_sums_that_are_solved_again_with_other_strengths_remember_none_of_the_former() -> None:

@@ -97,13 +97,6 @@ class Gram:
             squares=float(np.square(residual).sum(dtype=np.float64)),
         )
 
-    def fade(self, factor: float) -> None:
-        """Multiplies all sums by a factor below 1, so that what comes after weighs more."""
-        self.num_windows *= factor
-        self.squares *= factor
-        for array in (self.pooled, self.own, self.common, self.cross):
-            array *= factor
-
     def plus(self, other: Gram) -> Gram:
         """The sums of both's windows."""
         return self._with(other, 1)
