@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -88,12 +89,33 @@ def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config
     Raises:
         ConfigError: an unknown key, a missing one, or an impossible value; the message names it.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(_narrowed(config_class, lambda key: _at(values, key)))
+    kind: Any = config_class
+    parser = _parser_of(kind, tuple((key, _at(values, key)) for key in _choices_in(kind)))
     try:
         return _instantiate(parser, config_class, parser.parse_object(dict(values)))
     except ArgumentError as error:
         raise ConfigError(str(error)) from error
+
+
+@lru_cache(maxsize=64)
+def _parser_of(config_class: type[Any], chosen: tuple[tuple[str, Any], ...]) -> ArgumentParser:
+    """Kept, since to make it takes longer than to parse with it, and a study reads a config a trial.
+
+    Args:
+        config_class: a dataclass.
+        chosen: keys of its choices such as `model.name`, and what was given for each; None for nothing.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(_narrowed(config_class, dict(chosen).get))
+    return parser
+
+
+@lru_cache(maxsize=64)
+def _choices_in(config_class: type[Any]) -> tuple[str, ...]:
+    """Keys of the names by which `_narrowed` chooses."""
+    keys: list[str] = []
+    _narrowed(config_class, keys.append)
+    return tuple(keys)
 
 
 def _instantiate(parser: ArgumentParser, config_class: type[Config], values: Namespace) -> Config:

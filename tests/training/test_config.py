@@ -53,6 +53,19 @@ def test_the_models_name_chooses_its_options(tmp_path: Path) -> None:
         parse(PretrainConfig, [*GIVEN, "--config", str(file), "--model.name", "mlp"])
 
 
+def test_what_was_read_before_leaves_nothing_in_what_is_read_now() -> None:
+    values = {"data": "a", "out": "b", "model": {"width": 16}, "holdout": {"subjects": ["lab/b"]}}
+    first = from_values(PretrainConfig, values)
+    assert first.holdout.subjects is not None
+    first.holdout.subjects.append("lab/a")
+    assert from_values(PretrainConfig, {**values, "model": {"name": "mlp"}}).model == MlpConfig()
+    assert from_values(PretrainConfig, {"data": "c", "out": "d"}) == PretrainConfig("c", "d")
+    with pytest.raises(ConfigError, match="stepz"):
+        from_values(PretrainConfig, {**values, "training": {"stepz": 3}})
+    again = from_values(PretrainConfig, values)
+    assert again.holdout.subjects == ["lab/b"] and again.model == first.model
+
+
 def test_a_slot_within_a_config_within_a_config_is_chosen_too() -> None:
     arguments = ["--pretrain.data", "a", "--pretrain.out", "b", "--pretrain.model.name", "nlinear"]
     config = parse(ChaosConfig, arguments)
