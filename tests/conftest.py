@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,14 +19,30 @@ import pytest
 
 from cluster_folders import CLUSTERS
 from faulty_proxy import FaultyProxy
+from forebrain import plotting
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 
 
+def pytest_configure() -> None:
+    """A shell has what it puts in the background ignore SIGINT, and so would all that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters first, since they are the one part that cannot be shared out."""
-    items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))
+    """Clusters first, since they are the one part that cannot be shared out; then files with slow tests, so
+    that none of them is begun when all else is done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.nodeid.startswith(CLUSTERS), item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """What all files have imported stays until the end: no collection of garbage looks at it again, which
+    took a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -38,6 +56,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "clusters" if nodeid.startswith(CLUSTERS) else super()._split_scope(nodeid)
 
     return ClustersTogether(config, log)
+
+
+@pytest.fixture
+def fine_pictures() -> None:
+    """Asks for pictures as people see them."""
+
+
+@pytest.fixture(autouse=True)
+def rough_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are small and not laid out where a test does not ask for fine ones: they are what takes most
+    of a small run's time."""
+    if "fine_pictures" not in request.fixturenames:
+        monkeypatch.setitem(plotting._STYLE, "figure.dpi", 30)
+        monkeypatch.setitem(plotting._STYLE, "figure.constrained_layout.use", False)
 
 
 @pytest.fixture(scope="session")

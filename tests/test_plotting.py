@@ -13,6 +13,8 @@ from forebrain import plotting
 from forebrain.models.registry import MODELS
 from forebrain.scoring.baselines import BASELINES
 
+pytestmark = pytest.mark.usefixtures("fine_pictures")
+
 PACKAGE = Path(__file__).parent.parent / "platform" / "forebrain"
 
 

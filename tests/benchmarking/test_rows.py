@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from forebrain.benchmarking import report
 from forebrain.benchmarking.rows import RowFile
+
+pytestmark = pytest.mark.usefixtures("fine_pictures")
 
 
 def large_row(workers: int, units_forecast: int, ms: float) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def test_inspect_tells_in_advance_what_is_too_short(
     assert least_frames(40, 16) == 278 and least_frames(48, 16) == 318
 
 
+@pytest.mark.usefixtures("fine_pictures")
 def test_inspect_takes_what_a_recording_does_not_state_and_draws_what_it_took(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,8 @@ from forebrain.scoring.evaluate import evaluate, fit_baselines
 from forebrain.scoring.noise import noise_variance
 from forebrain.scoring.window_source import ArrayWindows
 
+pytestmark = pytest.mark.usefixtures("fine_pictures")
+
 C, H = 12, 4
 
 

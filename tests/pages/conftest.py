@@ -72,13 +72,20 @@ def evaluation(walk: Callable[..., Session]) -> tuple[Evaluation, ArrayWindows]:
     return evaluate(forecasters, source, "test", windows_per_session=32), source
 
 
-@pytest.fixture
-def make_run(tmp_path: Path, evaluation: tuple[Evaluation, ArrayWindows]) -> Callable[..., str]:
-    """A run folder as a finished run leaves it, or one that goes on."""
+@pytest.fixture(scope="session")
+def shown(evaluation: tuple[Evaluation, ArrayWindows], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables and pictures of the evaluation."""
     scored, source = evaluation
     forecasters = {"POCO": lambda _, context: 0.8 * context[:, -4:], **fit_baselines(source)}
-    shown = tmp_path / "shown"
-    write_report(shown, scored, make_example(forecasters, source, 0, "test"), "POCO")
+    folder = tmp_path_factory.mktemp("shown")
+    write_report(folder, scored, make_example(forecasters, source, 0, "test"), "POCO")
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, evaluation: tuple[Evaluation, ArrayWindows], shown: Path) -> Callable[..., str]:
+    """A run folder as a finished run leaves it, or one that goes on."""
+    scored, _ = evaluation
 
     def make(name: str, finished: bool = True, steps: int = 200, **config: object) -> str:
         folder = tmp_path / "runs" / name

@@ -17,7 +17,7 @@ from forebrain.pages.catalogue import write_catalogue
 from forebrain.pages.side_by_side import write_side_by_side
 from forebrain_registry import Registry
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fine_pictures")]
 # What a hand would do comes before; what then is to be seen is left in the page, and read from it.
 REPORT = """
 <script>

@@ -12,6 +12,8 @@ from forebrain import plotting
 from forebrain.console import make_console
 from forebrain.realtime.latency import Latency, latency_histogram
 
+pytestmark = pytest.mark.usefixtures("fine_pictures")
+
 
 def test_late_and_lost_forecasts_are_misses() -> None:
     latency = Latency.of(np.array([1.0, 2.0, 3.0, np.nan, 10.0]), budget_ms=3.0)

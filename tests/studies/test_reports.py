@@ -18,6 +18,8 @@ from forebrain.studies.study import Outcome, read_outcomes
 from forebrain.studies.trials import Trial
 from forebrain_registry.storage import Folder
 
+pytestmark = pytest.mark.usefixtures("fine_pictures")
+
 COMMAND = "python jobs/ablate.py --config a.yaml"
 SESSIONS = [f"lab/fish/{number}" for number in range(6)]
 
