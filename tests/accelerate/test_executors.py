@@ -375,9 +375,12 @@ def test_where_no_executor_fits_the_model_answers(purpose: Purpose) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_equations_are_the_models() -> None:
+def test_equations_compiled_once_for_sessions_of_all_sizes_are_the_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     model = build(SMALL)
-    inputs = batch(model, [(2, 30), (1, 9)])
+    inputs = batch(model, [(2, 30), (3, 9)])
     targets = targets_of(inputs, SMALL.horizon)
     loss = model.loss(inputs, targets)
     wanted = gradients(model, inputs, loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,15 @@ TINY = [
     "--model.film_width", "32", "--training.batch_size", "16", "--training.steps", "4",
     "--training.validate_every", "4", "--training.threads", "1", "--evaluation.windows_per_session", "8",
 ]  # fmt: skip
+# One command after the other in one process, so that all is imported once.
+STORY = """
+import json, sys
+from forebrain.commands import main
+for words in json.load(sys.stdin):
+    print("forebrain", *words)
+    if status := main(words):
+        sys.exit(status)
+"""
 # Stands where Ray would be found: a machine without it.
 NO_RAY = "raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')\n"
 
@@ -48,8 +58,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def forebrain(site: Path, tmp_path: Path) -> Callable[..., str]:
-    """Calls the installed program in an empty folder; returns what it prints."""
+def call(site: Path, tmp_path: Path) -> Callable[..., str]:
+    """Runs something in an empty folder, where only what is installed is found; returns what it prints."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FOREBRAIN_")}
     environment |= {
         "PYTHONPATH": str(site),
@@ -57,44 +67,48 @@ def forebrain(site: Path, tmp_path: Path) -> Callable[..., str]:
         "OMP_NUM_THREADS": "1",
     }
 
-    def call(*words: str) -> str:
+    def run(*command: str, given: str = "") -> str:
         done = subprocess.run(
-            [str(site / "bin" / "forebrain"), *words],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"forebrain {' '.join(words)}\n{done.stdout}{done.stderr}"
+            command, cwd=tmp_path, env=environment, input=given, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    return call
+    return run
 
 
 def test_it_trains_publishes_adapts_and_forecasts_without_ray(
-    forebrain: Callable[..., str], walk: Callable[..., Session], tmp_path: Path
+    call: Callable[..., str], walk: Callable[..., Session], tmp_path: Path
 ) -> None:
     (tmp_path / "lab").mkdir()
     for seed in (1, 2):
         walk(seed, num_frames=400).save(tmp_path / "lab" / f"{seed}.npz")
     walk(3, num_frames=400).save(tmp_path / "mine.npz")
     registry = ["--registry", "models"]
-
-    assert "2 sessions can be used" in forebrain("inspect", "lab")
-    forebrain("prepare", "--recording", "lab", "--out", "shards", "--workers", "0")
-    forebrain("pretrain", "--data", "shards", "--out", "run", *TINY, "--publish", "worms", *registry)
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 4
-    forebrain("publish", "--run", "run", "--name", "others", *registry)
-    assert {"worms", "others"} <= set(forebrain("registry", "list", *registry).replace("│", " ").split())
-    forebrain("evaluate", "--run", "run", "--full")
     adapt = ["adapt", "--model", "worms", *registry, "--steps", "2"]
-    forebrain(*adapt, "--recording", "mine.npz", "--out", "mine")
-    forebrain("forecast", "--adapted", "mine", "--recording", "mine.npz", "--out", "ahead.csv")
+    commands = [
+        ["inspect", "lab"],
+        ["prepare", "--recording", "lab", "--out", "shards", "--workers", "0"],
+        ["pretrain", "--data", "shards", "--out", "run", *TINY, "--publish", "worms", *registry],
+        ["publish", "--run", "run", "--name", "others", *registry],
+        ["registry", "list", *registry],
+        ["evaluate", "--run", "run", "--full"],
+        [*adapt, "--recording", "mine.npz", "--out", "mine"],
+        ["forecast", "--adapted", "mine", "--recording", "mine.npz", "--out", "ahead.csv"],
+        [*adapt, "--recording", "lab", "--out", "each", "--workers", "0"],
+    ]
+    printed = call(sys.executable, "-c", STORY, given=json.dumps(commands))
+    assert "2 sessions can be used" in printed
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 4
+    (listed,) = re.findall(r"^forebrain registry list.*?(?=^forebrain )", printed, re.DOTALL | re.MULTILINE)
+    assert {"worms", "others"} <= set(listed.replace("│", " ").split())
     assert len((tmp_path / "ahead.csv").read_text().splitlines()) == 17
-    forebrain(*adapt, "--recording", "lab", "--out", "each", "--workers", "0")
     assert (tmp_path / "each" / "table.csv").exists()
 
 
-def test_every_command_and_study_is_in_it(forebrain: Callable[..., str], site: Path) -> None:
+def test_every_command_and_study_is_in_it(call: Callable[..., str], site: Path) -> None:
     # Completion reads the options of every command.
-    script = forebrain("completion", "bash")
+    script = call(str(site / "bin" / "forebrain"), "completion", "bash")
     assert [name for name in SUMMARIES if f'"{name}") words=' not in script] == []
     definitions = ROOT / "platform" / "forebrain" / "studies" / "definitions"
     for path in definitions.glob("*.yaml"):

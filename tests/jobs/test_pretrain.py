@@ -124,15 +124,6 @@ def test_another_config_there_is_refused_and_nothing_changes(finished) -> None:
     assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == before
 
 
-def test_evaluate_scores_every_window_when_asked(finished) -> None:
-    out, _ = finished
-    done = run_here("evaluate.py", "--run", str(out), "--full")
-    assert done.returncode == 0, done.stderr
-    windows = json.loads((out / "result.json").read_text())["test"]["windows"]
-    assert windows["scored"] == windows["available"]
-    assert "linear" in done.stdout
-
-
 def test_a_run_in_one_plain_process_needs_no_ray(tmp_path: Path) -> None:
     from forebrain.shards.options import PrepareConfig
     from forebrain.shards.prepare import prepare
@@ -250,10 +241,13 @@ def test_brackets_in_names_are_names(tmp_path: Path) -> None:
     assert str(out) in done.stdout.splitlines()[-1]
 
 
-def test_more_workers_than_cores_is_an_error_and_not_a_wait(tmp_path: Path, finished) -> None:
-    place = ["--data", str(finished[0] / "shards"), "--out", str(tmp_path / "run")]
-    done = run_job("pretrain.py", *place, *TINY, "--workers", "999")
-    assert done.returncode == 2 and "workers is 999" in done.stderr
+def test_more_workers_than_cores_is_an_error_and_not_a_wait(
+    tmp_path: Path, finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebrain.ray_runtime.start_ray", lambda: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    done = pretrain(finished[0] / "shards", tmp_path / "run", "--workers", "999")
+    assert done.returncode == 2 and "workers is 999 and there are 2 cores" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -285,6 +279,17 @@ def sixty_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recording(folder / "data", "a", 400)
     assert pretrain(folder / "data", folder / "run", "--workers", "0", *SIXTY).returncode == 0
     return folder / "run"
+
+
+def test_evaluate_scores_every_window_when_asked(sixty_steps: Path) -> None:
+    def windows() -> dict[str, int]:
+        return json.loads((sixty_steps / "result.json").read_text())["test"]["windows"]
+
+    assert windows()["scored"] < windows()["available"]
+    done = run_here("evaluate.py", "--run", str(sixty_steps), "--full")
+    assert done.returncode == 0, done.stderr
+    assert windows()["scored"] == windows()["available"]
+    assert "linear" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,8 @@ ENVIRONMENT = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 TINY = [
-    "--model.width", "16", "--model.num_heads", "2", "--model.head_width", "16", "--model.film_width", "32",
+    "--model.context", "12", "--model.horizon", "4", "--model.token_length", "4", "--model.width", "16",
+    "--model.num_heads", "2", "--model.head_width", "16", "--model.film_width", "32",
     "--training.batch_size", "8", "--training.steps", "2", "--training.validate_every", "2",
     "--evaluation.windows_per_session", "4",
 ]  # fmt: skip
@@ -121,8 +122,11 @@ def test_the_doctor_finds_where_jobs_are_submitted(head: Head) -> None:
     assert done.returncode == 0 and f"{head.dashboard}: takes jobs" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_submitted_job_trains_on_the_cluster_and_leaves_its_run(head: Head, tmp_path: Path) -> None:
-    done = submit(head, "--data", "sim://default", "--out", str(tmp_path / "run"), *TINY)
+def test_a_submitted_job_prepares_and_trains_on_the_cluster_and_leaves_its_run(
+    head: Head, save_session: Callable[..., str], tmp_path: Path
+) -> None:
+    recordings = {Path(save_session(name)).parent for name in ("a.npz", "b.npz")}
+    done = submit(head, "--data", str(recordings.pop()), "--out", str(tmp_path / "run"), *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2
     assert "validation score" in done.stdout

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
+from forebrain.commands import main
 from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError, StudyError
@@ -185,16 +187,22 @@ def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: 
 
 
 def test_a_study_lives_in_a_bucket_as_in_a_folder(
-    small_run: dict[str, Any], s3_bucket: str, tmp_path: Path
+    small_run: dict[str, Any], s3_bucket: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config, out = tmp_path / "study.yaml", f"{s3_bucket}/study"
     values = {"pretrain": {**small_run, "out": out}, "axes": {"model.width": [32]}, "num_seeds": 1}
     config.write_text(yaml.safe_dump(values))
-    printed, errors = run_job(config).communicate(timeout=240)
+    command = ["study", "ablate", "--config", str(config)]
+    try:
+        assert main(command) == 0
+    finally:
+        ray.shutdown()
+    printed, errors = capfd.readouterr()
     assert "width=32, seed 0: test score" in printed and "Traceback" not in errors, errors
     folder = Folder(out)
     assert len(json.loads(folder.read("results.json"))["trials"]) == 2
     assert folder.exists("trials/width=32/seed-0/result.json")
 
-    again, errors = run_job(config).communicate(timeout=240)
+    assert main(command) == 0 and not ray.is_initialized()
+    again, errors = capfd.readouterr()
     assert "2 trials" in again and "2 of them done already" in again, errors

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from forebrain.commands import main
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError
 from forebrain.models.base import Interface
@@ -274,16 +272,10 @@ def test_bytes_sent_a_step_depend_neither_on_sessions_nor_on_units(tmp_path: Pat
         assert (split - whole == each * np.array([[4], [4], [2], [2]])).all()
 
 
+@pytest.mark.slow
 def test_a_step_on_71721_units_stays_within_the_stated_memory(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
     out = tmp_path / "rows.json"
-    paths = os.pathsep.join([str(root / "platform"), str(root / "registry")])
-    subprocess.run(
-        [sys.executable, str(root / "jobs" / "large_session.py"), "--json", str(out)],
-        env={**os.environ, "PYTHONPATH": paths},
-        check=True,
-        capture_output=True,
-    )
+    assert main(["benchmark", "--what", "large-session", "--json", str(out)]) == 0
     *trained, fitted = json.loads(out.read_text())
     assert fitted["what"] == "fit" and fitted["peak_bytes"] < 950e6
     rows = {(row["workers"], row["units_forecast"]): row for row in trained}

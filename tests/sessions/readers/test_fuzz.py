@@ -16,6 +16,6 @@ def test_mutated_recordings_are_typed_errors_or_what_their_library_reads() -> No
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutated_recordings_are_typed_errors_or_what_their_library_reads() -> None:
-    _, wrong = fuzz.run(range(10_000))
+def test_thousands_of_mutated_recordings_are_typed_errors_or_what_their_library_reads() -> None:
+    _, wrong = fuzz.run(range(300, 2300))
     assert not wrong, wrong
