@@ -161,8 +161,8 @@ def test_a_recording_in_which_nothing_moves_while_steps_are_chosen_is_refused(
 def test_what_a_reader_guessed_is_told(backbone: Backbone, walk: Callable[..., Session]) -> None:
     guessed = {"identity_note": "identity guessed from the file name", "licence": "MIT"}
     comparison = compare(backbone, replace(walk(9, num_frames=300), metadata=guessed), "none", QUICK)
-    assert comparison.findings()[0] == "identity guessed from the file name"
-    assert "has seen this animal cannot be told" in comparison.findings()[1]
+    assert "identity guessed from the file name" in comparison.findings()
+    assert any("has seen this animal cannot be told" in each for each in comparison.findings())
     assert comparison.result()["leak"] is False and comparison.result()["leak_note"] in comparison.findings()
 
 
