@@ -14,12 +14,15 @@ from matplotlib.figure import Figure
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import Comparison, compare, leak_of
+from forebrain.adaptation.description import Description
 from forebrain.adaptation.fit import FitConfig
+from forebrain.adaptation.origin import weights_of
 from forebrain.adaptation.report import save_comparison
 from forebrain.adaptation.score import Lead
 from forebrain.errors import AdaptationError
+from forebrain.models.baselines.mlp import MlpConfig
 from forebrain.sessions.session import Session
-from forebrain_registry import Registry
+from forebrain_registry import Metadata, Registry, SeenSession, publish
 
 QUICK = FitConfig(steps=6, batch_size=4)
 
@@ -137,6 +140,26 @@ def test_progress_is_told_of_steps_and_of_windows(backbone: Backbone, walk: Call
         assert [done for each, done, _ in told if each == what] == [0, 1, 2, 3, 4, 5, 6]
     for what in ("scoring the validation part: window", "scoring the test part: window"):
         assert [(done, total) for each, done, total in told if each == what][-1] == (45, 45)
+
+
+def test_a_model_without_embeddings_is_weighed_as_it_is_beside_all_rivals(
+    registry: Registry, description: Description, walk: Callable[..., Session]
+) -> None:
+    described = replace(description, model=MlpConfig(context=12, horizon=4, width=8))
+    version = publish(
+        registry, "plain", {"model.safetensors": weights_of(described.model.build())},
+        Metadata(
+            licence="MIT", config=described.config(), preprocessing=described.preprocessing(),
+            sessions=(SeenSession("lab", "animal1", "one", "celegans", 2.5),),
+        ),
+    )  # fmt: skip
+    plain = Backbone.from_registry(str(version), registry.uri)
+    session = walk(9, num_frames=300)
+    adapted = plain.adapt(session, config=QUICK, progress=False)
+    assert adapted.mode == "none" and adapted.result is not None
+    assert None not in adapted.result["baselines"].values()  # self and era among them
+    with pytest.raises(AdaptationError, match="choose mode none or full"):
+        plain.adapt(session, "embeddings", QUICK)
 
 
 def test_a_leak_is_told_by_session_animal_and_name(backbone: Backbone, walk: Callable[..., Session]) -> None:

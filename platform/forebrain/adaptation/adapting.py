@@ -27,9 +27,15 @@ SCORE_EVERY = 50
 Mode = Literal["embeddings", "forecaster", "full", "scratch", "none"]
 
 
-def default_mode(minutes: float | None) -> Mode:
-    """What is trained where nobody says: of some minutes there is too little to choose a step by."""
-    return "embeddings" if minutes is None else "none"
+def default_mode(model: Model, minutes: float | None) -> Mode:
+    """What is trained where nobody says: the embeddings, if the model has any; of some minutes nothing, since
+    there is too little to choose a step by."""
+    return "embeddings" if minutes is None and knows_units(model) else "none"
+
+
+def knows_units(model: Model) -> bool:
+    """Whether the model's session interface holds anything."""
+    return model.new_interface(1).unit.numel() > 0
 
 
 @dataclass(frozen=True, eq=False)

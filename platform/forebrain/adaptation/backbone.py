@@ -40,7 +40,7 @@ class Backbone(Pretrained):
         Args:
             session: as it was recorded.
             mode: what is trained, see `adapting.train`; None for embeddings, or for nothing where there are
-                only `minutes`.
+                only `minutes` or the model has no embeddings.
             config: the optimisation; None for the defaults.
             to_rate: resample where the recording has another rate than the backbone was trained on.
             score: score it on the part held back, beside copy, mean, linear, ridge and what else could have
@@ -58,7 +58,7 @@ class Backbone(Pretrained):
             AdaptationError: it does not fit the backbone, or nothing moves in the parts that are scored.
         """
         config = config or FitConfig()
-        mode = mode or default_mode(minutes)
+        mode = mode or default_mode(self.model, minutes)
         with progress_shown(progress) as told, config.few_threads(session.num_units):
             if score:
                 comparison = compare(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from forebrain.adaptation.adapting import Mode, Trained, train, windows_to_score
+from forebrain.adaptation.adapting import Mode, Trained, knows_units, train, windows_to_score
 from forebrain.adaptation.artifact import Artifact
 from forebrain.adaptation.era import fit_era
 from forebrain.adaptation.fit import FitConfig, WindowForecaster
@@ -293,7 +293,7 @@ def compare(
         progress: is told what is being done, and how many of how many steps or windows are done.
         rivals: train what else could have been trained on the recording alone: the same model from random
             weights, on the same windows for as many steps, and era. That takes twice as long again, or
-            longer, and is left out with mode none, but for `minutes`.
+            longer, and is left out with mode none, but for `minutes` and a model that knows nothing of units.
         inputs: names of those that forecasts may know; None for all that can be planned.
         hold_out: values of inputs by name, for protocol `values`.
         minutes: fit to so many minutes before the validation part and to no other frame, see `last_minutes`.
@@ -318,7 +318,8 @@ def compare(
     learnt: dict[str, Forecaster] = {}
     in_time: dict[str, ForecasterInTime] = {}
     can_train = all(windows.num_windows(0, part) for part in ("train", "validation"))
-    if rivals and can_train and (mode != "none" or minutes is not None):
+    has_choice = knows_units(backbone.model) or is_copy(backbone)
+    if rivals and can_train and not (mode == "none" and minutes is None and has_choice):
         steps = config.steps
         if mode != "scratch" and not is_copy(backbone):
             others[SCRATCH] = train(backbone, prepared, "scratch", config, after_step=following(SCRATCH))

@@ -74,7 +74,8 @@ class Config:
         session: which session, where the recording holds several.
         registry: where the model is. None: FOREBRAIN_REGISTRY.
         mode: what is trained: embeddings (of the recording's units), forecaster (and it), full (everything),
-            scratch (everything, from random weights) or none. None: embeddings, or none if there are minutes.
+            scratch (everything, from random weights) or none. None: embeddings; none if there are minutes, or
+            if the model has no embeddings.
         minutes: fit and choose by so many minutes before the validation part, and by no other frame. None:
             the whole recording.
         rate_hz: frames a second of recordings that do not state it.
@@ -123,7 +124,7 @@ def run(config: Config, console: Console) -> int:
         model = choice.reference
         console.print(choice.why)
     backbone = _opened(model, config)
-    mode = "none" if model == NO_MODEL else config.mode or default_mode(config.minutes)
+    mode = "none" if model == NO_MODEL else config.mode or default_mode(backbone.model, config.minutes)
     with config.fit.few_threads(session.num_units):
         comparison = compare(
             backbone, session, mode, config.fit, config.resample, progress=Follower(console),
@@ -190,7 +191,7 @@ def _adapt_each(config: Config, console: Console) -> int:
         recordings=config.recording,
         out=config.out,
         registry=config.registry,
-        mode=config.mode or default_mode(config.minutes),
+        mode=config.mode,
         minutes=config.minutes,
         rate_hz=config.rate_hz,
         resample=config.resample,

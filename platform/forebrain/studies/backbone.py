@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from forebrain.adaptation.adapting import default_mode
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import RIVALS, compare
 from forebrain.adaptation.fit import FitConfig
@@ -217,7 +218,7 @@ def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, 
         "left_out_because": None,
     }
     try:
-        comparison = compare(backbone, session, "embeddings", fit, to_rate=True)
+        comparison = compare(backbone, session, default_mode(backbone.model, None), fit, to_rate=True)
     except AdaptationError as error:  # too short to be scored, most often
         return row | {"left_out_because": str(error)}
     result = comparison.result()

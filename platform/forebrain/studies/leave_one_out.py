@@ -190,9 +190,11 @@ def _adapt(backbone: Backbone, session: Session, minutes: float | None, fit: Fit
         "asked_minutes": None if minutes is None or math.isinf(minutes) else minutes,
         "fit": dataclasses.asdict(fit),
     }
-    comparison = compare(backbone, session, default_mode(minutes), fit, to_rate=True, minutes=minutes)
+    comparison = compare(
+        backbone, session, default_mode(backbone.model, minutes), fit, to_rate=True, minutes=minutes
+    )
     zero = comparison
-    if minutes is None:
+    if comparison.mode != "none":
         zero = compare(backbone, session, "none", fit, to_rate=True, rivals=False)
     result = comparison.result()
     row["minutes"] = comparison.prepared.minutes

@@ -14,14 +14,14 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import yaml
 from rich.console import Console
 
-from forebrain.adaptation.adapting import Mode
+from forebrain.adaptation.adapting import Mode, default_mode
 from forebrain.adaptation.artifact import EVALUATION, RESULT
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
@@ -56,7 +56,7 @@ class ManyConfig:
         recordings: files and folders of recordings.
         out: folder or s3://bucket/folder. The same command goes on with what is not finished there.
         registry: where the backbone is. None: FOREBRAIN_REGISTRY.
-        mode: what is trained: embeddings, forecaster, full, scratch or none.
+        mode: what is trained: embeddings, forecaster, full, scratch or none. None: see `default_mode`.
         minutes: fit to so many minutes of each, see `last_minutes`. None: the whole recording.
         rate_hz: frames a second of recordings that do not state it.
         resample: bring recordings to the nearest rate that the backbone was trained on.
@@ -68,7 +68,7 @@ class ManyConfig:
     recordings: list[str]
     out: str
     registry: str | None = None
-    mode: Mode = "embeddings"
+    mode: Mode | None = None
     minutes: float | None = None
     rate_hz: float | None = None
     resample: bool = False
@@ -88,6 +88,7 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
     """
     out = Folder(config.out)
     backbone = Backbone.open(config.model, config.registry)
+    config = replace(config, mode=config.mode or default_mode(backbone.model, config.minutes))
     _claim(out, config, backbone)
     item = {
         "model": backbone.origin.pinned,
