@@ -136,6 +136,13 @@ def test_a_plan_stays_queued_until_too_little_of_it_is_left(adapted: fb.Adapted)
     assert live.knows != "plan"
 
 
+def test_a_queued_plan_stays_as_it_came_when_the_sender_fills_its_array_anew(adapted: fb.Adapted) -> None:
+    live, plan = adapted.stream(), VALUES[500 : 500 + H].copy()
+    played(live, 488, 500, plan)
+    plan[:] = 0
+    np.testing.assert_array_equal(live.inputs.plan, VALUES[500 : 500 + H])
+
+
 def test_what_is_missing_is_held_and_an_event_is_not(adapted: fb.Adapted) -> None:
     live, told = adapted.stream(), adapted.stream()
     played(live, 400, 500), played(told, 400, 500)

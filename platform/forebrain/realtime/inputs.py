@@ -75,7 +75,8 @@ class LiveInputs:
                     f"the frame's inputs have shape {found.shape}; expected ({len(inputs)},), of "
                     f"{', '.join(self.stacks.names)}."
                 )
-        return found, None if plan is None else self.checked_plan(plan)
+        # A plan stays queued, and the sender may fill its array anew.
+        return found, None if plan is None else self.checked_plan(plan).copy()
 
     def checked_plan(self, plan: Any) -> np.ndarray:
         """A plan as float32 [L, D], L at least H. Raises FrameError."""
