@@ -92,3 +92,24 @@ def test_the_errors_of_units_add_up_to_those_of_all() -> None:
         rolling.observe(frame, seen, scale)
         rolling.add(forecast, frame)
     np.testing.assert_allclose(rolling.unit_errors(), squares / counts, rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_made_always", [True, False])
+@pytest.mark.parametrize("absurd", [1e20, -3e38])
+def test_one_absurd_value_is_forgotten(absurd: float, is_made_always: bool) -> None:
+    frames, forecasts, scale = stream(400)
+    scale /= 10  # below 1: the error of the largest number is infinite before it is squared
+    ordinary, rolling = RollingScore(H, N, 10), RollingScore(H, N, 10)
+    for number, (frame, forecast) in enumerate(zip(frames, forecasts, strict=True)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            met = np.where((np.arange(N) == 3) & (number == 30), np.float32(absurd), frame)
+            for score, values in ((ordinary, frame), (rolling, met)):
+                score.observe(values, np.ones(N, bool), scale)
+                if is_made_always or number % 2:
+                    score.add(forecast, values)
+        if number == 32:
+            errors = rolling.unit_errors()
+            assert (errors[:, 3] > 1e4).all() and np.isfinite(errors).all()
+            np.testing.assert_array_equal(np.delete(errors, 3, 1), np.delete(ordinary.unit_errors(), 3, 1))
+    np.testing.assert_allclose(rolling.unit_errors(), ordinary.unit_errors(), rtol=1e-6)
+    assert rolling.score == ordinary.score

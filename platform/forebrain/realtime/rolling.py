@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+# Of a unit, in its scale: an absurd value counts as one so far off. Squared, 1e20 would be infinite, and
+# what is infinite is never forgotten.
+LARGEST_UNIT_ERROR = 1000.0
+
 
 class RollingScore:
     """1 - MSE / MSE of copy over the newest windows whose every target has come.
@@ -43,8 +47,8 @@ class RollingScore:
         return 1 - model / copy if copy > 0 else float("nan")
 
     def unit_errors(self) -> np.ndarray:
-        """[2, N], the mean square of each unit's errors, the model's and copy's, in units of its scale; NaN
-        for a unit that was not scored yet."""
+        """[2, N], the mean square of each unit's errors, the model's and copy's, in units of its scale,
+        those of a frame at most LARGEST_UNIT_ERROR; NaN for a unit that was not scored yet."""
         count = np.where(self._unit_count > 0, self._unit_count, np.nan)
         return self._unit_squares / count
 
@@ -78,7 +82,10 @@ class RollingScore:
 
     def _observe_units(self, errors: np.ndarray, known: np.ndarray, made: np.ndarray) -> None:
         """Adds errors [2, H, known units] of the forecasts that were made."""
-        squares = np.einsum("ehn,ehn,h->en", errors, errors, made.astype(np.float32))
+        if not made.all():
+            errors = errors[:, made]
+        squares = np.einsum("ehn,ehn->en", errors, errors)
+        np.minimum(squares, np.float32(LARGEST_UNIT_ERROR**2 * errors.shape[1]), out=squares)
         self._unit_squares *= self._keep
         self._unit_count *= self._keep
         if known.all():
