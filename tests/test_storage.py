@@ -419,6 +419,33 @@ def test_a_file_is_created_once_and_replaced_whole(folder: Folder) -> None:
     assert folder.read("a/b") == b"third" and folder.names() == ["a"] and folder.names("a") == ["b"]
 
 
+@both
+def test_whether_a_folder_can_be_written_is_tried_without_a_trace(folder: Folder) -> None:
+    folder.child("a/b").require_writable()
+    assert not folder.files()
+    assert not (folder.is_local and folder.exists(""))
+    folder.write("c", b"1")
+    folder.require_writable()
+    assert list(folder.files()) == ["c"]
+
+
+def test_a_folder_that_cannot_be_written_says_so_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for out in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(StorageError, match=rf"{out}: nothing can be written .*a file is in its way"):
+            Folder(out).require_writable()
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match=r"nothing can be written there .*the disk is full"):
+        Folder(tmp_path / "new" / "out").require_writable()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_a_local_disk_refuses_is_one_line_with_its_path(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write("a", b"1")

@@ -167,6 +167,26 @@ def test_parity_without_fixtures_is_one_clear_error(
     assert "no fixture found" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["study", "rivals", "--recording", "nowhere", "--out"],
+        ["study", "intervals", "--recording", "nowhere", "--out"],
+        ["study", "inputs", "--config", "inputs", "--out"],
+        ["evaluate", "--run", "no-run", "another", "--out"],
+        ["leaks", "--recording", "nowhere", "--out"],
+    ],
+    ids=" ".join,
+)
+def test_an_out_that_cannot_be_written_is_said_before_anything_is_read(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert main([*words, str(tmp_path / "file" / "out")]) == 1
+    said = "".join(capsys.readouterr()).replace("\n", "")
+    assert "nothing can be written there" in said and "nowhere" not in said and "no-run" not in said
+
+
 def test_a_command_that_makes_no_sense_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "usage: forebrain" in capsys.readouterr().err

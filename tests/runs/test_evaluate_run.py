@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from forebrain.config import from_values
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, StorageError
 from forebrain.runs import evaluate as evaluation_run
 from forebrain.runs.evaluate import evaluate_run
 from forebrain.sessions.session import Session
@@ -22,6 +22,7 @@ from forebrain.training.data import open_windows
 from forebrain.training.events import Event
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.single import train_here
+from forebrain_registry.storage import Folder
 
 Run = Callable[..., tuple[dict[str, Any], RunFolder, list[Event]]]
 QUIET = Console(quiet=True)
@@ -177,3 +178,17 @@ def test_a_run_says_how_right_its_intervals_are_beside_the_baselines(run: Run) -
     assert set(block["by_session"]) == set(result["test"]["by_session"])
     table = folder.folder.read("evaluation/test/intervals.csv").decode()
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["MLP", "normal", "ar_valql"]
+
+
+def test_a_run_folder_that_cannot_be_written_is_said_before_it_is_scored(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder, _ = run()
+
+    def refuse(folder: Folder) -> None:
+        raise StorageError(folder.uri)
+
+    monkeypatch.setattr(Folder, "require_writable", refuse)
+    monkeypatch.setattr(evaluation_run, "score_parts", lambda *given: pytest.fail("it was scored"))
+    with pytest.raises(StorageError, match=folder.uri):
+        evaluate_run(folder, None, False, QUIET)

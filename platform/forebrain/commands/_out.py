@@ -14,12 +14,18 @@ from forebrain_registry.storage import file_at
 
 
 def require_free(out: str | None, overwrite: bool) -> None:
-    """Raises ConfigError if there is a file of this name that is not to be written over; before any work."""
-    if out is None or overwrite:
+    """Makes sure, before any work, that a file of this name can be written.
+
+    Raises:
+        ConfigError: there is one that is not to be written over.
+        StorageError: its folder cannot be written to.
+    """
+    if out is None:
         return
     folder, name = file_at(out)
-    if folder.exists(name):
+    if not overwrite and folder.exists(name):
         raise ConfigError(f"out is {out}, which exists. Give --overwrite to replace it, or another --out.")
+    folder.require_writable()
 
 
 def write_out(out: str, data: bytes) -> None:

@@ -53,6 +53,7 @@ def evaluate_run(
         CheckpointError: there is no run, or its checkpoints are damaged or of other data.
         ConfigError: there is no session of the name that is to be shown.
         ShardError: the data cannot be read.
+        StorageError: the run folder cannot be written to; nothing was scored.
     """
     trained = TrainedModel.load(run)
     config = trained.config
@@ -74,6 +75,7 @@ def evaluate_run(
     forecasters = with_baselines(trained, windows)
     if shown is not None and shown not in trained.interfaces:
         raise ConfigError(f"session is {shown!r}; expected one of {', '.join(sorted(trained.interfaces))}.")
+    run.folder.require_writable()
     parts = score_parts(trained, windows, forecasters, limit, console)
     uncertainty = _uncertainty(trained, windows, forecasters[model], limit, console)
     pictures: dict[str, bytes] = {}

@@ -304,14 +304,17 @@ def analyse_embeddings(run: str, out: str | None, command: str) -> StudyReport:
     Raises:
         CheckpointError: there is no run.
         ConfigError: its sessions have neither regions nor shared names, or it has no unit embeddings.
+        StorageError: the report cannot be written; nothing was analysed.
     """
     folder = RunFolder(run)
+    target = Folder(out) if out else folder.folder.child("embeddings")
     trained = TrainedModel.load(folder)
     windows = open_windows(trained.config, folder.shards(trained.config.data), folder.kept_index())
     sessions = units_of(trained, windows.shards)
     check_labels(sessions)
+    target.require_writable()
     report = report_embeddings(sessions, command)
-    write_report(Folder(out) if out else folder.folder.child("embeddings"), report)
+    write_report(target, report)
     return report
 
 

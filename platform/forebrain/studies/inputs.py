@@ -156,8 +156,10 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
 
     Raises:
         ConfigError: a row has no recordings.
+        StorageError: `out` cannot be written to; nothing was scored.
     """
     out, rows = Folder(config.out), config.chosen()
+    out.require_writable()
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():
         found[name] = []

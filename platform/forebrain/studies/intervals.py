@@ -83,7 +83,10 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
 
     Raises:
         ConfigError: no session has, or a folder holds no adaptation with intervals.
+        StorageError: `out` cannot be written to; nothing was scored.
     """
+    out = Folder(config.out)
+    out.require_writable()
     adapted = [_of_adaptation(folder) for folder in config.adapted or []]
     rows: list[dict[str, Any]] = []
     shown: tuple[Session, WindowSource, StackFit, Calibration] | None = None
@@ -120,7 +123,6 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     tables = [by_dataset(rows), by_session(rows)]
     if adapted:
         tables.append(of_adaptations(adapted))
-    out = Folder(config.out)
     out.write("result.json", json.dumps(result, indent=1).encode())
     out.write("report.md", _report(config, tables, shown is not None).encode())
     for table in tables:

@@ -68,7 +68,10 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
 
     Raises:
         ConfigError: no session has.
+        StorageError: `out` cannot be written to; nothing was scored.
     """
+    out = Folder(config.out)
+    out.require_writable()
     rows: list[dict[str, Any]] = []
     tests: list[Evaluation] = []
     for address in find_all(config.recording):
@@ -91,7 +94,6 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
     }
     tables = (by_dataset(rows), differences(scores, config.seed), by_session(rows))
     result = {"sessions": rows, "tables": {table.name: table.to_csv() for table in tables}}
-    out = Folder(config.out)
     out.write("result.json", json.dumps(result, indent=1).encode())
     out.write("report.md", "\n".join(table.to_markdown() for table in tables).encode())
     for table in tables[:2]:

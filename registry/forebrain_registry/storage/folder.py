@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import tempfile
@@ -185,6 +186,27 @@ class Folder:
         if self.is_local:
             with contextlib.suppress(OSError):
                 self.local_path("").rmdir()
+
+    def require_writable(self) -> None:
+        """Tries whether a file can be written, and leaves nothing; for before work whose results go here.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        name = f"probe-{uuid.uuid4().hex}"
+        made: list[Path] = []
+        if self.is_local:
+            root = self.local_path("")
+            made = list(itertools.takewhile(lambda each: not each.exists(), (root, *root.parents)))
+        try:
+            self.write(name, b"1")
+            self.remove(name)
+        except StorageError as error:
+            raise StorageError(f"{self.uri}: nothing can be written there ({error})") from error
+        finally:
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def clock_s(self) -> float:
         """The time by the clock of the disk or store, seconds since 1970: what `stat` says of a new file."""
