@@ -18,7 +18,7 @@ from rich.console import Console
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.publish import PublishConfig, publish_run
 from forebrain.config import from_values
-from forebrain.errors import ForebrainError
+from forebrain.errors import CheckpointError, ForebrainError
 from forebrain.runs.pretrain import pretrain
 from forebrain.runs.trained import TrainedModel
 from forebrain.sessions.session import Session
@@ -167,6 +167,20 @@ def test_what_cannot_be_published_is_one_clear_error(
     monkeypatch.delenv("FOREBRAIN_REGISTRY", raising=False)
     with pytest.raises(ForebrainError, match=words):
         publish_run(dataclasses.replace(asked, **changes))
+    assert not list((tmp_path / "registry").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [{"test": 3}, {"test": []}, {"test": {}}, {"validation": {"score": "high", "interval": 3}}],
+)
+def test_a_result_of_before_there_were_seals_that_is_damaged_is_one_clear_error(
+    asked: PublishConfig, blocks: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result = {**(RunFolder(asked.run).read_result() or {}), **blocks}
+    monkeypatch.setattr(RunFolder, "read_result", lambda run: result)
+    with pytest.raises(CheckpointError, match=r"run/result\.json: damaged .*; remove it"):
+        publish_run(asked)
     assert not list((tmp_path / "registry").rglob("*.json"))
 
 

@@ -76,3 +76,11 @@ def test_a_result_that_is_not_what_was_written_is_an_error(
     run.folder.write("result.json", text.replace(before, after, 1).encode())
     with pytest.raises(CheckpointError, match=r"result\.json: damaged"):
         run.read_result()
+
+
+def test_a_result_of_before_there_were_seals_whose_config_is_none_is_an_error(make_config: Make) -> None:
+    config = make_config()
+    run = RunFolder(config.out)
+    run.folder.write("result.json", b'{"steps": 20, "config": 3}')
+    with pytest.raises(CheckpointError, match=r"result\.json: damaged \(its config is no map\)"):
+        run.is_finished(config)

@@ -92,7 +92,7 @@ def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[
         config=description.config() | {"run": _identity(trained.config)},
         preprocessing=description.preprocessing(),
         sessions=seen_sessions(trained, windows),
-        metrics=(*metrics, *_metrics(_scores(run, trained, windows))),
+        metrics=(*metrics, *_metrics_of(run, trained, windows)),
         parent=config.parent,
         run_id=run_id(trained),
         code_version=code_version(),
@@ -189,6 +189,15 @@ def _scores(run: RunFolder, trained: TrainedModel, windows: ShardWindows) -> dic
     limit = None if config.evaluation.full else WINDOWS_PER_SESSION
     parts = score_parts(trained, windows, with_baselines(trained, windows), limit, Console(quiet=True))
     return {part: evaluation.result(config.model.title) for part, evaluation in parts.items()}
+
+
+def _metrics_of(run: RunFolder, trained: TrainedModel, windows: ShardWindows) -> tuple[Metric, ...]:
+    """The metrics of the scores, which an earlier version may have written without a seal."""
+    scores = _scores(run, trained, windows)
+    try:
+        return tuple(_metrics(scores))
+    except (LookupError, TypeError, ValueError, AttributeError, RegistryError) as error:
+        raise run.damaged_result(repr(error)) from error
 
 
 def _picture(run: RunFolder, trained: TrainedModel) -> dict[str, bytes]:

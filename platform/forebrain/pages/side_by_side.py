@@ -177,10 +177,7 @@ def _require_whole(result: Mapping[str, Any] | None, folder: RunFolder) -> None:
         for draw in (_by_horizon, _by_session, _session_table, _by_unit):
             draw([run])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder.uri}/result.json: damaged ({error!r:.200}); remove it, and the same command of the run "
-            "makes it again."
-        ) from error
+        raise folder.damaged_result(repr(error)) from error
 
 
 def thinned(

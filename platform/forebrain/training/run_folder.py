@@ -178,6 +178,8 @@ class RunFolder:
         """
         result = self.read_result() or {}
         if "config" in result:
+            if not isinstance(result["config"], dict):
+                raise self.damaged_result("its config is no map")
             stored = {**result["config"], "data": config.data}
             check_same_run(stored, json.loads(json.dumps(config.identity())), f"{self.uri}/{_RESULT}")
         return "steps" in result
@@ -196,9 +198,14 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise CheckpointError(
-                f"{self.uri}/{_RESULT}: damaged ({error}); remove it, and the same command makes it again."
-            ) from error
+            raise self.damaged_result(str(error)) from error
+
+    def damaged_result(self, what: str) -> CheckpointError:
+        """The error of a result.json in which something is not what a run writes."""
+        return CheckpointError(
+            f"{self.uri}/{_RESULT}: damaged ({what:.200}); remove it, and the same command of the run makes "
+            "it again."
+        )
 
 
 def ray_uri_in(folder: Folder) -> str:
