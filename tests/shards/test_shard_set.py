@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from forebrain.errors import BadShardError, ShardError
+from forebrain.config import from_values
+from forebrain.errors import BadShardError, RecordingError, ShardError
+from forebrain.runs.pretrain import pretrain
 from forebrain.sessions.session import Session
 from forebrain.shards.fits import Moments
 from forebrain.shards.index import remarks
@@ -22,6 +25,7 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.windows import ShardWindows
+from forebrain.training.config import PretrainConfig
 
 SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)
 
@@ -177,6 +181,14 @@ def test_a_set_without_an_index_was_not_finished(shards, out):
     (out / "index.json").unlink()
     with pytest.raises(ShardError, match=r"no index\.json"):
         ShardSet.open(str(out))
+
+
+def test_a_set_without_an_index_given_as_data_says_that_prepare_did_not_finish(shards, out, tmp_path):
+    (out / "index.json").unlink()
+    config = from_values(PretrainConfig, {"data": str(out), "out": str(tmp_path / "run"), "workers": 0})
+    with pytest.raises(RecordingError, match=rf"{out}: holds shards and no index\.json.*same prepare again"):
+        pretrain(config, Console(quiet=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_or_short_shard_is_named(shards, out):

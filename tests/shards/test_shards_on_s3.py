@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebrain.errors import BadShardError, ShardError, StorageError
+from forebrain.errors import BadShardError, RecordingError, ShardError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
+from forebrain.shards.recordings import find_all
 from forebrain_registry.storage import Folder
 
 pytest.importorskip("s3fs")
@@ -105,6 +106,12 @@ def test_a_store_that_does_not_answer_is_no_bad_shard(recordings, out, faults):
 def test_nothing_at_an_address_is_a_clear_error(out):
     with pytest.raises(ShardError, match=r"no index\.json"):
         ShardSet.open(out)
+    for name in ("sessions/a.json", "shards/a/a-00000.tar"):
+        with pytest.raises(RecordingError, match="copy them to a disk"):
+            find_all([out])
+        Folder(out).write(name, b"")
+    with pytest.raises(RecordingError, match=r"holds shards and no index\.json"):
+        find_all([out])
 
 
 def test_temporary_files_of_an_upload_are_removed(recordings, out, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from forebrain.errors import RecordingError
+from forebrain.errors import ForebrainError, RecordingError
 from forebrain.sessions.remote import fingerprint, is_remote, sidecar_path
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar, parse_sidecar, sidecar_files
@@ -19,6 +19,8 @@ from forebrain.sessions.simulate import (
     simulated_addresses,
 )
 from forebrain.shards.hashing import file_sha256
+from forebrain.shards.index import INDEX_NAME
+from forebrain_registry.storage import Folder
 
 _SIMULATED = "sim://"
 
@@ -29,14 +31,24 @@ def find_all(addresses: Sequence[str]) -> list[str]:
     Paths come back absolute, because workers start in folders of their own.
 
     Raises:
-        RecordingError: there is nothing at an address.
+        RecordingError: there is nothing at an address, or shards of a prepare that did not finish.
     """
     paths = [address for address in addresses if not address.startswith(_SIMULATED)]
     found: list[str] = []
     if paths:
         from forebrain.sessions.readers import find_recordings
 
-        found += [path if is_remote(path) else str(Path(path).absolute()) for path in find_recordings(paths)]
+        try:
+            recordings = find_recordings(paths)
+        except RecordingError as error:
+            for path in paths:
+                if not is_remote(path) and _is_unfinished_set(path):
+                    raise RecordingError(
+                        f"{path}: holds shards and no {INDEX_NAME}, which prepare writes last, so it did not "
+                        "finish. Run the same prepare again: it goes on with what is there."
+                    ) from error
+            raise
+        found += [path if is_remote(path) else str(Path(path).absolute()) for path in recordings]
     for address in addresses:
         if address.startswith(_SIMULATED):
             found += simulated_addresses(address)
@@ -101,6 +113,18 @@ def has_changed(address: str, sha256: str) -> bool:
         return sha256_of(address) != sha256
     except (OSError, RecordingError):
         return True
+
+
+def _is_unfinished_set(address: str) -> bool:
+    """Whether prepare has written shards there, and no index."""
+    from forebrain.shards.reader import sizes_of_shards
+
+    try:
+        folder = Folder(address)
+        is_begun = folder.exists("sessions") and any(".tar" in name for name in sizes_of_shards(folder))
+        return is_begun and not folder.exists(INDEX_NAME)
+    except ForebrainError:  # which is no news where there are no recordings
+        return False
 
 
 def _hashes_of_inputs(sidecar: Path) -> str:
