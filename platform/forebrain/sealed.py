@@ -10,13 +10,13 @@ from typing import Any
 SEAL = "sha256"
 
 
-def sealed(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
+def sealed(record: Mapping[str, Any], indent: int | None = 1, allow_nan: bool = False) -> bytes:
     """A record as JSON, with its seal.
 
     Raises:
-        ValueError: it holds a number that is not finite, which is no JSON.
+        ValueError: it holds a number that is not finite, which is no JSON, and `allow_nan` is not given.
     """
-    content = json.loads(json.dumps(record, allow_nan=False))
+    content = json.loads(json.dumps(record, allow_nan=allow_nan))
     return json.dumps({**content, SEAL: _hash_of(content)}, indent=indent).encode()
 
 

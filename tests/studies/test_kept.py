@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.studies.kept import ASKED, claim, read_step
+from forebrain.studies.kept import ASKED, claim, read_step, write_step
 from forebrain_registry.storage import Folder
 
 CONTENTS = {"lab/a/1": "11", "lab/b/1": "22"}
@@ -40,21 +40,41 @@ def test_a_study_of_an_earlier_version_is_taken_at_its_word_once(tmp_path: Path)
         claim(folder, {**CONTENTS, "lab/a/1": "12"})
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sessions": 3}', b"{}"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sessions": 3}', b"{}", b"[" * 100_000])
 def test_a_damaged_claim_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ASKED).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{ASKED}: damaged"):
         claim(Folder(tmp_path), CONTENTS)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"score": 0.', b"[1]"])
+OF = {"session": "lab/a/1", "seed": 0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"score": 0.', b"[1]", b"{}", b"[" * 100_000, b"\xff", b'{"session": "lab/a/1", "seed": 1}'],
+)
 def test_a_damaged_step_is_done_again_which_is_said(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Folder(tmp_path)
-    assert read_step(folder, "a.json") is None and not caplog.records
-    folder.write("a.json", b'{"score": 1}')
-    assert read_step(folder, "a.json") == {"score": 1}
+    assert read_step(folder, "a.json", OF) is None and not caplog.records
+    folder.write("a.json", json.dumps({**OF, "score": 1}).encode())  # of an earlier version
+    assert read_step(folder, "a.json", OF) == {**OF, "score": 1}
     folder.write("a.json", content)
-    assert read_step(folder, "a.json") is None
+    assert read_step(folder, "a.json", OF) is None
     assert "a.json: damaged" in caplog.text
+
+
+def test_a_digit_that_changed_in_a_step_or_another_steps_file_is_no_score(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Folder(tmp_path)
+    step = {**OF, "score": 0.125}
+    write_step(folder, "a.json", step)
+    assert read_step(folder, "a.json", OF) == step
+    assert read_step(folder, "a.json", {**OF, "session": "lab/b/1"}) is None
+    assert "its session is 'lab/a/1'; expected 'lab/b/1'" in caplog.text
+    folder.write("a.json", folder.read("a.json").replace(b"0.125", b"0.625"))
+    assert read_step(folder, "a.json", OF) is None
+    assert "has changed since it was written" in caplog.text

@@ -42,7 +42,7 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.recordings import open_any, sha256_of
 from forebrain.shards.stream import MixtureConfig
-from forebrain.studies.kept import claim, read_step
+from forebrain.studies.kept import claim, read_step, write_step
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry import Metric
 from forebrain_registry.storage import Folder
@@ -195,11 +195,11 @@ def _scored(
     backbone: Backbone | None = None
     for session in sessions:
         name = f"{session_key(session.id)}-{seed}.json"
-        row = read_step(place, name)
+        row = read_step(place, name, {"session": session.id, "seed": seed})
         if row is None:
             backbone = backbone or Backbone.from_run(run)
             row = _adapted(backbone, session, replace(config.fit, seed=seed))
-            place.write(name, json.dumps(row, allow_nan=False).encode())
+            write_step(place, name, row)
         if row.get("weights_sha256") != (backbone or Backbone.from_run(run)).origin.weights_sha256:
             raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
         said = row["left_out_because"] or ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)

@@ -51,7 +51,7 @@ from forebrain.sessions.session import Session, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
-from forebrain.studies.kept import read_step
+from forebrain.studies.kept import read_step, write_step
 from forebrain_registry.storage import Folder
 
 # In the order of tables.
@@ -178,7 +178,7 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
                 continue
             session, kernels = load()
             scored = {"asked": asked, **score_session(session, row, config.seed, kernels)}
-            out.write(place, json.dumps(scored, indent=1).encode())
+            write_step(out, place, scored)
             found[name].append(scored)
             shown = ", ".join(f"{each} {scored['scores'][each]:.3f}" for each in (*INFORMED, *RIVALS))
             console.print(f"{name}, {scored['session']}: {shown}")

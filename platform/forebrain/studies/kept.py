@@ -6,12 +6,12 @@ study.json    which sessions these are, and the hash of what each was read from
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from forebrain.errors import CheckpointError, ConfigError
+from forebrain.sealed import sealed, unsealed
 from forebrain_registry.storage import Folder
 
 ASKED = "study.json"
@@ -29,11 +29,11 @@ def claim(out: Folder, contents: Mapping[str, str]) -> None:
         ConfigError: it holds a study of other recordings, or one of these has changed since.
         CheckpointError: what it says of them is damaged.
     """
-    asked = json.dumps({"sessions": dict(sorted(contents.items()))}, indent=1).encode()
+    asked = sealed({"sessions": dict(sorted(contents.items()))})
     with contextlib.suppress(FileExistsError):
         return out.create(ASKED, asked)
     try:
-        before = json.loads(out.read(ASKED))["sessions"]
+        before = unsealed(out.read(ASKED))["sessions"]
         is_unhashed = isinstance(before, list)  # of an earlier version, taken at its word
         if is_unhashed:
             before = {name: contents.get(name) for name in before}
@@ -58,12 +58,26 @@ def claim(out: Folder, contents: Mapping[str, str]) -> None:
         out.write(ASKED, asked)
 
 
-def read_step(folder: Folder, name: str) -> dict[str, Any] | None:
-    """What a step left; None where it was not done, or what it left is damaged: then it is done again."""
+def write_step(folder: Folder, name: str, step: Mapping[str, Any]) -> None:
+    """Keeps what a step came to, so that it is not done again; `read_step` sees where it changed since."""
+    folder.write(name, sealed(step, allow_nan=True))  # a score may be undefined
+
+
+def read_step(folder: Folder, name: str, of: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """What a step left.
+
+    Args:
+        folder, name: where.
+        of: some of what it must hold, such as its session: a file may have been copied to another's name.
+
+    Returns:
+        None where the step was not done, or what it left is damaged: then it is done again.
+    """
     try:
-        step = json.loads(folder.read(name))
-        if not isinstance(step, dict):
-            raise ValueError(f"it holds a {type(step).__name__}; expected a map")
+        step = unsealed(folder.read(name))
+        for key, value in (of or {}).items():
+            if step.get(key) != value:
+                raise ValueError(f"its {key} is {step.get(key)!r:.100}; expected {value!r}")
     except FileNotFoundError:
         return None
     except ValueError as error:

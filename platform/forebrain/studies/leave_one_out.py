@@ -43,7 +43,7 @@ from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.recordings import open_any, sha256_of
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.backbone import animal_of, pretrained_without
-from forebrain.studies.kept import claim, read_step
+from forebrain.studies.kept import claim, read_step, write_step
 from forebrain.training.config import EvaluationConfig, TrainingConfig
 from forebrain_registry.storage import Folder
 
@@ -161,7 +161,8 @@ def _rows(
         for minutes in stretches:
             ending = "" if minutes is None else f"-{minutes:g}min"
             name = f"{session_key(session.id)}-{seed}{ending}.json"
-            row = read_step(place, name)
+            asked = None if minutes is None or math.isinf(minutes) else minutes
+            row = read_step(place, name, {"session": session.id, "seed": seed, "asked_minutes": asked})
             if row is None:
                 backbone = backbone or Backbone.from_run(run)
                 try:
@@ -170,7 +171,7 @@ def _rows(
                     console.print(f"left out: {error}")
                     left_out.append(str(error))
                     continue
-                place.write(name, json.dumps(row, allow_nan=False).encode())
+                write_step(place, name, row)
                 told = [f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None]
                 what = "" if minutes is None else f", {row['minutes']:.3g} minutes"
                 console.print(f"{session.id}, seed {seed}{what}: {', '.join(told)}")
