@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 
 from forebrain.adaptation.adapting import Mode, default_mode
-from forebrain.adaptation.artifact import EVALUATION, RESULT
+from forebrain.adaptation.artifact import EVALUATION, RECORD, RESULT
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
@@ -154,7 +154,7 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
             out.create(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
     try:
         before = dict(yaml.safe_load(out.read(ASKED)))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{out.uri_of(ASKED)}: damaged ({' '.join(str(error).split())}). Remove it, and the same command "
             "makes it again."
@@ -236,23 +236,34 @@ def _evaluation(data: bytes, where: str) -> Evaluation:
 
 
 def _finished(place: Folder) -> Row | None:
-    """The result of an adaptation that is done; None where there is none, or it is damaged and made again."""
+    """The result of an adaptation that is done; None where there is none, or it is damaged and made again.
+
+    So is one whose record or evaluation was removed since.
+    """
     try:
         result = unsealed(place.read(RESULT))
     except (FileNotFoundError, ValueError):
+        return None
+    if not (place.exists(RECORD) and place.exists(EVALUATION)):
         return None
     return result if "interval" in result else None
 
 
 def _require_same(place: Folder, sha256: str, session: str) -> None:
-    """Raises ConfigError if a finished adaptation is not of the recording with this hash.
+    """Raises ConfigError if a finished adaptation is not of the recording with this hash, StudyError if it
+    cannot be told.
 
     One of an earlier version, which kept no hash, is taken for it.
     """
     try:
         known = json.loads(place.read(OF))["sha256"]
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+    except FileNotFoundError:
         return
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise StudyError(
+            f"{place.uri_of(OF)}: damaged ({error!r:.200}). Remove its folder, and the same command adapts "
+            "again."
+        ) from error
     if known != sha256:
         raise ConfigError(
             f"{place.uri} holds the adaptation to another recording called {session}, or to this one before "
