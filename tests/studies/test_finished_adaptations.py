@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from forebrain.adaptation.artifact import EVALUATION, RECORD, RESULT
+from forebrain.adaptation.artifact import EVALUATION, INTERFACE, RECORD, RESULT
 from forebrain.errors import ConfigError, StudyError
 from forebrain.sealed import sealed
 from forebrain.studies.many_adaptations import OF, _finished, _require_same
 from forebrain_registry.storage import Folder
 
 
-@pytest.mark.parametrize("lost", [RECORD, EVALUATION, RESULT])
+@pytest.mark.parametrize("lost", [RECORD, EVALUATION, RESULT, INTERFACE])
 def test_one_that_has_lost_a_file_is_made_again(tmp_path: Path, lost: str) -> None:
-    for name in (RECORD, EVALUATION):
+    for name in (INTERFACE, EVALUATION):
         (tmp_path / name).write_bytes(b"{}")
+    (tmp_path / RECORD).write_bytes(sealed({"files": {INTERFACE: "11"}}))
     (tmp_path / RESULT).write_bytes(sealed({"interval": [0.1, 0.2]}))
     assert _finished(Folder(tmp_path)) == {"interval": [0.1, 0.2]}
     (tmp_path / lost).unlink()

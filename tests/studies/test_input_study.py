@@ -14,6 +14,7 @@ from forebrain.config import parse
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocols import PARTS
 from forebrain.scoring.response import OtherPlan
+from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.session import Session, session_key
 from forebrain.studies.inputs import INFORMED, RIVALS, InputsConfig, study
 
@@ -65,9 +66,9 @@ def test_a_plan_is_ahead_of_all_that_do_not_know_it(config: InputsConfig, tmp_pa
 def test_what_is_scored_is_not_scored_again(config: InputsConfig, tmp_path: Path) -> None:
     first = study(config, Console(file=io.StringIO()))
     place = tmp_path / "out" / "sessions" / session_key("marks") / f"{session_key('0.npz')}.json"
-    kept = json.loads(place.read_text())
+    kept = unsealed(place.read_bytes())
     kept["scores"]["plan"] = 0.123
-    place.write_text(json.dumps(kept))
+    place.write_bytes(sealed(kept))
     again = study(config, Console(file=io.StringIO()))
     assert again["rows"]["marks"][0]["scores"]["plan"] == 0.123
     assert again["rows"]["marks"][1] == first["rows"]["marks"][1]

@@ -13,6 +13,7 @@ from rich.console import Console
 from forebrain.adaptation.fit import FitConfig
 from forebrain.errors import ConfigError
 from forebrain.models.poco import PocoConfig
+from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.session import Session
 from forebrain.studies.leave_one_out import SCORED, StudyConfig, draw, study, summarise, tables_of
 from forebrain.training.config import TrainingConfig
@@ -49,6 +50,12 @@ def test_each_animal_is_left_out_once_and_other_settings_are_refused(
     assert study(config, QUIET)["rows"] == result["rows"]
     with pytest.raises(ConfigError, match="another --fit"):
         study(replace(config, fit=FitConfig(steps=3)), QUIET)
+    step = next((out / "scores").iterdir())
+    kept = step.read_bytes()
+    step.write_bytes(sealed({**unsealed(kept), "weights_sha256": "another"}))
+    with pytest.raises(ConfigError, match="is of another backbone"):
+        study(config, QUIET)
+    step.write_bytes(kept)
     with pytest.raises(ConfigError, match="expected 3 or more"):
         study(replace(config, recording=config.recording[:2]), QUIET)
     first = Path(config.recording[0])

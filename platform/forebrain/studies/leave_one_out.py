@@ -163,8 +163,9 @@ def _rows(
             name = f"{session_key(session.id)}-{seed}{ending}.json"
             asked = None if minutes is None or math.isinf(minutes) else minutes
             row = read_step(place, name, {"session": session.id, "seed": seed, "asked_minutes": asked})
+            backbone = backbone or Backbone.from_run(run)
+            weights = backbone.origin.weights_sha256
             if row is None:
-                backbone = backbone or Backbone.from_run(run)
                 try:
                     row = _adapt(backbone, session, minutes, fit)
                 except AdaptationError as error:  # shorter than that, most often
@@ -177,6 +178,8 @@ def _rows(
                 console.print(f"{session.id}, seed {seed}{what}: {', '.join(told)}")
             if row.get("fit") != dataclasses.asdict(fit):
                 raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
+            if row.get("weights_sha256", weights) != weights:  # of an earlier version, taken at its word
+                raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
             rows.append(row)
     return rows
 
@@ -190,6 +193,7 @@ def _adapt(backbone: Backbone, session: Session, minutes: float | None, fit: Fit
         "minutes": None,
         "asked_minutes": None if minutes is None or math.isinf(minutes) else minutes,
         "fit": dataclasses.asdict(fit),
+        "weights_sha256": backbone.origin.weights_sha256,
     }
     comparison = compare(
         backbone, session, default_mode(backbone.model, minutes), fit, to_rate=True, minutes=minutes

@@ -238,15 +238,14 @@ def _evaluation(data: bytes, where: str) -> Evaluation:
 def _finished(place: Folder) -> Row | None:
     """The result of an adaptation that is done; None where there is none, or it is damaged and made again.
 
-    So is one whose record or evaluation was removed since.
+    So is one of which a file was removed since.
     """
     try:
-        result = unsealed(place.read(RESULT))
-    except (FileNotFoundError, ValueError):
+        result, record = (unsealed(place.read(name)) for name in (RESULT, RECORD))
+        is_whole = all(place.exists(name) for name in (EVALUATION, *record["files"]))
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
-    if not (place.exists(RECORD) and place.exists(EVALUATION)):
-        return None
-    return result if "interval" in result else None
+    return result if is_whole and "interval" in result else None
 
 
 def _require_same(place: Folder, sha256: str, session: str) -> None:
