@@ -158,6 +158,11 @@ def test_without_validation_windows_training_neither_stops_early_nor_fails(
     assert events[-1].step == 6 and not events[-1].stopped_early
 
 
+def test_an_animal_that_is_held_out_is_not_called_too_short(make_config: Make, train: Train) -> None:
+    events = train(make_config(holdout={"sessions": ["lab-a/subject-two/*"]}))
+    assert events[0].without_windows == {"train": [], "validation": [], "test": []}
+
+
 def test_the_trained_model_is_the_best_checkpoint(make_config: Make, train: Train) -> None:
     config = make_config()
     run = RunFolder(config.out)

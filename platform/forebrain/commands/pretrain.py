@@ -7,6 +7,7 @@ plain process, without Ray.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -62,7 +63,6 @@ def run(config: Config, console: Console) -> int:
     if config.publish is not None:
         asked = PublishConfig(folder, config.publish, config.registry, config.licence)
         say_published(*publish_run(asked), console)
-    console.print(
-        f"\nNext: tensorboard --logdir {folder}/tensorboard, or another --data; the run is in {folder}"
-    )
+    logs = shlex.quote(f"{folder}/tensorboard")
+    console.print(f"\nNext: tensorboard --logdir {logs}, or another --data; the run is in {folder}")
     return 0

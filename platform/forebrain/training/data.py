@@ -99,8 +99,8 @@ def mixture_of(windows: ShardWindows, order: DataOrder) -> tuple[DatasetShare, .
 
 
 def sessions_without_windows(windows: ShardWindows) -> dict[Part, list[str]]:
-    """Ids of the sessions that are too short for a window, by part."""
-    numbered = list(enumerate(windows.sessions))
+    """Ids of the sessions that are too short for a window, by part; those that are held out are not."""
+    numbered = [each for each in enumerate(windows.sessions) if each[1].id not in windows.held_out]
     return {
         part: [info.id for number, info in numbered if not windows.num_windows(number, part)]
         for part in PARTS
