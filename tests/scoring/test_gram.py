@@ -12,7 +12,6 @@ from forebrain.scoring.gram import (
     choose_strengths,
     solve,
     solve_units,
-    squared_error,
 )
 
 B, L, H, N = 60, 14, 3, 4
@@ -81,7 +80,8 @@ def test_sums_that_are_solved_again_with_other_strengths_remember_none_of_the_fo
         for found, expected in zip(weights, UnitSums(gram).solve(strengths), strict=True):
             np.testing.assert_array_equal(found, expected)
         own_weights, common = solve_units(gram, strengths)
-        assert judge.squared_error(*weights) == squared_error(held_out, own_weights, common)
+        left = UnitSums(held_out).squared_error(own_weights, common.transpose(1, 0, 2))
+        assert judge.squared_error(*weights) == left
 
 
 @pytest.mark.parametrize("level", [math.inf, 0.03])
@@ -92,7 +92,8 @@ def test_the_error_from_sums_is_that_of_the_forecasts(level: float) -> None:
     weights = solve(Gram.of(past, residual, blocks), strengths)
     other = Gram.of(other_past, other_residual, other_blocks).after(weights.shared)
     rest = other_residual - weights.predict(other_past, other_blocks)
-    assert squared_error(other, weights.own, weights.common) == pytest.approx(np.square(rest).sum(), rel=1e-4)
+    left = UnitSums(other).squared_error(weights.own, weights.common.transpose(1, 0, 2))
+    assert left == pytest.approx(np.square(rest).sum(), rel=1e-4)
 
 
 def test_strengths_leave_out_what_does_not_help_on_other_blocks_of_time() -> None:

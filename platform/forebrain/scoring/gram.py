@@ -278,11 +278,6 @@ class UnitSums:
         return self._eliminated[1:]
 
 
-def squared_error(gram: Gram, own: np.ndarray, common: np.ndarray) -> float:
-    """The sum of squares left of a Gram's residuals once the weights of `solve_units` have forecast them."""
-    return UnitSums(gram).squared_error(own, common.transpose(1, 0, 2))
-
-
 def choose_strengths(folds: Sequence[tuple[Gram, Gram]]) -> tuple[dict[str, float], float]:
     """The strengths with which blocks of time are forecast best from the others, one block of features at a
     time.

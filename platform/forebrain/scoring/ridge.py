@@ -319,23 +319,12 @@ def fit_head(
     if choice_units is None:
         choice_units = spread_evenly(num_units)
 
-    # Forecasts of the base and common features, where the sums of all units are held at once.
-    known: list[tuple[np.ndarray, Sequence[FeatureBlock]]] = []
-    unbounded = Features.unbounded(loadings)
+    def forecast(context: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        values = base(session, context)
+        return values if also is None else values + also(starts)
 
-    def read() -> Iterator[_Batch]:
-        windows = read_windows(source, session, parts)
-        for number, (part, context, target, starts) in enumerate(windows):
-            if number < len(known):
-                forecast, common = known[number]
-            else:
-                forecast, common = base(session, context), (*unbounded.common(context), *more(starts))
-                if also is not None:
-                    forecast = forecast + also(starts)
-                if num_units <= UNITS_AT_ONCE:
-                    known.append((forecast, common))
-            yield _Batch(part, context, target, forecast, starts, common)
-
+    # Kept where the sums of all units are held at once.
+    read = _reader(source, session, parts, forecast, loadings, more, keep=num_units <= UNITS_AT_ONCE)
     sample = _Sample.of(read(), loadings, choice_units)
     if sample is None:
         return _no_head("it has no window to fit a head on", 0)
@@ -423,16 +412,14 @@ def out_of_block(
     num_units = source.sessions[session].num_units
     if loadings is None:
         loadings = principal_components(source, session)
-    known: list[tuple[np.ndarray, Sequence[FeatureBlock]]] = []
-    unbounded = Features.unbounded(loadings)
-
-    def read() -> Iterator[_Batch]:
-        windows = read_windows(source, session, ("train", "validation"))
-        for number, (part, context, target, starts) in enumerate(windows):
-            if number == len(known):
-                known.append((base(session, context), (*unbounded.common(context), *more(starts))))
-            yield _Batch(part, context, target, known[number][0], starts, known[number][1])
-
+    read = _reader(
+        source,
+        session,
+        ("train", "validation"),
+        lambda context, starts: base(session, context),
+        loadings,
+        more,
+    )
     lasts, spreads = [], []
     part: Part = "validation" if source.num_windows(session, "validation") else "train"
     for batch in read():
@@ -503,6 +490,41 @@ class _Batch:
     forecast: np.ndarray
     starts: np.ndarray
     common: Sequence[FeatureBlock]
+
+
+def _reader(
+    source: WindowSource,
+    session: int,
+    parts: Sequence[Part],
+    forecast: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    loadings: np.ndarray,
+    more: MoreFeatures,
+    keep: bool = True,
+) -> Callable[[], Iterator[_Batch]]:
+    """What reads a session's windows, again and again in the same order.
+
+    Args:
+        source, session, parts: of the windows, see `read_windows`.
+        forecast: the base's, of contexts [B, C, N] and their start frames [B].
+        loadings: of the population.
+        more: common features besides it.
+        keep: forecasts and common features, for the next time.
+    """
+    known: list[tuple[np.ndarray, Sequence[FeatureBlock]]] = []
+    unbounded = Features.unbounded(loadings)
+
+    def read() -> Iterator[_Batch]:
+        windows = read_windows(source, session, parts)
+        for number, (part, context, target, starts) in enumerate(windows):
+            if number < len(known):
+                values, common = known[number]
+            else:
+                values, common = forecast(context, starts), (*unbounded.common(context), *more(starts))
+                if keep:
+                    known.append((values, common))
+            yield _Batch(part, context, target, values, starts, common)
+
+    return read
 
 
 @dataclass(frozen=True, eq=False)
