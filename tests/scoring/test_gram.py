@@ -69,6 +69,8 @@ def test_sums_add_up_and_are_taken_apart() -> None:
     for name in ("pooled", "own", "common", "cross", "squares", "num_windows"):
         np.testing.assert_allclose(getattr(of(first).plus(of(second)), name), getattr(whole, name), atol=1e-3)
         np.testing.assert_allclose(getattr(whole.less(of(first)), name), getattr(of(second), name), atol=1e-3)
+        # Of no window: where trials share no frame, none is near a block of time.
+        np.testing.assert_array_equal(getattr(whole.less(of(slice(0, 0))), name), getattr(whole, name))
 
 
 def test_sums_that_are_solved_again_with_other_strengths_remember_none_of_the_former() -> None:

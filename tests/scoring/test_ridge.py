@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ def test_a_population_of_another_time_gains_nothing() -> None:
     ):
         fit = fit_head(source, linear, loadings=loadings, choice_units=np.arange(num_units))
         assert (fit.error < 0.9) is helps
+
+
+def test_trials_of_one_window_each_share_no_frame_and_get_a_head() -> None:
+    length = CONTEXT + HORIZON
+    trials = replace(session_of(led_by_one(80 * length)), segment_ids=np.repeat(np.arange(80), length))
+    source = ArrayWindows([trials], "chronological", CONTEXT, HORIZON)
+    assert source.num_windows(0, "train") == 48
+    fit = fit_head(source, fit_baselines(source)["linear"])
+    assert fit.head is not None and fit.error < 0.9
 
 
 def test_nothing_helps_on_white_noise_and_no_head_is_kept_or_it_harms_little() -> None:

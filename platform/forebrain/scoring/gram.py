@@ -83,10 +83,11 @@ class Gram:
         batch, num_past, num_units = past.shape
         common = joined(blocks, batch)
         columns = np.concatenate([past, residual], axis=1)  # [B, L + H, N]
-        by_unit = np.ascontiguousarray(columns.reshape(batch, -1).T).reshape(-1, num_units, batch)
-        flat = by_unit.reshape(len(by_unit), -1)  # [L + H, N B]
+        rows = columns.reshape(batch, columns.shape[1] * num_units)  # there may be no window
+        by_unit = np.ascontiguousarray(rows.T).reshape(columns.shape[1], num_units, batch)
+        flat = by_unit.reshape(len(by_unit), num_units * batch)  # [L + H, N B]
         own = by_unit[: num_own(num_past)].transpose(1, 0, 2)
-        cross = (common.T @ columns.reshape(batch, -1)).reshape(-1, columns.shape[1], num_units)
+        cross = (common.T @ rows).reshape(common.shape[1], columns.shape[1], num_units)
         return cls(
             widths={block.name: block.values.shape[1] for block in blocks},
             num_windows=batch,
