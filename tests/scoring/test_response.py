@@ -211,6 +211,35 @@ def test_a_level_is_taken_apart_into_what_it_does() -> None:
         assert taken_apart(values, part, 10.0)[0].tolist() == series
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e-12, 1e6, 1e18])
+def test_what_an_input_tells_does_not_depend_on_its_unit(make_session, unit: float) -> None:
+    rng = np.random.default_rng(0)
+    marks = (rng.random(400) < 0.04).astype(np.float32)
+    current = np.repeat(rng.normal(size=40), 10) * (np.arange(400) % 20 < 10)  # goes on and off
+
+    def features(unit: float) -> tuple[InputFeatures, np.ndarray]:
+        stimulus = np.stack([current * unit, marks], axis=1).astype(np.float32)
+        session = make_session(num_frames=400, stimulus=stimulus, stimulus_names=("current", "mark"))
+        source = windows_of(session)
+        found = InputFeatures.of_source(source, ["current", "mark"])
+        assert found is not None
+        return found, found(source.inputs(0, np.arange(100), found.before, HORIZON, found.channels))
+
+    (found, values), (expected, as_ones) = features(unit), features(1.0)
+    assert found.parts == expected.parts and np.isfinite(found.scale[: len(found.basis.T)]).all()
+    np.testing.assert_allclose(values, as_ones, atol=2e-3)
+
+
+def test_a_part_of_an_input_that_does_not_fit_float32_is_left_out(make_session) -> None:
+    level = np.repeat(np.random.default_rng(0).random(20), 20) * 1e25  # its square does not
+    session = make_session(
+        num_frames=400, stimulus=level[:, None].astype(np.float32), stimulus_names=("level",)
+    )
+    features = InputFeatures.of_source(windows_of(session), ["level"], encoding="curved")
+    assert features is not None and "square" not in dict(features.parts).values()
+    assert (0, "level") in features.parts and np.isfinite(features.mean).all()
+
+
 @pytest.mark.parametrize(("memory", "count"), [(150, 16), (20, 6), (900, 3), (7, 2)])
 def test_a_basis_covers_every_lag_and_is_finest_just_now(memory: int, count: int) -> None:
     basis = lag_basis(memory, count)

@@ -157,8 +157,10 @@ class InputFeatures:
             np.zeros(1, np.float32), np.ones(1, np.float32),
         )  # fmt: skip
         features = unscaled(values[..., kept]).reshape(-1, unscaled.num_features)
-        mean, spread = features.mean(axis=0), features.std(axis=0)
-        scale = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)
+        mean, spread = (of(axis=0, dtype=np.float64) for of in (features.mean, features.std))
+        # Each part has a unit of its own: amperes beside ones and zeros are no rounding error of theirs.
+        largest = np.repeat(spread.reshape(len(parts), -1).max(axis=1), basis.shape[1])
+        scale = np.where(spread > 1e-6 * largest, spread, np.inf)
         lag_s = (np.arange(memory) @ basis) / basis.sum(axis=0) / rate_hz
         scale *= np.tile(1 + lag_s / FULL_LAG_S, len(parts))
         return cls(
@@ -304,17 +306,22 @@ def _offset(memory: int, count: int) -> float:
 def _parts(
     values: np.ndarray, kinds: Sequence[str], levels: Sequence[str], rate_hz: float
 ) -> tuple[tuple[int, str], ...]:
-    """The parts that say something, each of them once: two that are the same but for their scale count as
-    one."""
+    """The parts that say something, in whatever unit, and that fit float32; each of them once: two that are
+    the same but for their scale count as one."""
     parts: list[tuple[int, str]] = []
     seen: list[np.ndarray] = []
     for column, kind in enumerate(kinds):
+        channel = values[..., column]
+        relative = channel / (np.abs(channel).max() or 1)
         for part in ("event",) if kind == "event" else levels:
-            series = taken_apart(values[..., column], part, rate_hz).ravel().astype(np.float64)
+            series = taken_apart(relative, part, rate_hz).ravel().astype(np.float64)
             series = series - series.mean()
             size, largest = float(np.linalg.norm(series)), float(np.abs(series).max())
-            if size == 0 or largest < _LEAST_SPREAD * float(np.ptp(values[..., column])):
+            if size == 0 or largest < _LEAST_SPREAD * float(np.ptp(relative)):
                 continue
+            with np.errstate(over="ignore"):
+                if not np.isfinite(taken_apart(channel, part, rate_hz)).all():
+                    continue
             series /= size
             if any(abs(float(series @ other)) > 1 - 1e-6 for other in seen):
                 continue
