@@ -36,6 +36,13 @@ def test_times_tell_missing_frames_once_the_interval_is_known() -> None:
     assert arrivals.index == 23
 
 
+def test_times_tell_a_pause_soon_and_a_frame_or_two_that_are_missing_later() -> None:
+    arrivals = Arrivals(rate_hz=10)
+    for time_s in (0, 0.1, 0.25, 0.3, 0.4, 0.7):
+        assert arrivals.judge(None, time_s) == Arrival("next")
+    assert arrivals.judge(None, 60.7) == Arrival("next", missing=599)
+
+
 def test_a_rate_that_differs_makes_no_frame_missing() -> None:
     arrivals = Arrivals(rate_hz=10)
     assert all(arrivals.judge(None, number / 2).missing == 0 for number in range(40))

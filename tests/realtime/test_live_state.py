@@ -12,7 +12,7 @@ from realtime_small import HORIZON, Small, activity, build_small, known
 from safetensors.numpy import save
 
 from forebrain import realtime
-from forebrain.errors import CheckpointError, StorageError
+from forebrain.errors import CheckpointError, FrameError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.state import StateFile, keeping
@@ -82,6 +82,58 @@ def test_the_state_of_another_model_unit_or_setting_is_refused(
         with pytest.raises(CheckpointError, match="belongs to another"):
             StateFile(tmp_path / "state", other, every_s=0).restore(other)
         assert other.status() == before
+
+
+def test_the_state_of_another_adaptation_to_the_same_units_is_refused(
+    small: Small, open_live: Open, tmp_path: Path
+) -> None:
+    live = open_live()
+    state = StateFile(tmp_path / "state", live, every_s=0)
+    live.replace_interface(Interface(6, 8))  # fitted on while it was in use: that is what a state is for
+    state.close(live)
+    again = open_live()
+    assert StateFile(tmp_path / "state", again, every_s=0).restore(again)
+    other = realtime.open(*known(small._replace(interface=Interface(6, 8)), "abcdef", rate_hz=5.0))
+    with pytest.raises(CheckpointError, match="another adaptation to these units"):
+        StateFile(tmp_path / "state", other, every_s=0).restore(other)
+    assert torch.equal(other.interface.unit, other.opened_with.unit)
+
+
+def test_names_that_a_sender_told_once_outlive_the_forecaster(
+    small: Small, open_live: Open, tmp_path: Path
+) -> None:
+    frames = activity(40, small.preprocessing)
+    live = open_live()
+    for index, frame in enumerate(frames[:-1]):
+        live.step(frame[::-1], index, units="fedcba" if index == 0 else None)
+    StateFile(tmp_path / "state", live, every_s=0).close(live)
+    again = open_live()
+    assert StateFile(tmp_path / "state", again, every_s=0).restore(again)
+    np.testing.assert_array_equal(again.step(frames[-1][::-1], 39), live.step(frames[-1][::-1], 39))
+    np.testing.assert_array_equal(again.frame, frames[-1])
+
+    with pytest.raises(FrameError):
+        live.step(frames[0], 40, units="ghijkl")
+    StateFile(tmp_path / "state", live, every_s=0).close(live)
+    again = open_live()
+    StateFile(tmp_path / "state", again, every_s=0).restore(again)
+    with pytest.raises(FrameError, match="frames without names are refused"):
+        again.step(frames[0], 40)
+
+
+def test_frames_that_bring_only_times_are_missing_while_the_forecaster_was_away(
+    small: Small, open_live: Open, tmp_path: Path
+) -> None:
+    frames = activity(60, small.preprocessing)
+    live = open_live()
+    for number, frame in enumerate(frames[:40]):
+        live.step(frame, time_s=number / 5)
+    StateFile(tmp_path / "state", live, every_s=0).close(live)
+    again = open_live()
+    StateFile(tmp_path / "state", again, every_s=0).restore(again)
+    again.step(frames[50], time_s=50 / 5)
+    assert again.source == "warm-up"
+    assert (again.counts["gaps"], again.counts["missing_frames"]) == (1, 10)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "another file"])

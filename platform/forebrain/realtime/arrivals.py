@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from forebrain.sessions.repair import MAX_RATE_ERROR, MAX_TIME_GAP, MIN_GAP_FRAM
 
 RATE_INTERVALS = 64  # the rate is the median of this many frame intervals
 MIN_RATE_INTERVALS = 16
+FIRST_INTERVALS = 4  # after so many a pause is told already, though not yet a frame or two that are missing
 # By their arrival frames may come in chunks, so it takes longer to tell a rate, and less exactly.
 ARRIVALS = 256
 MIN_ARRIVALS = 64
@@ -120,10 +122,16 @@ class Arrivals:
         by_times = len(self._intervals) >= MIN_RATE_INTERVALS
         return abs(measured / self.rate_hz - 1) > (MAX_RATE_ERROR if by_times else MAX_ARRIVAL_RATE_ERROR)
 
-    def restore(self, index: int | None, time_s: float | None) -> None:
+    @property
+    def intervals_s(self) -> list[float]:
+        """Between the newest frames, by their times: what tells a gap, so that `restore` needs them."""
+        return list(self._intervals)
+
+    def restore(self, index: int | None, time_s: float | None, intervals_s: Iterable[float] = ()) -> None:
         """Goes on where another left off."""
         is_sound = index is None or index < MAX_INDEX
         self.index, self.time_s = index if is_sound else None, time_s
+        self._intervals.extend(intervals_s)
 
     def _has_changed_clocks(self, time_s: float | None) -> bool:
         """Whether times are of another clock from here on. Raises FrameError where they may be no seconds."""
@@ -175,8 +183,10 @@ class Arrivals:
 
     def _frames_between(self, interval_s: float) -> int:
         """Frames that are missing in an interval, by what intervals usually are."""
-        measured = self.measured_hz
-        if measured is None or interval_s * measured <= MAX_TIME_GAP:
+        measured, most = self.measured_hz, MAX_TIME_GAP
+        if measured is None and len(self._intervals) >= FIRST_INTERVALS:
+            measured, most = 1 / median(self._intervals), MIN_GAP_FRAMES
+        if measured is None or interval_s * measured <= most:
             return 0
         return round(interval_s * measured) - 1
 

@@ -118,6 +118,7 @@ class LiveForecaster:
                 "its own for each unit."
             )
         self.model, self.interface, self.stack, self.config = model.eval(), interface, stack, config
+        self.opened_with = interface  # whatever takes its place
         self.num_units, self.horizon, self.context = num_units, model.config.horizon, model.config.context
         self.preprocessing, self.unit_names = preprocessing, unit_names or None
         self.source: Source = "warm-up"
@@ -145,6 +146,7 @@ class LiveForecaster:
         self._absent = np.full(num_units, self.context)  # frames since the unit had a value
         self._empty_run = 0
         self._named: _Named | None = None
+        self._names: tuple[str, ...] | None = None  # that `_named` was told by
         self._misnamed: str | None = None  # why the names that came last were refused
         self._normalised = np.empty((self.context, num_units), np.float32)
         self._input = torch.from_numpy(self._normalised)[None]
@@ -217,7 +219,7 @@ class LiveForecaster:
         if time_s is None and arrived_s is not None and arrival.kind in ("next", "restart"):
             self.arrivals.note_arrival(arrived_s)
         if units is not None and named is not None:
-            self._named, self._misnamed = named, None
+            self._named, self._names, self._misnamed = named, tuple(units), None
             self.counts["unknown_units"] += named.num_values - len(named.sources)
         if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
@@ -396,7 +398,7 @@ class LiveForecaster:
         """
         self.counts["resets"] += 1
         self.arrivals.reset()
-        self._named = self._misnamed = None
+        self._named = self._names = self._misnamed = None
         self._empty_run = 0
         self._restart()
         self.answer[:] = self._last  # so that nothing of the run before is given again
@@ -422,6 +424,9 @@ class LiveForecaster:
         plain = {
             "index": self.arrivals.index,
             "time_s": self.arrivals.time_s,
+            "intervals_s": self.arrivals.intervals_s,
+            "units": self._names,
+            "misnamed": self._misnamed,
             "filled": self.ring.filled,
             "empty_run": self._empty_run,
             "num_scored": self.score.num_scored,
@@ -442,7 +447,11 @@ class LiveForecaster:
             self.intervals.restore(arrays)
         if self.inputs is not None:
             self.inputs.restore(arrays)
-        self.arrivals.restore(plain["index"], plain["time_s"])
+        # A state of an earlier version has neither intervals nor names.
+        self.arrivals.restore(plain["index"], plain["time_s"], plain.get("intervals_s", ()))
+        if (units := plain.get("units")) is not None:
+            self._names, self._named = tuple(units), self._known_names(units)
+        self._misnamed = plain.get("misnamed")
         self._empty_run, self._falls_back = plain["empty_run"], plain["falls_back"]
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
         self.interface.unit.copy_(torch.from_numpy(arrays["unit"]))

@@ -49,7 +49,7 @@ class StateFile:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path_here(path)
-        self._identity = _identity(live)
+        self._identity, self._adaptation = _identity(live), _adaptation(live)
         self._every_s, self._clock = every_s, clock
         self._due = clock()
         self._waiting: queue.Queue[State | None] = queue.Queue(maxsize=1)
@@ -61,8 +61,8 @@ class StateFile:
         aside under another name, with a warning.
 
         Raises:
-            CheckpointError: the file belongs to another model, other units or other settings, or cannot be
-                read or set aside.
+            CheckpointError: the file belongs to another model, adaptation, other units or other settings, or
+                cannot be read or set aside.
         """
         if not self.path.exists():
             return False
@@ -75,6 +75,7 @@ class StateFile:
                 raise ValueError("it is not what was written")
             plain = json.loads(about["state"])
             identity = plain.pop("identity")
+            adaptation = plain.pop("adaptation", self._adaptation)  # not in one of an earlier version
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             self._set_aside(error)
             return False
@@ -86,6 +87,11 @@ class StateFile:
             raise CheckpointError(
                 f"{self.path}: this state belongs to another model, other units or other settings. "
                 "Name another file, or delete it to start anew."
+            )
+        if adaptation != self._adaptation:
+            raise CheckpointError(
+                f"{self.path}: this state belongs to another adaptation to these units, which it would bring "
+                "back. Name another file, or delete it to start anew."
             )
         live.restore((arrays, plain))
         return True
@@ -123,7 +129,7 @@ class StateFile:
         folder = Folder(self.path.absolute().parent)
         while (state := self._waiting.get()) is not None:
             arrays, plain = state
-            text = json.dumps({**plain, "identity": self._identity})
+            text = json.dumps({**plain, "identity": self._identity, "adaptation": self._adaptation})
             about = {"state": text, "sha256": _hash_of(arrays, text)}
             try:
                 folder.write(self.path.name, save(arrays, about))
@@ -190,3 +196,18 @@ def _identity(live: LiveForecaster) -> str:
     for array in (fitted.mean, fitted.scale):
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _adaptation(live: LiveForecaster) -> str:
+    """A hash of all else that was fitted to the units."""
+    opened = live.opened_with
+    arrays = {"unit": opened.unit.detach().numpy(), "session": opened.session.detach().numpy()}
+    parts = {
+        "stack": live.stack,
+        "calibration": None if live.intervals is None else live.intervals.calibration,
+        "inputs": None if live.inputs is None else live.inputs.stacks,
+    }
+    for name, part in parts.items():
+        if part is not None:
+            arrays |= {f"{name}.{key}": array for key, array in part.arrays().items()}
+    return _hash_of(arrays, json.dumps(live.input_names))
