@@ -104,6 +104,23 @@ def test_missing_values_hold_the_last_one(small: Small, open_live: Open) -> None
     assert live.counts["missing_values"] == 3 and live.counts["vanished"] == 0
 
 
+@pytest.mark.parametrize("normalise", ["fit", "running"])
+def test_an_absurd_value_is_none(small: Small, open_live: Open, normalise: str) -> None:
+    frames = activity(40, small.preprocessing)
+    frames[30:34, 2] = frames[29, 2]
+    given, missing = frames.copy(), frames.copy()
+    given[30, 2], given[31, 2], given[32, 2] = 9.97e36, -1e30, np.finfo(np.float32).max
+    missing[30:33, 2] = np.nan
+    live, told = open_live(normalise=normalise), open_live(normalise=normalise)
+    np.testing.assert_array_equal(play(live, given), play(told, missing))
+    assert live.status() == told.status() and live.counts["missing_values"] == 3
+
+    masked = np.ma.masked_array(frames[39].copy(), mask=np.arange(6) == 2)
+    masked.data[2] = 1.0
+    live.step(masked)
+    assert live.frame[2] == frames[39, 2] and not live.known[2]
+
+
 @pytest.mark.parametrize("by", ["index", "time", "nan"])
 def test_a_few_missing_frames_are_held(small: Small, open_live: Open, by: str) -> None:
     frames = activity(60, small.preprocessing)

@@ -12,7 +12,8 @@ import pytest
 import forebrain as fb
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig
-from forebrain.errors import FrameError
+from forebrain.adaptation.plans import ExtrapolationWarning
+from forebrain.errors import AdaptationError, FrameError
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.messages import Frame, Question, decode_request, encode_frame, encode_question
 from forebrain.realtime.server import serve
@@ -152,6 +153,20 @@ def test_what_is_missing_is_held_and_an_event_is_not(adapted: fb.Adapted) -> Non
     live.step(FRAMES[501], 501)
     told.step(FRAMES[501], 501, inputs=[0, VALUES[499, 1]])
     np.testing.assert_array_equal(live.answer, told.answer)
+
+
+def test_a_plan_beyond_all_numbers_is_refused(adapted: fb.Adapted) -> None:
+    live = adapted.stream()
+    played(live, 400, 500)
+    plans = np.zeros((1, H, 2), np.float32)
+    plans[0, 0, 0] = 3e38
+    for ask in (live.what_if, live.effect):
+        with pytest.raises(FrameError, match="no finite forecast"):
+            ask(plans)
+    window, inputs = FRAMES[500 - adapted.context : 500], VALUES[:500]
+    for ask in (adapted.forecast, adapted.effect):
+        with pytest.warns(ExtrapolationWarning), pytest.raises(AdaptationError, match="no finite forecast"):
+            ask(window, plan=plans[0], inputs=inputs)
 
 
 def test_what_would_be_changes_nothing(adapted: fb.Adapted) -> None:

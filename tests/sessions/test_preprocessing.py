@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from forebrain.errors import ConfigError
+from forebrain.errors import AdaptationError, ConfigError
 from forebrain.sessions.preprocessing import Preprocessing, rates_agree
 
 PLAIN = Preprocessing.none(3)
@@ -52,3 +52,16 @@ def test_a_unit_without_a_name_is_known_by_its_place_in_the_recording() -> None:
 def test_rates_agree_within_a_quarter_either_way_and_unknown_ones_always() -> None:
     assert rates_agree(10, 12.5) and rates_agree(12.5, 10) and rates_agree(None, 3) and rates_agree(3, None)
     assert not rates_agree(10, 12.6) and not rates_agree(12.6, 10)
+
+
+def test_a_window_with_an_absurd_or_a_hidden_value_is_refused() -> None:
+    frames = np.zeros((8, 3), np.float32)
+    fit = Preprocessing.of_units(np.zeros(3, np.float32), np.ones(3, np.float32))
+    assert fit.window(frames, 4).shape == (4, 3)
+    masked = np.ma.masked_array(frames, mask=np.zeros((8, 3), bool))
+    masked[6, 1] = np.ma.masked
+    with pytest.raises(AdaptationError, match="unit 1 that are not finite"):
+        fit.window(masked, 4)
+    frames[6, 2] = 9.97e36
+    with pytest.raises(AdaptationError, match=r"unit 2 that are 9.97e.36, absurdly far off"):
+        fit.window(frames, 4)

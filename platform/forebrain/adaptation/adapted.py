@@ -139,6 +139,7 @@ class Adapted(Artifact):
         forecast = self._forecast(frames, past, planned)
         if levels is not None:
             forecast = self._quantiles(frames, forecast, levels, self._knows(past, planned))
+        _require_finite(forecast)
         if isinstance(window, Session):
             return forecast_table(forecast[:steps], self.preprocessing, levels)
         return forecast[:steps]
@@ -207,6 +208,7 @@ class Adapted(Artifact):
                 "Adapt again."
             ) from error
         effect = effect * (self.preprocessing.scale if levels is None else self.preprocessing.scale[:, None])
+        _require_finite(effect)
         return forecast_table(effect, self.preprocessing, levels) if isinstance(window, Session) else effect
 
     def response(self, name: str) -> pandas.DataFrame:
@@ -250,6 +252,7 @@ class Adapted(Artifact):
         frames, past = self._window_and_inputs(window, inputs, True)
         assert past is not None
         forecasts = np.stack([self._forecast(frames, past, self._plan(each, past)) for each in plans])
+        _require_finite(forecasts)
         values = (self.preprocessing.normalise(forecasts).mean(axis=1) @ weights).astype(float)
         return Choice(int(values.argmax()), values)
 
@@ -556,3 +559,12 @@ class Adapted(Artifact):
             **{key: value for key, value in vars(self).items() if key != "_executor"},
             "comparison": None,
         }
+
+
+def _require_finite(forecast: np.ndarray) -> None:
+    """Raises AdaptationError."""
+    if not np.isfinite(forecast).all():
+        raise AdaptationError(
+            "the window, the inputs or the plan are so far from the recording that no finite forecast "
+            "follows; expected them in the recording's own units."
+        )

@@ -32,7 +32,8 @@ from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.input_stacks import InputStacks, Known
 from forebrain.scoring.quantiles import require_levels
 from forebrain.scoring.stack import Stack
-from forebrain.sessions.preprocessing import Preprocessing
+from forebrain.sessions.arrays import unmasked
+from forebrain.sessions.preprocessing import ABSURD, Preprocessing
 from forebrain.sessions.repair import MIN_GAP_FRAMES
 
 # A unit has drifted when its running mean has moved by this many standard deviations of the fit, or its
@@ -41,6 +42,8 @@ DRIFT_MEAN = 2.0
 DRIFT_SPREAD = 3.0
 DRIFT_UNITS = 0.2
 MIN_FALLBACK_WINDOWS = 64
+# Of a unit; before these running statistics do not tell what is absurd.
+FEW_VALUES = 16
 
 Source = Literal["warm-up", "model", "copy", "late", "repeated"]
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
@@ -169,7 +172,8 @@ class LiveForecaster:
         """Takes in a frame and forecasts the next H.
 
         Args:
-            frame: [N] in the recording's units; what is not finite counts as missing.
+            frame: [N] in the recording's units; what is not finite, or a thousand million deviations off,
+                counts as missing.
             index: of the frame in the stream; lets missing, repeated and late frames be told.
             time_s: when it was taken; does the same where there is no index, and measures the rate.
             units: names of the frame's values, from this frame on: units that vanish, appear or change
@@ -232,7 +236,7 @@ class LiveForecaster:
         if self.inputs is not None:
             self.inputs.pass_over(arrival.missing)
         self._pass_over(arrival.missing)
-        np.isfinite(values, out=self._known)
+        self._known[:] = self._is_sound(values)
         self._take(values)
         if self.inputs is not None:
             self.inputs.push(given, planned)
@@ -311,7 +315,7 @@ class LiveForecaster:
         inputs, checked = self._checked_plans(plans)
         window = (self.ring.window - self._mean) / self._scale
         made = [inputs.what_if(window, self._of_model, plan) for plan in checked]
-        found = np.stack([each * self._scale + self._mean for each in made]).astype(np.float32)
+        found = _finite(np.stack([each * self._scale + self._mean for each in made]).astype(np.float32))
         if intervals is None or quantiles is None:
             return found
         return np.stack(
@@ -339,7 +343,7 @@ class LiveForecaster:
         except ConfigError as error:
             raise FrameError(f"the effect cannot be told: {error}") from error
         scaled: np.ndarray = found * (self._scale if levels is None else self._scale[:, None])
-        return scaled.astype(np.float32, copy=False)
+        return _finite(scaled.astype(np.float32, copy=False))
 
     def _checked_plans(self, plans: Sequence[Any]) -> tuple[LiveInputs, list[np.ndarray]]:
         if self.inputs is None or not self.ring.is_full:
@@ -520,7 +524,7 @@ class LiveForecaster:
 
     def _checked(self, frame: np.ndarray, named: _Named | None) -> np.ndarray:
         """The frame as float32 [N], NaN where it has no value."""
-        values = np.asarray(frame)
+        values = unmasked(frame)
         if named is None and values.shape == (self.preprocessing.num_recorded,):
             values = values[self.preprocessing.columns]
         expected = self.num_units if named is None else named.num_values
@@ -538,6 +542,14 @@ class LiveForecaster:
         spread = np.full(self.num_units, np.nan, np.float32)
         spread[named.targets] = values[named.sources]
         return spread
+
+    def _is_sound(self, values: np.ndarray) -> np.ndarray:
+        """bool [N]: what is finite and not absurdly far off, as far as the units are known by now."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            sound: np.ndarray = np.abs(values - self._mean) <= ABSURD * self._scale
+        if self.config.normalise == "running":
+            sound |= np.isfinite(values) & (self.moments.count < FEW_VALUES)
+        return sound
 
     def _pass_over(self, missing: int) -> None:
         """Frames that did not come: a few are held at the last values, after more the window starts anew."""
@@ -740,6 +752,16 @@ class _Named(NamedTuple):
         sources = [source for source, name in enumerate(names) if name in position]
         targets = [position[names[source]] for source in sources]
         return cls(np.array(targets, np.intp), np.array(sources, np.intp), len(names))
+
+
+def _finite(found: np.ndarray) -> np.ndarray:
+    """What a plan gives. Raises FrameError where it is beyond all numbers."""
+    if not np.isfinite(found).all():
+        raise FrameError(
+            "what would be under a plan cannot be told: inputs so far from those of the recording give no "
+            "finite forecast; expected them in the recording's units."
+        )
+    return found
 
 
 def _some(names: Sequence[str]) -> str:

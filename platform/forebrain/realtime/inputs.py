@@ -11,6 +11,7 @@ from forebrain.errors import AdaptationError, FrameError
 from forebrain.realtime.ring import Ring
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.input_stacks import InputStacks, Known, as_inputs, held
+from forebrain.sessions.arrays import unmasked
 
 # Longest plan that is queued, in horizons: what comes from the network has a bounded size.
 MAX_HORIZONS = 64
@@ -67,7 +68,7 @@ class LiveInputs:
         found = None
         if values is not None:
             try:
-                found = np.asarray(values, np.float32)
+                found = unmasked(values).astype(np.float32, copy=False)
             except (TypeError, ValueError) as error:
                 raise FrameError(f"the frame's inputs are no numbers ({error}).") from error
             if found.shape != (len(inputs),):

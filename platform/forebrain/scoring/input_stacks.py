@@ -32,6 +32,7 @@ from forebrain.scoring.response import (
 from forebrain.scoring.ridge import MoreFeatures
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
 from forebrain.scoring.window_source import WindowSource
+from forebrain.sessions.arrays import unmasked
 from forebrain.sessions.inputs import Input
 
 # What a plan may say in place of values: the inputs stay as they are at the last frame.
@@ -464,13 +465,13 @@ def as_inputs(values: Any, inputs: Sequence[Input], what: str) -> np.ndarray:
             raise AdaptationError(
                 f"{what}: has inputs {', '.join(given) or 'none'}; expected exactly {', '.join(names)}."
             )
-        columns = [np.asarray(values[name], np.float32) for name in names]
+        columns = [unmasked(values[name]).astype(np.float32) for name in names]
         if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
             raise AdaptationError(f"{what}: its inputs differ in length; expected one value a frame of each.")
         array = np.stack(columns, axis=1)
     else:
         try:
-            array = np.asarray(values, np.float32)
+            array = unmasked(values).astype(np.float32, copy=False)
         except (TypeError, ValueError) as error:
             raise AdaptationError(f"{what}: is no table of numbers ({error}).") from error
         array = array[:, None] if array.ndim == 1 and len(names) == 1 else array

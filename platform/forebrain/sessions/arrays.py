@@ -17,9 +17,7 @@ def as_matrix(traces: Any) -> np.ndarray:
     """
     values = getattr(traces, "values", traces)
     values = traces if callable(values) else values
-    if isinstance(values, np.ma.MaskedArray):
-        values = np.ma.filled(values.astype(np.result_type(values.dtype, np.float32)), np.nan)
-    values = np.asarray(values)
+    values = unmasked(values)
     if values.dtype.kind not in "fiub":
         raise RecordingError(
             f"the traces hold values of type {values.dtype}; expected real numbers, [frames, units]. Leave "
@@ -28,6 +26,13 @@ def as_matrix(traces: Any) -> np.ndarray:
     if values.ndim != 2:
         raise RecordingError(f"the traces have shape {values.shape}; expected two axes, [frames, units].")
     return values
+
+
+def unmasked(values: Any) -> np.ndarray:
+    """The values as an array, NaN where a masked array, such as netCDF4's, hides what it holds."""
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(np.result_type(values.dtype, np.float32)), np.nan)
+    return np.asarray(values)
 
 
 def column_names(traces: Any) -> list[str] | None:

@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from forebrain.errors import AdaptationError, ConfigError
+from forebrain.sessions.arrays import unmasked
 from forebrain.sessions.repair import repair_units
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
 
 # Between the rates of two recordings that a model may see as one: those of one laboratory differ as much.
 RATE_TOLERANCE = 0.25
+# A value so many deviations from a unit's mean is none, but what a device or a file puts in the place of one
+# (the largest float32, 9.97e36 of netCDF): float32 cannot square it.
+ABSURD = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +94,12 @@ class Preprocessing:
         """The model's output [..., N] in the recording's own units of measurement."""
         return frames * self.scale + self.mean
 
+    def is_sound(self, frames: np.ndarray) -> np.ndarray:
+        """bool [..., N], which values of raw frames are finite and no more than ABSURD deviations off."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            sound: np.ndarray = np.abs(frames - self.mean) <= ABSURD * self.scale
+        return sound
+
     def window(self, frames: np.ndarray, context: int) -> np.ndarray:
         """The last frames of the model's units, checked.
 
@@ -101,9 +111,10 @@ class Preprocessing:
             float32 [C, N].
 
         Raises:
-            AdaptationError: too few frames, another number of units, or a value that is not finite.
+            AdaptationError: too few frames, another number of units, or a value that is not finite or more
+                than ABSURD deviations off.
         """
-        frames = np.asarray(frames)
+        frames = unmasked(frames)
         if frames.ndim != 2 or frames.shape[1] not in (self.num_units, self.num_recorded):
             either = f"{self.num_units}" + (
                 f" (or all {self.num_recorded} recorded)" if self.num_recorded != self.num_units else ""
@@ -118,11 +129,13 @@ class Preprocessing:
         frames = frames[-context:].astype(np.float32)
         if frames.shape[1] != self.num_units:
             frames = frames[:, self.columns]
-        if not np.isfinite(frames).all():
-            unit = int(np.flatnonzero(~np.isfinite(frames).all(axis=0))[0])
+        if not (sound := self.is_sound(frames)).all():
+            unit = int(np.flatnonzero(~sound.all(axis=0))[0])
+            value = frames[~sound[:, unit], unit][0]
+            what = f"{value:.6g}, absurdly far off" if np.isfinite(value) else "not finite"
             raise AdaptationError(
-                f"the window holds values of {self.name(unit)} that are not finite; hold the last known "
-                "value in their place."
+                f"the window holds values of {self.name(unit)} that are {what}; hold the last known value "
+                "in their place."
             )
         # One layout, so that the same numbers give the same bits wherever a window is from.
         return np.ascontiguousarray(frames)

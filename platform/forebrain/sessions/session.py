@@ -15,7 +15,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.notebook import facts
-from forebrain.sessions.arrays import as_matrix, column_names, frame_times
+from forebrain.sessions.arrays import as_matrix, column_names, frame_times, unmasked
 from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind, columns_of, kind_of
 
 Range = tuple[int, int]  # frames [start, stop)
@@ -305,7 +305,7 @@ class Session:
             if (channels := known.get(member)) is not None:
                 if known.get(f"{member}_names") is None and (names := column_names(channels)) is not None:
                     known[f"{member}_names"] = tuple(names)
-                values = np.asarray(channels, np.float32)
+                values = unmasked(channels).astype(np.float32, copy=False)
                 known[member] = values[:, None] if values.ndim == 1 else values
         if subject is None or session is None:
             note = {"identity_note": "identity not given: the recording is an array without a name"}
