@@ -135,3 +135,50 @@ def test_a_time_in_nanoseconds_is_refused_and_poisons_nothing(small: Small, open
     again = open_live()
     again.restore(live.state())
     assert again.status()["index"] == 49
+
+
+def test_numbers_of_numpy_are_numbers_and_what_is_none_is_refused_here(small: Small, open_live: Open) -> None:
+    frames, live = activity(10, small.preprocessing), open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with served(live, port), fb.live.Client(port.address) as client:
+        reply = client.step(frames[0], np.int64(7), np.float32(1.5))
+        assert (reply.index, reply.time_s) == (7, 1.5)
+        assert client.step(frames[1][None], np.uint16(8)).index == 8  # a row, as MATLAB has them
+        hidden = np.ma.masked_array(frames[2], mask=np.arange(6) == 1)
+        client.step(hidden, 9)
+        assert live.frame[1] == frames[1, 1] and live.counts["missing_values"] == 1
+        for frame, index, time_s, match in (
+            (frames[3].reshape(2, 3), 10, None, r"the frame: has shape \(2, 3\)"),
+            (frames[3] + 1j, 10, None, "type complex64"),
+            (["1"] * 6, 10, None, "the frame: holds values of type <U1"),
+            ([[1], [1, 2]], 10, None, "no array can be made"),
+            (frames[3], 10.0, None, "index is 10.0"),
+            (frames[3], 2**70, None, "below 2"),
+            (frames[3], 10, np.datetime64("2026-11-30"), "expected seconds"),
+        ):
+            with pytest.raises(FrameError, match=match):
+                client.step(frame, index, time_s)
+        assert client.status()["frames"] == 3
+    with pytest.raises(ConfigError, match="at most 86400"):
+        fb.live.Client(timeout_s=float("inf"))
+
+
+def test_names_whose_answer_was_lost_are_told_again(small: Small, open_live: Open) -> None:
+    frames, live = activity(10, small.preprocessing), open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    address = port.address
+    port.close()
+    with fb.live.Client(address, timeout_s=0.2) as client:
+        with pytest.raises(NoAnswerError):
+            client.step(frames[0][::-1], 0, units="fedcba")
+        client.timeout_s = 20
+        with served(live, RequestPort(address, MAX_BYTES)):
+            client.step(frames[1][::-1], 1)
+            np.testing.assert_array_equal(live.frame, frames[1])
+            client.step(frames[2][::-1], 2)
+            np.testing.assert_array_equal(live.frame, frames[2])
+            with pytest.raises(FrameError, match="none of the model's"):
+                client.step(frames[3], 3, units="ghijkl")
+            client.reset()
+            client.step(frames[3], 3)
+            np.testing.assert_array_equal(live.frame, frames[3])

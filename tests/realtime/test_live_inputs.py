@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -243,7 +244,13 @@ def test_the_state_has_them(adapted: fb.Adapted, tmp_path: Path) -> None:
 def test_messages_carry_them() -> None:
     frame = decode_request(encode_frame(Frame(np.zeros(3), inputs=np.ones(2), plan=np.ones((4, 2)))))
     assert isinstance(frame, Frame) and frame.inputs is not None and frame.plan is not None
-    assert frame.inputs.tolist() == [1, 1] and frame.plan.shape == (8,)
+    assert frame.inputs.tolist() == [1, 1] and frame.plan.shape == (4, 2)
+    message = {"v": 1, "frame": b"", "plan": bytes(32)}
+    frame = decode_request(msgpack.packb(message))
+    assert isinstance(frame, Frame) and frame.plan is not None and frame.plan.shape == (8,)
+    for shape in ([4, 3], [8], [-2, -4], 8, "4, 2"):
+        with pytest.raises(FrameError, match="the plan has 8 values and shape"):
+            decode_request(msgpack.packb(message | {"plan_shape": shape}))
     question = decode_request(encode_question(Question("what_if", np.zeros((2, 4, 3), np.float32))))
     assert isinstance(question, Question) and question.plans is not None and question.plans.shape == (2, 4, 3)
     asked = decode_request(encode_question(Question("effect", np.zeros((1, 4, 3), np.float32), (0.1, 0.9))))
@@ -293,4 +300,6 @@ def test_a_rig_sends_inputs_and_plans_and_asks_what_if(client: fb.live.Client, a
             client.step(FRAMES[500], 500, **wrong)
     with pytest.raises(FrameError, match="expected"):
         client.what_if(np.zeros((1, H, 3)))
+    with pytest.raises(FrameError, match=r"the plan: has shape \(2, 4\)"):
+        client.step(FRAMES[500], 500, plan=np.zeros((2, H)))
     assert client.step(FRAMES[500], 500, inputs=VALUES[500]).index == 500

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, FrameError
 from forebrain.realtime.messages import Forecast, Frame, Question
+from forebrain.sessions.arrays import unmasked
 
 try:
     from forebrain.realtime.zeromq import RequestClient
@@ -18,6 +21,7 @@ except ImportError as error:
     ) from error
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5600"
+MOST_TIMEOUT_S = 86_400
 
 
 class Client:
@@ -41,7 +45,10 @@ class Client:
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout_s: float = 5.0) -> None:
         if not timeout_s > 0:
             raise ConfigError(f"timeout_s is {timeout_s}; expected more than 0.")
+        if timeout_s > MOST_TIMEOUT_S:
+            raise ConfigError(f"timeout_s is {timeout_s}; expected at most {MOST_TIMEOUT_S:g}, a day.")
         self.address, self.timeout_s = address, timeout_s
+        self._untold: tuple[str, ...] | None = None  # names of units, until a frame with them is answered
         self._requests = RequestClient(address)
 
     def step(
@@ -57,7 +64,7 @@ class Client:
         """Sends a frame and returns its forecast; see `LiveForecaster.step`.
 
         Args:
-            frame, index, time_s, units: as there.
+            frame, index, time_s, units: as there. Names whose answer was lost go with the next frame again.
             quantiles: levels to have besides the points, as `Forecast.quantiles` [H, N, Q].
             inputs, plan: as there; `describe()["inputs"]` names them.
 
@@ -65,11 +72,21 @@ class Client:
             FrameError: the frame was refused; nothing changed.
             NoAnswerError: no answer came in time; whether the frame was taken in is not known.
         """
-        names = None if units is None else tuple(units)
+        before = self._untold
+        names = before if units is None else tuple(units)
         levels = None if quantiles is None else tuple(quantiles)
-        given, planned = (None if each is None else np.asarray(each, np.float32) for each in (inputs, plan))
-        sent = Frame(np.asarray(frame), index, time_s, names, levels, given, planned)
-        return self._requests.step(sent, self.timeout_s)
+        given = None if inputs is None else _numbers(inputs, "the frame's inputs", "biuf", (0, 1))
+        planned = None if plan is None else _numbers(plan, "the plan", "biuf", (1, 2))
+        values = _numbers(frame, "the frame", "iuf", (1,))
+        sent = Frame(values, _index(index), _seconds(time_s), names, levels, given, planned)
+        self._untold = names
+        try:
+            reply = self._requests.step(sent, self.timeout_s)
+        except FrameError:
+            self._untold = before
+            raise
+        self._untold = None
+        return reply
 
     def what_if(self, plans: Any, quantiles: Sequence[float] | None = None) -> np.ndarray:
         """The forecasts from the newest frame under plans, one after another: nothing changes.
@@ -106,7 +123,8 @@ class Client:
 
     def _about_plans(self, ask: str, plans: Any, quantiles: Sequence[float] | None) -> np.ndarray:
         levels = None if quantiles is None else tuple(quantiles)
-        answer = self._requests.ask(Question(ask, np.asarray(plans, np.float32), levels), self.timeout_s)
+        values = _numbers(plans, "plans", "biuf", (3,))
+        answer = self._requests.ask(Question(ask, values, levels), self.timeout_s)
         return np.frombuffer(answer["forecasts"], "<f4").reshape(answer["shape"])
 
     def describe(self) -> dict[str, Any]:
@@ -131,7 +149,9 @@ class Client:
         Raises:
             NoAnswerError: no answer came in time.
         """
-        return self._ask("reset")
+        status = self._ask("reset")
+        self._untold = None
+        return status
 
     def close(self) -> None:
         """Closes the connection; the server goes on."""
@@ -145,3 +165,38 @@ class Client:
 
     def _ask(self, question: str) -> dict[str, Any]:
         return self._requests.ask(question, self.timeout_s)
+
+
+def _numbers(values: Any, what: str, kinds: str, axes: tuple[int, ...]) -> np.ndarray:
+    """An array of numbers with so many axes: a message carries none. Raises FrameError."""
+    try:
+        array = unmasked(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FrameError(f"{what}: no array can be made of it ({error}).") from error
+    if array.dtype.kind not in kinds:
+        raise FrameError(f"{what}: holds values of type {array.dtype}; expected real numbers.")
+    if axes == (1,) and array.ndim == 2 and len(array) == 1:  # a row, as MATLAB has them
+        array = array[0]
+    if array.ndim not in axes:
+        raise FrameError(f"{what}: has shape {array.shape}; expected {' or '.join(map(str, axes))} axes.")
+    return array
+
+
+def _index(index: Any) -> int | None:
+    """A whole number, NumPy's too, as Python's. Raises FrameError."""
+    if index is None:
+        return None
+    try:
+        number = operator.index(index)
+    except TypeError as error:
+        raise FrameError(f"the frame's index is {index!r:.60}; expected a whole number.") from error
+    if not 0 <= number < 2**63:
+        raise FrameError(f"the frame's index is {number}; expected 0 or more and below 2^62.")
+    return number
+
+
+def _seconds(time_s: Any) -> float | None:
+    """A real number, NumPy's too, as Python's. Raises FrameError."""
+    if time_s is None or isinstance(time_s, Real):
+        return None if time_s is None else float(time_s)
+    raise FrameError(f"the frame's time is {time_s!r:.60}; expected seconds, a number.")

@@ -1,7 +1,7 @@
 """The messages between a recording rig and a forecaster: msgpack maps of plain values, checked on arrival.
 
     frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?,
-                 "quantiles": [level]?, "inputs": bytes?, "plan": bytes?}
+                 "quantiles": [level]?, "inputs": bytes?, "plan": bytes?, "plan_shape": [L, D]?}
     question    {"v": 1, "ask": "status" | "describe" | "reset"}
                 {"v": 1, "ask": "what_if" | "effect", "plans": bytes, "shape": [K, H, D],
                  "quantiles": [level]?}
@@ -132,6 +132,8 @@ def encode_frame(frame: Frame) -> bytes:
     for name in ("inputs", "plan"):
         if (values := getattr(frame, name)) is not None:
             message[name] = _little(np.asarray(values))
+    if frame.plan is not None and np.ndim(frame.plan) == 2:
+        message["plan_shape"] = list(np.shape(frame.plan))
     return msgpack.packb(message)
 
 
@@ -161,7 +163,7 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
         _names(message.get("units")),
         _levels(message.get("quantiles")),
         _floats(message, "inputs"),
-        _floats(message, "plan"),
+        _plan(message),
     )
 
 
@@ -263,6 +265,17 @@ def _floats(message: dict[str, Any], name: str) -> np.ndarray | None:
     if not isinstance(data, bytes) or len(data) % 4:
         raise FrameError(f"the frame's {name} are no bytes of <f4 values.")
     return np.frombuffer(data, "<f4")
+
+
+def _plan(message: dict[str, Any]) -> np.ndarray | None:
+    """Flat where the message does not tell its shape, as those of earlier senders."""
+    plan, shape = _floats(message, "plan"), message.get("plan_shape")
+    if plan is None or shape is None:
+        return plan
+    is_shape = isinstance(shape, list) and [type(each) for each in shape] == [int] * 2 and min(shape) > 0
+    if not is_shape or math.prod(shape) != plan.size:
+        raise FrameError(f"the plan has {plan.size} values and shape {shape!r:.60}; expected [L, D].")
+    return plan.reshape(shape)
 
 
 def _plans(message: dict[str, Any]) -> np.ndarray:
