@@ -91,6 +91,11 @@ def test_a_plan_and_its_effect(
         ("flash,air\n1,0\n", "has 1 frames; expected 4"),
         ("flash,odor\n" + "1,0\n" * 4, "expected exactly flash, air"),
         ("flash,air\n" + "nan,0\n" * 4, "flash that are not finite"),
+        ("frames_ahead,flash,air\n4,1,0\n3,0,0\n2,0,0\n1,0,0\n", "has 4 where 1 is expected"),
+        ("frames_ahead,flash,air\n3,1,0\n4,0,0\n5,0,0\n6,0,0\n", "has 3 where 1 is expected"),
+        ("seconds_ahead,flash,air\n0.1,1,0\n0.2,0,0\n0.3,0,0\n0.4,0,0\n", "has 0.1 where 0.5 is expected"),
+        ("time_s,flash,air\n60,1,0\n60.1,0,0\n60.2,0,0\n60.3,0,0\n", "has 60.1 where 60.5 is expected"),
+        ("time_s,flash,air\n60,1,0\nlater,0,0\n", "time_s is 'later'; expected a number"),
     ],
 )
 def test_a_plan_that_is_none_is_one_line(

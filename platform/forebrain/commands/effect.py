@@ -51,8 +51,8 @@ def run(config: Config, console: Console) -> int:
     if config.quantiles is not None:
         require_levels(config.quantiles)
     require_free(config.out, config.overwrite)
-    plan, against = read_plan(config.plan), read_plan(config.against)
     adapted = Adapted.load(config.adapted, config.registry)
+    plan, against = (read_plan(each, adapted.rate_hz) for each in (config.plan, config.against))
     session = open_session(config.recording, config.session)
     with extrapolation_told(console):
         effect = adapted.effect(session, plan, against).to_numpy()

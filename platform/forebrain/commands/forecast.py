@@ -51,8 +51,8 @@ def run(config: Config, console: Console) -> int:
     if config.quantiles is not None:
         require_levels(config.quantiles)
     require_free(config.out, config.overwrite)
-    plan = None if config.plan is None else read_plan(config.plan)
     adapted = Adapted.load(config.adapted, config.registry)
+    plan = None if config.plan is None else read_plan(config.plan, adapted.rate_hz)
     session = open_session(config.recording, config.session)
     known = True if config.inputs else None
     with extrapolation_told(console):
