@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
 import numpy as np
 import pytest
+import xarray
 
 import forebrain as fb
 from forebrain.adaptation.backbone import Backbone
@@ -17,6 +19,7 @@ from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.errors import AdaptationError, FrameError
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.messages import Frame, Question, decode_request, encode_frame, encode_question
+from forebrain.realtime.recorder import Recorder
 from forebrain.realtime.server import serve
 from forebrain.realtime.state import StateFile
 from forebrain.realtime.zeromq import RequestPort
@@ -239,6 +242,35 @@ def test_the_state_has_them(adapted: fb.Adapted, tmp_path: Path) -> None:
         each.step(FRAMES[500], 500, inputs=VALUES[500])
     np.testing.assert_array_equal(again.answer, live.answer)
     assert again.knows == "plan"
+
+
+def test_a_record_holds_the_inputs_and_is_adapted_to_with_them(tmp_path: Path) -> None:
+    watched = np.random.default_rng(1).normal(size=(700, 1)).astype(np.float32)
+    session = replace(SESSION, behaviour=watched, behaviour_names=("speed",), input_units={"air": "mm"})
+    names = ("flash", "speed", "air")
+    made = Backbone.nothing(C, H).adapt(
+        session, "none", FitConfig(), inputs=names, score=False, progress=False
+    )
+    assert made.input_names == names
+    live, values = made.stream(), session.input_values(names)
+    recorder = Recorder(tmp_path / "run.nc", live, {})
+    for index in range(700):
+        live.step(FRAMES[index], index, index / 2, inputs=values[index] if index >= 5 else None)
+        live.step_ms = 1.0
+        recorder.frame(live)
+    recorder.close()
+    assert not live.counts["lost_records"]
+
+    recorded = fb.read(tmp_path / "run.nc")
+    assert np.isnan(recorded.input_values(names)[:5]).all()
+    np.testing.assert_array_equal(recorded.input_values(names)[5:], values[5:])
+    as_told = {each.name: each for each in session.inputs}
+    assert {each.name: each for each in recorded.inputs} == as_told
+    again = Backbone.nothing(C, H).adapt(recorded, "none", FitConfig(), score=False, progress=False)
+    assert again.input_names == ("flash", "air")
+    assert again.inputs is not None and again.inputs.response is not None
+    with xarray.open_dataset(tmp_path / "run.nc", engine="scipy") as data:
+        np.testing.assert_array_equal(data.inputs.sel(input="flash")[5:], values[5:, names.index("flash")])
 
 
 def test_messages_carry_them() -> None:

@@ -156,6 +156,10 @@ def test_a_record_that_was_cut_short_is_gone_on_with_behind_its_last_whole_frame
     recorder.close()
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size - recorder._dtype.itemsize * 3 // 2)
+    session = fb.read(path)
+    np.testing.assert_array_equal(session.frames(0, 18), frames[:18])
+    assert session.num_frames == 18
+    assert session.metadata["record_note"] == "20 frames were recorded and 18 lie there"
     again = Recorder(path, live, ABOUT)
     assert again.num_recorded == 18 and "20 frames were counted and 18 lie there" in caplog.text
     record(again, live, frames[20:], first=20)
@@ -163,6 +167,46 @@ def test_a_record_that_was_cut_short_is_gone_on_with_behind_its_last_whole_frame
     session = fb.read(path)
     np.testing.assert_array_equal(session.frames(0, 38), np.delete(frames, [18, 19], axis=0))
     assert session.segments == [(0, 18), (18, 38)]
+
+
+@pytest.mark.parametrize("begun", [0, 10, 500])
+def test_a_record_whose_first_bytes_alone_were_written_is_begun_again(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, begun: int
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    Recorder(path, live, ABOUT).close()
+    path.write_bytes(path.read_bytes()[:begun])
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames)
+    recorder.close()
+    np.testing.assert_array_equal(fb.read(path).frames(0, 40), frames)
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line(
+    open_live: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Recorder, "_write", refuse)
+    with pytest.raises(ConfigError, match=r"run\.nc: cannot be written \(No space left on device\)"):
+        Recorder(tmp_path / "run.nc", open_live(), ABOUT)
+
+
+def test_one_record_behind_another_is_neither_read_nor_gone_on_with(
+    open_live: Open, frames: np.ndarray, tmp_path: Path
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames)
+    recorder.close()
+    size, twice = path.stat().st_size, path.read_bytes() * 2
+    path.write_bytes(twice)
+    with pytest.raises(RecordingError, match=f"the second begins at byte {size:,}"):
+        fb.read(path)
+    with pytest.raises(ConfigError, match="one recording behind another"):
+        Recorder(path, live, ABOUT)
+    assert path.read_bytes() == twice
 
 
 def test_a_file_without_frames_is_told_from_a_damaged_one(open_live: Open, tmp_path: Path) -> None:

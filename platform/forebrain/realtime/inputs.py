@@ -48,6 +48,11 @@ class LiveInputs:
         return self.stacks.known("plan" if len(self._plan) >= self.horizon else "past")
 
     @property
+    def newest(self) -> np.ndarray:
+        """[D], those of the newest frame as they were taken; NaN before any came."""
+        return np.full(len(self._is_event), np.nan, np.float32) if self._last is None else self._last
+
+    @property
     def past(self) -> np.ndarray | None:
         """[T, D], those up to the newest frame, oldest first; None before any came."""
         return None if self._last is None else self._past.window

@@ -11,6 +11,7 @@ where the disk is too slow or full frames are left out, counted and said, and fo
     source [frame]               of the forecast: a position in the attribute `flag_meanings`
     index, time_s, arrived_s     of the frame: its own index and time (NaN without one), and seconds since
     1970 segment [frame]              no window crosses from one to the next
+    inputs [frame, input]        as they were taken, NaN before any came; where the adaptation knows inputs
     step_ms, score [frame]       from the frame's arrival to its forecast; rolling score against copy
     event [frame]                text: what happened since the frame before
 """
@@ -18,11 +19,13 @@ where the disk is too slow or full frames are left out, counted and said, and fo
 from __future__ import annotations
 
 import io
+import json
 import logging
 import queue
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ import numpy as np
 
 from forebrain.errors import ConfigError
 from forebrain.realtime.forecaster import LiveForecaster
-from forebrain.sessions.readers.live_record import KIND, SOURCES
+from forebrain.sessions.readers.live_record import KIND, MAGIC, SOURCES
 
 EVENT_BYTES = 240
 MAX_WAITING_BYTES = 64 << 20  # of records that are not written yet
@@ -53,22 +56,24 @@ class Recorder:
 
     def __init__(self, path: str | Path, live: LiveForecaster, about: Mapping[str, str]) -> None:
         self.path = Path(path)
-        self._dtype = _dtype(live.num_units, live.horizon)
+        self._dtype = _dtype(live)
         header = _header(live, about)
         self._start = len(header)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("r+b" if self.path.exists() else "x+b", buffering=0)
         except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be written ({error.strerror or error}).") from error
+            raise self._cannot_be_written(error) from error
         try:
             _lock(self._file, self.path)
             self.num_recorded = self._go_on(header)
             self._segment = 0
             if self.num_recorded:
                 self._segment = 1 + int(self._record(self.num_recorded - 1)["segment"])
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            if isinstance(error, OSError):
+                raise self._cannot_be_written(error) from error
             raise
         self._first_segment = live.segment
         self._events: list[str] = []
@@ -92,6 +97,8 @@ class Recorder:
         record["step_ms"] = live.step_ms
         record["score"] = np.nan if score is None else score
         record["event"] = _text(self._events)
+        if live.inputs is not None:
+            record["inputs"] = live.inputs.newest
         record["activity"] = np.where(live.known, live.frame, np.nan)
         record["forecast"] = live.answer if was_forecast else np.nan
         live.counts["lost_records"] += self._failed
@@ -125,7 +132,7 @@ class Recorder:
     def _go_on(self, header: bytes) -> int:
         """Records that the file holds already, of the same units; a new one gets its header."""
         there = self._file.read(self._start)
-        if not there:
+        if len(there) < len(header) and header.startswith(there):  # new, or ended while it was begun
             self._write(0, header)
             return 0
         counted = slice(_NUM_RECORDS_AT, _NUM_RECORDS_AT + 4)
@@ -136,11 +143,24 @@ class Recorder:
             )
         number = int.from_bytes(there[counted], "big")
         whole = (self.path.stat().st_size - self._start) // self._dtype.itemsize
+        if number < whole and self._begins_anew(number):
+            raise ConfigError(
+                f"{self.path} holds one recording behind another, which would be overwritten. Name another "
+                "file."
+            )
         if number > whole:  # a power cut, or a copy that was cut short
             _log.warning("%s: %d frames were counted and %d lie there; it goes on behind them.",
                          self.path, number, whole)  # fmt: skip
             self._write(_NUM_RECORDS_AT, whole.to_bytes(4, "big"))
         return min(number, whole)
+
+    def _cannot_be_written(self, error: OSError) -> ConfigError:
+        return ConfigError(f"{self.path}: cannot be written ({error.strerror or error}).")
+
+    def _begins_anew(self, number: int) -> bool:
+        """Whether another file begins behind the last record that is counted."""
+        self._file.seek(self._start + number * self._dtype.itemsize)
+        return self._file.read(len(MAGIC)) == MAGIC
 
     def _record(self, number: int) -> Any:
         self._file.seek(self._start + number * self._dtype.itemsize)
@@ -176,8 +196,10 @@ class Recorder:
             rest = rest[self._file.write(rest) :]
 
 
-def _dtype(num_units: int, horizon: int) -> np.dtype:
+def _dtype(live: LiveForecaster) -> np.dtype:
     """A record as it lies in the file: the variables that have one, in their order."""
+    num_units, num_inputs = live.num_units, len(live.input_names)
+    inputs = [("inputs", ">f4", (num_inputs,))] if num_inputs else []
     return np.dtype(
         [
             ("index", ">f8"),
@@ -188,13 +210,14 @@ def _dtype(num_units: int, horizon: int) -> np.dtype:
             ("step_ms", ">f4"),
             ("score", ">f4"),
             ("event", f"S{EVENT_BYTES}"),
+            *inputs,
             ("activity", ">f4", (num_units,)),
-            ("forecast", ">f4", (horizon, num_units)),
+            ("forecast", ">f4", (live.horizon, num_units)),
         ]
     )
 
 
-_DIMENSIONS = {"event": ("text",), "activity": ("unit",), "forecast": ("step", "unit")}
+_DIMENSIONS = {"event": ("text",), "inputs": ("input",), "activity": ("unit",), "forecast": ("step", "unit")}
 
 
 def _header(live: LiveForecaster, about: Mapping[str, str]) -> bytes:
@@ -203,7 +226,7 @@ def _header(live: LiveForecaster, about: Mapping[str, str]) -> bytes:
 
     preprocessing = live.preprocessing
     names = [preprocessing.name(unit).encode() for unit in range(live.num_units)]
-    dtype = _dtype(live.num_units, live.horizon)
+    dtype = _dtype(live)
     buffer = _Kept()
     file = scipy_io.netcdf_file(buffer, "w", version=2)
     attributes: dict[str, Any] = {"kind": KIND, **about}
@@ -219,9 +242,14 @@ def _header(live: LiveForecaster, about: Mapping[str, str]) -> bytes:
         ("name", max(map(len, names))),
     ):
         file.createDimension(name, length)
-    unit = file.createVariable("unit", "c", ("unit", "name"))
-    unit[:] = np.array(names, f"S{max(map(len, names))}").view("S1").reshape(len(names), -1)
-    unit._Encoding = "utf-8"
+    _add_names(file, "unit", "name", names)
+    if live.inputs is not None:
+        inputs = live.inputs.stacks.inputs
+        named = [each.name.encode() for each in inputs]
+        file.createDimension("input", len(inputs))
+        file.createDimension("input_name", max(1, *map(len, named)))
+        _add_names(file, "input", "input_name", named)
+        file.variables["input"].about = json.dumps([asdict(each) for each in inputs]).encode()
     step = file.createVariable("step", "i4", ("step",))
     step[:] = np.arange(1, live.horizon + 1)
     for name in dtype.names or ():
@@ -239,6 +267,12 @@ def _header(live: LiveForecaster, about: Mapping[str, str]) -> bytes:
     header = bytearray(buffer.content[: -dtype.itemsize])
     header[_NUM_RECORDS_AT : _NUM_RECORDS_AT + 4] = bytes(4)
     return bytes(header)
+
+
+def _add_names(file: Any, variable: str, letters: str, names: list[bytes]) -> None:
+    added = file.createVariable(variable, "c", (variable, letters))
+    added[:] = np.array(names, f"S{file.dimensions[letters]}").view("S1").reshape(len(names), -1)
+    added._Encoding = "utf-8"
 
 
 class _Kept(io.BytesIO):

@@ -20,7 +20,7 @@ from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind
 
 Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
-READER_NOTES = ("identity_note", "orientation_note")
+READER_NOTES = ("identity_note", "orientation_note", "record_note")
 
 
 class FrameSource(Protocol):

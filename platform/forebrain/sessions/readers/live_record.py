@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.inputs import Input
 from forebrain.sessions.readers._common import make_session
 from forebrain.sessions.readers._selected import loaded_if_small
-from forebrain.sessions.readers.netcdf3 import NetcdfFrames
+from forebrain.sessions.readers.netcdf3 import NetcdfFrames, whole_records
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
 KIND = "forebrain-live-record-1"
+MAGIC = b"CDF\x02"
 SOURCES = ("warm-up", "model", "copy", "none")
 _HEAD_BYTES = 2048  # the attributes lie at the file's beginning
 _MAX_EVENTS = 200
@@ -25,29 +28,36 @@ def recognises(path: Path) -> bool:
         return False
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
-    return head.startswith(b"CDF\x02") and KIND.encode() in head
+    return head.startswith(MAGIC) and KIND.encode() in head
 
 
 def read(path: Path, sidecar: Sidecar) -> list[Session]:
     """Reads the frames, a segment for each stretch without a hole; the forecasts are read with xarray.
 
     Raises:
-        RecordingError: the file is damaged, or holds no frame yet.
+        RecordingError: the file is damaged, is several in one, or holds no frame yet.
     """
-    from scipy import io
-
     try:
-        with io.netcdf_file(path, "r", mmap=True) as file:
+        with whole_records(path) as file:
+            num_counted, num_bytes = file.num_counted, file.num_bytes
             known = {name: _text(value) for name, value in file._attributes.items()}
             found = {name: np.array(file.variables[name].data) for name in ("index", "time_s", "segment")}
             events = _strings(file.variables["event"].data)
             unit_names = tuple(_text(name) for name in _strings(file.variables["unit"].data).tolist())
             shape = file.variables["activity"].shape
+            inputs = _inputs(file)
     except Exception as error:  # scipy raises errors of many kinds on damaged files
         raise RecordingError(
             f"{path}: not readable as a recording of `forebrain live` ({type(error).__name__}: {error}). It "
             "is damaged; copy it again."
         ) from error
+    with path.open("rb") as stream:
+        stream.seek(num_bytes)
+        if stream.read(len(MAGIC)) == MAGIC:
+            raise RecordingError(
+                f"{path}: holds one recording behind another, and only the first could be read. Keep each in "
+                f"a file of its own; the second begins at byte {num_bytes:,}."
+            )
     if not shape[0]:
         raise RecordingError(f"{path}: holds no frame yet; read it once the stream has begun.")
     time_s = found["time_s"].astype(np.float64)
@@ -59,6 +69,8 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     metadata = {"variable": "activity", "also_in_the_file": "forecast, source, score, step_ms: for xarray"}
     if told:
         metadata["events"] = "; ".join(told[:_MAX_EVENTS])
+    if shape[0] < num_counted:
+        metadata["record_note"] = f"{num_counted:,} frames were recorded and {shape[0]:,} lie there"
     is_timed = bool(np.isfinite(time_s).all()) and len(time_s) > 1
     session = make_session(
         path,
@@ -71,8 +83,27 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         unit_names=unit_names,
         segment_ids=segment_ids.astype(np.int32),
         time_s=time_s if is_timed else None,
+        **inputs,
     )
     return [session]
+
+
+def _inputs(file: Any) -> dict[str, Any]:
+    """Fields of a session that tell its inputs; none where the forecaster knew none."""
+    if "inputs" not in file.variables:
+        return {}
+    channels = [Input(**each) for each in json.loads(file.variables["input"].about)]
+    values = np.array(file.variables["inputs"].data).astype(np.float32)
+    fields: dict[str, Any] = {
+        "input_kinds": {each.name: each.kind for each in channels},
+        "input_units": {each.name: each.unit for each in channels if each.unit},
+    }
+    for member, can_be_planned in (("stimulus", True), ("behaviour", False)):
+        columns = [column for column, each in enumerate(channels) if each.can_be_planned == can_be_planned]
+        if columns:
+            fields[member] = values[:, columns]
+            fields[f"{member}_names"] = tuple(channels[column].name for column in columns)
+    return fields
 
 
 def _strings(characters: np.ndarray) -> np.ndarray:

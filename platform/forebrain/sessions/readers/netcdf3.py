@@ -95,10 +95,40 @@ def _add(content: Content, name: str, variable: Any, path: Path) -> None:
     )
 
 
-def _read(path: Path, name: str, where: tuple[slice, ...]) -> np.ndarray:
+def whole_records(path: Path) -> Any:
+    """The file, opened by scipy, with as many of its records as lie there: a power cut may leave fewer than
+    are counted. `num_counted` and `num_bytes`, those of all that is counted, are its attributes."""
     from scipy import io
 
-    with io.netcdf_file(path, "r", mmap=True) as file:
+    class Whole(io.netcdf_file):
+        def __init__(self) -> None:
+            self.__dict__["begin"] = path.stat().st_size
+            super().__init__(path, "r", mmap=True)
+
+        @property
+        def num_counted(self) -> int:
+            return int(self.__dict__["_recs"])
+
+        @property
+        def num_bytes(self) -> int:
+            return int(self.begin + self.num_counted * self._recsize)
+
+        @property
+        def _recs(self) -> int:
+            there = path.stat().st_size - self.begin
+            return min(self.num_counted, max(0, there) // self._recsize) if self._recsize else 0
+
+        def _read_var(self) -> Any:
+            found = super()._read_var()
+            if found[2] and found[2][0] is None:  # has records
+                self.__dict__["begin"] = min(self.begin, found[7])
+            return found
+
+    return Whole()
+
+
+def _read(path: Path, name: str, where: tuple[slice, ...]) -> np.ndarray:
+    with whole_records(path) as file:
         values = np.array(file.variables[name].data[where])
         # scipy warns of arrays that outlive the file's map; the copy above does not need it.
     return values.astype(values.dtype.newbyteorder("="))
