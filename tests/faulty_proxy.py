@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # 503: throttled. drop: no answer. lose: done by the server, but the answer is lost. cut: half of the answer.
-# stall: a silent connection. slow: an answer in eight pieces. expired: the credentials are.
+# stall: a silent connection. slow: an answer in eight pieces. expired: the credentials are. damage: another
+# byte in the answer. page: what a network answers to those who have not logged in.
 # conflict: what AWS answers to some who create one name at the same moment.
 FAULTS = ("503", "drop", "lose", "cut", "stall", "slow")
 _CODES = {
@@ -94,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, code = _CODES[fault]
             text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>as asked</Message></Error>"
             self._send(status, [("Content-Type", "application/xml")], text.encode())
+        elif fault == "page":
+            self._send(200, [("Content-Type", "text/html")], b"<html>Please log in</html>")
         else:
             self._pass_on(body, fault)
 
@@ -112,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "lose":
             self.close_connection = True
             return
+        if fault == "damage":
+            data = bytes([data[0] ^ 1]) + data[1:]
         headers = [
             (k, v) for k, v in response.getheaders() if k.lower() not in ("connection", "date", "server")
         ]

@@ -33,6 +33,24 @@ def remote(s3_bucket: str, faults: FaultyProxy, request: pytest.FixtureRequest) 
     return Folder(f"{s3_bucket}/{request.node.name}")
 
 
+def test_a_file_that_was_damaged_on_its_way_is_read_again(
+    remote: Folder, faults: FaultyProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote.write("a/one", DATA)
+    faults.fail("damage", method="GET")
+    assert remote.read("a/one") == DATA
+    assert f"{remote.uri}/a/one: " in caplog.text and "checksum" in caplog.text
+
+
+def test_a_web_page_in_the_place_of_a_store_is_said_before_any_work(
+    remote: Folder, faults: FaultyProxy
+) -> None:
+    faults.fail("page", times=1000)
+    for call in (lambda: remote.exists("a"), lambda: remote.stat("a"), remote.files, remote.require_writable):
+        with pytest.raises(StorageError, match=r"127\.0\.0\.1.*not as an object store"):
+            call()
+
+
 @pytest.mark.parametrize("fault", ["503", "drop", "cut", "stall", "slow"])
 def test_reading_survives_a_fault_with_a_warning_that_names_object_and_cause(
     remote: Folder, faults: FaultyProxy, fault: str, caplog: pytest.LogCaptureFixture

@@ -198,6 +198,11 @@ class ObjectStore:
                 f"{where}: {_cause(error)}. AWS_ENDPOINT_URL must begin with http:// or https://, as in "
                 "http://minio.lab:9000."
             ) from error
+        if isinstance(error, KeyError):  # of s3fs, which misses what every answer of a store has
+            raise StorageError(
+                f"{where}: {self._endpoint()} answers, but not as an object store does (no {error}). Check "
+                "AWS_ENDPOINT_URL: is it a web page's, or must one log in to this network first?"
+            ) from error
         if isinstance(error, OSError) or type(error).__module__.startswith("botocore."):
             raise StorageError(f"{where}: {self._endpoint()} answered: {_cause(error)}.") from error
 
@@ -212,6 +217,7 @@ class ObjectStore:
             from s3fs.core import S3_RETRYABLE_ERRORS
 
             known += (ClientError, exceptions.ConnectionError, exceptions.IncompleteReadError)
+            known += (exceptions.FlexibleChecksumError,)  # damaged on its way
             known += S3_RETRYABLE_ERRORS
         return isinstance(error, known)
 
