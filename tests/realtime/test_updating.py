@@ -105,7 +105,7 @@ def test_updates_need_a_fit_an_interface_and_enough_frames(small: Small, open_li
 
 
 def test_a_process_updates_the_interface_and_its_death_costs_nothing_else(
-    small: Small, open_live: Open
+    small: Small, open_live: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     live = open_live()
     config = UpdateConfig(every_s=0.02, frames=100, steps=3, batch_size=4, learning_rate=1e-2)
@@ -135,4 +135,5 @@ def test_a_process_updates_the_interface_and_its_death_costs_nothing_else(
         live.step(frame)
         updater.follow(live)
     assert live.source == "model" and not updater.is_alive
+    assert caplog.text.count("the process that updates the interface has ended") == 1
     updater.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.synchronize
@@ -32,6 +33,7 @@ from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.training.optimise import CLIP_NORM, ClippedAdamW
 
 NICENESS = 10
+_log = logging.getLogger(__name__)
 WEIGHT_DECAY = 1e-2
 NEWEST_PART = 0.25  # of the frames seen: what decides whether an update is used
 
@@ -140,6 +142,7 @@ class InterfaceUpdater:
         self._process = context.Process(
             target=_update, args=(self._shared, *given), name="live-updates", daemon=True
         )
+        self._is_told = False  # that it has ended
         start_beside(self._process)
 
     def follow(self, live: LiveForecaster) -> None:
@@ -148,6 +151,13 @@ class InterfaceUpdater:
         self._frames[slot] = live.frame
         self._segments[slot] = live.segment
         self._shared.count += 1
+        if not self.is_alive and not self._is_told:
+            self._is_told = True
+            _log.warning(
+                "the process that updates the interface has ended (exit status %s): forecasts go on with the "
+                "interface as it is. Start the forecaster again to have more updates.",
+                self._process.exitcode,
+            )
         if self._shared.ready.acquire(block=False):
             live.replace_interface(_with(live.interface, self._shared.interface()))
             self._shared.wanted.release()
