@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers import csv_table
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
@@ -73,6 +74,45 @@ def test_sidecar_names_the_columns(tmp_path: Path, table: pd.DataFrame) -> None:
     np.testing.assert_allclose(session.traces, table[["RIML", "AVAL"]])
     with pytest.raises(RecordingError, match=r"no column is called AIBL.*AVAL"):
         read(tmp_path / "worm.csv", Sidecar(columns=("AIBL",)))
+
+
+@pytest.mark.parametrize("options", [{}, {"sep": ";"}, {"index_label": ""}])
+def test_units_in_rows_are_told_by_the_text_of_an_index(
+    tmp_path: Path, table: pd.DataFrame, options: dict[str, str]
+) -> None:
+    table.T.to_csv(tmp_path / "worm.csv", **options)
+    session = read(tmp_path / "worm.csv", Sidecar(rate_hz=2.0))
+    assert session.unit_names == tuple(NAMES)
+    np.testing.assert_allclose(session.traces, table)
+
+
+def test_an_index_of_text_that_may_name_units_or_frames_is_asked_about(
+    tmp_path: Path, table: pd.DataFrame
+) -> None:
+    table.index = [f"frame {number}" for number in range(50)]
+    table.to_csv(tmp_path / "worm.csv")
+    with pytest.raises(RecordingQuestion, match="may name units or frames") as asked:
+        read(tmp_path / "worm.csv")
+    assert asked.value.choices == {"frames_axis": [0, 1]}
+    np.testing.assert_allclose(read(tmp_path / "worm.csv", Sidecar(frames_axis=0)).traces, table)
+    turned = read(tmp_path / "worm.csv", Sidecar(frames_axis=1))
+    assert turned.traces.shape == (4, 50) and turned.unit_names == tuple(table.index)
+
+
+def test_an_index_of_dates_is_the_time(tmp_path: Path, table: pd.DataFrame) -> None:
+    table.index = pd.date_range("2024-03-01 23:59:58", periods=50, freq="250ms")
+    table.to_csv(tmp_path / "worm.csv")
+    session = read(tmp_path / "worm.csv")
+    assert session.rate_hz == 4.0 and session.unit_names == tuple(NAMES)
+
+
+def test_units_in_rows_without_names_keep_their_first_frame(tmp_path: Path, table: pd.DataFrame) -> None:
+    table.columns = range(4)
+    for index in (True, False):
+        table.T.to_csv(tmp_path / "worm.csv", index=index)
+        session = read(tmp_path / "worm.csv", Sidecar(frames_axis=1, rate_hz=2.0))
+        assert session.unit_names is None
+        np.testing.assert_allclose(session.traces, table)
 
 
 def test_units_in_rows_are_told_by_the_first_columns_name(tmp_path: Path, table: pd.DataFrame) -> None:

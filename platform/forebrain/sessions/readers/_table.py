@@ -4,7 +4,8 @@
   ...), or one that grows evenly and states a unit of time (`Zeit (s)`), gives frame times; one called like a
   trial (`trial`, `segment`, ...) gives segments. Counters, other columns that grow evenly whatever they are
   called, and columns called like behaviour are left out, and the session says so. If the first column is
-  called like a unit (`cell`, `neuron`, ...), rows are units. If a column called like a unit repeats its
+  called like a unit (`cell`, `neuron`, ...), rows are units; so they are if it is called nothing, as pandas
+  writes an index, and holds text beside columns that are counted. If a column called like a unit repeats its
   values, the table is long: a row is one value of one unit at one time.
 - Without a header, the longer side counts frames; what grows evenly is left out.
 
@@ -43,6 +44,7 @@ _SEGMENT = re.compile(r"(?:trial|segment|epoch)s?[ _]?(?:id|nr|no|num|number|ind
 _COUNTER = re.compile(r"(?:frame|sample|index)s?[ _]?(?:id|nr|no|num|number|index)?")
 _UNIT = re.compile(r"(?:unit|cell|neuron|roi)s?[ _]?(?:id|nr|no|num|number|index|name)?")
 _UNIT_LIKE = re.compile(r"(?:unit|cell|neuron|roi|c|u|n|mean|region|fiber|fibre|ch|channel)s?[ _]?\d")
+_STAMP = re.compile(r"\d[:/-]\d")  # in dates and times of day
 _NUMBERED = re.compile(r"(?P<name>.*?)[ _]?\(?(?P<number>\d+)\)?")
 # Measurements of ImageJ that stand beside the mean of each region.
 _MEASURED = {
@@ -73,7 +75,7 @@ def sessions_of_table(frame: pd.DataFrame, has_header: bool, path: Path, sidecar
         RecordingError: a column that would be a unit holds text, or there is only one column.
         RecordingQuestion: times, the orientation, or rows of several light sources cannot be told.
     """
-    frame = _without_fillers(frame)
+    frame = _without_fillers(_with_named_index(frame, path, sidecar))
     if frame.shape[0] == 0 or frame.shape[1] == 0:
         raise RecordingError(f"{path}: the table has no rows of numbers.")
     if has_header and str(frame.columns[0]).lower() in ("scorer", "bodyparts"):
@@ -236,19 +238,23 @@ def _ask_interleaved(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _read_units_in_rows(frame: pd.DataFrame, path: Path, sidecar: Sidecar) -> Session:
-    """Rows are units, columns are frames, after a first column of unit names."""
-    names = frame.iloc[:, 0].astype(str)
-    traces = _numbers(frame.iloc[:, 1:], path).T
-    notes = {"axis_from": "the first column, which names units: rows are units"}
+    """Rows are units, columns are frames, after a first column of unit names where there is one."""
+    notes = {"axis_from": "the sidecar"}
     fields: dict[str, Any] = {}
-    heads = [str(name) for name in frame.columns[1:]]
+    first = str(frame.columns[0])
+    if frame.iloc[:, 0].dtype.kind not in "fiub" or _UNIT.fullmatch(first.lower()):
+        notes["axis_from"] = "the first column, which names units: rows are units"
+        fields["unit_names"] = tuple(frame.iloc[:, 0].astype(str))
+        frame = frame.iloc[:, 1:]
+    traces = _numbers(frame, path).T
+    heads = [str(name) for name in frame.columns]
     if all(is_number(head) for head in heads):
         values = np.array(heads, np.float64)
         steps = np.diff(values)
         if is_ramp(values) and not (len(set(steps.tolist())) == 1 and steps[0] == 1):
-            unit = unit_of(str(frame.columns[0]), {}, sidecar)
+            unit = unit_of(first, {}, sidecar)
             fields["time_s"] = seconds(values, "the header", unit, path, notes, sidecar)
-    return make_session(path, sidecar, traces, unit_names=tuple(names), metadata=notes, **fields)
+    return make_session(path, sidecar, traces, metadata=notes, **fields)
 
 
 def _read_long(frame: pd.DataFrame, unit_column: str, path: Path, sidecar: Sidecar) -> Session:
@@ -451,6 +457,34 @@ def _refuse_repeated(names: list[str], path: Path) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise RecordingError(f"{path}: several columns are called {repeated[0]}; give each its own name.")
+
+
+def _with_named_index(frame: pd.DataFrame, path: Path, sidecar: Sidecar) -> pd.DataFrame:
+    """The table, in which a first column of text without a name, as pandas writes an index, is called by what
+    it holds: `time` where that is dates or times of day, `unit` where all other columns are counted.
+
+    Raises:
+        RecordingQuestion: it may name units or frames.
+    """
+    names = [str(name) for name in frame.columns]
+    if names[0] or not any(names[1:]) or frame.iloc[:, 0].dtype.kind in "fiub" or sidecar.frames_axis == 0:
+        return frame
+    if frame.iloc[:, 0].astype(str).str.contains(_STAMP).all():
+        called = "time"
+    elif sidecar.frames_axis == 1 or all(is_number(name) for name in names[1:]):
+        called = "unit"
+    else:
+        raise RecordingQuestion(
+            f"{path}: the first column has no name and holds text ({str(frame.iloc[0, 0])[:40]!r}), which "
+            "may name units or frames. State frames_axis: 0 (rows are frames) or 1 (rows are units) "
+            "in the sidecar.",
+            {"frames_axis": [0, 1]},
+        )
+    if called in names:
+        return frame
+    frame = frame.copy(deep=False)
+    frame.columns = [called, *names[1:]]
+    return frame
 
 
 def _without_fillers(frame: pd.DataFrame) -> pd.DataFrame:
