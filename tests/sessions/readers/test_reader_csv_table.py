@@ -99,6 +99,16 @@ def test_an_index_of_text_that_may_name_units_or_frames_is_asked_about(
     assert turned.traces.shape == (4, 50) and turned.unit_names == tuple(table.index)
 
 
+@pytest.mark.parametrize(("column", "text"), [("AVAR", "1_000"), ("AVAR", "0x1F"), ("time", "0x1F")])
+def test_what_is_no_number_is_named(tmp_path: Path, table: pd.DataFrame, column: str, text: str) -> None:
+    table = table.astype(object)
+    table.insert(0, "time", [f"{frame / 4}" for frame in range(50)])
+    table.loc[7, column] = text
+    table.to_csv(tmp_path / "worm.csv", index=False)
+    with pytest.raises(RecordingError, match=f"column {column} holds text .'{text}'."):
+        read(tmp_path / "worm.csv")
+
+
 def test_an_index_of_dates_is_the_time(tmp_path: Path, table: pd.DataFrame) -> None:
     table.index = pd.date_range("2024-03-01 23:59:58", periods=50, freq="250ms")
     table.to_csv(tmp_path / "worm.csv")

@@ -393,9 +393,8 @@ def _stamps(column: pd.Series, path: Path) -> _Stamps:
         dates = pd.to_datetime(column.astype(str), format="mixed")
     except (ValueError, TypeError) as error:
         raise RecordingError(
-            f"{path}: column {column.name} holds text ({str(column.iloc[0])[:40]!r}) that is no time. If it "
-            f"is no time, "
-            "list the units as columns in the sidecar."
+            f"{path}: column {column.name} holds text ({_text_in(column)!r}) that is no time. If the column "
+            "holds none, list the units as columns in the sidecar."
         ) from error
     return _Stamps((dates - dates.iloc[0]).dt.total_seconds().to_numpy(np.float64), True)
 
@@ -445,12 +444,16 @@ def _expect(wanted: Sequence[str], names: list[str], key: str, path: Path) -> No
 def _numbers(frame: pd.DataFrame, path: Path) -> np.ndarray:
     for name, column in frame.items():
         if column.dtype.kind not in "fiub":
-            text = next((item for item in column if not is_number(str(item))), column.iloc[0])
             raise RecordingError(
-                f"{path}: column {name} holds text ({str(text)[:40]!r}). If it is no unit, list the units as "
-                "columns in the sidecar."
+                f"{path}: column {name} holds text ({_text_in(column)!r}). If it is no unit, list the "
+                "units as columns in the sidecar."
             )
     return frame.to_numpy(np.float64)
+
+
+def _text_in(column: pd.Series) -> str:
+    """The first entry of a column that is no number, cut short."""
+    return str(next((item for item in column if not is_number(str(item))), column.iloc[0]))[:40]
 
 
 def _refuse_repeated(names: list[str], path: Path) -> None:

@@ -162,12 +162,12 @@ def look_at(path: Path) -> TextTable | None:
 
 
 def is_number(field: str) -> bool:
-    """Whether Python takes a field for a number, `nan` among them."""
+    """Whether a field is a number as tables write it, `nan` among them; 1_000 is none."""
     try:
         float(field)
     except ValueError:
         return False
-    return True
+    return "_" not in field
 
 
 def plain(field: str, decimal: str, thousands: str | None = None) -> str:
