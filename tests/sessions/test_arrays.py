@@ -63,6 +63,22 @@ def test_masked_values_are_missing_and_not_what_lies_under_the_mask() -> None:
     masked = np.ma.MaskedArray(np.ones((20, 3), int), mask=np.arange(60).reshape(20, 3) == 4)
     frames = Session.from_array(masked, 30).frames(0, 20)
     assert np.isnan(frames[1, 1]) and np.isnan(frames).sum() == 1 and np.nansum(frames) == 59
+    stimulus = np.ma.MaskedArray(np.ones(20, int), mask=np.arange(20) == 4)
+    session = Session.from_array(TRACES, 30, stimulus=stimulus, stimulus_names=("odor",))
+    assert session.stimulus is not None
+    assert np.isnan(session.stimulus[4, 0]) and np.nansum(session.stimulus) == 19
+
+
+@pytest.mark.parametrize("name", ["segment_ids", "conditions", "time_s", "split", "repetition"])
+def test_what_holds_a_value_for_each_frame_has_one_axis(name: str) -> None:
+    with pytest.raises(RecordingError, match=rf"{name} has shape \(20, 1\); expected \(20,\)"):
+        Session.from_array(TRACES, 30, **{name: np.zeros((20, 1), int)})
+
+
+def test_dates_of_a_time_zone_are_times() -> None:
+    dates = pd.date_range("2024-03-31", periods=20, freq="250ms", tz="Europe/Berlin")
+    session = Session.from_array(pd.DataFrame(TRACES, index=dates))
+    np.testing.assert_array_equal(session.time_s, np.arange(20) / 4)
 
 
 @pytest.mark.parametrize(

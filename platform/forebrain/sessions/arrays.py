@@ -51,7 +51,10 @@ def frame_times(traces: Any) -> np.ndarray | None:
     """
     if hasattr(traces, "t") and hasattr(traces, "time_support"):
         return np.asarray(traces.t, np.float64)
-    index = np.asarray(getattr(traces, "index", ()))
+    index: Any = getattr(traces, "index", ())
+    if getattr(index, "tz", None) is not None:
+        index = index.tz_convert(None)
+    index = np.asarray(index)
     if index.dtype.kind not in "mM" or not len(index):
         return None
     return (index - index[0]) / np.timedelta64(1, "s")

@@ -22,6 +22,8 @@ Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
 READER_NOTES = ("identity_note", "orientation_note", "record_note")
 
+_ONE_AXIS = ("segment_ids", "conditions", "time_s", "split", "repetition")
+
 
 class FrameSource(Protocol):
     """Frames that can be read a slice at a time: a NumPy array, a memory map, an HDF5 or zarr array.
@@ -131,6 +133,10 @@ class Session:
                 raise RecordingError(
                     f"{where}: {name} has {len(value)} entries; expected {length}, {what}. Bring it to as "
                     "many, or leave it out."
+                )
+            if name in _ONE_AXIS and value is not None and np.ndim(value) != 1:
+                raise RecordingError(
+                    f"{where}: {name} has shape {np.shape(value)}; expected ({num_frames},), one a frame."
                 )
         for name in ("stimulus", "behaviour"):
             channels, names = getattr(self, name), getattr(self, f"{name}_names")
