@@ -65,6 +65,24 @@ def test_only_accepted_components_are_units(tmp_path: Path, traces: np.ndarray) 
         open_recording(path)
 
 
+@pytest.mark.parametrize("accepted", [[0.0, 3.0], [[0, 3]], [True, False, False, True]])
+def test_accepted_components_may_be_floats_or_flags(
+    tmp_path: Path, traces: np.ndarray, accepted: list[object]
+) -> None:
+    path = write(tmp_path / "a.hdf5", {"C": traces.T, "idx_components": np.array(accepted)})
+    (session,) = open_recording(path)
+    np.testing.assert_array_equal(session.frames(0, 50), traces[:, [0, 3]].astype(np.float32))
+
+
+@pytest.mark.parametrize("accepted", [[0.5], [True, False], [-1, 2], [4.0]])
+def test_accepted_components_that_are_none_are_refused(
+    tmp_path: Path, traces: np.ndarray, accepted: list[object]
+) -> None:
+    path = write(tmp_path / "a.hdf5", {"C": traces.T, "idx_components": np.array(accepted)})
+    with pytest.raises(RecordingError, match="estimates/idx_components"):
+        open_recording(path)
+
+
 @pytest.mark.parametrize("form", ["csc", "csr"])
 def test_sparse_traces_are_read_as_they_are_and_footprints_are_not_taken_for_them(
     tmp_path: Path, traces: np.ndarray, form: str

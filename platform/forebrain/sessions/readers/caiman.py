@@ -149,12 +149,19 @@ def _accepted(file: h5py.File, num_components: int, path: Path) -> np.ndarray | 
             f"Evaluate "
             "them with other thresholds, or remove idx_components to read all."
         )
-    if item.dtype.kind not in "iu":
-        return None
-    accepted = np.unique(item[()])
-    if accepted[0] < 0 or accepted[-1] >= num_components:
+    listed = item[()].ravel()
+    if listed.dtype.kind == "b" and len(listed) == num_components:
+        listed = np.flatnonzero(listed)
+    if listed.dtype.kind not in "iuf" or (listed % 1 != 0).any():
         raise RecordingError(
-            f"{path}: estimates/idx_components names component {accepted[-1]}, but there are "
+            f"{path}: estimates/idx_components holds {item.dtype} of shape {item.shape}; expected numbers of "
+            f"accepted ones of {num_components} components. Save the analysis again, or remove it to read "
+            "all."
+        )
+    outside = listed[(listed < 0) | (listed >= num_components)]
+    if outside.size:
+        raise RecordingError(
+            f"{path}: estimates/idx_components names component {outside[0]:g}, but there are "
             f"{num_components}. Save the analysis again."
         )
-    return accepted
+    return np.unique(listed).astype(int)
