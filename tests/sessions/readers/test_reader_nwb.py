@@ -165,6 +165,19 @@ def test_conversion_and_accepted_rois_are_applied(tmp_path: Path) -> None:
     assert session.metadata["cells"] == "3 of 4 ROIs are cells (Accepted)"
 
 
+def test_half_precision_is_converted_without_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_selected, "MAX_LOADED_BYTES", 0)
+    counts = np.random.default_rng(0).integers(1, 2000, (40, 4)).astype(np.float16)
+    for conversion in (1e-9, 100.0):
+        writer = Writer(4)
+        writer.series(Fluorescence, "raw", counts, conversion=conversion)
+        (session,) = open_recording(writer.save(tmp_path / f"{conversion}.nwb"))
+        assert not isinstance(session.traces, np.ndarray)
+        np.testing.assert_allclose(session.frames(0, 40), counts.astype(float) * conversion, rtol=1e-6)
+
+
 def test_a_file_without_population_says_so(tmp_path: Path) -> None:
     path = Writer(1).save(tmp_path / "a.nwb")
     with pytest.raises(RecordingError, match="no population recording"):

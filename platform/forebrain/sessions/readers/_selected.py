@@ -36,6 +36,9 @@ class SelectedFrames:
         values = np.asarray(self.source[frames])[:, self.units]
         if self.scale == 1.0 and self.offset == 0.0:
             return values
+        values = values.astype(
+            np.result_type(values, np.float32), copy=False
+        )  # half precision would overflow
         return (values * self.scale + self.offset).astype(np.float32)
 
 

@@ -153,7 +153,8 @@ def arrays_as_folder(content: Content, path: Path, sidecar: Sidecar) -> list[Ses
         )
     rois = np.flatnonzero(accepted)
     traces: FrameSource = SelectedFrames(parts[wanted].frames(axis), rois)
-    factor = content.numbers.get(f"{group}ops/neucoeff", NEUROPIL_FACTOR)
+    factor = content.numbers.get(f"{group}ops/neucoeff", np.nan)
+    factor = factor if np.isfinite(factor) else NEUROPIL_FACTOR
     is_corrected = sidecar.variable is None and "Fneu" in parts
     if is_corrected:
         traces = CorrectedFrames(traces, SelectedFrames(parts["Fneu"].frames(axis), rois), factor)
