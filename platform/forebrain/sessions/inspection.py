@@ -40,6 +40,7 @@ _TOLD = {
     "cells_note": "{}",
     "sampling_rate_from": "sampling rate: from {}",
     "unread": "{}",
+    "unheeded": "not heeded, since it means nothing in this format: {}",
     "also_in_the_file": "also in the file: {}",
     "inputs_from": "inputs: {}",
     "inputs_left_out": "left out of the inputs: {}",

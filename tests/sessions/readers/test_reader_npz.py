@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forebrain.commands import main
 from forebrain.errors import RecordingError
 from forebrain.sessions.inputs import Input
+from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers import npz, open_recording
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
@@ -90,6 +92,71 @@ def test_saved_session_comes_back(tmp_path: Path, traces: np.ndarray) -> None:
     (session,) = npz.read(tmp_path / "a.npz", Sidecar(subject="other"))
     assert session.id == "lab/other/s" and session.unit_names == saved.unit_names
     np.testing.assert_array_equal(session.traces, saved.traces)
+
+
+def test_the_sidecar_goes_over_a_saved_session_too(tmp_path: Path, traces: np.ndarray) -> None:
+    path = tmp_path / "a.npz"
+    Session(traces.astype(np.float32), 5.0, "mouse", "m", "s", "lab").save(path)
+    given = Sidecar(segment_frames=(10, 40), conditions={"dots": ((20, 30),)}, licence="MIT", rate_hz=8.0)
+    (session,) = npz.read(path, given)
+    assert session.segments == [(0, 10), (10, 20), (20, 30), (30, 50)]
+    assert session.condition_ranges == {"dots": [(20, 30)]}
+    assert session.metadata == {"licence": "MIT", "rate_from": "the sidecar"}
+    with pytest.raises(RecordingError, match="segments of 20 frames"):
+        npz.read(path, Sidecar(segment_frames=20))
+
+
+def test_a_sidecars_axes_and_unit_of_time_hold_in_the_layout(tmp_path: Path, traces: np.ndarray) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, traces=traces.T, time=np.arange(50) * 250)
+    (session,) = npz.read(path, Sidecar(axes=("units", "frames"), time_unit="ms"))
+    assert session.rate_hz == 4.0
+    np.testing.assert_array_equal(session.traces, traces)
+    with pytest.raises(RecordingError, match="traces have two axes"):
+        npz.read(path, Sidecar(axes=("units", "frames", "trials")))
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_inspect_tells_what_of_a_sidecar_means_nothing(
+    tmp_path: Path, traces: np.ndarray, is_saved: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.npz"
+    if is_saved:
+        Session(traces.astype(np.float32), 5.0, "mouse", "m", "s", "lab").save(path)
+    else:
+        np.savez(path, traces=traces, fs=5.0)
+    (tmp_path / "session.yaml").write_text("columns: [a]\ntime_column: t\n")
+    assert main(["inspect", str(path)]) == 0
+    words = "not heeded, since it means nothing in this format: the sidecar's columns, time_column"
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0.0, 0.25, 0.5, 0.5], ["a", "b", "a", "a"], [0, 2**32, 2**33, 2**33], [np.nan, 1.0, np.nan, np.nan]],
+)
+def test_segments_of_any_labels_stay_apart(tmp_path: Path, traces: np.ndarray, labels: list[object]) -> None:
+    np.savez(tmp_path / "a.npz", traces=traces, fs=5.0, segment_id=np.repeat(labels, [10, 10, 10, 20]))
+    (session,) = open_recording(tmp_path / "a.npz")
+    assert session.segments == [(0, 10), (10, 20), (20, 50)]
+
+
+def test_arrays_of_one_column_are_values_of_frames(tmp_path: Path, traces: np.ndarray) -> None:
+    split = np.repeat([0, 1, 2], [30, 10, 10])[:, None]
+    time, segment_id = np.arange(50.0)[None], np.repeat([3, 4], 25)[:, None]
+    np.savez(tmp_path / "a.npz", traces=traces, split=split, time=time, segment_id=segment_id)
+    (session,) = open_recording(tmp_path / "a.npz")
+    assert session.split.tolist() == split.ravel().tolist()
+    assert session.rate_hz == 1.0 and session.segments == [(0, 25), (25, 50)]
+
+
+@pytest.mark.parametrize("fs", [[5.0, 10.0], 5 + 1j, "fast"])
+def test_a_rate_that_is_not_one_number_is_asked_about(tmp_path: Path, traces: np.ndarray, fs: object) -> None:
+    np.savez(tmp_path / "a.npz", traces=traces, fs=fs)
+    with pytest.raises(RecordingQuestion, match=r"fs is .*expected one number"):
+        open_recording(tmp_path / "a.npz")
+    (session,) = npz.read(tmp_path / "a.npz", Sidecar(rate_hz=7.0))
+    assert session.rate_hz == 7.0
 
 
 def test_the_only_matrix_of_another_archive_is_taken(original_dir: Path, twin) -> None:
@@ -193,6 +260,12 @@ def test_the_layout_states_parts_repetitions_kinds_and_units(tmp_path):
         ({"stimulus_kinds": ["pulse"]}, "input_kinds has pulse"),
         ({"split": np.full(50, 7)}, r"split has the values \[7\]"),
         ({"split": np.zeros(40)}, "split has 40 entries; expected 50"),
+        ({"split": np.full(50, 0.6)}, r"split holds \[0.6, .*expected whole numbers"),
+        ({"split": np.where(np.arange(50) < 9, np.nan, 0)}, r"split holds \[nan, .*expected whole numbers"),
+        ({"split": np.zeros((50, 2), int)}, r"split has shape \(50, 2\); expected \(50,\)"),
+        ({"time": ["a"] * 50}, "time holds values of type <U1; expected numbers"),
+        ({"valid_frames": [0.5, 5]}, r"valid_frames is \[0.5, 5.0\]"),
+        ({"valid_frames": [0, 51]}, r"valid_frames is \[0, 51\]; expected two of 50 frames"),
         ({"valid_frames": [45, 5]}, r"valid_frames is \[45, 5\]"),
     ],
 )

@@ -80,9 +80,7 @@ def make_session(
     for name in ("identity_from", "identity_note"):
         if name in names:
             notes[name] = names.pop(name)
-    for name in _KEPT_AS_METADATA:
-        if getattr(sidecar, name):
-            notes[name] = getattr(sidecar, name)
+    notes |= notes_of(sidecar)
     signal = sidecar.signal or signal or "unknown"
     if fields.get("time_s") is not None:
         fields["time_s"] = _fitting_times(fields["time_s"], traces.shape[0], path, sidecar, notes)
@@ -98,12 +96,34 @@ def make_session(
             notes["rate_from"] = "nothing states a rate"
         else:
             notes.setdefault("rate_from", "the file")
+    fields |= labels_of(sidecar, traces.shape[0], path)
+    return Session(traces=traces, rate_hz=rate_hz, signal=signal, metadata=notes, **names, **fields)
+
+
+def notes_of(sidecar: Sidecar) -> dict[str, str]:
+    """What a sidecar says that is only kept, in the session's metadata."""
+    return {name: text for name in _KEPT_AS_METADATA if (text := getattr(sidecar, name))}
+
+
+def labels_of(sidecar: Sidecar, num_frames: int, path: Path) -> dict[str, Any]:
+    """The fields of Session that a sidecar's `segment_frames` and `conditions` state.
+
+    Raises:
+        RecordingError: they do not fit the number of frames.
+    """
+    fields: dict[str, Any] = {}
     if sidecar.segment_frames is not None:
-        fields["segment_ids"] = _segments(traces.shape[0], sidecar.segment_frames, path)
+        fields["segment_ids"] = _segments(num_frames, sidecar.segment_frames, path)
     if sidecar.conditions is not None:
         fields["condition_names"] = tuple(sidecar.conditions)
-        fields["conditions"] = _conditions(traces.shape[0], sidecar.conditions, path)
-    return Session(traces=traces, rate_hz=rate_hz, signal=signal, metadata=notes, **names, **fields)
+        fields["conditions"] = _conditions(num_frames, sidecar.conditions, path)
+    return fields
+
+
+def unheeded(sidecar: Sidecar, *keys: str) -> dict[str, str]:
+    """The note that a sidecar states some of these keys, which mean nothing for a format."""
+    said = [key for key in keys if getattr(sidecar, key) is not None]
+    return {"unheeded": f"the sidecar's {', '.join(said)}"} if said else {}
 
 
 def rate_of(time_s: np.ndarray) -> float | None:

@@ -22,9 +22,17 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.questions import RecordingQuestion
-from forebrain.sessions.readers._common import check_size, make_session, oriented
+from forebrain.sessions.readers._common import (
+    check_size,
+    labels_of,
+    make_session,
+    notes_of,
+    oriented,
+    unheeded,
+)
 from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
 from forebrain.sessions.readers._inputs import planned_by_name
+from forebrain.sessions.readers._time import SECONDS_PER
 from forebrain.sessions.readers.suite2p import arrays_as_folder
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
@@ -38,14 +46,21 @@ _OF_CHANNELS = {
     "input_units": ("stimulus_units", "behaviour_units"),
 }
 _ARRAYS = {
-    "segment_id": ("segment_ids", np.int32),
-    "time": ("time_s", np.float64),
-    "unit_positions": ("unit_positions", np.float32),
-    "stimulus": ("stimulus", np.float32),
-    "behaviour": ("behaviour", np.float32),
-    "split": ("split", np.int32),
-    "repetition": ("repetition", np.int32),
+    "segment_id": "segment_ids",
+    "time": "time_s",
+    "unit_positions": "unit_positions",
+    "stimulus": "stimulus",
+    "behaviour": "behaviour",
+    "split": "split",
+    "repetition": "repetition",
 }
+_OF_FRAMES = {"segment_id", "time", "split", "repetition"}  # a value each
+# Keys of the sidecar that mean nothing in the layout, and those besides that mean nothing in a saved session.
+_NOT_IN_LAYOUT = (
+    "columns", "rows", "header", "decimal", "time_column", "segment_column", "bin_s", "sampling_rate_hz",
+    "absent_chunks",
+)  # fmt: skip
+_NOT_IN_SAVED = ("variable", "frames_axis", "axes", "time_unit", *_NOT_IN_LAYOUT)
 _KNOWN = {
     "traces", "fs", "signal", "brain_region", "valid_frames", *_IDENTITY.values(), *_METADATA, *_NAMES,
     *_ARRAYS, *itertools.chain(*_OF_CHANNELS.values()),
@@ -79,7 +94,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     """
     headers = _headers(path)
     if "header" in headers:
-        return [_under(sidecar, Session.load(path))]
+        return [_under(sidecar, Session.load(path), path)]
     if headers.keys() >= _SPARSE:
         notes: dict[str, str] = {}
         return [make_session(path, sidecar, oriented(_sparse(path), path, sidecar, notes), metadata=notes)]
@@ -147,8 +162,10 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
         traces = traces.T
     metadata = {key: text for key in _METADATA if (text := _text(values, key))}
     fields: dict[str, Any] = {
-        field: values[key].astype(dtype) for key, (field, dtype) in _ARRAYS.items() if key in values
+        field: _as_stated(key, values[key], path) for key, field in _ARRAYS.items() if key in values
     }
+    if "time_s" in fields and sidecar.time_unit is not None:
+        fields["time_s"] = fields["time_s"] * SECONDS_PER[sidecar.time_unit]
     fields |= {key: tuple(_texts(values[key])) for key in _NAMES if key in values}
     for member in ("stimulus", "behaviour"):
         channels = fields.get(member)
@@ -160,27 +177,72 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
             fields[f"{member}_names"] = names
     fields |= {key: _of_channels(values, keys, path) for key, keys in _OF_CHANNELS.items()}
     if "valid_frames" in values:
-        metadata["valid_frames"] = _cut_split(fields.get("split"), values["valid_frames"], path)
+        metadata["valid_frames"] = _cut_split(
+            fields.get("split"), values["valid_frames"], traces.shape[0], path
+        )
     regions = _texts(values["brain_region"]) if "brain_region" in values else []
     if any(regions):
         fields["brain_regions"] = tuple(regions * traces.shape[-1] if len(regions) == 1 else regions)
-    rate_hz = float(values["fs"].ravel()[0]) if "fs" in values and values["fs"].size else float("nan")
+    rate_hz = _rate(values, path, sidecar)
     metadata["axis_from"] = "the layout: traces are [frames, units]"
-    if not np.isnan(rate_hz):
+    if rate_hz is not None:
         metadata["rate_from"] = "fs"
+    metadata |= unheeded(sidecar, *_NOT_IN_LAYOUT)
     if unread:
         metadata["unread"] = f"pickled, and so never read: {', '.join(sorted(unread))}"
     session = make_session(
         path,
         sidecar,
         traces,
-        rate_hz=None if np.isnan(rate_hz) else rate_hz,
+        rate_hz=rate_hz,
         signal=_text(values, "signal"),
         identity_found={name: _text(values, key) for name, key in _IDENTITY.items()},
         metadata=metadata,
         **fields,
     )
     return planned_by_name(session)
+
+
+def _as_stated(key: str, values: np.ndarray, path: Path) -> np.ndarray:
+    """An array of the layout as the session holds it.
+
+    Raises:
+        RecordingError: it holds no numbers, or broken ones where whole ones are meant.
+    """
+    if key in _OF_FRAMES and values.ndim == 2 and 1 in values.shape:
+        values = values.ravel()
+    if key == "segment_id":
+        if values.dtype.kind in "iub" and np.array_equal(values, values.astype(np.int32)):
+            return values.astype(np.int32)
+        return np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.int32)
+    if values.dtype.kind not in "fiub":
+        raise RecordingError(f"{path}: {key} holds values of type {values.dtype}; expected numbers.")
+    if key not in ("split", "repetition"):
+        return values.astype(np.float64 if key == "time" else np.float32)
+    with np.errstate(invalid="ignore"):
+        whole = values.astype(np.int32)
+    if not np.array_equal(whole, values):
+        wrong = values[whole != values].ravel()[:4].tolist()
+        raise RecordingError(f"{path}: {key} holds {wrong}; expected whole numbers.")
+    return whole
+
+
+def _rate(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar) -> float | None:
+    """Frames a second, as `fs` states them; None where it is not there or not a number."""
+    if "fs" not in values or not values["fs"].size or sidecar.rate_hz is not None:
+        return None
+    stated = np.unique(values["fs"]).tolist()
+    try:
+        rates_hz = [float(rate_hz) for rate_hz in stated]
+    except (TypeError, ValueError):
+        rates_hz = []
+    if len(rates_hz) != 1:
+        raise RecordingQuestion(
+            f"{path}: fs is {', '.join(map(str, stated[:8]))}; expected one number. State rate_hz in the "
+            "sidecar.",
+            {"rate_hz": rates_hz[:8]},
+        )
+    return None if np.isnan(rates_hz[0]) else rates_hz[0]
 
 
 def _of_channels(values: Mapping[str, np.ndarray], keys: tuple[str, str], path: Path) -> dict[str, str]:
@@ -198,11 +260,13 @@ def _of_channels(values: Mapping[str, np.ndarray], keys: tuple[str, str], path: 
     return said
 
 
-def _cut_split(split: np.ndarray | None, valid_frames: np.ndarray, path: Path) -> str:
+def _cut_split(split: np.ndarray | None, valid_frames: np.ndarray, num_frames: int, path: Path) -> str:
     """Takes frames outside of `valid_frames`, [first, first one after], out of the split; gives a note."""
-    if valid_frames.shape != (2,) or not 0 <= valid_frames[0] < valid_frames[1]:
+    is_pair = valid_frames.shape == (2,) and valid_frames.dtype.kind in "fiu"
+    if not is_pair or not 0 <= valid_frames[0] < valid_frames[1] <= num_frames or (valid_frames % 1).any():
         raise RecordingError(
-            f"{path}: valid_frames is {valid_frames.tolist()}; expected two frames, [first, first one after]."
+            f"{path}: valid_frames is {valid_frames.tolist()}; expected two of {num_frames} frames, [first, "
+            "first one after]."
         )
     first, stop = (int(frame) for frame in valid_frames)
     if split is None:
@@ -215,6 +279,13 @@ def _frames_axis(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar)
     """0, as the layout has it, unless the sidecar or the lengths of other arrays tell otherwise."""
     if sidecar.frames_axis is not None:
         return sidecar.frames_axis
+    if sidecar.axes is not None:
+        if len(sidecar.axes) != 2:
+            raise RecordingError(
+                f"{path}: the sidecar's axes are {list(sidecar.axes)}, but traces have two axes, "
+                f"{values['traces'].shape}; expected as many names."
+            )
+        return sidecar.axes.index("frames")
     rows, columns = values["traces"].shape
     lengths = {len(values[key]) for key in _ARRAYS if key in values and key != "unit_positions"}
     if lengths:
@@ -246,11 +317,15 @@ def _sparse(path: Path) -> np.ndarray:
     return matrix.toarray()
 
 
-def _under(sidecar: Sidecar, session: Session) -> Session:
+def _under(sidecar: Sidecar, session: Session, path: Path) -> Session:
     """A saved session with the sidecar's words over its own."""
     said = {
         name: value
         for name in ("rate_hz", "signal", "species", "subject", "session", "dataset")
         if (value := getattr(sidecar, name)) is not None
     }
-    return replace(session, **said)
+    labels = labels_of(sidecar, session.num_frames, path)
+    metadata = {**session.metadata, **notes_of(sidecar), **unheeded(sidecar, *_NOT_IN_SAVED)}
+    if sidecar.rate_hz is not None:
+        metadata["rate_from"] = "the sidecar"
+    return replace(session, **said, **labels, metadata=metadata)
