@@ -250,3 +250,32 @@ def test_a_forecast_needs_the_units_that_were_adapted_to(
         assert words in capsys.readouterr().err
     assert main(["forecast", "--adapted", str(tmp_path), "--recording", recording()]) == 1
     assert "no adaptation here" in capsys.readouterr().err
+
+
+def test_a_forecast_needs_units_of_the_same_names_and_tells_of_another_animal(
+    command: Callable[..., list[str]],
+    walk: Callable[..., Session],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def save(name: str, names: str, subject: str = "w9") -> str:
+        traces = walk(9, num_frames=300).frames(0, 300)
+        known = {"fs": 2.5, "species": "celegans", "subject": subject, "session": name, "source": "lab"}
+        np.savez(tmp_path / f"{name}.npz", traces=traces, unit_names=list(names), **known)
+        return str(tmp_path / f"{name}.npz")
+
+    assert main(command(recording=save("day1", "ABCDE"), mode="none")) == 0
+    capsys.readouterr()
+    forecast = ["forecast", "--adapted", str(tmp_path / "out"), "--recording"]
+    assert main([*forecast, save("day2", "ABCDE")]) == 0
+    assert capsys.readouterr().err == ""
+    for names, words in {
+        "EBCDA": "other units in another order than the recording that was adapted to: number 0 is called E, "
+        "and was A (2 of 5 differ)",
+        "ABXDE": "other units than the recording that was adapted to: number 2 is called X, and was C (1 of",
+    }.items():
+        assert main([*forecast, save("day3", names)]) == 1
+        told = capsys.readouterr()
+        assert words in told.err and told.out == ""
+    assert main([*forecast, save("day4", "ABCDE", subject="w8")]) == 0
+    assert "The recording is of lab/w8, and lab/w9 was adapted to" in capsys.readouterr().err

@@ -267,6 +267,13 @@ class Adapted(Artifact):
         """D names of the inputs that forecasts can know, in the order of arrays of them."""
         return () if self.inputs is None else self.inputs.names
 
+    def other_animal(self, session: Session) -> str | None:
+        """A sentence that tells of a recording of another animal by name; None where nothing tells it."""
+        animal, own = (f"{each.dataset}/{each.subject}" for each in (session, self.identity))
+        if animal == own or "identity_note" in session.metadata:
+            return None
+        return f"The recording is of {animal}, and {own} was adapted to: its units must be the same cells."
+
     def latest_window(self, session: Session) -> np.ndarray:
         """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].
 

@@ -7,6 +7,7 @@ under the inputs that were recorded, not a cause beyond them: see docs/inputs.md
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -54,6 +55,8 @@ def run(config: Config, console: Console) -> int:
     adapted = Adapted.load(config.adapted, config.registry)
     plan, against = (read_plan(each, adapted.rate_hz) for each in (config.plan, config.against))
     session = open_session(config.recording, config.session)
+    if told := adapted.other_animal(session):
+        print(told, file=sys.stderr)
     with extrapolation_told(console):
         effect = adapted.effect(session, plan, against).to_numpy()
     if config.quantiles is None:

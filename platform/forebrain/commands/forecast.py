@@ -6,6 +6,7 @@ frame ahead and unit, and a column for each quantile.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -54,6 +55,8 @@ def run(config: Config, console: Console) -> int:
     adapted = Adapted.load(config.adapted, config.registry)
     plan = None if config.plan is None else read_plan(config.plan, adapted.rate_hz)
     session = open_session(config.recording, config.session)
+    if told := adapted.other_animal(session):
+        print(told, file=sys.stderr)
     known = True if config.inputs else None
     with extrapolation_told(console):
         forecast = adapted.forecast(session, known, plan).to_numpy()

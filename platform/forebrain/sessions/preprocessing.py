@@ -151,13 +151,9 @@ class Preprocessing:
 
         Raises:
             RecordingError: the recording ends in frames without most units, or cannot be read.
-            AdaptationError: it has other units or another rate.
+            AdaptationError: it has other units, by number or by name, or another rate.
         """
-        if session.num_units != self.num_recorded:
-            raise AdaptationError(
-                f"session {session.id}: has {session.num_units} units; the recording that was adapted to had "
-                f"{self.num_recorded}. Give one of the same units in the same order, or adapt to this one."
-            )
+        self._require_same_units(session)
         session = repair_units(session, self.columns)
         if session.rate_hz is None:
             session = replace(session, rate_hz=self.recorded_rate_hz)
@@ -171,6 +167,27 @@ class Preprocessing:
         if self.resample_hz is not None:
             session, _ = resample(session, self.resample_hz)
         return session
+
+    def _require_same_units(self, session: Session) -> None:
+        mend = "Give one of the same units in the same order, or adapt to this one."
+        if session.num_units != self.num_recorded:
+            raise AdaptationError(
+                f"session {session.id}: has {session.num_units} units; the recording that was adapted to had "
+                f"{self.num_recorded}. {mend}"
+            )
+        unnamed = tuple(f"unit {column}" for column in self.columns)
+        if session.unit_names is None or self.unit_names in ((), unnamed):
+            return
+        names = [session.unit_names[column] for column in self.columns]
+        others = [unit for unit, name in enumerate(names) if name != self.unit_names[unit]]
+        if others:
+            unit = others[0]
+            order = " in another order" if sorted(names) == sorted(self.unit_names) else ""
+            raise AdaptationError(
+                f"session {session.id}: other units{order} than the recording that was adapted to: number "
+                f"{self.columns[unit]} is called {names[unit]}, and was {self.unit_names[unit]} "
+                f"({len(others)} of {self.num_units} differ). {mend}"
+            )
 
     def latest_window(self, session: Session, context: int) -> np.ndarray:
         """The last frames of a recording of the same animal, as `window` takes them: float32 [C, N].
