@@ -111,6 +111,7 @@ def test_what_forebrain_wrote_among_the_recordings_is_no_recording(tmp_path: Pat
         "run/config.yaml": "data: /lab\nout: /lab/run\nworkers: 0\nmodel:\n  name: poco\n",
         "study/study.yaml": "pretrain:\n  data: /lab\n",
         "adapted/adaptation.json": '{"format": "forebrain-adaptation-1"}',
+        "rivals/study.json": '{\n "study": "rivals",\n "sessions": {}\n}',
     }.items():
         path = tmp_path / "lab" / name
         path.parent.mkdir()
@@ -125,7 +126,7 @@ def test_what_forebrain_wrote_among_the_recordings_is_no_recording(tmp_path: Pat
     (tmp_path / "lab" / "unfinished" / "index.json").unlink()
     assert found(tmp_path / "lab") == [str(recording)]
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 5 and all("written by forebrain and is not searched" in text for text in said)
+    assert len(said) == 6 and all("written by forebrain and is not searched" in text for text in said)
 
 
 def test_a_run_in_the_very_folder_of_its_recordings_finds_them_and_nothing_of_its_own(
@@ -135,6 +136,14 @@ def test_a_run_in_the_very_folder_of_its_recordings_finds_them_and_nothing_of_it
     (tmp_path / "lab" / "config.yaml").write_text("data: /lab\nout: /lab\nworkers: 0\nmodel:\n  name: poco\n")
     save("lab/evaluation/by_horizon.npy")
     (tmp_path / "lab" / "result.json").write_text('{"steps": [[1, 2], [3, 4]]}')
+    assert found(tmp_path / "lab") == [str(recording)]
+
+
+def test_tables_of_many_adaptations_in_the_folder_of_their_recordings_are_none(tmp_path: Path, save) -> None:
+    recording = save("lab/a.npy")
+    (tmp_path / "lab" / "table.csv").write_text("session,score\na,0.1\n")
+    assert found(tmp_path / "lab") == [str(recording), str(tmp_path / "lab" / "table.csv")]
+    (tmp_path / "lab" / "adaptations.yaml").write_text("weights: ab\nmode: none\n")
     assert found(tmp_path / "lab") == [str(recording)]
 
 

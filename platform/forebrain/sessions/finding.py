@@ -11,14 +11,15 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 # Files by which a folder is known to be written by forebrain, and what they hold near their beginning.
-_OWN_MARKS = {
+OWN_MARKS = {
     "index.json": rb'"format": ?"forebrain-',
     "config.yaml": rb"(?ms)^data:.*^out:.*^model:",
     "study.yaml": rb"(?m)^pretrain:",
+    "study.json": rb'"sessions": ?[\[{]',
     "adaptations.yaml": rb"(?m)^\w+:",
     "adaptation.json": rb'"format": ?"forebrain-',
 }
-_MARK_BYTES = 1 << 16
+MARK_BYTES = 1 << 16
 # What a run writes into its folder, which may be the one that its recordings lie in.
 _OF_A_RUN = {
     "attempts",
@@ -33,6 +34,16 @@ _OF_A_RUN = {
     "shards",
     "tensorboard",
     "trials",
+}
+# What studies and adaptations to many write into theirs.
+_OF_A_STUDY = {
+    "datasets.csv",
+    "differences.csv",
+    "scores",
+    "sessions.csv",
+    "adapted.csv",
+    "table.csv",
+    "table.json",
 }
 _OF_A_SET = {"sessions", "sessions.jsonl", "shards", "index.json"}
 
@@ -109,16 +120,16 @@ def _can_be_opened(entry: Path) -> bool:
 
 def _names_of_own_output(folder: Path) -> set[str]:
     """Names in a folder that forebrain wrote; none where it wrote none."""
-    for name, mark in _OWN_MARKS.items():
+    for name, mark in OWN_MARKS.items():
         path = folder / name
         if path.is_file():
             try:
                 with path.open("rb") as stream:
-                    is_own = re.search(mark, stream.read(_MARK_BYTES)) is not None
+                    is_own = re.search(mark, stream.read(MARK_BYTES)) is not None
             except OSError:
                 continue
             if is_own:
-                return _OF_A_RUN | _OF_A_SET | {name}
+                return _OF_A_RUN | _OF_A_SET | _OF_A_STUDY | {name}
     # A set of shards that is not finished has no index yet.
     if any((folder / "shards").glob("?/*-?????.tar*")) and (folder / "sessions").is_dir():
         return _OF_A_SET

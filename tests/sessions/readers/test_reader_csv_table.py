@@ -109,6 +109,14 @@ def test_what_is_no_number_is_named(tmp_path: Path, table: pd.DataFrame, column:
         read(tmp_path / "worm.csv")
 
 
+def test_a_forecast_is_no_recording(tmp_path: Path, table: pd.DataFrame) -> None:
+    table.insert(0, "frames_ahead", np.arange(1, 51))
+    table.insert(1, "seconds_ahead", np.arange(1, 51) / 5)
+    table.to_csv(tmp_path / "ahead.csv", index=False)
+    with pytest.raises(RecordingError, match="a forecast that forebrain wrote"):
+        read(tmp_path / "ahead.csv")
+
+
 def test_an_index_of_dates_is_the_time(tmp_path: Path, table: pd.DataFrame) -> None:
     table.index = pd.date_range("2024-03-01 23:59:58", periods=50, freq="250ms")
     table.to_csv(tmp_path / "worm.csv")

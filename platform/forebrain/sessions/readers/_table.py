@@ -78,6 +78,8 @@ def sessions_of_table(frame: pd.DataFrame, has_header: bool, path: Path, sidecar
     frame = _without_fillers(_with_named_index(frame, path, sidecar))
     if frame.shape[0] == 0 or frame.shape[1] == 0:
         raise RecordingError(f"{path}: the table has no rows of numbers.")
+    if [str(name) for name in frame.columns[:2]] == ["frames_ahead", "seconds_ahead"]:
+        raise RecordingError(f"{path}: is a forecast that forebrain wrote, and no recording.")
     if has_header and str(frame.columns[0]).lower() in ("scorer", "bodyparts"):
         raise RecordingError(
             f"{path}: is a tracking of body parts by DeepLabCut, not a recording of neurons."
