@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.studies.kept import ASKED, claim, read_step, write_step
+from forebrain.sessions.session import Session
+from forebrain.shards.recordings import open_any
+from forebrain.studies.kept import (
+    ASKED,
+    claim,
+    contents_of,
+    read_step,
+    require_own,
+    require_unchanged,
+    write_step,
+)
 from forebrain_registry.storage import Folder
 
 CONTENTS = {"lab/a/1": "11", "lab/b/1": "22"}
@@ -26,25 +37,64 @@ def test_other_recordings_or_others_of_the_same_names_are_refused(
     tmp_path: Path, given: dict[str, str], message: str
 ) -> None:
     folder = Folder(tmp_path)
-    claim(folder, CONTENTS)
-    claim(folder, dict(reversed(CONTENTS.items())))
+    claim(folder, CONTENTS, "minutes")
+    claim(folder, dict(reversed(CONTENTS.items())), "minutes")
     with pytest.raises(ConfigError, match=message):
-        claim(folder, given)
+        claim(folder, given, "minutes")
+
+
+def test_another_study_is_refused(tmp_path: Path) -> None:
+    claim(Folder(tmp_path), CONTENTS, "minutes")
+    with pytest.raises(ConfigError, match="holds study minutes; give another --out for study rivals"):
+        claim(Folder(tmp_path), CONTENTS, "rivals")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("config.yaml", "data: d\nout: o\nmodel: {}\n", "a run"),
+        ("adaptation.json", '{"format": "forebrain-adaptation-1"}', "an adaptation"),
+        ("index.json", '{"format": "forebrain-shards-2"}', "a prepared set"),
+    ],
+)
+def test_other_work_is_not_written_over(tmp_path: Path, name: str, content: str, what: str) -> None:
+    (tmp_path / name).write_text("laser: 488\n")  # a lab's own
+    require_own(Folder(tmp_path))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"holds {what}"):
+        claim(Folder(tmp_path), CONTENTS, "rivals")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_recordings_of_one_name_are_refused_and_one_that_changes_is_seen(
+    tmp_path: Path, walk: Callable[..., Session]
+) -> None:
+    paths = [str(tmp_path / f"{number}.npz") for number in range(2)]
+    for path in paths:
+        walk(1).save(path)
+    read = [(session, path) for path in paths for session in open_any(path)]
+    with pytest.raises(ConfigError, match=r"0\.npz and .*1\.npz are both session lab/animal1/one"):
+        contents_of(read)
+    (sha256,) = contents_of(read[:1]).values()
+    require_unchanged(paths[0], sha256)
+    walk(2).save(paths[0])
+    with pytest.raises(ConfigError, match="changed while the study ran"):
+        require_unchanged(paths[0], sha256)
 
 
 def test_a_study_of_an_earlier_version_is_taken_at_its_word_once(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write(ASKED, json.dumps({"sessions": list(CONTENTS)}).encode())
-    claim(folder, CONTENTS)
+    claim(folder, CONTENTS, "minutes")
     with pytest.raises(ConfigError, match="as they were"):
-        claim(folder, {**CONTENTS, "lab/a/1": "12"})
+        claim(folder, {**CONTENTS, "lab/a/1": "12"}, "minutes")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sessions": 3}', b"{}", b"[" * 100_000])
 def test_a_damaged_claim_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ASKED).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{ASKED}: damaged"):
-        claim(Folder(tmp_path), CONTENTS)
+        claim(Folder(tmp_path), CONTENTS, "minutes")
 
 
 OF = {"session": "lab/a/1", "seed": 0}

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.errors import ConfigError
 from forebrain.models.poco import PocoConfig
 from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.session import Session
+from forebrain.shards.recordings import find_all
 from forebrain.studies.leave_one_out import SCORED, StudyConfig, draw, study, summarise, tables_of
 from forebrain.training.config import TrainingConfig
 
@@ -68,6 +70,38 @@ def test_each_animal_is_left_out_once_and_other_settings_are_refused(
     walk(7, num_frames=400).save(other)
     with pytest.raises(ConfigError, match=r"a study of other recordings.*animal7"):
         study(replace(config, recording=[*config.recording, str(other)]), QUIET)
+
+
+def test_sessions_of_any_name_are_of_their_animal_and_results_among_recordings_are_none(
+    config: StudyConfig, walk: Callable[..., Session], tmp_path: Path
+) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    for seed in range(4):
+        animal = replace(
+            walk(seed, num_frames=400), subject=f"worm{seed // 2 * seed}", session=f"day {seed}/1"
+        )
+        animal.save(lab / f"{seed}.npz")
+    config = replace(config, recording=find_all([str(lab)]), out=str(lab / "study"))
+    result = study(config, QUIET)
+    assert {row["session"] for row in result["rows"]} == {
+        "lab/worm0/day 0/1", "lab/worm0/day 1/1", "lab/worm2/day 2/1", "lab/worm3/day 3/1",
+    }  # fmt: skip
+    assert len(list((lab / "study").glob("without-*"))) == 3
+    assert find_all([str(lab)]) == config.recording
+
+
+def test_a_recording_that_changes_under_a_study_leaves_no_score(
+    config: StudyConfig, walk: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def adapt(*args: Any, **kwargs: Any) -> Any:
+        walk(9, num_frames=400).save(config.recording[0])
+        return compare(*args, **kwargs)
+
+    monkeypatch.setattr("forebrain.studies.leave_one_out.compare", adapt)
+    with pytest.raises(ConfigError, match=r"0\.npz changed while the study ran"):
+        study(config, QUIET)
+    assert not (Path(config.out) / "scores").exists()
 
 
 def test_stretches_of_each_animal(config: StudyConfig) -> None:

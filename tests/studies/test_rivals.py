@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,17 @@ def test_recordings_none_of_which_is_long_enough_are_an_error(
     walk(0, num_frames=60).save(path)
     with pytest.raises(ConfigError, match="none has a window in every part"):
         study(RivalsConfig([str(path)], str(tmp_path / "out")), Console(file=io.StringIO()))
+
+
+def test_results_of_other_recordings_are_not_written_over(
+    walk: Callable[..., Session], tmp_path: Path
+) -> None:
+    paths = [str(tmp_path / f"{seed}.npz") for seed in range(2)]
+    for seed, path in enumerate(paths):
+        walk(seed, num_frames=300).save(path)
+    config = RivalsConfig(paths[:1], str(tmp_path / "out"), context=12, horizon=4)
+    study(config, Console(file=io.StringIO()))
+    before = (tmp_path / "out" / "result.json").read_bytes()
+    with pytest.raises(ConfigError, match="holds a study of other recordings"):
+        study(replace(config, recording=paths), Console(file=io.StringIO()))
+    assert (tmp_path / "out" / "result.json").read_bytes() == before

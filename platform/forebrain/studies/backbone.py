@@ -40,9 +40,9 @@ from forebrain.sessions.session import Session, session_key
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.shards.recordings import open_any, sha256_of
+from forebrain.shards.recordings import open_any
 from forebrain.shards.stream import MixtureConfig
-from forebrain.studies.kept import claim, read_step, write_step
+from forebrain.studies.kept import claim, contents_of, read_step, require_unchanged, write_step
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry import Metric
 from forebrain_registry.storage import Folder
@@ -105,17 +105,19 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
     out = Folder(config.out)
     recordings = [str(catalogue.get(name)) for name in config.recordings]
     read = [(session, path) for path in recordings for session in open_any(path)]
-    claim(out, {session.id: sha256_of(path) for session, path in read})
-    prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
+    contents = contents_of(read)
+    claim(out, contents, "backbone")
+    prepared(recordings, out, console)
     sessions = {session.id: session for session, _ in read}
+    unchanged = {session.id: (path, contents[session.id]) for session, path in read}
     rows: list[dict[str, Any]] = []
     for seed in range(config.seeds):
         for number, group in enumerate(config.left_out):
             place = f"without-{number + 1}/run-{seed}"
             run = _trained(config, place, seed, [*group, *config.unseen], console)
-            rows += _scored(config, run, _chosen(config, group, sessions), seed, console)
+            rows += _scored(config, run, _chosen(config, group, sessions), seed, unchanged, console)
     run = _trained(config, "run", 0, config.unseen, console)
-    rows += _scored(config, run, _chosen(config, config.unseen, sessions), 0, console)
+    rows += _scored(config, run, _chosen(config, config.unseen, sessions), 0, unchanged, console)
     metrics = list(metrics_of(rows))
     table = as_table(metrics)
     result = {"name": config.name, "rows": rows, "metrics": [vars(metric) for metric in metrics]}
@@ -161,9 +163,16 @@ def pretrained_without(
     return pretrain(run, console)
 
 
-def animal_of(session_id: str) -> str:
-    """dataset/subject of a session's id."""
-    return session_id.rpartition("/")[0]
+def prepared(recordings: Sequence[str], out: Folder, console: Console) -> None:
+    """Prepares the recordings of a study in `out`/shards, and says which cannot be used."""
+    found = prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
+    for failure in found.failures:
+        console.print(f"cannot be used: {failure}")
+
+
+def animal_of(session: Session) -> str:
+    """dataset/subject of a session."""
+    return f"{session.dataset}/{session.subject}"
 
 
 def _trained(config: BackboneConfig, place: str, seed: int, held_out: Sequence[str], console: Console) -> str:
@@ -180,7 +189,7 @@ def _chosen(
     """The sessions of some animals that are adapted to."""
     taken: dict[str, int] = {}
     for _, session in sorted(sessions.items()):
-        animal = animal_of(session.id)
+        animal = animal_of(session)
         if any(fnmatchcase(animal, pattern) for pattern in animals):
             taken[animal] = taken.get(animal, 0) + 1
             if config.sessions_each is None or taken[animal] <= config.sessions_each:
@@ -188,7 +197,12 @@ def _chosen(
 
 
 def _scored(
-    config: BackboneConfig, run: str, sessions: Iterator[Session], seed: int, console: Console
+    config: BackboneConfig,
+    run: str,
+    sessions: Iterator[Session],
+    seed: int,
+    unchanged: Mapping[str, tuple[str, str]],
+    console: Console,
 ) -> Iterator[dict[str, Any]]:
     """A row for each session: its backbone adapted, and all that the recording can do for itself."""
     place = Folder(config.out).child("scores")
@@ -199,6 +213,7 @@ def _scored(
         if row is None:
             backbone = backbone or Backbone.from_run(run)
             row = _adapted(backbone, session, replace(config.fit, seed=seed))
+            require_unchanged(*unchanged[session.id])
             write_step(place, name, row)
         if row.get("weights_sha256") != (backbone or Backbone.from_run(run)).origin.weights_sha256:
             raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
@@ -212,6 +227,7 @@ def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, 
     torch.set_num_threads(1)
     row: dict[str, Any] = {
         "session": session.id,
+        "animal": animal_of(session),
         "species": session.species,
         "seed": fit.seed,
         "weights_sha256": backbone.origin.weights_sha256,
@@ -240,7 +256,8 @@ def metrics_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
             if species in ("", row["species"]):
                 values = [float(row[name]) for name in SCORED]
                 lead = row["score"] - row["self"]
-                of_animal.setdefault(animal_of(row["session"]), []).append([*values, lead])
+                animal = row.get("animal") or row["session"].rpartition("/")[0]  # of an earlier version
+                of_animal.setdefault(animal, []).append([*values, lead])
         means = np.array([np.mean(values, axis=0) for _, values in sorted(of_animal.items())])
         low, high = percentile_interval(session_resamples(means, rng_for(0, "backbone", species)))
         names = ("score", *(f"score of {name}" for name in RIVALS), "score less that of self")

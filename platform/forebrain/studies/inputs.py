@@ -51,7 +51,7 @@ from forebrain.sessions.session import Session, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
-from forebrain.studies.kept import read_step, write_step
+from forebrain.studies.kept import read_step, require_own, write_step
 from forebrain_registry.storage import Folder
 
 # In the order of tables.
@@ -155,11 +155,12 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
         What result.json holds.
 
     Raises:
-        ConfigError: a row has no recordings.
+        ConfigError: a row has no recordings, or `out` holds other work.
         StorageError: `out` cannot be written to; nothing was scored.
     """
     out, rows = Folder(config.out), config.chosen()
     out.require_writable()
+    require_own(out)
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():
         found[name] = []

@@ -41,6 +41,7 @@ from forebrain.sealed import unsealed
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain.studies.kept import claim, contents_of
 from forebrain_registry.storage import Folder
 
 NAME = "stack"
@@ -82,7 +83,8 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        ConfigError: no session has, or a folder holds no adaptation with intervals.
+        ConfigError: no session has, two have one name, a folder holds no adaptation with intervals, or `out`
+            holds other work.
         StorageError: `out` cannot be written to; nothing was scored.
     """
     out = Folder(config.out)
@@ -90,7 +92,10 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     adapted = [_of_adaptation(folder) for folder in config.adapted or []]
     rows: list[dict[str, Any]] = []
     shown: tuple[Session, WindowSource, StackFit, Calibration] | None = None
-    for address in find_all(config.recording):
+    recordings = find_all(config.recording)
+    read = ((session, address) for address in recordings for session in open_any(address))
+    claim(out, contents_of(read), "intervals")
+    for address in recordings:
         for recorded in open_any(address):
             session, _ = repair(recorded)
             source = _windows(session, config)

@@ -1,39 +1,98 @@
 """What a study keeps, so that the same command goes on where it was stopped, with the same recordings.
 
-study.json    which sessions these are, and the hash of what each was read from
+study.json    which study it is, of which sessions, and the hash of what each was read from
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.sealed import sealed, unsealed
+from forebrain.sessions.finding import MARK_BYTES, OWN_MARKS
+from forebrain.sessions.session import Session
+from forebrain.shards.recordings import has_changed, sha256_of
 from forebrain_registry.storage import Folder
 
 ASKED = "study.json"
+# Other work, whose results a study would write over, by its mark in a folder.
+_OTHERS = {
+    "config.yaml": "a run",
+    "adaptation.json": "an adaptation",
+    "adaptations.yaml": "adaptations",
+    "study.yaml": "a study of runs",
+    "index.json": "a prepared set",
+}
 _log = logging.getLogger(__name__)
 
 
-def claim(out: Folder, contents: Mapping[str, str]) -> None:
+def contents_of(read: Iterable[tuple[Session, str]]) -> dict[str, str]:
+    """The hash of each session's recording, by the session's id.
+
+    Args:
+        read: sessions, each with the address of its recording.
+
+    Raises:
+        ConfigError: two of them have one name.
+    """
+    contents: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    hashes: dict[str, str] = {}
+    for session, address in read:
+        if session.id in owner:
+            raise ConfigError(
+                f"{owner[session.id]} and {address} are both session {session.id}. Leave one out, or name "
+                "each one's session in a sidecar file."
+            )
+        owner[session.id] = address
+        if address not in hashes:
+            hashes[address] = sha256_of(address)
+        contents[session.id] = hashes[address]
+    return contents
+
+
+def require_unchanged(address: str, sha256: str) -> None:
+    """Raises ConfigError if a recording is no longer what the study began with: what was read of it may be
+    either."""
+    if has_changed(address, sha256):
+        raise ConfigError(
+            f"{address} changed while the study ran, and its score was not kept. Put back what it was, and "
+            "the same command goes on; or give another --out."
+        )
+
+
+def require_own(out: Folder) -> None:
+    """Raises ConfigError if a folder holds work that a study would write over."""
+    for name, what in _OTHERS.items():
+        with contextlib.suppress(FileNotFoundError):
+            if re.search(OWN_MARKS[name], out.read_range(name, 0, MARK_BYTES)):
+                raise ConfigError(f"{out.uri} holds {what} ({name}); give another --out.")
+
+
+def claim(out: Folder, contents: Mapping[str, str], study: str) -> None:
     """Makes a folder that of a study of these recordings, before any work.
 
     Args:
         out: the study's folder.
         contents: of each session, the hash of its recording (`recordings.sha256_of`).
+        study: which study it is.
 
     Raises:
-        ConfigError: it holds a study of other recordings, or one of these has changed since.
+        ConfigError: it holds other work, another study, or one of other recordings, or one of these has
+            changed since.
         CheckpointError: what it says of them is damaged.
     """
-    asked = sealed({"sessions": dict(sorted(contents.items()))})
+    require_own(out)
+    asked = sealed({"study": study, "sessions": dict(sorted(contents.items()))})
     with contextlib.suppress(FileExistsError):
         return out.create(ASKED, asked)
     try:
-        before = unsealed(out.read(ASKED))["sessions"]
+        record = unsealed(out.read(ASKED))
+        before = record["sessions"]
         is_unhashed = isinstance(before, list)  # of an earlier version, taken at its word
         if is_unhashed:
             before = {name: contents.get(name) for name in before}
@@ -44,6 +103,8 @@ def claim(out: Folder, contents: Mapping[str, str]) -> None:
             f"{out.uri_of(ASKED)}: damaged ({error!r:.200}). Give another --out; or remove it, if the "
             "recordings are those of the study."
         ) from error
+    if record.get("study", study) != study:  # of an earlier version, which did not say
+        raise ConfigError(f"{out.uri} holds study {record['study']}; give another --out for study {study}.")
     if other:
         raise ConfigError(
             f"{out.uri} holds a study of other recordings ({_some(other)}); give the same ones, or another "

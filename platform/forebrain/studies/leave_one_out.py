@@ -38,12 +38,10 @@ from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.sessions.session import Session, session_key
-from forebrain.shards.options import PrepareConfig
-from forebrain.shards.prepare import map_here, prepare
-from forebrain.shards.recordings import open_any, sha256_of
+from forebrain.shards.recordings import open_any
 from forebrain.shards.stream import MixtureConfig
-from forebrain.studies.backbone import animal_of, pretrained_without
-from forebrain.studies.kept import claim, read_step, write_step
+from forebrain.studies.backbone import animal_of, prepared, pretrained_without
+from forebrain.studies.kept import claim, contents_of, read_step, require_unchanged, write_step
 from forebrain.training.config import EvaluationConfig, TrainingConfig
 from forebrain_registry.storage import Folder
 
@@ -98,20 +96,23 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
         What result.json holds.
 
     Raises:
-        ConfigError: there are too few animals, or results of other settings in the folder.
+        ConfigError: there are too few animals, two recordings are one session by name, one changes, or the
+            folder holds other work or results of other settings.
     """
     out = Folder(config.out)
     read = [(one, path) for path in config.recording for one in open_any(path)]
     animals: dict[str, list[Session]] = {}
     for session, _ in sorted(read, key=lambda each: each[0].id):
-        animals.setdefault(animal_of(session.id), []).append(session)
+        animals.setdefault(animal_of(session), []).append(session)
     if len(animals) < 3:
         raise ConfigError(
             f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
             "recordings."
         )
-    claim(out, {session.id: sha256_of(path) for session, path in read})
-    prepare(config.recording, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
+    contents = contents_of(read)
+    claim(out, contents, "leave-one-out")
+    prepared(config.recording, out, console)
+    unchanged = {session.id: (path, contents[session.id]) for session, path in read}
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
     for seed in range(config.seeds):
@@ -123,7 +124,7 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
                     training=config.pretraining, mixture=config.mixture,
                     evaluation=EvaluationConfig(windows_per_session=64),
                 )  # fmt: skip
-                rows += _rows(config, own, run, seed, left_out, console)
+                rows += _rows(config, own, run, seed, left_out, unchanged, console)
     if not rows:
         raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
     result = {"command": command, "rows": rows, **summarise(rows)}
@@ -150,6 +151,7 @@ def _rows(
     run: str,
     seed: int,
     left_out: list[str],
+    unchanged: Mapping[str, tuple[str, str]],
     console: Console,
 ) -> list[dict[str, Any]]:
     """A row for each session of an animal, and for each of the stretches of it; notes what was left out."""
@@ -172,6 +174,7 @@ def _rows(
                     console.print(f"left out: {error}")
                     left_out.append(str(error))
                     continue
+                require_unchanged(*unchanged[session.id])
                 write_step(place, name, row)
                 told = [f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None]
                 what = "" if minutes is None else f", {row['minutes']:.3g} minutes"

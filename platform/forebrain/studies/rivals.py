@@ -30,6 +30,7 @@ from forebrain.scoring.ridge import HeadFit, fit_head, principal_components, spr
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain.studies.kept import claim, contents_of
 from forebrain_registry.storage import Folder
 
 # In the order of tables. `own`: the head without the population.
@@ -67,14 +68,17 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        ConfigError: no session has.
+        ConfigError: no session has, two have one name, or `out` holds other work.
         StorageError: `out` cannot be written to; nothing was scored.
     """
     out = Folder(config.out)
     out.require_writable()
     rows: list[dict[str, Any]] = []
     tests: list[Evaluation] = []
-    for address in find_all(config.recording):
+    recordings = find_all(config.recording)
+    read = ((session, address) for address in recordings for session in open_any(address))
+    claim(out, contents_of(read), "rivals")
+    for address in recordings:
         for recorded in open_any(address):
             session, _ = repair(recorded)
             counts = SessionWindows.counts(session, config.protocol, config.context, config.horizon)
