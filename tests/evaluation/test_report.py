@@ -88,6 +88,16 @@ def test_rounding_paints_no_unit_that_stands_still(walk, tmp_path: Path, monkeyp
         assert np.sort(values.max(axis=1))[1] < 1.5
 
 
+def test_a_unit_of_next_to_no_activity_is_drawn(walk, tmp_path: Path) -> None:
+    traces = walk(0).frames(0, walk(0).num_frames)
+    traces[:, 0] *= 1e-30
+    source = ArrayWindows([dataclasses.replace(walk(0), traces=traces)], "chronological", C, H)
+    _report(source, tmp_path)
+    example = make_example({"model": _last_frames, **fit_baselines(source)}, source, 0, "test")
+    figures.forecast_traces(example, "model", tmp_path / "forecast_traces.png")
+    _assert_pictures(tmp_path)
+
+
 def test_names_may_hold_dollars(walk, tmp_path: Path) -> None:
     session = dataclasses.replace(walk(0), session=r"$\frac{1}{2$")
     source = ArrayWindows([session], "chronological", C, H)

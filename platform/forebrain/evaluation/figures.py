@@ -83,7 +83,8 @@ def traces_figure(example: Example, model: str, unit_names: Sequence[str] | None
         dots = {"color": lines[model]["color"], "markersize": 3.5, "zorder": 4}
         axes.plot(time[now], base + scale * trace[now], "o", **dots)
         size = next((size for size in _BAR_SIZES if size * scale > 0.15), _BAR_SIZES[-1])
-        plotting.scale_bar(axes, 1.008, row - 0.4, size * scale, f"{size:g} s.d.")
+        if size * scale < 1:  # not of a unit that hardly moves, whose bar would reach over all
+            plotting.scale_bar(axes, 1.008, row - 0.4, size * scale, f"{size:g} s.d.")
     axes.set_yticks(
         range(len(shown)),
         [
@@ -170,7 +171,7 @@ def population_raster(
     # By the whole stretch, context included: it moves even where there is but one window of a trial.
     mean, scale = example.activity.mean(axis=0), example.activity.std(axis=0)
     # The spread of a unit that never moves is none, or what rounding made of it.
-    scale = np.where(np.ptp(example.activity, axis=0) > 0, scale, 1)
+    scale = np.where((np.ptp(example.activity, axis=0) > 0) & (scale > 0), scale, 1)
     truth = (example.targets()[:, step - 1] - mean) / scale
     forecast = (example.forecasts[model][:, step - 1] - mean) / scale
     explained = example.unit_scores(model).explained
