@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import forebrain.commands
 from forebrain.commands import SUMMARIES, main, module_of, parse_command
 from forebrain.config import flat, options
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
+from forebrain.leaving import end_as_usual, end_at_once, end_in_order
 from forebrain_registry import cli
 
 ROOT = Path(__file__).parents[2]
@@ -427,3 +429,56 @@ class TestOut:
             out.write_text("mine")
         assert main([*words, "--out", str(out)]) == 2
         assert "exists. Give --overwrite" in capsys.readouterr().err
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+# A command that sends itself a signal as it runs.
+SIGNALLED = """
+import os, sys, types
+from forebrain import __main__ as program, commands
+def run(config, console):
+    try:
+        os.kill(os.getpid(), {number})
+    finally:
+        print("put away")
+commands.module_of = lambda name: types.SimpleNamespace(run=run)
+commands.parse_command = lambda name, given: None
+sys.argv = ["forebrain", "inspect", "a.npz"]
+sys.exit(program.main())
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_a_signal_before_a_command_is_imported_ends_it_with_a_line(number: int, status: int) -> None:
+    ended = python(
+        f"import os; from forebrain.leaving import end_at_once; end_at_once(); os.kill(os.getpid(), {number})"
+    )
+    assert (ended.returncode, ended.stderr) == (status, "stopped\n")
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_a_signal_to_a_command_puts_away_what_was_begun(number: int, status: int) -> None:
+    ended = python(SIGNALLED.format(number=int(number)))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "put away\n", "stopped\n")
+
+
+def test_signals_that_are_ignored_stay_so_and_others_are_as_before() -> None:
+    def handlers() -> list[Any]:
+        return [signal.getsignal(number) for number, _ in SIGNALS]
+
+    before = handlers()
+    assert main(["--version"]) == 0 and handlers() == before
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        end_at_once()
+        assert handlers()[0] is signal.SIG_IGN and handlers()[1] is not before[1]
+        end_in_order()
+        assert handlers()[0] is signal.SIG_IGN
+        end_as_usual()
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+    assert handlers() == before

@@ -27,6 +27,7 @@ from typing import Any
 import forebrain
 from forebrain.commands._table import SUMMARIES
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
+from forebrain.leaving import end_as_usual, end_at_once, end_in_order
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _make_printable()
+    end_at_once()
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -68,9 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         if error.code != signal.SIGTERM:
             raise
-        # Ray's handler, in a process that has started it, leaves with the bare number.
+        # The bare number is what our handler leaves with, and Ray's in a process that has started it.
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGTERM
+    finally:
+        end_as_usual()
 
 
 def split(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -163,6 +167,7 @@ def _run(words: list[str]) -> int:
         # BLAS spin while they wait for one another, and take longer than one.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     module = module_of(name)
+    end_in_order()
     if hasattr(module, "main"):  # has a parser of its own
         return module.main(given)
     if asked := _help.asked(given):
