@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ import torch
 from rich.console import Console
 
 from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.backbone import Backbone
+from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.origin import weights_of
@@ -111,6 +114,33 @@ def test_what_is_finished_does_not_pass_for_another_recording_of_its_name(
     assert "another recording called recordings/a/a" in row["error"] and "another --out" in row["error"]
     (folder / "a.npy").write_bytes(kept)
     assert status(adapt_many(config, Console(quiet=True))) == {"a": "finished"}
+
+
+def test_a_recording_or_backbone_that_changes_meanwhile_is_not_adapted_to(
+    config: ManyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "recordings" / "b.npy"
+    content = path.read_bytes()
+
+    def adapt(backbone: Backbone, session: Session, *args: Any, **kwargs: Any) -> Any:
+        if session.subject == "b":
+            path.write_bytes(content[:-8] + bytes(8))
+        return compare(backbone, session, *args, **kwargs)
+
+    with monkeypatch.context() as changing:
+        changing.setattr("forebrain.studies.many_adaptations.compare", adapt)
+        rows = adapt_many(config, Console(quiet=True))
+    errors = {Path(row["recording"]).stem: row["error"] for row in rows}
+    assert errors["a"] == "" and "b.npy changed while it was read" in errors["b"]
+    assert not list((tmp_path / "out").glob("*-b-*/result.json"))
+
+    opened = Backbone.open(config.model, config.registry)
+    other = replace(opened, origin=replace(opened.origin, weights_sha256="other"))
+    found = iter([opened])
+    monkeypatch.setattr(Backbone, "open", lambda *args, **kwargs: next(found, other))
+    rows = adapt_many(config, Console(quiet=True))
+    assert {row["status"] for row in rows} == {"failed"}
+    assert all("other weights than when this began" in row["error"] for row in rows[:3])
 
 
 def test_a_folder_takes_no_other_settings(config: ManyConfig) -> None:

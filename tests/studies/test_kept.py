@@ -78,7 +78,7 @@ def test_recordings_of_one_name_are_refused_and_one_that_changes_is_seen(
     (sha256,) = contents_of(read[:1]).values()
     require_unchanged(paths[0], sha256)
     walk(2).save(paths[0])
-    with pytest.raises(ConfigError, match="changed while the study ran"):
+    with pytest.raises(ConfigError, match="changed while it was read"):
         require_unchanged(paths[0], sha256)
 
 

@@ -99,7 +99,7 @@ def test_a_recording_that_changes_under_a_study_leaves_no_score(
         return compare(*args, **kwargs)
 
     monkeypatch.setattr("forebrain.studies.leave_one_out.compare", adapt)
-    with pytest.raises(ConfigError, match=r"0\.npz changed while the study ran"):
+    with pytest.raises(ConfigError, match=r"0\.npz changed while it was read"):
         study(config, QUIET)
     assert not (Path(config.out) / "scores").exists()
 

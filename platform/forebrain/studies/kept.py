@@ -60,8 +60,8 @@ def require_unchanged(address: str, sha256: str) -> None:
     either."""
     if has_changed(address, sha256):
         raise ConfigError(
-            f"{address} changed while the study ran, and its score was not kept. Put back what it was, and "
-            "the same command goes on; or give another --out."
+            f"{address} changed while it was read, and its score was not kept. Put back what it was, and the "
+            "same command goes on; or give another --out."
         )
 
 

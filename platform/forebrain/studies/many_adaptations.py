@@ -35,6 +35,7 @@ from forebrain.scoring.evaluate import Evaluation
 from forebrain.sealed import unsealed
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any, sha256_of
+from forebrain.studies.kept import require_unchanged
 from forebrain_registry.storage import Folder, scratch
 
 ASKED = "adaptations.yaml"
@@ -93,6 +94,7 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
     item = {
         "model": backbone.origin.pinned,
         "registry": backbone.origin.registry,
+        "weights": backbone.origin.weights_sha256,
         "out": out.uri,
         "mode": config.mode,
         "resample": config.resample,
@@ -197,6 +199,10 @@ def _adapt_recording(item: Row) -> list[Row]:
         sha256 = sha256_of(recording)
         sessions = open_any(recording)
         backbone = Backbone.open(item["model"], item["registry"])
+        if backbone.origin.weights_sha256 != item["weights"]:
+            raise StudyError(
+                f"{item['model']} has other weights than when this began. Give another --out to adapt them."
+            )
     except (ForebrainError, OSError) as error:
         return [_row(recording, "", "failed", error=str(error))]
     rows = []
@@ -212,6 +218,7 @@ def _adapt_recording(item: Row) -> list[Row]:
                     backbone, with_rate(session, item["rate_hz"]), item["mode"], FitConfig(**item["fit"]),
                     item["resample"], minutes=item["minutes"],
                 )  # fmt: skip
+                require_unchanged(recording, sha256)
                 with scratch() as folder:
                     made = save_comparison(comparison, folder / "adaptation")
                     (made / OF).write_text(json.dumps({"sha256": sha256}))
