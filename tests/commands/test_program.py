@@ -48,6 +48,7 @@ LEAST: dict[str, list[str]] = {
     "study rivals": ["--recording", "a.npz", "--out", "o"],
     "study intervals": ["--recording", "a.npz", "--out", "o"],
     "study inputs": ["--out", "o"],
+    "study population": ["--recording", "a", "b", "c", "--out", "o"],
     "study backbone": ["--name", "n", "--recordings", "one", "--out", "o"],
     "leaks": ["--recording", "a.npz"],
     "chaos": ["--pretrain.data", "d", "--pretrain.out", "o"],

@@ -131,6 +131,14 @@ def test_differences_are_within_sessions() -> None:
     assert means["score"]["era"] == [0, 0, 0]  # could not be trained
 
 
+def test_regret_is_what_the_best_choice_on_the_test_part_would_have_gained() -> None:
+    rows = [made_row("a", 0.3) | {"zero steps": 0.32}, made_row("b", 0.5) | {"ridge": 0.56}]
+    result = {"rows": rows, **summarise(rows)}
+    (means,) = result["means"]
+    assert means["regret"] == pytest.approx({"steps": 0.01, "steps and members": 0.04})
+    assert "regret of choosing" in "".join(table.to_markdown() for table in tables_of(result))
+
+
 def test_a_session_that_is_shorter_counts_with_all_it_has(tmp_path: Path) -> None:
     rows = [
         made_row("a", 0.1, 1, 1), made_row("a", 0.2, 5, 5), made_row("a", 0.3, 9),

@@ -35,6 +35,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "study intervals": "score how sure forecasts are: what intervals cover, beside autoregressions",
         "study leave-one-out": "pretrain on all animals but one and adapt to it, each in turn",
         "study minutes": "the same by minutes of the new animal that are known",
+        "study population": "see what reading the other units is worth, on animals left out",
         "study backbone": "make a backbone to hand out, from public recordings to its scores",
         "study inputs": "score what knowing the stimulus is worth, past and planned",
         "leaks": "measure what looking into the future would seem to gain",

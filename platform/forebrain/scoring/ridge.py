@@ -652,11 +652,13 @@ def _windows_to_read(source: WindowSource, session: int, parts: Sequence[Part]) 
     return {part: np.arange(0, count, step) for part, count in counts.items()}
 
 
-def principal_components(source: WindowSource, session: int = 0, count: int = NUM_COMPONENTS) -> np.ndarray:
+def principal_components(
+    source: WindowSource, session: int = 0, count: int = NUM_COMPONENTS, units: np.ndarray | None = None
+) -> np.ndarray:
     """float32 [N, k]: the directions in which frames of the training part vary most, k of them or all there
     are.
 
-    Found on at most MAX_FRAMES frames.
+    Found on at most MAX_FRAMES frames; where some `units` are named, on these alone, and others load on none.
     """
     num_units, length = source.sessions[session].num_units, source.context + source.horizon
     num_windows = source.num_windows(session, "train")
@@ -665,6 +667,8 @@ def principal_components(source: WindowSource, session: int = 0, count: int = NU
     if num_windows:
         context, target, _ = source.read(session, "train", np.arange(0, num_windows, step))
         frames = np.concatenate([context, target], axis=1).reshape(-1, num_units)
+    if units is not None:
+        frames = frames[:, units]
     if min(frames.shape) <= DENSE:
         _, spreads, components = np.linalg.svd(frames, full_matrices=False)
     else:
@@ -674,7 +678,9 @@ def principal_components(source: WindowSource, session: int = 0, count: int = NU
     # A component has no sign of its own: its largest loading is made positive.
     largest = np.abs(components).argmax(axis=1)
     signs = np.sign(np.take_along_axis(components, largest[:, None], axis=1))
-    return np.ascontiguousarray((components * signs).T, np.float32)
+    loadings = np.zeros((num_units, len(components)), np.float32)
+    loadings[slice(None) if units is None else units] = (components * signs).T
+    return loadings
 
 
 def _no_head(reason: str, num_windows: int) -> HeadFit:

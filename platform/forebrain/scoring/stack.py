@@ -194,6 +194,7 @@ def fit_stack(
     session: int = 0,
     more: MoreFeatures = lambda starts: (),
     alone: bool = False,
+    loadings: np.ndarray | None = None,
 ) -> StackFit:
     """Fits heads on the linear baseline and on a model, and weighs all four.
 
@@ -210,8 +211,10 @@ def fit_stack(
         more: further features for both heads, see `fit_head`.
         alone: the model with its head, or a head on the last frame where there is no model, and nothing
             weighed: on short recordings weights cost more than they bring.
+        loadings: of the population for both heads, see `fit_head`.
     """
-    loadings = principal_components(source, session)
+    if loadings is None:
+        loadings = principal_components(source, session)
     ridge = fit_head(source, linear, session, loadings=loadings, more=more)
     if alone:
         copy: Forecaster = CopyBaseline(source.horizon)

@@ -49,6 +49,11 @@ ADAPTED = "adapted"
 # The stack with the backbone as it was published: no step is taken.
 ZERO_STEPS = "zero steps"
 SCORED = (ADAPTED, ZERO_STEPS, NOT_ADAPTED, *RIVALS)
+# What could have been chosen in its place: by steps alone, and by what is weighed as well.
+REGRETS = {
+    "steps": (ADAPTED, ZERO_STEPS),
+    "steps and members": (ADAPTED, ZERO_STEPS, NOT_ADAPTED, "linear", "ridge"),
+}
 DRAWN = (ADAPTED, SELF, "ridge", "linear", "copy")
 
 
@@ -100,25 +105,13 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
             folder holds other work or results of other settings.
     """
     out = Folder(config.out)
-    read = [(one, path) for path in config.recording for one in open_any(path)]
-    animals: dict[str, list[Session]] = {}
-    for session, _ in sorted(read, key=lambda each: each[0].id):
-        animals.setdefault(animal_of(session), []).append(session)
-    if len(animals) < 3:
-        raise ConfigError(
-            f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
-            "recordings."
-        )
-    contents = contents_of(read)
-    claim(out, contents, "leave-one-out")
-    prepared(config.recording, out, console)
-    unchanged = {session.id: (path, contents[session.id]) for session, path in read}
+    animals, unchanged = prepared_animals(config.recording, out, console)
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
     for seed in range(config.seeds):
         for animal, own in animals.items():
             if config.species is None or own[0].species in config.species:
-                place = f"without-{session_key(animal)}/run-{seed}"
+                place = run_without(animal, seed)
                 run = pretrained_without(
                     out, place, [glob.escape(animal)], console, seed=seed, model=config.model,
                     training=config.pretraining, mixture=config.mixture,
@@ -143,6 +136,43 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
     for table in tables[:-1]:
         console.print(table.to_rich())
     return result
+
+
+def run_without(animal: str, seed: int) -> str:
+    """Where in the study's folder the run is that has not seen an animal, dataset/subject."""
+    return f"without-{session_key(animal)}/run-{seed}"
+
+
+def prepared_animals(
+    recording: Sequence[str], out: Folder, console: Console
+) -> tuple[dict[str, list[Session]], dict[str, tuple[str, str]]]:
+    """Claims a study's folder, and prepares its recordings in `out`/shards.
+
+    Args:
+        recording: files.
+        out: the folder of the study.
+        console: says which recordings cannot be used.
+
+    Returns:
+        The sessions of each animal, dataset/subject; of each session by id, its recording and the hash of it.
+
+    Raises:
+        ConfigError: there are too few animals, two recordings are one session by name, or the folder holds
+            other work.
+    """
+    read = [(one, path) for path in recording for one in open_any(path)]
+    animals: dict[str, list[Session]] = {}
+    for session, _ in sorted(read, key=lambda each: each[0].id):
+        animals.setdefault(animal_of(session), []).append(session)
+    if len(animals) < 3:
+        raise ConfigError(
+            f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
+            "recordings."
+        )
+    contents = contents_of(read)
+    claim(out, contents, "leave-one-out")
+    prepared(recording, out, console)
+    return animals, {session.id: (path, contents[session.id]) for session, path in read}
 
 
 def _rows(
@@ -252,6 +282,12 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     name: [float(each[place]) for each in (ahead.mean(axis=0), ahead_low, ahead_high)]
                     for place, name in enumerate(SCORED)
                 },
+                "regret": {
+                    among: float(
+                        (values[:, [SCORED.index(name) for name in names]].max(axis=1) - values[:, 0]).mean()
+                    )
+                    for among, names in REGRETS.items()
+                },
             })  # fmt: skip
     return {"means": found}
 
@@ -303,6 +339,12 @@ def tables_of(result: Mapping[str, Any]) -> list[Table]:
                 (*length(each), *(_signed(each["ahead_of"][name]) for name in rivals))
                 for each in means
             ),
+        ))  # fmt: skip
+        tables.append(Table(
+            name=f"{species}-regret",
+            title=f"{species}: best on the test part less adapted, mean over sessions: regret of choosing",
+            columns=(*first, *REGRETS),
+            rows=tuple((*length(each), *each["regret"].values()) for each in means),
         ))  # fmt: skip
     tables.append(Table(
         name="sessions",
