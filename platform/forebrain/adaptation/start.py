@@ -142,9 +142,10 @@ def unit_statistics(source: WindowSource, session: int) -> Tensor:
             squares[lag] += np.square(frames[lag:] - frames[:-lag]).mean(axis=0)
         move = frames[at:] - frames[:-at]
         together = move.mean(axis=1, keepdims=True)
-        cubes += (move**3).mean(axis=0)
-        fourths += (move**4).mean(axis=0)
-        values += (frames**3).mean(axis=0)
+        squared = np.square(move)  # a power is ten times as slow
+        cubes += (squared * move).mean(axis=0)
+        fourths += np.square(squared).mean(axis=0)
+        values += (np.square(frames) * frames).mean(axis=0)
         shared += (move * together).mean(axis=0)
         common += float(np.square(together).mean())
         count += 1

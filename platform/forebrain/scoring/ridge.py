@@ -49,10 +49,12 @@ CHANGE_LAGS = (1, 2, 4, 8, 16)
 TRUSTED_SPREAD = 3.0
 # Bounds on memory and time: unit-windows that weights are fitted on, those that choices are made by, units
 # that choices are made by, units whose sums are held at once. A session has MIN_WINDOWS whatever its size.
-MAX_ROWS = 1 << 20
+MAX_ROWS = 1 << 19
 MAX_CHOICE_ROWS = 1 << 18
 CHOICE_UNITS = 48
 UNITS_AT_ONCE = 16_384
+# Unit-windows that are forecast out of block at once: all windows are read again for the next.
+OUT_OF_BLOCK_ROWS = 1 << 19
 MIN_WINDOWS = 512
 # Unit-windows that are read at once, so that they lie in the cache, or in so many windows, whose sums are not
 # much work beside adding them up; and at most.
@@ -429,8 +431,10 @@ def out_of_block(
     if not lasts:
         return None
     trials: list[Trial] = []
-    for first in range(0, num_units, CHOICE_UNITS):
-        sample = _Sample.of(read(), loadings, np.arange(first, min(first + CHOICE_UNITS, num_units)))
+    num_windows = num_windows_read(source, session, ("train", "validation"))
+    at_once = max(CHOICE_UNITS, OUT_OF_BLOCK_ROWS // max(1, num_windows))
+    for first in range(0, num_units, at_once):
+        sample = _Sample.of(read(), loadings, np.arange(first, min(first + at_once, num_units)))
         assert sample is not None
         if fit.head is not None:
             blocks = time_blocks(sample.starts, source.context + source.horizon)

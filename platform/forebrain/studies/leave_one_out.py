@@ -387,8 +387,6 @@ def draw(result: Mapping[str, Any], path: Path) -> Path:
         if species == every[-1]:
             plotting.label_line_ends(axes, ends)
     panels[0, 0].set_ylabel("score (0 is copy, 1 is perfect)")
-    subtitle = (
-        f"mean over {len(result['means'][-1]['sessions'])} sessions; shaded: 95 % interval over sessions"
-    )
+    subtitle = "mean over sessions; shaded: 95 % interval over sessions"
     plotting.title(panels[0, 0], "What a backbone gives an animal that it has not seen", subtitle)
     return plotting.save(figure, path)
