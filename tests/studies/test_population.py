@@ -135,4 +135,4 @@ def test_sessions_with_fewer_units_count_with_all_they_have() -> None:
     assert means["by_units"] == pytest.approx({"1": 0.15, "64": 0.25, "all": 0.3})
     assert means["worth"]["with it"] == pytest.approx([0.1] * 3)
     texts = [table.to_markdown() for table in tables_of(result)]
-    assert "+0.100 (+0.100 to +0.100)" in texts[1] and "| +0.100 (– to –)" in texts[3]
+    assert "+0.100 (+0.100 to +0.100)" in texts[1] and "| +0.100 " in texts[3]

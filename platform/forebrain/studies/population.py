@@ -389,8 +389,10 @@ def _counts(result: Mapping[str, Any]) -> list[str]:
 
 
 def _signed(bounds: Sequence[float | None]) -> str:
-    value, *interval = ("–" if bound is None else f"{bound:+.3f}" for bound in bounds)
-    return f"{value} ({' to '.join(interval)})"
+    value, low, high = bounds
+    if low is None or high is None:  # too short for an interval
+        return "–" if value is None else f"{value:+.3f}"
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _plain(value: float) -> float | None:
