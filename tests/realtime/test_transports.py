@@ -11,15 +11,23 @@ from collections.abc import Callable, Iterator
 import msgpack
 import numpy as np
 import pytest
+import zmq
 from realtime_small import CONTEXT, HORIZON, Small, activity
 
 from forebrain.errors import ConfigError, FrameError, NoAnswerError
-from forebrain.realtime import LiveForecaster
+from forebrain.realtime import LiveForecaster, zeromq
 from forebrain.realtime.lsl import LslClient, LslPort
 from forebrain.realtime.messages import Forecast, Frame, Question, max_frame_bytes
 from forebrain.realtime.replay import Client
 from forebrain.realtime.server import Port, serve
-from forebrain.realtime.zeromq import RequestClient, RequestPort, StreamClient, StreamPort
+from forebrain.realtime.zeromq import (
+    Publisher,
+    RequestClient,
+    RequestPort,
+    StreamClient,
+    StreamPort,
+    Subscriber,
+)
 
 Open = Callable[..., LiveForecaster]
 MAX_BYTES = max_frame_bytes(6)
@@ -196,6 +204,29 @@ def test_an_address_that_is_taken_or_none_is_a_clear_error() -> None:
     port.close()
     with pytest.raises(ConfigError, match="no address"):
         RequestClient("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda: RequestPort("nowhere", MAX_BYTES),
+        lambda: StreamPort("tcp://127.0.0.1:*", "nowhere", MAX_BYTES),
+        lambda: Publisher("nowhere"),
+        lambda: Subscriber("nowhere"),
+        lambda: RequestClient("nowhere"),
+        lambda: StreamClient("tcp://127.0.0.1:9", "nowhere"),
+    ],
+    ids=["requests", "streams", "publisher", "subscriber", "client", "stream client"],
+)
+def test_what_cannot_be_opened_leaves_no_context_for_the_collection_of_garbage_to_wait_for(
+    opened: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[zmq.Context] = []
+    new = zeromq._context
+    monkeypatch.setattr(zeromq, "_context", lambda: made.append(new()) or made[-1])
+    with pytest.raises(ConfigError, match="nowhere"):
+        opened()
+    assert [context.closed for context in made] == [True]
 
 
 def test_nobody_at_the_address_is_a_clear_error() -> None:

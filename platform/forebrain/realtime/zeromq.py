@@ -312,9 +312,12 @@ def _poll(socket: zmq.Socket, timeout_s: float, for_what: int = zmq.POLLIN) -> b
 
 
 def _bind(socket: zmq.Socket, address: str) -> str:
+    """Where it is bound. Closes all that was opened for it if it cannot be: a context that is left to the
+    collection of garbage may wait there for ever for a socket that goes with it."""
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
+        socket.context.destroy()
         raise ConfigError(
             f"{address} cannot be bound ({error}); expected a free address such as tcp://127.0.0.1:5600."
         ) from error
@@ -322,9 +325,11 @@ def _bind(socket: zmq.Socket, address: str) -> str:
 
 
 def _connect(socket: zmq.Socket, address: str) -> None:
+    """Closes all that was opened for it if there is no such address, see `_bind`."""
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
+        socket.context.destroy()
         raise ConfigError(
             f"{address} is no address ({error}); expected one such as tcp://127.0.0.1:5600."
         ) from error
