@@ -77,7 +77,7 @@ class PublishError(ForebrainError):
 
 
 class StudyError(ForebrainError):
-    """A study has nothing to report: none of its trials has a result."""
+    """A study cannot be worked at, or has nothing to report: none of its trials has a result."""
 
 
 class ClusterError(ForebrainError):

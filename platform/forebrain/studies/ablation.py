@@ -12,6 +12,7 @@ from rich.console import Console
 
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
+from forebrain.studies.alone import alone_in
 from forebrain.studies.effects import Effect, measure_effects
 from forebrain.studies.figures import effects_figure
 from forebrain.studies.report import (
@@ -104,6 +105,7 @@ def _name(overrides: dict[str, Any]) -> str:
     return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items())
 
 
+@alone_in("pretrain.out")
 def ablate(config: AblateConfig, console: Console, command: str) -> list[Outcome]:
     """Runs the study, or what is missing of it, and writes its report.
 

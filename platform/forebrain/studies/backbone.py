@@ -42,6 +42,7 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.recordings import open_any
 from forebrain.shards.stream import MixtureConfig
+from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import claim, contents_of, read_step, require_unchanged, write_step
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry import Metric
@@ -90,6 +91,7 @@ class BackboneConfig:
     fit: FitConfig = field(default_factory=FitConfig)
 
 
+@alone_in("out")
 def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
     """Does what is not done yet, sums up, and publishes where that is asked.
 

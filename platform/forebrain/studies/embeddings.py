@@ -20,6 +20,7 @@ from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.intervals import rng_for
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
+from forebrain.studies.alone import alone
 from forebrain.studies.figures import scatter_figure
 from forebrain.studies.report import Picture, StudyReport, write_report
 from forebrain.training.data import open_windows
@@ -312,9 +313,9 @@ def analyse_embeddings(run: str, out: str | None, command: str) -> StudyReport:
     windows = open_windows(trained.config, folder.shards(trained.config.data), folder.kept_index())
     sessions = units_of(trained, windows.shards)
     check_labels(sessions)
-    target.require_writable()
-    report = report_embeddings(sessions, command)
-    write_report(target, report)
+    with alone(target):
+        report = report_embeddings(sessions, command)
+        write_report(target, report)
     return report
 
 

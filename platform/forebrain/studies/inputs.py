@@ -51,6 +51,7 @@ from forebrain.sessions.session import Session, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
+from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import read_step, require_own, write_step
 from forebrain_registry.storage import Folder
 
@@ -148,6 +149,7 @@ class InputsConfig:
         return Path(self.data or os.environ.get("FOREBRAIN_TEST_DATA") or "../shared/data")
 
 
+@alone_in("out")
 def study(config: InputsConfig, console: Console, command: str = "") -> dict[str, Any]:
     """Scores every session of every row that is not scored yet, and sums up.
 
@@ -159,7 +161,6 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
         StorageError: `out` cannot be written to; nothing was scored.
     """
     out, rows = Folder(config.out), config.chosen()
-    out.require_writable()
     require_own(out)
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():

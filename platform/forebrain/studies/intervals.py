@@ -41,6 +41,7 @@ from forebrain.sealed import unsealed
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import claim, contents_of
 from forebrain_registry.storage import Folder
 
@@ -76,6 +77,7 @@ class IntervalsConfig:
     seed: int = 0
 
 
+@alone_in("out")
 def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     """Scores every session that has windows in all parts, and sums up.
 
@@ -88,7 +90,6 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
         StorageError: `out` cannot be written to; nothing was scored.
     """
     out = Folder(config.out)
-    out.require_writable()
     adapted = [_of_adaptation(folder) for folder in config.adapted or []]
     rows: list[dict[str, Any]] = []
     shown: tuple[Session, WindowSource, StackFit, Calibration] | None = None

@@ -40,6 +40,7 @@ from forebrain.scoring.intervals import percentile_interval, rng_for, session_re
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.recordings import open_any
 from forebrain.shards.stream import MixtureConfig
+from forebrain.studies.alone import alone_in
 from forebrain.studies.backbone import animal_of, prepared, pretrained_without
 from forebrain.studies.kept import claim, contents_of, read_step, require_unchanged, write_step
 from forebrain.training.config import EvaluationConfig, TrainingConfig
@@ -89,6 +90,7 @@ class StudyConfig:
     fit: FitConfig = field(default_factory=FitConfig)
 
 
+@alone_in("out")
 def study(config: StudyConfig, console: Console, command: str = "") -> dict[str, Any]:
     """Does what is not done yet, and sums up.
 

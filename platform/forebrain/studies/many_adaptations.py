@@ -35,6 +35,7 @@ from forebrain.scoring.evaluate import Evaluation
 from forebrain.sealed import unsealed
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any, sha256_of
+from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import require_unchanged
 from forebrain_registry.storage import Folder, scratch
 
@@ -77,6 +78,7 @@ class ManyConfig:
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
 
+@alone_in("out")
 def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
     """Adapts to every session of the recordings, and writes the table.
 

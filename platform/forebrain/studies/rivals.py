@@ -30,6 +30,7 @@ from forebrain.scoring.ridge import HeadFit, fit_head, principal_components, spr
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
+from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import claim, contents_of
 from forebrain_registry.storage import Folder
 
@@ -61,6 +62,7 @@ class RivalsConfig:
     seed: int = 0
 
 
+@alone_in("out")
 def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
     """Scores every session that has windows in all parts, and sums up.
 
@@ -72,7 +74,6 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
         StorageError: `out` cannot be written to; nothing was scored.
     """
     out = Folder(config.out)
-    out.require_writable()
     rows: list[dict[str, Any]] = []
     tests: list[Evaluation] = []
     recordings = find_all(config.recording)

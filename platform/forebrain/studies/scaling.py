@@ -15,6 +15,7 @@ from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
 from forebrain.studies import resampling
 from forebrain.studies.ablation import report_effects
+from forebrain.studies.alone import alone_in
 from forebrain.studies.effects import cells_of, mean_with_interval
 from forebrain.studies.figures import curve_figure
 from forebrain.studies.laws import Verdict, judge
@@ -119,6 +120,7 @@ def _overrides(axis: Axis, size: float, sizes: Sequence[float], base: PretrainCo
     return {f"subset.{axis}": count}
 
 
+@alone_in("pretrain.out")
 def scale(config: ScaleConfig, console: Console, command: str) -> list[Outcome]:
     """Runs the study, or what is missing of it, and writes its report.
 

@@ -1,0 +1,182 @@
+"""One command at a time works in a study's folder, on a disk and in an object store.
+
+held-<n>.json    who works there: created, renewed while the work lasts, removed after it
+
+A process that was killed leaves its file. On its own machine it is seen to have ended; from elsewhere it has
+ended once the file was not renewed for LOST_S. Whoever comes then creates the next number, which one can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import operator
+import os
+import platform
+import re
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from forebrain.errors import StorageError, StudyError
+from forebrain.sealed import sealed, unsealed
+from forebrain_registry.storage import Folder
+
+RENEW_S = 10.0
+LOST_S = 60.0
+_HELD = re.compile(r"held-([0-9]+)\.json")
+_log = logging.getLogger(__name__)
+Config = TypeVar("Config")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def alone_in(
+    key: str,
+) -> Callable[[Callable[Concatenate[Config, Given], Result]], Callable[Concatenate[Config, Given], Result]]:
+    """Has a function work `alone` in a folder.
+
+    Args:
+        key: of the folder's address in the config that the function is given first, dotted.
+    """
+
+    def decorate(
+        work: Callable[Concatenate[Config, Given], Result],
+    ) -> Callable[Concatenate[Config, Given], Result]:
+        @functools.wraps(work)
+        def work_alone(config: Config, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+            with alone(Folder(operator.attrgetter(key)(config))):
+                return work(config, *args, **kwargs)
+
+        return work_alone
+
+    return decorate
+
+
+@contextlib.contextmanager
+def alone(out: Folder) -> Iterator[None]:
+    """Holds a folder as long as the block lasts; leaves none that was not there and holds nothing.
+
+    Raises:
+        StudyError: another process holds it.
+        StorageError: it cannot be written to.
+    """
+    made: list[Path] = []
+    if out.is_local:
+        root = out.local_path("")
+        made = list(itertools.takewhile(lambda each: not each.exists(), (root, *root.parents)))
+    out.require_writable()
+    own, machine = os.getpid(), _machine()
+    about = {"process": own, "host": platform.node(), "machine": machine, "id": uuid.uuid4().hex}
+    record = sealed({**about, "born": machine and _born(own)})
+    name = _take(out, record)
+    ended = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(out, name, record, ended), daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewing.join()
+        out.remove(name)
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds something now
+                folder.rmdir()
+
+
+def _take(out: Folder, record: bytes) -> str:
+    """Makes the folder this process's; the name of its file."""
+    while True:
+        before = _holders(out)
+        newest = max(before, default=0)
+        if newest and not _has_ended(out, before[newest]):
+            continue
+        name = f"held-{newest + 1}.json"
+        try:
+            out.create(name, record)
+        except FileExistsError:  # of another command that came at the same time
+            continue
+        if _holders(out).keys() - before.keys() != {newest + 1}:  # one came while this one looked
+            out.remove(name)
+            continue
+        for each in before.values():
+            out.remove(each)
+        return name
+
+
+def _holders(out: Folder) -> dict[int, str]:
+    return {int(found[1]): found[0] for name in out.names() if (found := _HELD.fullmatch(name))}
+
+
+def _has_ended(out: Folder, name: str) -> bool:
+    """Whether the process that wrote a file was killed; False where the file has gone.
+
+    Raises:
+        StudyError: it is at work.
+    """
+    holder: dict[str, Any] = {}
+    try:
+        holder = unsealed(out.read(name))
+    except FileNotFoundError:
+        return False
+    except ValueError:  # its age tells
+        pass
+    process, machine = holder.get("process"), holder.get("machine")
+    who = f"process {process} on {holder.get('host')}" if holder else name
+    if isinstance(process, int) and machine is not None and machine == _machine():
+        born, known = _born(process), holder.get("born")
+        if born is None or (born and known and born != known):
+            return True
+    else:
+        stat = out.stat(name)
+        if stat is None:
+            return False
+        age_s = out.clock_s() - stat.modified_s
+        if age_s >= LOST_S:
+            return True
+        who += f", seen {max(age_s, 0):.0f} s ago, which counts as ended when it was not for {LOST_S:.0f} s"
+    raise StudyError(
+        f"{out.uri}: another command works there ({who}). Wait until it has ended, or give another --out."
+    )
+
+
+def _renew(out: Folder, name: str, record: bytes, ended: threading.Event) -> None:
+    while not ended.wait(RENEW_S):
+        try:
+            out.write(name, record)
+        except (StorageError, OSError) as error:
+            _log.warning("%s: cannot be renewed (%s).", out.uri_of(name), error)
+
+
+def _machine() -> str | None:
+    """What tells this machine, and what counts processes on it, from all others; None where that is not
+    known."""
+    if sys.platform == "win32":
+        return None
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux
+        return platform.node()
+
+
+def _born(process: int) -> str | None:
+    """When a process of this machine began, which tells it from those that had its number before: "" where
+    that is not known, None where it has ended."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:  # another user's
+        pass
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:  # no Linux
+        return ""
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in ("Z", "X") else fields[18]

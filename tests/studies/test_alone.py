@@ -1,0 +1,192 @@
+"""Of two commands at once in a study's folder the later ends before any work; a killed one bars nobody."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from forebrain.errors import StudyError
+from forebrain.sealed import sealed, unsealed
+from forebrain.studies import alone as module
+from forebrain.studies.ablation import AblateConfig, ablate
+from forebrain.studies.alone import alone
+from forebrain.studies.backbone import BackboneConfig
+from forebrain.studies.backbone import study as backbone_study
+from forebrain.studies.inputs import InputsConfig
+from forebrain.studies.inputs import study as inputs_study
+from forebrain.studies.intervals import IntervalsConfig
+from forebrain.studies.intervals import study as intervals_study
+from forebrain.studies.leave_one_out import StudyConfig
+from forebrain.studies.leave_one_out import study as leave_one_out_study
+from forebrain.studies.many_adaptations import ManyConfig, adapt_many
+from forebrain.studies.rivals import RivalsConfig
+from forebrain.studies.rivals import study as rivals_study
+from forebrain.studies.scaling import ScaleConfig, scale
+from forebrain.training.config import PretrainConfig
+from forebrain_registry.storage import Folder
+
+HOLD = """
+import sys, time
+from forebrain.studies.alone import alone
+from forebrain_registry.storage import Folder
+
+with alone(Folder(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(params=["disk", "store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "disk":
+        return Folder(tmp_path / "new" / "study")
+    return Folder(f"{request.getfixturevalue('s3_bucket')}/{request.node.name}")
+
+
+@pytest.fixture
+def holder(folder: Folder) -> Any:
+    """A process that holds the folder."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, folder.uri], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_is_told_who_is_there_and_the_next_after_a_kill_goes_on_at_once(
+    folder: Folder, holder: subprocess.Popen[bytes]
+) -> None:
+    with pytest.raises(StudyError) as refused, alone(folder):
+        pass
+    assert re.fullmatch(
+        rf"{re.escape(folder.uri)}: another command works there \(process {holder.pid} on \S+\)\. Wait .*",
+        str(refused.value),
+    )
+    assert folder.names() == ["held-1.json"]
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with alone(folder):
+        assert folder.names() == ["held-2.json"]
+    assert folder.names() == []
+
+
+def test_of_a_study_that_does_nothing_no_new_folder_is_left(tmp_path: Path) -> None:
+    with alone(Folder(tmp_path / "new" / "study")):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_process_that_goes_on_later_keeps_its_folder(
+    folder: Folder, holder: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOST_S", 0.0)
+    holder.send_signal(signal.SIGSTOP)
+    with pytest.raises(StudyError, match=f"process {holder.pid}"), alone(folder):
+        pass
+
+
+def test_from_another_machine_it_counts_as_ended_once_it_gives_no_sign_of_life(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.1)
+    with alone(folder):
+        first, deadline = folder.stat("held-1.json"), time.monotonic() + 20
+        while folder.stat("held-1.json") == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        monkeypatch.setattr(module, "_machine", lambda: "another")
+        with pytest.raises(StudyError, match=rf"process {os.getpid()} on \S+, seen \d s ago"), alone(folder):
+            pass
+        left = folder.read("held-1.json")
+    folder.write("held-7.json", left)
+    with pytest.raises(StudyError, match="which counts as ended when it was not for 60 s"), alone(folder):
+        pass
+    written = folder.stat("held-7.json")
+    assert written is not None
+    monkeypatch.setattr(Folder, "clock_s", lambda self: written.modified_s + 61)
+    with alone(folder):
+        assert folder.names() == ["held-8.json"]
+
+
+def test_a_number_that_another_process_has_now_bars_nobody(folder: Folder) -> None:
+    with alone(folder):
+        left = unsealed(folder.read("held-1.json"))
+    folder.write("held-1.json", sealed({**left, "born": "1"}))
+    with alone(folder):
+        assert folder.names() == ["held-2.json"]
+
+
+def test_a_damaged_file_bars_nobody_for_long(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write("held-1.json", b"{")
+    with pytest.raises(StudyError, match=r"\(held-1\.json, seen "), alone(folder):
+        pass
+    monkeypatch.setattr(module, "LOST_S", 0.0)
+    with alone(folder):
+        assert folder.names() == ["held-2.json"]
+
+
+@pytest.mark.parametrize("left_by_a_killed_one", [False, True])
+def test_of_many_at_once_one_is_let_in(folder: Folder, left_by_a_killed_one: bool) -> None:
+    if left_by_a_killed_one:
+        with alone(folder):
+            left = unsealed(folder.read("held-1.json"))
+        folder.write("held-1.json", sealed({**left, "born": "1"}))
+    start, refused, inside, most = threading.Barrier(8), [], [], []
+    done = threading.Event()
+
+    def enter() -> None:
+        start.wait()
+        try:
+            with alone(folder):
+                inside.append(1)
+                most.append(len(inside))
+                done.wait(20)
+                inside.pop()
+        except StudyError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=enter) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while len(refused) < 7 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert most == [1] and len(refused) == 7
+    assert folder.names() == []
+
+
+STUDIES: dict[str, tuple[Callable[..., Any], Callable[[str], Any]]] = {
+    "ablate": (ablate, lambda out: AblateConfig(PretrainConfig("sim://default", out), axes={"seed": [1]})),
+    "adapt": (adapt_many, lambda out: ManyConfig("nothing", ["a.npz", "b.npz"], out)),
+    "backbone": (backbone_study, lambda out: BackboneConfig("name", ["unknown"], out)),
+    "inputs": (inputs_study, lambda out: InputsConfig(out)),
+    "intervals": (intervals_study, lambda out: IntervalsConfig(["missing.npz"], out)),
+    "leave-one-out": (leave_one_out_study, lambda out: StudyConfig(["missing.npz"], out)),
+    "rivals": (rivals_study, lambda out: RivalsConfig(["missing.npz"], out)),
+    "scale": (scale, lambda out: ScaleConfig(PretrainConfig("sim://default", out), "units", [4])),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_works_alone(tmp_path: Path, name: str) -> None:
+    """What they are given is wrong, too: they would say so, had they begun."""
+    study, config = STUDIES[name]
+    console = Console(quiet=True)
+    more = ("",) if name in ("ablate", "scale") else ()
+    with alone(Folder(tmp_path)):
+        with pytest.raises(StudyError, match="another command works there"):
+            study(config(str(tmp_path)), console, *more)
+        assert [path.name for path in tmp_path.iterdir()] == ["held-1.json"]
