@@ -15,6 +15,7 @@ from forebrain.sessions.readers import find_recordings, open_recording, reader_n
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
+from forebrain.shards.recordings import sha256_of
 
 
 @pytest.fixture
@@ -93,16 +94,43 @@ def test_an_entry_that_cannot_be_looked_at_hides_no_other(
             look(refused)
 
 
-def test_a_link_that_leads_nowhere_is_named_and_a_pipe_is_not_opened(tmp_path: Path, save) -> None:
+def test_a_link_that_leads_nowhere_is_named_and_a_pipe_is_not_opened(tmp_path: Path, save, caplog) -> None:
     recording = save("d/a.npy")
     (tmp_path / "d" / "gone.npy").symlink_to(tmp_path / "unmounted" / "x.npy")
     (tmp_path / "d" / "itself.npy").symlink_to("itself.npy")
-    os.mkfifo(tmp_path / "d" / "pipe.csv")
+    pipe = tmp_path / "d" / "pipe.csv"
+    os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "d" / ".hidden")
     links = [str(tmp_path / "d" / name) for name in ("gone.npy", "itself.npy")]
     assert found(tmp_path / "d") == [str(recording), *links]
-    for link in links:
-        with pytest.raises(RecordingError, match="nothing is there"):
-            open_recording(link)
+    assert [record.getMessage() for record in caplog.records] == [f"{pipe} is a pipe and is passed over."]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone.npy", r"gone\.npy: is a link to .*/unmounted/x\.npy, where nothing is;"),
+        ("chain.npy", r"chain\.npy: is a link to .*/unmounted/x\.npy, where nothing is;"),
+        ("itself.npy", r"itself\.npy: is a link to itself\.npy, which leads in a circle;"),
+        ("first.npy", r"first\.npy: is a link to second\.npy, which leads in a circle;"),
+        ("volume/day/a.npy", r"a\.npy: .*/volume is a link to .*/unmounted, where nothing is;"),
+        ("missing.npy", r"missing\.npy: nothing is there;"),
+        ("pipe.npy", r"pipe\.npy: is a pipe;"),
+        ("a_link_to_it.npy", r"a_link_to_it\.npy: is a pipe;"),
+    ],
+)
+def test_what_is_no_recording_is_told_by_what_it_is(tmp_path: Path, name: str, message: str) -> None:
+    for link, target in {
+        "gone.npy": tmp_path / "unmounted" / "x.npy", "chain.npy": "gone.npy", "itself.npy": "itself.npy",
+        "first.npy": "second.npy", "second.npy": "first.npy", "volume": "unmounted",
+        "a_link_to_it.npy": "pipe.npy",
+    }.items():  # fmt: skip
+        (tmp_path / link).symlink_to(target)
+    os.mkfifo(tmp_path / "pipe.npy")
+    path = tmp_path / name
+    for look in (open_recording, reader_name, sha256_of, lambda given: found(Path(given))):
+        with pytest.raises(RecordingError, match=message):
+            look(str(path))
 
 
 def test_what_forebrain_wrote_among_the_recordings_is_no_recording(tmp_path: Path, save, caplog) -> None:

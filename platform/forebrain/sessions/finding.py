@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,7 +60,7 @@ class Walk:
         """The files and folders to look at in a folder, sorted; none where it was seen before, or was written
         by forebrain.
 
-        Devices, sockets and pipes are passed over; links that lead nowhere are not.
+        Devices, sockets and pipes are passed over, with a line; links that lead nowhere are not.
 
         Args:
             folder: exists.
@@ -76,8 +78,15 @@ class Walk:
         if own and not is_given:
             _log.warning("%s was written by forebrain and is not searched for recordings.", printable(folder))
             return []
-        found = (entry for entry in folder.iterdir() if entry.name not in own)
-        return sorted(entry for entry in found if _can_be_opened(entry))
+        entries = []
+        for entry in folder.iterdir():
+            if entry.name in own:
+                continue
+            if (kind := _endless(entry)) is None:
+                entries.append(entry)
+            elif not entry.name.startswith("."):
+                _log.warning("%s is %s and is passed over.", printable(entry), kind)
+        return sorted(entries)
 
 
 def each_file_once(paths: Iterable[str]) -> list[str]:
@@ -101,6 +110,23 @@ def is_folder(entry: Path) -> bool:
         return False
 
 
+def instead_of_a_file(path: Path) -> str | None:
+    """What is at a path that is no file or folder, in words that follow its name; None for these.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        kind = _kind(path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return _broken_link(path) or "nothing is there"
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return _broken_link(path) or "a link on the way to it leads in a circle"
+    return None if kind is None else f"is {kind}"
+
+
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as text that can be printed and stored, whatever bytes its name has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -110,12 +136,36 @@ def _is_by_link(path: str) -> bool:
     return os.path.realpath(path) != str(Path(path).absolute())
 
 
-def _can_be_opened(entry: Path) -> bool:
-    """Whether opening an entry can end: a pipe would wait for its writer."""
+def _endless(entry: Path) -> str | None:
+    """What an entry is that may be read without end, as a pipe that waits for its writer; else None."""
     try:
-        return entry.is_file() or entry.is_dir() or (entry.is_symlink() and not entry.exists())
+        return _kind(entry.stat())
     except OSError:  # said when it is opened
-        return True
+        return None
+
+
+def _kind(status: os.stat_result) -> str | None:
+    """What is no file and no folder, in words; None for these."""
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        return None
+    if stat.S_ISFIFO(status.st_mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(status.st_mode) else "a device"
+
+
+def _broken_link(path: Path) -> str | None:
+    """Where the link leads by which nothing is at a path: itself, or a folder on the way; None without."""
+    for each in (path, *path.parents):
+        if not each.is_symlink():
+            continue
+        try:
+            each.stat()
+        except OSError as error:
+            what = "is a link" if each == path else f"{printable(each)} is a link"
+            if error.errno == errno.ELOOP:
+                return f"{what} to {printable(each.readlink())}, which leads in a circle"
+            return f"{what} to {printable(os.path.realpath(each))}, where nothing is"
+    return None
 
 
 def _names_of_own_output(folder: Path) -> set[str]:

@@ -82,7 +82,7 @@ def sha256_of(address: str) -> str:
     of inputs that they name.
 
     Raises:
-        RecordingError: its name is no text.
+        RecordingError: its name is no text, or no file or folder is there.
     """
     if address.startswith(_SIMULATED):
         kernels = kernels_file(address)
@@ -92,10 +92,10 @@ def sha256_of(address: str) -> str:
         found = fingerprint(address)
         beside = _hashes_of_inputs(sidecar_path(address))
         return hashlib.sha256(f"{found}{beside}".encode()).hexdigest() if beside else found
-    from forebrain.sessions.readers import check_name
+    from forebrain.sessions.readers import check
 
     path = Path(address)
-    check_name(path)
+    check(path)
     digest = hashlib.sha256()
     sidecars = [(file.relative_to(path.parent).as_posix(), file) for file in sidecar_files(path)]
     for name, file in [*_files_of(path), *sidecars]:

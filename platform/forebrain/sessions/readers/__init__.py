@@ -16,7 +16,13 @@ from typing import Protocol
 
 from forebrain.errors import RecordingError, StorageError
 from forebrain.sessions import remote
-from forebrain.sessions.finding import Walk, each_file_once, is_folder, printable
+from forebrain.sessions.finding import (
+    Walk,
+    each_file_once,
+    instead_of_a_file,
+    is_folder,
+    printable,
+)
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar, is_sidecar, named_input_files, parse_sidecar, sidecar_of
@@ -83,7 +89,7 @@ def find_recordings(paths: Sequence[str | Path]) -> list[str]:
 def _path_of(given: str | Path) -> Path:
     """What is there of a path, which may begin with ~ or file://."""
     path = Path(given)
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return path
     try:
         path = path_here(given)
@@ -91,8 +97,7 @@ def _path_of(given: str | Path) -> Path:
         raise RecordingError(
             f"{error} Recordings are read from disks, by https:// and dandi:; copy them to a disk."
         ) from error
-    if not path.exists():
-        raise RecordingError(f"{printable(given)}: nothing is there; give a recording or a folder of them.")
+    _check_kind(path)
     return path
 
 
@@ -113,13 +118,7 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
         path = remote.open_path(str(path))
     else:
         path = Path(path)
-        check_name(path)
-        try:
-            is_there = path.exists()
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        if not is_there:
-            raise RecordingError(f"{path}: nothing is there.")
+        check(path)
         sidecar = sidecar_of(path)
     sidecar = sidecar if given is None else given.over(sidecar)
     reader = _reader_of(path)
@@ -143,14 +142,25 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
         ) from error
 
 
-def check_name(path: Path) -> None:
-    """Refuses a path that is no text: names of sessions, files of shards and lines of JSON are made of it.
+def check(path: Path) -> None:
+    """Refuses a path that is no text, since names of sessions, files of shards and lines of JSON are made of
+    it, and one at which there is no file or folder.
 
     Raises:
-        RecordingError: the path is not valid UTF-8.
+        RecordingError: the path is not valid UTF-8; or what is there instead, and where a link leads.
     """
     if printable(path) != str(path):
         raise RecordingError(f"{printable(path)}: the name is not valid UTF-8; rename the file or folder.")
+    _check_kind(path)
+
+
+def _check_kind(path: Path) -> None:
+    try:
+        instead = instead_of_a_file(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if instead is not None:
+        raise RecordingError(f"{printable(path)}: {instead}; give a recording, or a folder of them.")
 
 
 def reader_name(path: str | Path) -> str | None:
@@ -161,6 +171,7 @@ def reader_name(path: str | Path) -> str | None:
     """
     if remote.is_remote(str(path)):
         return _recognised(remote.open_path(str(path)))
+    _check_kind(Path(path))
     return _recognised(Path(path))
 
 
