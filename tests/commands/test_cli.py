@@ -127,6 +127,18 @@ def test_recordings_are_prepared_in_this_process_without_ray(
     assert "this needs the package ray" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["inspect", "prepare"])
+def test_what_cannot_be_used_is_named_and_the_exit_status_is_1_only_where_nothing_can_be(
+    command: str, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--out", str(tmp_path / "shards"), "--workers", "0"] if command == "prepare" else []
+    for given, status in ((recordings, 0), (recordings / "bad.npy", 1)):
+        assert main([command, "--recording", str(given), *more]) == status
+        assert str(recordings / "bad.npy") in capsys.readouterr().err
+    assert main([command, "--help"]) == 0
+    assert "exit status is 1 if none can be used" in " ".join(capsys.readouterr().out.split())
+
+
 def test_data_lists_adds_and_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ def overview() -> str:
         "",
         "`forebrain COMMAND --help` shows a command's options, `forebrain --version` the version.",
         "URI is a folder or s3://bucket/prefix. Any option can stand in a YAML file: --config FILE.",
+        "Exit status: 0 it did what was asked, 1 it could not, 2 the command line or config makes no sense.",
     ]
     return "\n".join(lines)
 

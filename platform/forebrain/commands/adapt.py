@@ -3,7 +3,7 @@
 What comes of it is weighed with regressions of the recording itself, and scored on the part held back in
 time, beside copy, mean, linear, ridge, and the same with a model trained on this recording alone. OUT gets
 what forecasts again, a report and pictures. Several recordings get a folder each in OUT and a table of all;
-the same command then goes on with what is not finished.
+the same command then goes on with what is not finished. The exit status is 1 if none could be adapted to.
 """
 
 from __future__ import annotations

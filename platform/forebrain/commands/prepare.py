@@ -1,7 +1,8 @@
 """Prepares recordings for training: reads, checks and repairs them into shards with an index.
 
 Sessions that are there already are left as they are. Recordings are prepared in parallel with Ray, or with
-`--workers 0` one after another in this process.
+`--workers 0` one after another in this process. What cannot be used is named and stops no other; the exit
+status is 1 if none can be used.
 """
 
 from __future__ import annotations
