@@ -15,7 +15,8 @@ from forebrain.adaptation.artifact import new_folder, require_new
 from forebrain.adaptation.origin import registry_address
 from forebrain.commands import main, parse_command
 from forebrain.errors import RecordingError, StorageError
-from forebrain.sessions.readers import find_recordings
+from forebrain.sessions.readers import find_recordings, open_recording
+from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
@@ -111,11 +112,32 @@ def test_where_only_a_path_will_do_an_address_elsewhere_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_too_long_for_what_is_written_first_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="too long"):
-        require_new(tmp_path / ("x" * 245))
-    with new_folder(tmp_path / ("x" * 200)):
-        pass
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "x" * 238 + "é", "脳" * 85])
+def test_a_name_as_long_as_the_disk_takes_it_works(tmp_path: Path, name: str) -> None:
+    require_new(tmp_path / name)
+    with new_folder(tmp_path / name) as folder:
+        (folder / "a").write_text("1")
+    (tmp_path / "files").mkdir()
+    Folder(tmp_path / "files").write(name, b"12")
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        name, f"{name}/a", "files", f"files/{name}",
+    }  # fmt: skip
+
+
+def test_a_name_that_is_longer_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="File name too long"):
+        require_new(tmp_path / ("x" * 256))
+
+
+def test_a_recording_of_the_longest_name_is_saved_read_and_prepared(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".npz")
+    traces = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    Session(traces, 5.0, "worm", "w", "one", "lab").save(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert open_recording(path)[0].id == "lab/w/one"
+    np.savez(path, traces=traces, fs=5.0, species="worm")  # the name of the session is the file's
+    result = prepare([str(path)], str(tmp_path / "set"), PrepareConfig(max_window=16), run_each=map_here)
+    assert len(result.sessions) == 1
 
 
 def test_a_path_may_be_given_as_a_uri_or_from_the_home(

@@ -20,7 +20,6 @@ import os
 import shutil
 import stat
 import sys
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.records import MAX_RECORD_BYTES, RECORD, Reference, StoredFile, Version
 from forebrain_registry.registry import MAX_NOTE_BYTES, Registry
-from forebrain_registry.storage import PARTIAL, Folder, path_here
+from forebrain_registry.storage import Folder, partial_beside, path_here
 
 if TYPE_CHECKING:
     from forebrain_registry.web import WebStore
@@ -153,7 +152,7 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
     target = path_here(out)
     if target.exists():
         raise StorageError(f"{target}: exists already. Give --out a folder that does not.")
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    partial = partial_beside(target)
     try:
         with _writing(target, "give another --out"):
             # What else lies in the cache is none of the version's.

@@ -21,7 +21,6 @@ import errno
 import hashlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +45,7 @@ from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
-from forebrain_registry.storage import PARTIAL, path_here
+from forebrain_registry.storage import partial_beside, path_here
 
 FORMAT = "forebrain-adaptation-1"
 # With a stack, which a program of before would leave out in silence.
@@ -59,7 +58,6 @@ INTERVALS = "intervals.safetensors"
 INPUTS = "inputs.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
-NAME_BYTES = 255  # that file systems take
 # What the record holds of `Preprocessing`; the rest are tensors of the interface's file.
 _PREPROCESSING = (
     "num_recorded", "unit_names", "rate_hz", "recorded_rate_hz", "event_rate_hz", "resample_hz", "fitted_on",
@@ -287,7 +285,7 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = path_here(target).absolute()
     require_new(target)
-    partial = _partial(target)
+    partial = partial_beside(target)
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -308,17 +306,14 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _partial(target: Path) -> Path:
-    return target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-
-
 def require_new(target: str | os.PathLike[str]) -> None:
     """Raises StorageError if there is something of a name that is no empty folder, or it cannot be made."""
     target = path_here(target)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise StorageError(f"{target}: exists already. Give a folder that does not.")
-    if len(os.fsencode(_partial(target).name)) > NAME_BYTES:
-        raise StorageError(f"{target}: the name is too long for a folder. Choose a shorter one.")
+    try:
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise StorageError(f"{target}: exists already. Give a folder that does not.")
+    except OSError as error:  # a name that is too long, a folder that may not be looked at
+        raise StorageError(f"{target}: {error.strerror}. Choose another folder.") from error
     above = next(each for each in target.absolute().parents if each.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise StorageError(f"{target}: {above} is no folder that can be written to. Choose another folder.")

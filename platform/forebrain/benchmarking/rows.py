@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from forebrain.errors import ConfigError
+from forebrain_registry.storage import Folder
 
 Row = dict[str, Any]
 # What a row is a measurement of; a newer one of the same takes its place.
@@ -57,10 +58,7 @@ class RowFile:
         self.rows = [row for row in self.rows if _subject(row) not in new] + rows
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f"{self._path.name}.partial")
-        partial.write_text(json.dumps(self.rows, indent=1))
-        partial.replace(self._path)
+        Folder(self._path.parent).write(self._path.name, json.dumps(self.rows, indent=1).encode())
 
 
 def _subject(row: Row) -> tuple[Any, ...]:

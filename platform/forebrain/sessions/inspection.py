@@ -20,6 +20,7 @@ from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.sessions.sidecar import check_sidecar, load_yaml, parse_sidecar, read_sidecar_values
+from forebrain_registry.storage import Folder
 
 # What readers tell of a session in its metadata, and how a person is told; guesses are among READER_NOTES.
 _TOLD = {
@@ -328,7 +329,4 @@ def _append(path: Path, text: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    Folder(path.parent).write(path.name, text.encode())

@@ -17,6 +17,7 @@ from forebrain.errors import RecordingError
 from forebrain.notebook import facts
 from forebrain.sessions.arrays import as_matrix, column_names, frame_times, unmasked
 from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind, columns_of, kind_of
+from forebrain_registry.storage import partial_beside
 
 Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
@@ -341,10 +342,13 @@ class Session:
                 header[item.name] = dict(value) if isinstance(value, Mapping) else value
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
         path = Path(path)
-        temporary = path.with_name(path.name + ".partial")
-        with temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
-        temporary.replace(path)
+        temporary = partial_beside(path)
+        try:
+            with temporary.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **arrays)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Session:

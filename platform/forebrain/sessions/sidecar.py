@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -176,7 +177,7 @@ def sidecar_files(recording: Path) -> list[Path]:
         folder / "session",
     )
     paths = [base.with_name(base.name + suffix) for base in nearest_first for suffix in SIDECAR_SUFFIXES]
-    return [path for path in dict.fromkeys(paths) if path.is_file()]
+    return [path for path in dict.fromkeys(paths) if os.path.isfile(path)]  # noqa: PTH113 (a name may be too long)
 
 
 def is_sidecar(path: Path) -> bool:

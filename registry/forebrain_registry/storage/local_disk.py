@@ -18,6 +18,7 @@ from forebrain_registry.errors import StorageError
 from forebrain_registry.storage.stat import Stat
 
 PARTIAL = ".partial"
+NAME_BYTES = 255  # that file systems take
 # Of a write or a removal that another process interferes with.
 ATTEMPTS = 5
 # What link() answers on disks without hard links (exFAT, SMB, many FUSE file systems).
@@ -131,7 +132,7 @@ class LocalDisk:
             FileExistsError: there is one of that name, and there must be none.
         """
         target = self.root / name
-        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+        partial = partial_beside(target)
         made = _make_folder(target.parent)
         try:
             with full_disk(target):
@@ -193,6 +194,13 @@ class LocalDisk:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise StorageError(f"{path}: not a regular file.")
                 yield stream
+
+
+def partial_beside(target: Path) -> Path:
+    """A name of its own beside a file or folder, for what is to get its name once it is whole."""
+    ending = f".{uuid.uuid4().hex[:8]}{PARTIAL}"
+    start = os.fsencode(target.name)[: NAME_BYTES - len(ending)].decode("utf-8", "ignore")
+    return target.with_name(f"{start}{ending}")
 
 
 def _as_stat(info: os.stat_result) -> Stat:
