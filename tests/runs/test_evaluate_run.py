@@ -46,7 +46,7 @@ def run(small_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
         }
         config = from_values(PretrainConfig, {**values, **changes})
         if not pictures:
-            monkeypatch.setattr(evaluation_run, "_write_report", lambda *given: {})
+            monkeypatch.setattr(evaluation_run, "_report", lambda *given: {})
         events: list[Event] = []
         RunFolder(config.out).claim(config)
         train_here(config, events.append)
@@ -192,3 +192,32 @@ def test_a_run_folder_that_cannot_be_written_is_said_before_it_is_scored(
     monkeypatch.setattr(evaluation_run, "score_parts", lambda *given: pytest.fail("it was scored"))
     with pytest.raises(StorageError, match=folder.uri):
         evaluate_run(folder, None, False, QUIET)
+
+
+def test_what_a_killed_evaluation_left_is_removed_by_the_next_and_a_report_is_written_behind_what_it_shows(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_report(folder: Path, *given: Any) -> None:
+        for name in ("report.md", "z.csv", "a.csv"):
+            (folder / name).write_text(name)
+
+    monkeypatch.setattr(evaluation_run, "write_report", write_report)
+    _, folder, _ = run(pictures=True)
+    before = folder.folder.files("evaluation").keys()
+    assert {"evaluation/test/report.md", "evaluation/test/z.csv"} <= before
+    write, written = Folder.write, []
+
+    def killed(folder: Folder, name: str, data: bytes) -> None:
+        if name == "evaluation/test/report.md":
+            folder.local_path(f"{name}.0123abcd.partial").write_bytes(data[:3])
+            raise KeyboardInterrupt
+        written.append(name)
+        write(folder, name, data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Folder, "write", killed)
+        evaluate_run(folder, None, False, QUIET)
+    assert {"evaluation/test/z.csv", "evaluation/test/a.csv"} <= set(written)
+    assert folder.folder.files("evaluation").keys() - before == {"evaluation/test/report.md.0123abcd.partial"}
+    evaluate_run(folder, None, False, QUIET)
+    assert folder.folder.files("evaluation").keys() == before

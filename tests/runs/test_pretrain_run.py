@@ -36,7 +36,7 @@ Make = Callable[..., PretrainConfig]
 @pytest.fixture
 def make_run(small_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     # Pictures take longer than all else.
-    monkeypatch.setattr(evaluate, "_write_report", lambda *given: {})
+    monkeypatch.setattr(evaluate, "_report", lambda *given: {})
 
     def make(**changes: Any) -> PretrainConfig:
         values = {

@@ -20,7 +20,7 @@ from forebrain.scoring.evaluate import Evaluation, Forecaster, evaluate, fit_bas
 from forebrain.scoring.noise import noise_variance
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.uncertainty import VALIDATION, assess, residuals_of
-from forebrain.scoring.zapbench import score_zapbench
+from forebrain.scoring.zapbench import ZapbenchScores, score_zapbench
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.data import open_windows
@@ -28,6 +28,8 @@ from forebrain.training.forecasting import affordable_windows
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry.storage import scratch
 
+EVALUATION = "evaluation"  # where tables and pictures are, in the run folder
+REPORT = "report.md"
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test", "held_out")
 
 
@@ -76,20 +78,24 @@ def evaluate_run(
     if shown is not None and shown not in trained.interfaces:
         raise ConfigError(f"session is {shown!r}; expected one of {', '.join(sorted(trained.interfaces))}.")
     run.folder.require_writable()
+    run.folder.remove_partial(EVALUATION)
     parts = score_parts(trained, windows, forecasters, limit, console)
     uncertainty = _uncertainty(trained, windows, forecasters[model], limit, console)
-    pictures: dict[str, bytes] = {}
-    for evaluation in parts.values():
-        pictures |= _write_report(run, evaluation, model, forecasters, windows, shown)
+    files: dict[str, bytes] = {}
+    for part, evaluation in parts.items():
+        files |= _of(part, _report(evaluation, model, forecasters, windows, shown))
     if uncertainty is not None:
-        table = tables.intervals(model, uncertainty)
-        console.print(table.to_rich())
-        run.folder.write("evaluation/test/intervals.csv", table.to_csv().encode())
-        run.folder.write("evaluation/test/intervals.md", table.to_markdown().encode())
+        files |= _of("test", _as_files(tables.intervals(model, uncertainty), console))
+    zapbench = _zapbench(forecasters, windows, limit)
+    if zapbench is not None:
+        files |= _as_files(tables.zapbench(zapbench), console)
+    for name, content in files.items():
+        run.folder.write(f"{EVALUATION}/{name}", content)
+    pictures = {name.removesuffix(".png"): data for name, data in files.items() if name.endswith(".png")}
     log_to_tensorboard(run, trained, shards, pictures, uncertainty)
     return {
         **{part: evaluation.result(model) for part, evaluation in parts.items()},
-        **_zapbench(run, forecasters, windows, limit, console),
+        **({} if zapbench is None else {"zapbench": {key: one.to_json() for key, one in zapbench.items()}}),
         "uncertainty": uncertainty,
         "best_step": trained.checkpoint.step,
         "data_fingerprint": shards.fingerprint,
@@ -175,32 +181,32 @@ def sessions_to_score(windows: ShardWindows, part: Part, trained_on: Collection[
 
 
 def _zapbench(
-    run: RunFolder,
-    forecasters: Mapping[str, Forecaster],
-    windows: ShardWindows,
-    limit: int | None,
-    console: Console,
-) -> dict[str, Any]:
-    """The benchmark's own scores, where its protocol is the run's: block `zapbench` of result.json."""
+    forecasters: Mapping[str, Forecaster], windows: ShardWindows, limit: int | None
+) -> dict[str, ZapbenchScores] | None:
+    """The benchmark's own scores, where its protocol is the run's."""
     if windows.protocol != "zapbench":
-        return {}
-    scores = score_zapbench(forecasters, windows, windows.in_own_units, limit)
-    table = tables.zapbench(scores)
+        return None
+    return score_zapbench(forecasters, windows, windows.in_own_units, limit)
+
+
+def _as_files(table: tables.Table, console: Console) -> dict[str, bytes]:
+    """A table's files, by name; it is shown, too."""
     console.print(table.to_rich())
-    run.folder.write("evaluation/zapbench.csv", table.to_csv().encode())
-    run.folder.write("evaluation/zapbench.md", table.to_markdown().encode())
-    return {"zapbench": {name: one.to_json() for name, one in scores.items()}}
+    return {f"{table.name}.csv": table.to_csv().encode(), f"{table.name}.md": table.to_markdown().encode()}
 
 
-def _write_report(
-    run: RunFolder,
+def _of(part: Part, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {f"{part}/{name}": data for name, data in files.items()}
+
+
+def _report(
     evaluation: Evaluation,
     model: str,
     forecasters: Mapping[str, Forecaster],
     windows: ShardWindows,
     shown: str | None,
 ) -> dict[str, bytes]:
-    """Tables and pictures of one part, in the run folder; the pictures' bytes by name."""
+    """Tables and pictures of one part, by name; the report, which shows them, last."""
     if not evaluation.summary(model).num_sessions:
         return {}
     ids = [info.id for info in windows.sessions]
@@ -217,9 +223,8 @@ def _write_report(
     units = _units(windows, session, evaluation, model)
     with scratch() as folder:
         write_report(folder, evaluation, example, model, named, units)
-        for path in sorted(folder.iterdir()):
-            run.folder.write(f"evaluation/{evaluation.part}/{path.name}", path.read_bytes())
-        return {f"{evaluation.part}/{path.stem}": path.read_bytes() for path in folder.glob("*.png")}
+        paths = sorted(folder.iterdir(), key=lambda path: (path.name == REPORT, path.name))
+        return {path.name: path.read_bytes() for path in paths}
 
 
 def _units(windows: ShardWindows, session: int, evaluation: Evaluation, model: str) -> tables.Table | None:
@@ -249,5 +254,6 @@ def show_evaluation(run: RunFolder, parts: Mapping[Part, Evaluation], console: C
     test = parts["test"]
     if len({info.species for info in test.sessions}) > 1:
         console.print(tables.by_species(test).to_rich())
-    if run.folder.exists("evaluation/test/report.md"):
-        console.print(f"Tables and pictures: {run.uri}/evaluation/test/report.md")
+    report = f"{EVALUATION}/test/{REPORT}"
+    if run.folder.exists(report):
+        console.print(f"Tables and pictures: {run.uri}/{report}")

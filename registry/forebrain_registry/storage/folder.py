@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebrain_registry.errors import StorageError
-from forebrain_registry.storage.local_disk import LocalDisk, full_disk
+from forebrain_registry.storage.local_disk import PARTIAL, LocalDisk, full_disk
 from forebrain_registry.storage.stat import Stat
 
 if TYPE_CHECKING:
@@ -180,6 +180,16 @@ class Folder:
     def remove(self, name: str) -> None:
         """Removes a file, or a folder with all that is in it; nothing happens if there is none."""
         self._place.remove(name)
+
+    def remove_partial(self, folder: str = "") -> None:
+        """Removes what writers that were killed have left of their files below a folder.
+
+        `write` and `create` of one that is at work begin anew; `file_to_fill` does not.
+        """
+        if self.is_local:  # an object store keeps nothing of what was not sent whole
+            for name in self.files(folder):
+                if name.endswith(PARTIAL):
+                    self.remove(name)
 
     def remove_if_empty(self) -> None:
         """Removes the folder itself where it holds nothing; object stores have no empty folders."""
