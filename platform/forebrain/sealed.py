@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SEAL = "sha256"
@@ -36,6 +36,16 @@ def unsealed(data: bytes) -> dict[str, Any]:
     if seal is not None and seal != _hash_of(record):
         raise ValueError("it has changed since it was written, or was changed by hand")
     return record
+
+
+def require_numbers(record: Mapping[str, Any], names: Iterable[str], or_none: bool = False) -> None:
+    """Raises ValueError or LookupError where a record, which may be of before there were seals, does not hold
+    a number under each of these names; `or_none`, which stands for what is undefined."""
+    for name in names:
+        value = record[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number and not (or_none and value is None):
+            raise ValueError(f"its {name} is {value!r:.100}; expected a number")
 
 
 def _hash_of(content: Mapping[str, Any]) -> str:

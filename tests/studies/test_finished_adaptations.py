@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from forebrain.adaptation.artifact import EVALUATION, INTERFACE, RECORD, RESULT
 from forebrain.errors import ConfigError, StudyError
 from forebrain.sealed import sealed
-from forebrain.studies.many_adaptations import OF, _finished, _require_same
+from forebrain.studies.many_adaptations import OF, _finished, _require_same, _row, _text
 from forebrain_registry.storage import Folder
+
+FINISHED = {
+    "interval": [0.1, 0.2], "score": 0.15, "baselines": {"linear": 0.1, "ridge": 0.1, "self": None},
+    "others": {}, "seconds": 3.0, "leak": False,
+}  # fmt: skip
+
+
+def leave(folder: Path, result: dict[str, Any]) -> None:
+    for name in (INTERFACE, EVALUATION):
+        (folder / name).write_bytes(b"{}")
+    (folder / RECORD).write_bytes(sealed({"files": {INTERFACE: "11"}}))
+    (folder / RESULT).write_text(json.dumps(result))  # as one of before there were seals
 
 
 @pytest.mark.parametrize("lost", [RECORD, EVALUATION, RESULT, INTERFACE])
 def test_one_that_has_lost_a_file_is_made_again(tmp_path: Path, lost: str) -> None:
-    for name in (INTERFACE, EVALUATION):
-        (tmp_path / name).write_bytes(b"{}")
-    (tmp_path / RECORD).write_bytes(sealed({"files": {INTERFACE: "11"}}))
-    (tmp_path / RESULT).write_bytes(sealed({"interval": [0.1, 0.2]}))
-    assert _finished(Folder(tmp_path)) == {"interval": [0.1, 0.2]}
+    leave(tmp_path, FINISHED)
+    assert _finished(Folder(tmp_path)) == FINISHED
     (tmp_path / lost).unlink()
     assert _finished(Folder(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", FINISHED)
+@pytest.mark.parametrize("wrong", ["text", [], {}, 3, None])
+def test_one_whose_result_was_edited_is_a_row_of_the_table_or_made_again(
+    tmp_path: Path, name: str, wrong: Any
+) -> None:
+    leave(tmp_path, {**FINISHED, name: wrong})
+    result = _finished(Folder(tmp_path))
+    is_right = name == "leak" or (name in ("score", "seconds") and wrong in (3, None))
+    is_right |= name in ("baselines", "others") and wrong == {}
+    assert (result is not None) == is_right
+    if result is not None:
+        assert [_text(cell) for cell in _row("a.npz", "lab/a/1", "finished", result).values()]
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b"[" * 100_000])

@@ -56,7 +56,16 @@ def test_recordings_that_are_too_short_and_folders_without_intervals_are_errors(
             IntervalsConfig([str(tmp_path / "short.npz")], str(tmp_path / "out")), Console(file=io.StringIO())
         )
     (tmp_path / "result.json").write_text("{}")
-    for folder, words in ((tmp_path, "holds no block"), (tmp_path / "nowhere", "cannot be read")):
+    (tmp_path / "edited").mkdir()
+    block = {"coverage": {"0.5": "half"}, "width": 3}
+    (tmp_path / "edited" / "result.json").write_text(
+        json.dumps({"session": "s", "model": "m", "mode": "none", "uncertainty": block})
+    )
+    for folder, words in (
+        (tmp_path, "holds no block"),
+        (tmp_path / "nowhere", "cannot be read"),
+        (tmp_path / "edited", r"result\.json: damaged \(.*\); adapt again"),
+    ):
         config = IntervalsConfig(
             [str(tmp_path / "long.npz")], str(tmp_path / "out"), context=12, horizon=4, adapted=[str(folder)]
         )

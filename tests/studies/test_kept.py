@@ -108,11 +108,11 @@ def test_a_damaged_step_is_done_again_which_is_said(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Folder(tmp_path)
-    assert read_step(folder, "a.json", OF) is None and not caplog.records
+    assert read_step(folder, "a.json", dict, OF) is None and not caplog.records
     folder.write("a.json", json.dumps({**OF, "score": 1}).encode())  # of an earlier version
-    assert read_step(folder, "a.json", OF) == {**OF, "score": 1}
+    assert read_step(folder, "a.json", dict, OF) == {**OF, "score": 1}
     folder.write("a.json", content)
-    assert read_step(folder, "a.json", OF) is None
+    assert read_step(folder, "a.json", dict, OF) is None
     assert "a.json: damaged" in caplog.text
 
 
@@ -122,9 +122,9 @@ def test_a_digit_that_changed_in_a_step_or_another_steps_file_is_no_score(
     folder = Folder(tmp_path)
     step = {**OF, "score": 0.125}
     write_step(folder, "a.json", step)
-    assert read_step(folder, "a.json", OF) == step
-    assert read_step(folder, "a.json", {**OF, "session": "lab/b/1"}) is None
+    assert read_step(folder, "a.json", dict, OF) == step
+    assert read_step(folder, "a.json", dict, {**OF, "session": "lab/b/1"}) is None
     assert "its session is 'lab/a/1'; expected 'lab/b/1'" in caplog.text
     folder.write("a.json", folder.read("a.json").replace(b"0.125", b"0.625"))
-    assert read_step(folder, "a.json", OF) is None
+    assert read_step(folder, "a.json", dict, OF) is None
     assert "has changed since it was written" in caplog.text

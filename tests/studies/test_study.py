@@ -97,7 +97,9 @@ def finish(trial: Trial, score: float | None) -> None:
     run.claim(trial.config)
     by_session = {"lab-a/subject-one/one": {"score": score}}
     part = {"score": score, "by_session": by_session, "baselines": {}}
-    run.write_result({"steps": 4, "validation": part, "test": part})
+    run.write_result(
+        {"steps": 4, "validation": part, "test": part, "backbone_parameters": 1000, "seconds": 2.0}
+    )
 
 
 def test_a_finished_study_starts_nothing_and_reads_what_is_there(ablation: AblateConfig, base) -> None:

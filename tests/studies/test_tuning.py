@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import threading
 import time
@@ -41,7 +42,9 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def finish(trial: Trial) -> None:
-    Folder(trial.config.out).write("result.json", b'{"steps": 4, "test": {"score": 0.25}}')
+    part = {"score": 0.25, "by_session": {}, "baselines": {}}
+    result = {"steps": 4, "backbone_parameters": 1000, "seconds": 2.0, "validation": part, "test": part}
+    Folder(trial.config.out).write("result.json", json.dumps(result).encode())
 
 
 def on_trial(number: int, **given: Any) -> Any:

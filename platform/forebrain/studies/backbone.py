@@ -35,6 +35,7 @@ from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
 from forebrain.runs.pretrain import pretrain
 from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, session_resamples
+from forebrain.sealed import require_numbers
 from forebrain.sessions import catalogue
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.holdout import HoldoutConfig
@@ -211,7 +212,9 @@ def _scored(
     backbone: Backbone | None = None
     for session in sessions:
         name = f"{session_key(session.id)}-{seed}.json"
-        row = read_step(place, name, {"session": session.id, "seed": seed})
+        row = read_step(
+            place, name, _require_row, {"session": session.id, "species": session.species, "seed": seed}
+        )
         if row is None:
             backbone = backbone or Backbone.from_run(run)
             row = _adapted(backbone, session, replace(config.fit, seed=seed))
@@ -222,6 +225,15 @@ def _scored(
         said = row["left_out_because"] or ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)
         console.print(f"{session.id}, seed {seed}: {said}")
         yield row
+
+
+def _require_row(row: Mapping[str, Any]) -> None:
+    """Raises ValueError or LookupError where a row cannot be summed up."""
+    if not isinstance(row["left_out_because"], str | None):
+        raise ValueError(f"its left_out_because is {row['left_out_because']!r:.100}; expected text")
+    if row["left_out_because"] is None:
+        require_numbers(row, SCORED)
+        require_numbers(row, ["noise_ceiling"], or_none=True)
 
 
 def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, Any]:

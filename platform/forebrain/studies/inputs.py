@@ -46,6 +46,7 @@ from forebrain.scoring.response import (
     under_plan,
 )
 from forebrain.scoring.ridge import HeadFit, fit_head
+from forebrain.sealed import require_numbers
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
@@ -174,7 +175,7 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
                 "seed": config.seed,
                 "recording": recording,
             }
-            kept = read_step(out, place)
+            kept = read_step(out, place, _require_scored)
             if kept is not None and kept.get("asked") == asked:
                 found[name].append(kept)
                 continue
@@ -198,6 +199,17 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
     out.write("inputs.png", picture(found))
     console.print(tables[0].to_rich())
     return result
+
+
+def _require_scored(found: dict[str, Any]) -> None:
+    """Raises ValueError, LookupError or TypeError where a session's scores cannot be summed up."""
+    for block in ("scores", *APART):
+        require_numbers(found[block], (*INFORMED, *RIVALS), or_none=True)
+    require_numbers(found, ["num_evoked"])
+    require_numbers(found["windows"], PARTS)
+    " ".join([found["session"]])
+    for table in (by_session, of_simulated):
+        table({"": [found]}).to_markdown()
 
 
 def _sessions(row: RowConfig, data: Path) -> Iterator[tuple[str, str, Any]]:
@@ -532,7 +544,8 @@ def _mean(group: Sequence[Mapping[str, Any]], key: str, block: str = "scores") -
 
 
 def _difference(group: Sequence[Mapping[str, Any]], first: str, second: str, seed: int) -> str:
-    values = np.array([each["scores"][first] - each["scores"][second] for each in group], float)
+    values, other = (np.array([each["scores"][name] for each in group], float) for name in (first, second))
+    values = values - other
     if not len(values):
         return ""
     if len(values) < LEAST_SESSIONS:

@@ -276,7 +276,12 @@ def _of_adaptation(folder: str) -> dict[str, Any]:
         ) from error
     if not result.get("uncertainty"):
         raise ConfigError(f"{path}: holds no block `uncertainty`; adapt again to have one.")
-    return {name: result[name] for name in ("session", "model", "mode", "uncertainty")}
+    try:
+        found = {name: result[name] for name in ("session", "model", "mode", "uncertainty")}
+        of_adaptations([found]).to_markdown()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: damaged ({error!r:.200}); adapt again.") from error
+    return found
 
 
 def _said(row: Mapping[str, Any]) -> str:

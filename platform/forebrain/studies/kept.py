@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from forebrain.errors import CheckpointError, ConfigError
@@ -124,11 +124,15 @@ def write_step(folder: Folder, name: str, step: Mapping[str, Any]) -> None:
     folder.write(name, sealed(step, allow_nan=True))  # a score may be undefined
 
 
-def read_step(folder: Folder, name: str, of: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def read_step(
+    folder: Folder, name: str, use: Callable[[dict[str, Any]], object], of: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """What a step left.
 
     Args:
         folder, name: where.
+        use: does with it what is done with all steps: one of an earlier version has no seal, and may hold
+            anything.
         of: some of what it must hold, such as its session: a file may have been copied to another's name.
 
     Returns:
@@ -137,12 +141,14 @@ def read_step(folder: Folder, name: str, of: Mapping[str, Any] | None = None) ->
     try:
         step = unsealed(folder.read(name))
         for key, value in (of or {}).items():
-            if step.get(key) != value:
-                raise ValueError(f"its {key} is {step.get(key)!r:.100}; expected {value!r}")
+            if step[key] != value:
+                raise ValueError(f"its {key} is {step[key]!r:.100}; expected {value!r}")
+        use(step)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        _log.warning("%s: damaged (%s); it is done again.", folder.uri_of(name), error)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        what = error if type(error) is ValueError else repr(error)
+        _log.warning("%s: damaged (%s); it is done again.", folder.uri_of(name), what)
         return None
     return step
 

@@ -37,6 +37,7 @@ from forebrain.models.base import ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
+from forebrain.sealed import require_numbers
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.recordings import open_any
 from forebrain.shards.stream import MixtureConfig
@@ -196,7 +197,8 @@ def _rows(
             ending = "" if minutes is None else f"-{minutes:g}min"
             name = f"{session_key(session.id)}-{seed}{ending}.json"
             asked = None if minutes is None or math.isinf(minutes) else minutes
-            row = read_step(place, name, {"session": session.id, "seed": seed, "asked_minutes": asked})
+            of = {"session": session.id, "species": session.species, "seed": seed, "asked_minutes": asked}
+            row = read_step(place, name, _require_row, of)
             backbone = backbone or Backbone.from_run(run)
             weights = backbone.origin.weights_sha256
             if row is None:
@@ -217,6 +219,11 @@ def _rows(
                 raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
             rows.append(row)
     return rows
+
+
+def _require_row(row: Mapping[str, Any]) -> None:
+    """Raises ValueError or LookupError where a row cannot be summed up."""
+    require_numbers(row, ("minutes", *SCORED, "noise_ceiling"), or_none=True)
 
 
 def _adapt(backbone: Backbone, session: Session, minutes: float | None, fit: FitConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from forebrain.console import Table
 from forebrain.errors import ConfigError, ForebrainError, StudyError
 from forebrain.evaluation.tables import overview
 from forebrain.scoring.evaluate import Evaluation
-from forebrain.sealed import unsealed
+from forebrain.sealed import require_numbers, unsealed
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any, sha256_of
 from forebrain.studies.alone import alone_in
@@ -45,6 +45,7 @@ _COLUMNS = (
     "session", "status", "score", "low", "high", "linear", "ridge", "self", "not adapted", "seconds", "leak",
     "recording", "error",
 )  # fmt: skip
+_NUMBERS = ("score", "low", "high", "linear", "ridge", "self", "not adapted", "seconds")
 Row = dict[str, Any]
 RunEach = Callable[[Callable[[Row], list[Row]], list[Row]], Iterable[list[Row]]]
 
@@ -253,9 +254,11 @@ def _finished(place: Folder) -> Row | None:
     try:
         result, record = (unsealed(place.read(name)) for name in (RESULT, RECORD))
         is_whole = all(place.exists(name) for name in (EVALUATION, *record["files"]))
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        row = _row("", "", "", result)
+        require_numbers(row, _NUMBERS, or_none=True)
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return result if is_whole and "interval" in result else None
+    return result if is_whole else None
 
 
 def _require_same(place: Folder, sha256: str, session: str) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from forebrain.errors import CheckpointError
+from forebrain.sealed import require_numbers
 from forebrain.studies.trials import Trial
 
 # In a trial's folder, beside what a run has: why there is no result.
 NOTE = "trial.json"
+Status = Literal["failed", "stopped"]
 _log = logging.getLogger(__name__)
 
 
@@ -25,7 +27,7 @@ class Note:
         text: what happened, a line or more.
     """
 
-    status: Literal["failed", "stopped"]
+    status: Status
     text: str
 
     @property
@@ -38,21 +40,50 @@ class Note:
 def read_note(trial: Trial) -> Note | None:
     """The note in a trial's folder; None where there is none, or it is damaged: the trial is tried again."""
     try:
-        return Note(**json.loads(trial.run.folder.read(NOTE)))
+        note = Note(**json.loads(trial.run.folder.read(NOTE)))
+        if note.status not in get_args(Status) or not isinstance(note.text, str):
+            raise ValueError(f"it holds {note!r:.100}")
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         _log.warning("%s: damaged (%s); passed over.", trial.run.folder.uri_of(NOTE), error)
         return None
+    return note
+
+
+def whole_result(trial: Trial) -> dict[str, Any] | None:
+    """A finished trial's result.json; None where it has not finished, or is not there.
+
+    Raises:
+        CheckpointError: the file is damaged, or what a study reads of it is not what a run writes.
+    """
+    result = trial.run.read_result()
+    if result is None or "steps" not in result:
+        return None
+    try:
+        _require_whole(result)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise trial.run.damaged_result(repr(error)) from error
+    return result
 
 
 def read_result(trial: Trial) -> dict[str, Any] | None:
-    """A finished trial's result.json; None where it has not finished, or is not there."""
+    """The same; None too where it is damaged, which is said when the trial is tried again."""
     try:
-        result = trial.run.read_result()
-    except CheckpointError:  # damaged: pretrain says so when it is asked to go on
+        return whole_result(trial)
+    except CheckpointError:
         return None
-    return result if result and "steps" in result else None
+
+
+def _require_whole(result: Mapping[str, Any]) -> None:
+    require_numbers(result, ("backbone_parameters", "seconds"))
+    for part in ("validation", "test"):
+        for block in (result[part], *result[part]["baselines"].values()):
+            require_numbers(block, ("score",), or_none=True)
+            for scores in block["by_session"].values():
+                require_numbers(scores, ("score",), or_none=True)
+        " ".join(result[part].get("sessions_without_score", []))
+    " ".join(result.get("sessions_not_trained", []))
 
 
 def unfinished(trials: Iterable[Trial]) -> list[Trial]:

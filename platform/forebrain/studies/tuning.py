@@ -29,7 +29,7 @@ from rich.console import Console
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
-from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished
+from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished, whole_result
 from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, StepDone, Validated
 from forebrain.training.run_folder import ray_uri_in
@@ -157,6 +157,7 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
     trial.run.folder.remove(NOTE)
     try:
         pretrain(trial.config, Console(quiet=True), tell)
+        whole_result(trial)
     except Exception as error:
         text = str(error) if isinstance(error, ForebrainError) else traceback.format_exc()
         _write_note(trial, Note("failed", text))
