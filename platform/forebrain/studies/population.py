@@ -48,6 +48,7 @@ from forebrain.scoring.ridge import Head, principal_components
 from forebrain.scoring.stack import Stack, fit_stack
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
+from forebrain.studies.alone import alone_in
 from forebrain.studies.backbone import pretrained_without
 from forebrain.studies.kept import read_step, require_unchanged, write_step
 from forebrain.studies.leave_one_out import StudyConfig, prepared_animals, run_without
@@ -94,6 +95,7 @@ class PopulationConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
 
 
+@alone_in("out")
 def study(config: PopulationConfig, console: Console, command: str = "") -> dict[str, Any]:
     """Does what is not done yet, and sums up.
 
@@ -167,7 +169,8 @@ def _rows(
     settings = {"units": list(config.units), "windows_per_session": config.windows_per_session}
     for session in sessions:
         name = f"{session_key(session.id)}-{seed}.json"
-        row = read_step(place, name, {"session": session.id, "seed": seed, "settings": settings})
+        of = {"session": session.id, "seed": seed, "settings": settings}
+        row = read_step(place, name, lambda step: summarise([step]), of)
         if row is None:
             try:
                 row = score_session(backbones[0], backbones[1], session, config, seed)
