@@ -21,6 +21,7 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.training.run_folder import ray_uri_in
+from forebrain_registry.lines import one_line
 from forebrain_registry.pulling import default_cache
 from forebrain_registry.storage import Folder, file_at, path_here
 
@@ -249,3 +250,61 @@ def test_names_of_any_letters_are_printed_on_a_terminal_of_few_or_none(tmp_path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert closed or r"M\xfcller \U0001f9e0" in done.stdout
+
+
+ACTING = ["a\nb", "a\tb", "a\rb", "\x1b[31mred", "\u202emp3"]
+
+
+def acts(text: str) -> set[str]:
+    """Characters that do something in place of being shown, besides ends of lines."""
+    return {letter for letter in text.replace("\n", "") if one_line(letter) != letter}
+
+
+def test_all_that_is_printed_and_reported_of_names_that_act_is_lines_of_letters(
+    tmp_path: Path,
+) -> None:
+    lab = tmp_path / "l\nab"
+    lab.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ACTING:
+        traces = np.cumsum(rng.normal(size=(400, 3)), axis=0).astype(np.float32)
+        units = np.array([f"u\n{name}{unit}" for unit in range(3)])
+        np.savez(lab / f"{name}.npz", traces=traces, fs=2.5, species=f"w\n{name}", unit_names=units)
+    (lab / "bad\n.npz").write_bytes(b"PK\x03\x04")
+    (lab / "gone\n.npz").symlink_to("no\nwhere")
+    os.mkfifo(lab / "pipe\n.npz")
+
+    def run(*words: str, status: int = 0) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "forebrain", *words], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        assert not acts(done.stdout + done.stderr)
+        return [*done.stdout.splitlines(), *done.stderr.splitlines()]
+
+    out = f"{tmp_path}/o\nut"
+    shown = one_line(str(lab))
+    for lines in (
+        run("inspect", str(lab)),
+        run("prepare", "--recording", str(lab), "--out", f"{out}/set", "--workers", "0"),
+    ):
+        assert [line[: line.index(":", 16)] for line in lines if line.startswith("cannot be used: ")] == [
+            f"cannot be used: {shown}/bad\\n.npz", f"cannot be used: {shown}/gone\\n.npz",
+        ]  # fmt: skip
+        assert f"{shown}/pipe\\n.npz is a pipe and is passed over." in lines
+    recording = str(lab / "a\nb.npz")
+    small = ["--model", "none", "--context", "12", "--horizon", "4"]
+    run("adapt", "--recording", recording, "--out", f"{out}/adapted", *small)
+    (error,) = run("adapt", "--recording", recording, "--out", f"{out}/adapted", *small, status=1)
+    assert error.startswith(f"error: {one_line(out)}/adapted: exists already")
+    run("study", "rivals", "--recording", recording, "--out", f"{out}/rivals", *small[2:])
+    run("page", "adapted", f"{out}/adapted", "--out", f"{out}/page")
+    *_, usage = run("prepare", "--recording", recording, "--ou\nt", "x", status=2)
+    assert usage == "`forebrain prepare --help` shows the options."
+    reports = [path for path in Path(out).rglob("*") if path.suffix in (".md", ".html")]
+    assert len(reports) >= 3
+    for path in reports:
+        text = path.read_text()
+        assert not acts(text), path
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert all(row.endswith("|") for row in rows), path

@@ -80,7 +80,7 @@ def parse(
         values = parser.parse_args(_spelled_out(given, known, aliases or {}, positional))
         return _instantiate(parser, config_class, values)
     except ArgumentError as error:
-        raise ConfigError(_explained(str(error), known, [*known, *(aliases or {})])) from error
+        raise ConfigError(*_explained(str(error), known, [*known, *(aliases or {})])) from error
 
 
 def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config:
@@ -317,21 +317,22 @@ def _is_list(hint: Any) -> bool:
     return any(get_origin(each) is list for each in of_any)
 
 
-def _explained(message: str, types: Mapping[str, Any], known: Sequence[str]) -> str:
-    """The parser's message in words: what is missing, what was expected, which option was probably meant."""
+def _explained(message: str, types: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    """The parser's message in words, as lines: what is missing, what was expected, which option was probably
+    meant."""
     wrong = re.match(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL)
     if wrong and (hint := types.get(f"--{wrong[1]}")) is not None:
-        return f"{wrong[1]} is {wrong[2].strip()}; expected {_in_words(hint)}."
+        return [f"{wrong[1]} is {wrong[2].strip()}; expected {_in_words(hint)}."]
     if missing := re.search(r"arguments are required: ([\w.]+)|[Kk]ey \"([\w.]+)\" is required", message):
-        return f"--{missing[1] or missing[2]} is not given; expected a value."
+        return [f"--{missing[1] or missing[2]} is not given; expected a value."]
     if bare := re.match(r"argument (--[\w.]+): expected one argument", message):
-        return f"{bare[1]} stands without a value; expected one after it."
+        return [f"{bare[1]} stands without a value; expected one after it."]
     unknown = next((word for word in message.split() if word.startswith("--")), "").split("=")[0].rstrip(":,")
     if not unknown or unknown in known:
-        return message
+        return [message]
     same_end = [option for option in known if option.endswith(f".{unknown.removeprefix('--')}")]
     close = same_end or difflib.get_close_matches(unknown, known, n=1)
-    return f"{message}\nDid you mean {close[0]}?" if close else message
+    return [message, f"Did you mean {close[0]}?"] if close else [message]
 
 
 def _in_words(hint: Any) -> str:

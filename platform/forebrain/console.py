@@ -7,13 +7,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import rich.table
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
+
+from forebrain_registry.lines import one_line
 
 LOG_WIDTH = 100
 _GAP = 2  # between two columns
@@ -25,7 +27,14 @@ def make_console() -> Console:
     """As wide as the terminal; LOG_WIDTH columns where it is none."""
     width = None if sys.stdout.isatty() else LOG_WIDTH
     # Names of files and sessions may hold brackets, which are not markup.
-    return Console(width=width, highlight=False, markup=False, soft_wrap=True)
+    return _Lines(width=width, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Lines(Console):
+    """A console on which each text is one line, whatever names are in it."""
+
+    def print(self, *objects: Any, **given: Any) -> None:
+        super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **given)
 
 
 class Follower:
@@ -94,7 +103,7 @@ class Table:
         """Adds a row, a cell for each column."""
         if len(cells) != len(self.columns):
             raise ValueError(f"the row has {len(cells)} cells; expected {len(self.columns)}.")
-        self.rows.append(cells)
+        self.rows.append(tuple(map(one_line, cells)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width

@@ -17,6 +17,7 @@ from typing import Any
 from forebrain_registry import strict_json
 from forebrain_registry.collector import collect_garbage
 from forebrain_registry.errors import ForebrainError, InvalidError, NotFoundError, StorageError
+from forebrain_registry.lines import LineFormatter, one_line
 from forebrain_registry.publishing import METADATA, copy, publish
 from forebrain_registry.pulling import export, pull, recall
 from forebrain_registry.records import Metadata, Version, check_alias
@@ -41,7 +42,9 @@ def main(
         The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense,
         130 if it was interrupted.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     parser = _parser(prog)
     options = parser.parse_args(arguments)
     reads = options.run in (_list, _search, _show, _pull, _verify)
@@ -57,7 +60,7 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ForebrainError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
@@ -253,7 +256,7 @@ def _pull(options: argparse.Namespace) -> int:
     if pulled.looked_up:
         why = registry.deprecations(pulled.version.name).get(pulled.version.number)
         if why is not None:
-            print(f"{pulled.version} is deprecated: {why}", file=sys.stderr)
+            print(one_line(f"{pulled.version} is deprecated: {why}"), file=sys.stderr)
     folder = export(pulled, options.out) if options.out else pulled.folder
     interfaces = folder / "interfaces" if options.out and pulled.interfaces else pulled.interfaces
     result = _summary(pulled.version) | {
@@ -399,7 +402,7 @@ def _cell(column: str, value: Any) -> str:
         return value[:16].replace("T", " ")
     if isinstance(value, float):
         return f"{value:.3f}"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return one_line(", ".join(value) if isinstance(value, list) else str(value))
 
 
 def _size(size_bytes: int) -> str:

@@ -1,8 +1,20 @@
 """Errors that a user can mend: each message says what is wrong, where, what was expected and what to do."""
 
+from forebrain_registry.lines import one_line
+
 
 class ForebrainError(Exception):
-    """Base of every error that is the input's or the place's fault: shown without a traceback."""
+    """Base of every error that is the input's or the place's fault: shown without a traceback.
+
+    Args:
+        lines: the message, which is one line whatever names are in it, and further lines where it has some.
+    """
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*(one_line(str(line)) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class RegistryError(ForebrainError):

@@ -54,7 +54,7 @@ def on_trial(number: int, **given: Any) -> Any:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (DivergenceError("step 3: loss nan\nThe same command goes on."), "step 3: loss nan"),
+        (DivergenceError("step 3: loss nan", "The same command goes on."), "step 3: loss nan"),
         (ZeroDivisionError("no such luck"), "ZeroDivisionError: no such luck"),
     ],
 )

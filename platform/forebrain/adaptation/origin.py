@@ -11,6 +11,7 @@ from torch import nn
 from forebrain.adaptation.shipped import SHIPPED, shipped_models
 from forebrain.errors import AdaptationError
 from forebrain_registry import NotFoundError, Pulled, Registry, RegistryError, pull
+from forebrain_registry.lines import one_line
 from forebrain_registry.storage import path_here
 
 
@@ -40,10 +41,10 @@ class Origin:
     @property
     def named(self) -> str:
         """For people: `name@number sha256:...`, or the run's address and the hash of its weights."""
-        return f"{self.reference} sha256:{self.digest or self.weights_sha256}"
+        return f"{self} sha256:{self.digest or self.weights_sha256}"
 
     def __str__(self) -> str:
-        return self.reference
+        return one_line(self.reference)  # a run folder may be called anything
 
 
 def registry_address(registry: str | os.PathLike[str] | None) -> str:

@@ -246,7 +246,7 @@ class _Driver:
             return False
         if status is not None:
             if status not in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
-                raise ForebrainError(f"the run failed with status {status}:\n{self._log.read_text()[-2000:]}")
+                raise ForebrainError(f"the run failed with status {status}:", *self._last_lines())
             self.process = self._start()
         return True
 
@@ -263,7 +263,10 @@ class _Driver:
                 if self.process.wait(timeout=120) == 128 + signal.SIGTERM:
                     return
             except subprocess.TimeoutExpired:
-                raise ForebrainError(f"the run did not stop:\n{self._log.read_text()[-2000:]}") from None
+                raise ForebrainError("the run did not stop:", *self._last_lines()) from None
+
+    def _last_lines(self) -> list[str]:
+        return self._log.read_text()[-2000:].splitlines()
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:

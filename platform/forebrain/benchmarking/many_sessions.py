@@ -121,7 +121,7 @@ def _command(*words: str, stop_at: Path | None = None) -> None:
         if status != (0 if stop_at is None else 128 + signal.SIGTERM):
             log.seek(0)
             told = log.read()[-2000:].decode(errors="replace")
-            raise ForebrainError(f"forebrain {words[0]} ended with status {status}:\n{told}")
+            raise ForebrainError(f"forebrain {words[0]} ended with status {status}:", *told.splitlines())
 
 
 def _opened(uri: str, processes: int) -> tuple[float, int]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ import forebrain
 from forebrain.commands._table import SUMMARIES
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.leaving import end_as_usual, end_at_once, end_in_order
+from forebrain_registry.lines import LineFormatter, one_line, quoted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 128 + signal.Signals[error.signal_name]
     except (ForebrainError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = error if isinstance(error, ForebrainError) else one_line(str(error))
+        print(f"error: {told}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -117,7 +119,7 @@ def parse_command(name: str, arguments: Sequence[str]) -> Any:
             definitions=definitions_of(module),
         )
     except ConfigError as error:
-        raise ConfigError(f"{error}\n`forebrain {name} --help` shows the options.") from error
+        raise ConfigError(*error.args, f"`forebrain {name} --help` shows the options.") from error
 
 
 def definitions_of(module: ModuleType) -> Mapping[str, str]:
@@ -129,13 +131,15 @@ def definitions_of(module: ModuleType) -> Mapping[str, str]:
 def command_line() -> str:
     """How this process was called, for reports that say how they came about."""
     program = Path(sys.argv[0])
-    if program.suffix == ".py" and program.name != "__main__.py":
-        return shlex.join(["python", *sys.argv])
-    return shlex.join(["forebrain", *sys.argv[1:]])
+    is_script = program.suffix == ".py" and program.name != "__main__.py"
+    return " ".join(map(quoted, ["python", *sys.argv] if is_script else ["forebrain", *sys.argv[1:]]))
 
 
 def _make_printable() -> None:
-    """Makes names of any letters printable where the terminal has not all of them, or there is none."""
+    """Makes names of any letters printable where the terminal has not all of them, or there is none, and
+    warnings lines."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(LineFormatter())
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

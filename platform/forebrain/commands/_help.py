@@ -40,9 +40,8 @@ def overview() -> str:
         lines += ["", f"{title}:", *(_row(name, summary, 23) for name, summary in commands.items())]
     lines += [
         "",
-        "`forebrain COMMAND --help` shows a command's options, `forebrain --version` the version.",
+        "`COMMAND --help` shows its options. Exit status: 0 done, 1 could not, 2 command or config is wrong.",
         "URI is a folder or s3://bucket/prefix. Any option can stand in a YAML file: --config FILE.",
-        "Exit status: 0 it did what was asked, 1 it could not, 2 the command line or config makes no sense.",
     ]
     return "\n".join(lines)
 

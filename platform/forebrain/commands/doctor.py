@@ -30,6 +30,7 @@ from rich.console import Console
 from forebrain.errors import ConfigError, StorageError
 from forebrain.machine import asked_threads, num_cores
 from forebrain.ray_runtime import quiet_ray, unreachable
+from forebrain_registry.lines import one_line
 from forebrain_registry.pulling import default_cache
 from forebrain_registry.storage import Folder
 
@@ -103,9 +104,9 @@ def run(config: Config, console: Console) -> int:
         if finding.area != area:
             area = finding.area
             print(area)
-        print(f"  {finding.verdict:8}{finding.text}", flush=True)
+        print(f"  {finding.verdict:8}{one_line(finding.text)}", flush=True)
         if finding.mend:
-            print(f"          -> {finding.mend}")
+            print(f"          -> {one_line(finding.mend)}")
     if config.json:
         print(json.dumps(as_json(findings), indent=1))
     return 0 if is_well(findings) else 1

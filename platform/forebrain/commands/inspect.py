@@ -18,9 +18,11 @@ from forebrain.console import Table
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocols import DEFAULT, PARTS, least_frames, windows_of
 from forebrain.sessions import inspection
+from forebrain.sessions.finding import printable
 from forebrain.sessions.inspection import Inspected
 from forebrain.sessions.sidecar import Sidecar, check_sidecar
 from forebrain.shards.recordings import find_all, name_of, open_any
+from forebrain_registry.lines import one_line
 
 POSITIONAL = "recording"
 ALIASES = {"--recordings": "--recording"}  # as scripts have it
@@ -80,18 +82,18 @@ def run(config: Config, console: Console) -> int:
             console.print(inputs)
     for result in results:
         for line in result.remarks():
-            print(line)
+            print(one_line(line))
     for line in too_short(results, config.context, config.horizon):
-        print(line)
+        print(one_line(line))
     for result in results:
         if result.error:
-            print(f"cannot be used: {result.error}", file=sys.stderr)
+            print(f"cannot be used: {one_line(result.error)}", file=sys.stderr)
     if config.write_sidecar:
         asked = (result for result in results if not result.address.startswith("sim://"))
         for path in inspection.write_questions(asked):
-            print(f"questions written to {path}; fill in what you know and run this again")
+            print(f"questions written to {printable(path)}; fill in what you know and run this again")
     if config.picture and num_usable:
-        print(f"Picture: {_draw(results, config.picture)}")
+        print(f"Picture: {printable(_draw(results, config.picture))}")
     print(f"{num_usable} sessions can be used, {len(results) - num_usable} cannot")
     return 0 if num_usable else 1
 

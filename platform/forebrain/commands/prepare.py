@@ -18,6 +18,7 @@ from forebrain.shards.index import SessionEntry, remarks
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
 from forebrain.shards.recordings import find_all
+from forebrain_registry.lines import one_line
 from forebrain_registry.storage import Folder
 
 ALIASES = {"--recordings": "--recording"}  # as scripts have it
@@ -51,21 +52,21 @@ def run(config: Config, console: Console) -> int:
         progress=_say,
     )
     for failure in result.failures:
-        print(f"cannot be used: {failure}", file=sys.stderr)
+        print(f"cannot be used: {one_line(failure)}", file=sys.stderr)
     console.print(_table(result.sessions))
     for entry in result.sessions:
         for remark in remarks(entry):
-            print(f"{entry.id}: {remark}")
+            _say(f"{entry.id}: {remark}")
     print(
         f"{len(result.sessions)} sessions, {result.num_skipped} of them prepared before, "
         f"{len(result.failures)} cannot be used"
     )
-    print(Folder(config.out).uri)
+    _say(Folder(config.out).uri)
     return 0
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(one_line(line), flush=True)
 
 
 def _table(sessions: tuple[SessionEntry, ...]) -> Table:

@@ -7,7 +7,6 @@ plain process, without Ray.
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from rich.console import Console
 from forebrain.adaptation.publish import PublishConfig, publish_run, require_publishable, say_published
 from forebrain.runs.pretrain import pretrain
 from forebrain.training.config import PretrainConfig
+from forebrain_registry.lines import quoted
 
 FIRST = (
     "data",
@@ -63,6 +63,7 @@ def run(config: Config, console: Console) -> int:
     if config.publish is not None:
         asked = PublishConfig(folder, config.publish, config.registry, config.licence)
         say_published(*publish_run(asked), console)
-    logs = shlex.quote(f"{folder}/tensorboard")
-    console.print(f"\nNext: tensorboard --logdir {logs}, or another --data; the run is in {folder}")
+    logs = quoted(f"{folder}/tensorboard")
+    console.print()
+    console.print(f"Next: tensorboard --logdir {logs}, or another --data; the run is in {folder}")
     return 0

@@ -21,6 +21,7 @@ from forebrain.scoring.metrics import UNIT_QUANTILES, Scores
 from forebrain.scoring.units import TRUSTED, UnitScores
 from forebrain.scoring.zapbench import SHOWN_STEPS, ZapbenchScores
 from forebrain.scoring.zapbench_frames import HELD_OUT
+from forebrain_registry.lines import one_line
 
 Cell = str | int | float | None
 _HEADLINE = ("score", "low", "high", "R²", "correlation", "MSE", "MAE")
@@ -56,10 +57,7 @@ class Table:
 
     def to_markdown(self) -> str:
         """A Markdown table, its columns aligned in the source too."""
-        texts = [
-            list(self.columns),
-            *([self._text(cell).replace("|", "\\|") for cell in row] for row in self.rows),
-        ]
+        texts = [[self._text(cell).replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows)]
         widths = [max(3, *map(len, column)) for column in zip(*texts, strict=True)]
         right = self.right_aligned()
 
@@ -74,7 +72,10 @@ class Table:
             "-" * (width - 1) + (":" if to_right else "-")
             for width, to_right in zip(widths, right, strict=True)
         ]
-        return "\n".join([f"### {self.title}", "", line(texts[0]), line(rule), *map(line, texts[1:])]) + "\n"
+        return (
+            "\n".join([f"### {one_line(self.title)}", "", line(texts[0]), line(rule), *map(line, texts[1:])])
+            + "\n"
+        )
 
     def to_csv(self) -> str:
         """The table as CSV in full precision, with a header; undefined cells are empty."""
@@ -91,7 +92,7 @@ class Table:
     def _text(self, cell: Cell) -> str:
         if cell is None:
             return "–"
-        return f"{cell:.{self.digits}f}" if isinstance(cell, float) else str(cell)
+        return f"{cell:.{self.digits}f}" if isinstance(cell, float) else one_line(str(cell))
 
     def right_aligned(self) -> list[bool]:
         """For each column whether it holds numbers alone."""

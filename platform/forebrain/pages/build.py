@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 import forebrain
 from forebrain.errors import ConfigError
+from forebrain_registry.lines import one_line
 from forebrain_registry.storage import Folder
 
 # Widths in pixels, and qualities of WebP, that a picture is tried at until it is small enough.
@@ -116,6 +117,11 @@ def rate(rate_hz: float | None) -> str:
     return "unknown rate" if rate_hz is None else f"{rate_hz:.3g} Hz"
 
 
+def _on_a_line(value: Any) -> Any:
+    """Text of others, of which no character may act; what is made of it here (`Markup`) as it is."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _environment() -> jinja2.Environment:
     folder = Path(__file__).parent / "templates"
     environment = jinja2.Environment(
@@ -124,6 +130,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_on_a_line,
     )
     environment.filters |= {"number": number, "listed": listed, "rate": rate}
     # Of the project's own files, never of anything that is read.

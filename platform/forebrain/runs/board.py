@@ -14,6 +14,7 @@ from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.telemetry import tensorboard_writer
+from forebrain_registry.lines import one_line
 
 # The projector in a browser takes no more points.
 _MAX_UNITS = 10_000
@@ -72,7 +73,7 @@ def _labelled_units(
         regions = (shards.brain_regions(index) if known else None) or ("unknown",) * len(unit)
         vectors.append(unit)
         labels += [
-            [str(name), str(region), entry.id, entry.species]
+            [one_line(str(label)) for label in (name, region, entry.id, entry.species)]
             for name, region in zip(names, regions, strict=True)
         ]
     joined = torch.cat(vectors)

@@ -166,7 +166,7 @@ def _parse(text: str, where: str) -> dict[str, Entry]:
         values = yaml.safe_load(text) or {}
         texts = yaml.load(text, yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError) as error:
-        raise RecordingError(f"{where}: not valid YAML ({error}).") from error
+        raise RecordingError(f"{where}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
         raise RecordingError(f"{where}: holds a {type(values).__name__}; expected entries by name.")
     for name, entry in texts.items():  # names in an entry's sidecar stay as they are written

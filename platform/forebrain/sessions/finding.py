@@ -10,6 +10,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from forebrain_registry.lines import one_line
+
 _log = logging.getLogger(__name__)
 
 # Files by which a folder is known to be written by forebrain, and what they hold near their beginning.
@@ -128,8 +130,8 @@ def instead_of_a_file(path: Path) -> str | None:
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path as text that can be printed and stored, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as text that can be printed and stored, on one line, whatever bytes its name has."""
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def _is_by_link(path: str) -> bool:

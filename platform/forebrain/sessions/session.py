@@ -17,6 +17,7 @@ from forebrain.errors import RecordingError
 from forebrain.notebook import facts
 from forebrain.sessions.arrays import as_matrix, column_names, frame_times, unmasked
 from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind, columns_of, kind_of
+from forebrain_registry.lines import one_line
 from forebrain_registry.storage import partial_beside
 
 Range = tuple[int, int]  # frames [start, stop)
@@ -106,6 +107,7 @@ class Session:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise RecordingError(f"{name} is {value!r}; expected a name. Give it in the sidecar file.")
+            object.__setattr__(self, name, one_line(value))  # it stands in lines and tables
         where = f"session {self.id}"
         if len(self.traces.shape) != 2:
             raise RecordingError(

@@ -225,7 +225,8 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
         else:
             values = load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise RecordingError(f"{path}: not valid {path.suffix[1:].upper()} ({error}).") from error
+        why = " ".join(str(error).split())
+        raise RecordingError(f"{path}: not valid {path.suffix[1:].upper()} ({why}).") from error
     return {} if values is None else values
 
 

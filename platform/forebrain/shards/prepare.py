@@ -153,7 +153,7 @@ def prepare(
             "digits and dashes, and check the store with `forebrain doctor`."
         )
     if not prepared:
-        raise RecordingError(f"none of {len(recordings)} recordings can be used:\n" + "\n".join(failures))
+        raise RecordingError(f"none of {len(recordings)} recordings can be used:", *failures)
     asked = {session_id for row in work for session_id in row["wanted"]}
     failures += [
         f"session {session_id} of {storage.uri} is damaged or incomplete and is left out of the set now; "

@@ -18,6 +18,7 @@ from forebrain.evaluation.tables import Table
 from forebrain.scoring.baselines import BASELINES
 from forebrain.studies.effects import cells_of, mean_with_interval
 from forebrain.studies.study import MODEL, Outcome
+from forebrain_registry.lines import one_line
 from forebrain_registry.storage import Folder
 
 _STYLE = """
@@ -117,11 +118,11 @@ def to_html(report: StudyReport) -> str:
 
 def to_markdown(report: StudyReport) -> str:
     """The report as Markdown, for a repository; its pictures lie beside it."""
-    lines = [f"# {report.title}", ""]
+    lines = [f"# {one_line(report.title)}", ""]
     for sentence in report.verdict:
-        lines += [f"**{sentence}**", ""]
+        lines += [f"**{one_line(sentence)}**", ""]
     if report.gaps:
-        lines += ["Without a result:", "", *(f"- {gap}" for gap in report.gaps), ""]
+        lines += ["Without a result:", "", *(f"- {one_line(gap)}" for gap in report.gaps), ""]
     for picture in report.pictures:
         lines += [f"![{picture.caption}]({picture.name}.png)", ""]
     for table in report.tables:

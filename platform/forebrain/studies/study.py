@@ -131,9 +131,10 @@ def require_results(outcomes: Sequence[Outcome]) -> None:
     if any(outcome.result is not None for outcome in outcomes):
         return
     first = outcomes[0]
+    why = f"{first.trial.label}: {first.status}: {first.text}"
     raise StudyError(
-        f"none of {len(outcomes)} trials has a result. {first.trial.label}: {first.status}: {first.text}\n"
-        "The same command tries those that failed again."
+        *f"none of {len(outcomes)} trials has a result. {why}".splitlines(),
+        "The same command tries those that failed again.",
     )
 
 

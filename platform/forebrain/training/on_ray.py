@@ -136,7 +136,7 @@ def _fit(trainer: TorchTrainer, desk: Any, signals: StopSignals, report: Listene
         is_last = not thread.is_alive()
         for event in ray.get(desk.heard.remote()):
             if isinstance(event, _Error):
-                error = getattr(errors, event.type)(event.message)
+                error = getattr(errors, event.type)(*event.message.splitlines())
                 continue
             step = event.step
             report(event)
@@ -151,7 +151,8 @@ def _fit(trainer: TorchTrainer, desk: Any, signals: StopSignals, report: Listene
         raise error
     if failures and isinstance(failures[0], TrainingFailedError):
         raise ForebrainError(
-            f"training was lost: {failures[0]}\nThe checkpoints are kept; the same command goes on."
+            *f"training was lost: {failures[0]}".splitlines(),
+            "The checkpoints are kept; the same command goes on.",
         ) from failures[0]
     if failures:
         raise failures[0]
@@ -281,7 +282,7 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
         if group.is_first:
             reason = ray.get(desk.begin.remote(run.checkpoints().newest_step(), group.size))
             if reason is not None:
-                raise ForebrainError(reason)
+                raise ForebrainError(*reason.splitlines())
 
     try:
         group.gather_from(begin)

@@ -161,7 +161,8 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (yaml.YAMLError, RecursionError) as error:
-            raise CheckpointError(f"{self.uri}/{_CONFIG}: not valid YAML ({error}).") from error
+            why = " ".join(str(error).split())
+            raise CheckpointError(f"{self.uri}/{_CONFIG}: not valid YAML ({why}).") from error
         if not isinstance(values, dict):
             raise CheckpointError(f"{self.uri}/{_CONFIG}: expected the keys and values of a run.")
         return values

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from forebrain.sessions.catalogue import Entry, add
 from forebrain.sessions.sidecar import read_sidecar_values
+from forebrain_registry.lines import one_line
 
 POSITIONAL = "name"
 
@@ -46,5 +47,5 @@ def run(config: Config, console: Console) -> int:
         description=config.description,
         sidecar=read_sidecar_values(Path(config.sidecar)) if config.sidecar else {},
     )
-    print(f"{config.name} added to {add(config.name, entry)}")
+    print(one_line(f"{config.name} added to {add(config.name, entry)}"))
     return 0

@@ -130,14 +130,15 @@ def open_recording(path: str | Path, given: Sidecar | None = None) -> list[Sessi
             sessions = brought(sessions, path, sidecar)
         return sessions
     except RecordingQuestion as question:
-        if str(path) in str(question):
+        if printable(path) in str(question):
             raise
         raise RecordingQuestion(f"{path}: {question}", question.choices) from question
     except RecordingError as error:
-        raise error if str(path) in str(error) else RecordingError(f"{path}: {error}") from error
+        raise error if printable(path) in str(error) else RecordingError(f"{path}: {error}") from error
     except Exception as error:  # format libraries raise anything on damaged files, tokenize.TokenError too
+        why = " ".join(str(error).split())
         raise RecordingError(
-            f"{path}: cannot be read ({type(error).__name__}: {error}). The file may be damaged or "
+            f"{path}: cannot be read ({type(error).__name__}: {why}). The file may be damaged or "
             "incomplete; fetch or export it again."
         ) from error
 
@@ -149,7 +150,7 @@ def check(path: Path) -> None:
     Raises:
         RecordingError: the path is not valid UTF-8; or what is there instead, and where a link leads.
     """
-    if printable(path) != str(path):
+    if os.fsencode(path).decode("utf-8", "ignore") != str(path):
         raise RecordingError(f"{printable(path)}: the name is not valid UTF-8; rename the file or folder.")
     _check_kind(path)
 

@@ -283,7 +283,8 @@ def check_config(config: dict[str, Any]) -> None:
     try:
         DeepSpeedConfig(copy.deepcopy(config))
     except (ValueError, AssertionError, TypeError) as error:
-        raise ConfigError(f"training.deepspeed: DeepSpeed refuses it: {error}") from error
+        why = " ".join(str(error).split())
+        raise ConfigError(f"training.deepspeed: DeepSpeed refuses it: {why}") from error
 
 
 def _flat(name: str) -> str:
