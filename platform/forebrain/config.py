@@ -1,7 +1,8 @@
 """A dataclass from a YAML file and the command line: `--training.steps 500`.
 
 A field may be a choice: `<field>.name` chooses one of several config classes, whose options then are the
-field's. So `--model.name mlp` has other options than `--model.name poco`, each with its help text.
+field's. So `--model.name mlp` has other options than `--model.name poco`, each with its help text. Where such
+a class has `SIZES`, `<field>.size` names one: other defaults of some options, which may still be given.
 """
 
 from __future__ import annotations
@@ -38,6 +39,19 @@ def _load(text: str) -> Any:
 
 
 set_loader(_MODE, _load, (yaml.YAMLError,))
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size of a config that has a name.
+
+    Attributes:
+        options: what it makes the default of some options.
+        text: what it costs and is worth, for people who choose.
+    """
+
+    options: Mapping[str, Any]
+    text: str
 
 
 def one_of(configs: Mapping[str, type[Any]]) -> dict[str, Any]:
@@ -143,7 +157,17 @@ def _narrowed(config_class: type[Any], chosen: Callable[[str], Any], prefix: str
             if name not in choices:
                 raise ConfigError(f"{key}.name is {name!r}; expected one of {', '.join(choices)}.")
             # Any name is allowed in it, because a file may give one and the command line another.
-            types[item.name] = _with_fields(choices[name], {"name": (Literal[tuple(choices)], name)})
+            changed: dict[str, tuple[Any, Any]] = {"name": (Literal[tuple(choices)], name)}
+            sizes: Mapping[str, Size] = getattr(choices[name], "SIZES", {})
+            if sizes:
+                size = chosen(f"{key}.size")
+                if size is not None and size not in sizes:
+                    raise ConfigError(f"{key}.size is {size!r}; expected one of {', '.join(sizes)}.")
+                changed["size"] = (Literal[tuple(sizes)] | None, None)
+                if size is not None:
+                    hints_of = get_type_hints(choices[name])
+                    changed |= {key: (hints_of[key], value) for key, value in sizes[size].options.items()}
+            types[item.name] = _with_fields(choices[name], changed)
         elif is_dataclass(hints[item.name]):
             narrowed = _narrowed(hints[item.name], chosen, f"{key}.")
             if narrowed is not hints[item.name]:
@@ -164,11 +188,19 @@ def _with_fields(config_class: type[Any], changed: Mapping[str, tuple[Any, Any]]
         return config_class
     members = {
         "__annotations__": {name: kind for name, (kind, _) in changed.items()},
-        "__doc__": config_class.__doc__,
+        "__doc__": _with_sizes(config_class) if "size" in changed else config_class.__doc__,
         "_widened": config_class,
         **{name: default for name, (_, default) in changed.items() if default is not MISSING},
     }
     return dataclass(frozen=True)(type(config_class.__name__, (config_class,), members))
+
+
+def _with_sizes(config_class: type[Any]) -> str:
+    """A class's docstring with a line on its sizes."""
+    sizes: Mapping[str, Size] = vars(config_class)["SIZES"]
+    said = "; ".join(f"{name}: {size.text}" for name, size in sizes.items())
+    heading = "Attributes:\n"
+    return (config_class.__doc__ or "").replace(heading, f"{heading}        size: {said}.\n", 1)
 
 
 def _widened(value: Any) -> Any:
@@ -176,7 +208,7 @@ def _widened(value: Any) -> Any:
     original = vars(type(value)).get("_widened")
     if original is None:
         return value
-    return original(**{item.name: _widened(getattr(value, item.name)) for item in fields(value)})
+    return original(**{item.name: _widened(getattr(value, item.name)) for item in fields(original)})
 
 
 def _given(arguments: Sequence[str], key: str) -> Any:

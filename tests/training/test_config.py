@@ -53,6 +53,37 @@ def test_the_models_name_chooses_its_options(tmp_path: Path) -> None:
         parse(PretrainConfig, [*GIVEN, "--config", str(file), "--model.name", "mlp"])
 
 
+def test_a_size_names_defaults_that_other_options_override(tmp_path: Path) -> None:
+    small = parse(PretrainConfig, [*GIVEN, "--model.size", "small"])
+    assert (small.model.width, small.model.film_width, small.model.num_latents) == (32, 128, 8)
+    assert parse(PretrainConfig, [*GIVEN, "--model.size", "published"]) == parse(PretrainConfig, GIVEN)
+    # Also where a value is given that is the default of no size.
+    wide = parse(PretrainConfig, [*GIVEN, "--model.width", "128", "--model.size", "small"])
+    assert (wide.model.width, wide.model.film_width) == (128, 128)
+    file = tmp_path / "config.yaml"
+    file.write_text("model: {size: tiny}\n")
+    of_file = parse(PretrainConfig, [*GIVEN, "--config", str(file), "--model.film_width", "9"])
+    assert (of_file.model.width, of_file.model.film_width) == (16, 9)
+    values = {"data": "d", "out": "o", "model": {"size": "medium"}}
+    assert from_values(PretrainConfig, values).model.film_width == 512
+    # What a run keeps is the sizes themselves, whatever they will be called later.
+    kept = dataclasses.asdict(small)
+    assert "size" not in kept["model"] and from_values(PretrainConfig, kept) == small
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.size", "huge"], "model.size is 'huge'; expected one of tiny, small, medium, published"),
+        (["--model.size", "small", "--model.name", "mlp"], "--model.size"),
+        (["--model.size", "small", "--model.name", "poyo"], "--model.size"),
+    ],
+)
+def test_a_size_that_a_model_does_not_have_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(PretrainConfig, [*GIVEN, *words])
+
+
 def test_what_was_read_before_leaves_nothing_in_what_is_read_now() -> None:
     values = {"data": "a", "out": "b", "model": {"width": 16}, "holdout": {"subjects": ["lab/b"]}}
     first = from_values(PretrainConfig, values)

@@ -9,11 +9,13 @@ The perceptron alone, without population and identity, is `models.mlp`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from forebrain.config import Size
 from forebrain.errors import ConfigError
 from forebrain.models.base import SessionInput
 from forebrain.models.poco import Poco, PocoConfig
@@ -25,6 +27,7 @@ class _AblationConfig(PocoConfig):
     """Options of POCO, some of which have no meaning without the missing half."""
 
     UNUSED: ClassVar[tuple[str, ...]] = ()
+    SIZES: ClassVar[Mapping[str, Size]] = {}
 
     def __post_init__(self) -> None:
         super().__post_init__()
