@@ -16,7 +16,7 @@ from forebrain.errors import ConfigError
 from forebrain.models.poco import PocoConfig
 from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.session import Session
-from forebrain.shards.recordings import find_all
+from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.leave_one_out import SCORED, StudyConfig, draw, study, summarise, tables_of
 from forebrain.training.config import TrainingConfig
 
@@ -102,6 +102,21 @@ def test_a_recording_that_changes_under_a_study_leaves_no_score(
     with pytest.raises(ConfigError, match=r"0\.npz changed while it was read"):
         study(config, QUIET)
     assert not (Path(config.out) / "scores").exists()
+
+
+def test_a_recording_that_changes_while_all_are_opened_ends_the_study_before_any_work(
+    config: StudyConfig, walk: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opening(address: str) -> list[Session]:
+        found = open_any(address)
+        if address == config.recording[1]:  # the first is open by now
+            walk(9, num_frames=400).save(config.recording[0])
+        return found
+
+    monkeypatch.setattr("forebrain.studies.kept.open_any", opening)
+    with pytest.raises(ConfigError, match=r"0\.npz changed while it was read"):
+        study(config, QUIET)
+    assert not (Path(config.out) / "study.json").exists()
 
 
 def test_stretches_of_each_animal(config: StudyConfig) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocols import part_ranges
 from forebrain.sessions.session import Session
-from forebrain.studies.rivals import FORECASTERS, RivalsConfig, study, with_rolled
+from forebrain.studies.rivals import FORECASTERS, RivalsConfig, score_session, study, with_rolled
 
 
 def test_units_are_rolled_within_each_part_and_none_reaches_another(
@@ -73,3 +73,19 @@ def test_results_of_other_recordings_are_not_written_over(
     with pytest.raises(ConfigError, match="holds a study of other recordings"):
         study(replace(config, recording=paths), Console(file=io.StringIO()))
     assert (tmp_path / "out" / "result.json").read_bytes() == before
+
+
+def test_a_recording_that_changes_under_the_study_leaves_no_table(
+    walk: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "one.npz"
+    walk(0, num_frames=600).save(path)
+
+    def scored(session: Session, config: RivalsConfig) -> object:
+        walk(9, num_frames=600).save(path)
+        return score_session(session, config)
+
+    monkeypatch.setattr("forebrain.studies.rivals.score_session", scored)
+    with pytest.raises(ConfigError, match=r"one\.npz changed while it was read"):
+        study(RivalsConfig([str(path)], str(tmp_path / "out"), context=12, horizon=4), Console(quiet=True))
+    assert not (tmp_path / "out" / "result.json").exists()

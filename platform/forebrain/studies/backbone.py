@@ -41,10 +41,9 @@ from forebrain.sessions.session import Session, session_key
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain.shards.recordings import open_any
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.alone import alone_in
-from forebrain.studies.kept import claim, contents_of, read_step, require_unchanged, write_step
+from forebrain.studies.kept import claim, opened, read_step, require_unchanged, write_step
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry import Metric
 from forebrain_registry.storage import Folder
@@ -107,8 +106,7 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
         require_publishable(config.name, config.registry)
     out = Folder(config.out)
     recordings = [str(catalogue.get(name)) for name in config.recordings]
-    read = [(session, path) for path in recordings for session in open_any(path)]
-    contents = contents_of(read)
+    read, contents = opened(recordings)
     claim(out, contents, "backbone")
     prepared(recordings, out, console)
     sessions = {session.id: session for session, _ in read}

@@ -42,7 +42,7 @@ from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.alone import alone_in
-from forebrain.studies.kept import claim, contents_of
+from forebrain.studies.kept import claim, contents_of, require_unchanged
 from forebrain_registry.storage import Folder
 
 NAME = "stack"
@@ -95,7 +95,8 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     shown: tuple[Session, WindowSource, StackFit, Calibration] | None = None
     recordings = find_all(config.recording)
     read = ((session, address) for address in recordings for session in open_any(address))
-    claim(out, contents_of(read), "intervals")
+    contents = contents_of(read)
+    claim(out, contents, "intervals")
     for address in recordings:
         for recorded in open_any(address):
             session, _ = repair(recorded)
@@ -112,6 +113,7 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
                 NAME, _forecaster(fit), source, calibrations={0: calibration},
                 windows_per_session=config.windows_per_session, seed=config.seed,
             )  # fmt: skip
+            require_unchanged(address, contents[recorded.id])
             if session.id not in scored.scores[NAME]:
                 continue
             rows.append(_row(session, source, scored))

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.finding import MARK_BYTES, OWN_MARKS
 from forebrain.sessions.session import Session
-from forebrain.shards.recordings import has_changed, sha256_of
+from forebrain.shards.recordings import has_changed, open_any, sha256_of
 from forebrain_registry.storage import Folder
 
 ASKED = "study.json"
@@ -53,6 +53,20 @@ def contents_of(read: Iterable[tuple[Session, str]]) -> dict[str, str]:
             hashes[address] = sha256_of(address)
         contents[session.id] = hashes[address]
     return contents
+
+
+def opened(recordings: Sequence[str]) -> tuple[list[tuple[Session, str]], dict[str, str]]:
+    """The sessions of a study's recordings, each with its recording's address; and `contents_of` them, which
+    is what was opened: hashes are formed before and after.
+
+    Raises:
+        ConfigError: two sessions have one name, or a recording changes meanwhile.
+    """
+    before = {address: sha256_of(address) for address in recordings}
+    read = [(session, address) for address in recordings for session in open_any(address)]
+    for address, sha256 in before.items():
+        require_unchanged(address, sha256)
+    return read, contents_of(read)
 
 
 def require_unchanged(address: str, sha256: str) -> None:

@@ -39,11 +39,10 @@ from forebrain.models.registry import MODELS
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.sealed import require_numbers
 from forebrain.sessions.session import Session, session_key
-from forebrain.shards.recordings import open_any
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.alone import alone_in
 from forebrain.studies.backbone import animal_of, prepared, pretrained_without
-from forebrain.studies.kept import claim, contents_of, read_step, require_unchanged, write_step
+from forebrain.studies.kept import claim, opened, read_step, require_unchanged, write_step
 from forebrain.training.config import EvaluationConfig, TrainingConfig
 from forebrain_registry.storage import Folder
 
@@ -160,10 +159,10 @@ def prepared_animals(
         The sessions of each animal, dataset/subject; of each session by id, its recording and the hash of it.
 
     Raises:
-        ConfigError: there are too few animals, two recordings are one session by name, or the folder holds
-            other work.
+        ConfigError: there are too few animals, two recordings are one session by name, one changes, or the
+            folder holds other work.
     """
-    read = [(one, path) for path in recording for one in open_any(path)]
+    read, contents = opened(recording)
     animals: dict[str, list[Session]] = {}
     for session, _ in sorted(read, key=lambda each: each[0].id):
         animals.setdefault(animal_of(session), []).append(session)
@@ -172,7 +171,6 @@ def prepared_animals(
             f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
             "recordings."
         )
-    contents = contents_of(read)
     claim(out, contents, "leave-one-out")
     prepared(recording, out, console)
     return animals, {session.id: (path, contents[session.id]) for session, path in read}

@@ -31,7 +31,7 @@ from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.alone import alone_in
-from forebrain.studies.kept import claim, contents_of
+from forebrain.studies.kept import claim, contents_of, require_unchanged
 from forebrain_registry.storage import Folder
 
 # In the order of tables. `own`: the head without the population.
@@ -70,7 +70,7 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        ConfigError: no session has, two have one name, or `out` holds other work.
+        ConfigError: no session has, two have one name, one changes, or `out` holds other work.
         StorageError: `out` cannot be written to; nothing was scored.
     """
     out = Folder(config.out)
@@ -78,7 +78,8 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
     tests: list[Evaluation] = []
     recordings = find_all(config.recording)
     read = ((session, address) for address in recordings for session in open_any(address))
-    claim(out, contents_of(read), "rivals")
+    contents = contents_of(read)
+    claim(out, contents, "rivals")
     for address in recordings:
         for recorded in open_any(address):
             session, _ = repair(recorded)
@@ -88,6 +89,7 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
                 console.print(f"{session.id}: left out, too short for a window in {', '.join(short)}")
                 continue
             row, test = score_session(session, config)
+            require_unchanged(address, contents[recorded.id])
             rows.append(row)
             tests.append(test)
             console.print(f"{session.id}: " + ", ".join(f"{name} {row[name]:.3f}" for name in FORECASTERS))
