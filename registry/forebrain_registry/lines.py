@@ -36,5 +36,6 @@ class LineFormatter(logging.Formatter):
     """A warning as one line, before its traceback where it has one."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The message on one line, and the traceback as it is."""
         traceback = [self.formatException(record.exc_info)] if record.exc_info else []
         return "\n".join([one_line(record.getMessage()), *traceback])
