@@ -165,8 +165,8 @@ def _narrowed(config_class: type[Any], chosen: Callable[[str], Any], prefix: str
                     raise ConfigError(f"{key}.size is {size!r}; expected one of {', '.join(sizes)}.")
                 changed["size"] = (Literal[tuple(sizes)] | None, None)
                 if size is not None:
-                    hints_of = get_type_hints(choices[name])
-                    changed |= {key: (hints_of[key], value) for key, value in sizes[size].options.items()}
+                    types_of = get_type_hints(choices[name])
+                    changed |= {one: (types_of[one], value) for one, value in sizes[size].options.items()}
             types[item.name] = _with_fields(choices[name], changed)
         elif is_dataclass(hints[item.name]):
             narrowed = _narrowed(hints[item.name], chosen, f"{key}.")

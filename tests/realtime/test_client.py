@@ -154,6 +154,8 @@ def test_numbers_of_numpy_are_numbers_and_what_is_none_is_refused_here(small: Sm
             ([[1], [1, 2]], 10, None, "no array can be made"),
             (frames[3], 10.0, None, "index is 10.0"),
             (frames[3], 2**70, None, "below 2"),
+            (frames[3], 2**62, None, "below 2"),
+            (frames[3], True, None, "expected a whole number"),
             (frames[3], 10, np.datetime64("2026-11-30"), "expected seconds"),
         ):
             with pytest.raises(FrameError, match=match):

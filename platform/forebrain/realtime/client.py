@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from forebrain.errors import ConfigError, FrameError
+from forebrain.realtime.arrivals import MAX_INDEX
 from forebrain.realtime.messages import Forecast, Frame, Question
 from forebrain.sessions.arrays import unmasked
 
@@ -190,7 +191,9 @@ def _index(index: Any) -> int | None:
         number = operator.index(index)
     except TypeError as error:
         raise FrameError(f"the frame's index is {index!r:.60}; expected a whole number.") from error
-    if not 0 <= number < 2**63:
+    if isinstance(index, bool):
+        raise FrameError(f"the frame's index is {index}; expected a whole number.")
+    if not 0 <= number < MAX_INDEX:
         raise FrameError(f"the frame's index is {number}; expected 0 or more and below 2^62.")
     return number
 

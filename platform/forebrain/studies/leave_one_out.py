@@ -113,11 +113,9 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
     for seed in range(config.seeds):
         for animal, own in animals.items():
             if config.species is None or own[0].species in config.species:
-                place = run_without(animal, seed)
-                run = pretrained_without(
-                    out, place, [glob.escape(animal)], console, seed=seed, model=config.model,
-                    training=config.pretraining, mixture=config.mixture,
-                    evaluation=EvaluationConfig(windows_per_session=64),
+                run = run_without(
+                    animal, out, console, seed=seed, model=config.model, training=config.pretraining,
+                    mixture=config.mixture,
                 )  # fmt: skip
                 rows += _rows(config, own, run, seed, left_out, unchanged, console)
     if not rows:
@@ -131,18 +129,47 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
             picture = draw(result, Path(scratch) / "minutes.png")
             out.write(picture.name, picture.read_bytes())
         pictures.append("![score by minutes of the new animal](minutes.png)\n")
-    said = [f"`{command}`\n"] * bool(command)
-    missing = ["Left out:\n", *(f"- {each}" for each in left_out), ""] if left_out else []
-    report = "\n".join([*said, *(table.to_markdown() for table in tables), *pictures, *missing])
-    out.write("report.md", report.encode())
+    write_report(out, "report.md", command, tables, pictures, left_out)
     for table in tables[:-1]:
         console.print(table.to_rich())
     return result
 
 
-def run_without(animal: str, seed: int) -> str:
-    """Where in the study's folder the run is that has not seen an animal, dataset/subject."""
-    return f"without-{session_key(animal)}/run-{seed}"
+def run_without(
+    animal: str,
+    out: Folder,
+    console: Console,
+    *,
+    seed: int,
+    model: ModelConfig,
+    training: TrainingConfig,
+    mixture: MixtureConfig,
+    name: str = "run",
+) -> str:
+    """The run that has not seen an animal, dataset/subject, in `out`/without-<animal>/<name>-<seed>.
+
+    Other arguments and the address that it gives are those of `pretrained_without`.
+    """
+    return pretrained_without(
+        out, f"without-{session_key(animal)}/{name}-{seed}", [glob.escape(animal)], console, seed=seed,
+        model=model, training=training, mixture=mixture, evaluation=EvaluationConfig(windows_per_session=64),
+    )  # fmt: skip
+
+
+def write_report(
+    out: Folder,
+    name: str,
+    command: str,
+    tables: Sequence[Table],
+    pictures: Sequence[str],
+    left_out: Sequence[str],
+) -> None:
+    """Writes a study's tables as Markdown, with the command that makes them again, its pictures' lines and
+    what was left out."""
+    said = [f"`{command}`\n"] * bool(command)
+    missing = ["Left out:\n", *(f"- {each}" for each in left_out), ""] if left_out else []
+    report = "\n".join([*said, *(table.to_markdown() for table in tables), *pictures, *missing])
+    out.write(name, report.encode())
 
 
 def prepared_animals(

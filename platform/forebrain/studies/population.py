@@ -14,7 +14,6 @@ Every file is a step that is not done again, so a study goes on where it was sto
 
 from __future__ import annotations
 
-import glob
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -49,11 +48,10 @@ from forebrain.scoring.stack import Stack, fit_stack
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.alone import alone_in
-from forebrain.studies.backbone import pretrained_without
 from forebrain.studies.kept import read_step, require_unchanged, write_step
-from forebrain.studies.leave_one_out import StudyConfig, prepared_animals, run_without
+from forebrain.studies.leave_one_out import StudyConfig, prepared_animals, run_without, write_report
 from forebrain.studies.rivals import with_rolled
-from forebrain.training.config import EvaluationConfig, TrainingConfig
+from forebrain.training.config import TrainingConfig
 from forebrain_registry.storage import Folder
 
 WITH, WITHOUT, ROLLED = "with it", "without", "rolled"
@@ -119,16 +117,13 @@ def study(config: PopulationConfig, console: Console, command: str = "") -> dict
         if config.species is not None and sessions[0].species not in config.species:
             continue
         for seed in range(config.seeds):
-            runs = []
-            for model, place in (
-                (config.model, run_without(animal, seed)),
-                (without_population(config.model), f"{Path(run_without(animal, seed)).parent}/uico-{seed}"),
-            ):
-                runs.append(pretrained_without(
-                    out, place, [glob.escape(animal)], console, seed=seed, model=model,
-                    training=config.pretraining, mixture=config.mixture,
-                    evaluation=EvaluationConfig(windows_per_session=64),
-                ))  # fmt: skip
+            runs = [
+                run_without(
+                    animal, out, console, seed=seed, model=model, training=config.pretraining,
+                    mixture=config.mixture, name=name,
+                )
+                for name, model in (("run", config.model), ("uico", without_population(config.model)))
+            ]  # fmt: skip
             rows += _rows(config, sessions, runs, seed, left_out, unchanged, console)
     if not rows:
         raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
@@ -138,11 +133,8 @@ def study(config: PopulationConfig, console: Console, command: str = "") -> dict
         picture = draw(result, Path(scratch) / "population.png")
         out.write(picture.name, picture.read_bytes())
     tables = tables_of(result)
-    said = [f"`{command}`\n"] * bool(command)
-    missing = ["Left out:\n", *(f"- {each}" for each in left_out), ""] if left_out else []
-    shown = "![score by units read](population.png)\n"
-    report = "\n".join([*said, *(table.to_markdown() for table in tables), shown, *missing])
-    out.write("population.md", report.encode())
+    pictures = ["![score by units read](population.png)\n"]
+    write_report(out, "population.md", command, tables, pictures, left_out)
     for table in tables[:-1]:
         console.print(table.to_rich())
     return result
