@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,24 @@ def test_nobody_at_the_address_is_told_in_time() -> None:
         fb.live.Client(timeout_s=0)
     with pytest.raises(ConfigError, match="no address"):
         fb.live.Client("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"timeout_s": "5"}, "timeout_s is '5'; expected seconds, a number"),
+        ({"timeout_s": None}, "timeout_s is None"),
+        ({"timeout_s": True}, "timeout_s is True"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan; expected more than 0"),
+        ({"timeout_s": -1}, "timeout_s is -1; expected more than 0"),
+        ({"address": 5600}, "5600 is no address; expected one such as tcp://"),
+        ({"address": None}, "None is no address"),
+    ],
+)
+def test_what_no_client_can_be_made_of_is_one_line(given: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match) as refused:
+        fb.live.Client(**given)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_server_that_was_away_is_found_again(small: Small, open_live: Open) -> None:

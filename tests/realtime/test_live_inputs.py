@@ -18,7 +18,14 @@ from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.errors import AdaptationError, FrameError
 from forebrain.realtime.forecaster import LiveForecaster
-from forebrain.realtime.messages import Frame, Question, decode_request, encode_frame, encode_question
+from forebrain.realtime.messages import (
+    MAX_PLANS,
+    Frame,
+    Question,
+    decode_request,
+    encode_frame,
+    encode_question,
+)
 from forebrain.realtime.recorder import Recorder
 from forebrain.realtime.server import serve
 from forebrain.realtime.state import StateFile
@@ -289,6 +296,9 @@ def test_messages_carry_them() -> None:
     assert isinstance(asked, Question) and (asked.ask, asked.quantiles) == ("effect", (0.1, 0.9))
     with pytest.raises(FrameError, match="brings no plans"):
         decode_request(encode_question(Question("what_if")))
+    many = Question("effect", np.zeros((MAX_PLANS + 1, 1, 1), np.float32))
+    with pytest.raises(FrameError, match="65 plans are asked about at once; expected at most 64"):
+        decode_request(encode_question(many))
 
 
 @pytest.fixture
@@ -332,6 +342,9 @@ def test_a_rig_sends_inputs_and_plans_and_asks_what_if(client: fb.live.Client, a
             client.step(FRAMES[500], 500, **wrong)
     with pytest.raises(FrameError, match="expected"):
         client.what_if(np.zeros((1, H, 3)))
+    with pytest.raises(FrameError, match="5000 plans are asked about at once; expected at most 64"):
+        client.what_if(np.zeros((5000, H, 2)))
+    assert len(client.what_if(np.repeat(plans, MAX_PLANS // 2, axis=0))) == MAX_PLANS
     with pytest.raises(FrameError, match=r"the plan: has shape \(2, 4\)"):
         client.step(FRAMES[500], 500, plan=np.zeros((2, H)))
     assert client.step(FRAMES[500], 500, inputs=VALUES[500]).index == 500

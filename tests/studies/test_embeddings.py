@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, StudyError
 from forebrain.studies import embeddings
+from forebrain.studies.alone import alone
 from forebrain.studies.embeddings import (
     SessionUnits,
+    analyse_embeddings,
     check_labels,
     compare_names,
     compare_regions,
@@ -17,6 +22,7 @@ from forebrain.studies.embeddings import (
     report_embeddings,
 )
 from forebrain.studies.report import to_html
+from forebrain_registry.storage import Folder
 
 NAMES = tuple(f"AV{letter}" for letter in "ABCDEFGHIJKLMNOP")
 REGIONS = tuple("tectum" if number % 2 else "pallium" for number in range(16))
@@ -99,6 +105,22 @@ def test_units_without_labels_are_a_clear_error(known: np.ndarray) -> None:
 )
 def test_names_that_a_program_gave_identify_nobody(name: str, is_known: bool) -> None:
     assert (known_name(name) is not None) == is_known
+
+
+def test_a_folder_where_another_command_works_gets_no_report(
+    known: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = [session(number, known, 0.3, regions=REGIONS) for number in range(2)]
+    for name in ("RunFolder", "TrainedModel", "open_windows"):
+        monkeypatch.setattr(embeddings, name, MagicMock())
+    monkeypatch.setattr(embeddings, "units_of", lambda *given: sessions)
+    out = Folder(tmp_path / "out")
+    with alone(out):
+        with pytest.raises(StudyError, match="another command works there"):
+            analyse_embeddings("run", out.uri, "typed")
+        assert out.names() == ["held-1.json"]
+    analyse_embeddings("run", out.uri, "typed")
+    assert "report.html" in out.names() and "held-1.json" not in out.names()
 
 
 def test_the_report_shows_what_was_found(known: np.ndarray) -> None:

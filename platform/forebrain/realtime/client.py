@@ -11,7 +11,7 @@ import numpy as np
 
 from forebrain.errors import ConfigError, FrameError
 from forebrain.realtime.arrivals import MAX_INDEX
-from forebrain.realtime.messages import Forecast, Frame, Question
+from forebrain.realtime.messages import Forecast, Frame, Question, require_few
 from forebrain.sessions.arrays import unmasked
 
 try:
@@ -40,10 +40,15 @@ class Client:
         timeout_s: how long a call waits for its answer, seconds.
 
     Raises:
-        ConfigError: the address is none.
+        ConfigError: the address is none, or the timeout no number of seconds from above 0 to a day.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout_s: float = 5.0) -> None:
+        if not isinstance(address, str):
+            raise ConfigError(f"{address!r:.60} is no address; expected one such as {DEFAULT_ADDRESS}.")
+        given: Any = timeout_s  # to mypy no float is Real
+        if isinstance(given, bool) or not isinstance(given, Real):
+            raise ConfigError(f"timeout_s is {timeout_s!r:.60}; expected seconds, a number.")
         if not timeout_s > 0:
             raise ConfigError(f"timeout_s is {timeout_s}; expected more than 0.")
         if timeout_s > MOST_TIMEOUT_S:
@@ -93,7 +98,7 @@ class Client:
         """The forecasts from the newest frame under plans, one after another: nothing changes.
 
         Args:
-            plans: [K, H, D], as `describe` names their inputs.
+            plans: [K, H, D], as `describe` names their inputs; 64 at most.
             quantiles: levels of quantiles of what will come; None for points.
 
         Returns:
@@ -125,6 +130,7 @@ class Client:
     def _about_plans(self, ask: str, plans: Any, quantiles: Sequence[float] | None) -> np.ndarray:
         levels = None if quantiles is None else tuple(quantiles)
         values = _numbers(plans, "plans", "biuf", (3,))
+        require_few(len(values))  # the server cuts off whoever sends more than it ever takes
         answer = self._requests.ask(Question(ask, values, levels), self.timeout_s)
         return np.frombuffer(answer["forecasts"], "<f4").reshape(answer["shape"])
 

@@ -35,6 +35,8 @@ QUESTIONS = ("status", "describe", "reset", "what_if", "effect")
 # That bring plans.
 ABOUT_PLANS = ("what_if", "effect")
 MAX_NAME_BYTES = 256
+# Of one question: each costs a forecast, and frames wait meanwhile.
+MAX_PLANS = 64
 OVERHEAD_BYTES = 4096
 
 
@@ -285,7 +287,16 @@ def _plans(message: dict[str, Any]) -> np.ndarray:
         raise FrameError(
             f"the question {message['ask']} brings no plans; expected bytes of <f4 and a shape [K, H, D]."
         )
+    require_few(shape[0])
     return plans.reshape(shape)
+
+
+def require_few(num_plans: int) -> None:
+    """Raises FrameError where a question brings more than MAX_PLANS plans."""
+    if num_plans > MAX_PLANS:
+        raise FrameError(
+            f"{num_plans} plans are asked about at once; expected at most {MAX_PLANS}. Ask several times."
+        )
 
 
 def _names(names: Any) -> tuple[str, ...] | None:
