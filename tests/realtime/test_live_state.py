@@ -16,7 +16,7 @@ from forebrain.errors import CheckpointError, FrameError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.state import StateFile, keeping
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, partial_beside
 
 Open = Callable[..., LiveForecaster]
 
@@ -198,6 +198,52 @@ def test_one_forecaster_at_a_time_keeps_a_state_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="folder cannot be made"), keeping(tmp_path / "file" / "state"):
         pass
+
+
+@pytest.mark.parametrize("by", ["a link", "a link to its folder", "another spelling"])
+def test_a_state_file_is_one_by_whatever_name(open_live: Open, tmp_path: Path, by: str) -> None:
+    path = tmp_path / "kept" / "state"
+    (tmp_path / "other").mkdir()
+    other = {
+        "a link": tmp_path / "link",
+        "a link to its folder": tmp_path / "folder" / "state",
+        "another spelling": tmp_path / "other" / ".." / "kept" / "state",
+    }[by]
+    with keeping(path):
+        (tmp_path / "link").symlink_to(path)
+        (tmp_path / "folder").symlink_to(path.parent)
+        with pytest.raises(CheckpointError, match="another forecaster keeps its state there"), keeping(other):
+            pass
+    live = open_live()
+    StateFile(other, live, every_s=0).close(live)
+    assert (tmp_path / "link").is_symlink() and StateFile(path, live, every_s=0).restore(live)
+
+
+def test_a_link_in_a_circle_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.symlink_to(path)
+    with pytest.raises(CheckpointError, match="cannot be found") as refused, keeping(path):
+        pass
+    assert "\n" not in str(refused.value)
+
+
+def test_what_a_killed_forecaster_left_of_a_state_is_removed_and_no_other(
+    open_live: Open, tmp_path: Path
+) -> None:
+    left = partial_beside(tmp_path / "state")
+    others = [
+        partial_beside(tmp_path / "state.2"),
+        partial_beside(tmp_path / "my state"),
+        tmp_path / "state.day1.partial",
+    ]
+    for each in (left, *others):
+        each.write_bytes(b"half")
+    with keeping(tmp_path / "state"):
+        assert not left.exists() and all(each.exists() for each in others)
+        left.write_bytes(b"being written")
+        with pytest.raises(CheckpointError), keeping(tmp_path / "state"):
+            pass
+        assert left.exists()
 
 
 def test_a_full_disk_does_not_stop_forecasts(

@@ -7,6 +7,7 @@ whole or not at all, by a thread of its own; the frame's path only copies what i
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -25,7 +26,7 @@ from safetensors.numpy import save
 from forebrain.errors import CheckpointError, StorageError
 from forebrain.realtime.forecaster import LiveForecaster, State
 from forebrain.sessions.preprocessing import Preprocessing
-from forebrain_registry.storage import Folder, path_here
+from forebrain_registry.storage import PARTIAL, Folder, path_here
 
 FORMAT = "forebrain-live-1"
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class StateFile:
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.path = path_here(path)
+        self.path = _place(path)
         self._identity, self._adaptation = _identity(live), _adaptation(live)
         self._every_s, self._clock = every_s, clock
         self._due = clock()
@@ -126,7 +127,7 @@ class StateFile:
         self._writer.join()
 
     def _write_all(self) -> None:
-        folder = Folder(self.path.absolute().parent)
+        folder = Folder(self.path.parent)
         while (state := self._waiting.get()) is not None:
             arrays, plain = state
             text = json.dumps({**plain, "identity": self._identity, "adaptation": self._adaptation})
@@ -141,10 +142,13 @@ class StateFile:
 def keeping(path: str | Path) -> Iterator[None]:
     """Keeps other forecasters from a state file, by a lock beside it that a process which dies lets go of.
 
+    Links to it are followed, so that every name of it has that lock. What a killed forecaster has left of a
+    state that it was writing is removed.
+
     Raises:
         CheckpointError: another forecaster keeps its state there.
     """
-    path = path_here(path).absolute()
+    path = _place(path)
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +158,9 @@ def keeping(path: str | Path) -> Iterator[None]:
         ) from error
     try:
         lock.acquire(blocking=False)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.{8 * '[0-9a-f]'}{PARTIAL}"):
+            with contextlib.suppress(OSError):
+                left.unlink()
     except Timeout as error:
         raise CheckpointError(
             f"{path}: another forecaster keeps its state there. End it, or name another file."
@@ -164,6 +171,18 @@ def keeping(path: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _place(path: str | Path) -> Path:
+    """Where a state file lies, whatever links lead there: a state that is written replaces none of them.
+
+    Raises:
+        CheckpointError: the links lead in a circle.
+    """
+    try:
+        return path_here(path).resolve()
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: cannot be found ({error}). Name another file.") from error
 
 
 def _hash_of(arrays: Mapping[str, np.ndarray], text: str) -> str:
