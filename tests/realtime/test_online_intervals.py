@@ -285,36 +285,47 @@ class FrameByFrame:
         self.num_frames += count > 0
 
 
-def test_memory_is_bounded_and_stored_with_the_state(
-    calibrated: tuple[Small, Calibration], tmp_path: Path
+@pytest.mark.parametrize("killed_after", range(120, 120 + LEARN_EVERY))
+def test_neither_saving_a_state_nor_a_restart_changes_what_the_stream_would_have_had(
+    calibrated: tuple[Small, Calibration], tmp_path: Path, killed_after: int
 ) -> None:
     frames = 2 * activity(150, calibrated[0].preprocessing, seed=5)
-    live = open_(calibrated)
-    for frame in frames[:120]:
+    frames[118, 2] = np.nan
+    # So that the fallback, which goes by scores and coverage, comes and goes.
+    options = {"fallback": True, "score_windows": 80, "coverage_frames": 20, "interval_memory_s": 20.0}
+    undisturbed, live = open_(calibrated, **options), open_(calibrated, **options)
+    for frame in frames[:killed_after]:
+        undisturbed.step(frame)
         live.step(frame)
-    file = StateFile(tmp_path / "state", live, every_s=1.0)
-    file.close(live)
-    other = open_(calibrated)
-    assert file.restore(other) and other.intervals is not None and live.intervals is not None
-    for name in ("bias", "width", "pooled", "covered"):
-        np.testing.assert_array_equal(getattr(other.intervals, name), getattr(live.intervals, name))
-    assert other.status()["coverage"] == live.status()["coverage"]
-    # Forecasts of which nothing has come yet are not kept, so both begin anew with those.
-    live.intervals.restart()
-    for frame in frames[120:]:
-        np.testing.assert_array_equal(live.step(frame), other.step(frame))
-    np.testing.assert_array_equal(live.quantiles([0.1]), other.quantiles([0.1]))
+        live.state()
+    StateFile(tmp_path / "state", live, every_s=0).close(live)
+    again = open_(calibrated, **options)
+    assert StateFile(tmp_path / "state", again, every_s=0).restore(again)
+    assert again.status() == live.status()
+    for frame in frames[killed_after:]:
+        np.testing.assert_array_equal(again.step(frame), undisturbed.step(frame))
+        np.testing.assert_array_equal(again.quantiles([0.1, 0.9]), undisturbed.quantiles([0.1, 0.9]))
+    assert again.status() == undisturbed.status() and 0 < again.counts["fallbacks"] < 150 - CONTEXT
+    np.testing.assert_array_equal(again.score.unit_errors(), undisturbed.score.unit_errors())
 
 
-def test_a_state_from_before_there_were_intervals_leaves_them_as_calibrated(
-    calibrated: tuple[Small, Calibration],
+@pytest.mark.parametrize("lacks", ["interval_", ("interval_bounds", "interval_made", "score_")])
+def test_a_state_of_an_earlier_version_is_gone_on_with(
+    calibrated: tuple[Small, Calibration], lacks: str | tuple[str, ...]
 ) -> None:
-    live = open_(calibrated)
+    """From before there were intervals, which are as calibrated then; or before those were kept whose targets
+    have not come."""
+    frames = activity(60, calibrated[0].preprocessing)
+    live, other = open_(calibrated), open_(calibrated)
+    for frame in frames:
+        live.step(frame)
     arrays, plain = live.state()
-    old = {name: values for name, values in arrays.items() if not name.startswith("interval_")}
-    other = open_(calibrated)
-    other.restore((old, plain))
-    assert other.intervals is not None and other.intervals.widened == 1
+    other.restore(({name: each for name, each in arrays.items() if not name.startswith(lacks)}, plain))
+    assert other.intervals is not None and live.intervals is not None
+    assert other.intervals.widened == (1 if lacks == "interval_" else live.intervals.widened) != 0
+    for frame in frames:
+        np.testing.assert_array_equal(live.step(frame), other.step(frame))
+    assert other.coverage_alarm == live.coverage_alarm
 
 
 def test_where_copy_is_given_quantiles_are_those_of_a_random_walk(

@@ -410,8 +410,7 @@ class LiveForecaster:
         self._is_of_model = False
 
     def state(self) -> State:
-        """A copy of all that `restore` needs: arrays, and plain values. Forecasts that are not scored yet are
-        left out: their windows will not be scored."""
+        """A copy of all that `restore` needs: arrays, and plain values. Nothing changes."""
         arrays = {
             "window": self.ring.window,
             "last": self._last,
@@ -419,9 +418,9 @@ class LiveForecaster:
             "mean": self.moments.mean,
             "variance": self.moments.variance,
             "count": self.moments.count,
-            "scored": self.score.windows,
             "unit": self.interface.unit.detach().numpy(),
             "session": self.interface.session.detach().numpy(),
+            **self.score.state(),
             **({} if self.intervals is None else self.intervals.state()),
             **({} if self.inputs is None else self.inputs.state()),
         }
@@ -446,7 +445,7 @@ class LiveForecaster:
         self.ring.restore(arrays["window"], plain["filled"])
         self._last[:], self._absent[:] = arrays["last"], arrays["absent"]
         self.moments.restore(arrays["mean"], arrays["variance"], arrays["count"])
-        self.score.restore(arrays["scored"], plain["num_scored"])
+        self.score.restore(arrays, plain["num_scored"])
         if self.intervals is not None:
             self.intervals.restore(arrays)
         if self.inputs is not None:

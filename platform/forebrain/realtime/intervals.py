@@ -218,20 +218,29 @@ class OnlineIntervals:
         self._is_made = [False] * len(self._is_made)
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that `restore` needs, copied; intervals whose targets have not come are left out."""
-        self._learn()
+        """All that `restore` needs, not copied."""
         return {
-            "interval_bias": self.bias.copy(),
-            "interval_width": self.width.copy(),
-            "interval_pooled": self.pooled.copy(),
-            "interval_covered": self.covered.copy(),
+            "interval_bias": self.bias,
+            "interval_width": self.width,
+            "interval_pooled": self.pooled,
+            "interval_covered": self.covered,
             "interval_frames": np.array([self.num_frames]),
+            "interval_observed": np.array([self._num_observed]),
+            "interval_group": self._frames,
+            "interval_known": np.array(self._num_known),
+            "interval_bounds": self._bounds,
+            "interval_made": np.array(self._is_made),
         }
 
     def restore(self, arrays: dict[str, np.ndarray] | Any) -> None:
-        """Goes on where another was; a state from before there were intervals leaves them as calibrated."""
+        """Goes on where another was; a state from before there were intervals leaves them as calibrated, one
+        of before they were kept has none whose targets have not come."""
         if "interval_bias" not in arrays:
             return
+        if "interval_bounds" in arrays:
+            self._num_observed = int(arrays["interval_observed"][0])
+            self._frames[:], self._num_known = arrays["interval_group"], arrays["interval_known"].tolist()
+            self._bounds[:], self._is_made = arrays["interval_bounds"], arrays["interval_made"].tolist()
         self.bias[:], self.width[:] = arrays["interval_bias"], arrays["interval_width"]
         self.pooled[:] = arrays["interval_pooled"]
         known = arrays["interval_covered"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 # Of a unit, in its scale: an absurd value counts as one so far off. Squared, 1e20 would be infinite, and
@@ -44,7 +46,7 @@ class RollingScore:
     def score(self) -> float:
         """0 is as good as copy, 1 is perfect; NaN where there is no window yet, or nothing moved."""
         model, copy = self.windows.sum(axis=0)
-        return 1 - model / copy if copy > 0 else float("nan")
+        return float(1 - model / copy) if copy > 0 else float("nan")
 
     def unit_errors(self) -> np.ndarray:
         """[2, N], the mean square of each unit's errors, the model's and copy's, in units of its scale,
@@ -105,6 +107,26 @@ class RollingScore:
         """Drops forecasts whose targets will not come; windows already scored stay."""
         self._is_made[:] = False
 
-    def restore(self, windows: np.ndarray, num_scored: int) -> None:
-        """Goes on with the windows of another."""
-        self.windows[:], self.num_scored = windows, num_scored
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs besides `num_scored`, not copied."""
+        return {
+            "scored": self.windows,
+            "score_observed": np.array([self._now]),
+            "score_forecasts": self._forecasts,
+            "score_origins": self._origins,
+            "score_made": self._is_made,
+            "score_errors": self._errors,
+            "score_unit_squares": self._unit_squares,
+            "score_unit_count": self._unit_count,
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray], num_scored: int) -> None:
+        """Goes on where another was; in a state of before they were kept are no forecasts whose targets have
+        not come, and no errors of units."""
+        self.windows[:], self.num_scored = arrays["scored"], num_scored
+        if "score_forecasts" in arrays:
+            self._now = int(arrays["score_observed"][0])
+            self._forecasts[:], self._origins[:] = arrays["score_forecasts"], arrays["score_origins"]
+            self._is_made[:], self._errors[:] = arrays["score_made"], arrays["score_errors"]
+            self._unit_squares[:] = arrays["score_unit_squares"]
+            self._unit_count[:] = arrays["score_unit_count"]

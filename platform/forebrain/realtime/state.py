@@ -1,6 +1,7 @@
 """The state of a live forecaster, in a small file: killed and started again, it goes on from the next frame.
 
-The file holds the window, the statistics, the counts, the rolling score and the interface. It is written
+The file holds the window, the statistics, the counts, the rolling score, the intervals, and the forecasts
+and intervals whose targets have not come, and the interface. It is written
 whole or not at all, by a thread of its own; the frame's path only copies what is to be written.
 """
 
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from forebrain.errors import CheckpointError, StorageError
+from forebrain.errors import CheckpointError
 from forebrain.realtime.forecaster import LiveForecaster, State
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain_registry.storage import PARTIAL, Folder, path_here
@@ -134,7 +135,7 @@ class StateFile:
             about = {"state": text, "sha256": _hash_of(arrays, text)}
             try:
                 folder.write(self.path.name, save(arrays, about))
-            except (StorageError, OSError) as error:  # forecasts matter more than their state
+            except Exception as error:  # forecasts matter more than their state, and `close` waits for this
                 _log.warning("the state was not saved, forecasting goes on: %s", error)
 
 
