@@ -121,6 +121,34 @@ def test_an_absurd_value_is_none(small: Small, open_live: Open, normalise: str) 
     assert live.frame[2] == frames[39, 2] and not live.known[2]
 
 
+@pytest.mark.parametrize("is_fitted", [True, False])
+@pytest.mark.parametrize("absurd", [1e30, -3e38])
+def test_an_absurd_value_among_a_units_first_is_none(small: Small, is_fitted: bool, absurd: float) -> None:
+    def open_() -> LiveForecaster:
+        fit = small.preprocessing if is_fitted else None
+        return realtime.open(small.model, small.interface, fit, config=LiveConfig(normalise="running"))
+
+    frames = activity(40, small.preprocessing)
+    for at in (0, 1, 7, 15):
+        given, missing = frames.copy(), frames.copy()
+        given[at, 2], missing[at, 2] = absurd, np.nan
+        given[9], missing[9] = absurd, np.nan  # all of a frame
+        live, told = open_(), open_()
+        np.testing.assert_array_equal(play(live, given), play(told, missing))
+        assert live.status() == told.status() and live.source == "model"
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e12, 1e25])
+def test_units_of_measurement_that_nobody_expected_are_taken_after_a_few_frames(
+    small: Small, size: float
+) -> None:
+    live = realtime.open(small.model, small.interface)
+    frames = activity(40, small.preprocessing).astype(np.float32) * np.float32(size)
+    play(live, frames)
+    assert live.source == "model" and live.known.all()
+    assert live.counts["empty_frames"] == (0 if size < 1 else 5)
+
+
 @pytest.mark.parametrize("by", ["index", "time", "nan"])
 def test_a_few_missing_frames_are_held(small: Small, open_live: Open, by: str) -> None:
     frames = activity(60, small.preprocessing)

@@ -42,7 +42,7 @@ DRIFT_MEAN = 2.0
 DRIFT_SPREAD = 3.0
 DRIFT_UNITS = 0.2
 MIN_FALLBACK_WINDOWS = 64
-# Of a unit; before these running statistics do not tell what is absurd.
+# Of a unit; before these running statistics alone do not tell what is absurd.
 FEW_VALUES = 16
 
 Source = Literal["warm-up", "model", "copy", "late", "repeated"]
@@ -547,8 +547,19 @@ class LiveForecaster:
         with np.errstate(over="ignore", invalid="ignore"):
             sound: np.ndarray = np.abs(values - self._mean) <= ABSURD * self._scale
         if self.config.normalise == "running":
-            sound |= np.isfinite(values) & (self.moments.count < FEW_VALUES)
+            few = self.moments.count < FEW_VALUES
+            if few.any():
+                sound |= few & self._may_be_sound(values)
         return sound
+
+    def _may_be_sound(self, values: np.ndarray) -> np.ndarray:
+        """bool [N]: what is not absurd of units that the stream has told little of: by the fit, or by the
+        size of what came before. Where that leaves nothing of some frames in a row, what comes is taken."""
+        if self._empty_run >= MIN_GAP_FRAMES:
+            return np.isfinite(values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            is_of_size = np.abs(values - self._mean) <= ABSURD * np.abs(self._mean)
+        return is_of_size | self.preprocessing.is_sound(values)
 
     def _pass_over(self, missing: int) -> None:
         """Frames that did not come: a few are held at the last values, after more the window starts anew."""
