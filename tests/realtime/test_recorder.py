@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -295,9 +297,68 @@ def test_a_full_disk_costs_records_and_no_forecasts(
     record(recorder, live, frames[20:], first=20)
     recorder.close()
     session = fb.read(path)
-    assert session.num_frames + live.counts["lost_records"] + recorder._failed == 40
+    assert session.num_frames + recorder._lost == 40
     np.testing.assert_array_equal(session.frames(session.num_frames - 1, session.num_frames)[0], frames[-1])
     assert any("not recorded, forecasting goes on" in each.getMessage() for each in caplog.records)
+
+
+def wait_for(recorder: Recorder, num_recorded: int) -> None:
+    deadline = time.monotonic() + 20
+    while recorder.num_recorded != num_recorded and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert recorder.num_recorded == num_recorded
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_record_that_is_taken_away_is_said_once_and_counted(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[:10])
+    wait_for(recorder, 10)
+    other = tmp_path / "other"
+    other.write_text("another file")
+    path.rename(tmp_path / "before.nc")
+    if how == "replaced":
+        other.rename(path)
+    for first in (10, 20, 30):
+        record(recorder, live, frames[first : first + 10], first=first)
+        wait_for(recorder, 0)
+        if how == "moved" and first == 20:  # back, after it was given up
+            (tmp_path / "before.nc").rename(path)
+    recorder.close()
+    assert recorder.num_recorded == 0 and recorder._lost == 40 >= live.counts["lost_records"] >= 10
+    said = [each.getMessage() for each in caplog.records if "removed, moved or replaced" in each.getMessage()]
+    assert len(said) == 1 and "10 frames went with it" in said[0] and "forecasting goes on" in said[0]
+    kept = path if how == "moved" else tmp_path / "before.nc"
+    np.testing.assert_array_equal(fb.read(kept).frames(0, 10), frames[:10])
+    assert how != "replaced" or path.read_text() == "another file"
+
+
+@pytest.mark.parametrize("left", ["whole", "half", "header", "nothing"])
+def test_a_record_that_is_cut_while_it_is_recorded_to_goes_on_behind_what_lies_there(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, left: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[:10])
+    wait_for(recorder, 10)
+    size, start = recorder._dtype.itemsize, recorder._start
+    whole, cut = {
+        "whole": (4, start + 4 * size),
+        "half": (4, start + 4 * size + size // 2),
+        "header": (0, start - 10),
+        "nothing": (0, 0),
+    }[left]
+    os.truncate(path, cut)
+    record(recorder, live, frames[10:], first=10)
+    recorder.close()
+    assert recorder.num_recorded == 30 + whole and recorder._lost == 10 - whole
+    assert f"{10 - whole} frames are lost; it goes on behind the other {whole}" in caplog.text
+    session = fb.read(path)
+    np.testing.assert_array_equal(session.frames(0, 30 + whole), np.delete(frames, range(whole, 10), axis=0))
+    assert session.segments == ([(0, 4), (4, 34)] if whole else [(0, 30)])
 
 
 def test_of_too_many_events_the_newest_are_kept(open_live: Open, frames: np.ndarray, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 The file is netCDF in its classic format, which xarray, MATLAB (`ncread`), R and Julia open too: a header,
 then records of one size, appended. The number of records in the header is raised only after they lie there,
 so what was written before a kill reads. A thread writes; a frame only costs a copy, memory is bounded, and
-where the disk is too slow or full frames are left out, counted and said, and forecasts go on.
+where the disk is too slow or full, or the file is taken away or cut, frames are left out, counted and said,
+and forecasts go on.
 
     unit, step                   names of the units; how many frames ahead
     activity [frame, unit]       as it came, NaN where a unit had no value
@@ -18,9 +19,12 @@ where the disk is too slow or full frames are left out, counted and said, and fo
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
+import math
+import os
 import queue
 import threading
 import time
@@ -57,8 +61,9 @@ class Recorder:
     def __init__(self, path: str | Path, live: LiveForecaster, about: Mapping[str, str]) -> None:
         self.path = Path(path)
         self._dtype = _dtype(live)
-        header = _header(live, about)
+        self._header = header = _header(live, about)
         self._start = len(header)
+        self._is_gone = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("r+b" if self.path.exists() else "x+b", buffering=0)
@@ -80,7 +85,8 @@ class Recorder:
         waiting = max(8, MAX_WAITING_BYTES // self._dtype.itemsize)
         self._waiting: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=waiting)
         self._warned_at = -QUIET_S
-        self._failed = 0  # records that the writer could not write and the forecaster has not counted
+        self._lost = 0  # records that the writer could not write, or that lie there no more
+        self._counted = 0  # of these by the forecaster
         self._writer = threading.Thread(target=self._write_all, name="live-record", daemon=True)
         self._writer.start()
 
@@ -101,8 +107,9 @@ class Recorder:
             record["inputs"] = live.inputs.newest
         record["activity"] = np.where(live.known, live.frame, np.nan)
         record["forecast"] = live.answer if was_forecast else np.nan
-        live.counts["lost_records"] += self._failed
-        self._failed = 0
+        lost = self._lost
+        live.counts["lost_records"] += lost - self._counted
+        self._counted = lost
         try:
             self._waiting.put_nowait(record)
             self._events.clear()
@@ -126,8 +133,8 @@ class Recorder:
             last["event"] = _text([last["event"].decode(errors="replace"), *self._events])
             self._write(self._start + (self.num_recorded - 1) * self._dtype.itemsize, last.tobytes())
         self._file.close()
-        if self._failed:
-            _log.warning("%s: the last %d frames were not recorded", self.path, self._failed)
+        if self._lost > self._counted:
+            _log.warning("%s: %d more frames were not recorded", self.path, self._lost - self._counted)
 
     def _go_on(self, header: bytes) -> int:
         """Records that the file holds already, of the same units; a new one gets its header."""
@@ -177,17 +184,41 @@ class Recorder:
             try:
                 self._append(data)
             except OSError as error:
-                self._failed += len(data) // self._dtype.itemsize
+                self._lost += len(data) // self._dtype.itemsize
                 if time.monotonic() - self._warned_at > QUIET_S:
-                    self._warned_at = time.monotonic()
+                    self._warned_at = math.inf if self._is_gone else time.monotonic()
                     _log.warning("%s: frames are not recorded, forecasting goes on: %s", self.path, error)
 
     def _append(self, data: bytes) -> None:
         """First the records, then their number: whatever was counted lies there whole."""
+        self._check_file()
         self._write(self._start + self.num_recorded * self._dtype.itemsize, data)
         num_recorded = self.num_recorded + len(data) // self._dtype.itemsize
         self._write(_NUM_RECORDS_AT, num_recorded.to_bytes(4, "big"))
         self.num_recorded = num_recorded
+
+    def _check_file(self) -> None:
+        """Goes on behind what lies there where the file was cut.
+
+        Raises:
+            OSError: it is not at its path any more; it is let alone from then on, wherever it is.
+        """
+        there = os.fstat(self._file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            if not self._is_gone and os.path.samestat(self.path.stat(), there):
+                whole = max(0, there.st_size - self._start) // self._dtype.itemsize
+                if whole < self.num_recorded:
+                    cut, self.num_recorded = self.num_recorded - whole, whole
+                    self._lost += cut
+                    _log.warning("%s: was cut while it was recorded to, and %d frames are lost; it goes on "
+                                 "behind the other %d.", self.path, cut, whole)  # fmt: skip
+                if there.st_size < self._start:
+                    self._write(0, self._header)
+                return
+        self._is_gone = True
+        self._lost += self.num_recorded
+        went, self.num_recorded = self.num_recorded, 0
+        raise OSError(f"the file was removed, moved or replaced, and {went} frames went with it")
 
     def _write(self, at: int, data: bytes) -> None:
         self._file.seek(at)

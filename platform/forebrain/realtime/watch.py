@@ -117,5 +117,5 @@ _COUNTED = {
     "appeared": "a unit has a value again: its past is not known",
     "unknown_units": "a name is none of the model's: its value is left out",
     "not_finite": "the model's forecast was not finite: copy's was given",
-    "lost_records": "the disk is too slow: a frame was not recorded",
+    "lost_records": "a frame was not recorded, or is lost from the record",
 }
