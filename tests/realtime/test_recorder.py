@@ -17,6 +17,7 @@ import forebrain as fb
 from forebrain import realtime
 from forebrain.errors import ConfigError, RecordingError
 from forebrain.realtime import LiveForecaster
+from forebrain.realtime import recorder as recorder_module
 from forebrain.realtime.recorder import EVENT_BYTES, Recorder
 
 Open = Callable[..., LiveForecaster]
@@ -243,6 +244,52 @@ def test_damaged_files_are_read_or_are_one_clear_error(
             fb.read(hurt_file).frames(0, 5)
         except RecordingError as error:
             assert str(hurt_file) in str(error)
+
+
+def test_a_frame_of_which_a_bit_has_changed_is_not_read(
+    open_live: Open, frames: np.ndarray, tmp_path: Path
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames)
+    recorder.event(live, "the end")  # which goes into the last frame's record
+    recorder.close()
+    whole = path.read_bytes()
+    np.testing.assert_array_equal(fb.read(path).frames(0, 40), frames)
+    size, start = recorder._dtype.itemsize, recorder._start
+    covered = recorder._dtype.fields["crc32"][1] + 4
+    assert covered == size - 4 * HORIZON * 6  # the rest is the forecast, which no recording is made of
+    rng = np.random.default_rng(0)
+    for frame in (0, 17, 39):
+        for at in (0, *rng.integers(covered, size=8), covered - 1):
+            hurt = bytearray(whole)
+            hurt[start + frame * size + at] ^= 1 << rng.integers(8)
+            path.write_bytes(hurt)
+            with pytest.raises(RecordingError, match=rf"not what was recorded is frame {frame} of 40"):
+                fb.read(path)
+    hurt[start + 3 * size] ^= 1
+    path.write_bytes(hurt)
+    with pytest.raises(RecordingError, match="frame 3 and 1 more of 40"):
+        fb.read(path)
+
+
+def test_a_record_of_an_earlier_version_is_read_and_not_gone_on_with(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no checksums."""
+    live, path = open_live(), tmp_path / "run.nc"
+    dtype = recorder_module._dtype(live)
+    with monkeypatch.context() as patch:
+        old = [name for name in dtype.names or () if name != "crc32"]
+        fields = [(name, dtype.fields[name][0]) for name in old]
+        patch.setattr(recorder_module, "_dtype", lambda live: np.dtype(fields))
+        patch.setattr(recorder_module, "_checked", lambda record: record.tobytes())
+        recorder = Recorder(path, live, ABOUT)
+        record(recorder, live, frames)
+        recorder.close()
+    np.testing.assert_array_equal(fb.read(path).frames(0, 40), frames)
+    with pytest.raises(ConfigError, match="one of an earlier version; nothing is overwritten"):
+        Recorder(path, live, ABOUT)
 
 
 def test_where_the_disk_is_too_slow_frames_are_left_out_and_counted(

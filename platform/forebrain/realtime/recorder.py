@@ -15,6 +15,7 @@ and forecasts go on.
     inputs [frame, input]        as they were taken, NaN before any came; where the adaptation knows inputs
     step_ms, score [frame]       from the frame's arrival to its forecast; rolling score against copy
     event [frame]                text: what happened since the frame before
+    crc32 [frame]                of the frame's bytes before it: all but the forecast
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import numpy as np
 
 from forebrain.errors import ConfigError
 from forebrain.realtime.forecaster import LiveForecaster
-from forebrain.sessions.readers.live_record import KIND, MAGIC, SOURCES
+from forebrain.sessions.readers.live_record import CHECKSUM, KIND, MAGIC, SOURCES, checksum
 
 EVENT_BYTES = 240
 MAX_WAITING_BYTES = 64 << 20  # of records that are not written yet
@@ -131,7 +132,7 @@ class Recorder:
         if self._events and self.num_recorded:
             last = self._record(self.num_recorded - 1)
             last["event"] = _text([last["event"].decode(errors="replace"), *self._events])
-            self._write(self._start + (self.num_recorded - 1) * self._dtype.itemsize, last.tobytes())
+            self._write(self._start + (self.num_recorded - 1) * self._dtype.itemsize, _checked(last))
         self._file.close()
         if self._lost > self._counted:
             _log.warning("%s: %d more frames were not recorded", self.path, self._lost - self._counted)
@@ -145,8 +146,8 @@ class Recorder:
         counted = slice(_NUM_RECORDS_AT, _NUM_RECORDS_AT + 4)
         if there[: counted.start] + there[counted.stop :] != header[: counted.start] + header[counted.stop :]:
             raise ConfigError(
-                f"{self.path} is there already, and is no recording of these units with this forecaster; "
-                "nothing is overwritten. Name another file."
+                f"{self.path} is there already, and is no recording of these units with this forecaster, or "
+                "is one of an earlier version; nothing is overwritten. Name another file."
             )
         number = int.from_bytes(there[counted], "big")
         whole = (self.path.stat().st_size - self._start) // self._dtype.itemsize
@@ -180,7 +181,7 @@ class Recorder:
             while not self._waiting.empty() and len(records) < 256:
                 records.append(self._waiting.get())
             ends = records[-1] is None
-            data = b"".join(each.tobytes() for each in records if each is not None)
+            data = b"".join(_checked(each) for each in records if each is not None)
             try:
                 self._append(data)
             except OSError as error:
@@ -243,9 +244,16 @@ def _dtype(live: LiveForecaster) -> np.dtype:
             ("event", f"S{EVENT_BYTES}"),
             *inputs,
             ("activity", ">f4", (num_units,)),
+            (CHECKSUM, ">i4"),
             ("forecast", ">f4", (live.horizon, num_units)),
         ]
     )
+
+
+def _checked(record: Any) -> bytes:
+    """A record's bytes, with their checksum."""
+    record[CHECKSUM] = checksum(record.tobytes()[: record.dtype.fields[CHECKSUM][1]])
+    return record.tobytes()
 
 
 _DIMENSIONS = {"event": ("text",), "inputs": ("input",), "activity": ("unit",), "forecast": ("step", "unit")}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from forebrain.sessions.sidecar import Sidecar
 KIND = "forebrain-live-record-1"
 MAGIC = b"CDF\x02"
 SOURCES = ("warm-up", "model", "copy", "none")
+CHECKSUM = "crc32"
 _HEAD_BYTES = 2048  # the attributes lie at the file's beginning
 _MAX_EVENTS = 200
 
@@ -35,7 +39,8 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     """Reads the frames, a segment for each stretch without a hole; the forecasts are read with xarray.
 
     Raises:
-        RecordingError: the file is damaged, is several in one, or holds no frame yet.
+        RecordingError: the file is damaged, by its form or a frame's checksum, is several in one, or holds no
+            frame yet.
     """
     try:
         with whole_records(path) as file:
@@ -46,6 +51,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
             unit_names = tuple(_text(name) for name in _strings(file.variables["unit"].data).tolist())
             shape = file.variables["activity"].shape
             inputs = _inputs(file)
+            damaged = _damaged(file, path)
     except Exception as error:  # scipy raises errors of many kinds on damaged files
         raise RecordingError(
             f"{path}: not readable as a recording of `forebrain live` ({type(error).__name__}: {error}). It "
@@ -58,6 +64,12 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
                 f"{path}: holds one recording behind another, and only the first could be read. Keep each in "
                 f"a file of its own; the second begins at byte {num_bytes:,}."
             )
+    if damaged:
+        more = f" and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""
+        raise RecordingError(
+            f"{path}: not what was recorded is frame {damaged[0]}{more} of {shape[0]:,}, by their checksums. "
+            "Copy the file again, or leave them out by xarray."
+        )
     if not shape[0]:
         raise RecordingError(f"{path}: holds no frame yet; read it once the stream has begun.")
     time_s = found["time_s"].astype(np.float64)
@@ -86,6 +98,30 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         **inputs,
     )
     return [session]
+
+
+def checksum(data: Any) -> int:
+    """The CRC-32 of a frame's bytes, as the signed number that the format holds."""
+    unsigned = zlib.crc32(data)
+    return unsigned - (unsigned >> 31 << 32)
+
+
+def _damaged(file: Any, path: Path) -> list[int]:
+    """The frames whose bytes have another checksum than theirs; none where they have none, as in records of
+    earlier versions."""
+    if CHECKSUM not in file.variables:
+        return []
+    expected = np.array(file.variables[CHECKSUM].data).tolist()
+    before = itertools.takewhile(lambda name: name != CHECKSUM, file.variables)
+    variables = [file.variables[name] for name in before if file.variables[name].isrec]
+    num_bytes = sum(each.data.itemsize * math.prod(each.shape[1:]) for each in variables)
+    with path.open("rb") as stream:
+        damaged = []
+        for frame, known in enumerate(expected):
+            stream.seek(file.begin + frame * file._recsize)
+            if checksum(stream.read(num_bytes)) != known:
+                damaged.append(frame)
+    return damaged
 
 
 def _inputs(file: Any) -> dict[str, Any]:
