@@ -51,6 +51,32 @@ def test_a_web_page_in_the_place_of_a_store_is_said_before_any_work(
             call()
 
 
+def test_what_a_web_page_takes_in_the_place_of_a_store_does_not_pass_for_written(
+    remote: Folder, faults: FaultyProxy, tmp_path: Path
+) -> None:
+    """It answers every request, a PUT too, as if all were well."""
+    source = tmp_path / "source"
+    source.write_bytes(DATA)
+
+    def fill() -> None:
+        with remote.file_to_fill("a") as path:
+            path.write_bytes(DATA)
+
+    for write in (
+        lambda: remote.write("a", DATA),
+        lambda: remote.create("a", DATA),
+        lambda: remote.upload("a", source),
+        lambda: remote.renew("a", source),
+        fill,
+    ):
+        faults.fail("page", method="PUT")
+        with pytest.raises(StorageError, match=r"/a: .*127\.0\.0\.1.*not as an object store does .*'ETag'"):
+            write()
+        write()
+        assert remote.read("a") == DATA
+        remote.remove("a")
+
+
 @pytest.mark.parametrize("fault", ["503", "drop", "cut", "stall", "slow"])
 def test_reading_survives_a_fault_with_a_warning_that_names_object_and_cause(
     remote: Folder, faults: FaultyProxy, fault: str, caplog: pytest.LogCaptureFixture

@@ -35,6 +35,7 @@ _TRANSIENT_CODES = {
     "Throttling",
     "XAmzContentSHA256Mismatch",
 }
+_AT_ONCE_BYTES = 100 * 2**20  # what is larger s3fs sends in parts, a piece of memory at a time
 # 400 without a code of S3's is what a request for a file's head gets when the credentials have expired.
 _REFUSED_CODES = {"AuthorizationHeaderMalformed", "InvalidToken", "TokenRefreshRequired", "400", "401", "403"}
 # Parts of addresses that are not what they seem.
@@ -135,8 +136,9 @@ class ObjectStore:
     def put(self, name: str, source: bytes | Path, if_absent: bool = False) -> None:
         path, mode = self._path(name), {"mode": "create"} if if_absent else {}
         try:
-            if isinstance(source, bytes):
-                self._try(name, lambda: self._fs.pipe_file(path, source, **mode))
+            if isinstance(source, bytes) or source.stat().st_size < _AT_ONCE_BYTES:
+                data = source if isinstance(source, bytes) else source.read_bytes()
+                self._try(name, lambda: self._pipe(path, data, mode))
             else:
                 self._try(name, lambda: self._fs.put_file(str(source), path, **mode))
         except FileNotFoundError as error:
@@ -154,6 +156,12 @@ class ObjectStore:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+    def _pipe(self, path: str, data: bytes, mode: Mapping[str, str]) -> None:
+        """Stores bytes. Raises KeyError where the answer, whatever its status, is none of an object store."""
+        answer = self._fs.pipe_file(path, data, **mode)
+        if self._is_s3 and isinstance(answer, dict):  # else in parts, each of which s3fs looks at
+            answer["ETag"]
 
     def _get(self, path: str, start: int, stop: int | None) -> bytes:
         if stop is None and not start:
