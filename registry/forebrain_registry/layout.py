@@ -2,6 +2,7 @@
 
     blobs/sha256/ab/ab12...                             bytes, named by their hash; never changed
     models/NAME/versions/00000003.json                  the record of a version: created last, never changed
+    models/NAME/numbers/00000003.json                   that version 3 was there, whatever became of it
     models/NAME/aliases/champion/00000007.json          where an alias points since its 7th move
     models/NAME/deprecations/00000003/00000001.json     why version 3 is deprecated, or that it no longer is
     models/NAME/signatures/00000003/00000001.json       a Sigstore bundle over version 3
@@ -10,7 +11,8 @@
 
 Each folder of numbered records is a log: record n+1 is created, if absent, by one who has read n. So numbers
 have no holes, no two writers get the same, and a move that lost a race is refused. Records hold an id drawn
-at random, so that a writer whose answer was lost knows its own.
+at random, so that a writer whose answer was lost knows its own. A version's number is noted once its record
+is there, and never given again: names, aliases and deprecations of it would stand for another.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ INDEX_FORMAT = "forebrain-registry-index-1"
 MAX_NUMBER = 99_999_999
 
 _RECORD = re.compile(
-    r"models/([a-z0-9._-]+)/(versions|(aliases|deprecations|signatures)/([^/]+))/([0-9]{8})\.json"
+    r"models/([a-z0-9._-]+)/(versions|numbers|(aliases|deprecations|signatures)/([^/]+))/([0-9]{8})\.json"
 )
 _LEFTOVER = re.compile(
     rf"(probe-[0-9a-f]{{32}}|(probe-[0-9a-f]{{32}}|{INDEX}|({BLOBS}|{MODELS}|{COLLECTING})/.+)\.[0-9a-f]{{8}}\.partial)"
@@ -79,6 +81,10 @@ def log_folder(name: str, kind: str, key: str | int) -> str:
     return f"{MODELS}/{name}/{kind}/{key if isinstance(key, str) else f'{key:08}'}"
 
 
+def numbers_folder(name: str) -> str:
+    return f"{MODELS}/{name}/numbers"
+
+
 def record_name(folder: str, number: int) -> str:
     return f"{folder}/{number:08}.json"
 
@@ -89,10 +95,12 @@ class Listing:
 
     Attributes:
         versions: their numbers, ascending.
+        given: the numbers that are noted as given, ascending.
         logs: (kind, key) -> the numbers of its records, ascending.
     """
 
     versions: list[int] = field(default_factory=list)
+    given: list[int] = field(default_factory=list)
     logs: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def last(self, kind: str, key: str | int) -> int:
@@ -105,15 +113,23 @@ class Listing:
 
 
 def listings(files: Iterable[str]) -> dict[str, Listing]:
-    """Model -> its records, from the names of files; names that are no record's are passed over."""
+    """Model with a version -> its records, from the names of files; those that are no record's are passed
+    over."""
+    return {name: listing for name, listing in all_listings(files).items() if listing.versions}
+
+
+def all_listings(files: Iterable[str]) -> dict[str, Listing]:
+    """The same with models whose versions are all gone."""
     found: dict[str, Listing] = defaultdict(Listing)
     for file in record_names(files):
         _, name, kind, *key, number = file.removesuffix(".json").split("/")
         if kind == "versions":
             found[name].versions.append(int(number))
+        elif kind == "numbers":
+            found[name].given.append(int(number))
         else:
             found[name].logs[kind, key[0]].append(int(number))
-    return {name: listing for name, listing in sorted(found.items()) if listing.versions}
+    return dict(sorted(found.items()))
 
 
 def record_names(files: Iterable[str]) -> list[str]:

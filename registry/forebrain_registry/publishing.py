@@ -33,7 +33,7 @@ from forebrain_registry.records import (
     check_paths,
     checked_metadata,
 )
-from forebrain_registry.registry import Registry
+from forebrain_registry.registry import NUMBER_FORMAT, GivenNumber, Registry
 from forebrain_registry.storage import Folder
 
 METADATA = "metadata.json"
@@ -82,9 +82,8 @@ def publish(
         )
         content = strict_json.dump(record)
         Version.parse(content, 1, name)
-        store = registry.writer()
         _store_blobs(registry, sources | more_sources)
-        number = _create_version(store, name, content, _last_version(registry, name))
+        number = _create_version(registry, name, content)
     return Version(number, record, content)
 
 
@@ -99,14 +98,14 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
         DamagedError: a blob is not what its record names; nothing was made visible.
     """
     version = source.resolve(reference)
-    store = target.writer()
+    target.writer()
     there = _known(target, version.name)
     copied = there.get(version.digest)
     if copied is None:
         with _scratch() as scratch:
             sources = {stored.sha256: _fetched(source, stored, scratch) for stored in version.blobs}
             _store_blobs(target, sources)
-        number = _create_version(store, version.name, version.content, max([0, *_numbers(there)]))
+        number = _create_version(target, version.name, version.content)
         copied = Version(number, version.record, version.content)
     for bundle in source.signatures(version):
         target.add_signature(copied, bundle)
@@ -243,23 +242,25 @@ def _store_blob(store: Folder, sha256: str, source: Path, young_since_s: float) 
     return True
 
 
-def _create_version(store: Folder, name: str, content: bytes, last: int) -> int:
-    """Creates the record under the first free number, which is returned."""
-    folder = layout.versions_folder(name)
+def _create_version(registry: Registry, name: str, content: bytes) -> int:
+    """Creates the record under the first number that no version had, which is returned."""
+    store, last = registry.writer(), registry.last_number(name)
+    versions, numbers = layout.versions_folder(name), layout.numbers_folder(name)
+    note = strict_json.dump(GivenNumber(NUMBER_FORMAT, hashlib.sha256(content).hexdigest()))
     for number in range(last + 1, min(last + 10_000, layout.MAX_NUMBER + 1)):
+        record = layout.record_name(versions, number)
         try:
-            store.create(layout.record_name(folder, number), content)
+            store.create(record, content)
         except FileExistsError:
+            continue
+        try:
+            # Not before the record: of a publisher that was killed in between it would seem to be lost.
+            store.create(layout.record_name(numbers, number), note)
+        except FileExistsError:  # another's, whose record was removed since `last` was read
+            store.remove(record)
             continue
         return number
     raise ConflictError(f"{store.uri}: {name}: no free number after {last}; the listing seems out of date.")
-
-
-def _last_version(registry: Registry, name: str) -> int:
-    try:
-        return max(registry.listing(name).versions)
-    except NotFoundError:
-        return 0
 
 
 def _known(registry: Registry, name: str) -> dict[str, Version]:
@@ -267,10 +268,6 @@ def _known(registry: Registry, name: str) -> dict[str, Version]:
         return {version.digest: version for version in registry.versions(name)}
     except NotFoundError:
         return {}
-
-
-def _numbers(versions: Mapping[str, Version]) -> list[int]:
-    return [version.number for version in versions.values()]
 
 
 def _fetched(registry: Registry, stored: StoredFile, scratch: Path) -> Path:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 GRACE_S = 24 * 3600.0
 ALIAS_FORMAT = "forebrain-alias-1"
 DEPRECATION_FORMAT = "forebrain-deprecation-1"
+NUMBER_FORMAT = "forebrain-number-1"
 MAX_NOTE_BYTES = 64 * 1024
 ANY = object()
 _T = TypeVar("_T")
@@ -49,6 +50,14 @@ class Deprecation:
     id: str
     at: str
     reason: str | None
+
+
+@dataclass(frozen=True)
+class GivenNumber:
+    """The note that a version was there under a number."""
+
+    format: str
+    sha256: str
 
 
 class Registry:
@@ -137,6 +146,16 @@ class Registry:
             )
             raise NotFoundError(f"{self.uri}: no model {name!r}.{_suggest(name, names)} {known}")
         return found[name]
+
+    def last_number(self, name: str) -> int:
+        """The highest number that a version was ever given, though its record may be gone; 0 if none was."""
+        files = self.store.files(f"{layout.MODELS}/{check_name(name)}")
+        listing = layout.all_listings(files).get(name, layout.Listing())
+        keys = [*listing.keys("deprecations"), *listing.keys("signatures")]
+        known = [*listing.versions, *listing.given, *(int(key) for key in keys if key.isdecimal())]
+        if not listing.given:  # as earlier versions of this program published
+            known += self._aliases(name, listing).values()
+        return max(known, default=0)
 
     def resolve(self, reference: str | Reference) -> Version:
         """The version that a reference stands for; `name` alone is the newest that is not deprecated.

@@ -41,7 +41,7 @@ def verify(registry: Registry, name: str | None = None) -> Findings:
     if name is not None:
         found = {name: registry.listing(name)}
     else:
-        found = layout.listings(registry.store.files(layout.MODELS))
+        found = layout.all_listings(registry.store.files(layout.MODELS))
     findings = Findings()
     checked: set[str] = set()
     for model, listing in found.items():
@@ -86,7 +86,7 @@ def _verify_model(
 ) -> None:
     with _noting(findings):
         check_name(name)
-    _check_numbers(f"{name}: version", listing.versions, findings)
+    _check_numbers(f"{name}: version", listing.versions, findings, max(listing.given, default=0))
     digests: dict[str, int] = {}
     for number in listing.versions:
         with _noting(findings):
@@ -137,8 +137,8 @@ def _blob_problem(registry: Registry, stored: StoredFile, findings: Findings) ->
         return f"cannot be read: {error}"
 
 
-def _check_numbers(what: str, numbers: list[int], findings: Findings) -> None:
-    for number in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
+def _check_numbers(what: str, numbers: list[int], findings: Findings, last: int = 0) -> None:
+    for number in sorted(set(range(1, max([last, *numbers]) + 1)) - set(numbers)):
         findings.problems.append(f"{what} {number} is lost")
 
 
