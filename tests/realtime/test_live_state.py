@@ -244,11 +244,17 @@ def test_what_a_killed_forecaster_left_of_a_state_is_removed_and_no_other(
         assert left.exists()
 
 
-def test_a_full_disk_does_not_stop_forecasts(
-    small: Small, open_live: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), TypeError("is nothing that JSON holds")])
+def test_a_state_that_cannot_be_written_stops_neither_forecasts_nor_the_end(
+    small: Small,
+    open_live: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     def full(self: Folder, name: str, data: bytes) -> None:
-        raise StorageError("the disk is full")
+        raise error
 
     live = open_live()
     path = tmp_path / "state"
@@ -260,7 +266,7 @@ def test_a_full_disk_does_not_stop_forecasts(
         live.step(frame)
         state.offer(live)
     state.close(live)
-    assert live.source == "model" and "the disk is full" in caplog.text and path.read_bytes() == before
+    assert live.source == "model" and str(error) in caplog.text and path.read_bytes() == before
 
 
 def test_running_statistics_and_config_of_the_restored_forecaster_are_its_own(small: Small) -> None:
