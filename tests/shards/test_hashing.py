@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from forebrain.shards import hashing
@@ -64,6 +67,32 @@ def test_a_file_that_was_just_written_is_not_remembered(
     file_sha256(path)
     file_sha256(path)
     assert len(hashed) == 2
+
+
+def test_what_is_written_through_a_memory_map_is_seen(tmp_path: Path, hashed: list[int]) -> None:
+    """Of several such writes only the first moves a file's time, until they come to the disk."""
+    path = tmp_path / "a"
+    path.write_bytes(bytes(100))
+    mapped = np.memmap(path, np.uint8, "r+")
+    for value in (1, 2, 3):
+        mapped[0] = value
+        assert file_sha256(path) == sha256(bytes([value]) + bytes(99))
+        time.sleep(0.02)  # several ticks of the clock
+    assert file_sha256(path) == sha256(b"\3" + bytes(99))
+
+
+def test_in_memory_where_times_do_not_tell_nothing_is_remembered(tmp_path: Path, hashed: list[int]) -> None:
+    if not Path("/dev/shm").is_mount():
+        pytest.skip("no file system in memory is here")
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(bytes(100))
+        file.flush()
+        path = Path(file.name)
+        mapped = np.memmap(path, np.uint8, "r+")
+        for value in (1, 2, 3):
+            mapped[0] = value
+            assert file_sha256(path) == sha256(bytes([value]) + bytes(99))
+        del mapped
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"state": 3}', None])

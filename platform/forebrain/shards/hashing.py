@@ -7,6 +7,7 @@ folder, a small file each; where there is no room for it, nothing is remembered.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -30,9 +31,10 @@ def file_sha256(path: Path) -> str:
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
-        before = os.fstat(stream.fileno())
-        if before.st_size < LEAST_BYTES:
+        if os.fstat(stream.fileno()).st_size < LEAST_BYTES:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+        can_tell = _flush(stream.fileno())
+        before = os.fstat(stream.fileno())
         state = _state(before)
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, StorageError):
             known = json.loads(_note(before).read_text())
@@ -40,10 +42,34 @@ def file_sha256(path: Path) -> str:
                 return known["sha256"]
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         is_settled = time.time() - max(before.st_mtime, before.st_ctime) > SETTLED_S
-        if is_settled and _state(os.fstat(stream.fileno())) == state:
+        if can_tell and is_settled and _state(os.fstat(stream.fileno())) == state:
             with contextlib.suppress(OSError, StorageError):  # a user without a home, too
                 _write(_note(before), json.dumps({"state": state, "sha256": sha256}))
     return sha256
+
+
+def _flush(descriptor: int) -> bool:
+    """Brings to the disk what another process wrote through a memory map.
+
+    Its next write there then moves the file's time; without, only the first one since they last came to the
+    disk does.
+
+    Returns:
+        Whether times tell of all that is written from now on; in memory, which is never flushed, they do not.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # of a disk that is only read
+            return False
+    device = os.fstat(descriptor).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}" if hasattr(os, "major") else ""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    except OSError:  # no Linux
+        return True
+    kinds = {mount[mount.index("-") + 1] for mount in mounts if mount[2] == number}
+    return not kinds & {"tmpfs", "ramfs"}
 
 
 def _state(status: os.stat_result) -> list[int]:
