@@ -405,6 +405,23 @@ def test_a_source_is_its_bytes_and_its_sidecars(save_session, tmp_path):
     assert len(hashes) == 7
 
 
+def test_what_lies_behind_links_in_a_folder_is_part_of_the_source(tmp_path):
+    folder, elsewhere = tmp_path / "a.zarr", tmp_path / "arrays"
+    for each in (folder / "group", elsewhere / "inner"):
+        each.mkdir(parents=True)
+    (folder / "group" / "chunk").write_bytes(b"1")
+    without = sha256_of(str(folder))
+    for name, target in {"up": "..", "self": ".", "group/round": "../group"}.items():
+        (folder / name).symlink_to(target)
+    assert sha256_of(str(folder)) == without
+    (elsewhere / "inner" / "chunk").write_bytes(b"1")
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "linked").symlink_to("../arrays")
+    with_link = sha256_of(str(folder))
+    (elsewhere / "inner" / "chunk").write_bytes(b"2")
+    assert len({without, with_link, sha256_of(str(folder))}) == 3
+
+
 def test_a_recording_larger_than_memory_is_prepared_and_read_in_pieces(tmp_path):
     """256 MiB of frames, and 100 MiB of memory more than the idle process has."""
     script = f"""

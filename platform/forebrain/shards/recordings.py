@@ -139,6 +139,28 @@ def _files_of(path: Path) -> Iterator[tuple[str, Path]]:
     if not path.is_dir():
         yield path.name, path
         return
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            yield file.relative_to(path).as_posix(), file
+    for file in sorted(_files_below(path, ())):
+        yield file.relative_to(path).as_posix(), file
+
+
+def _files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The files that readers find in a folder, those behind links to folders too.
+
+    Args:
+        above: the folders, without links, that it is in. A link that leads back to one is not followed.
+    """
+    here = above[-1] / folder.name if above and not folder.is_symlink() else folder.resolve()
+    if any(each.is_relative_to(here) for each in above):
+        return
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _files_below(entry, (*above, here))
+        elif entry.is_file():
+            yield entry
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except PermissionError:  # said by a reader that needs what is in it
+        return []
