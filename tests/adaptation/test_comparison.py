@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,10 @@ def test_a_leak_is_told_by_session_animal_and_name(backbone: Backbone, walk: Cal
     assert "other sessions of this animal" in (leak_of(backbone, replace(seen, session="two")) or "")
     assert "is called animal1 too, in lab" in (leak_of(backbone, replace(seen, dataset="elsewhere")) or "")
     assert leak_of(backbone, walk(2)) is None
+    earlier = SeenSession("lab", unicodedata.normalize("NFD", "ratón"), "one", "mouse")
+    composed = replace(seen, subject=unicodedata.normalize("NFC", "ratón"), session="two")
+    told = leak_of(SimpleNamespace(sessions=(earlier,)), composed)  # type: ignore[arg-type]
+    assert "other sessions of this animal" in (told or "")
 
 
 def test_a_recording_in_which_nothing_moves_while_steps_are_chosen_is_refused(

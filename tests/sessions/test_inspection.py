@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def test_of_recordings_of_one_name_the_second_cannot_be_used(tmp_path: Path) -> 
     first, second = look(tmp_path)
     assert first.session is not None and second.session is None
     assert "session day1/worm1/worm1 was already found in" in second.error
+
+
+def test_an_accent_written_in_two_ways_is_one_name(tmp_path: Path) -> None:
+    """Systems name files with letters that look the same and are other characters."""
+    for form in ("NFC", "NFD"):
+        np.save(tmp_path / f"{unicodedata.normalize(form, 'ratón')}.npy", noise(100, 5) + len(form))
+    first, second = look(tmp_path)
+    assert first.session is not None and second.session is None
+    assert first.session.subject == unicodedata.normalize("NFC", "ratón")
+    assert "was already found in" in second.error
 
 
 def test_questions_are_written_as_a_sidecar_to_fill_in(tmp_path: Path) -> None:

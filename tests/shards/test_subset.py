@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,10 +14,11 @@ from forebrain.errors import ConfigError
 from forebrain.scoring.evaluate import evaluate, fit_baselines
 from forebrain.scoring.protocols import part_ranges
 from forebrain.sessions.session import Session
+from forebrain.shards.holdout import HoldoutConfig, held_out_sessions
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
-from forebrain.shards.subset import SubsetConfig, SubsetShards, latest
+from forebrain.shards.subset import SubsetConfig, SubsetShards, latest, subject_of
 from forebrain.shards.windows import ShardWindows
 
 CONTEXT, HORIZON = 12, 4
@@ -40,6 +46,23 @@ def test_the_latest_training_frames_are_kept(whole: ShardSet) -> None:
         ((_, stop),) = part_ranges("chronological", "train", entry.num_frames, list(entry.segments))
         starts = windows.starts(session, "train", all_windows(windows, session, "train"))
         assert starts[0] == stop - 50 and starts[-1] == stop - CONTEXT - HORIZON
+
+
+def test_an_animal_is_one_however_its_accents_are_written(
+    save_session: Callable[..., str], tmp_path: Path
+) -> None:
+    forms = [unicodedata.normalize(form, "ratón") for form in ("NFC", "NFD")]
+    recordings = [save_session(f"{number}.npz", subject=name) for number, name in enumerate(forms)]
+    recordings.append(save_session("other.npz"))
+    prepare(recordings, str(tmp_path / "out"), PrepareConfig(), lambda path: [Session.load(path)], map_here)
+    shards = ShardSet.open(str(tmp_path / "out"))
+    one, two, _ = sorted(shards.sessions, key=lambda entry: entry.session)
+    assert subject_of(one) == subject_of(two) == subject_of(replace(two, subject=forms[1]))
+    for name in forms:
+        held_out = held_out_sessions(shards, HoldoutConfig(subjects=[f"lab/{name}"]))
+        assert held_out == {one.id, two.id}
+        config = SubsetConfig(include=[f"lab/{name}/*"])
+        assert len(SubsetShards(shards, config, "chronological", 0).sessions) == 2
 
 
 def test_the_latest_frames_of_several_ranges_are_their_end() -> None:

@@ -51,7 +51,7 @@ from forebrain.scoring.response import OtherPlan
 from forebrain.scoring.ridge import fit_head
 from forebrain.scoring.stack import StackFit
 from forebrain.scoring.uncertainty import Uncertainty, assess, assess_known
-from forebrain.sessions.session import READER_NOTES, Session
+from forebrain.sessions.session import READER_NOTES, Session, composed
 from forebrain.shards.fits import persistence_remark
 
 SCRATCH = "from scratch"
@@ -445,10 +445,11 @@ def _of_known(
 
 def leak_of(backbone: Pretrained, session: Session) -> str | None:
     """A warning that a backbone was trained on this animal, or may have been; None where nothing is known."""
-    same = [seen for seen in backbone.sessions if seen.subject == session.subject]
-    if any((seen.dataset, seen.session) == (session.dataset, session.session) for seen in same):
+    same = [seen for seen in backbone.sessions if composed(seen.subject) == session.subject]
+    of_dataset = [seen for seen in same if composed(seen.dataset) == session.dataset]
+    if any(composed(seen.session) == session.session for seen in of_dataset):
         return f"the backbone was trained on this very session, {session.id}: its scores flatter it"
-    if any(seen.dataset == session.dataset for seen in same):
+    if of_dataset:
         return (
             f"the backbone was trained on other sessions of this animal, {session.dataset}/"
             f"{session.subject}: the scores say nothing of animals that it has not seen"

@@ -6,8 +6,10 @@ import hashlib
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +46,8 @@ class FrameSource(Protocol):
 class Session:
     """One recording of one animal: T frames of N units, with what is known about them.
 
-    Identity is (dataset, subject, session), and `id` joins the three. Optional fields are None where the
+    Identity is (dataset, subject, session), and `id` joins the three; accents are part of their letters in
+    it (`composed`), however they were written. Optional fields are None where the
     recording does not tell. Shapes are checked on construction; values are not (that is `repair`'s work,
     which can say what it did), because traces may be larger than memory.
 
@@ -107,7 +110,7 @@ class Session:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise RecordingError(f"{name} is {value!r}; expected a name. Give it in the sidecar file.")
-            object.__setattr__(self, name, one_line(value))  # it stands in lines and tables
+            object.__setattr__(self, name, one_line(composed(value)))  # it stands in lines and tables
         where = f"session {self.id}"
         if len(self.traces.shape) != 2:
             raise RecordingError(
@@ -373,6 +376,19 @@ class Session:
 
 
 _FORMAT = "forebrain-session-1"
+
+
+def composed(name: str) -> str:
+    """A name in the one form of all those that look the same (Unicode NFC): letters with accents are written
+    as one character or two, by the system that a file was named on, and are one animal's."""
+    return unicodedata.normalize("NFC", name)
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether a session's or animal's name is the one given, or like it; * stands for anything."""
+    name, pattern = composed(name), composed(pattern)
+    # An id may hold brackets, which are not meant as a pattern's.
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def session_key(session_id: str) -> str:

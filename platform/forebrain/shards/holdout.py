@@ -8,9 +8,9 @@ that is held out is scored whole, wherever in time it lies; its frames take no p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from forebrain.errors import ConfigError
+from forebrain.sessions.session import fits
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards, subject_of
 
@@ -40,7 +40,7 @@ def held_out_sessions(shards: ShardSet | SubsetShards, config: HoldoutConfig) ->
     for kind, patterns in (("sessions", config.sessions), ("subjects", config.subjects)):
         named = {entry.id: entry.id if kind == "sessions" else subject_of(entry) for entry in shards.sessions}
         for pattern in patterns or ():
-            found = {session for session, name in named.items() if fnmatchcase(name, pattern)}
+            found = {session for session, name in named.items() if fits(name, pattern)}
             if not found:
                 raise ConfigError(
                     f"holdout.{kind}: nothing in {shards.uri} is like {pattern!r}; there are "

@@ -19,7 +19,7 @@ from forebrain.sessions.finding import printable
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.resample import bin_events, resample
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import Session, composed
 from forebrain.shards.index import ENTRIES_NAME, INDEX_NAME, Index, IndexRow, SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.readable import readable
@@ -276,13 +276,13 @@ def _share_out(identified: list[Row], done: dict[str, _Stored]) -> tuple[list[Ro
         wanted: list[str] = []
         already: list[str] = []
         for session_id in row["ids"]:
-            if session_id in owner:
+            if (name := composed(session_id)) in owner:
                 failures.append(
-                    f"{row['recording']}: session {session_id} was already found in {owner[session_id]}; "
+                    f"{row['recording']}: session {session_id} was already found in {owner[name]}; "
                     "only that one is used. If they differ, give one another session name in a sidecar file."
                 )
                 continue
-            owner[session_id] = row["recording"]
+            owner[name] = row["recording"]
             is_done = session_id in done and done[session_id].entry.source.sha256 == row["sha256"]
             (already if is_done else wanted).append(session_id)
         work.append(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from forebrain.errors import BadShardError, ConfigError
 from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Range, fit_ranges, part_ranges, without
+from forebrain.sessions.session import composed, fits
 from forebrain.shards.fetching import PageFetcher
 from forebrain.shards.fits import Fit, Moments, scale_of
 from forebrain.shards.index import SessionEntry
@@ -239,7 +239,7 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
     entries = dict(enumerate(whole.sessions))
     if config.include is not None:
         for pattern in config.include:
-            if not any(_is_like(entry.id, pattern) for entry in entries.values()):
+            if not any(fits(entry.id, pattern) for entry in entries.values()):
                 raise ConfigError(
                     f"subset.include: no session of {whole.uri} is like {pattern!r}; there are "
                     f"{', '.join(entry.id for entry in list(entries.values())[:8])} ..."
@@ -247,7 +247,7 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
         entries = {
             position: entry
             for position, entry in entries.items()
-            if any(_is_like(entry.id, pattern) for pattern in config.include)
+            if any(fits(entry.id, pattern) for pattern in config.include)
         }
     if config.subjects is not None:
         subjects = _drawn(
@@ -260,18 +260,13 @@ def _chosen_sessions(whole: ShardSet, config: SubsetConfig, seed: int) -> list[i
     return list(entries)
 
 
-def _is_like(session_id: str, pattern: str) -> bool:
-    # An id may hold brackets, which are not meant as a pattern's.
-    return session_id == pattern or fnmatchcase(session_id, pattern)
-
-
 def _ranges_of(entry: SessionEntry, conditions: Collection[str]) -> list[Range]:
     return sorted(each for name in conditions for each in entry.conditions.get(name, ()))
 
 
 def subject_of(entry: SessionEntry) -> str:
     """The animal of a session; two data sets may use the same name for two animals."""
-    return f"{entry.dataset}/{entry.subject}"
+    return composed(f"{entry.dataset}/{entry.subject}")
 
 
 def _drawn(what: str, names: list[str], count: int, seed: int) -> set[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from forebrain.runs.pretrain import pretrain
 from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, session_resamples
 from forebrain.sealed import require_numbers
 from forebrain.sessions import catalogue
-from forebrain.sessions.session import Session, session_key
+from forebrain.sessions.session import Session, fits, session_key
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -191,7 +190,7 @@ def _chosen(
     taken: dict[str, int] = {}
     for _, session in sorted(sessions.items()):
         animal = animal_of(session)
-        if any(fnmatchcase(animal, pattern) for pattern in animals):
+        if any(fits(animal, pattern) for pattern in animals):
             taken[animal] = taken.get(animal, 0) + 1
             if config.sessions_each is None or taken[animal] <= config.sessions_each:
                 yield session

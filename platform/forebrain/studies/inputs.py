@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ from forebrain.scoring.response import (
 from forebrain.scoring.ridge import HeadFit, fit_head
 from forebrain.sealed import require_numbers
 from forebrain.sessions.repair import repair
-from forebrain.sessions.session import Session, session_key
+from forebrain.sessions.session import Session, fits, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
@@ -424,7 +423,7 @@ def overview(rows: Mapping[str, RowConfig], found: Mapping[str, list[dict[str, A
         groups = {name: found[name]}
         for subset, patterns in row.subsets.items():
             groups[subset] = [
-                each for each in found[name] if any(fnmatchcase(each["session"], one) for one in patterns)
+                each for each in found[name] if any(fits(each["session"], one) for one in patterns)
             ]
         for label, group in groups.items():
             means = {key: _mean(group, key) for key in (*INFORMED, *RIVALS)}
