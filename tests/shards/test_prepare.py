@@ -6,8 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +196,17 @@ def test_a_recording_of_several_sessions_is_skipped_only_when_all_are_done(save_
     assert [entry.session for entry in result.sessions] == ["one", "two"]
 
 
-@pytest.mark.parametrize("at", ["first shard", "later shard", "arrays", "entry", "all entries", "index"])
+# Which of the files that appear is the first not to.
+POINTS = {
+    "probe": 1, "hold": 2, "first shard": 3, "later shard": 5, "arrays": 6, "entry": 7, "all entries": 13,
+    "index": 14,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [*POINTS])
 def test_a_killed_run_leaves_nothing_that_passes_for_complete_and_continues(save_session, tmp_path, out, at):
     recordings = [save_session("a.npz"), save_session("b.npz")]
     run(recordings, tmp_path / "expected")
-    point = {"first shard": 1, "later shard": 3, "arrays": 4, "entry": 5, "all entries": 11, "index": 12}[at]
     script = f"""
 import os, signal
 from forebrain_registry.storage import local_disk
@@ -214,7 +219,7 @@ def killed_before(name):  # every file appears by a rename, or by a link where i
     def appear(*given):
         global count
         count += 1
-        if count == {point}:
+        if count == {POINTS[at]}:
             os.kill(os.getpid(), signal.SIGKILL)
         return name(*given)
     return appear
@@ -231,104 +236,46 @@ prepare({recordings!r}, {str(out)!r}, {SMALL!r}, lambda path: [Session.load(path
     assert contents(out) == contents(tmp_path / "expected")
 
 
-@pytest.mark.parametrize("others", [["a.npz", "b.npz"], ["b.npz"]])
-def test_two_prepares_of_one_place_at_once_spoil_nothing(save_session, tmp_path, out, monkeypatch, others):
-    recordings = {name: save_session(name) for name in ("a.npz", "b.npz")}
-    run(list(recordings.values()), tmp_path / "expected")
+def test_of_two_prepares_of_one_place_at_once_the_later_waits(save_session, tmp_path, out, monkeypatch):
+    recordings = [save_session(name) for name in ("a.npz", "b.npz")]
+    run(recordings, tmp_path / "expected")
     file_to_fill = Folder.file_to_fill
-    begun: list[str] = []
+    told: list[str] = []
+
+    def stop_waiting(line: str) -> None:
+        told.append(line)
+        raise InterruptedError
 
     @contextlib.contextmanager
     def interrupted(folder: Folder, name: str) -> Iterator[Path]:
-        """While the first tar is half written, another command prepares, and sweeps, to its end."""
+        """While the first tar is half written, another command comes, of another recording of that name."""
         with file_to_fill(folder, name) as path:
-            if not begun:
-                begun.append(name)
-                path.write_bytes(b"half of it")
-                run([recordings[other] for other in others], out)
+            path.write_bytes(b"half of it")
+            if not told:
+                before = contents(out)
+                other = save_session("other/a.npz", name="a", num_frames=300)
+                with pytest.raises(InterruptedError):
+                    prepare([other], str(out), SMALL, open_saved, map_here, stop_waiting)
+                assert contents(out) == before
             yield path
 
     monkeypatch.setattr(Folder, "file_to_fill", interrupted)
-    result = run(list(recordings.values()), out)
+    result = run(recordings, out)
+    (line,) = told
+    assert line.startswith(f"{out}: another command works there (process {os.getpid()} on ")
+    assert line.endswith("This one waits until it has ended.")
     assert len(result.sessions) == 2 and not result.failures
     assert contents(out) == contents(tmp_path / "expected")
 
 
-@pytest.mark.parametrize("at", ["file_to_fill", "write"])
-def test_a_prepare_that_ends_while_another_writes_the_same_sessions_names_them_all(
-    save_session, tmp_path, out, monkeypatch, at: str
-) -> None:
-    """Whatever the other has begun to write again, the index that training opens is the same."""
-    recordings = [save_session(name) for name in ("a.npz", "b.npz")]
-    expected = run(recordings, tmp_path / "expected")
-    run(recordings, out)
-    (out / "index.json").unlink()  # the first has written its sessions, and is about to make the set
-    method = getattr(Folder, at)
-    ended: list[PrepareResult] = []
-
-    def interrupted(folder: Folder, name: str, *given: Any) -> Any:
-        if not ended and folder.uri == str(out):
-            ended.append(PrepareResult((), 0, ()))
-            ended.append(run(recordings, out))
-        return method(folder, name, *given)
-
-    monkeypatch.setattr(Folder, at, interrupted)
-    for path in recordings:
-        write_again(path, out)
-    assert [entry.id for entry in ended[1].sessions] == [entry.id for entry in expected.sessions]
-    assert contents(out) == contents(tmp_path / "expected")
-
-
-def write_again(recording: str, out: Path) -> None:
-    """As a prepare does that looked before the sessions were there."""
-    (session,) = open_saved(recording)
-    item = {"recording": recording, "sha256": sha256_of(recording), "wanted": [session.id]}
-    assert prepare_module._prepare_one(open_saved, str(out), SMALL, item)["prepared"] == [session.id]
-
-
-def in_between(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object]) -> None:
-    """Has something happen just before a function of `prepare` is called the first time."""
-    function, pending = getattr(prepare_module, name), [work]
-
-    def first_something_else(*given: Any) -> Any:
-        if pending:
-            pending.pop()()
-        return function(*given)
-
-    monkeypatch.setattr(prepare_module, name, first_something_else)
-
-
-def test_a_session_that_another_prepare_adds_while_the_index_is_written_is_in_it(
-    save_session, tmp_path, out, monkeypatch
-) -> None:
-    first, second = save_session("a.npz"), save_session("b.npz")
-    run([first, second], tmp_path / "expected")
-    in_between(monkeypatch, "_write_index", lambda: run([second], out))
-    run([first], out)
-    assert contents(out) == contents(tmp_path / "expected")
-
-
-@pytest.mark.parametrize("at", ["_listed_entries", "_write_index"])
-def test_of_two_prepares_of_other_options_into_one_new_place_the_later_is_refused(
-    save_session, out, monkeypatch, at: str
-) -> None:
-    first, second = save_session("a.npz"), save_session("b.npz")
-    other = replace(SMALL, max_window=30)
-    in_between(monkeypatch, at, lambda: run([second], out, other))
-    with pytest.raises(ConfigError, match="prepared with max_window = 30, and 20 was asked for"):
-        run([first], out)
-    (entry,) = ShardSet.open(str(out)).sessions
-    assert entry.session == "b"
-
-
-def test_a_session_that_is_lost_before_the_index_is_written_is_named(save_session, out, monkeypatch) -> None:
+def test_a_session_that_is_lost_before_the_index_is_written_is_named(save_session, out) -> None:
     first, second = save_session("a.npz"), save_session("b.npz")
 
-    def lose() -> None:
-        next((out / "shards").rglob("lab-m1-b*.tar")).unlink()
+    def lose(line: str) -> None:
+        if line.startswith("[2/2]"):
+            next((out / "shards").rglob("lab-m1-b*.tar")).unlink()
 
-    in_between(monkeypatch, "_listed_entries", lose)
-    result = run([first, second], out)
+    result = prepare([first, second], str(out), SMALL, open_saved, map_here, lose)
     assert [entry.session for entry in result.sessions] == ["a"]
     (message,) = result.failures
     assert "session lab/m1/b was prepared and is not whole any more" in message

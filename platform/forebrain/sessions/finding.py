@@ -49,6 +49,8 @@ _OF_A_STUDY = {
     "table.csv",
     "table.json",
 }
+# Who works there, or was killed as it did (`forebrain.alone`).
+_HELD = re.compile(r"held-[0-9]+\.json")
 _OF_A_SET = {"sessions", "sessions.jsonl", "shards", "index.json"}
 
 
@@ -82,7 +84,7 @@ class Walk:
             return []
         entries = []
         for entry in folder.iterdir():
-            if entry.name in own:
+            if entry.name in own or (own and _HELD.fullmatch(entry.name)):
                 continue
             if (kind := _endless(entry)) is None:
                 entries.append(entry)

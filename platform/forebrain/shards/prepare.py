@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from forebrain.alone import alone
 from forebrain.errors import ConfigError, ForebrainError, RecordingError, ShardError, StorageError
 from forebrain.sessions.finding import printable
 from forebrain.sessions.repair import repair
@@ -32,8 +33,7 @@ OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]
 # So that a worker finds its next task when it ends one.
 TASKS_A_CPU = 2
-# Of writing the index, while another prepare adds sessions; the last of them names all.
-INDEX_ATTEMPTS = 5
+_AT_THE_TOP = (INDEX_NAME, ENTRIES_NAME, "held-", "probe-")  # names of what is written there, and by `alone`
 RunEach = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
 
 
@@ -102,8 +102,8 @@ def prepare(
     """Adds recordings to the set of shards at `out`, which is made if there is none.
 
     Sessions that are there already, from the same bytes with the same options, are left as they are; a
-    run that was killed is continued by running it again. The index is written last. Several prepares of the
-    same options may add to one address at once.
+    run that was killed is continued by running it again. The index is written last. Of several prepares that
+    add to one address, one works at a time; the others wait for it.
 
     Args:
         recordings: addresses of single recordings (`recordings.find_all` finds them).
@@ -118,6 +118,19 @@ def prepare(
         StorageError: `out` does not answer, refuses access, or is full; no index is written.
     """
     storage = Folder(out)
+    with alone(storage, progress):
+        return _prepare(recordings, storage, config, open_recording, run_each, progress)
+
+
+def _prepare(
+    recordings: Sequence[str],
+    storage: Folder,
+    config: PrepareConfig,
+    open_recording: OpenRecording,
+    run_each: RunEach,
+    progress: Callable[[str], None],
+) -> PrepareResult:
+    """The work of `prepare`, in a folder that nothing else is written to meanwhile."""
     index = _same_options_index(storage, config)
     indexed = {} if index is None else {row.entry_sha256: row.id for row in index.sessions}
     done = _complete_entries(storage, config, indexed)
@@ -143,10 +156,8 @@ def prepare(
         usable.update(row["prepared"])
         progress(f"[{number}/{len(todo)}] {printable(row['recording'])}: {', '.join(row['lines'])}")
 
-    listed = _listed_entries(storage)
     stored = _complete_entries(storage, config, indexed)
     prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
-    _same_options_index(storage, config)  # of another prepare, which came meanwhile
     if usable and not prepared:
         raise StorageError(
             f"{storage.uri}: what was written there is not found again. Choose an address of plain letters, "
@@ -161,12 +172,12 @@ def prepare(
         for session_id in sorted(set(indexed.values()) - stored.keys() - asked)
     ]
     failures += [
-        f"session {session_id} was prepared and is not whole any more; another prepare may have written to "
-        f"{storage.uri} at the same time. Prepare its recording again."
+        f"session {session_id} was prepared and is not whole any more in {storage.uri}; something else "
+        "removed a part. Prepare its recording again."
         for session_id in sorted(usable - stored.keys())
     ]
     _sweep(storage, stored)
-    _make_set(storage, config, stored, indexed, listed)
+    _write_index(storage, config, stored)
     return PrepareResult(prepared, len(skipped), tuple(failures))
 
 
@@ -226,12 +237,9 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
         except StorageError as error:  # no fault of the recording, and the next would meet it too
             return {**result, "stopped": str(error)}
         except (ForebrainError, OSError) as error:
-            meanwhile = _complete_entries(storage, config, {}).get(session.id)
-            if meanwhile is None or meanwhile.entry.source != source:
-                failures.append(_named(recording, error, out))
-                lines.append(f"{session.id} cannot be used")
-                continue
-            entry = meanwhile.entry  # another prepare has written it, and removed what was half written
+            failures.append(_named(recording, error, out))
+            lines.append(f"{session.id} cannot be used")
+            continue
         written.append(entry)
     if written and has_changed(recording, item["sha256"]):
         for entry in written:
@@ -362,7 +370,7 @@ def _by_source(stored: dict[str, _Stored]) -> dict[str, list[str]]:
 def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:
     """Removes what killed runs and longer, older versions of a session left behind.
 
-    Of sessions that are not whole nothing is removed: another prepare may be writing them.
+    Of sessions that are not whole only what has no name yet is removed: what they lack may be brought back.
     """
     listed = {shard.name for each in stored.values() for shard in each.entry.shards}
     keys = {each.entry.key for each in stored.values()}
@@ -372,54 +380,15 @@ def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:
         begun = partial.fullmatch(name)
         of = of_session.fullmatch(begun[1] if begun else name)
         if begun:
-            is_left = begun[1] in (INDEX_NAME, ENTRIES_NAME) or (of is not None and of[1] in keys)
+            is_left = begun[1].startswith(_AT_THE_TOP) or of is not None
         else:
             is_left = name.endswith(".tar") and of is not None and of[1] in keys and name not in listed
         if is_left:
             storage.remove(name)
 
 
-def _make_set(
-    storage: Folder,
-    config: PrepareConfig,
-    stored: dict[str, _Stored],
-    indexed: Mapping[str, str],
-    listed: dict[str, int],
-) -> None:
-    """Writes the index, also of what another prepare adds meanwhile and has not seen named.
-
-    Args:
-        listed: the entries that were there before `stored` was read, with their sizes.
-
-    Raises:
-        ConfigError: another prepare has made a set of other options there.
-    """
-    for _ in range(INDEX_ATTEMPTS):
-        is_new = _same_options_index(storage, config) is None
-        try:
-            _write_index(storage, config, stored, is_new)
-        except FileExistsError:  # of another prepare, with these options or others
-            is_ours = False
-        else:
-            is_ours = True
-        now = _listed_entries(storage)
-        if is_ours and now == listed:
-            return
-        listed, stored = now, _complete_entries(storage, config, indexed)
-
-
-def _listed_entries(storage: Folder) -> dict[str, int]:
-    return {name: size for name, size in storage.sizes("sessions").items() if name.endswith(".json")}
-
-
-def _write_index(
-    storage: Folder, config: PrepareConfig, stored: dict[str, _Stored], is_new: bool = False
-) -> None:
-    """Writes the file of all entries, and then the index, which makes them the set.
-
-    Raises:
-        FileExistsError: it is to be a new set, and another prepare was first.
-    """
+def _write_index(storage: Folder, config: PrepareConfig, stored: dict[str, _Stored]) -> None:
+    """Writes the file of all entries, and then the index, which makes them the set."""
     in_order = [stored[session_id] for session_id in sorted(stored)]
     rows = tuple(
         IndexRow(
@@ -432,4 +401,4 @@ def _write_index(
     )
     storage.write(ENTRIES_NAME, b"".join(each.data + b"\n" for each in in_order))
     index = Index(config.max_window, config.page_bytes, asdict(config), rows)
-    (storage.create if is_new else storage.write)(INDEX_NAME, index.to_bytes())
+    storage.write(INDEX_NAME, index.to_bytes())

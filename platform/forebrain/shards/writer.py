@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from forebrain.errors import RecordingError, ShardError
+from forebrain.errors import RecordingError
 from forebrain.scoring.protocols import fit_ranges, intersect, protocols_for
 from forebrain.sessions.frames import PIECE_BYTES
 from forebrain.sessions.report import Finding, RecordingReport
@@ -50,9 +50,7 @@ def write_session(
 ) -> SessionEntry:
     """Writes a repaired session and returns its entry.
 
-    The entry is written last, and an entry of anything else is removed first: a session whose entry exists is
-    whole. One of the same recording and options stays, for what is written is the same to the byte: another
-    prepare may have written it just now, and counts on it.
+    The entry is written last, and one that was there is removed first: a session whose entry exists is whole.
 
     Raises:
         RecordingError: the recording is too short, or cannot be read on the way. No entry is left.
@@ -61,13 +59,8 @@ def write_session(
         raise RecordingError(
             f"session {session.id}: {session.num_frames} frame remains; expected at least 2."
         )
-    if not _is_same(storage, session.key, source, config):
-        storage.remove(entry_name(session.key))
-    try:
-        entry = _write_files(session, report, source, storage, config)
-    except BaseException:
-        storage.remove(entry_name(session.key))
-        raise
+    storage.remove(entry_name(session.key))
+    entry = _write_files(session, report, source, storage, config)
     storage.write(entry.name, entry.to_bytes())
     return entry
 
@@ -132,15 +125,6 @@ def _write_files(
         split=runs_of(session.split),
         repetition=runs_of(session.repetition),
     )
-
-
-def _is_same(storage: Folder, key: str, source: Source, config: PrepareConfig) -> bool:
-    """Whether the entry that is there is of the same recording and options."""
-    try:
-        entry = SessionEntry.from_bytes(storage.read(entry_name(key)), entry_name(key))
-    except (FileNotFoundError, ShardError):
-        return False
-    return entry.source == source and entry.options_sha256 == config.sha256
 
 
 def plan_stretches(num_units: int, segments: list[Range], config: PrepareConfig) -> Iterator[list[Range]]:

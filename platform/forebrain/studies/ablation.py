@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from forebrain.alone import alone_in
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
-from forebrain.studies.alone import alone_in
 from forebrain.studies.effects import Effect, measure_effects
 from forebrain.studies.figures import effects_figure
 from forebrain.studies.report import (

@@ -26,6 +26,7 @@ from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import RIVALS, compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.publish import PublishConfig, publish_run, require_publishable, say_published
+from forebrain.alone import alone_in
 from forebrain.config import one_of
 from forebrain.errors import AdaptationError, ConfigError
 from forebrain.evaluation.tables import Table
@@ -41,7 +42,6 @@ from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.stream import MixtureConfig
-from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import claim, opened, read_step, require_unchanged, write_step
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry import Metric

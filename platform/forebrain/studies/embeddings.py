@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from forebrain.alone import alone
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
 from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.intervals import rng_for
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
-from forebrain.studies.alone import alone
 from forebrain.studies.figures import scatter_figure
 from forebrain.studies.report import Picture, StudyReport, write_report
 from forebrain.training.data import open_windows

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from forebrain import plotting
 from forebrain.adaptation.windows import SessionWindows
+from forebrain.alone import alone_in
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Table
 from forebrain.plotting import FAINT, MUTED
@@ -51,7 +52,6 @@ from forebrain.sessions.session import Session, fits, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
-from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import read_step, require_own, write_step
 from forebrain_registry.storage import Folder
 

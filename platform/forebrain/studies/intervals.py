@@ -24,6 +24,7 @@ from rich.console import Console
 from forebrain import plotting
 from forebrain.adaptation.streamed import covered_in_order, covered_while_drifting
 from forebrain.adaptation.windows import SessionWindows
+from forebrain.alone import alone_in
 from forebrain.errors import ConfigError
 from forebrain.evaluation import figures
 from forebrain.evaluation.examples import make_example
@@ -41,7 +42,6 @@ from forebrain.sealed import unsealed
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
-from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import claim, contents_of, require_unchanged
 from forebrain_registry.storage import Folder
 

@@ -30,6 +30,7 @@ from forebrain.adaptation.adapting import default_mode
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import NOT_ADAPTED, RIVALS, SELF, compare
 from forebrain.adaptation.fit import FitConfig
+from forebrain.alone import alone_in
 from forebrain.config import one_of
 from forebrain.errors import AdaptationError, ConfigError
 from forebrain.evaluation.tables import Table
@@ -40,7 +41,6 @@ from forebrain.scoring.intervals import percentile_interval, rng_for, session_re
 from forebrain.sealed import require_numbers
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
-from forebrain.studies.alone import alone_in
 from forebrain.studies.backbone import animal_of, prepared, pretrained_without
 from forebrain.studies.kept import claim, opened, read_step, require_unchanged, write_step
 from forebrain.training.config import EvaluationConfig, TrainingConfig

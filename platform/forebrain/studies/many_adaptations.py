@@ -28,6 +28,7 @@ from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.recording import with_rate
 from forebrain.adaptation.report import save_comparison
+from forebrain.alone import alone_in
 from forebrain.console import Table
 from forebrain.errors import ConfigError, ForebrainError, StudyError
 from forebrain.evaluation.tables import overview
@@ -35,7 +36,6 @@ from forebrain.scoring.evaluate import Evaluation
 from forebrain.sealed import require_numbers, unsealed
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any, sha256_of
-from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import require_unchanged
 from forebrain_registry.storage import Folder, scratch
 

@@ -34,6 +34,7 @@ from forebrain.adaptation.fit import FitConfig, WindowForecaster
 from forebrain.adaptation.recording import prepare_session
 from forebrain.adaptation.stacking import StackForecaster, linear_on
 from forebrain.adaptation.windows import SessionWindows
+from forebrain.alone import alone_in
 from forebrain.errors import AdaptationError, ConfigError
 from forebrain.evaluation.tables import Table
 from forebrain.models.ablations import UicoConfig
@@ -47,7 +48,6 @@ from forebrain.scoring.ridge import Head, principal_components
 from forebrain.scoring.stack import Stack, fit_stack
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
-from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import read_step, require_unchanged, write_step
 from forebrain.studies.leave_one_out import StudyConfig, prepared_animals, run_without, write_report
 from forebrain.studies.rivals import with_rolled

@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from forebrain.adaptation.windows import SessionWindows
+from forebrain.alone import alone_in
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Table
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Evaluation, Forecaster, evaluate, fit_baselines
@@ -30,7 +31,6 @@ from forebrain.scoring.ridge import HeadFit, fit_head, principal_components, spr
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
-from forebrain.studies.alone import alone_in
 from forebrain.studies.kept import claim, contents_of, require_unchanged
 from forebrain_registry.storage import Folder
 

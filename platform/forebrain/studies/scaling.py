@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from rich.console import Console
 
+from forebrain.alone import alone_in
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
 from forebrain.studies import resampling
 from forebrain.studies.ablation import report_effects
-from forebrain.studies.alone import alone_in
 from forebrain.studies.effects import cells_of, mean_with_interval
 from forebrain.studies.figures import curve_figure
 from forebrain.studies.laws import Verdict, judge

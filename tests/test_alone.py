@@ -1,4 +1,4 @@
-"""Of two commands at once in a study's folder the later ends before any work; a killed one bars nobody."""
+"""Of two commands at once in a folder the later ends before any work, or waits; a killed one bars nobody."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from forebrain import alone as module
+from forebrain.alone import alone
 from forebrain.errors import StudyError
 from forebrain.sealed import sealed, unsealed
-from forebrain.studies import alone as module
 from forebrain.studies.ablation import AblateConfig, ablate
-from forebrain.studies.alone import alone
 from forebrain.studies.backbone import BackboneConfig
 from forebrain.studies.backbone import study as backbone_study
 from forebrain.studies.inputs import InputsConfig
@@ -38,7 +38,7 @@ from forebrain_registry.storage import Folder
 
 HOLD = """
 import sys, time
-from forebrain.studies.alone import alone
+from forebrain.alone import alone
 from forebrain_registry.storage import Folder
 
 with alone(Folder(sys.argv[1])):
@@ -78,6 +78,22 @@ def test_the_second_is_told_who_is_there_and_the_next_after_a_kill_goes_on_at_on
     with alone(folder):
         assert folder.names() == ["held-2.json"]
     assert folder.names() == []
+
+
+def test_one_who_waits_is_told_who_is_there_and_goes_on_when_it_has_ended(
+    folder: Folder, holder: subprocess.Popen[bytes]
+) -> None:
+    told: list[str] = []
+
+    def end(line: str) -> None:
+        told.append(line)
+        holder.kill()
+        holder.wait()
+
+    with alone(folder, end):
+        assert folder.names() == ["held-2.json"]
+    (line,) = told
+    assert f"another command works there (process {holder.pid} on " in line and "waits" in line
 
 
 def test_of_a_study_that_does_nothing_no_new_folder_is_left(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One command at a time works in a study's folder, on a disk and in an object store.
+"""One command at a time works in the folder of a study or of a prepared set, on a disk and in a store.
 
 held-<n>.json    who works there: created, renewed while the work lasts, removed after it
 
@@ -18,6 +18,7 @@ import platform
 import re
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from forebrain_registry.storage import Folder
 
 RENEW_S = 10.0
 LOST_S = 60.0
+LOOK_AGAIN_S = 1.0
 _HELD = re.compile(r"held-([0-9]+)\.json")
 _log = logging.getLogger(__name__)
 Config = TypeVar("Config")
@@ -59,11 +61,14 @@ def alone_in(
 
 
 @contextlib.contextmanager
-def alone(out: Folder) -> Iterator[None]:
+def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Holds a folder as long as the block lasts; leaves none that was not there and holds nothing.
 
+    Args:
+        waiting: is told once, in a line, that another process holds it, which is then waited for.
+
     Raises:
-        StudyError: another process holds it.
+        StudyError: another process holds it, and nobody waits.
         StorageError: it cannot be written to.
     """
     made: list[Path] = []
@@ -74,7 +79,7 @@ def alone(out: Folder) -> Iterator[None]:
     own, machine = os.getpid(), _machine()
     about = {"process": own, "host": platform.node(), "machine": machine, "id": uuid.uuid4().hex}
     record = sealed({**about, "born": machine and _born(own)})
-    name = _take(out, record)
+    name = _take(out, record, waiting)
     ended = threading.Event()
     renewing = threading.Thread(target=_renew, args=(out, name, record, ended), daemon=True)
     renewing.start()
@@ -89,12 +94,22 @@ def alone(out: Folder) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _take(out: Folder, record: bytes) -> str:
+def _take(out: Folder, record: bytes, waiting: Callable[[str], None] | None) -> str:
     """Makes the folder this process's; the name of its file."""
+    is_told = False
     while True:
         before = _holders(out)
         newest = max(before, default=0)
-        if newest and not _has_ended(out, before[newest]):
+        try:
+            if newest and not _has_ended(out, before[newest]):
+                continue
+        except _HeldError as error:
+            if waiting is None:
+                raise StudyError(f"{error} Wait until it has ended, or give another --out.") from error
+            if not is_told:
+                waiting(f"{error} This one waits until it has ended.")
+                is_told = True
+            time.sleep(LOOK_AGAIN_S)
             continue
         name = f"held-{newest + 1}.json"
         try:
@@ -109,6 +124,10 @@ def _take(out: Folder, record: bytes) -> str:
         return name
 
 
+class _HeldError(Exception):
+    """Another process is at work in a folder."""
+
+
 def _holders(out: Folder) -> dict[int, str]:
     return {int(found[1]): found[0] for name in out.names() if (found := _HELD.fullmatch(name))}
 
@@ -117,7 +136,7 @@ def _has_ended(out: Folder, name: str) -> bool:
     """Whether the process that wrote a file was killed; False where the file has gone.
 
     Raises:
-        StudyError: it is at work.
+        _HeldError: it is at work.
     """
     holder: dict[str, Any] = {}
     try:
@@ -140,9 +159,7 @@ def _has_ended(out: Folder, name: str) -> bool:
         if age_s >= LOST_S:
             return True
         who += f", seen {max(age_s, 0):.0f} s ago, which counts as ended when it was not for {LOST_S:.0f} s"
-    raise StudyError(
-        f"{out.uri}: another command works there ({who}). Wait until it has ended, or give another --out."
-    )
+    raise _HeldError(f"{out.uri}: another command works there ({who}).")
 
 
 def _renew(out: Folder, name: str, record: bytes, ended: threading.Event) -> None:
