@@ -267,6 +267,38 @@ def test_recordings_that_come_or_change_while_a_run_is_away_are_no_part_of_it(
     assert (tmp_path / "run" / "shards" / "index.json").read_bytes() == index
 
 
+def test_a_finished_run_says_what_has_happened_to_its_data_since(
+    make_run: Make, small_shards: str, tmp_path: Path, walk: Callable[..., Session]
+) -> None:
+    data, growing = tmp_path / "data", tmp_path / "growing"
+    _save_recordings(data, walk, range(3))
+    shutil.copytree(small_shards, growing)
+    of_recordings = make_run(data=str(data))
+    of_set = make_run(data=str(growing), out=str(tmp_path / "of_set"))
+
+    def said(config: PretrainConfig) -> list[str]:
+        console = Console(record=True, file=io.StringIO(), width=300)
+        pretrain(config, console)
+        return console.export_text().splitlines()[2:]
+
+    for config in (of_recordings, of_set):
+        pretrain(config, QUIET)
+        result = (Path(config.out) / "result.json").read_bytes()
+        assert said(config) == []
+    prepare([str(data / "0.npz")], str(growing), PrepareConfig(), run_each=map_here)
+    (line,) = said(of_set)
+    assert "growing has changed since this run began" in line
+    (data / "1.npz").rename(tmp_path / "1.npz")
+    assert said(of_recordings) == ["1 of 3 recordings that this run was prepared from are gone."]
+    (data / "0.session.yaml").write_text("rate_hz: 5")
+    (line,) = said(of_recordings)
+    assert "1 of 2 recordings are none of those that this run was prepared from" in line
+    shutil.rmtree(data)
+    (line,) = said(of_recordings)
+    assert "Whether its data have changed since cannot be told" in line
+    assert (Path(of_set.out) / "result.json").read_bytes() == result
+
+
 def test_sessions_that_come_into_a_set_while_a_run_trains_are_no_part_of_it(
     make_run: Make, small_shards: str, tmp_path: Path, walk: Callable[..., Session]
 ) -> None:

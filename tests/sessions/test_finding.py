@@ -163,6 +163,7 @@ def test_a_run_in_the_very_folder_of_its_recordings_finds_them_and_nothing_of_it
     recording = save("lab/a.npy")
     (tmp_path / "lab" / "config.yaml").write_text("data: /lab\nout: /lab\nworkers: 0\nmodel:\n  name: poco\n")
     save("lab/evaluation/by_horizon.npy")
+    (tmp_path / "lab" / "held-3.json").write_text('{"process": [[1, 2], [3, 4]]}')
     (tmp_path / "lab" / "result.json").write_text('{"steps": [[1, 2], [3, 4]]}')
     assert found(tmp_path / "lab") == [str(recording)]
 

@@ -52,6 +52,7 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     if run.is_finished(config):
         console.print(f"Nothing is left to do in {run.uri}; give another --out for a new run.")
         console.print("This run, of the same config, is finished; result.json has its scores.")
+        _say_what_changed(config, run, console)
         return run.uri
     began, launched = time.perf_counter(), time.time()
     _make_ready(config, run, console)
@@ -114,16 +115,13 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
             console.print("Starting Ray ...")
             start_ray()
         if not is_set:
-            recordings = _of_this_run(recordings, run, config, console)
+            if run.checkpoints().newest_step():
+                recordings = _of_this_run(recordings, run, config, console)
             if recordings:
                 prepare_into(run.shards(config.data), recordings, config, console)
         run.keep_index(config.data)
-        kept = run.kept_index()
-        if kept is not None and kept != read_index(config.data):
-            console.print(
-                f"{config.data} has changed since this run began; sessions that came are no part of it."
-            )
-        check_data(run.shards(config.data), config, kept)
+        _say_if_set_changed(config, run, console)
+        check_data(run.shards(config.data), config, run.kept_index())
         run.claim(config)  # a command that came first and could not start may have taken its own back
     except ForebrainError:
         if is_new:
@@ -136,22 +134,43 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
 def _of_this_run(
     recordings: Sequence[str], run: RunFolder, config: PretrainConfig, console: Console
 ) -> Sequence[str]:
-    """The recordings, or once the run has trained those of them that it was prepared from: its data are what
-    they were when it began, whatever came or changed since."""
+    """Those of the recordings that a run was prepared from, which are its data once it has trained, whatever
+    came or changed since; all, where that is not known."""
     sources = sources_of(run.shards(config.data))
-    if not sources or not run.checkpoints().newest_step():
+    if not sources:
         return recordings
-    known = []
+    known = {}
     for address in recordings:
         with contextlib.suppress(ForebrainError, OSError):
-            if sha256_of(address) in sources:
-                known.append(address)
+            if (sha256 := sha256_of(address)) in sources:
+                known[address] = sha256
     if len(known) < len(recordings):
         console.print(
             f"{len(recordings) - len(known)} of {len(recordings)} recordings are none of those that this run "
             "was prepared from; they came or changed since, or cannot be used, and are no part of it."
         )
-    return known
+    elif gone := len(sources - set(known.values())):
+        console.print(f"{gone} of {len(sources)} recordings that this run was prepared from are gone.")
+    return list(known)
+
+
+def _say_what_changed(config: PretrainConfig, run: RunFolder, console: Console) -> None:
+    """Says in a line where the data of a finished run are not what it was trained on any more."""
+    try:
+        if run.shards(config.data) == config.data:
+            _say_if_set_changed(config, run, console)
+        else:
+            _of_this_run(_recordings_of(config), run, config, console)
+    except (ForebrainError, OSError) as error:
+        console.print(f"Whether its data have changed since cannot be told: {error}")
+
+
+def _say_if_set_changed(config: PretrainConfig, run: RunFolder, console: Console) -> None:
+    kept = run.kept_index()
+    if kept is not None and kept != read_index(config.data):
+        console.print(
+            f"{config.data} has changed since this run began; sessions that came are no part of it."
+        )
 
 
 def _recordings_of(config: PretrainConfig) -> list[str]:
