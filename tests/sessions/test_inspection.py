@@ -5,8 +5,10 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.inspection import (
@@ -18,6 +20,7 @@ from forebrain.sessions.inspection import (
     write_questions,
 )
 from forebrain.sessions.readers import find_recordings, open_recording, reader_name
+from forebrain.sessions.readers._selected import SelectedFrames
 from forebrain.sessions.sidecar import parse_sidecar
 
 
@@ -53,6 +56,22 @@ def test_of_recordings_of_one_name_the_second_cannot_be_used(tmp_path: Path) -> 
     first, second = look(tmp_path)
     assert first.session is not None and second.session is None
     assert "session day1/worm1/worm1 was already found in" in second.error
+
+
+def test_what_float32_rounds_away_is_told_of_whatever_format(tmp_path: Path) -> None:
+    traces = 1e7 + 0.1 * np.random.default_rng(0).standard_normal((200, 5))
+    np.save(tmp_path / "a.npy", traces)
+    np.savez(tmp_path / "b.npz", traces=traces)
+    scipy.io.savemat(tmp_path / "c.mat", {"traces": traces})
+    np.savetxt(tmp_path / "d.csv", traces, "%.4f", ",", header="A,B,C,D,E", comments="")
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        file["traces"] = traces
+    results = look(tmp_path)
+    assert len(results) == 5
+    for result in results:
+        assert "5 units whose changes are too small beside their values for float32" in result.error
+    scaled = SelectedFrames(np.arange(20).reshape(10, 2), np.arange(2), 0.1, 1e7)
+    assert scaled[0:10][1, 0] == 1e7 + 0.2
 
 
 def test_an_accent_written_in_two_ways_is_one_name(tmp_path: Path) -> None:

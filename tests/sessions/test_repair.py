@@ -49,6 +49,28 @@ def test_useless_units_are_dropped_and_each_is_named(make_session):
     np.testing.assert_array_equal(repaired.frames(0, 400), session.traces[:, [0, 2, 5]])
 
 
+def test_units_that_float32_rounds_away_are_told_from_constant_ones(make_session):
+    rng = np.random.default_rng(0)
+    traces = rng.standard_normal((400, 7))
+    traces[:, 1] = 1e7 + 0.1 * traces[:, 1]
+    traces[:, 2] = 1e7 + traces[:, 2]
+    traces[:, 3] = 1e7 + 100 * traces[:, 3]
+    traces[:, 4] = 0.1
+    traces[:, 5] = 0.1 + 1e-16 * rng.integers(0, 2, 400)  # as sums come out
+    traces[:, 6] = 1e7 + rng.integers(0, 2, 400)  # float32 holds them
+    session = make_session(traces=traces, unit_names=tuple("ABCDEFG"))
+    repaired, report = repair(session)
+    assert finding(report, "rounded_units").names == ("B", "C")
+    assert "too small beside their values for float32; subtract an offset" in str(report)
+    assert finding(report, "constant_units").names == ("E", "F")
+    assert repaired.unit_names == ("A", "D", "G")
+    _, report = repair(replace(session, traces=traces.astype(np.float32)))
+    assert finding(report, "constant_units").names == ("B", "E", "F")
+    assert "rounded_units" not in report.kinds()  # it is what was recorded, as far as anybody knows
+    with pytest.raises(RecordingError, match="subtract an offset"):
+        repair(make_session(traces=1e7 + 0.1 * rng.standard_normal((400, 3))))
+
+
 def test_what_statistics_over_frames_decided_tells_the_frames_as_they_were_read(make_session):
     time_s = np.cumsum(np.random.default_rng(0).uniform(0.15, 0.25, 400))
     time_s[150:] += 3

@@ -24,15 +24,17 @@ def pieces(start: int, stop: int, num_units: int, piece_bytes: int = PIECE_BYTES
         yield first, min(first + step, stop)
 
 
-def read_frames(source: FrameSource, start: int, stop: int, where: str) -> np.ndarray:
-    """Frames [start, stop) of a recording as float32 [stop - start, N].
+def read_frames(
+    source: FrameSource, start: int, stop: int, where: str, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
+    """Frames [start, stop) of a recording as `dtype` [stop - start, N].
 
     Raises:
         RecordingError: the storage behind the source fails, for example because a file is cut off.
     """
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # too large for float32: found as not finite
-            frames = np.asarray(source[start:stop]).astype(np.float32, copy=False)
+            frames = np.asarray(source[start:stop]).astype(dtype, copy=False)
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py and zarr raise all of these
         raise RecordingError(
             f"{where}: frames {start} to {stop} cannot be read ({error}). "

@@ -25,6 +25,9 @@ MAX_TRIM = 0.05  # at most this part of the frames is given up to units that sta
 MIN_GAP_FRAMES = 5  # shorter runs of frames without most units are held, longer ones cut out
 MAX_JITTER = 0.1  # spread of the frame intervals, relative to their median
 MAX_RATE_ERROR = 0.05  # between the stated rate and the frame times
+# A unit whose values take no more steps of float32 in all, and are none of these, is rounded to nothing like
+# itself; changes that small beside the values are float64's own rounding.
+ROUNDED_STEPS, FLOAT64_ROUNDING = 10, 1e-12
 EVENT_ZEROS = 0.98  # zeros in an event matrix
 SHORT_SEGMENT_FRAMES = 64  # context 48 and horizon 16, the published window
 # Changes from frame to frame of which so much is a sum of so many before them are a filter's: 0.9999 in a
@@ -39,11 +42,12 @@ def repair(session: Session) -> tuple[Session, RecordingReport]:
     The traces of the result are read through to those of `session` slice by slice; any slice has the same
     values however the reading is cut.
 
-    Rules, in order: units with more than 10 % of their values missing, constant units and exact copies of
-    an earlier unit are dropped; long runs of frames that miss most units are cut out and break the
-    segment; leading frames before every unit has a value are cut off (units that would cost more than 5 %
-    of the frames are dropped instead); other missing values hold the unit's last value; gaps in the frame
-    times break segments. The rest is kept with a warning.
+    Rules, in order: units with more than 10 % of their values missing, units whose changes are lost beside
+    their values in float32, constant units and exact copies of an earlier unit are dropped; long runs of
+    frames that miss most units are cut out and break the segment; leading frames before every unit has a
+    value are cut off (units that would cost more than 5 % of the frames are dropped instead); other missing
+    values hold the unit's last value; gaps in the frame times break segments. The rest is kept with a
+    warning.
 
     Raises:
         RecordingError: no unit or fewer than two frames remain, or the traces cannot be read.
@@ -206,10 +210,31 @@ def _choose_units(session: Session, scan: _Scan, missing: _Missing, findings: li
 
     too_little = np.flatnonzero(missing.count > MAX_MISSING * num_frames)
     drop("missing_units", too_little, f"{{}} with more than {MAX_MISSING:.0%} of the values missing")
+    words = "{} whose changes are too small beside their values for float32; subtract an offset from them"
+    drop("rounded_units", _rounded(session, scan, np.flatnonzero(is_kept)), words)
     drop("constant_units", np.flatnonzero(is_kept & scan.is_constant), "{} that never changed")
     copies = _copies(session, scan, np.flatnonzero(is_kept))
     drop("duplicate_units", copies, "{} equal to an earlier one in every frame; the first of each was kept")
     return np.flatnonzero(is_kept)
+
+
+def _rounded(session: Session, scan: _Scan, units: np.ndarray) -> np.ndarray:
+    """Those of `units` that change in the recording, and hardly or not at all once they are float32."""
+    size = np.maximum(np.abs(scan.minimum), np.abs(scan.maximum))[units]
+    with np.errstate(invalid="ignore"):  # of a unit without a value
+        few = scan.maximum[units] - scan.minimum[units] <= ROUNDED_STEPS * np.spacing(size)
+    suspects, size = units[few & (size > 0)], size[few & (size > 0)]
+    if not suspects.size or np.can_cast(np.asarray(session.traces[0:1]).dtype, np.float32):
+        return suspects[:0]
+    lowest, highest = np.full(suspects.size, np.inf), np.full(suspects.size, -np.inf)
+    is_exact = np.ones(suspects.size, bool)
+    for start, stop in pieces(0, session.num_frames, 2 * session.num_units):
+        values = read_frames(session.traces, start, stop, session.id, np.float64)[:, suspects]
+        finite = np.isfinite(values)
+        is_exact &= (~finite | (values.astype(np.float32) == values)).all(axis=0)
+        lowest = np.minimum(lowest, np.where(finite, values, np.inf).min(axis=0))
+        highest = np.maximum(highest, np.where(finite, values, -np.inf).max(axis=0))
+    return suspects[~is_exact & (highest - lowest > FLOAT64_ROUNDING * size)]
 
 
 def _copies(session: Session, scan: _Scan, units: np.ndarray) -> np.ndarray:

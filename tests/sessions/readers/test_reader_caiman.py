@@ -41,7 +41,7 @@ def test_dff_goes_before_the_denoised_traces(tmp_path: Path, traces: np.ndarray)
     )
     assert reader_name(path) == "caiman"
     (session,) = open_recording(path)
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
     assert (session.rate_hz, session.signal) == (30.0, "dff (CaImAn F_dff)")
 
 
@@ -50,7 +50,7 @@ def test_without_dff_the_denoised_traces_are_read_and_it_is_said(tmp_path: Path,
         tmp_path / "a.hdf5", {"A": footprints(4), "C": traces.T, "F_dff": None, "idx_components": None}
     )
     (session,) = open_recording(path)
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
     assert session.signal == "denoised C (CaImAn CNMF)"
     assert "denoised C is read" in session.metadata["traces"]
 
@@ -58,7 +58,7 @@ def test_without_dff_the_denoised_traces_are_read_and_it_is_said(tmp_path: Path,
 def test_only_accepted_components_are_units(tmp_path: Path, traces: np.ndarray) -> None:
     path = write(tmp_path / "a.hdf5", {"C": traces.T, "idx_components": np.array([0, 3])})
     (session,) = open_recording(path)
-    np.testing.assert_array_equal(session.traces, traces[:, [0, 3]].astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces[:, [0, 3]].astype(np.float32))
     assert session.metadata["cells"] == "2 of 4 components were accepted (idx_components)"
     path = write(tmp_path / "b.hdf5", {"C": traces.T, "idx_components": np.array([0, 4])})
     with pytest.raises(RecordingError, match="component 4, but there are 4"):
@@ -89,7 +89,9 @@ def test_sparse_traces_are_read_as_they_are_and_footprints_are_not_taken_for_the
 ) -> None:
     sparse = scipy.sparse.csc_matrix(np.where(traces.T > 1, traces.T, 0)).asformat(form)
     (session,) = open_recording(write(tmp_path / "a.hdf5", {"A": footprints(4), "C": sparse}))
-    np.testing.assert_array_equal(session.traces, sparse.toarray().T.astype(np.float32))
+    np.testing.assert_array_equal(
+        session.frames(0, session.num_frames), sparse.toarray().T.astype(np.float32)
+    )
 
 
 def test_sparse_indices_beyond_the_shape_are_an_error(tmp_path: Path, traces: np.ndarray) -> None:
@@ -102,7 +104,7 @@ def test_sparse_indices_beyond_the_shape_are_an_error(tmp_path: Path, traces: np
 
 def test_swapped_axes_are_told_by_the_footprints(tmp_path: Path, traces: np.ndarray) -> None:
     (session,) = open_recording(write(tmp_path / "a.hdf5", {"A": footprints(4), "C": traces}))
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
     # More units than frames: the footprints tell here, too.
     (session,) = open_recording(write(tmp_path / "b.hdf5", {"A": footprints(50), "C": traces}))
     assert session.traces.shape == (4, 50)
@@ -116,7 +118,7 @@ def test_the_sidecar_chooses_another_array(tmp_path: Path, traces: np.ndarray) -
     path = write(tmp_path / "a.hdf5", {"C": traces.T, "S": traces.T * 2}, rate_hz=None)
     for variable in ("S", "estimates/S"):
         (session,) = open_recording(path, Sidecar(variable=variable, rate_hz=5.0))
-        np.testing.assert_array_equal(session.traces, (traces * 2).astype(np.float32))
+        np.testing.assert_array_equal(session.frames(0, session.num_frames), (traces * 2).astype(np.float32))
     with pytest.raises(RecordingError, match="estimates/C, estimates/S"):
         open_recording(path, Sidecar(variable="YrA"))
 

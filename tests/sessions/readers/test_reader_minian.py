@@ -25,7 +25,7 @@ def test_a_real_store_equals_its_normalized_twin(
 ) -> None:
     (session,) = open_recording(original_dir / REAL / part)
     expected = twin("mouse__placecell_minian__regression_1d")
-    np.testing.assert_array_equal(session.traces, expected.traces)
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), expected.traces)
     np.testing.assert_array_equal(session.time_s, expected.time_s)
     assert session.rate_hz == pytest.approx(expected.rate_hz)
     assert (session.unit_names, session.signal) == (expected.unit_names, expected.signal)
@@ -58,7 +58,7 @@ def test_axes_are_told_by_name_or_by_coordinates(
     tmp_path: Path, traces: np.ndarray, axes: list[str] | None, zarr_format: int
 ) -> None:
     (session,) = open_recording(write(tmp_path / "minian", traces, axes, zarr_format), Sidecar(rate_hz=20.0))
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
     assert session.unit_names == ("u7", "u8", "u9", "u10")
     assert (session.rate_hz, session.subject) == (20.0, tmp_path.name)
 
@@ -67,7 +67,7 @@ def test_the_sidecar_chooses_another_array(tmp_path: Path, traces: np.ndarray) -
     folder = write(tmp_path / "minian", traces, ["unit_id", "frame"])
     write(folder, traces * 2, ["unit_id", "frame"], name="YrA")
     (session,) = open_recording(folder, Sidecar(variable="YrA"))
-    np.testing.assert_array_equal(session.traces, (traces * 2).astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), (traces * 2).astype(np.float32))
     with pytest.raises(RecordingError, match=r"no S\.zarr .* C, YrA"):
         open_recording(folder, Sidecar(variable="S"))
 
@@ -84,7 +84,7 @@ def test_any_other_store_with_one_matrix_is_read(
     assert find_recordings([tmp_path]) == [str(tmp_path / "bare.zarr"), str(tmp_path / "group.zarr")]
     for name in ("group.zarr", "bare.zarr"):
         (session,) = open_recording(tmp_path / name)
-        np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+        np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
 
     group.create_array("other", data=traces)
     with pytest.raises(RecordingError, match=r"deep/one \(4, 50\), other \(50, 4\)"):

@@ -28,7 +28,7 @@ def test_a_real_file_with_a_series_for_each_unit_equals_its_normalized_twin(
 ) -> None:
     (session,) = open_recording(original_dir / REAL)
     expected = twin("celegans__scholz2018_AML175__BrainScanner20180223_141721")
-    np.testing.assert_array_equal(session.traces, expected.traces)
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), expected.traces)
     np.testing.assert_array_equal(session.time_s, expected.time_s)
     # Times in whole milliseconds: their median interval, which gave the twin its 6.02 Hz, is 0.4 % off.
     assert session.rate_hz == pytest.approx(6.0, rel=1e-5)
@@ -77,7 +77,7 @@ def test_one_series_with_all_that_the_file_tells(tmp_path: Path, traces: np.ndar
     writer = Writer(4, species="Danio rerio", subject_id="fish7", age="P8D", sex="U")
     path = writer.series(DfOverF, "RoiResponseSeries", traces).save(tmp_path / "a.nwb")
     (session,) = open_recording(path)
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
     assert session.id == f"{tmp_path.name}/fish7/day2"
     assert (session.species, session.rate_hz, session.signal) == ("zebrafish", 7.5, "dff")
     assert session.unit_names == ("roi100", "roi101", "roi102", "roi103")
@@ -101,7 +101,7 @@ def test_species_take_their_common_names_where_they_have_one(
 def test_dff_goes_before_fluorescence_and_the_others_are_named(tmp_path: Path, traces: np.ndarray) -> None:
     writer = Writer(4).series(Fluorescence, "raw", traces + 9).series(DfOverF, "dff", traces)
     (session,) = open_recording(writer.save(tmp_path / "a.nwb"))
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
     assert session.metadata["variable"] == "processing/ophys/DfOverF/dff"
     assert session.metadata["also_in_the_file"] == "processing/ophys/Fluorescence/raw"
 
@@ -130,7 +130,7 @@ def test_several_series_are_one_error_that_names_them_and_the_sidecar_decides(
         "processing/ophys/DfOverF/right/data",
     ):
         (session,) = open_recording(path, Sidecar(variable=variable))
-        np.testing.assert_array_equal(session.traces, (traces + 1).astype(np.float32))
+        np.testing.assert_array_equal(session.frames(0, session.num_frames), (traces + 1).astype(np.float32))
     with pytest.raises(RecordingError, match=r"fits 0 of the series.*A/left"):
         open_recording(path, Sidecar(variable="middle"))
 
@@ -152,7 +152,7 @@ def test_swapped_axes_are_told_by_the_rois(tmp_path: Path, traces: np.ndarray) -
         box["data"] = traces.T
         box["data"].attrs.update(attributes)
     (session,) = open_recording(path)
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
 
 
 def test_conversion_and_accepted_rois_are_applied(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_series_of_numbered_names_are_units_in_the_order_of_their_numbers(
         series = TimeSeries(name=name, data=traces[:, unit], unit="a", rate=2.0, starting_time=0.0)
         writer.file.add_acquisition(series)
     (session,) = open_recording(writer.save(tmp_path / "a.nwb"))
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
     assert session.unit_names == ("cell 8", "cell 9", "cell 10", "cell 11")
     assert session.rate_hz == 2.0
 
@@ -230,7 +230,7 @@ def test_many_series_in_one_place_are_units_by_their_own_names(tmp_path: Path, t
     (session,) = open_recording(writer.save(tmp_path / "a.nwb"))
     assert sorted(session.unit_names) == sorted(names)
     expected = values[:, [names.index(name) for name in session.unit_names]]
-    np.testing.assert_array_equal(session.traces, expected.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), expected.astype(np.float32))
 
 
 # Files that pynwb refuses, which are read by the types that they state.

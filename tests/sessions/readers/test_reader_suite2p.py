@@ -80,7 +80,7 @@ def test_without_iscell_and_neuropil_every_roi_is_read_and_it_is_said(
     tmp_path: Path, traces: np.ndarray
 ) -> None:
     (session,) = open_recording(write(tmp_path / "a", traces, None, neuropil=False))
-    np.testing.assert_array_equal(session.traces, traces.astype(np.float32))
+    np.testing.assert_array_equal(session.frames(0, session.num_frames), traces.astype(np.float32))
     assert session.signal == "F (suite2p)"
     assert "every ROI" in session.metadata["cells"]
     assert "not subtracted" in session.metadata["neuropil"]

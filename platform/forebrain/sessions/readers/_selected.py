@@ -39,11 +39,11 @@ class SelectedFrames:
         values = values.astype(
             np.result_type(values, np.float32), copy=False
         )  # half precision would overflow
-        return (values * self.scale + self.offset).astype(np.float32)
+        return values * self.scale + self.offset
 
 
 def loaded_if_small(source: FrameSource) -> FrameSource:
-    """The frames themselves as float32 [T, N] where they are few, else the source.
+    """The frames themselves [T, N] where they are few, as float32 or what holds more, else the source.
 
     Raises:
         RecordingError: the storage gives other frames than it announced.
@@ -51,7 +51,9 @@ def loaded_if_small(source: FrameSource) -> FrameSource:
     num_frames, num_units = source.shape
     if 4 * num_frames * num_units > MAX_LOADED_BYTES:
         return source
-    frames = np.asarray(source[0:num_frames], np.float32)
+    values = np.asarray(source[0:num_frames])
+    is_wide = values.dtype.kind in "fiu" and not np.can_cast(values.dtype, np.float32)
+    frames = values if is_wide else np.asarray(values, np.float32)
     if frames.shape != (num_frames, num_units):
         raise RecordingError(
             f"traces came back with shape {frames.shape}, but the file announces {(num_frames, num_units)}. "
