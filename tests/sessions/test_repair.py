@@ -71,6 +71,14 @@ def test_units_that_float32_rounds_away_are_told_from_constant_ones(make_session
         repair(make_session(traces=1e7 + 0.1 * rng.standard_normal((400, 3))))
 
 
+def test_names_that_several_units_have_are_told(make_session):
+    _, report = repair(make_session(unit_names=("A", "B", "A", "C", "B", "A")))
+    assert finding(report, "repeated_names").names == ("A", "B")
+    assert "kept: 5 units with a name that another one has too" in str(report)
+    _, report = repair(make_session(unit_names=tuple("ABCDEF")))
+    assert report.findings == ()
+
+
 def test_what_statistics_over_frames_decided_tells_the_frames_as_they_were_read(make_session):
     time_s = np.cumsum(np.random.default_rng(0).uniform(0.15, 0.25, 400))
     time_s[150:] += 3

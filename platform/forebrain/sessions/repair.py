@@ -8,6 +8,7 @@ values hold the last known one.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -478,6 +479,14 @@ def _warnings(session: Session, zero_fraction: float, zeros_counted_in: Range) -
         warn("smoothed", words, fitted_on=judged_on)
     if re.search(r"mean|average|cluster", session.signal, re.IGNORECASE):
         warn("averaged", "units are averages of many cells, not single cells")
+    repeated = {name: n for name, n in Counter(session.unit_names or ()).items() if n > 1}
+    if repeated:
+        count = sum(repeated.values())
+        words = (
+            f"{_units(count)} with a name that another one has too, so a live forecaster, which is told "
+            "units by name, refuses them; give each its own"
+        )
+        findings.append(Finding("repeated_names", "kept", words, count, tuple(repeated)))
     lengths = [stop - start for start, stop in session.segments]
     short = sum(length < SHORT_SEGMENT_FRAMES for length in lengths)
     if short:
