@@ -11,6 +11,7 @@ from forebrain.scoring.baselines import CopyBaseline, LinearBaseline
 from forebrain.scoring.evaluate import Forecaster, evaluate, fit_baselines, fit_linear
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
 from forebrain.scoring.uncertainty import stack_residuals
+from forebrain.scoring.weighing import FEW_WINDOWS, weights_of_few
 from forebrain.scoring.window_source import ArrayWindows
 
 
@@ -142,16 +143,53 @@ def short(num_frames: int) -> ArrayWindows:
 def test_of_a_short_stretch_blocks_have_to_be_as_long_as_a_window() -> None:
     few, enough = (fit_stack(each, fit_linear(each).solve(), half_way) for each in (short(250), short(450)))
     assert np.isnan(few.score) and np.isfinite(enough.score)
-    of_linear = 0.5 * 135 / 185 / 2  # of 135 windows that train, and shared with ridge
-    assert few.weights["ridge"].tolist() == pytest.approx([of_linear] * HORIZON)
+    for weights in (few.weights["linear"], few.weights["model"]):
+        assert (weights > 0).all()
+    np.testing.assert_array_equal(few.weights["ridge"], few.weights["linear"])
+    assert sum(few.weights.values()).max() <= 1 + 1e-5  # type: ignore[union-attr]
+
+
+def away(session: int, context: np.ndarray) -> np.ndarray:
+    """Forecasts that are worse than copy."""
+    return np.repeat(5 - context[:, -1:], HORIZON, axis=1)
 
 
 def test_of_few_windows_a_model_worse_than_copy_has_no_weight() -> None:
     source = short(250)
     linear = fit_linear(source).solve()
-    fit = fit_stack(source, linear, lambda session, context: np.repeat(5 - context[:, -1:], HORIZON, axis=1))
+    fit = fit_stack(source, linear, away)
     assert np.isnan(fit.score) and fit.alone["model"] < 0
-    assert set(fit.weights["model"]) == {0.0} and fit.weights["ridge"].min() > 0.2
+    assert fit.weights["model"].max() < 0.02 and fit.weights["ridge"].min() > 0.1
+
+
+def test_a_few_windows_tell_which_of_two_knows_how_units_go_on() -> None:
+    """However many they are."""
+    source = short(250)
+    linear = fit_linear(source).solve()
+
+    def knows(session: int, context: np.ndarray) -> np.ndarray:
+        return linear(session, context)
+
+    def of_model(model: Forecaster, is_fitted: bool) -> float:
+        weights = fit_stack(source, linear, model, is_fitted=is_fitted).weights
+        return float(np.mean(sum(each for name, each in weights.items() if name.startswith("model"))))
+
+    for is_fitted in (True, False):
+        assert of_model(away, is_fitted) < 0.03 < 0.3 < of_model(knows, is_fitted)
+
+
+def test_linear_is_judged_by_windows_that_it_was_not_fitted_on() -> None:
+    """Fitted on noise it knows its own windows well, and others worse than copy does."""
+    noise = np.random.default_rng(0).normal(size=(140, 2)).cumsum(axis=0).astype(np.float32)
+    source = windows_of(noise)
+    source.sessions = [replace(info, is_short=True) for info in source.sessions]
+    linear = fit_linear(source).solve()
+    still: Forecaster = CopyBaseline(HORIZON)
+    count = source.num_windows(0, "train")
+    assert count > 40
+    alone, _ = weights_of_few(source, 0, linear, still, is_fitted=False)
+    share = 0.5 * count / (count + FEW_WINDOWS)
+    assert alone.mean() < share / 2
 
 
 def test_the_test_part_is_never_seen() -> None:
@@ -165,11 +203,14 @@ def test_the_test_part_is_never_seen() -> None:
 
 
 def test_of_too_few_windows_linear_weighs_little_and_the_record_says_so() -> None:
-    _, _, fit = fitted(walks(100))
+    source, _, fit = fitted(walks(50))
     assert list(fit.weights) == ["linear", "model"]
-    # 45 windows train.
-    assert fit.weights["linear"].tolist() == pytest.approx([0.5 * 45 / 95] * HORIZON)
-    assert fit.weights["model"].tolist() == pytest.approx([1 - 0.5 * 45 / 95] * HORIZON)
+    # None of them can be forecast without having been fitted on.
+    count = source.num_windows(0, "train")
+    assert 0 < count < 20
+    of_linear = 0.5 * count / (count + FEW_WINDOWS)
+    assert fit.weights["linear"].tolist() == pytest.approx([of_linear] * HORIZON)
+    assert fit.weights["model"].tolist() == pytest.approx([1 - of_linear] * HORIZON)
     record = fit.record()
     assert record["num_windows"] == 0 and "blocks of time" in record["ridge"]["reason"]
 

@@ -75,7 +75,10 @@ class Backbone(Pretrained):
             windows = prepared.windows
             model = WindowForecaster(trained.model, trained.interface, config)
             linear = linear_on(windows, config.seed)
-            closed = fit_closed_form(self, model, windows, linear, known_inputs, config, "adapting", told)
+            closed = fit_closed_form(
+                self, model, windows, linear, known_inputs, config, "adapting", told,
+                is_fitted=trained.best_step > 0,
+            )  # fmt: skip
             stack = None if closed.stack is None else closed.stack.stack
             stacks = None if closed.inputs is None else closed.inputs.stacks
             return Adapted.of(self, prepared, trained, mode, stack, stacks, closed.calibration)

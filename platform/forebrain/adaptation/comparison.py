@@ -333,7 +333,15 @@ def compare(
     }
     linear, name = linear_on(windows, config.seed), alone
     closed = fit_closed_form(
-        backbone, forecasters[alone], windows, linear, known_inputs, config, alone, progress
+        backbone,
+        forecasters[alone],
+        windows,
+        linear,
+        known_inputs,
+        config,
+        alone,
+        progress,
+        is_fitted=trained.best_step > 0,
     )
     if closed.stack is None:
         learnt["ridge"] = fit_head(windows, linear).forecaster(linear)
@@ -344,7 +352,7 @@ def compare(
             "ridge": stack.ridge.forecaster(linear),
         }
         if SCRATCH in others:
-            own = stack_on(forecasters[SCRATCH], windows, linear, SELF, progress)
+            own = stack_on(forecasters[SCRATCH], windows, linear, SELF, progress, is_fitted=True)
             stacked[SELF] = StackForecaster(own.stack, forecasters[SCRATCH])
         if closed.inputs is not None:
             starts = [windows.starts(part) for part in PARTS]

@@ -44,7 +44,13 @@ def linear_on(windows: SessionWindows, seed: int) -> LinearBaseline:
 
 
 def stack_on(
-    model: Forecaster | None, source: WindowSource, linear: LinearBaseline, what: str, progress: Progress
+    model: Forecaster | None,
+    source: WindowSource,
+    linear: LinearBaseline,
+    what: str,
+    progress: Progress,
+    *,
+    is_fitted: bool,
 ) -> StackFit:
     """Fits the stack of a model of one recording, and tells how far it is.
 
@@ -54,6 +60,7 @@ def stack_on(
         linear: fitted on the training part.
         what: whose stack it is, for the progress.
         progress: is told how many of how many windows the model has forecast.
+        is_fitted: the model was trained on the training part.
     """
     if model is None:
         return fit_stack(source, linear, alone=True)
@@ -66,7 +73,7 @@ def stack_on(
         progress(f"{what}: head and weights, window", min(done, total), total)
         return forecast
 
-    return fit_stack(source, linear, counted)
+    return fit_stack(source, linear, counted, is_fitted=is_fitted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +100,8 @@ def fit_closed_form(
     config: FitConfig,
     what: str,
     progress: Progress,
+    *,
+    is_fitted: bool,
 ) -> ClosedForm:
     """Fits all of it.
 
@@ -105,12 +114,13 @@ def fit_closed_form(
         config: whether there is a stack.
         what: whose it is, for the progress.
         progress: is told how far it is.
+        is_fitted: the model was trained on the training part.
     """
     remembered = Remembered(model)
     weighed = None if is_copy(backbone) else remembered
     stack = known = None
     if is_stacked(backbone, config):
-        stack = stack_on(weighed, windows, linear, what, progress)
+        stack = stack_on(weighed, windows, linear, what, progress, is_fitted=is_fitted)
         if inputs:
             progress("fitting what the inputs do", 0, 1)
             known = calibrated(fit_inputs(windows, inputs, linear, weighed, stack), windows, weighed)

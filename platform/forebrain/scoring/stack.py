@@ -3,7 +3,7 @@
 Forecasts that know different things do better together than each alone. What is weighed are departures from
 the last frame, so weights may add up to less than one (nearer to copy) or to more. They are fitted by least
 squares on windows that no member was fitted on, and shrunk towards equal ones as far as blocks of time ask
-for it; where there are too few windows to ask, they are what `_prior` says. None is negative: members that
+for it; where there are too few windows to ask, see `weighing.weights_of_few`. None is negative: members that
 are nearly one forecast would get large ones of both signs, which hold on those windows and nowhere else.
 """
 
@@ -15,20 +15,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from scipy.optimize import nnls
 
 from forebrain.errors import ConfigError
 from forebrain.scoring.baselines import CopyBaseline, LinearBaseline
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.ridge import Head, HeadFit, MoreFeatures, fit_head, principal_components
-from forebrain.scoring.time_blocks import time_blocks
+from forebrain.scoring.weighing import Weighing, score_of, weights_of_few
 from forebrain.scoring.window_source import WindowSource
-
-# Penalties on the distance from equal weights, relative to the mean square of a member.
-SHRINKAGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
-# Training windows on which linear earns a quarter of the weight; tried with 48 and 16 frames.
-FEW_WINDOWS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +189,7 @@ def fit_stack(
     more: MoreFeatures = lambda starts: (),
     alone: bool = False,
     loadings: np.ndarray | None = None,
+    is_fitted: bool = True,
 ) -> StackFit:
     """Fits heads on the linear baseline and on a model, and weighs all four.
 
@@ -212,6 +207,7 @@ def fit_stack(
         alone: the model with its head, or a head on the last frame where there is no model, and nothing
             weighed: on short recordings weights cost more than they bring.
         loadings: of the population for both heads, see `fit_head`.
+        is_fitted: the model was trained on the training part, so that its forecasts of it show nothing.
     """
     if loadings is None:
         loadings = principal_components(source, session)
@@ -234,8 +230,18 @@ def fit_stack(
                 members[member] = fit.trial.base + fit.trial.added
     trial = ridge.trial
     names: Sequence[str] = tuple(members) or (("linear",) if model is None else ("linear", "model"))
+
+    def of_few() -> dict[str, np.ndarray]:
+        """A member with a head has as much as the one without."""
+        weights: dict[str, np.ndarray] = {}
+        bases = weights_of_few(source, session, linear, model, is_fitted)
+        for pair, base in zip((("linear", "ridge"), ("model", "model + head")), bases, strict=False):
+            group = [name for name in pair if name in names]
+            weights |= dict.fromkeys(group, base / np.float32(len(group)))
+        return weights
+
     if trial is None:
-        weights = _prior(source, session, names)
+        weights = of_few()
         unknown = dict.fromkeys(weights, math.nan)
         stack = Stack.of(weights, linear, heads)
         return StackFit(stack, weights, ridge, head, math.inf, 0, unknown, unknown, math.nan, math.nan)
@@ -244,12 +250,11 @@ def fit_stack(
     # Blocks of time need share no frame that is forecast: nothing else was fitted on. Of a short stretch,
     # whose members are nearly as good as each other, weights that such blocks choose do not hold later.
     length = source.horizon + (source.context if source.sessions[session].is_short else 0)
-    weighing = _Weighing(departures, trial.target[usable], trial.starts[usable], length)
+    weighing = Weighing(departures, trial.target[usable], trial.starts[usable], length)
     shrinkage, score = weighing.choose()
     own = dict(zip(names, weighing.alone(), strict=True))
     if math.isinf(shrinkage):
-        # Of a member that is no better than copy even few windows tell.
-        weights = _prior(source, session, names, [name for name in names if own[name] > 0])
+        weights = of_few()
     else:
         weights = dict(zip(names, weighing.solve(shrinkage).astype(np.float32), strict=True))
     return StackFit(
@@ -259,33 +264,6 @@ def fit_stack(
         score,
         (1 - score) * weighing.mean_square,
     )  # fmt: skip
-
-
-def _prior(
-    source: WindowSource, session: int, names: Sequence[str], useful: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
-    """Weights where there is too little to choose by, float32 [H] of each member.
-
-    Linear's share is a half where it is fitted on many windows and nothing where there are none; the other
-    share is the model's. A member with a head has as much as the one without.
-
-    Args:
-        source, session: whose windows train.
-        names: of all members.
-        useful: those that have a weight; all where none is.
-    """
-    count = source.num_windows(session, "train")
-    of_linear = 0.5 * count / (count + FEW_WINDOWS)
-    weights = dict.fromkeys(names, np.zeros(source.horizon, np.float32))
-    pairs = {("linear", "ridge"): of_linear, ("model", "model + head"): 1 - of_linear}
-    groups = [([name for name in useful or names if name in pair], share) for pair, share in pairs.items()]
-    total = sum(share for group, share in groups if group)
-    for group, share in groups:
-        for name in group:
-            # Without the model linear has all, however few its windows.
-            part = share / total if total else 1.0
-            weights[name] = np.full(source.horizon, part / len(group), np.float32)
-    return weights
 
 
 def _alone(linear: LinearBaseline, ridge: HeadFit, head: HeadFit, has_model: bool) -> StackFit:
@@ -300,100 +278,11 @@ def _alone(linear: LinearBaseline, ridge: HeadFit, head: HeadFit, has_model: boo
     if head.trial is not None:
         left = head.trial.target - head.trial.base - head.trial.added
         error = float(np.square(left).mean(dtype=np.float64))
-        score = _score(error, float(np.square(head.trial.target).mean(dtype=np.float64)))
+        score = score_of(error, float(np.square(head.trial.target).mean(dtype=np.float64)))
     return StackFit(
         Stack.of(weights, linear, heads), weights, ridge, head, math.inf, head.num_windows, {}, {}, score,
         error,
     )  # fmt: skip
-
-
-class _Weighing:
-    """Normal equations of the weights, by block of time."""
-
-    def __init__(self, departures: np.ndarray, target: np.ndarray, starts: np.ndarray, length: int) -> None:
-        """departures [M, W, H, S], target [W, H, S], both less the last frame."""
-        self.blocks = time_blocks(starts, length)
-        every = np.ones(len(starts), bool)
-        self.whole = _sums(departures, target, every)
-        self.mean_square = float(self.whole[2].sum() / max(target.size, 1))
-        self.folds = [
-            (_sums(departures, target, block.held_out), _sums(departures, target, block.rest))
-            for block in self.blocks
-        ]
-
-    def choose(self) -> tuple[float, float]:
-        """The shrinkage that forecasts blocks of time best, and the score it has there; infinite where there
-        are too few windows for blocks."""
-        if not self.folds:
-            return math.inf, math.nan
-        scores = {shrinkage: self._score(shrinkage) for shrinkage in SHRINKAGES}
-        best = max(scores, key=lambda shrinkage: scores[shrinkage])
-        return best, scores[best]
-
-    def solve(self, shrinkage: float) -> np.ndarray:
-        """Weights [M, H] of all windows."""
-        return _solve(self.whole, shrinkage)
-
-    def alone(self) -> list[float]:
-        """Each member's own score."""
-        products, moments, squares = self.whole
-        errors = squares.sum() - 2 * moments.sum(axis=0) + np.einsum("hmm->m", products)
-        return [_score(float(error), float(squares.sum())) for error in errors]
-
-    def without(self, member: int) -> _Weighing:
-        """The same without a member; of the last member's absence, copy is left."""
-        rest = object.__new__(_Weighing)
-        rest.blocks, rest.mean_square = self.blocks, self.mean_square
-
-        def drop(sums: _Sums) -> _Sums:
-            products, moments, squares = sums
-            products = np.delete(np.delete(products, member, 1), member, 2)
-            return products, np.delete(moments, member, 1), squares
-
-        rest.whole = drop(self.whole)
-        rest.folds = [(drop(held_out), drop(others)) for held_out, others in self.folds]
-        return rest
-
-    def _score(self, shrinkage: float) -> float:
-        error = copy = 0.0
-        for (products, moments, squares), others in self.folds:
-            weights = _solve(others, shrinkage).T  # [H, M]
-            error += float(squares.sum() - 2 * (weights * moments).sum())
-            error += float(np.einsum("hm,hmk,hk->", weights, products, weights))
-            copy += float(squares.sum())
-        return _score(error, copy)
-
-
-# By step: products of members [H, M, M], of members and target [H, M], squares of the target [H].
-_Sums = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _sums(departures: np.ndarray, target: np.ndarray, chosen: np.ndarray) -> _Sums:
-    members, wanted = departures[:, chosen].astype(np.float64), target[chosen].astype(np.float64)
-    products = np.einsum("mwhs,kwhs->hmk", members, members, optimize=True)
-    moments = np.einsum("mwhs,whs->hm", members, wanted, optimize=True)
-    return products, moments, np.einsum("whs,whs->h", wanted, wanted)
-
-
-def _solve(sums: _Sums, shrinkage: float) -> np.ndarray:
-    """Weights [M, H], shrunk to equal ones and none of them negative; equal where nothing moves."""
-    products, moments, _ = sums
-    count = products.shape[1]
-    if not count:
-        return np.zeros((0, len(products)))
-    penalty = shrinkage * np.einsum("hmm->h", products) / count
-    penalty = np.where(penalty > 0, penalty, 1.0)[:, None]
-    ridge = penalty[..., None] * np.eye(count)
-    systems, sides = products + ridge, moments + penalty / count
-    weights: np.ndarray = np.linalg.solve(systems, sides[..., None])[..., 0]
-    for step in np.flatnonzero((weights < 0).any(axis=1)):
-        root = np.linalg.cholesky(systems[step])
-        weights[step] = nnls(root.T, np.linalg.solve(root, sides[step]))[0]
-    return weights.T
-
-
-def _score(error: float, copy: float) -> float:
-    return 1 - error / copy if copy > 0 else math.nan
 
 
 def _plain(value: float) -> float | None:

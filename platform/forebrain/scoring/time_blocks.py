@@ -33,15 +33,21 @@ def time_blocks(starts: np.ndarray, length: int) -> list[TimeBlock]:
         length: frames of a window, context + horizon. The starts of a block span at least as many.
     """
     for num_blocks in range(MOST_BLOCKS, LEAST_BLOCKS - 1, -1):
-        edges = np.arange(num_blocks + 1) * len(starts) // num_blocks
-        ranges = list(itertools.pairwise(edges))
-        if all(stop > first and starts[stop - 1] - starts[first] >= length for first, stop in ranges):
-            numbers = np.arange(len(starts))
-            return [
-                TimeBlock(
-                    (numbers >= first) & (numbers < stop),
-                    (starts <= starts[first] - length) | (starts >= starts[stop - 1] + length),
-                )
-                for first, stop in ranges
-            ]
+        blocks = blocks_of(starts, num_blocks, length)
+        if all(np.ptp(starts[block.held_out]) >= length for block in blocks):
+            return blocks
     return []
+
+
+def blocks_of(starts: np.ndarray, num_blocks: int, length: int) -> list[TimeBlock]:
+    """So many blocks, however short; see `time_blocks`."""
+    edges = np.arange(num_blocks + 1) * len(starts) // num_blocks
+    numbers = np.arange(len(starts))
+    return [
+        TimeBlock(
+            (numbers >= first) & (numbers < stop),
+            (starts <= starts[first] - length) | (starts >= starts[stop - 1] + length),
+        )
+        for first, stop in itertools.pairwise(edges)
+        if stop > first
+    ]
