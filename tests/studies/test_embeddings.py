@@ -8,9 +8,9 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
+from forebrain.alone import alone
 from forebrain.errors import ConfigError, StudyError
 from forebrain.studies import embeddings
-from forebrain.studies.alone import alone
 from forebrain.studies.embeddings import (
     SessionUnits,
     analyse_embeddings,
