@@ -40,7 +40,7 @@ def last_minutes(session: Session, minutes: float, context: int, horizon: int) -
         rate_hz = clock.rate_hz
     if rate_hz is None:
         raise AdaptationError(
-            f"session {session.id}: has no rate, so {minutes:g} minutes cannot be counted. Give --rate_hz."
+            f"session {session.id}: has no rate, so its minutes cannot be counted. Give --rate_hz."
         )
     every = [(0, session.num_frames)]
     ranges = {part: part_ranges(DEFAULT, part, session.num_frames, every) for part in PARTS}
