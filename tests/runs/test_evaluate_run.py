@@ -180,6 +180,18 @@ def test_a_run_says_how_right_its_intervals_are_beside_the_baselines(run: Run) -
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["MLP", "normal", "ar_valql"]
 
 
+def test_a_brief_evaluation_has_the_same_scores_and_neither_intervals_nor_pictures(run: Run) -> None:
+    brief, folder, _ = run("brief", pictures=True, evaluation={"full": True, "brief": True})
+    whole, _, _ = run()
+    assert brief["uncertainty"] is None and whole["uncertainty"] is not None
+    assert brief["test"] == whole["test"] and brief["validation"] == whole["validation"]
+    names = {name.rsplit("/", 1)[1] for name in folder.folder.files("evaluation")}
+    assert "overview.csv" in names and all(name.endswith(".csv") for name in names)
+    # It is the same run, however it is scored.
+    config = from_values(PretrainConfig, folder.read_config())
+    assert "brief" not in config.identity()["evaluation"]
+
+
 def test_a_run_folder_that_cannot_be_written_is_said_before_it_is_scored(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,8 @@ def evaluate_run(
 
     Returns:
         Blocks of result.json: `validation` and `test`, `held_out` and `zapbench` where there are such,
-        `uncertainty`, `best_step` and `data_fingerprint`; and the evaluations they are made from.
+        `uncertainty` (None of a brief one), `best_step` and `data_fingerprint`; and the evaluations they are
+        made from.
 
     Raises:
         CheckpointError: there is no run, or its checkpoints are damaged or of other data.
@@ -80,10 +81,12 @@ def evaluate_run(
     run.folder.require_writable()
     run.folder.remove_partial(EVALUATION)
     parts = score_parts(trained, windows, forecasters, limit, console)
-    uncertainty = _uncertainty(trained, windows, forecasters[model], limit, console)
+    is_brief, uncertainty = config.evaluation.brief, None
+    if not is_brief:
+        uncertainty = _uncertainty(trained, windows, forecasters[model], limit, console)
     files: dict[str, bytes] = {}
     for part, evaluation in parts.items():
-        files |= _of(part, _report(evaluation, model, forecasters, windows, shown))
+        files |= _of(part, _report(evaluation, model, forecasters, windows, shown, is_brief))
     if uncertainty is not None:
         files |= _of("test", _as_files(tables.intervals(model, uncertainty), console))
     zapbench = _zapbench(forecasters, windows, limit)
@@ -205,10 +208,13 @@ def _report(
     forecasters: Mapping[str, Forecaster],
     windows: ShardWindows,
     shown: str | None,
+    is_brief: bool,
 ) -> dict[str, bytes]:
-    """Tables and pictures of one part, by name; the report, which shows them, last."""
+    """Tables of one part, by name; and pictures, and last the report that shows them, if it is not brief."""
     if not evaluation.summary(model).num_sessions:
         return {}
+    if is_brief:
+        return {f"{table.name}.csv": table.to_csv().encode() for table in tables.all_tables(evaluation)}
     ids = [info.id for info in windows.sessions]
     scored = evaluation.scores[model]
     session = ids.index(shown if shown and shown in scored else typical_session(evaluation, model))

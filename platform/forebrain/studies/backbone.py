@@ -50,6 +50,8 @@ from forebrain_registry.storage import Folder
 # What is scored on an animal left out, in the order of tables; `score` is the adapted backbone's.
 SCORED = ("score", *RIVALS)
 SPLIT = "animals left out"
+# In the study's folder, of the run that is published.
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
             place = f"without-{number + 1}/run-{seed}"
             run = _trained(config, place, seed, [*group, *config.unseen], console)
             rows += _scored(config, run, _chosen(config, group, sessions), seed, unchanged, console)
-    run = _trained(config, "run", 0, config.unseen, console)
+    run = _trained(config, RUN, 0, config.unseen, console)
     rows += _scored(config, run, _chosen(config, config.unseen, sessions), 0, unchanged, console)
     metrics = list(metrics_of(rows))
     table = as_table(metrics)
@@ -176,7 +178,7 @@ def animal_of(session: Session) -> str:
 
 
 def _trained(config: BackboneConfig, place: str, seed: int, held_out: Sequence[str], console: Console) -> str:
-    evaluation = EvaluationConfig(windows_per_session=128, exact=True)
+    evaluation = EvaluationConfig(windows_per_session=128, exact=True, brief=place != RUN)
     return pretrained_without(
         Folder(config.out), place, held_out, console, seed=seed, model=config.model,
         training=config.training, mixture=config.mixture, evaluation=evaluation,

@@ -152,7 +152,8 @@ def run_without(
     """
     return pretrained_without(
         out, f"without-{session_key(animal)}/{name}-{seed}", [glob.escape(animal)], console, seed=seed,
-        model=model, training=training, mixture=mixture, evaluation=EvaluationConfig(windows_per_session=64),
+        model=model, training=training, mixture=mixture,
+        evaluation=EvaluationConfig(windows_per_session=64, brief=True),
     )  # fmt: skip
 
 

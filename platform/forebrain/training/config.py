@@ -163,12 +163,14 @@ class EvaluationConfig:
             scored on the same windows.
         longest_context: score windows with room for a context of so many frames, so that runs with shorter
             contexts forecast the same frames. None: the model's own context.
+        brief: scores alone, without intervals and pictures, which take as long again.
     """
 
     windows_per_session: int = 256
     full: bool = False
     exact: bool = False
     longest_context: int | None = None
+    brief: bool = False
 
     def __post_init__(self) -> None:
         if self.windows_per_session < 1:
@@ -279,4 +281,5 @@ class PretrainConfig:
         for name in ("checkpoint_every", "keep_checkpoints"):
             del values["training"][name]
         del values["mixture"]["on_bad_shard"]
+        del values["evaluation"]["brief"]
         return values
