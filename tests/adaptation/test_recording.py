@@ -37,10 +37,6 @@ def test_it_is_repaired_and_every_remaining_unit_can_be_found_again(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (
-            {"rate_hz": 20.0},
-            r"20 frames a second; the backbone was trained at 1.5, 2.5 Hz.*--resample.*2.5 Hz",
-        ),
         ({"traces": np.random.default_rng(0).normal(size=(75, 5))}, "too short.*need 80 frames"),
         (
             {"segment_ids": np.arange(400, dtype=np.int32) // 15},
@@ -71,11 +67,24 @@ def test_it_is_resampled_when_asked_and_when_the_backbone_always_was(
         prepare_session(replace(fast, rate_hz=None), replace(description, resample_hz=5.0), [5.0])
 
 
+def test_a_recording_of_another_rate_keeps_its_own_frames_and_is_told(
+    walk: Callable[..., Session], description: Description
+) -> None:
+    prepared = prepare_session(replace(walk(1), rate_hz=20.0), description, RATES)
+    assert (prepared.session.rate_hz, prepared.session.num_frames) == (20.0, 400)
+    assert prepared.preprocessing.resample_hz is None
+    (finding,) = (each for each in prepared.report.findings if each.kind == "other_rate")
+    assert finding.action == "kept"
+    assert "20 frames a second, and the backbone was trained at 1.5, 2.5 Hz" in finding.words
+    assert "--resample brings it to 2.5 Hz" in finding.words
+
+
 def test_a_rate_near_to_a_trained_one_or_unknown_is_taken(
     walk: Callable[..., Session], description: Description
 ) -> None:
     near = prepare_session(replace(walk(1), rate_hz=2.8), description, RATES)
     assert near.session.rate_hz == 2.8 and near.preprocessing.resample_hz is None
+    assert "other_rate" not in near.report.kinds()
     unknown = prepare_session(replace(walk(1), rate_hz=None), description, RATES)
     assert "rate_not_checked" in unknown.report.kinds()
     assert prepare_session(replace(walk(1), rate_hz=77.0), description, []).session.rate_hz == 77.0

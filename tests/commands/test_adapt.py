@@ -164,16 +164,25 @@ def test_a_recording_that_does_not_fit_leaves_nothing(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for made, words in (
-        (recording("fast", rate_hz=20), "Give --resample"),
-        (recording("short", frames=slice(40)), "too short"),
-    ):
-        assert main(command(recording=made)) == 1
-        assert words in capsys.readouterr().err
+    assert main(command(recording=recording("short", frames=slice(40)))) == 1
+    assert "too short" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    short = [*command(recording=recording("fast", rate_hz=5)), "--resample", "--mode", "none"]
-    assert main(short) == 0
-    assert Adapted.load(tmp_path / "out").rate_hz == 2.5
+
+
+def test_a_recording_of_another_rate_is_taken_as_it_is_or_resampled(
+    command: Callable[..., list[str]],
+    recording: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fast = recording("fast", rate_hz=5)
+    for ending, more, rate_hz in (("own", [], 5.0), ("brought", ["--resample"], 2.5)):
+        out = tmp_path / ending
+        assert main([*command(recording=fast, out=str(out), mode="none"), *more]) == 0
+        assert Adapted.load(out).rate_hz == rate_hz
+        shown = " ".join(capsys.readouterr().out.split())
+        assert ("count the recording's own frames" in shown) == (not more)
+        assert "Another rate" in (out / "report.md").read_text()
 
 
 def test_a_full_disk_and_a_folder_that_is_there_are_refused(

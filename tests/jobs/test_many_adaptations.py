@@ -47,9 +47,9 @@ def config(tmp_path: Path, walk: Callable[..., Session], monkeypatch: pytest.Mon
     )
     folder = tmp_path / "recordings"
     folder.mkdir()
-    for name, rate_hz in (("a", 2.5), ("b", 2.5), ("fast", 40)):
-        np.save(folder / f"{name}.npy", walk(ord(name[0]), num_frames=250).frames(0, 250))
-        (folder / f"{name}.npy.session.yaml").write_text(f"{{rate_hz: {rate_hz}, subject: {name}}}")
+    for name, num_frames in (("a", 250), ("b", 250), ("short", 40)):
+        np.save(folder / f"{name}.npy", walk(ord(name[0]), num_frames=250).frames(0, num_frames))
+        (folder / f"{name}.npy.session.yaml").write_text(f"{{rate_hz: 2.5, subject: {name}}}")
     (folder / "torn.npy").write_bytes((folder / "a.npy").read_bytes()[:300])
     return ManyConfig(
         "worms", [str(folder)], str(tmp_path / "out"), str(tmp_path / "registry"), serial=True,
@@ -64,16 +64,16 @@ def status(rows: list[dict]) -> dict[str, str]:
 def test_failures_are_rows_and_what_is_finished_is_not_done_again(config: ManyConfig, tmp_path: Path) -> None:
     quiet = Console(quiet=True)
     rows = adapt_many(config, quiet)
-    assert status(rows) == {"a": "adapted", "b": "adapted", "fast": "failed", "torn": "failed"}
+    assert status(rows) == {"a": "adapted", "b": "adapted", "short": "failed", "torn": "failed"}
     errors = {Path(row["recording"]).stem: row["error"] for row in rows}
-    assert "--resample" in errors["fast"] and "torn.npy" in errors["torn"]
+    assert "too short" in errors["short"] and "torn.npy" in errors["torn"]
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*")}
     assert {path.name for path in kept} >= {"result.json", "report.md", "interface.safetensors"}
 
     # Better luck the second time: the torn file was copied again.
     (tmp_path / "recordings" / "torn.npy").write_bytes((tmp_path / "recordings" / "b.npy").read_bytes())
     again = adapt_many(config, quiet)
-    assert status(again) == {"a": "finished", "b": "finished", "fast": "failed", "torn": "adapted"}
+    assert status(again) == {"a": "finished", "b": "finished", "short": "failed", "torn": "adapted"}
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert [row["score"] for row in again[:2]] == [row["score"] for row in rows[:2]]
 
@@ -90,13 +90,14 @@ def test_failures_are_rows_and_what_is_finished_is_not_done_again(config: ManyCo
 
 
 def test_recordings_of_one_name_do_not_pass_for_each_other(config: ManyConfig, tmp_path: Path) -> None:
-    for name in ("a", "b", "fast"):
+    (tmp_path / "recordings" / "short.npy").write_bytes((tmp_path / "recordings" / "b.npy").read_bytes())
+    for name in ("a", "b", "short"):
         sidecar = tmp_path / "recordings" / f"{name}.npy.session.yaml"
         sidecar.write_text(
-            f"{{rate_hz: 2.5, subject: worm, session: {'other' if name == 'fast' else 'day'}}}"
+            f"{{rate_hz: 2.5, subject: worm, session: {'other' if name == 'short' else 'day'}}}"
         )
     rows = adapt_many(replace(config, mode="none"), Console(quiet=True))
-    assert status(rows) == {"a": "failed", "b": "failed", "fast": "adapted", "torn": "failed"}
+    assert status(rows) == {"a": "failed", "b": "failed", "short": "adapted", "torn": "failed"}
     assert all("2 recordings are called recordings/worm/day" in row["error"] for row in rows[:2])
     assert rows[1]["score"] is None
 

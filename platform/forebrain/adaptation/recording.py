@@ -13,7 +13,7 @@ from forebrain.adaptation.stretch import last_minutes
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.scoring.protocols import DEFAULT, LABELLED, PARTS
-from forebrain.sessions.preprocessing import RATE_TOLERANCE, Preprocessing, rates_agree
+from forebrain.sessions.preprocessing import Preprocessing, rates_agree
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import Finding, RecordingReport
 from forebrain.sessions.resample import bin_events, resample
@@ -98,7 +98,7 @@ def prepare_session(
 
     Raises:
         RecordingError: nothing usable remains.
-        AdaptationError: its rate is another, or it is too short.
+        AdaptationError: it is too short.
     """
     model, protocol = description.model, description.protocol
     if minutes is not None:
@@ -160,7 +160,7 @@ def _which(session_id: str | None, found: Sequence[Session]) -> str:
 def _rate_to_use(
     session: Session, rates_hz: Sequence[float], to_rate: bool
 ) -> tuple[float | None, list[Finding]]:
-    """The rate to resample to, None for none, and what to report. Raises AdaptationError."""
+    """The rate to resample to, None for none, and what to report."""
     if not rates_hz:
         return None, []
     known = ", ".join(list(dict.fromkeys(f"{rate:.4g}" for rate in rates_hz))[:8])
@@ -176,11 +176,12 @@ def _rate_to_use(
         return None, []
     if to_rate:
         return nearest, []
-    raise AdaptationError(
-        f"session {session.id}: has {rate:.4g} frames a second; the backbone was trained at {known} Hz and "
-        f"takes rates within {RATE_TOLERANCE:.0%} of these. Give --resample to bring the recording to "
-        f"{nearest:.4g} Hz."
+    words = (
+        f"{rate:.4g} frames a second, and the backbone was trained at {known} Hz: contexts and forecasts "
+        "count the recording's own frames, so they are of another length; --resample brings it to "
+        f"{nearest:.4g} Hz"
     )
+    return None, [Finding("other_rate", "kept", words, 1)]
 
 
 def _nearest(rates_hz: Sequence[float], rate_hz: float) -> float:

@@ -263,12 +263,10 @@ def _adapt(backbone: Backbone, session: Session, minutes: float | None, fit: Fit
         "fit": dataclasses.asdict(fit),
         "weights_sha256": backbone.origin.weights_sha256,
     }
-    comparison = compare(
-        backbone, session, default_mode(backbone.model, minutes), fit, to_rate=True, minutes=minutes
-    )
+    comparison = compare(backbone, session, default_mode(backbone.model, minutes), fit, minutes=minutes)
     zero = comparison
     if comparison.mode != "none":
-        zero = compare(backbone, session, "none", fit, to_rate=True, rivals=False)
+        zero = compare(backbone, session, "none", fit, rivals=False)
     result = comparison.result()
     row["minutes"] = comparison.prepared.minutes
     row |= {ADAPTED: result["score"], ZERO_STEPS: zero.result()["score"]}

@@ -197,7 +197,7 @@ def score_session(
     """
     torch.set_num_threads(1)
     fit = FitConfig(seed=seed)
-    prepared = prepare_session(session, backbone.description, backbone.rates_hz, to_rate=True)
+    prepared = prepare_session(session, backbone.description, backbone.rates_hz)
     windows, session = prepared.windows, prepared.session
     linear = linear_on(windows, seed)
     trained = [train(each, prepared, "none", fit) for each in (backbone, without)]
