@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from forebrain.errors import ConfigError, RecordingError, ShardError
+from forebrain.sessions import session as session_module
 from forebrain.sessions.session import Session
 from forebrain.shards import prepare as prepare_module
 from forebrain.shards import writer
@@ -84,6 +85,22 @@ def test_a_changed_recording_is_prepared_again_and_leaves_nothing_of_the_old(sav
     assert shards.fingerprint != fingerprint
     listed = {shard.name for entry in shards.sessions for shard in entry.shards}
     assert {path.relative_to(out).as_posix() for path in (out / "shards").rglob("*.*")} == listed
+
+
+def test_a_session_of_an_earlier_version_whose_accents_were_letters_of_their_own_is_replaced(
+    save_session, out, monkeypatch
+):
+    name = "me\u0301duse"
+    with monkeypatch.context() as before_names_were_composed:
+        before_names_were_composed.setattr(session_module, "composed", lambda name: name)
+        recordings = [save_session("a.npz", name=name), save_session("b.npz")]
+        run(recordings, out)
+    assert run(recordings, out).num_skipped == 2
+    save_session("a.npz", name=name, num_frames=100)
+    assert not run(recordings, out).failures
+    sessions = ShardSet.open(str(out)).sessions
+    assert [(each.session, each.num_frames) for each in sessions] == [("b", 400), ("m\u00e9duse", 100)]
+    assert not [path for path in out.rglob("*") if "me-duse" in path.name]
 
 
 def test_a_lost_shard_is_written_again(save_session, out):
@@ -210,6 +227,7 @@ def test_a_killed_run_leaves_nothing_that_passes_for_complete_and_continues(save
     script = f"""
 import os, signal
 from forebrain_registry.storage import local_disk
+from forebrain.sessions import session as session_module
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
@@ -374,6 +392,7 @@ def test_a_recording_larger_than_memory_is_prepared_and_read_in_pieces(tmp_path)
     script = f"""
 import resource
 import numpy as np
+from forebrain.sessions import session as session_module
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -157,6 +157,7 @@ def _prepare(
         progress(f"[{number}/{len(todo)}] {printable(row['recording'])}: {', '.join(row['lines'])}")
 
     stored = _complete_entries(storage, config, indexed)
+    _remove_other_spellings(storage, stored, usable)
     prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
     if usable and not prepared:
         raise StorageError(
@@ -165,11 +166,12 @@ def _prepare(
         )
     if not prepared:
         raise RecordingError(f"none of {len(recordings)} recordings can be used:", *failures)
-    asked = {session_id for row in work for session_id in row["wanted"]}
+    asked = {composed(session_id) for row in work for session_id in row["wanted"]}
     failures += [
         f"session {session_id} of {storage.uri} is damaged or incomplete and is left out of the set now; "
         "prepare its recording again."
-        for session_id in sorted(set(indexed.values()) - stored.keys() - asked)
+        for session_id in sorted(set(indexed.values()) - stored.keys())
+        if composed(session_id) not in asked
     ]
     failures += [
         f"session {session_id} was prepared and is not whole any more in {storage.uri}; something else "
@@ -365,6 +367,16 @@ def _by_source(stored: dict[str, _Stored]) -> dict[str, list[str]]:
         for sha256, group in found.items()
         if len(group) == group[0].source.num_sessions
     }
+
+
+def _remove_other_spellings(storage: Folder, stored: dict[str, _Stored], usable: Collection[str]) -> None:
+    """Removes what an earlier version prepared of a usable session under another spelling of its name: it has
+    other files, which the session's own do not replace."""
+    own = {composed(session_id): session_id for session_id in usable if session_id in stored}
+    for session_id in [each for each in stored if own.get(composed(each), each) != each]:
+        entry = stored.pop(session_id).entry
+        for name in (entry.name, entry.arrays_name, *(shard.name for shard in entry.shards)):
+            storage.remove(name)
 
 
 def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:
