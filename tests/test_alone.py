@@ -18,7 +18,7 @@ from rich.console import Console
 
 from forebrain import alone as module
 from forebrain.alone import alone
-from forebrain.errors import StudyError
+from forebrain.errors import StorageError, StudyError
 from forebrain.sealed import sealed, unsealed
 from forebrain.studies.ablation import AblateConfig, ablate
 from forebrain.studies.backbone import BackboneConfig
@@ -132,6 +132,36 @@ def test_from_another_machine_it_counts_as_ended_once_it_gives_no_sign_of_life(
     monkeypatch.setattr(Folder, "clock_s", lambda self: written.modified_s + 61)
     with alone(folder):
         assert folder.names() == ["held-8.json"]
+
+
+def test_one_that_seemed_to_have_ended_says_so_and_takes_nothing_of_another_away(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StorageError, match="may be of both: run this one again"), alone(folder):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(module, "_machine", lambda: "another")
+            elsewhere.setattr(module, "LOST_S", 0.0)
+            with alone(folder):
+                assert folder.names() == ["held-2.json"]
+        folder.write("held-1.json", b"of a third")
+    assert folder.names() == ["held-1.json"]
+
+
+def test_one_that_brought_its_file_back_after_another_had_come_says_so(folder: Folder) -> None:
+    with pytest.raises(StorageError, match="may be of both"), alone(folder):
+        folder.write("held-2.json", b"of another")
+    assert folder.names() == ["held-2.json"]
+
+
+def test_a_file_that_was_taken_away_is_not_renewed(folder: Folder) -> None:
+    class Once(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            is_second = self.is_set()
+            self.set()
+            return is_second
+
+    module._renew(folder, "held-1.json", b"of one that had seemed to have ended", Once())
+    assert folder.names() == []
 
 
 def test_a_number_that_another_process_has_now_bars_nobody(folder: Folder) -> None:

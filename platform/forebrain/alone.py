@@ -69,7 +69,8 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
 
     Raises:
         StudyError: another process holds it, and nobody waits.
-        StorageError: it cannot be written to.
+        StorageError: it cannot be written to; or, once the block has ended, another process took it since
+            this one seemed to have ended.
     """
     made: list[Path] = []
     if out.is_local:
@@ -85,10 +86,18 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
     renewing.start()
     try:
         yield
+        newest = max(_holders(out), default=0)
+        if name != f"held-{newest}.json" or not _is_there(out, name, record):
+            raise StorageError(
+                f"{out.uri}: another command could take this folder, since {name} was removed, or not "
+                f"renewed for {LOST_S:.0f} s, as when this machine sleeps or the store is away. What lies "
+                "there may be of both: run this one again."
+            )
     finally:
         ended.set()
         renewing.join()
-        out.remove(name)
+        if _is_there(out, name, record):
+            out.remove(name)
         for folder in made:
             with contextlib.suppress(OSError):  # it holds something now
                 folder.rmdir()
@@ -162,9 +171,19 @@ def _has_ended(out: Folder, name: str) -> bool:
     raise _HeldError(f"{out.uri}: another command works there ({who}).")
 
 
+def _is_there(out: Folder, name: str, record: bytes) -> bool:
+    """Whether a file is still the one that was written."""
+    try:
+        return out.read(name) == record
+    except FileNotFoundError:
+        return False
+
+
 def _renew(out: Folder, name: str, record: bytes, ended: threading.Event) -> None:
     while not ended.wait(RENEW_S):
         try:
+            if not _is_there(out, name, record):  # said when the work has ended
+                return
             out.write(name, record)
         except (StorageError, OSError) as error:
             _log.warning("%s: cannot be renewed (%s).", out.uri_of(name), error)
