@@ -11,7 +11,7 @@ from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import RegistryError
 from forebrain_registry.layout import INDEX, INDEX_FORMAT, Index, IndexedFile
 from forebrain_registry.records import MAX_RECORD_BYTES, StoredFile, Version, check_name
-from forebrain_registry.registry import AliasMove, Deprecation, Registry
+from forebrain_registry.registry import MAX_NOTE_BYTES, AliasMove, Deprecation, GivenNumber, Registry
 from forebrain_registry.storage import PARTIAL, Folder
 
 
@@ -55,8 +55,10 @@ def verify(registry: Registry, name: str | None = None) -> Findings:
 
 
 def verify_version(registry: Registry, version: Version) -> Findings:
-    """Checks one version's blobs."""
+    """Checks one version's record and blobs."""
     findings = Findings(versions=1)
+    with _noting(findings):
+        _verify_record(registry, version, findings)
     _verify_blobs(registry, version, set(), findings)
     return findings
 
@@ -95,6 +97,7 @@ def _verify_model(
             if version.digest in digests:
                 findings.problems.append(f"{version}: is {name}@{digests[version.digest]} a second time")
             digests[version.digest] = number
+            _verify_record(registry, version, findings)
             _verify_blobs(registry, version, checked, findings)
     for (kind, key), numbers in sorted(listing.logs.items()):
         _check_numbers(f"{name}: {kind}/{key} record", numbers, findings)
@@ -103,6 +106,22 @@ def _verify_model(
         for number in numbers:
             with _noting(findings):
                 _verify_note(registry, name, kind, key, number, listing.versions, findings)
+
+
+def _verify_record(registry: Registry, version: Version, findings: Findings) -> None:
+    """Compares a record with the note of its number; earlier versions of this program left none."""
+    path = layout.record_name(layout.numbers_folder(version.name), version.number)
+    try:
+        note = strict_json.build(
+            GivenNumber, strict_json.parse(registry.store.read(path, MAX_NOTE_BYTES), path), path
+        )
+    except FileNotFoundError:
+        return
+    if note.sha256 != version.digest:
+        findings.problems.append(
+            f"{version}: its record is not the one that was published, sha256 {note.sha256}; it was changed "
+            "or damaged since"
+        )
 
 
 def _verify_note(

@@ -34,6 +34,7 @@ from forebrain_registry import (
 from forebrain_registry.layout import blob_name
 from forebrain_registry.storage import Folder
 from forebrain_registry.storage.local_disk import LocalDisk
+from forebrain_registry.verifying import verify_version
 
 ROOT = Path(__file__).parents[2]
 
@@ -430,6 +431,19 @@ def test_a_number_is_never_given_again_whatever_became_of_its_record(
     (Path(registry.uri) / f"models/worm/versions/{last + 1:08}.json").unlink()
     assert copy(other, "worm", registry).number == last + 2
     assert len(registry.versions("worm")) == num_versions
+
+
+def test_a_record_that_was_changed_since_it_was_published_is_found(registry: Registry) -> None:
+    put(registry)
+    put(registry, seed=1)
+    assert not verify(registry).problems
+    path = Path(registry.uri) / "models/worm/versions/00000001.json"
+    path.write_text(path.read_text().replace('"created": "20', '"created": "19'))
+    for findings in (verify(registry), verify_version(registry, registry.resolve("worm@1"))):
+        assert [problem.partition(", sha256")[0] for problem in findings.problems] == [
+            "worm@1: its record is not the one that was published"
+        ]
+    assert not verify_version(registry, registry.resolve("worm@2")).problems
 
 
 @pytest.mark.parametrize("by", ["an alias", "a deprecation", "a signature"])
