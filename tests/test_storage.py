@@ -495,17 +495,26 @@ def test_what_a_local_disk_refuses_is_one_line_with_its_path(tmp_path: Path) -> 
     folder.write("a", b"1")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "redirected").open("wb") as redirected:
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{redirected.fileno()}")
+        _refuses_each(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder", "pipe", "redirected", "stdout"]
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "stdout").is_symlink()
+
+
+def _refuses_each(folder: Folder) -> None:
     for call, match in (
         (lambda: folder.read("folder"), "folder: Is a directory"),
         (lambda: folder.read("pipe"), "pipe: not a regular file"),
         (lambda: folder.write("a/b", b""), "a: cannot be made, since a file is in its way"),
         (lambda: folder.create("a/b/c", b""), "a/b: cannot be made, since a file is in its way"),
         (lambda: folder.write("folder", b""), "folder: Is a directory"),
+        (lambda: folder.write("pipe", b""), "pipe: is a device, a pipe or a socket"),
+        (lambda: folder.write("stdout", b""), "stdout: is a device, a pipe or a socket"),
         (lambda: folder.write("x" * 300, b""), "File name too long"),
     ):
         with pytest.raises(StorageError, match=match):
             call()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder", "pipe"]
 
 
 @pytest.fixture

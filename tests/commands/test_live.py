@@ -276,6 +276,8 @@ def test_a_page_or_a_record_that_cannot_be_is_said_in_a_line_before_anything_is_
 ) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("of great value")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "one")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for options, reason in (
             (["--page", str(taken.getsockname()[1])], "Address already in use"),
@@ -284,6 +286,7 @@ def test_a_page_or_a_record_that_cannot_be_is_said_in_a_line_before_anything_is_
             (["--record", str(notes)], "nothing is overwritten"),
             (["--record", str(tmp_path)], "cannot be written"),
             (["--budget_ms", "0"], "expected more than 0"),
+            (["--state", str(link), "--record", str(tmp_path / "one")], "--state and --record are one file"),
         ):
             serve_it = ["live", "serve", "--untrained_units", "5", "--address", "tcp://127.0.0.1:*", *options]
             assert main(serve_it) == 2, options

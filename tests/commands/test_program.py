@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import signal
 import subprocess
@@ -408,6 +409,14 @@ class TestOut:
         assert main(["plan", "--out", str(out)]) == 2
         assert "--overwrite" in capsys.readouterr().err and out.read_text() == "mine"
         assert main(["plan", "--out", str(out), "--overwrite"]) == 0 and out.read_text().startswith("{")
+
+    def test_what_is_no_file_is_never_replaced(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        assert main(["plan", "--out", str(pipe), "--overwrite"]) == 2
+        assert "a folder, device or pipe; expected a file" in capsys.readouterr().err and pipe.is_fifo()
 
     @pytest.mark.parametrize(
         "words",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,6 +224,13 @@ def test_a_link_in_a_circle_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be found") as refused, keeping(path):
         pass
     assert "\n" not in str(refused.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="is a folder, device or pipe"), keeping(path):
+        pass
 
 
 def test_what_a_killed_forecaster_left_of_a_state_is_removed_and_no_other(

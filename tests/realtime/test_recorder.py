@@ -114,8 +114,10 @@ def test_a_recording_is_gone_on_with_and_another_file_never_overwritten(
     with pytest.raises(ConfigError, match="nothing is overwritten"):
         Recorder(notes, open_live(), ABOUT)
     assert path.read_bytes() == before and notes.read_text() == "of great value"
-    with pytest.raises(ConfigError, match="cannot be written"):
-        Recorder(tmp_path, open_live(), ABOUT)
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            Recorder(other, open_live(), ABOUT)
 
 
 def test_two_forecasters_do_not_record_to_one_file(

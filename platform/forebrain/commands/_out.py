@@ -17,7 +17,7 @@ def require_free(out: str | None, overwrite: bool) -> None:
     """Makes sure, before any work, that a file of this name can be written.
 
     Raises:
-        ConfigError: there is one that is not to be written over.
+        ConfigError: there is one that is not to be written over, or that is no file.
         StorageError: its folder cannot be written to.
     """
     if out is None:
@@ -25,6 +25,8 @@ def require_free(out: str | None, overwrite: bool) -> None:
     folder, name = file_at(out)
     if not overwrite and folder.exists(name):
         raise ConfigError(f"out is {out}, which exists. Give --overwrite to replace it, or another --out.")
+    if folder.exists(name) and folder.stat(name) is None:
+        raise ConfigError(f"out is {out}, a folder, device or pipe; expected a file, of another name.")
     folder.require_writable()
 
 

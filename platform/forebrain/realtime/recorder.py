@@ -65,6 +65,8 @@ class Recorder:
         self._header = header = _header(live, about)
         self._start = len(header)
         self._is_gone = False
+        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+            raise ConfigError(f"{self.path}: cannot be written (no file, but a folder, device or pipe).")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("r+b" if self.path.exists() else "x+b", buffering=0)

@@ -178,12 +178,16 @@ def _place(path: str | Path) -> Path:
     """Where a state file lies, whatever links lead there: a state that is written replaces none of them.
 
     Raises:
-        CheckpointError: the links lead in a circle.
+        CheckpointError: the links lead in a circle, or to what is no file.
     """
     try:
-        return path_here(path).resolve()
+        place = path_here(path).resolve()
+        is_file = place.is_file() or not place.exists()
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: cannot be found ({error}). Name another file.") from error
+    if not is_file:  # a pipe would be waited for
+        raise CheckpointError(f"{path}: is a folder, device or pipe; expected a file, of another name.")
+    return place
 
 
 def _hash_of(arrays: Mapping[str, np.ndarray], text: str) -> str:

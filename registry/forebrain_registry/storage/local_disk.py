@@ -130,8 +130,11 @@ class LocalDisk:
 
         Raises:
             FileExistsError: there is one of that name, and there must be none.
+            StorageError: a device or a pipe has that name; or the disk says no.
         """
         target = self.root / name
+        if not if_absent:
+            _require_replaceable(target)
         partial = partial_beside(target)
         made = _make_folder(target.parent)
         try:
@@ -194,6 +197,18 @@ class LocalDisk:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise StorageError(f"{path}: not a regular file.")
                 yield stream
+
+
+def _require_replaceable(target: Path) -> None:
+    """Raises StorageError where a name is no file's: a rename would put one in the place of a device of this
+    machine, or of a pipe whose reader would wait for ever."""
+    with contextlib.suppress(OSError):  # there is nothing, or what follows says why not
+        mode = target.stat().st_mode
+        is_of_a_process = target.is_symlink() and str(target.readlink()).startswith("/proc/")
+        if is_of_a_process or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise StorageError(
+                f"{target}: is a device, a pipe or a socket, whose place no file takes. Name another file."
+            )
 
 
 def partial_beside(target: Path) -> Path:

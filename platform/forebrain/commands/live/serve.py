@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -86,6 +87,10 @@ class Config:
             raise ConfigError("--threads and --untrained_units: expected 1 or more.")
         if self.budget_ms is not None and self.budget_ms <= 0:
             raise ConfigError(f"--budget_ms is {self.budget_ms}; expected more than 0.")
+        if self.state and self.record and os.path.realpath(self.state) == os.path.realpath(self.record):
+            raise ConfigError(
+                f"--state and --record are one file, {self.record}; name another for one of them."
+            )
 
 
 def run(config: Config, console: Console) -> int:
