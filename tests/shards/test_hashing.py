@@ -81,6 +81,28 @@ def test_what_is_written_through_a_memory_map_is_seen(tmp_path: Path, hashed: li
     assert file_sha256(path) == sha256(b"\3" + bytes(99))
 
 
+def test_what_is_written_between_the_flush_and_a_long_reading_is_seen(
+    tmp_path: Path, hashed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(100))
+    mapped = np.memmap(path, np.uint8, "r+")
+    flush, digest = hashing._flush, hashlib.file_digest
+
+    def flushed_before_it_is_written(descriptor: int) -> bool:
+        can_tell = flush(descriptor)
+        mapped[0] = 1
+        return can_tell
+
+    with monkeypatch.context() as first:
+        first.setattr(hashing, "SETTLED_S", 0.1)
+        first.setattr(hashing, "_flush", flushed_before_it_is_written)
+        first.setattr(hashlib, "file_digest", lambda *given: time.sleep(0.2) or digest(*given))
+        assert file_sha256(path) == sha256(b"\1" + bytes(99))
+    mapped[0] = 2
+    assert file_sha256(path) == sha256(b"\2" + bytes(99))
+
+
 def test_in_memory_where_times_do_not_tell_nothing_is_remembered(tmp_path: Path, hashed: list[int]) -> None:
     if not Path("/dev/shm").is_mount():
         pytest.skip("no file system in memory is here")

@@ -40,8 +40,9 @@ def file_sha256(path: Path) -> str:
             known = json.loads(_note(before).read_text())
             if known["state"] == state and _is_sha256(known["sha256"]):
                 return known["sha256"]
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        # Not once it is read, which takes long: a map that was written to since the flush may be again.
         is_settled = time.time() - max(before.st_mtime, before.st_ctime) > SETTLED_S
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         if can_tell and is_settled and _state(os.fstat(stream.fileno())) == state:
             with contextlib.suppress(OSError, StorageError):  # a user without a home, too
                 _write(_note(before), json.dumps({"state": state, "sha256": sha256}))
