@@ -71,6 +71,18 @@ def test_units_that_float32_rounds_away_are_told_from_constant_ones(make_session
         repair(make_session(traces=1e7 + 0.1 * rng.standard_normal((400, 3))))
 
 
+def test_units_without_a_finite_value_are_told_from_constant_ones(make_session):
+    traces = np.random.default_rng(0).standard_normal((400, 4))
+    traces[:, 1] += 1e39
+    traces[:, 2] = np.nan
+    traces[:, 3] = 1
+    repaired, report = repair(make_session(traces=traces, unit_names=tuple("ABCD")))
+    assert finding(report, "empty_units").names == ("B", "C")
+    assert finding(report, "constant_units").names == ("D",) and repaired.unit_names == ("A",)
+    with pytest.raises(RecordingError, match="2 units without a finite value"):
+        repair(make_session(traces=1e300 * traces[:, [0, 0]]))
+
+
 def test_names_that_several_units_have_are_told(make_session):
     _, report = repair(make_session(unit_names=("A", "B", "A", "C", "B", "A")))
     assert finding(report, "repeated_names").names == ("A", "B")
@@ -163,7 +175,7 @@ def test_a_gap_is_seen_beside_units_that_are_missing_throughout(make_session):
     session.traces[100:150] = NAN
     repaired, report = repair(session)
     assert (repaired.num_frames, repaired.num_units) == (350, 4)
-    assert finding(report, "missing_units").count == 6
+    assert finding(report, "empty_units").count == 6
 
 
 def test_gaps_in_the_frame_times_break_segments(make_session):

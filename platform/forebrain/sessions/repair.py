@@ -43,12 +43,12 @@ def repair(session: Session) -> tuple[Session, RecordingReport]:
     The traces of the result are read through to those of `session` slice by slice; any slice has the same
     values however the reading is cut.
 
-    Rules, in order: units with more than 10 % of their values missing, units whose changes are lost beside
-    their values in float32, constant units and exact copies of an earlier unit are dropped; long runs of
-    frames that miss most units are cut out and break the segment; leading frames before every unit has a
-    value are cut off (units that would cost more than 5 % of the frames are dropped instead); other missing
-    values hold the unit's last value; gaps in the frame times break segments. The rest is kept with a
-    warning.
+    Rules, in order: units without a finite value, units with more than 10 % of their values missing, units
+    whose changes are lost beside their values in float32, constant units and exact copies of an earlier unit
+    are dropped; long runs of frames that miss most units are cut out and break the segment; leading frames
+    before every unit has a value are cut off (units that would cost more than 5 % of the frames are dropped
+    instead); other missing values hold the unit's last value; gaps in the frame times break segments. The
+    rest is kept with a warning.
 
     Raises:
         RecordingError: no unit or fewer than two frames remain, or the traces cannot be read.
@@ -115,7 +115,7 @@ class _Scan:
 
     @property
     def is_constant(self) -> np.ndarray:
-        return self.minimum >= self.maximum  # also of a unit without a value: inf >= -inf
+        return self.minimum >= self.maximum
 
 
 def _scan(session: Session) -> _Scan:
@@ -209,7 +209,9 @@ def _choose_units(session: Session, scan: _Scan, missing: _Missing, findings: li
             names = _names(session, units)
             findings.append(Finding(kind, "dropped", words, units.size, names, _all_frames(session)))
 
-    too_little = np.flatnonzero(missing.count > MAX_MISSING * num_frames)
+    words = "{} without a finite value (above 3.4e38 float32 holds none)"
+    drop("empty_units", np.flatnonzero(scan.minimum > scan.maximum), words)
+    too_little = np.flatnonzero(is_kept & (missing.count > MAX_MISSING * num_frames))
     drop("missing_units", too_little, f"{{}} with more than {MAX_MISSING:.0%} of the values missing")
     words = "{} whose changes are too small beside their values for float32; subtract an offset from them"
     drop("rounded_units", _rounded(session, scan, np.flatnonzero(is_kept)), words)
