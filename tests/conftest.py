@@ -72,6 +72,18 @@ def rough_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         monkeypatch.setitem(plotting._STYLE, "figure.constrained_layout.use", False)
 
 
+@pytest.fixture
+def ascii_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text files whose encoding is not named are ASCII, as in the locale C without Python's UTF-8 mode."""
+    read, write = Path.read_text, Path.write_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, encoding="ascii", errors=None: read(path, encoding, errors)
+    )
+    monkeypatch.setattr(
+        Path, "write_text", lambda path, data, encoding="ascii", *more: write(path, data, encoding, *more)
+    )
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     default = Path(__file__).parents[2] / "shared" / "data"

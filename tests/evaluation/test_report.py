@@ -49,11 +49,12 @@ def _assert_pictures(folder: Path) -> None:
         assert pixels.shape[0] > 300 and pixels[..., :3].std() > 0.01
 
 
+@pytest.mark.usefixtures("ascii_locale")
 def test_a_report_holds_tables_and_pictures_and_names_what_it_leaves_out(walk, tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     source = ArrayWindows([walk(0), walk(1), walk(2, num_frames=60)], "chronological", C, H)
     report = _report(source, tmp_path / "report")
-    text = report.read_text()
+    text = report.read_text(encoding="utf-8")
     assert "# model on test" in text and "lab/animal2/one" in text
     for name in ("overview", "by_session", "by_species", "by_dataset", "by_horizon", "by_unit_quantile"):
         assert (report.parent / f"{name}.csv").exists()

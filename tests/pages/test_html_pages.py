@@ -49,7 +49,7 @@ class Elements(HTMLParser):
 def checked(address: str) -> tuple[str, Elements]:
     """A page and its elements, after a look that a browser would fetch nothing for it."""
     path = Path(address)
-    page = path.read_text()
+    page = path.read_text(encoding="utf-8")
     assert path.stat().st_size < MAX_BYTES, path.stat().st_size
     found = Elements(page)
     for tag, attributes in found.tags:
@@ -195,6 +195,7 @@ def adapted(
     return make_adapted(fb.load(publish_backbone(), registry=registry.uri))
 
 
+@pytest.mark.usefixtures("ascii_locale")
 def test_an_adaptation_that_was_not_scored_has_a_page(adapted: Adapted, tmp_path: Path) -> None:
     adapted.save(tmp_path / "worm9")
     address = write_adaptation(str(tmp_path / "worm9"), str(tmp_path / "page"))

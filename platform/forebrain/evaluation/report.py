@@ -42,7 +42,7 @@ def write_report(
     made = tables.all_tables(evaluation)
     folder.mkdir(parents=True, exist_ok=True)
     for table in (*made, *([units] if units else [])):
-        (folder / f"{table.name}.csv").write_text(table.to_csv())
+        (folder / f"{table.name}.csv").write_text(table.to_csv(), encoding="utf-8")
     step = example.horizon
     pictures = (
         figures.forecast_traces(example, model, folder / "forecast_traces.png", unit_names),
@@ -72,5 +72,6 @@ def write_report(
         best = tables.best_first(units, "explained", UNITS_SHOWN)
         made.append(replace(best, title=f"{example.session.id}, {best.title}"))
     report = folder / "report.md"
-    report.write_text("\n".join(lines) + "\n" + "\n".join(table.to_markdown() for table in made))
+    text = "\n".join(lines) + "\n" + "\n".join(table.to_markdown() for table in made)
+    report.write_text(text, encoding="utf-8")
     return report

@@ -134,5 +134,5 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {"number": number, "listed": listed, "rate": rate}
     # Of the project's own files, never of anything that is read.
-    environment.globals["own_file"] = lambda name: Markup((folder / name).read_text())
+    environment.globals["own_file"] = lambda name: Markup((folder / name).read_text(encoding="utf-8"))
     return environment
