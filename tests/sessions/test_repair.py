@@ -71,6 +71,19 @@ def test_units_that_float32_rounds_away_are_told_from_constant_ones(make_session
         repair(make_session(traces=1e7 + 0.1 * rng.standard_normal((400, 3))))
 
 
+@pytest.mark.parametrize("mark", [1e30, -3.4e38, 9.96921e36, np.inf])
+def test_what_marks_a_missing_value_is_missing_whatever_the_mark(make_session, mark):
+    traces = np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32)
+    whole, _ = repair(make_session(traces=traces))
+    marked = traces.copy()
+    marked[[10, 200, 399], 2] = mark
+    repaired, report = repair(make_session(traces=marked))
+    assert finding(report, "missing_values").count == 3
+    expected = whole.frames(0, 400).copy()
+    expected[[10, 200, 399], 2] = expected[[9, 199, 398], 2]
+    np.testing.assert_array_equal(repaired.frames(0, 400), expected)
+
+
 def test_units_without_a_finite_value_are_told_from_constant_ones(make_session):
     traces = np.random.default_rng(0).standard_normal((400, 4))
     traces[:, 1] += 1e39

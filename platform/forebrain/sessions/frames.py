@@ -12,6 +12,9 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.session import FrameSource
 
 PIECE_BYTES = 8 << 20
+# What float32 cannot square is no activity, but what a device or a format marks a missing value by (1e30, the
+# largest float32, 9.97e36 of netCDF).
+NO_VALUE = float(np.sqrt(np.finfo(np.float32).max))
 
 Range = tuple[int, int]
 Combine = Literal["mean", "sum", "last"]
@@ -27,7 +30,7 @@ def pieces(start: int, stop: int, num_units: int, piece_bytes: int = PIECE_BYTES
 def read_frames(
     source: FrameSource, start: int, stop: int, where: str, dtype: type[np.floating] = np.float32
 ) -> np.ndarray:
-    """Frames [start, stop) of a recording as `dtype` [stop - start, N].
+    """Frames [start, stop) of a recording as `dtype` [stop - start, N]; what is missing is not finite.
 
     Raises:
         RecordingError: the storage behind the source fails, for example because a file is cut off.
@@ -40,6 +43,9 @@ def read_frames(
             f"{where}: frames {start} to {stop} cannot be read ({error}). "
             "The file is damaged or incomplete; copy it again from its source."
         ) from error
+    is_none = np.abs(frames) > NO_VALUE
+    if is_none.any():
+        frames = np.where(is_none, dtype(np.nan), frames)
     if frames.shape != (stop - start, source.shape[1]):
         raise RecordingError(
             f"{where}: frames {start} to {stop} came back with shape {frames.shape}; expected "
