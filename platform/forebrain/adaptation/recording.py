@@ -207,5 +207,6 @@ def _require_length(
                 f"session {session.id}: too short. It has {session.num_frames} frames{rate}, the longest "
                 f"unbroken stretch {longest}; its {part} part holds no window of {model.context} + "
                 f"{model.horizon} frames. Unbroken recordings need {5 * length} frames, trials {length} "
-                "each; for shorter ones pretrain a backbone with smaller --model.context and --model.horizon."
+                "each; for shorter ones take closed forms alone (--model none --context C --horizon H), or "
+                "pretrain a backbone with smaller --model.context and --model.horizon."
             )
