@@ -150,6 +150,17 @@ def test_arrays_of_one_column_are_values_of_frames(tmp_path: Path, traces: np.nd
     assert session.rate_hz == 1.0 and session.segments == [(0, 25), (25, 50)]
 
 
+def test_the_rate_has_either_name_and_two_that_differ_are_a_question(tmp_path: Path) -> None:
+    traces = np.random.default_rng(0).normal(size=(20, 3))
+    for rates in ({"rate_hz": 4.0}, {"fs": 4.0}, {"fs": 4.0, "rate_hz": np.float32(4)}):
+        np.savez(tmp_path / "worm.npz", traces=traces, **rates)
+        (session,) = open_recording(tmp_path / "worm.npz")
+        assert session.rate_hz == 4 and session.metadata["rate_from"] == " and ".join(rates)
+    np.savez(tmp_path / "worm.npz", traces=traces, fs=4.0, rate_hz=5.0)
+    with pytest.raises(RecordingQuestion, match=r"fs and rate_hz is 4\.0, 5\.0; expected one number"):
+        open_recording(tmp_path / "worm.npz")
+
+
 @pytest.mark.parametrize("fs", [[5.0, 10.0], 5 + 1j, "fast"])
 def test_a_rate_that_is_not_one_number_is_asked_about(tmp_path: Path, traces: np.ndarray, fs: object) -> None:
     np.savez(tmp_path / "a.npz", traces=traces, fs=fs)

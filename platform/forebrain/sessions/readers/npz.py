@@ -61,8 +61,10 @@ _NOT_IN_LAYOUT = (
     "absent_chunks",
 )  # fmt: skip
 _NOT_IN_SAVED = ("variable", "frames_axis", "axes", "time_unit", *_NOT_IN_LAYOUT)
+# The rate's name in the layout, and in sidecars.
+_RATES = ("fs", "rate_hz")
 _KNOWN = {
-    "traces", "fs", "signal", "brain_region", "valid_frames", *_IDENTITY.values(), *_METADATA, *_NAMES,
+    "traces", *_RATES, "signal", "brain_region", "valid_frames", *_IDENTITY.values(), *_METADATA, *_NAMES,
     *_ARRAYS, *itertools.chain(*_OF_CHANNELS.values()),
 }  # fmt: skip
 _SPARSE = {"data", "indices", "indptr", "shape", "format"}  # scipy.sparse.save_npz
@@ -186,7 +188,7 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
     rate_hz = _rate(values, path, sidecar)
     metadata["axis_from"] = "the layout: traces are [frames, units]"
     if rate_hz is not None:
-        metadata["rate_from"] = "fs"
+        metadata["rate_from"] = " and ".join(name for name in _RATES if name in values)
     metadata |= unheeded(sidecar, *_NOT_IN_LAYOUT)
     if unread:
         metadata["unread"] = f"pickled, and so never read: {', '.join(sorted(unread))}"
@@ -228,18 +230,19 @@ def _as_stated(key: str, values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _rate(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar) -> float | None:
-    """Frames a second, as `fs` states them; None where it is not there or not a number."""
-    if "fs" not in values or not values["fs"].size or sidecar.rate_hz is not None:
+    """Frames a second, as the archive states them; None where it does not, or by no number."""
+    names = [name for name in _RATES if name in values and values[name].size]
+    if not names or sidecar.rate_hz is not None:
         return None
-    stated = np.unique(values["fs"]).tolist()
+    stated = list(dict.fromkeys(each for name in names for each in np.unique(values[name]).tolist()))
     try:
         rates_hz = [float(rate_hz) for rate_hz in stated]
     except (TypeError, ValueError):
         rates_hz = []
     if len(rates_hz) != 1:
         raise RecordingQuestion(
-            f"{path}: fs is {', '.join(map(str, stated[:8]))}; expected one number. State rate_hz in the "
-            "sidecar.",
+            f"{path}: {' and '.join(names)} is {', '.join(map(str, stated[:8]))}; expected one number. State "
+            "rate_hz in the sidecar.",
             {"rate_hz": rates_hz[:8]},
         )
     return None if np.isnan(rates_hz[0]) else rates_hz[0]
