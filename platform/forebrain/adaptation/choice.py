@@ -67,13 +67,8 @@ def _why(version: Version, session: Session) -> str:
     metadata = version.metadata
     known = ", ".join(metadata.species) or "unknown species"
     rates = ", ".join(dict.fromkeys(f"{rate:.4g}" for rate in metadata.rates_hz)) or "unknown"
+    own = "of unknown rate" if session.rate_hz is None else f"at {session.rate_hz:.4g} Hz"
+    why = f"it was trained on {known} at {rates} Hz, the recording is {own}"
     if session.species in metadata.species:
-        why = f"{version} was chosen: it was trained on {known}"
-    else:
-        why = (
-            f"{version} was chosen, though it was trained on {known} and not on {session.species}: no "
-            "backbone of that species is known, so expect less of it"
-        )
-    if session.rate_hz is None:
-        return f"{why}, at {rates} Hz; the recording's rate is not known."
-    return f"{why}, at {rates} Hz; the recording has {session.rate_hz:.4g}."
+        return f"{version} was chosen: {why}."
+    return f"{version} was chosen, though no backbone of {session.species} is known, so expect less of it: {why}."
