@@ -71,4 +71,5 @@ def _why(version: Version, session: Session) -> str:
     why = f"it was trained on {known} at {rates} Hz, the recording is {own}"
     if session.species in metadata.species:
         return f"{version} was chosen: {why}."
-    return f"{version} was chosen, though no backbone of {session.species} is known, so expect less of it: {why}."
+    unknown = f"though no backbone of {session.species} is known, so expect less of it"
+    return f"{version} was chosen, {unknown}: {why}."
