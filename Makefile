@@ -9,16 +9,14 @@ READY := $(VENV)/.ready
 # The data of `make pretrain`: recordings or prepared shards. The default is simulated.
 DATA ?= sim://default
 RUN ?= runs/$(if $(filter sim://%,$(DATA)),simulated,$(notdir $(abspath $(DATA))))
-# Steps of the simulated default: a few minutes on two cores. Your data take the job's own default. It is scored on as
-# many windows however busy the machine is, so that the scores are everywhere those of the README.
+# Steps of the simulated default: a few minutes on two cores. Your data take the job's own default.
 STEPS ?= $(if $(filter sim://%,$(DATA)),300)
-EXACT := $(if $(filter sim://%,$(DATA)),--evaluation.exact)
 ARGS ?=
 
 .PHONY: pretrain backbones test test-all lint audit setup docs clean
 
 pretrain: $(READY)
-	@$(BIN)/python -m forebrain pretrain --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(EXACT) $(ARGS)
+	@$(BIN)/python -m forebrain pretrain --data "$(DATA)" --out "$(RUN)" $(if $(STEPS),--training.steps $(STEPS)) $(ARGS)
 
 # The backbones that come with the package, again from the download on, into a registry of their own. Needs the
 # network, and two hours at most.

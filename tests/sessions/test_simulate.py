@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -13,6 +17,19 @@ def test_the_default_set_has_three_species_and_is_the_same_every_time():
     assert len({session.species for session in sessions}) == 3
     assert len({session.id for session in sessions}) == len(sessions) == 8
     np.testing.assert_array_equal(sessions[3].traces, open_simulated(addresses[3])[0].traces)
+
+
+def test_the_default_is_the_same_whatever_the_processor_sums_first():
+    """OpenBLAS is told which processor it runs on, as far as it is there."""
+    script = (
+        "import hashlib; from forebrain.sessions.simulate import SPECIES, simulate; "
+        "print(hashlib.sha256(simulate(SPECIES[0], 0).traces.tobytes()).hexdigest())"
+    )
+    told = {
+        subprocess.check_output([sys.executable, "-c", script], env={**os.environ, "OPENBLAS_CORETYPE": kind})
+        for kind in ("Haswell", "SkylakeX", "Prescott")
+    }
+    assert len(told) == 1
 
 
 def test_seeds_and_individuals_differ():

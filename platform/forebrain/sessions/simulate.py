@@ -61,6 +61,8 @@ _STIMULATED: dict[str, tuple[str, Callable[[str], float]]] = {
 }
 STEPS_PER_FRAME = 5  # a frame is the mean of five steps of the dynamics
 WARM_UP_FRAMES = 200
+# Of states, about 1 in size.
+GRID = 2.0**-14
 
 
 def simulate(species: Species, individual: int, seed: int = 0) -> Session:
@@ -77,7 +79,7 @@ def simulate(species: Species, individual: int, seed: int = 0) -> Session:
     weights = species.gain * (np.sqrt(1 - species.eta**2) * template + species.eta * own)
     num_frames = species.num_frames + 100 * individual
     return Session(
-        traces=_run(species, weights.astype(np.float32), num_frames, rng),
+        traces=_run(species, weights, num_frames, rng),
         rate_hz=species.rate_hz,
         species=species.name,
         subject=f"animal{individual + 1}",
@@ -156,16 +158,20 @@ def _weights(rng: np.random.Generator, num_units: int) -> np.ndarray:
 
 
 def _run(species: Species, weights: np.ndarray, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Runs the network and records tanh(h), float32 [num_frames, N]."""
-    step = np.float32(1.0 / (species.rate_hz * STEPS_PER_FRAME * species.tau_s))  # in time constants
-    kick = np.float32(species.noise * np.sqrt(step))
-    state = rng.standard_normal(species.num_units, dtype=np.float32)
-    frames = np.zeros((num_frames, species.num_units), np.float32)
+    """Runs the network and records tanh(h), float32 [num_frames, N].
+
+    It is chaotic, so that the last bit of a sum, which is the processor's, would make another recording of it
+    within a minute. States lie on a grid, far coarser than that bit and far finer than the noise.
+    """
+    step = 1.0 / (species.rate_hz * STEPS_PER_FRAME * species.tau_s)  # in time constants
+    kick = species.noise * np.sqrt(step)
+    state = rng.standard_normal(species.num_units, dtype=np.float32).astype(float)
+    frames = np.zeros((num_frames, species.num_units))
     for frame in range(-WARM_UP_FRAMES, num_frames):
         noise = kick * rng.standard_normal((STEPS_PER_FRAME, species.num_units), dtype=np.float32)
         for index in range(STEPS_PER_FRAME):
             rates = np.tanh(state)
             if frame >= 0:
                 frames[frame] += rates
-            state += step * (weights @ rates - state) + noise[index]
-    return frames / np.float32(STEPS_PER_FRAME)
+            state = np.rint((state + step * (weights @ rates - state) + noise[index]) / GRID) * GRID
+    return (frames / STEPS_PER_FRAME).astype(np.float32)
