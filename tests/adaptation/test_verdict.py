@@ -83,3 +83,14 @@ def test_the_verdict_begins_with_another_species_and_a_notebook_shows_it(adapted
     assert "Another species" in shown and "linear" in shown and "lab/animal9/one" in shown
     assert adapted.comparison is not None
     assert "zebrafish" in adapted.comparison.backbone._repr_html_()  # type: ignore[attr-defined]
+
+
+def test_events_that_were_binned_to_a_trained_rate_are_of_no_other_rate(adapted: fb.Adapted) -> None:
+    comparison = adapted.comparison
+    assert comparison is not None and "Another rate" not in comparison.far()
+
+    def far(event_rate_hz: float | None) -> str:
+        made = replace(comparison.prepared.preprocessing, recorded_rate_hz=25.0, event_rate_hz=event_rate_hz)
+        return replace(comparison, prepared=replace(comparison.prepared, preprocessing=made)).far()
+
+    assert "Another rate" not in far(2.5) and "this recording has 25 Hz" in far(None)

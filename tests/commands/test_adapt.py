@@ -288,3 +288,18 @@ def test_a_forecast_needs_units_of_the_same_names_and_tells_of_another_animal(
         assert words in told.err and told.out == ""
     assert main([*forecast, save("day4", "ABCDE", subject="w8")]) == 0
     assert "The recording is of lab/w8, and lab/w9 was adapted to" in capsys.readouterr().err
+
+
+def test_a_forecast_of_a_rate_that_is_only_near_says_at_which_seconds_are_counted(
+    command: Callable[..., list[str]],
+    recording: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(command(mode="none")) == 0
+    capsys.readouterr()
+    for rate_hz, words in ((2.55, ""), (2.1, "has 2.1 frames a second and 2.5 were adapted to")):
+        later = recording("later", rate_hz=rate_hz)
+        assert main(["forecast", "--adapted", str(tmp_path / "out"), "--recording", later]) == 0
+        told = capsys.readouterr()
+        assert told.out.startswith("frames_ahead") and words in told.err and bool(told.err) == bool(words)

@@ -81,6 +81,23 @@ def test_a_plan_and_its_effect(
     assert not table(out.read_text()).any() and "3 units over 4 frames" in capsys.readouterr().out
 
 
+def test_a_plan_out_of_range_is_told_beside_the_table(
+    adapted: str, recording: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [
+        "--adapted",
+        adapted,
+        "--recording",
+        recording,
+        "--plan",
+        plan(tmp_path, "flash,air\n" + "9,0\n" * 4),
+    ]
+    for command in ("forecast", "effect"):
+        assert main([command, *where]) == 0
+        told = capsys.readouterr()
+        assert told.out.startswith("frames_ahead,") and "flash out of the range" in told.err
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -205,6 +205,19 @@ def test_a_recording_is_replayed_and_its_latency_reported(
         assert "no calibrated intervals" in capsys.readouterr().err
 
 
+def test_a_recording_is_played_in_the_forecasters_frames_which_is_said() -> None:
+    events = (np.random.default_rng(0).random((1000, 5)) < 0.02).astype(np.float32)
+    session = Session(events, 20.0, "mouse", "m1", "day1", "lab")
+    described = {"rate_hz": 2.0, "recorded_rate_hz": 20.0, "event_rate_hz": 2.0, "resample_hz": None}
+    played, (told,) = replay._as_expected(session, described)
+    assert played.rate_hz == 2.0 and "summed in bins of 10 frames" in told
+    np.testing.assert_array_equal(played.frames(0, 100), events.reshape(100, 10, 5).sum(axis=1))
+    assert replay._as_expected(played, described) == (played, [])
+    held, (told,) = replay._as_expected(session, {**described, "event_rate_hz": None})
+    np.testing.assert_allclose(held.frames(0, 100), events.reshape(100, 10, 5).mean(axis=1), rtol=1e-6)
+    assert "resampled from 20 Hz to 2 Hz" in told
+
+
 @contextlib.contextmanager
 def pages(adapted: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A server process that shows a page, its address and the page's."""

@@ -125,6 +125,7 @@ class Adapted(Artifact):
 
         Warns:
             ExtrapolationWarning: a plan leaves the range that an input had in the recording.
+            RateWarning: a session's rate is another, within the tolerance; see `Preprocessing.recording`.
         """
         steps = self._steps(horizon)
         levels = None if quantiles is None else require_levels(quantiles)

@@ -174,8 +174,10 @@ class Comparison:
         if self.mode == "scratch":
             return ""
         species = sorted({seen.species for seen in self.backbone.sessions})
-        recorded = self.prepared.preprocessing.recorded_rate_hz
-        return how_far(self.prepared.session.species, recorded, species, self.backbone.rates_hz)
+        made = self.prepared.preprocessing
+        # Events are binned for every backbone; frames that were held or averaged are of another rate still.
+        rate_hz = made.recorded_rate_hz if made.event_rate_hz is None else made.rate_hz
+        return how_far(self.prepared.session.species, rate_hz, species, self.backbone.rates_hz)
 
     def beside_linear(self) -> str:
         """What is to be said of a backbone that is no better than linear; empty for nothing."""

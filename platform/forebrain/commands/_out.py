@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.errors import ConfigError
+from forebrain.sessions.preprocessing import RateWarning
+from forebrain_registry.lines import one_line
 from forebrain_registry.storage import file_at
 
 
@@ -37,10 +38,12 @@ def write_out(out: str, data: bytes) -> None:
 
 
 @contextmanager
-def extrapolation_told(console: Console) -> Iterator[None]:
-    """Tells, once, where plans leave the range that was recorded."""
+def doubts_told() -> Iterator[None]:
+    """Tells, once and beside the table, where plans leave the range that was recorded, or the rate is
+    another."""
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", ExtrapolationWarning)
+        for kind in (ExtrapolationWarning, RateWarning):
+            warnings.simplefilter("always", kind)
         yield
     for message in dict.fromkeys(str(each.message) for each in told):
-        console.print(f"{message}.", style="bold")
+        print(f"{one_line(message)}.", file=sys.stderr)

@@ -16,7 +16,7 @@ from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.plan_file import read_plan
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv, quantiles_csv
-from forebrain.commands._out import extrapolation_told, require_free, write_out
+from forebrain.commands._out import doubts_told, require_free, write_out
 from forebrain.scoring.quantiles import require_levels
 
 
@@ -57,7 +57,7 @@ def run(config: Config, console: Console) -> int:
     session = open_session(config.recording, config.session)
     if told := adapted.other_animal(session):
         print(told, file=sys.stderr)
-    with extrapolation_told(console):
+    with doubts_told():
         effect = adapted.effect(session, plan, against).to_numpy()
     if config.quantiles is None:
         table = forecast_csv(effect, adapted.preprocessing)

@@ -15,7 +15,7 @@ from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.plan_file import read_plan
 from forebrain.adaptation.recording import open_session
 from forebrain.adaptation.tables import forecast_csv, quantiles_csv
-from forebrain.commands._out import extrapolation_told, require_free, write_out
+from forebrain.commands._out import doubts_told, require_free, write_out
 from forebrain.scoring.quantiles import require_levels
 
 
@@ -58,7 +58,7 @@ def run(config: Config, console: Console) -> int:
     if told := adapted.other_animal(session):
         print(told, file=sys.stderr)
     known = True if config.inputs else None
-    with extrapolation_told(console):
+    with doubts_told():
         forecast = adapted.forecast(session, known, plan).to_numpy()
         if config.quantiles is None:
             table = forecast_csv(forecast, adapted.preprocessing)

@@ -6,6 +6,7 @@ Made once, when a model is adapted to the recording; saved with it; used by ever
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from forebrain.errors import AdaptationError, ConfigError
 from forebrain.sessions.arrays import unmasked
-from forebrain.sessions.repair import repair_units
+from forebrain.sessions.repair import MAX_RATE_ERROR, repair_units
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
 
@@ -22,6 +23,10 @@ RATE_TOLERANCE = 0.25
 # A value so many deviations from a unit's mean is none, but what a device or a file puts in the place of one
 # (the largest float32, 9.97e36 of netCDF): float32 cannot square it.
 ABSURD = 1e9
+
+
+class RateWarning(UserWarning):
+    """Frames of a recording are taken as they come, though they are not of the rate that was adapted to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +157,9 @@ class Preprocessing:
         Raises:
             RecordingError: the recording ends in frames without most units, or cannot be read.
             AdaptationError: it has other units, by number or by name, or another rate.
+
+        Warns:
+            RateWarning: its rate is another within the tolerance, so its seconds are not those of the model.
         """
         self._require_same_units(session)
         session = repair_units(session, self.columns)
@@ -166,6 +174,14 @@ class Preprocessing:
             session, _ = bin_events(session, self.event_rate_hz)
         if self.resample_hz is not None:
             session, _ = resample(session, self.resample_hz)
+        own, expected = session.rate_hz, self.rate_hz
+        if own is not None and expected is not None and abs(own / expected - 1) > MAX_RATE_ERROR:
+            warnings.warn(
+                f"session {session.id} has {own:.4g} frames a second and {expected:.4g} were adapted to: its "
+                f"frames are taken as they come, and seconds are counted at {expected:.4g} Hz",
+                RateWarning,
+                stacklevel=3,
+            )
         return session
 
     def _require_same_units(self, session: Session) -> None:

@@ -20,7 +20,7 @@ from forebrain.realtime.latency import Latency, latency_histogram
 from forebrain.realtime.replay import frames_of, play
 from forebrain.scoring.protocols import Part, part_ranges
 from forebrain.sessions.repair import MAX_RATE_ERROR
-from forebrain.sessions.resample import resample
+from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
 from forebrain_registry.storage import path_here
@@ -81,7 +81,9 @@ def run(config: Config, console: Console) -> int:
         session = _noise(described["num_units"], config.frames or 1000)
         ranges = session.segments
     else:
-        session = _at_rate(session, described.get("rate_hz"))
+        session, told = _as_expected(session, described)
+        for each in told:
+            console.print(each)
         ranges = session.segments
         if config.part != "all":
             ranges = part_ranges("chronological", config.part, session.num_frames, ranges)
@@ -158,11 +160,19 @@ def _session(recording: str) -> Session:
     return sessions[0]
 
 
-def _at_rate(session: Session, rate_hz: float | None) -> Session:
-    """The session at the rate that the forecaster expects, averaged where it was recorded faster."""
-    if rate_hz is None or session.rate_hz is None or abs(session.rate_hz / rate_hz - 1) <= MAX_RATE_ERROR:
-        return session
-    return resample(session, rate_hz)[0]
+def _as_expected(session: Session, described: dict[str, Any]) -> tuple[Session, list[str]]:
+    """The session as the forecaster expects its frames, events in bins and others averaged or held, and what
+    was done for that."""
+    told: list[str] = []
+    if (event_rate_hz := described.get("event_rate_hz")) is not None:
+        session, finding = bin_events(session, event_rate_hz)
+        if finding.action == "repaired":  # not where they came in bins
+            told.append(finding.words)
+    rate_hz = described.get("rate_hz")
+    if rate_hz and session.rate_hz and abs(session.rate_hz / rate_hz - 1) > MAX_RATE_ERROR:
+        session, finding = resample(session, rate_hz)
+        told.append(finding.words)
+    return session, told
 
 
 def _noise(num_units: int, num_frames: int) -> Session:
