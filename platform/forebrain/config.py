@@ -344,9 +344,9 @@ def _holds(hint: Any, kind: type) -> bool:
 
 
 def _is_list(hint: Any) -> bool:
-    """Whether a type is a list, or a list or None."""
+    """Whether a type is a list, or a tuple of any length, or one of them or None."""
     of_any = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any(get_origin(each) is list for each in of_any)
+    return any(get_origin(each) in (list, tuple) for each in of_any)
 
 
 def _explained(message: str, types: Mapping[str, Any], known: Sequence[str]) -> list[str]:
@@ -374,7 +374,7 @@ def _in_words(hint: Any) -> str:
         return f"{'one of ' * (len(get_args(hint)) > 1)}{', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) in (Union, UnionType):
         return ", or ".join(_in_words(each) for each in get_args(hint))
-    if get_origin(hint) is list:
+    if get_origin(hint) in (list, tuple):
         return f"a list, each of it {_in_words(get_args(hint)[0])}"
     return words.get(hint, "another value" if get_origin(hint) is None else "a mapping, as YAML writes it")
 

@@ -207,6 +207,14 @@ class TestOptions:
         for path in ("null.npz", "[1].npz"):  # which begin like YAML
             assert parse_command("inspect", [path]).recording == [path]
 
+    def test_a_tuple_is_given_as_a_list_is(self) -> None:
+        option = "--live.quantiles"
+        for name in ("live serve", "live soak"):
+            for given in (["0.1", "0.9"], ["0.1", option, "0.9"], ["[0.1, 0.9]"]):
+                config = parse_command(name, [*LEAST.get(name, []), option, *given])
+                assert config.live.quantiles == (0.1, 0.9)
+            assert parse_command(name, [*LEAST.get(name, []), option, "0.5"]).live.quantiles == (0.5,)
+
     def test_a_value_may_begin_like_an_option(self) -> None:
         assert parse_command("publish", [*LEAST["publish"], "--summary=--none"]).summary == "--none"
         assert parse_command("pretrain", [*LEAST["pretrain"], "--max_restarts", "-1"]).max_restarts == -1

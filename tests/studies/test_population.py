@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from forebrain.config import parse
 from forebrain.errors import ConfigError
 from forebrain.models.base import SessionInput
 from forebrain.models.poco import PocoConfig
@@ -115,10 +116,17 @@ def test_a_study_scores_each_animal_once(
     monkeypatch.setattr("forebrain.studies.population.score_session", None)
     assert study(config, QUIET)["rows"] == result["rows"]
     for other in (replace(config, units=(1,)), replace(config, windows_per_session=7)):
-        with pytest.raises(TypeError):
+        with pytest.raises(ConfigError, match=r"of another --units or --windows_per_session"):
             study(other, QUIET)
     with pytest.raises(ConfigError, match="expected 3 or more"):
         study(replace(config, recording=recordings[:2]), QUIET)
+
+
+def test_how_many_units_are_read_is_given_as_a_list() -> None:
+    given = ["--recording", "a", "--out", "b", "--units"]
+    assert parse(PopulationConfig, [*given, "1", "4"]).units == (1, 4)
+    with pytest.raises(ConfigError, match=r"units are \[-1\]; expected"):
+        parse(PopulationConfig, [*given, "-1"])
 
 
 def test_sessions_with_fewer_units_count_with_all_they_have() -> None:

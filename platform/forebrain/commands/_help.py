@@ -175,9 +175,9 @@ def _metavar(option: Option) -> str:
     """The word for an option's value in a usage line; empty where the option may stand alone."""
     alternatives = [each for each in get_args(option.type) or () if each is not type(None)]
     hint = option.type
-    if alternatives and get_origin(hint) not in (list, dict, Literal):
+    if alternatives and get_origin(hint) not in (list, tuple, dict, Literal):
         hint = alternatives[0]
-    several = "..." if get_origin(hint) is list else ""
+    several = "..." if get_origin(hint) in (list, tuple) else ""
     values = literals(option.type)
     inner = get_args(hint)[0] if several else hint
     if inner is bool:

@@ -92,6 +92,10 @@ class PopulationConfig:
     pretraining: TrainingConfig = field(default_factory=lambda: StudyConfig([], "").pretraining)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
 
+    def __post_init__(self) -> None:
+        if any(count < 1 for count in self.units):
+            raise ConfigError(f"units are {list(self.units)}; expected how many are read, 1 or more each.")
+
 
 @alone_in("out")
 def study(config: PopulationConfig, console: Console, command: str = "") -> dict[str, Any]:
@@ -161,8 +165,7 @@ def _rows(
     settings = {"units": list(config.units), "windows_per_session": config.windows_per_session}
     for session in sessions:
         name = f"{session_key(session.id)}-{seed}.json"
-        of = {"session": session.id, "seed": seed, "settings": settings}
-        row = read_step(place, name, lambda step: summarise([step]), of)
+        row = read_step(place, name, _require_row, {"session": session.id, "seed": seed})
         if row is None:
             try:
                 row = score_session(backbones[0], backbones[1], session, config, seed)
@@ -173,12 +176,22 @@ def _rows(
             require_unchanged(*unchanged[session.id])
             row |= {"seed": seed, "settings": settings, "weights_sha256": weights}
             write_step(place, name, row)
+        if row["settings"] != settings:
+            raise ConfigError(
+                f"{place.uri_of(name)} is of another --units or --windows_per_session; give another --out."
+            )
         if row["weights_sha256"] != weights:
             raise ConfigError(f"{place.uri_of(name)} is of other backbones; give another --out.")
         told = ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)
         console.print(f"{session.id}, seed {seed}: {told}")
         rows.append(row)
     return rows
+
+
+def _require_row(row: Mapping[str, Any]) -> None:
+    """Raises LookupError or TypeError where a row cannot be summed up."""
+    summarise([row])
+    row["settings"], row["weights_sha256"]
 
 
 def score_session(
