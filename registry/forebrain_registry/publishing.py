@@ -88,7 +88,7 @@ def publish(
 
 
 def copy(source: Registry, reference: str, target: Registry) -> Version:
-    """Copies a version with its interfaces and signatures to another registry.
+    """Copies a version with its interfaces and signatures to another registry, and why it is deprecated.
 
     The record is the same to the byte, so digest and signatures stay; the number is the next one there.
     Copying again, also at the same time, makes no second one.
@@ -109,6 +109,11 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
         copied = Version(number, version.record, version.content)
     for bundle in source.signatures(version):
         target.add_signature(copied, bundle)
+    why = source.deprecations(version.name).get(version.number)
+    # What was said of it there, also that it no longer is, stands.
+    if why is not None and not target.listing(version.name).last("deprecations", copied.number):
+        with contextlib.suppress(ConflictError):  # another copy said so at the same time
+            target.deprecate(version.name, copied.number, why)
     return copied
 
 

@@ -215,6 +215,20 @@ def test_what_may_not_be_published_leaves_nothing_behind(registry: Registry, tmp
     assert registry.store.files("") == {}
 
 
+def test_a_copy_is_deprecated_as_the_version_is(registry: Registry, tmp_path: Path) -> None:
+    for seed in range(2):
+        put(registry, seed=seed)
+    registry.deprecate("worm", 2, "trained on test frames")
+    other = Registry(tmp_path / "other")
+    assert copy(registry, "worm", other).number == 1  # the first version
+    assert copy(registry, "worm@2", other).number == 2
+    assert other.deprecations("worm") == {2: "trained on test frames"}
+    assert other.resolve("worm").number == 1
+    # What was decided there since stands.
+    other.deprecate("worm", 2, None)
+    assert copy(registry, "worm@2", other).number == 2 and other.deprecations("worm") == {}
+
+
 def test_copying_keeps_record_and_digest_and_makes_no_second(registry: Registry, tmp_path: Path) -> None:
     other = Registry(tmp_path / "other")
     put(other, seed=9)
