@@ -127,7 +127,7 @@ def claim(out: Folder, contents: Mapping[str, str], study: str) -> None:
     if changed:
         raise ConfigError(
             f"{out.uri} holds a study of these recordings as they were before {_some(changed)}, or a sidecar "
-            "file, changed. Give another --out."
+            "file, changed or was renamed. Give back what it was, or another --out."
         )
     if is_unhashed:
         out.write(ASKED, asked)
