@@ -72,6 +72,20 @@ def test_each_animal_is_left_out_once_and_other_settings_are_refused(
         study(replace(config, recording=[*config.recording, str(other)]), QUIET)
 
 
+def test_what_an_earlier_version_scored_at_another_rate_is_done_again_which_is_said(
+    config: StudyConfig, walk: Callable[..., Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(walk(0, num_frames=400), rate_hz=8.0).save(config.recording[0])
+    first = study(config, QUIET)["rows"]
+    assert [row["rate_hz"] for row in first] == [8.0, 2.5, 2.5]
+    for step in (Path(config.out) / "scores").iterdir():
+        row = {key: value for key, value in unsealed(step.read_bytes()).items() if key != "rate_hz"}
+        step.write_bytes(sealed({**row, "adapted": 0.123}))
+    again = study(config, Console(width=1000))["rows"]
+    assert [row["adapted"] for row in again] == [first[0]["adapted"], 0.123, 0.123]
+    assert capsys.readouterr().out.count("it is done again") == 1
+
+
 def test_sessions_of_any_name_are_of_their_animal_and_results_among_recordings_are_none(
     config: StudyConfig, walk: Callable[..., Session], tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.sealed import require_numbers
+from forebrain.sessions.preprocessing import rates_agree
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.backbone import animal_of, prepared, pretrained_without
@@ -227,6 +228,7 @@ def _rows(
             row = read_step(place, name, _require_row, of)
             backbone = backbone or Backbone.from_run(run)
             weights = backbone.origin.weights_sha256
+            row = of_own_frames(row, session, backbone, place.uri_of(name), console)
             if row is None:
                 try:
                     row = _adapt(backbone, session, minutes, fit)
@@ -245,6 +247,22 @@ def _rows(
                 raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
             rows.append(row)
     return rows
+
+
+def of_own_frames(
+    row: dict[str, Any] | None, session: Session, backbone: Backbone, uri: str, console: Console
+) -> dict[str, Any] | None:
+    """A step's row; None, which is said, where an earlier version brought the session to a rate of the
+    backbone's and scored those frames."""
+    if row is None or "rate_hz" in row or not backbone.rates_hz:
+        return row
+    if any(rates_agree(session.rate_hz, rate) for rate in backbone.rates_hz):
+        return row
+    console.print(
+        f"{uri}: of frames that an earlier version brought to another rate than the recording's; it is done "
+        "again."
+    )
+    return None
 
 
 def _require_row(row: Mapping[str, Any]) -> None:
@@ -269,6 +287,7 @@ def _adapt(backbone: Backbone, session: Session, minutes: float | None, fit: Fit
         zero = compare(backbone, session, "none", fit, rivals=False)
     result = comparison.result()
     row["minutes"] = comparison.prepared.minutes
+    row["rate_hz"] = comparison.prepared.session.rate_hz
     row |= {ADAPTED: result["score"], ZERO_STEPS: zero.result()["score"]}
     row |= {NOT_ADAPTED: result["others"].get(NOT_ADAPTED, result["score"])}
     row |= {name: result["baselines"][name] for name in RIVALS}

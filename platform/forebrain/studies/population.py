@@ -49,7 +49,13 @@ from forebrain.scoring.stack import Stack, fit_stack
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.kept import read_step, require_unchanged, write_step
-from forebrain.studies.leave_one_out import StudyConfig, prepared_animals, run_without, write_report
+from forebrain.studies.leave_one_out import (
+    StudyConfig,
+    of_own_frames,
+    prepared_animals,
+    run_without,
+    write_report,
+)
 from forebrain.studies.rivals import with_rolled
 from forebrain.training.config import TrainingConfig
 from forebrain_registry.storage import Folder
@@ -166,6 +172,7 @@ def _rows(
     for session in sessions:
         name = f"{session_key(session.id)}-{seed}.json"
         row = read_step(place, name, _require_row, {"session": session.id, "seed": seed})
+        row = of_own_frames(row, session, backbones[0], place.uri_of(name), console)
         if row is None:
             try:
                 row = score_session(backbones[0], backbones[1], session, config, seed)
@@ -252,6 +259,7 @@ def score_session(
         "session": session.id,
         "species": session.species,
         "num_units": session.num_units,
+        "rate_hz": session.rate_hz,
         **{name: scores[name] for name in STACKS},
         ROLLED: rolled.summary(ROLLED).value("score"),
         "by_units": {**{str(count): scores[str(count)] for count in counts}, "all": scores[WITH]},
