@@ -148,3 +148,17 @@ def test_a_short_stretch_need_not_be_as_persistent() -> None:
         and limits[0] < 0.2
         and limits[-1] == pytest.approx(LEAST_PERSISTENCE, abs=0.03)
     )
+
+
+def test_a_rate_that_is_given_never_replaces_one_that_the_recording_tells(
+    walk: Callable[..., Session],
+) -> None:
+    stated = replace(walk(1), rate_hz=8.0)
+    timed = replace(stated, rate_hz=None, time_s=np.arange(stated.num_frames) / 8.0)
+    for session in (stated, timed):
+        assert with_rate(session, 8.05) is session
+    with pytest.raises(AdaptationError, match="its frame times say 8 Hz, and rate_hz is 10"):
+        with_rate(timed, 10.0)
+    with pytest.raises(AdaptationError, match="states 8 Hz, and rate_hz is 10"):
+        with_rate(stated, 10.0)
+    assert with_rate(replace(stated, rate_hz=None), 10.0).rate_hz == 10.0

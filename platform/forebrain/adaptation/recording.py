@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forebrain.adaptation.description import Description
-from forebrain.adaptation.stretch import last_minutes
+from forebrain.adaptation.stretch import last_minutes, rate_of
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.errors import AdaptationError
 from forebrain.scoring.protocols import DEFAULT, LABELLED, PARTS
@@ -62,19 +62,23 @@ def open_session(recording: str, session_id: str | None = None) -> Session:
 
 
 def with_rate(session: Session, rate_hz: float | None) -> Session:
-    """A session at a rate that it does not state; None for its own.
+    """A session at a rate that neither it nor its frame times tell; its own where they do, or for None.
 
     Raises:
-        AdaptationError: it states another.
+        AdaptationError: they tell another.
     """
     if rate_hz is None:
         return session
-    if session.rate_hz is not None and not math.isclose(session.rate_hz, rate_hz, rel_tol=0.01):
+    own = rate_of(session)
+    if own is None:
+        return replace(session, rate_hz=rate_hz)
+    if not math.isclose(own, rate_hz, rel_tol=0.01):
+        says = "states" if session.rate_hz is not None else "its frame times say"
         raise AdaptationError(
-            f"session {session.id}: states {session.rate_hz:.4g} Hz, and rate_hz is {rate_hz:g}; leave out "
-            "--rate_hz, or correct the recording by a sidecar, so that it holds in whatever is done next."
+            f"session {session.id}: {says} {own:.4g} Hz, and rate_hz is {rate_hz:g}; leave out --rate_hz, or "
+            "correct the recording by a sidecar, so that it holds in whatever is done next."
         )
-    return replace(session, rate_hz=rate_hz)
+    return session
 
 
 def prepare_session(

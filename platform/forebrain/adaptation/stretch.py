@@ -17,6 +17,14 @@ from forebrain.sessions.session import Session
 VALIDATION_SHARE = 0.2
 
 
+def rate_of(session: Session) -> float | None:
+    """Frames a second that a session states, else that its frame times tell."""
+    if session.rate_hz is not None or session.time_s is None:
+        return session.rate_hz
+    clock = read_clock(session.time_s)
+    return None if clock is None else clock.rate_hz
+
+
 def last_minutes(session: Session, minutes: float, context: int, horizon: int) -> Session:
     """The last minutes before the validation part of a recording, and its test part; nothing else of it.
 
@@ -35,9 +43,7 @@ def last_minutes(session: Session, minutes: float, context: int, horizon: int) -
         AdaptationError: the rate is unknown, there are not so many minutes, or too few frames to know
             anything of a unit.
     """
-    rate_hz = session.rate_hz
-    if rate_hz is None and session.time_s is not None and (clock := read_clock(session.time_s)) is not None:
-        rate_hz = clock.rate_hz
+    rate_hz = rate_of(session)
     if rate_hz is None:
         raise AdaptationError(
             f"session {session.id}: has no rate, so its minutes cannot be counted. Give --rate_hz."
