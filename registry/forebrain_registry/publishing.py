@@ -91,7 +91,8 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     """Copies a version with its interfaces and signatures to another registry, and why it is deprecated.
 
     The record is the same to the byte, so digest and signatures stay; the number is the next one there.
-    Copying again, also at the same time, makes no second one.
+    Copying again, also at the same time, makes no second one; blobs that were lost there, or cut, are brought
+    again.
 
     Raises:
         NotFoundError, InvalidError: there is no such version.
@@ -101,10 +102,11 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     target.writer()
     there = _known(target, version.name)
     copied = there.get(version.digest)
-    if copied is None:
+    lacking = [stored for stored in version.blobs if copied is None or not _is_stored(target, stored)]
+    if lacking:
         with _scratch() as scratch:
-            sources = {stored.sha256: _fetched(source, stored, scratch) for stored in version.blobs}
-            _store_blobs(target, sources)
+            _store_blobs(target, {stored.sha256: _fetched(source, stored, scratch) for stored in lacking})
+    if copied is None:
         number = _create_version(target, version.name, version.content)
         copied = Version(number, version.record, version.content)
     for bundle in source.signatures(version):
@@ -245,6 +247,11 @@ def _store_blob(store: Folder, sha256: str, source: Path, young_since_s: float) 
     else:
         return False
     return True
+
+
+def _is_stored(registry: Registry, stored: StoredFile) -> bool:
+    there = registry.writer().stat(layout.blob_name(stored.sha256))
+    return there is not None and there.size_bytes == stored.size_bytes
 
 
 def _create_version(registry: Registry, name: str, content: bytes) -> int:

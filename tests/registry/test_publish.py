@@ -244,6 +244,23 @@ def test_copying_keeps_record_and_digest_and_makes_no_second(registry: Registry,
     assert Registry(tmp_path / "third").names() == []
 
 
+def test_copying_again_brings_the_blobs_that_were_lost_there(registry: Registry, tmp_path: Path) -> None:
+    version, other = put(registry), Registry(tmp_path / "other")
+    copy(registry, "worm", other)
+    lost, cut, _ = (Path(other.uri, blob_name(stored.sha256)) for stored in version.blobs[:3])
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:-1])
+    assert len(verify(other).problems) == 2
+    assert copy(registry, "worm", other).number == 1
+    assert verify(other).problems == [] and len(other.versions("worm")) == 1
+
+    # Of what the source has lost as well nothing is said to be copied.
+    for each in (registry, other):
+        Path(each.uri, blob_name(version.blobs[0].sha256)).unlink()
+    with pytest.raises(DamagedError, match="is missing"):
+        copy(registry, "worm", other)
+
+
 def test_garbage_is_spared_until_it_is_old(registry: Registry, tmp_path: Path) -> None:
     version = put(registry)
     orphan = tmp_path / "x"
