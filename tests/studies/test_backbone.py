@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import forebrain.studies
 from file_server import Server
 from forebrain.config import parse
 from forebrain.errors import ConfigError
+from forebrain.sealed import sealed, unsealed
 from forebrain.sessions import catalogue
 from forebrain.sessions.catalogue import Entry
 from forebrain.sessions.session import Session
@@ -88,6 +90,28 @@ def test_a_definition_makes_a_published_backbone_from_the_download_on(host: Serv
     host.close()  # all is done: nothing is fetched, trained or published again
     assert json.dumps(study(config, QUIET)) == json.dumps(result)
     assert len(Registry(tmp_path / "registry").versions("macaque")) == 1
+
+
+def test_scores_of_another_fit_are_not_taken_for_those_that_are_asked_for(
+    tmp_path: Path, walk: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "get", lambda name: tmp_path / f"{name}.npz")
+    for seed in range(3):
+        walk(seed, num_frames=400).save(tmp_path / f"{seed}.npz")
+    given = ["--name", "worms", "--recordings", "0", "1", "2", "--unseen", "lab/animal1", *TINY]
+    config = parse(BackboneConfig, [*given, "--out", str(tmp_path / "out")])
+    first = study(config, QUIET)
+    assert study(config, QUIET) == first
+    with pytest.raises(ConfigError, match="is of another --fit"):
+        study(replace(config, fit=replace(config.fit, steps=3)), QUIET)
+    (step,) = (tmp_path / "out" / "scores").iterdir()
+    row = unsealed(step.read_bytes())
+    del row["fit"]  # as an earlier version left it
+    step.write_bytes(sealed(row))
+    assert study(config, QUIET)["metrics"] == first["metrics"]
+    for name in ("seeds", "sessions_each"):
+        with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
+            replace(config, **{name: 0})
 
 
 def test_a_recording_that_changed_since_the_study_began_ends_it_before_any_work(

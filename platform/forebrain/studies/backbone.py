@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,12 @@ class BackboneConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("seeds", "sessions_each"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; expected 1 or more.")
+
 
 @alone_in("out")
 def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
 
     Raises:
         ForebrainError: a recording cannot be had or has changed since the study began, an animal is unknown,
-            or nothing can be published there.
+            nothing can be published there, or the folder holds results of other settings.
     """
     if config.registry is not None:
         require_publishable(config.name, config.registry)
@@ -209,6 +215,7 @@ def _scored(
     """A row for each session: its backbone adapted, and all that the recording can do for itself."""
     place = Folder(config.out).child("scores")
     backbone: Backbone | None = None
+    fit = replace(config.fit, seed=seed)
     for session in sessions:
         name = f"{session_key(session.id)}-{seed}.json"
         row = read_step(
@@ -216,9 +223,11 @@ def _scored(
         )
         if row is None:
             backbone = backbone or Backbone.from_run(run)
-            row = _adapted(backbone, session, replace(config.fit, seed=seed))
+            row = _adapted(backbone, session, fit)
             require_unchanged(*unchanged[session.id])
             write_step(place, name, row)
+        if row.get("fit", asdict(fit)) != asdict(fit):  # of an earlier version, taken at its word
+            raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
         if row.get("weights_sha256") != (backbone or Backbone.from_run(run)).origin.weights_sha256:
             raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
         said = row["left_out_because"] or ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)
@@ -243,6 +252,7 @@ def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, 
         "animal": animal_of(session),
         "species": session.species,
         "seed": fit.seed,
+        "fit": asdict(fit),
         "weights_sha256": backbone.origin.weights_sha256,
         "left_out_because": None,
     }
