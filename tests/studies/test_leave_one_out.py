@@ -180,3 +180,23 @@ def test_a_session_that_is_shorter_counts_with_all_it_has(tmp_path: Path) -> Non
     first = tables_of(result)[0].to_markdown()
     assert "minutes at most" in first and "0.450" in first
     assert draw(result, tmp_path / "minutes.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"minutes": [0.5, 0.0]}, "minutes holds 0; expected positive"),
+        ({"minutes": [-1.0]}, "minutes holds -1"),
+        ({"minutes": [float("nan")]}, "minutes holds nan"),
+        ({"minutes": [float("inf")]}, "minutes holds inf"),
+        ({"minutes": [0.5, 0.5000001]}, "expected each length once"),
+        ({"seeds": 0}, "seeds is 0; expected 1 or more"),
+        ({"species": ["celegans", "wurm"]}, "species holds 'wurm'; the recordings are of celegans"),
+    ],
+)
+def test_what_could_score_nothing_is_refused_before_any_work(
+    config: StudyConfig, given: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        study(replace(config, **given), QUIET)
+    assert not Path(config.out).exists() or not list(Path(config.out).glob("*/"))

@@ -90,6 +90,15 @@ class StudyConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"seeds is {self.seeds}; expected 1 or more.")
+        for minutes in self.minutes or ():
+            if not (math.isfinite(minutes) and minutes > 0):
+                raise ConfigError(f"minutes holds {minutes:g}; expected positive numbers.")
+        if len({f"{minutes:g}" for minutes in self.minutes or ()}) < len(self.minutes or ()):
+            raise ConfigError(f"minutes is {self.minutes}; expected each length once.")
+
 
 @alone_in("out")
 def study(config: StudyConfig, console: Console, command: str = "") -> dict[str, Any]:
@@ -108,17 +117,16 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
             folder holds other work or results of other settings.
     """
     out = Folder(config.out)
-    animals, unchanged = prepared_animals(config.recording, out, console)
+    animals, unchanged = prepared_animals(config.recording, config.species, out, console)
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
     for seed in range(config.seeds):
         for animal, own in animals.items():
-            if config.species is None or own[0].species in config.species:
-                run = run_without(
-                    animal, out, console, seed=seed, model=config.model, training=config.pretraining,
-                    mixture=config.mixture,
-                )  # fmt: skip
-                rows += _rows(config, own, run, seed, left_out, unchanged, console)
+            run = run_without(
+                animal, out, console, seed=seed, model=config.model, training=config.pretraining,
+                mixture=config.mixture,
+            )  # fmt: skip
+            rows += _rows(config, own, run, seed, left_out, unchanged, console)
     if not rows:
         raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
     result = {"command": command, "rows": rows, **summarise(rows)}
@@ -175,21 +183,23 @@ def write_report(
 
 
 def prepared_animals(
-    recording: Sequence[str], out: Folder, console: Console
+    recording: Sequence[str], species: Sequence[str] | None, out: Folder, console: Console
 ) -> tuple[dict[str, list[Session]], dict[str, tuple[str, str]]]:
     """Claims a study's folder, and prepares its recordings in `out`/shards.
 
     Args:
         recording: files.
+        species: of the animals that are left out; None: every species.
         out: the folder of the study.
         console: says which recordings cannot be used.
 
     Returns:
-        The sessions of each animal, dataset/subject; of each session by id, its recording and the hash of it.
+        The sessions of each animal of these species, dataset/subject; of each session by id, its recording
+        and the hash of it.
 
     Raises:
-        ConfigError: there are too few animals, two recordings are one session by name, one changes, or the
-            folder holds other work.
+        ConfigError: there are too few animals or none of a species, two recordings are one session by name,
+            one changes, or the folder holds other work.
     """
     read, contents = opened(recording)
     animals: dict[str, list[Session]] = {}
@@ -200,8 +210,14 @@ def prepared_animals(
             f"{len(animals)} animals; expected 3 or more, so that two are left to train on. Give more "
             "recordings."
         )
+    known = sorted({session.species for session, _ in read})
+    for name in species or ():
+        if name not in known:
+            raise ConfigError(f"species holds {name!r}; the recordings are of {', '.join(known)}.")
     claim(out, contents, "leave-one-out")
     prepared(recording, out, console)
+    if species is not None:
+        animals = {name: own for name, own in animals.items() if own[0].species in species}
     return animals, {session.id: (path, contents[session.id]) for session, path in read}
 
 

@@ -101,6 +101,8 @@ class PopulationConfig:
     def __post_init__(self) -> None:
         if any(count < 1 for count in self.units):
             raise ConfigError(f"units are {list(self.units)}; expected how many are read, 1 or more each.")
+        if self.seeds < 1:
+            raise ConfigError(f"seeds is {self.seeds}; expected 1 or more.")
 
 
 @alone_in("out")
@@ -122,10 +124,8 @@ def study(config: PopulationConfig, console: Console, command: str = "") -> dict
     out = Folder(config.out)
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
-    animals, unchanged = prepared_animals(config.recording, out, console)
+    animals, unchanged = prepared_animals(config.recording, config.species, out, console)
     for animal, sessions in animals.items():
-        if config.species is not None and sessions[0].species not in config.species:
-            continue
         for seed in range(config.seeds):
             runs = [
                 run_without(
