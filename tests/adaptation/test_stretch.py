@@ -162,3 +162,12 @@ def test_a_rate_that_is_given_never_replaces_one_that_the_recording_tells(
     with pytest.raises(AdaptationError, match="states 8 Hz, and rate_hz is 10"):
         with_rate(stated, 10.0)
     assert with_rate(replace(stated, rate_hz=None), 10.0).rate_hz == 10.0
+
+
+def test_a_training_part_in_which_nothing_moves_is_told_of_the_session(
+    backbone: Backbone, walk: Callable[..., Session]
+) -> None:
+    traces = np.array(walk(1).traces)
+    traces[:240] = traces[0]
+    with pytest.raises(AdaptationError, match="lab/animal1/one: nothing moves in its training part"):
+        compare(backbone, replace(walk(1), traces=traces), "none", QUICK)

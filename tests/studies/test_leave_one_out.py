@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -200,3 +201,30 @@ def test_what_could_score_nothing_is_refused_before_any_work(
     with pytest.raises(ConfigError, match=says):
         study(replace(config, **given), QUIET)
     assert not Path(config.out).exists() or not list(Path(config.out).glob("*/"))
+
+
+def test_a_recording_that_cannot_be_scored_ends_no_study(
+    config: StudyConfig, walk: Callable[..., Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moving = np.array(walk(0, num_frames=400).traces)
+    recordings = list(config.recording)
+    for name, frames, value in (
+        ("unseen", slice(90, 240), np.nan),  # repair drops all that is fitted to
+        ("still", slice(100, 400), 1.0),
+        ("useless", slice(0, 400), np.nan),
+    ):
+        traces = moving.copy()
+        traces[frames] = value
+        recordings.append(str(tmp_path / f"{name}.npz"))
+        replace(walk(0, num_frames=400), traces=traces, subject=name).save(recordings[-1])
+    config = replace(config, recording=recordings, minutes=[0.5])
+    result = study(config, Console(width=1000))
+    scored = {row["session"] for row in result["rows"] if row["asked_minutes"] == 0.5}
+    assert scored == {f"lab/animal{seed}/one" for seed in range(3)}
+    said = capsys.readouterr().out
+    assert "left out: session lab/unseen/one: no frame is usable of the 0.5 minutes" in said
+    assert "left out: session lab/still/one: nothing usable remains" in said
+    assert "cannot be used" in said and not list(Path(config.out).glob("without-lab-useless*"))
+
+    with pytest.raises(ConfigError, match="2 animals can be used; expected 3"):
+        study(replace(config, recording=[*recordings[:2], recordings[-1]], out=str(tmp_path / "few")), QUIET)

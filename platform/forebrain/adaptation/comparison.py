@@ -302,8 +302,8 @@ def compare(
 
     Raises:
         RecordingError: nothing usable is in the recording.
-        AdaptationError: it does not fit the backbone, or nothing moves in the validation or the test part, so
-            that no score exists.
+        AdaptationError: it does not fit the backbone, or nothing moves in one of its parts, so that no score
+            exists.
     """
     began = time.perf_counter()
     alone = {"scratch": SCRATCH, "none": NOT_ADAPTED}.get(mode, f"adapted ({mode})")

@@ -121,6 +121,12 @@ def prepare_session(
     names = recorded.unit_names or tuple(f"unit {column}" for column in range(recorded.num_units))
     session = replace(session, unit_names=tuple(names[column] for column in columns))
 
+    if minutes is not None and not (session.split is not None and {0, 2} <= set(session.split.tolist())):
+        raise AdaptationError(
+            f"session {session.id}: no frame is usable of the {minutes:g} minutes before its validation "
+            "part, or of its test part; give other --minutes, or leave it out."
+        )
+
     recorded_rate_hz = session.rate_hz
     event_rate_hz = resample_hz = None
     if description.event_rate_hz is not None and "event_matrix" in report.kinds():

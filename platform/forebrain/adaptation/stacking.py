@@ -12,7 +12,7 @@ from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.progress import Progress
 from forebrain.adaptation.windows import SessionWindows
-from forebrain.errors import AdaptationError
+from forebrain.errors import AdaptationError, ConfigError
 from forebrain.scoring.baselines import LinearBaseline
 from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.evaluate import Forecaster, fit_linear
@@ -37,10 +37,19 @@ class StackForecaster:
 
 
 def linear_on(windows: SessionWindows, seed: int) -> LinearBaseline:
-    """The linear baseline of a recording; where no window trains, as copy."""
+    """The linear baseline of a recording; where no window trains, as copy.
+
+    Raises:
+        AdaptationError: nothing moves in the windows that train.
+    """
     if not windows.num_windows(0, "train"):
         return LinearBaseline(np.zeros((windows.context, windows.horizon), np.float32))
-    return fit_linear(windows, seed=seed).solve()
+    try:
+        return fit_linear(windows, seed=seed).solve()
+    except ConfigError as error:
+        raise AdaptationError(
+            f"session {windows.sessions[0].id}: nothing moves in its training part."
+        ) from error
 
 
 def stack_on(

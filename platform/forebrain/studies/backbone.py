@@ -28,7 +28,7 @@ from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.publish import PublishConfig, publish_run, require_publishable, say_published
 from forebrain.alone import alone_in
 from forebrain.config import one_of
-from forebrain.errors import AdaptationError, ConfigError
+from forebrain.errors import AdaptationError, ConfigError, RecordingError
 from forebrain.evaluation.tables import Table
 from forebrain.models.base import ModelConfig
 from forebrain.models.poco import PocoConfig
@@ -171,11 +171,16 @@ def pretrained_without(
     return pretrain(run, console)
 
 
-def prepared(recordings: Sequence[str], out: Folder, console: Console) -> None:
-    """Prepares the recordings of a study in `out`/shards, and says which cannot be used."""
+def prepared(recordings: Sequence[str], out: Folder, console: Console) -> set[str]:
+    """Prepares the recordings of a study in `out`/shards, and says which cannot be used.
+
+    Returns:
+        The ids of the sessions that can.
+    """
     found = prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
     for failure in found.failures:
         console.print(f"cannot be used: {failure}")
+    return {entry.id for entry in found.sessions}
 
 
 def animal_of(session: Session) -> str:
@@ -258,7 +263,7 @@ def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, 
     }
     try:
         comparison = compare(backbone, session, default_mode(backbone.model, None), fit, to_rate=True)
-    except AdaptationError as error:  # too short to be scored, most often
+    except (AdaptationError, RecordingError) as error:  # too short to be scored, most often
         return row | {"left_out_because": str(error)}
     result = comparison.result()
     if result["leak"]:

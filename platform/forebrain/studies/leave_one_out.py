@@ -32,7 +32,7 @@ from forebrain.adaptation.comparison import NOT_ADAPTED, RIVALS, SELF, compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.alone import alone_in
 from forebrain.config import one_of
-from forebrain.errors import AdaptationError, ConfigError
+from forebrain.errors import AdaptationError, ConfigError, RecordingError
 from forebrain.evaluation.tables import Table
 from forebrain.models.base import ModelConfig
 from forebrain.models.poco import PocoConfig
@@ -194,8 +194,8 @@ def prepared_animals(
         console: says which recordings cannot be used.
 
     Returns:
-        The sessions of each animal of these species, dataset/subject; of each session by id, its recording
-        and the hash of it.
+        The sessions of each animal of these species that can be used, dataset/subject; of each session by
+        id, its recording and the hash of it.
 
     Raises:
         ConfigError: there are too few animals or none of a species, two recordings are one session by name,
@@ -215,7 +215,13 @@ def prepared_animals(
         if name not in known:
             raise ConfigError(f"species holds {name!r}; the recordings are of {', '.join(known)}.")
     claim(out, contents, "leave-one-out")
-    prepared(recording, out, console)
+    usable = prepared(recording, out, console)
+    animals = {name: own for name, own in animals.items() if any(one.id in usable for one in own)}
+    if len(animals) < 3:
+        raise ConfigError(
+            f"{len(animals)} animals can be used; expected 3 or more, so that two are left to train on. Give "
+            "more recordings, and another --out."
+        )
     if species is not None:
         animals = {name: own for name, own in animals.items() if own[0].species in species}
     return animals, {session.id: (path, contents[session.id]) for session, path in read}
@@ -248,7 +254,7 @@ def _rows(
             if row is None:
                 try:
                     row = _adapt(backbone, session, minutes, fit)
-                except AdaptationError as error:  # shorter than that, most often
+                except (AdaptationError, RecordingError) as error:  # shorter than that, most often
                     console.print(f"left out: {error}")
                     left_out.append(str(error))
                     continue

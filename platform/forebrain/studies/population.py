@@ -35,7 +35,7 @@ from forebrain.adaptation.recording import prepare_session
 from forebrain.adaptation.stacking import StackForecaster, linear_on
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.alone import alone_in
-from forebrain.errors import AdaptationError, ConfigError
+from forebrain.errors import AdaptationError, ConfigError, RecordingError
 from forebrain.evaluation.tables import Table
 from forebrain.models.ablations import UicoConfig
 from forebrain.models.base import EncoderDecoder, Interface, Model, SessionInput
@@ -176,7 +176,7 @@ def _rows(
         if row is None:
             try:
                 row = score_session(backbones[0], backbones[1], session, config, seed)
-            except AdaptationError as error:  # too short to be scored, most often
+            except (AdaptationError, RecordingError) as error:  # too short to be scored, most often
                 console.print(f"left out: {error}")
                 left_out.append(str(error))
                 continue
