@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+from rich.console import Console
 
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import open_any
+from forebrain.studies import embeddings
+from forebrain.studies.ablation import AblateConfig
 from forebrain.studies.kept import (
     ASKED,
     claim,
@@ -20,6 +24,8 @@ from forebrain.studies.kept import (
     require_unchanged,
     write_step,
 )
+from forebrain.studies.study import conduct
+from forebrain.training.config import PretrainConfig
 from forebrain_registry.storage import Folder
 
 CONTENTS = {"lab/a/1": "11", "lab/b/1": "22"}
@@ -64,6 +70,22 @@ def test_other_work_is_not_written_over(tmp_path: Path, name: str, content: str,
     with pytest.raises(ConfigError, match=f"holds {what}"):
         claim(Folder(tmp_path), CONTENTS, "rivals")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_no_report_is_written_over_that_of_another_study(
+    base: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "study"
+    claim(Folder(out), CONTENTS, "leave-one-out")
+    (out / "report.md").write_text("scores")
+    for name in ("RunFolder", "TrainedModel", "open_windows", "units_of", "check_labels"):
+        monkeypatch.setattr(embeddings, name, MagicMock())
+    with pytest.raises(ConfigError, match="holds a study"):
+        embeddings.analyse_embeddings("run", str(out), "typed")
+    ablation = AblateConfig(base, variants={"wide": {"model.width": 32}})
+    with pytest.raises(ConfigError, match="holds a study"):
+        conduct(ablation, Console(quiet=True))
+    assert sorted(path.name for path in out.iterdir()) == ["report.md", "study.json"]
 
 
 def test_recordings_of_one_name_are_refused_and_one_that_changes_is_seen(

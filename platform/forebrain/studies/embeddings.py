@@ -22,6 +22,7 @@ from forebrain.scoring.intervals import rng_for
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
 from forebrain.studies.figures import scatter_figure
+from forebrain.studies.kept import require_own
 from forebrain.studies.report import Picture, StudyReport, write_report
 from forebrain.training.data import open_windows
 from forebrain.training.run_folder import RunFolder
@@ -304,7 +305,8 @@ def analyse_embeddings(run: str, out: str | None, command: str) -> StudyReport:
 
     Raises:
         CheckpointError: there is no run.
-        ConfigError: its sessions have neither regions nor shared names, or it has no unit embeddings.
+        ConfigError: its sessions have neither regions nor shared names, it has no unit embeddings, or `out`
+            holds other work.
         StorageError: the report cannot be written; nothing was analysed.
     """
     folder = RunFolder(run)
@@ -313,6 +315,7 @@ def analyse_embeddings(run: str, out: str | None, command: str) -> StudyReport:
     windows = open_windows(trained.config, folder.shards(trained.config.data), folder.kept_index())
     sessions = units_of(trained, windows.shards)
     check_labels(sessions)
+    require_own(target)
     with alone(target):
         report = report_embeddings(sessions, command)
         write_report(target, report)

@@ -25,6 +25,7 @@ _OTHERS = {
     "adaptation.json": "an adaptation",
     "adaptations.yaml": "adaptations",
     "study.yaml": "a study of runs",
+    ASKED: "a study",
     "index.json": "a prepared set",
 }
 _log = logging.getLogger(__name__)
@@ -79,9 +80,11 @@ def require_unchanged(address: str, sha256: str) -> None:
         )
 
 
-def require_own(out: Folder) -> None:
-    """Raises ConfigError if a folder holds work that a study would write over."""
+def require_own(out: Folder, own: str = "") -> None:
+    """Raises ConfigError if a folder holds work that a study would write over; `own` marks its own."""
     for name, what in _OTHERS.items():
+        if name == own:
+            continue
         with contextlib.suppress(FileNotFoundError):
             if re.search(OWN_MARKS[name], out.read_range(name, 0, MARK_BYTES)):
                 raise ConfigError(f"{out.uri} holds {what} ({name}); give another --out.")
@@ -100,7 +103,7 @@ def claim(out: Folder, contents: Mapping[str, str], study: str) -> None:
             changed since.
         CheckpointError: what it says of them is damaged.
     """
-    require_own(out)
+    require_own(out, ASKED)
     asked = sealed({"study": study, "sessions": dict(sorted(contents.items()))})
     with contextlib.suppress(FileExistsError):
         return out.create(ASKED, asked)

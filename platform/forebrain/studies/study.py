@@ -16,6 +16,7 @@ from forebrain.errors import CheckpointError, ConfigError, ForebrainError, Study
 from forebrain.runs.pretrain import check_data, prepare_into
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
+from forebrain.studies.kept import require_own
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
@@ -149,8 +150,10 @@ def _claim(folder: Folder, study: Study, base: PretrainConfig, asked: bytes) -> 
 
     Raises:
         CheckpointError: a study of another base is there.
+        ConfigError: other work is there.
     """
     is_new = False
+    require_own(folder, _ASKED)
     if not folder.exists(_ASKED):
         with contextlib.suppress(FileExistsError):  # another command came first
             folder.create(_ASKED, asked)
