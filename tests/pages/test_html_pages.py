@@ -23,7 +23,7 @@ from forebrain.pages.adaptation import write_adaptation
 from forebrain.pages.build import picture
 from forebrain.pages.catalogue import as_ranges, without_front_matter, write_catalogue
 from forebrain.pages.side_by_side import MAX_PICTURED, labels_of, thinned, write_side_by_side
-from forebrain_registry import Metadata, Registry, SeenSession, publish
+from forebrain_registry import Metadata, Metric, Registry, SeenSession, publish
 from pages.conftest import HOSTILE, WEIGHTS
 
 MAX_BYTES = 2_000_000
@@ -85,6 +85,16 @@ def test_a_catalogue_of_none_one_or_a_hundred_models_is_one_small_file(
     assert sorted(who) == sorted([f"lab{n % 3}", f"celegans-{n}", "celegans"] for n in range(40))
     if count == 100:
         assert "model3@1 ← model2@1 ← model1@1 ← model0@1" in re.sub(r"\s+", " ", found.text)
+
+
+def test_rows_of_scores_that_are_left_out_are_counted(
+    publish_many: Callable[..., Registry], tmp_path: Path
+) -> None:
+    scores = [Metric("score", 0.1, dataset=f"lab{number}") for number in range(15)]
+    registry = publish_many(1, metrics=tuple(scores))
+    _, found = checked(write_catalogue(registry.uri, str(tmp_path / "page")))
+    assert "test, lab11" in found.text and "test, lab12" not in found.text
+    assert "and 3 more rows, which" in found.text
 
 
 def test_versions_aliases_and_deprecations_are_shown(
