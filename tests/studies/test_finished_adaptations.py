@@ -11,7 +11,7 @@ import pytest
 from forebrain.adaptation.artifact import EVALUATION, INTERFACE, RECORD, RESULT
 from forebrain.errors import ConfigError, StudyError
 from forebrain.sealed import sealed
-from forebrain.studies.many_adaptations import OF, _finished, _require_same, _row, _text
+from forebrain.studies.many_adaptations import OF, ManyConfig, _finished, _require_same, _row, _text
 from forebrain_registry.storage import Folder
 
 FINISHED = {
@@ -60,3 +60,9 @@ def test_a_damaged_hash_of_its_recording_is_not_taken_for_the_right_one(
     (tmp_path / OF).write_bytes(content)
     with pytest.raises(StudyError, match=f"{OF}: damaged"):
         _require_same(Folder(tmp_path), "11", "lab/a/1")
+
+
+@pytest.mark.parametrize("given", [{"minutes": 0.0}, {"minutes": float("nan")}, {"rate_hz": -1.0}])
+def test_what_fits_no_recording_is_refused_before_a_folder_is_claimed(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected a positive number"):
+        ManyConfig("worms", ["a.npz", "b.npz"], "out", **given)

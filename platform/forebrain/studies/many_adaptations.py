@@ -78,6 +78,12 @@ class ManyConfig:
     serial: bool = False
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("minutes", "rate_hz"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value:g}; expected a positive number.")
+
 
 @alone_in("out")
 def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
