@@ -617,9 +617,9 @@ class _Sample:
         return [FeatureBlock(block.name, block.values[chosen]) for block in self.common]
 
 
-def spread_evenly(num_units: int) -> np.ndarray:
-    """The units that choices are made by: all, or CHOICE_UNITS of them."""
-    return np.unique(np.linspace(0, num_units - 1, min(num_units, CHOICE_UNITS)).astype(int))
+def spread_evenly(num_units: int, most: int = CHOICE_UNITS) -> np.ndarray:
+    """The units that choices are made by: all, or so many of them."""
+    return np.unique(np.linspace(0, num_units - 1, min(num_units, most)).astype(int))
 
 
 def read_windows(

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from forebrain.scoring.baselines import LinearBaseline, LinearFit
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.protocols import Part
-from forebrain.scoring.ridge import MAX_CHOICE_ROWS, in_time, num_windows_read, read_windows
+from forebrain.scoring.ridge import MAX_CHOICE_ROWS, in_time, num_windows_read, read_windows, spread_evenly
 from forebrain.scoring.time_blocks import blocks_of, time_blocks
 from forebrain.scoring.window_source import WindowSource
 
@@ -48,9 +48,9 @@ def weights_of_few(
         is_fitted: the model was trained on the training part too.
     """
     count = source.num_windows(session, "train")
-    of_linear = 0.5 * count / (count + FEW_WINDOWS) if model is not None else 1.0
-    shares = np.array([of_linear, 1 - of_linear][: 1 if model is None else 2])
-    weights = np.repeat(shares[:, None], source.horizon, axis=1)
+    of_linear = 0.5 * count / (count + FEW_WINDOWS)
+    shares = [1.0] if model is None else [of_linear, 1 - of_linear]
+    weights = np.repeat(np.array(shares)[:, None], source.horizon, axis=1)
     sums = _not_fitted_on(source, session, linear, model, is_fitted)
     if sums is not None:
         useful = np.array(_alone(sums)) > 0
@@ -84,7 +84,7 @@ def _not_fitted_on(
         for chosen, fitted in folds:
             last = context[chosen, -1:]
             own = [fitted(session, context[chosen]) - last, *(each[chosen] - last for each in known)]
-            found.append(_sums(np.stack(own), target[chosen] - last, np.ones(len(last), bool)))
+            found.append(_sums(np.stack(own), target[chosen] - last))
             num_windows += len(last)
     if num_windows < source.horizon:
         return None
@@ -98,8 +98,7 @@ def _read(
     """Start frames [W], contexts, targets and the model's forecasts [W, ., S] of a part's windows, in time;
     of units spread evenly. None where there are no windows."""
     num_windows, num_units = num_windows_read(source, session, (part,)), source.sessions[session].num_units
-    most = max(1, MAX_CHOICE_ROWS // max(1, num_windows))
-    units = np.unique(np.linspace(0, num_units - 1, min(num_units, most)).astype(int))
+    units = spread_evenly(num_units, max(1, MAX_CHOICE_ROWS // max(1, num_windows)))
     kept = []
     for _, context, target, starts in read_windows(source, session, (part,)):
         forecasts = [] if model is None else [model(session, context)]
@@ -115,8 +114,7 @@ class Weighing:
     def __init__(self, departures: np.ndarray, target: np.ndarray, starts: np.ndarray, length: int) -> None:
         """departures [M, W, H, S], target [W, H, S], both less the last frame."""
         self.blocks = time_blocks(starts, length)
-        every = np.ones(len(starts), bool)
-        self.whole = _sums(departures, target, every)
+        self.whole = _sums(departures, target)
         self.mean_square = float(self.whole[2].sum() / max(target.size, 1))
         self.folds = [
             (_sums(departures, target, block.held_out), _sums(departures, target, block.rest))
@@ -171,7 +169,7 @@ def _alone(sums: Sums) -> list[float]:
     return [score_of(float(error), float(squares.sum())) for error in errors]
 
 
-def _sums(departures: np.ndarray, target: np.ndarray, chosen: np.ndarray) -> Sums:
+def _sums(departures: np.ndarray, target: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> Sums:
     members, wanted = departures[:, chosen].astype(np.float64), target[chosen].astype(np.float64)
     products = np.einsum("mwhs,kwhs->hmk", members, members, optimize=True)
     moments = np.einsum("mwhs,whs->hm", members, wanted, optimize=True)
