@@ -15,6 +15,7 @@ import torch
 import yaml
 from rich.console import Console
 
+import forebrain
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.publish import PublishConfig, publish_run
 from forebrain.config import from_values
@@ -26,6 +27,7 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.versions import versions
 from forebrain_registry import Registry, pull
 from forebrain_registry.storage import Folder
 
@@ -91,7 +93,8 @@ def test_a_version_says_what_it_is(asked: PublishConfig) -> None:
     assert metadata.preprocessing["zscore"]["fitted_on"]["lab/animal1/one"] == [[0, 360]]
     assert metadata.preprocessing["protocol"] == "chronological"
     assert metadata.config["model"]["relative"] is True
-    assert metadata.licence == "CC-BY-4.0" and metadata.run_id and "forebrain" in metadata.code_version
+    assert metadata.licence == "CC-BY-4.0" and metadata.run_id and metadata.code_version
+    assert f"forebrain {forebrain.__version__}, code {versions()['code']}" in metadata.code_version
     assert "celegans" in metadata.summary
 
 

@@ -8,19 +8,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from rich.console import Console
 
-import forebrain
 from forebrain.adaptation.origin import registry_address, weights_of
 from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
 from forebrain.adaptation.start import START
@@ -33,6 +29,7 @@ from forebrain.scoring.intervals import LEVEL
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.versions import code_version
 from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version, publish
 from forebrain_registry.card import make_card
 from forebrain_registry.records import CARD, PICTURE, WEIGHTS, check_name
@@ -140,25 +137,6 @@ def run_id(trained: TrainedModel) -> str:
     asked = json.dumps(_identity(trained.config), sort_keys=True).encode()
     fingerprint = trained.checkpoint.record["data_fingerprint"]
     return f"{hashlib.sha256(asked).hexdigest()[:16]}-{fingerprint[:16]}-step{trained.checkpoint.step}"
-
-
-def code_version() -> str:
-    """The package's version, with the commit where it runs from a checkout of its own."""
-    version = f"forebrain {importlib.metadata.version('forebrain')}"
-    package = Path(forebrain.__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        # Installed into another project's checkout, the commit would be that project's.
-        if not git("ls-files", "__init__.py"):
-            return version
-        changed = " with changes" if git("status", "--porcelain", "--untracked-files=no", ".") else ""
-        return f"{version}, commit {git('rev-parse', 'HEAD')}{changed}"
-    except OSError:
-        return version
 
 
 def _identity(config: PretrainConfig) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
         _say_what_changed(config, run, console)
         return run.uri
     began, launched = time.perf_counter(), time.time()
+    made_with = versions()  # before files can change under the run
     _make_ready(config, run, console)
     started, ended = _train(config, run, console, launched, listen)
     trained_s = time.perf_counter() - began
@@ -82,8 +83,8 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
             "goodput": ended.ledger.goodput,
             "ledger": dataclasses.asdict(ended.ledger),
             "config": json.loads(json.dumps(dataclasses.asdict(config))),
-            "versions": versions(),
-            **_earlier_versions(run),
+            "versions": made_with,
+            **_earlier_versions(run, made_with),
         }
     )
     return run.uri
@@ -244,10 +245,10 @@ def _show_skipped(skipped: Skipped, console: Console) -> None:
         )
 
 
-def _earlier_versions(run: RunFolder) -> dict[str, Any]:
-    """Versions that earlier attempts of the run trained with, where they were others."""
+def _earlier_versions(run: RunFolder, now: dict[str, str]) -> dict[str, Any]:
+    """Versions that earlier attempts of the run trained with, where they were others than now."""
     others: list[dict[str, str]] = []
     for attempt in read_attempts(run):
-        if attempt.versions and attempt.versions not in (versions(), *others):
+        if attempt.versions and attempt.versions not in (now, *others):
             others.append(attempt.versions)
     return {"earlier_versions": others} if others else {}
