@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import yaml
@@ -20,8 +22,9 @@ from forebrain.commands import main
 from forebrain.config import from_values
 from forebrain.console import make_console
 from forebrain.errors import CheckpointError, ConfigError, StudyError
-from forebrain.studies.ablation import AblateConfig, ablate
-from forebrain.studies.study import conduct
+from forebrain.studies.ablation import AblateConfig, ablate, report_effects
+from forebrain.studies.report import publish
+from forebrain.studies.study import conduct, left_out
 from forebrain.studies.trials import Trial
 from forebrain.studies.tuning import NOTE
 from forebrain.training.run_folder import RunFolder
@@ -171,8 +174,12 @@ def test_an_impossible_trial_is_refused_before_any_starts(small_run, tmp_path: P
 
 
 def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: Path, monkeypatch) -> None:
-    walk(1, num_frames=200).save(tmp_path / "recording.npz")
-    small_run["data"] = str(tmp_path / "recording.npz")
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    walk(1, num_frames=200).save(recordings / "recording.npz")
+    useless = walk(2, num_frames=200)
+    dataclasses.replace(useless, traces=useless.traces * np.nan).save(recordings / "useless.npz")
+    small_run["data"] = str(recordings)
     values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
     config = from_values(AblateConfig, values)
     started = []
@@ -182,10 +189,18 @@ def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: 
     shards = str(tmp_path / "study" / "shards")
     assert {trial.config.data for trials in started for trial in trials} == {shards}
     assert {outcome.status for outcome in outcomes} == {"missing"}
+    effects = report_effects(outcomes, "reference", "test", "")
+    publish(str(tmp_path / "study"), effects, outcomes, make_console())
+    report = (tmp_path / "study" / "report.md").read_text()
+    assert "useless.npz: session lab/animal2/one: nothing usable remains" in report
     index = (tmp_path / "study" / "shards" / "index.json").stat().st_mtime_ns
     shutil.rmtree(tmp_path / "study" / "trials", ignore_errors=True)
     conduct(config, make_console())
     assert (tmp_path / "study" / "shards" / "index.json").stat().st_mtime_ns == index
+    told = left_out(Folder(tmp_path / "study"))
+    (tmp_path / "study" / "left-out.json").write_text('{"left_out": null}')  # killed before it was known
+    conduct(config, make_console())
+    assert left_out(Folder(tmp_path / "study")) == told and told is not None
 
 
 def test_a_study_lives_in_a_bucket_as_in_a_folder(

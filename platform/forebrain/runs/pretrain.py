@@ -184,8 +184,10 @@ def _recordings_of(config: PretrainConfig) -> list[str]:
     return find_all([config.data])
 
 
-def prepare_into(out: str, recordings: Sequence[str], config: PretrainConfig, console: Console) -> None:
-    """Prepares recordings, and says what is worth knowing of each."""
+def prepare_into(
+    out: str, recordings: Sequence[str], config: PretrainConfig, console: Console
+) -> tuple[str, ...]:
+    """Prepares recordings, and says what is worth knowing of each; returns why some cannot be used."""
     console.print(f"Preparing {len(recordings)} recordings of {config.data} ...")
     run_each = map_with_ray if config.workers else map_here
     result = prepare(list(recordings), out, config.prepare, run_each=run_each, progress=console.print)
@@ -194,6 +196,7 @@ def prepare_into(out: str, recordings: Sequence[str], config: PretrainConfig, co
             console.print(f"  {entry.id}: {remark}")
     for failure in result.failures:
         console.print(f"  cannot be used: {failure}")
+    return result.failures
 
 
 def check_data(shards: str, config: PretrainConfig, kept_index: bytes | None = None) -> None:

@@ -43,6 +43,7 @@ _OF_A_RUN = {
 _OF_A_STUDY = {
     "datasets.csv",
     "differences.csv",
+    "left-out.json",
     "scores",
     "sessions.csv",
     "adapted.csv",

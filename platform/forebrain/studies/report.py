@@ -7,7 +7,7 @@ import base64
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from forebrain.evaluation.tables import Cell as TableCell
 from forebrain.evaluation.tables import Table
 from forebrain.scoring.baselines import BASELINES
 from forebrain.studies.effects import cells_of, mean_with_interval
-from forebrain.studies.study import MODEL, Outcome
+from forebrain.studies.study import MODEL, Outcome, left_out
 from forebrain_registry.lines import one_line
 from forebrain_registry.storage import Folder
 
@@ -81,6 +81,7 @@ def write_report(folder: Folder, report: StudyReport) -> None:
 def publish(out: str, report: StudyReport, outcomes: Sequence[Outcome], console: Console) -> None:
     """Writes the report and TensorBoard's HParams into the study's folder, and prints what matters."""
     folder = Folder(out)
+    report = replace(report, gaps=(*(left_out(folder) or ()), *report.gaps))
     write_report(folder, report)
     write_hparams(folder, outcomes)
     for gap in report.gaps:

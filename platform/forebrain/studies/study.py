@@ -14,6 +14,7 @@ from rich.console import Console
 
 from forebrain.errors import CheckpointError, ConfigError, ForebrainError, StudyError
 from forebrain.runs.pretrain import check_data, prepare_into
+from forebrain.sealed import sealed, unsealed
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.recordings import find_all
 from forebrain.studies.kept import require_own
@@ -24,6 +25,8 @@ from forebrain.training.data import is_same_data
 from forebrain.training.run_folder import RunFolder, check_same_run
 from forebrain_registry.storage import Folder
 
+# In the study's folder: why some of its recordings are no part of the set that it prepared of them.
+_LEFT_OUT = "left-out.json"
 # Of result.json: the forecaster that was trained, and those beside it.
 MODEL = "model"
 _ASKED = "study.yaml"
@@ -127,6 +130,18 @@ def read_outcomes(trials: Sequence[Trial]) -> list[Outcome]:
     return outcomes
 
 
+def left_out(folder: Folder) -> tuple[str, ...] | None:
+    """Why some of a study's recordings are no part of the set that it prepared of them; None where it was
+    stopped before it knew."""
+    try:
+        found = unsealed(folder.read(_LEFT_OUT))["left_out"]
+        return None if found is None else tuple(map(str, found))
+    except FileNotFoundError:  # the set was there before, or an earlier version prepared it
+        return ()
+    except (ValueError, LookupError, TypeError) as error:
+        return (f"some recordings, perhaps: {folder.uri_of(_LEFT_OUT)} is damaged ({error!r:.200})",)
+
+
 def require_results(outcomes: Sequence[Outcome]) -> None:
     """Raises StudyError if no trial has a result, with the reason of the first."""
     if any(outcome.result is not None for outcome in outcomes):
@@ -189,8 +204,8 @@ def _ready_trials(study: Study, base: PretrainConfig, console: Console) -> list[
 
 def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console) -> PretrainConfig:
     """The base with its recordings prepared, where `data` names some: once, for all trials."""
-    shards = RunFolder(base.out).shards(base.data)
-    if shards != base.data and not Folder(shards).exists(INDEX_NAME):
+    shards, folder = RunFolder(base.out).shards(base.data), Folder(base.out)
+    if shards != base.data and not (Folder(shards).exists(INDEX_NAME) and left_out(folder) is not None):
         recordings = find_all([base.data])
         longest = max(
             (trial.config.evaluation.longest_context or trial.config.model.context)
@@ -202,7 +217,9 @@ def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console
                 f"prepare.max_window is {base.prepare.max_window}; expected at least the {longest} frames of "
                 "context and horizon of the longest trial."
             )
-        prepare_into(shards, recordings, base, console)
+        folder.write(_LEFT_OUT, sealed({"left_out": None}))  # until it is known
+        failures = prepare_into(shards, recordings, base, console)
+        folder.write(_LEFT_OUT, sealed({"left_out": failures}))
     return dataclasses.replace(base, data=shards)
 
 
