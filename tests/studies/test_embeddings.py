@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -21,6 +22,7 @@ from forebrain.studies.embeddings import (
     neighbours,
     report_embeddings,
 )
+from forebrain.studies.kept import claim
 from forebrain.studies.report import to_html
 from forebrain_registry.storage import Folder
 
@@ -114,6 +116,7 @@ def test_a_folder_where_another_command_works_gets_no_report(
     for name in ("RunFolder", "TrainedModel", "open_windows"):
         monkeypatch.setattr(embeddings, name, MagicMock())
     monkeypatch.setattr(embeddings, "units_of", lambda *given: sessions)
+    monkeypatch.setattr(embeddings, "run_id", lambda trained: "a-b-step4")
     out = Folder(tmp_path / "out")
     with alone(out):
         with pytest.raises(StudyError, match="another command works there"):
@@ -121,6 +124,36 @@ def test_a_folder_where_another_command_works_gets_no_report(
         assert out.names() == ["held-1.json"]
     analyse_embeddings("run", out.uri, "typed")
     assert "report.html" in out.names() and "held-1.json" not in out.names()
+
+
+def test_embeddings_of_another_run_are_not_mixed_with_those_that_are_there(
+    known: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: dict[str, Any] = {"regions": REGIONS}
+    run = "a-b-step4"
+    for name in ("TrainedModel", "open_windows"):
+        monkeypatch.setattr(embeddings, name, MagicMock())
+    monkeypatch.setattr(
+        embeddings, "units_of", lambda *given: [session(number, known, 0.3, **labels) for number in range(2)]
+    )
+    monkeypatch.setattr(embeddings, "run_id", lambda trained: run)
+    out = Folder(tmp_path / "out")
+    analyse_embeddings(str(tmp_path / "run"), out.uri, "typed")
+    before = {name: out.read(name) for name in out.names()}
+    assert "regions.csv" in before
+    run = "a-b-step8"  # the same run went on
+    analyse_embeddings(str(tmp_path / "run"), out.uri, "typed")
+    run, labels = "c-d-step4", {"names": NAMES}
+    with pytest.raises(ConfigError, match=r"embeddings of another run \(a-b\); give another --out"):
+        analyse_embeddings(str(tmp_path / "run"), out.uri, "typed")
+    assert {name: out.read(name) for name in out.names()} == before
+
+    out.remove("study.json")  # as an earlier version left it
+    with pytest.raises(ConfigError, match="of a run that an earlier version did not name"):
+        analyse_embeddings(str(tmp_path / "run"), out.uri, "typed")
+    analyse_embeddings(str(tmp_path), out.uri, "typed")  # in the run's own folder it is of that run
+    with pytest.raises(ConfigError, match="holds study embeddings; give another --out for study rivals"):
+        claim(out, {}, "rivals")
 
 
 def test_the_report_shows_what_was_found(known: np.ndarray) -> None:

@@ -80,7 +80,8 @@ def test_no_report_is_written_over_that_of_another_study(
     (out / "report.md").write_text("scores")
     for name in ("RunFolder", "TrainedModel", "open_windows", "units_of", "check_labels"):
         monkeypatch.setattr(embeddings, name, MagicMock())
-    with pytest.raises(ConfigError, match="holds a study"):
+    monkeypatch.setattr(embeddings, "run_id", lambda trained: "a-b-step4")
+    with pytest.raises(ConfigError, match="holds study leave-one-out; give another --out for study emb"):
         embeddings.analyse_embeddings("run", str(out), "typed")
     ablation = AblateConfig(base, variants={"wide": {"model.width": 32}})
     with pytest.raises(ConfigError, match="holds a study"):

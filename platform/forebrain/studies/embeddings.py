@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from forebrain.adaptation.publish import run_id
 from forebrain.alone import alone
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import Cell, Table
@@ -22,7 +23,7 @@ from forebrain.scoring.intervals import rng_for
 from forebrain.shards.reader import ShardSet
 from forebrain.shards.subset import SubsetShards
 from forebrain.studies.figures import scatter_figure
-from forebrain.studies.kept import require_own
+from forebrain.studies.kept import claim_for_run
 from forebrain.studies.report import Picture, StudyReport, write_report
 from forebrain.training.data import open_windows
 from forebrain.training.run_folder import RunFolder
@@ -306,7 +307,7 @@ def analyse_embeddings(run: str, out: str | None, command: str) -> StudyReport:
     Raises:
         CheckpointError: there is no run.
         ConfigError: its sessions have neither regions nor shared names, it has no unit embeddings, or `out`
-            holds other work.
+            holds other work, or embeddings of another run.
         StorageError: the report cannot be written; nothing was analysed.
     """
     folder = RunFolder(run)
@@ -315,8 +316,9 @@ def analyse_embeddings(run: str, out: str | None, command: str) -> StudyReport:
     windows = open_windows(trained.config, folder.shards(trained.config.data), folder.kept_index())
     sessions = units_of(trained, windows.shards)
     check_labels(sessions)
-    require_own(target)
+    name, is_within = run_id(trained).rpartition("-step")[0], target.uri.startswith(f"{folder.uri}/")
     with alone(target):
+        claim_for_run(target, name, [own.session for own in sessions], "embeddings", is_within)
         report = report_embeddings(sessions, command)
         write_report(target, report)
     return report

@@ -19,6 +19,7 @@ from forebrain.shards.recordings import has_changed, open_any, sha256_of
 from forebrain_registry.storage import Folder
 
 ASKED = "study.json"
+RESULTS = "results.json"  # of studies that have a `report.StudyReport`
 # Other work, whose results a study would write over, by its mark in a folder.
 _OTHERS = {
     "config.yaml": "a run",
@@ -134,6 +135,43 @@ def claim(out: Folder, contents: Mapping[str, str], study: str) -> None:
         )
     if is_unhashed:
         out.write(ASKED, asked)
+
+
+def claim_for_run(out: Folder, run: str, sessions: Sequence[str], study: str, is_within: bool) -> None:
+    """Makes a folder that of a study of one run, whose results replace those of that run and no others.
+
+    Args:
+        out: the study's folder.
+        run: what names the run: the same wherever it lies and however far it has come.
+        sessions: ids of its sessions.
+        study: which study it is.
+        is_within: the folder is in the run's own, so that what is there is of this run, whatever names it.
+
+    Raises:
+        ConfigError: it holds other work, or a study of another run or of one that is not known.
+        CheckpointError: what it says of itself is damaged.
+    """
+    require_own(out, ASKED)
+    try:
+        record = unsealed(out.read(ASKED))
+        before = record.get("study", "another"), record.get("run")
+    except FileNotFoundError:
+        if out.exists(RESULTS) and not is_within:
+            raise ConfigError(
+                f"{out.uri} holds results ({RESULTS}) of a run that an earlier version did not name; give "
+                "another --out, or remove them."
+            ) from None
+        out.create(ASKED, sealed({"study": study, "run": run, "sessions": list(sessions)}))
+        return
+    except ValueError as error:
+        raise CheckpointError(
+            f"{out.uri_of(ASKED)}: damaged ({error!r:.200}). Give another --out; or remove it, and what else "
+            "is there."
+        ) from error
+    if before[0] != study:
+        raise ConfigError(f"{out.uri} holds study {before[0]}; give another --out for study {study}.")
+    if before[1] != run and not is_within:
+        raise ConfigError(f"{out.uri} holds study {study} of another run ({before[1]}); give another --out.")
 
 
 def write_step(folder: Folder, name: str, step: Mapping[str, Any]) -> None:

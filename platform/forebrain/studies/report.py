@@ -17,6 +17,7 @@ from forebrain.evaluation.tables import Cell as TableCell
 from forebrain.evaluation.tables import Table
 from forebrain.scoring.baselines import BASELINES
 from forebrain.studies.effects import cells_of, mean_with_interval
+from forebrain.studies.kept import RESULTS
 from forebrain.studies.study import MODEL, Outcome, left_out
 from forebrain_registry.lines import one_line
 from forebrain_registry.storage import Folder
@@ -71,7 +72,7 @@ def write_report(folder: Folder, report: StudyReport) -> None:
     """Writes report.html, report.md, results.json, and pictures and tables beside them."""
     folder.write("report.html", to_html(report).encode())
     folder.write("report.md", to_markdown(report).encode())
-    folder.write("results.json", json.dumps(_plain(report.values), indent=1, allow_nan=False).encode())
+    folder.write(RESULTS, json.dumps(_plain(report.values), indent=1, allow_nan=False).encode())
     for picture in report.pictures:
         folder.write(f"{picture.name}.png", picture.data)
     for table in report.tables:
