@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 SEAL = "sha256"
 
 
-def sealed(record: Mapping[str, Any], indent: int | None = 1, allow_nan: bool = False) -> bytes:
+def sealed(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
     """A record as JSON, with its seal.
 
     Raises:
-        ValueError: it holds a number that is not finite, which is no JSON, and `allow_nan` is not given.
+        ValueError: it holds a number that is not finite, which is no JSON.
     """
-    content = json.loads(json.dumps(record, allow_nan=allow_nan))
+    content = json.loads(json.dumps(record, allow_nan=False))
     return json.dumps({**content, SEAL: _hash_of(content)}, indent=indent).encode()
 
 
@@ -38,13 +42,31 @@ def unsealed(data: bytes) -> dict[str, Any]:
     return record
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON has it: what is undefined, or not finite, is null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def plain_json(value: Any) -> bytes:
+    """A value as JSON that anything reads."""
+    return json.dumps(plain(value), indent=1, allow_nan=False).encode()
+
+
 def require_numbers(record: Mapping[str, Any], names: Iterable[str], or_none: bool = False) -> None:
     """Raises ValueError or LookupError where a record, which may be of before there were seals, does not hold
-    a number under each of these names; `or_none`, which stands for what is undefined."""
+    a finite number under each of these names; `or_none`, which stands for what is undefined."""
     for name in names:
         value = record[name]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number and not (or_none and value is None):
+        if is_number and abs(value) <= sys.float_info.max:  # which NaN is not
+            continue
+        if not (or_none and value is None):
             raise ValueError(f"its {name} is {value!r:.100}; expected a number")
 
 

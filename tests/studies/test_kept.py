@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -144,10 +145,20 @@ def test_a_digit_that_changed_in_a_step_or_another_steps_file_is_no_score(
 ) -> None:
     folder = Folder(tmp_path)
     step = {**OF, "score": 0.125}
-    write_step(folder, "a.json", step)
-    assert read_step(folder, "a.json", dict, OF) == step
+    assert write_step(folder, "a.json", step) == read_step(folder, "a.json", dict, OF)
     assert read_step(folder, "a.json", dict, {**OF, "session": "lab/b/1"}) is None
     assert "its session is 'lab/a/1'; expected 'lab/b/1'" in caplog.text
     folder.write("a.json", folder.read("a.json").replace(b"0.125", b"0.625"))
     assert read_step(folder, "a.json", dict, OF) is None
     assert "has changed since it was written" in caplog.text
+
+
+def test_a_score_that_is_no_number_is_kept_as_undefined_and_read_so_from_an_earlier_version(
+    tmp_path: Path,
+) -> None:
+    folder = Folder(tmp_path)
+    step = {"score": float("nan"), "more": {"of": [np.float32("inf"), 1.5]}}
+    kept = write_step(folder, "a.json", step)
+    assert kept["score"] is None and kept["more"] == {"of": [None, 1.5]}
+    folder.write("b.json", json.dumps({"score": float("nan")}).encode())
+    assert read_step(folder, "b.json", dict) == {"score": None}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from forebrain.errors import CheckpointError
-from forebrain.studies import backbone, inputs, leave_one_out
+from forebrain.studies import backbone, inputs, leave_one_out, population
 from forebrain.studies.ablation import REFERENCE, report_effects
 from forebrain.studies.kept import read_step
 from forebrain.studies.notes import NOTE, read_note, read_result, unfinished, whole_result
@@ -20,7 +21,7 @@ from forebrain.studies.trials import Trial, Variant, make_trials
 from forebrain.training.config import PretrainConfig
 from forebrain_registry.storage import Folder
 
-WRONG = ("text", [], {}, True)
+WRONG = ("text", [], {}, True, math.nan, math.inf, 10**400)
 
 
 def edited(record: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -79,7 +80,9 @@ def of_leave_one_out() -> tuple[Any, Any, Any]:
     }  # fmt: skip
 
     def use(row: dict[str, Any]) -> None:
-        for table in leave_one_out.tables_of({"rows": [row], **leave_one_out.summarise([row])}):
+        result = {"rows": [row], **leave_one_out.summarise([row])}
+        json.dumps(result, allow_nan=False)
+        for table in leave_one_out.tables_of(result):
             table.to_markdown()
 
     return row, leave_one_out._require_row, use
@@ -93,11 +96,29 @@ def of_backbone() -> tuple[Any, Any, Any]:
     }  # fmt: skip
 
     def use(row: dict[str, Any]) -> None:
-        backbone.as_table(list(backbone.metrics_of([row]))).to_markdown()
+        metrics = list(backbone.metrics_of([row]))
+        json.dumps([row, [metric.value for metric in metrics]], allow_nan=False)
+        backbone.as_table(metrics).to_markdown()
         backbone._by_session([row]).to_markdown()
         _ = row["left_out_because"] or [f"{row[each]:.3f}" for each in backbone.SCORED]
 
     return row, backbone._require_row, use
+
+
+def of_population() -> tuple[Any, Any, Any]:
+    row = {
+        "session": "lab/a/1", "species": "worm", "seed": 0, "num_units": 3,
+        **dict.fromkeys(population.SCORED, 0.125), "by_units": {"1": 0.1, "all": 0.125},
+        "worth": [0.1, None, None], "settings": {}, "weights_sha256": [],
+    }  # fmt: skip
+
+    def use(row: dict[str, Any]) -> None:
+        result = {"rows": [row], **population.summarise([row])}
+        json.dumps(result["means"], allow_nan=False)
+        for table in population.tables_of(result):
+            table.to_markdown()
+
+    return row, population._require_row, use
 
 
 def of_inputs() -> tuple[Any, Any, Any]:
@@ -121,7 +142,7 @@ def of_inputs() -> tuple[Any, Any, Any]:
     return found, inputs._require_scored, use
 
 
-@pytest.mark.parametrize("of_study", [of_leave_one_out, of_backbone, of_inputs])
+@pytest.mark.parametrize("of_study", [of_leave_one_out, of_backbone, of_population, of_inputs])
 def test_a_step_is_summed_up_or_done_again_with_a_line(
     tmp_path: Any, of_study: Callable[[], tuple[Any, Any, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +162,23 @@ def test_a_step_is_summed_up_or_done_again_with_a_line(
         else:
             use(read)
     assert num_damaged > 30
+
+
+@pytest.mark.parametrize(
+    ("of_study", "score"), [(of_leave_one_out, "adapted"), (of_backbone, "self"), (of_population, "with it")]
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_formed_again(
+    tmp_path: Any,
+    of_study: Callable[[], tuple[Any, Any, Any]],
+    score: str,
+    value: float,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    step, require, _ = of_study()
+    Folder(tmp_path).write("a.json", json.dumps({**step, score: value}).encode())
+    assert read_step(Folder(tmp_path), "a.json", require) is None
+    assert f"its {score} is {value}; expected a number" in caplog.text
 
 
 @pytest.mark.parametrize("status", ["failed", "stopped", "finished", 3, None])

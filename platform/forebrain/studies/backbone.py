@@ -12,7 +12,6 @@ Every file is a step that is not done again, so the same command goes on where i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -35,7 +34,7 @@ from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
 from forebrain.runs.pretrain import pretrain
 from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, session_resamples
-from forebrain.sealed import require_numbers
+from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions import catalogue
 from forebrain.sessions.session import Session, fits, session_key
 from forebrain.shards.holdout import HoldoutConfig
@@ -129,7 +128,7 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
     metrics = list(metrics_of(rows))
     table = as_table(metrics)
     result = {"name": config.name, "rows": rows, "metrics": [vars(metric) for metric in metrics]}
-    out.write("result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+    out.write("result.json", plain_json(result))
     out.write("report.md", f"{table.to_markdown()}\n{_by_session(rows).to_markdown()}".encode())
     console.print(table.to_rich())
     if config.registry is not None:
@@ -230,7 +229,7 @@ def _scored(
             backbone = backbone or Backbone.from_run(run)
             row = _adapted(backbone, session, fit)
             require_unchanged(*unchanged[session.id])
-            write_step(place, name, row)
+            row = write_step(place, name, row)
         if row.get("fit", asdict(fit)) != asdict(fit):  # of an earlier version, taken at its word
             raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
         if row.get("weights_sha256") != (backbone or Backbone.from_run(run)).origin.weights_sha256:

@@ -12,7 +12,6 @@ evoked response. A simulated worm tells whether the true responses are found.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -46,7 +45,7 @@ from forebrain.scoring.response import (
     under_plan,
 )
 from forebrain.scoring.ridge import HeadFit, fit_head
-from forebrain.sealed import require_numbers
+from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session, fits, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
@@ -180,9 +179,10 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
                 continue
             session, kernels = load()
             scored = {"asked": asked, **score_session(session, row, config.seed, kernels)}
-            write_step(out, place, scored)
+            scored = write_step(out, place, scored)
             found[name].append(scored)
-            shown = ", ".join(f"{each} {scored['scores'][each]:.3f}" for each in (*INFORMED, *RIVALS))
+            scores = {each: scored["scores"][each] for each in (*INFORMED, *RIVALS)}
+            shown = ", ".join(f"{each} {score:.3f}" for each, score in scores.items() if score is not None)
             console.print(f"{name}, {scored['session']}: {shown}")
     tables = (
         overview(rows, found, config.seed), apart(found), by_session(found), of_simulated(found)
@@ -193,7 +193,7 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
     text = f"# What knowing the inputs is worth\n\n![scores by row](inputs.png)\n\n{text}"
     if command:
         text += f"\n```\n{command}\n```\n"
-    out.write("result.json", json.dumps(result, indent=1).encode())
+    out.write("result.json", plain_json(result))
     out.write("report.md", text.encode())
     out.write("inputs.png", picture(found))
     console.print(tables[0].to_rich())

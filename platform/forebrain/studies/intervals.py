@@ -12,7 +12,6 @@ and the randomised PIT stand alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from forebrain.scoring.quantiles import COVERAGES, QuantileScores
 from forebrain.scoring.stack import StackFit, fit_stack
 from forebrain.scoring.uncertainty import BASELINES, Uncertainty, assess, stack_residuals
 from forebrain.scoring.window_source import WindowSource
-from forebrain.sealed import unsealed
+from forebrain.sealed import plain_json, unsealed
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
@@ -131,7 +130,7 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     tables = [by_dataset(rows), by_session(rows)]
     if adapted:
         tables.append(of_adaptations(adapted))
-    out.write("result.json", json.dumps(result, indent=1).encode())
+    out.write("result.json", plain_json(result))
     out.write("report.md", _report(config, tables, shown is not None).encode())
     for table in tables:
         out.write(f"{table.name}.csv", table.to_csv().encode())

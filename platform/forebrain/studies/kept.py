@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from forebrain.errors import CheckpointError, ConfigError
-from forebrain.sealed import sealed, unsealed
+from forebrain.sealed import plain, sealed, unsealed
 from forebrain.sessions.finding import MARK_BYTES, OWN_MARKS
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import has_changed, open_any, sha256_of
@@ -174,9 +174,15 @@ def claim_for_run(out: Folder, run: str, sessions: Sequence[str], study: str, is
         raise ConfigError(f"{out.uri} holds study {study} of another run ({before[1]}); give another --out.")
 
 
-def write_step(folder: Folder, name: str, step: Mapping[str, Any]) -> None:
-    """Keeps what a step came to, so that it is not done again; `read_step` sees where it changed since."""
-    folder.write(name, sealed(step, allow_nan=True))  # a score may be undefined
+def write_step(folder: Folder, name: str, step: Mapping[str, Any]) -> dict[str, Any]:
+    """Keeps what a step came to, so that it is not done again; `read_step` sees where it changed since.
+
+    Returns:
+        What `read_step` gives: a score that is undefined is None.
+    """
+    kept: dict[str, Any] = plain(step)
+    folder.write(name, sealed(kept))
+    return kept
 
 
 def read_step(
@@ -201,11 +207,11 @@ def read_step(
         use(step)
     except FileNotFoundError:
         return None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         what = error if type(error) is ValueError else repr(error)
         _log.warning("%s: damaged (%s); it is done again.", folder.uri_of(name), what)
         return None
-    return step
+    return {key: plain(value) for key, value in step.items()}  # of an earlier version, which kept NaN
 
 
 def _some(names: list[str]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ from forebrain.models.base import ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
-from forebrain.sealed import require_numbers
+from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions.preprocessing import rates_agree
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
@@ -130,7 +129,7 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
     if not rows:
         raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
     result = {"command": command, "rows": rows, **summarise(rows)}
-    out.write("result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+    out.write("result.json", plain_json(result))
     tables = tables_of(result)
     pictures = []
     if config.minutes:
@@ -259,7 +258,7 @@ def _rows(
                     left_out.append(str(error))
                     continue
                 require_unchanged(*unchanged[session.id])
-                write_step(place, name, row)
+                row = write_step(place, name, row)
                 told = [f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None]
                 what = "" if minutes is None else f", {row['minutes']:.3g} minutes"
                 console.print(f"{session.id}, seed {seed}{what}: {', '.join(told)}")
@@ -289,6 +288,7 @@ def of_own_frames(
 
 def _require_row(row: Mapping[str, Any]) -> None:
     """Raises ValueError or LookupError where a row cannot be summed up."""
+    require_numbers(row, (ADAPTED, ZERO_STEPS, NOT_ADAPTED))
     require_numbers(row, ("minutes", *SCORED, "noise_ceiling"), or_none=True)
 
 

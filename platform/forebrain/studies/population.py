@@ -14,7 +14,6 @@ Every file is a step that is not done again, so a study goes on where it was sto
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -46,6 +45,7 @@ from forebrain.scoring.intervals import percentile_interval, rng_for, session_re
 from forebrain.scoring.pairs import difference_over_time
 from forebrain.scoring.ridge import Head, principal_components
 from forebrain.scoring.stack import Stack, fit_stack
+from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.kept import read_step, require_unchanged, write_step
@@ -138,7 +138,7 @@ def study(config: PopulationConfig, console: Console, command: str = "") -> dict
     if not rows:
         raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
     result = {"command": command, "rows": rows, **summarise(rows)}
-    out.write("population.json", json.dumps(result, indent=1, allow_nan=False).encode())
+    out.write("population.json", plain_json(result))
     with tempfile.TemporaryDirectory() as scratch:
         picture = draw(result, Path(scratch) / "population.png")
         out.write(picture.name, picture.read_bytes())
@@ -182,7 +182,7 @@ def _rows(
                 continue
             require_unchanged(*unchanged[session.id])
             row |= {"seed": seed, "settings": settings, "weights_sha256": weights}
-            write_step(place, name, row)
+            row = write_step(place, name, row)
         if row["settings"] != settings:
             raise ConfigError(
                 f"{place.uri_of(name)} is of another --units or --windows_per_session; give another --out."
@@ -196,8 +196,11 @@ def _rows(
 
 
 def _require_row(row: Mapping[str, Any]) -> None:
-    """Raises LookupError or TypeError where a row cannot be summed up."""
-    summarise([row])
+    """Raises ValueError, LookupError or TypeError where a row cannot be summed up."""
+    require_numbers(row, SCORED)
+    require_numbers(row["by_units"], row["by_units"])
+    for table in tables_of({"rows": [row], **summarise([row])}):
+        table.to_markdown()
     row["settings"], row["weights_sha256"]
 
 

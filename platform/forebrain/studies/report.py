@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from rich.console import Console
 from forebrain.evaluation.tables import Cell as TableCell
 from forebrain.evaluation.tables import Table
 from forebrain.scoring.baselines import BASELINES
+from forebrain.sealed import plain_json
 from forebrain.studies.effects import cells_of, mean_with_interval
 from forebrain.studies.kept import RESULTS
 from forebrain.studies.study import MODEL, Outcome, left_out
@@ -72,7 +72,7 @@ def write_report(folder: Folder, report: StudyReport) -> None:
     """Writes report.html, report.md, results.json, and pictures and tables beside them."""
     folder.write("report.html", to_html(report).encode())
     folder.write("report.md", to_markdown(report).encode())
-    folder.write(RESULTS, json.dumps(_plain(report.values), indent=1, allow_nan=False).encode())
+    folder.write(RESULTS, plain_json(report.values))
     for picture in report.pictures:
         folder.write(f"{picture.name}.png", picture.data)
     for table in report.tables:
@@ -266,14 +266,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _plain(value: Any) -> Any:
-    """Values as JSON has them: undefined is null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return defined(float(value))
-    return value

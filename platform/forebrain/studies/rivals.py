@@ -9,7 +9,6 @@ part, which must gain nothing, and the noise ceiling. No network is trained.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import paired_difference
 from forebrain.scoring.protocols import PARTS, ProtocolName, part_ranges
 from forebrain.scoring.ridge import HeadFit, fit_head, principal_components, spread_evenly
+from forebrain.sealed import plain_json
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
@@ -101,7 +101,7 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
     }
     tables = (by_dataset(rows), differences(scores, config.seed), by_session(rows))
     result = {"sessions": rows, "tables": {table.name: table.to_csv() for table in tables}}
-    out.write("result.json", json.dumps(result, indent=1).encode())
+    out.write("result.json", plain_json(result))
     out.write("report.md", "\n".join(table.to_markdown() for table in tables).encode())
     for table in tables[:2]:
         console.print(table.to_rich())
