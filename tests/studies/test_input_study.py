@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,34 @@ def test_what_is_scored_is_not_scored_again(config: InputsConfig, tmp_path: Path
     changed, whole = study(config, Console(file=io.StringIO()))["rows"]["marks"]
     assert changed["frames"] == 650 and changed["scores"]["plan"] not in (0.123, kept["scores"]["plan"])
     assert whole["scores"] == first["rows"]["marks"][1]["scores"]
+
+
+def test_sessions_that_cannot_be_scored_are_named_and_count_in_no_mean(
+    config: InputsConfig, tmp_path: Path
+) -> None:
+    still = np.array(answering(0).traces)
+    still[550:] = 1.0
+    for name, given in (
+        ("useless", {"traces": np.full_like(still, np.nan)}),
+        ("gone", {"traces": still}),
+        ("unasked", {"stimulus": None, "stimulus_names": None}),
+    ):
+        replace(answering(0), subject=name, **given).save(tmp_path / f"{name}.npz")
+    replace(answering(0, num_frames=40), subject="short").save(tmp_path / "short.npz")
+    for _ in range(2):  # the second time from what is kept
+        result = study(config, Console(file=io.StringIO()))
+        assert [row["session"] for row in result["rows"]["marks"]] == ["lab/animal0/one", "lab/animal1/one"]
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert "| marks |        2 |" in report and "nan" not in report
+        for name, why in (
+            ("useless", "nothing usable"), ("gone", "no score"), ("unasked", "has no input"),
+            ("short", "no score"),
+        ):  # fmt: skip
+            assert f"- marks: session lab/{name}/one: {why}" in report
+    more = {**config.rows, "later": {**config.rows["marks"], "recordings": "*.nwb"}}
+    with pytest.raises(ConfigError, match=r"no file is called .*\*.nwb"):
+        study(replace(config, rows=more, out=str(tmp_path / "other")), Console(file=io.StringIO()))
+    assert not (tmp_path / "other" / "sessions").exists()  # before any row is scored
 
 
 def test_another_plan_is_that_of_a_window_of_the_same_part() -> None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -22,19 +24,28 @@ def test_intervals_of_every_session_stand_beside_the_baselines(
         path = tmp_path / f"{seed}.npz"
         walk(seed, num_frames=num_frames).save(path)
         paths.append(str(path))
+    useless = {"useless": (slice(0, 900), np.nan), "at rest": (slice(0, 541), 1.0)}
+    for name, (frames, value) in useless.items():
+        traces = np.array(walk(3, num_frames=900).traces)
+        traces[frames] = value
+        paths.append(str(tmp_path / f"{name}.npz"))
+        replace(walk(3, num_frames=900), traces=traces, subject=name).save(paths[-1])
     adapted = tmp_path / "adapted"
     adapted.mkdir()
     text = io.StringIO()
     config = IntervalsConfig(paths, str(tmp_path / "out"), protocol, 12, 4)  # type: ignore[arg-type]
     result = study(config, Console(file=text, width=250))
     assert [row["session"] for row in result["sessions"]] == ["lab/animal0/one", "lab/animal1/one"]
-    assert "lab/animal2/one: left out, too short" in text.getvalue()
+    assert "left out: session lab/animal2/one: too short" in text.getvalue()
     for row in result["sessions"]:
         assert abs(row["coverage"]["0.8"] - 0.8) < 0.12 and not row["is_counts"]
         assert set(row["baselines"]) == {"normal", "ar_valql"} and row["window"] == "12 + 4"
         # The windows of the paper do not follow each other frame by frame, as those of a stream do.
         assert ("streamed" in row) == ("live" in row) == (protocol == "chronological")
     out = tmp_path / "out"
+    report = (out / "report.md").read_text()
+    for name in ("animal2", *useless):
+        assert f"- session lab/{name}/one: " in report
     assert json.loads((out / "result.json").read_text()) == result
     assert all((out / name).stat().st_size for name in ("report.md", "coverage.png", "forecasts.png"))
     block = {**result["sessions"][0], "calibrated_on": "here"}
@@ -51,7 +62,7 @@ def test_recordings_that_are_too_short_and_folders_without_intervals_are_errors(
 ) -> None:
     walk(0, num_frames=60).save(tmp_path / "short.npz")
     walk(1, num_frames=600).save(tmp_path / "long.npz")
-    with pytest.raises(ConfigError, match="none has a window in every part"):
+    with pytest.raises(ConfigError, match=r"no session could be scored.*too short for a window in"):
         study(
             IntervalsConfig([str(tmp_path / "short.npz")], str(tmp_path / "out")), Console(file=io.StringIO())
         )

@@ -25,8 +25,10 @@ from forebrain.studies.kept import (
     require_unchanged,
     write_step,
 )
+from forebrain.studies.remarks import Remarks
 from forebrain.studies.study import conduct
 from forebrain.training.config import PretrainConfig
+from forebrain.training.versions import code_version, versions
 from forebrain_registry.storage import Folder
 
 CONTENTS = {"lab/a/1": "11", "lab/b/1": "22"}
@@ -151,6 +153,30 @@ def test_a_digit_that_changed_in_a_step_or_another_steps_file_is_no_score(
     folder.write("a.json", folder.read("a.json").replace(b"0.125", b"0.625"))
     assert read_step(folder, "a.json", dict, OF) is None
     assert "has changed since it was written" in caplog.text
+
+
+def test_steps_of_another_version_are_used_which_is_said_once_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, remarks = Folder(tmp_path), Remarks(Console(width=1000))
+    own = write_step(folder, "own.json", {"score": 0.1})
+    assert own["code_version"] == code_version()
+    of_its_commit = {"code_version": f"{own['code_version'].partition(', commit')[0]}, commit 123"}
+    for step in (own, of_its_commit):
+        remarks.step(step)
+    assert remarks.lines() == [] and capsys.readouterr().out == ""
+
+    other = "forebrain 0.1.0, code 0123456789ab, commit 456"
+    for version in (other, other, None):
+        remarks.step({"score": 0.1} if version is None else {"score": 0.1, "code_version": version})
+    remarks.run({"versions": versions()})
+    remarks.run({"versions": {**versions(), "code": "cba"}, "earlier_versions": [{"forebrain": "0.1.0"}]})
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 4 and f"scores of {other} are used as they are; this is {code_version()}." in said
+    told = "\n".join(remarks.lines())
+    assert f"scores of {other} (2)" in told and "scores of an earlier version, which did not say" in told
+    assert "code cba (1)" in told and "backbones of an earlier version" in told
+    assert code_version() in told and len(remarks.values()["of_other_versions"]) == 4
 
 
 def test_a_score_that_is_no_number_is_kept_as_undefined_and_read_so_from_an_earlier_version(

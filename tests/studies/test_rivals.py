@@ -38,11 +38,21 @@ def test_the_table_has_every_rival_of_every_session_that_is_long_enough(
         path = tmp_path / f"{seed}.npz"
         walk(seed, num_frames=num_frames).save(path)
         paths.append(str(path))
+    useless = {
+        "useless": (slice(0, 600), np.nan, "nothing usable remains"),
+        "at rest": (slice(0, 361), 1.0, "nothing moves in its training part"),
+        "gone": (slice(480, 600), 1.0, "nothing moves in its test part"),
+    }
+    for name, (frames, value, _) in useless.items():
+        traces = np.array(walk(3, num_frames=600).traces)
+        traces[frames] = value
+        paths.append(str(tmp_path / f"{name}.npz"))
+        replace(walk(3, num_frames=600), traces=traces, subject=name).save(paths[-1])
     text = io.StringIO()
     config = RivalsConfig(paths, str(tmp_path / "out"), context=12, horizon=4)
     result = study(config, Console(file=text, width=200))
     assert [row["session"] for row in result["sessions"]] == ["lab/animal0/one", "lab/animal1/one"]
-    assert "lab/animal2/one: left out, too short" in text.getvalue()
+    assert "left out: session lab/animal2/one: too short" in text.getvalue()
     for row in result["sessions"]:
         assert row["copy"] == 0 and np.isfinite([row[name] for name in FORECASTERS]).all()
         assert row["ridge"] > row["linear"] - 0.02 and row["ceiling"] <= 1
@@ -50,6 +60,11 @@ def test_the_table_has_every_rival_of_every_session_that_is_long_enough(
     assert saved["sessions"] == result["sessions"]
     report = (tmp_path / "out" / "report.md").read_text()
     assert "rolled - own" in report and "noise ceiling" in report
+    assert "- session lab/animal2/one: too short for a window in" in report
+    for name, (_, _, why) in useless.items():
+        assert f"- session lab/{name}/one: {why}" in report
+    with pytest.raises(ConfigError, match="windows_per_session is 0; expected 1 or more"):
+        replace(config, windows_per_session=0)
 
 
 def test_recordings_none_of_which_is_long_enough_are_an_error(
@@ -57,7 +72,7 @@ def test_recordings_none_of_which_is_long_enough_are_an_error(
 ) -> None:
     path = tmp_path / "short.npz"
     walk(0, num_frames=60).save(path)
-    with pytest.raises(ConfigError, match="none has a window in every part"):
+    with pytest.raises(ConfigError, match=r"no session could be scored.*too short for a window in"):
         study(RivalsConfig([str(path)], str(tmp_path / "out")), Console(file=io.StringIO()))
 
 

@@ -36,7 +36,7 @@ class StackForecaster:
         return self.stack.forecast(context, self.model(session, context))
 
 
-def linear_on(windows: SessionWindows, seed: int) -> LinearBaseline:
+def linear_on(windows: WindowSource, seed: int) -> LinearBaseline:
     """The linear baseline of a recording; where no window trains, as copy.
 
     Raises:

@@ -26,7 +26,7 @@ from rich.console import Console
 from forebrain import plotting
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.alone import alone_in
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, RecordingError
 from forebrain.evaluation.tables import Table
 from forebrain.plotting import FAINT, MUTED
 from forebrain.scoring.arx import ArxConfig, Informed, fit_arx, fit_evoked
@@ -52,6 +52,7 @@ from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
 from forebrain.studies.kept import read_step, require_own, write_step
+from forebrain.studies.remarks import Remarks
 from forebrain_registry.storage import Folder
 
 # In the order of tables.
@@ -64,6 +65,7 @@ LEAST_SESSIONS = 5
 EVOKED_S = 30.0
 # Of the true responses of simulated worms that are looked for.
 LEAST_PEAK = 0.3
+KERNELS = "inputs/kernels/randi2023_response_kernels_wt.npz"
 
 
 @dataclass(frozen=True)
@@ -156,15 +158,17 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
         What result.json holds.
 
     Raises:
-        ConfigError: a row has no recordings, or `out` holds other work.
+        ConfigError: a row has no recordings, or `out` holds other work; nothing was scored. Or no session
+            could be.
         StorageError: `out` cannot be written to; nothing was scored.
     """
-    out, rows = Folder(config.out), config.chosen()
+    out, rows, remarks = Folder(config.out), config.chosen(), Remarks(console)
     require_own(out)
+    files = {name: _files(row, config.data_folder) for name, row in rows.items()}
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():
         found[name] = []
-        for key, recording, load in _sessions(row, config.data_folder):
+        for key, recording, load in _sessions(row, files[name], config.data_folder):
             place = f"sessions/{session_key(name)}/{session_key(key)}.json"
             asked = {
                 **asdict(row),
@@ -174,23 +178,39 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
                 "recording": recording,
             }
             kept = read_step(out, place, _require_scored)
-            if kept is not None and kept.get("asked") == asked:
-                found[name].append(kept)
-                continue
-            session, kernels = load()
-            scored = {"asked": asked, **score_session(session, row, config.seed, kernels)}
-            scored = write_step(out, place, scored)
-            found[name].append(scored)
+            is_kept = kept is not None and kept.get("asked") == asked
+            if kept is not None and is_kept:
+                scored = kept
+            else:
+                try:
+                    session, kernels = load()
+                    made = score_session(session, row, config.seed, kernels)
+                except RecordingError as error:
+                    remarks.leave_out(f"{name}: {error}")
+                    continue
+                scored = write_step(out, place, {"asked": asked, **made})
+            remarks.step(scored)
             scores = {each: scored["scores"][each] for each in (*INFORMED, *RIVALS)}
-            shown = ", ".join(f"{each} {score:.3f}" for each, score in scores.items() if score is not None)
-            console.print(f"{name}, {scored['session']}: {shown}")
+            if None in scores.values():
+                remarks.leave_out(
+                    f"{name}: session {scored['session']}: no score, since its test part holds no window of "
+                    f"{row.context} + {row.horizon} frames, or nothing moves there."
+                )
+                continue
+            found[name].append(scored)
+            if not is_kept:
+                shown = ", ".join(f"{each} {score:.3f}" for each, score in scores.items())
+                console.print(f"{name}, {scored['session']}: {shown}")
+    if not any(found.values()):
+        raise ConfigError(f"no session could be scored.{remarks.first()}")
     tables = (
         overview(rows, found, config.seed), apart(found), by_session(found), of_simulated(found)
     )  # fmt: skip
-    result = {"rows": found, "tables": {table.name: table.to_csv() for table in tables}}
+    result = {"rows": found, "tables": {table.name: table.to_csv() for table in tables}, **remarks.values()}
     shown_tables = [table for table in tables if table.rows]
     text = "\n".join(table.to_markdown() for table in shown_tables)
     text = f"# What knowing the inputs is worth\n\n![scores by row](inputs.png)\n\n{text}"
+    text = "\n".join([text, *remarks.lines()])
     if command:
         text += f"\n```\n{command}\n```\n"
     out.write("result.json", plain_json(result))
@@ -211,11 +231,28 @@ def _require_scored(found: dict[str, Any]) -> None:
         table({"": [found]}).to_markdown()
 
 
-def _sessions(row: RowConfig, data: Path) -> Iterator[tuple[str, str, Any]]:
+def _files(row: RowConfig, data: Path) -> list[Path]:
+    """The recordings of a row, or the kernels that it is made from.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if row.simulated is not None:
+        pattern = str(row.simulated.get("kernels", KERNELS))
+        paths = [path for path in (data / pattern,) if path.is_file()]
+    else:
+        pattern = str(row.recordings)
+        paths = sorted(data.glob(pattern))
+    if not paths:
+        raise ConfigError(f"no file is called {data / pattern}. Is the folder of the data right (--data)?")
+    return paths
+
+
+def _sessions(row: RowConfig, files: Sequence[Path], data: Path) -> Iterator[tuple[str, str, Any]]:
     """A key of each session, the hash of what it is read or made from, and what does it, with its kernels."""
     if row.simulated is not None:
-        given = dict(row.simulated)
-        path = data / given.pop("kernels", "inputs/kernels/randi2023_response_kernels_wt.npz")
+        given = {key: value for key, value in row.simulated.items() if key != "kernels"}
+        (path,) = files
         of_kernels = file_sha256(path)
         for seed in given.pop("seeds", [0]):
 
@@ -225,13 +262,7 @@ def _sessions(row: RowConfig, data: Path) -> Iterator[tuple[str, str, Any]]:
 
             yield f"seed{seed}", of_kernels, simulate
         return
-    assert row.recordings is not None
-    paths = sorted(data.glob(row.recordings))
-    if not paths:
-        raise ConfigError(
-            f"no file is called {data / row.recordings}. Is the folder of the data right (--data)?"
-        )
-    for path in paths:
+    for path in files:
 
         def read(path: Path = path) -> tuple[Session, None]:
             (session,) = open_any(str(path))
@@ -311,11 +342,15 @@ def _error(fit: HeadFit) -> float:
 def score_session(
     session: Session, row: RowConfig, seed: int, kernels: Kernels | None = None
 ) -> dict[str, Any]:
-    """One session's scores on its test part, over all, evoked and quiet windows."""
+    """One session's scores on its test part, over all, evoked and quiet windows.
+
+    Raises:
+        RecordingError: it has not the inputs, or none.
+    """
+    names = row.inputs or [each.name for each in session.inputs if each.can_be_planned]
+    if not names:
+        raise RecordingError(f"session {session.id}: has no input that can be planned.")
     source = SessionWindows(session, row.protocol, row.context, row.horizon, row.hold_out or None)
-    names = row.inputs
-    if names is None:
-        names = [each.name for each in session.inputs if each.can_be_planned]
     began = time.process_time()
     fit = InformedFit.of(source, names, row.memory_s)
     seconds = time.process_time() - began

@@ -21,16 +21,17 @@ import numpy as np
 from rich.console import Console
 
 from forebrain import plotting
+from forebrain.adaptation.stacking import linear_on
 from forebrain.adaptation.streamed import covered_in_order, covered_while_drifting
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.alone import alone_in
-from forebrain.errors import ConfigError
+from forebrain.errors import AdaptationError, ConfigError, RecordingError
 from forebrain.evaluation import figures
 from forebrain.evaluation.examples import make_example
 from forebrain.evaluation.tables import Cell, Table
 from forebrain.scoring.baselines import CopyBaseline
 from forebrain.scoring.conformal import Calibration
-from forebrain.scoring.evaluate import Forecaster, fit_baselines
+from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.lu2025 import LuWindows
 from forebrain.scoring.protocols import PARTS
 from forebrain.scoring.quantiles import COVERAGES, QuantileScores
@@ -42,6 +43,7 @@ from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.kept import claim, contents_of, require_unchanged
+from forebrain.studies.remarks import Remarks
 from forebrain_registry.storage import Folder
 
 NAME = "stack"
@@ -75,6 +77,11 @@ class IntervalsConfig:
     adapted: list[str] | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("context", "horizon", "short_context", "short_horizon", "windows_per_session"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+
 
 @alone_in("out")
 def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
             holds other work.
         StorageError: `out` cannot be written to; nothing was scored.
     """
-    out = Folder(config.out)
+    out, remarks = Folder(config.out), Remarks(console)
     adapted = [_of_adaptation(folder) for folder in config.adapted or []]
     rows: list[dict[str, Any]] = []
     shown: tuple[Session, WindowSource, StackFit, Calibration] | None = None
@@ -98,14 +105,23 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     claim(out, contents, "intervals")
     for address in recordings:
         for recorded in open_any(address):
-            session, _ = repair(recorded)
+            try:
+                session, _ = repair(recorded)
+            except RecordingError as error:
+                remarks.leave_out(str(error))
+                continue
             source = _windows(session, config)
             if source is None:
-                console.print(f"{session.id}: left out, too short for a window in every part")
+                remarks.leave_out(f"session {session.id}: too short for a window in every part.")
                 continue
-            fit = fit_stack(source, _linear(source, config.seed))
+            try:
+                fit = fit_stack(source, linear_on(source, config.seed))
+            except AdaptationError as error:
+                remarks.leave_out(str(error))
+                continue
             found = stack_residuals(fit, source)
             if found is None:
+                remarks.leave_out(f"session {session.id}: nothing in it can calibrate intervals.")
                 continue
             calibration = found[0].calibrate(found[1])
             scored = assess(
@@ -114,6 +130,7 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
             )  # fmt: skip
             require_unchanged(address, contents[recorded.id])
             if session.id not in scored.scores[NAME]:
+                remarks.leave_out(f"session {session.id}: no window of its test part could be scored.")
                 continue
             rows.append(_row(session, source, scored))
             if isinstance(source, SessionWindows):
@@ -125,13 +142,14 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
             if shown is None and not rows[-1]["is_counts"]:
                 shown = session, source, fit, calibration
     if not rows:
-        raise ConfigError(f"of {len(config.recording)} recordings none has a window in every part.")
-    result = {"sessions": rows, "adapted": adapted}
+        raise ConfigError(f"no session could be scored.{remarks.first()}")
+    result = {"sessions": rows, "adapted": adapted, **remarks.values()}
     tables = [by_dataset(rows), by_session(rows)]
     if adapted:
         tables.append(of_adaptations(adapted))
     out.write("result.json", plain_json(result))
-    out.write("report.md", _report(config, tables, shown is not None).encode())
+    report = [_report(config, tables, shown is not None), *remarks.lines()]
+    out.write("report.md", "\n".join(report).encode())
     for table in tables:
         out.write(f"{table.name}.csv", table.to_csv().encode())
     _draw(out, rows, shown)
@@ -231,10 +249,6 @@ def _windows(session: Session, config: IntervalsConfig) -> WindowSource | None:
         if all(source.num_windows(0, part) for part in PARTS):
             return source
     return None
-
-
-def _linear(source: WindowSource, seed: int) -> Any:
-    return fit_baselines(source, seed=seed)["linear"]
 
 
 def _forecaster(fit: StackFit) -> Forecaster:

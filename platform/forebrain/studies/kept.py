@@ -16,6 +16,7 @@ from forebrain.sealed import plain, sealed, unsealed
 from forebrain.sessions.finding import MARK_BYTES, OWN_MARKS
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import has_changed, open_any, sha256_of
+from forebrain.training.versions import code_version
 from forebrain_registry.storage import Folder
 
 ASKED = "study.json"
@@ -175,12 +176,12 @@ def claim_for_run(out: Folder, run: str, sessions: Sequence[str], study: str, is
 
 
 def write_step(folder: Folder, name: str, step: Mapping[str, Any]) -> dict[str, Any]:
-    """Keeps what a step came to, so that it is not done again; `read_step` sees where it changed since.
+    """Keeps what a step came to, and the version that did it, so that it is not done again.
 
     Returns:
         What `read_step` gives: a score that is undefined is None.
     """
-    kept: dict[str, Any] = plain(step)
+    kept: dict[str, Any] = plain({**step, "code_version": code_version()})
     folder.write(name, sealed(kept))
     return kept
 

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from forebrain.adaptation.stacking import linear_on
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.alone import alone_in
-from forebrain.errors import ConfigError
+from forebrain.errors import AdaptationError, ConfigError, RecordingError
 from forebrain.evaluation.tables import Table
-from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Evaluation, Forecaster, evaluate, fit_baselines
+from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, Evaluation, Forecaster, baselines, evaluate
 from forebrain.scoring.metrics import Scores
 from forebrain.scoring.noise import noise_ceiling, noise_variance
 from forebrain.scoring.pairs import paired_difference
@@ -32,6 +33,7 @@ from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.kept import claim, contents_of, require_unchanged
+from forebrain.studies.remarks import Remarks
 from forebrain_registry.storage import Folder
 
 # In the order of tables. `own`: the head without the population.
@@ -61,6 +63,11 @@ class RivalsConfig:
     windows_per_session: int = WINDOWS_PER_SESSION
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("context", "horizon", "windows_per_session"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+
 
 @alone_in("out")
 def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
         ConfigError: no session has, two have one name, one changes, or `out` holds other work.
         StorageError: `out` cannot be written to; nothing was scored.
     """
-    out = Folder(config.out)
+    out, remarks = Folder(config.out), Remarks(console)
     rows: list[dict[str, Any]] = []
     tests: list[Evaluation] = []
     recordings = find_all(config.recording)
@@ -82,46 +89,60 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
     claim(out, contents, "rivals")
     for address in recordings:
         for recorded in open_any(address):
-            session, _ = repair(recorded)
+            try:
+                session, _ = repair(recorded)
+            except RecordingError as error:
+                remarks.leave_out(str(error))
+                continue
             counts = SessionWindows.counts(session, config.protocol, config.context, config.horizon)
             short = [part for part in PARTS if not counts[part]]
             if short:
-                console.print(f"{session.id}: left out, too short for a window in {', '.join(short)}")
+                remarks.leave_out(f"session {session.id}: too short for a window in {', '.join(short)}.")
                 continue
-            row, test = score_session(session, config)
+            try:
+                row, test = score_session(session, config)
+            except AdaptationError as error:
+                remarks.leave_out(str(error))
+                continue
             require_unchanged(address, contents[recorded.id])
             rows.append(row)
             tests.append(test)
             console.print(f"{session.id}: " + ", ".join(f"{name} {row[name]:.3f}" for name in FORECASTERS))
     if not rows:
-        raise ConfigError(f"of {len(config.recording)} recordings none has a window in every part.")
+        raise ConfigError(f"no session could be scored.{remarks.first()}")
     scores = {
         name: {key: value for test in tests for key, value in test.scores[name].items()}
         for name in FORECASTERS
     }
     tables = (by_dataset(rows), differences(scores, config.seed), by_session(rows))
     result = {"sessions": rows, "tables": {table.name: table.to_csv() for table in tables}}
-    out.write("result.json", plain_json(result))
-    out.write("report.md", "\n".join(table.to_markdown() for table in tables).encode())
+    out.write("result.json", plain_json(result | remarks.values()))
+    report = [*(table.to_markdown() for table in tables), *remarks.lines()]
+    out.write("report.md", "\n".join(report).encode())
     for table in tables[:2]:
         console.print(table.to_rich())
     return result
 
 
 def score_session(session: Session, config: RivalsConfig) -> tuple[dict[str, Any], Evaluation]:
-    """One session's row of the table, and its evaluation on the test part."""
+    """One session's row of the table, and its evaluation on the test part.
+
+    Raises:
+        AdaptationError: nothing moves in its training part, or in its test part.
+    """
     windows = SessionWindows(session, config.protocol, config.context, config.horizon)
-    baselines = fit_baselines(windows, seed=config.seed)
-    linear = baselines["linear"]
+    linear = linear_on(windows, config.seed)
     nobody = np.zeros((session.num_units, 0), np.float32)
     began = time.process_time()
     ridge = fit_head(windows, linear)
     seconds = time.process_time() - began
     own = fit_head(windows, linear, loadings=nobody)
     test = evaluate(
-        {**baselines, "own": own.forecaster(linear), "ridge": ridge.forecaster(linear)},
+        {**baselines(windows, linear), "own": own.forecaster(linear), "ridge": ridge.forecaster(linear)},
         windows, "test", windows_per_session=config.windows_per_session, seed=config.seed,
     )  # fmt: skip
+    if not test.summary("copy").num_sessions:
+        raise AdaptationError(f"session {session.id}: nothing moves in its test part.")
     rolled = score_rolled(session, config, linear)
     test = replace(test, scores={**test.scores, "rolled": rolled})
     row: dict[str, Any] = {

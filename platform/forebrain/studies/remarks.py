@@ -1,0 +1,90 @@
+"""What a study says beside its tables, on the console when it is found and in the report: what was left out
+and why, and what of the tables another version of forebrain did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from forebrain.training.versions import code_version, versions
+from forebrain_registry.lines import one_line
+
+_UNNAMED = "an earlier version, which did not say which it was"
+
+
+class Remarks:
+    """Remarks of one study.
+
+    Args:
+        console: is told each when it is found.
+
+    Attributes:
+        left_out: why each session that has no row has none, or not all of its rows.
+        others: of steps that were done by another version of forebrain, how many, by kind and version.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.left_out: list[str] = []
+        self.others: Counter[tuple[str, str]] = Counter()
+        self._console = console
+        self._own = code_version()
+
+    def leave_out(self, why: str) -> None:
+        """A session has no row; said once, however many seeds it is left out of."""
+        why = one_line(why)
+        if why not in self.left_out:
+            self._console.print(f"left out: {why}")
+            self.left_out.append(why)
+
+    def step(self, step: Mapping[str, Any]) -> None:
+        """A step that was kept is used (`kept.write_step`)."""
+        self._used("scores", step.get("code_version", _UNNAMED), self._own)
+
+    def run(self, result: Mapping[str, Any]) -> None:
+        """A run that is finished is used; its result.json names the versions that trained it."""
+        own = _named(versions())
+        of = {_named(each) for each in (result.get("versions"), *result.get("earlier_versions", ()))}
+        for version in sorted(of - {own}):
+            self._used("backbones", version, own)
+
+    def first(self) -> str:
+        """The first that was left out, to follow a sentence; empty where there is none."""
+        return f" The first left out: {self.left_out[0]}" if self.left_out else ""
+
+    def lines(self) -> list[str]:
+        """The remarks in Markdown; none where there is nothing to say."""
+        found = []
+        if self.others:
+            used = "; ".join(f"{kind} of {of} ({count})" for (kind, of), count in sorted(self.others.items()))
+            found += [f"Not all is of one version, {self._own}; used as they are: {used}.", ""]
+        if self.left_out:
+            found += ["Left out:", "", *(f"- {each}" for each in self.left_out), ""]
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """The same for result.json."""
+        others = [{"what": kind, "of": of, "number": count} for (kind, of), count in self.others.items()]
+        return {"code_version": self._own, "of_other_versions": others, "left_out": self.left_out}
+
+    def _used(self, kind: str, version: Any, own: str) -> None:
+        version = one_line(str(version))
+        if _code(version) == _code(own):
+            return
+        if not self.others[kind, version]:
+            self._console.print(f"{kind} of {version} are used as they are; this is {own}.")
+        self.others[kind, version] += 1
+
+
+def _code(version: str) -> str:
+    """A version without its commit: the same code may be of two, or lie outside a checkout."""
+    return version.partition(", commit")[0]
+
+
+def _named(found: Any) -> str:
+    try:
+        return f"forebrain {found['forebrain']}, code {found['code']}"
+    except (LookupError, TypeError):
+        return _UNNAMED
