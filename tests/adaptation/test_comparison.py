@@ -164,14 +164,14 @@ def test_a_model_without_embeddings_is_weighed_as_it_is_beside_all_rivals(
 
 
 def test_a_leak_is_told_by_session_animal_and_name(backbone: Backbone, walk: Callable[..., Session]) -> None:
-    seen = walk(1)
-    assert "this very session, lab/animal1/one" in (leak_of(backbone, seen) or "")
-    assert "other sessions of this animal" in (leak_of(backbone, replace(seen, session="two")) or "")
-    assert "is called animal1 too, in lab" in (leak_of(backbone, replace(seen, dataset="elsewhere")) or "")
-    assert leak_of(backbone, walk(2)) is None
+    seen, known = walk(1), backbone.sessions
+    assert "this very session, lab/animal1/one" in (leak_of(known, seen) or "")
+    assert "other sessions of this animal" in (leak_of(known, replace(seen, session="two")) or "")
+    assert "is called animal1 too, in lab" in (leak_of(known, replace(seen, dataset="elsewhere")) or "")
+    assert leak_of(known, walk(2)) is None
     earlier = SeenSession("lab", unicodedata.normalize("NFD", "ratón"), "one", "mouse")
     composed = replace(seen, subject=unicodedata.normalize("NFC", "ratón"), session="two")
-    told = leak_of(SimpleNamespace(sessions=(earlier,)), composed)  # type: ignore[arg-type]
+    told = leak_of([earlier], composed)
     assert "other sessions of this animal" in (told or "")
 
 

@@ -17,6 +17,7 @@ import forebrain.studies
 from file_server import Server
 from forebrain.config import parse
 from forebrain.errors import ConfigError
+from forebrain.models.poco import PocoConfig
 from forebrain.sealed import sealed, unsealed
 from forebrain.sessions import catalogue
 from forebrain.sessions.catalogue import Entry
@@ -98,10 +99,18 @@ def test_scores_of_another_fit_are_not_taken_for_those_that_are_asked_for(
     monkeypatch.setattr(catalogue, "get", lambda name: tmp_path / f"{name}.npz")
     for seed in range(3):
         walk(seed, num_frames=400).save(tmp_path / f"{seed}.npz")
-    given = ["--name", "worms", "--recordings", "0", "1", "2", "--unseen", "lab/animal1", *TINY]
+    useless = walk(3, num_frames=400)
+    replace(useless, traces=useless.traces * np.nan).save(tmp_path / "3.npz")
+    walk(4, num_frames=120).save(tmp_path / "4.npz")
+    given = ["--name", "worms", "--recordings", "0", "1", "2", "3", "4", *TINY]
+    given += ["--unseen", "lab/animal1", "lab/animal4"]
     config = parse(BackboneConfig, [*given, "--out", str(tmp_path / "out")])
     first = study(config, QUIET)
     assert study(config, QUIET) == first
+    assert [row["session"] for row in first["rows"]] == ["lab/animal1/one"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "3.npz: session lab/animal3/one: nothing usable remains" in report
+    assert "- session lab/animal4/one: too short." in report
     with pytest.raises(ConfigError, match="is of another --fit"):
         study(replace(config, fit=replace(config.fit, steps=3)), QUIET)
     (step,) = (tmp_path / "out" / "scores").iterdir()
@@ -112,6 +121,42 @@ def test_scores_of_another_fit_are_not_taken_for_those_that_are_asked_for(
     for name in ("seeds", "sessions_each"):
         with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
             replace(config, **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"left_out": [["lab/animal0"], ["lab/animel2"]]}, r"nothing in .* is like 'lab/animel2'"),
+        ({"left_out": [["*/*"]]}, "all 5 sessions are held out"),
+        ({"left_out": [["lab/animal0"], ["lab/animal?"]]}, "lab/animal0/one is left out of both"),
+        ({"left_out": [["lab/animal1"]], "unseen": ["lab/animal1"]}, "lab/animal1/one is left out of both"),
+        ({"unseen": ["lab/again"]}, r"lab/again/one: .*an animal that is called again too, in elsewhere"),
+        (
+            {"unseen": ["lab/animal0"], "model": PocoConfig(context=192)},
+            "scored; nothing was trained",
+        ),
+    ],
+)
+def test_what_ends_a_study_is_found_before_its_first_run(
+    tmp_path: Path,
+    walk: Callable[..., Session],
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    says: str,
+) -> None:
+    def train(*given: Any) -> None:
+        raise AssertionError("a run was trained")
+
+    monkeypatch.setattr(catalogue, "get", lambda name: tmp_path / f"{name}.npz")
+    monkeypatch.setattr("forebrain.studies.backbone.pretrain", train)
+    for seed in range(3):
+        walk(seed, num_frames=400).save(tmp_path / f"{seed}.npz")
+    for seed, dataset in ((3, "lab"), (4, "elsewhere")):
+        named = replace(walk(seed, num_frames=400), subject="again", dataset=dataset)
+        named.save(tmp_path / f"{seed}.npz")
+    config = BackboneConfig("worms", ["0", "1", "2", "3", "4"], str(tmp_path / "out"), **given)
+    with pytest.raises(ConfigError, match=says):
+        study(config, QUIET)
 
 
 def test_a_recording_that_changed_since_the_study_began_ends_it_before_any_work(

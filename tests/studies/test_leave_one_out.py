@@ -13,13 +13,16 @@ from rich.console import Console
 
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
-from forebrain.errors import ConfigError
+from forebrain.errors import CheckpointError, ConfigError
 from forebrain.models.poco import PocoConfig
 from forebrain.sealed import sealed, unsealed
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import Session, session_key
 from forebrain.shards.recordings import find_all, open_any
+from forebrain.studies.kept import write_step
 from forebrain.studies.leave_one_out import SCORED, StudyConfig, draw, study, summarise, tables_of
-from forebrain.training.config import TrainingConfig
+from forebrain.training.config import PretrainConfig, TrainingConfig
+from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 QUIET = Console(quiet=True)
 
@@ -50,11 +53,16 @@ def test_each_animal_is_left_out_once_and_other_settings_are_refused(
 
     # Would fail if anything were done again.
     monkeypatch.setattr("forebrain.studies.leave_one_out.compare", None)
-    assert study(config, QUIET)["rows"] == result["rows"]
-    with pytest.raises(ConfigError, match="another --fit"):
-        study(replace(config, fit=FitConfig(steps=3)), QUIET)
+    assert study(config, QUIET) == result | {"command": ""}
     step = next((out / "scores").iterdir())
     kept = step.read_bytes()
+    row = {key: value for key, value in unsealed(kept).items() if key != "code_version"}
+    step.write_bytes(sealed(row))  # as an earlier version left it
+    study(config, QUIET)
+    assert "used as they are: scores of an earlier version" in (out / "report.md").read_text()
+    step.write_bytes(kept)
+    with pytest.raises(ConfigError, match="another --fit"):
+        study(replace(config, fit=FitConfig(steps=3)), QUIET)
     step.write_bytes(sealed({**unsealed(kept), "weights_sha256": "another"}))
     with pytest.raises(ConfigError, match="is of another backbone"):
         study(config, QUIET)
@@ -183,6 +191,62 @@ def test_a_session_that_is_shorter_counts_with_all_it_has(tmp_path: Path) -> Non
     assert draw(result, tmp_path / "minutes.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run may be trained."""
+
+    def train(config: Any, console: Console) -> str:
+        raise AssertionError(f"{config.out} was trained")
+
+    monkeypatch.setattr("forebrain.studies.backbone.pretrain", train)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_minutes_that_cannot_be_counted_are_refused_before_training(
+    config: StudyConfig, walk: Callable[..., Session], tmp_path: Path
+) -> None:
+    for seed, path in enumerate(config.recording):
+        replace(walk(seed, num_frames=400), rate_hz=None).save(path)
+    config = replace(config, minutes=[0.5, 1.0])
+    with pytest.raises(ConfigError, match=r"nothing was trained.*lab/animal0/one: has no rate.*sidecar"):
+        study(config, QUIET)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_what_ends_a_study_is_found_before_its_first_run(
+    config: StudyConfig, walk: Callable[..., Session]
+) -> None:
+    last = Folder(config.out).child(f"without-{session_key('lab/animal2')}/run-0")
+    other = PretrainConfig("elsewhere", last.uri, workers=0)
+    RunFolder(last.uri).claim(other)
+    with pytest.raises(CheckpointError, match=r"animal2.*run-0 holds a run of another config"):
+        study(config, QUIET)
+    last.remove("config.yaml")
+    name = f"{session_key('lab/animal2/one')}-0.json"
+    row = made_row("lab/animal2/one", 0.3) | {"species": "celegans", "fit": {}}
+    write_step(Folder(config.out).child("scores"), name, row)
+    with pytest.raises(ConfigError, match="is of another --fit"):
+        study(config, QUIET)
+
+
+def test_a_silent_part_is_found_before_training_and_others_are_trained(
+    config: StudyConfig, walk: Callable[..., Session]
+) -> None:
+    for seed, (first, stop) in enumerate(((322, 400), (0, 240))):
+        traces = np.array(walk(seed, num_frames=400).traces)
+        traces[first:stop] = traces[first]
+        replace(walk(seed, num_frames=400), traces=traces).save(config.recording[seed])
+    result = study(config, QUIET)
+    assert result["left_out"] == [
+        "session lab/animal0/one: nothing moves in its test part.",
+        "session lab/animal1/one: nothing moves in its training part.",
+    ]
+    assert [path.name for path in Path(config.out).glob("without-*")] == [
+        f"without-{session_key('lab/animal2')}"
+    ]
+    assert [row["session"] for row in result["rows"]] == ["lab/animal2/one"]
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -224,7 +288,11 @@ def test_a_recording_that_cannot_be_scored_ends_no_study(
     said = capsys.readouterr().out
     assert "left out: session lab/unseen/one: no frame is usable of the 0.5 minutes" in said
     assert "left out: session lab/still/one: nothing usable remains" in said
-    assert "cannot be used" in said and not list(Path(config.out).glob("without-lab-useless*"))
+    assert "useless.npz: session lab/useless/one: nothing usable" in said
+    assert not list(Path(config.out).glob("without-lab-useless*"))
+    report = (Path(config.out) / "report.md").read_text()
+    for reason in ("lab/unseen/one: no frame", "lab/still/one: nothing usable", "lab/useless/one: nothing"):
+        assert reason in report and report.count(reason) == said.count(reason)
 
     with pytest.raises(ConfigError, match="2 animals can be used; expected 3"):
         study(replace(config, recording=[*recordings[:2], recordings[-1]], out=str(tmp_path / "few")), QUIET)

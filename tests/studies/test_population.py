@@ -99,6 +99,8 @@ def test_a_study_scores_each_animal_once(
     recordings = [str(tmp_path / f"{seed}.npz") for seed in range(3)]
     for seed, path in enumerate(recordings):
         walk(seed, num_frames=400).save(path)
+    recordings.append(str(tmp_path / "short.npz"))
+    replace(walk(3, num_frames=60), subject="short").save(recordings[-1])
     config = PopulationConfig(
         recordings, str(tmp_path / "study"), seeds=1, units=(1, 2, 500), model=SMALL,
         pretraining=TrainingConfig(steps=2, batch_size=4, validate_every=2),
@@ -109,7 +111,10 @@ def test_a_study_scores_each_animal_once(
         assert all(np.isfinite(row[name]) for name in SCORED)
         assert list(row["by_units"]) == ["1", "2", "all"]
     out = Path(config.out)
-    assert "forebrain study population" in (out / "population.md").read_text()
+    report = (out / "population.md").read_text()
+    assert "forebrain study population" in report
+    assert "- session lab/short/one: too short." in report and result["left_out"]
+    assert not list(out.glob("without-lab-short*"))  # no backbone is trained for what cannot be scored
     assert (out / "population.png").read_bytes().startswith(b"\x89PNG")
 
     # Would fail if anything were done again.
@@ -127,6 +132,9 @@ def test_how_many_units_are_read_is_given_as_a_list() -> None:
     assert parse(PopulationConfig, [*given, "1", "4"]).units == (1, 4)
     with pytest.raises(ConfigError, match=r"units are \[-1\]; expected"):
         parse(PopulationConfig, [*given, "-1"])
+    for name in ("seeds", "windows_per_session"):
+        with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
+            parse(PopulationConfig, [*given, "1", f"--{name}", "0"])
 
 
 def test_sessions_with_fewer_units_count_with_all_they_have() -> None:

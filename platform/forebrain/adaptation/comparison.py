@@ -53,6 +53,7 @@ from forebrain.scoring.stack import StackFit
 from forebrain.scoring.uncertainty import Uncertainty, assess, assess_known
 from forebrain.sessions.session import READER_NOTES, Session, composed
 from forebrain.shards.fits import persistence_remark
+from forebrain_registry import SeenSession
 
 SCRATCH = "from scratch"
 NOT_ADAPTED = "not adapted"
@@ -407,7 +408,7 @@ def compare(
         informed: dict[str, Forecaster | ForecasterInTime] = {"none": forecasters[name]}
         informed |= {key: in_time[each] for key, each in WITH_INPUTS.items() if each in in_time}
         known = _of_known(informed, closed.inputs.stacks, windows, limit, config.seed)
-    leak = leak_of(backbone, session)
+    leak = leak_of(backbone.sessions, session)
     seconds = time.perf_counter() - began
     return Comparison(
         backbone,
@@ -453,9 +454,10 @@ def _of_known(
     return {**{which: apart[which] for which in APART}, **counts, "uncertainty": uncertainty}
 
 
-def leak_of(backbone: Pretrained, session: Session) -> str | None:
-    """A warning that a backbone was trained on this animal, or may have been; None where nothing is known."""
-    same = [seen for seen in backbone.sessions if composed(seen.subject) == session.subject]
+def leak_of(sessions: Sequence[SeenSession], session: Session) -> str | None:
+    """A warning that a backbone of these sessions was trained on this animal, or may have been; None where
+    nothing is known."""
+    same = [seen for seen in sessions if composed(seen.subject) == session.subject]
     of_dataset = [seen for seen in same if composed(seen.dataset) == session.dataset]
     if any(composed(seen.session) == session.session for seen in of_dataset):
         return f"the backbone was trained on this very session, {session.id}: its scores flatter it"

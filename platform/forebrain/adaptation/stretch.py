@@ -46,7 +46,8 @@ def last_minutes(session: Session, minutes: float, context: int, horizon: int) -
     rate_hz = rate_of(session)
     if rate_hz is None:
         raise AdaptationError(
-            f"session {session.id}: has no rate, so its minutes cannot be counted. Give --rate_hz."
+            f"session {session.id}: has no rate, so its minutes cannot be counted. State rate_hz in a "
+            "sidecar file; `forebrain adapt` takes --rate_hz too."
         )
     every = [(0, session.num_frames)]
     ranges = {part: part_ranges(DEFAULT, part, session.num_frames, every) for part in PARTS}

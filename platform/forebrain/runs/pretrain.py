@@ -199,10 +199,25 @@ def prepare_into(
     return result.failures
 
 
-def check_data(shards: str, config: PretrainConfig, kept_index: bytes | None = None) -> None:
-    """Raises before any work if the shards cannot be read, or hold no window for this config."""
+def check_data(shards: str, config: PretrainConfig, kept_index: bytes | None = None) -> set[str]:
+    """Raises before any work if the shards cannot be read, or hold no window for this config.
+
+    Returns:
+        Ids of the sessions that would be trained on.
+    """
     windows = open_windows(config, shards, kept_index)
-    build_order(windows, config.training.batch_size, config.seed, config.mixture)
+    order = build_order(windows, config.training.batch_size, config.seed, config.mixture)
+    return {session.id for session in order.sessions}
+
+
+def check_possible(config: PretrainConfig) -> set[str]:
+    """Raises before any work what `pretrain` would raise of a config on prepared shards, or of what is in its
+    run folder; returns ids of the sessions that it trains on."""
+    run = RunFolder(config.out)
+    config = _resolved(config, run)
+    run.check_config(config)
+    run.is_finished(config)
+    return check_data(config.data, config, run.kept_index())
 
 
 def _train(

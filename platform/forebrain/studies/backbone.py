@@ -20,11 +20,19 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from forebrain.adaptation.adapting import default_mode
+from forebrain.adaptation.adapting import (
+    VALIDATION_ROWS,
+    VALIDATION_WINDOWS,
+    default_mode,
+    windows_to_score,
+)
 from forebrain.adaptation.backbone import Backbone
-from forebrain.adaptation.comparison import RIVALS, compare
+from forebrain.adaptation.comparison import RIVALS, TEST_ROWS, compare, leak_of
+from forebrain.adaptation.description import Description
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.publish import PublishConfig, publish_run, require_publishable, say_published
+from forebrain.adaptation.recording import prepare_session
+from forebrain.adaptation.stacking import linear_on
 from forebrain.alone import alone_in
 from forebrain.config import one_of
 from forebrain.errors import AdaptationError, ConfigError, RecordingError
@@ -32,18 +40,24 @@ from forebrain.evaluation.tables import Table
 from forebrain.models.base import ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
-from forebrain.runs.pretrain import pretrain
+from forebrain.runs.pretrain import check_possible, pretrain
+from forebrain.scoring.baselines import CopyBaseline
+from forebrain.scoring.evaluate import WINDOWS_PER_SESSION, evaluate
 from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, session_resamples
+from forebrain.scoring.protocols import PARTS, Part
 from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions import catalogue
 from forebrain.sessions.session import Session, fits, session_key
 from forebrain.shards.holdout import HoldoutConfig
+from forebrain.shards.index import SessionEntry
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.stream import MixtureConfig
 from forebrain.studies.kept import claim, opened, read_step, require_unchanged, write_step
+from forebrain.studies.remarks import Remarks
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
-from forebrain_registry import Metric
+from forebrain.training.run_folder import RunFolder
+from forebrain_registry import Metric, SeenSession
 from forebrain_registry.storage import Folder
 
 # What is scored on an animal left out, in the order of tables; `score` is the adapted backbone's.
@@ -110,26 +124,38 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
     """
     if config.registry is not None:
         require_publishable(config.name, config.registry)
-    out = Folder(config.out)
+    out, remarks = Folder(config.out), Remarks(console)
     recordings = [str(catalogue.get(name)) for name in config.recordings]
     read, contents = opened(recordings)
     claim(out, contents, "backbone")
-    prepared(recordings, out, console)
+    entries = prepared(recordings, out, remarks)
     sessions = {session.id: session for session, _ in read}
     unchanged = {session.id: (path, contents[session.id]) for session, path in read}
+    folds = [
+        _fold(config, f"without-{number + 1}/run-{seed}", seed, group, sessions)
+        for seed in range(config.seeds)
+        for number, group in enumerate(config.left_out)
+    ]
+    folds.append(_fold(config, RUN, 0, None, sessions))
+    _require_apart(folds)
+    for fold in folds:
+        _find_steps(config, fold, check_possible(fold.run), entries, remarks)
+    if any(fold.sessions for fold in folds) and not any(fold.steps for fold in folds):
+        raise ConfigError(f"no session could be scored; nothing was trained.{remarks.first()}")
     rows: list[dict[str, Any]] = []
-    for seed in range(config.seeds):
-        for number, group in enumerate(config.left_out):
-            place = f"without-{number + 1}/run-{seed}"
-            run = _trained(config, place, seed, [*group, *config.unseen], console)
-            rows += _scored(config, run, _chosen(config, group, sessions), seed, unchanged, console)
-    run = _trained(config, RUN, 0, config.unseen, console)
-    rows += _scored(config, run, _chosen(config, config.unseen, sessions), 0, unchanged, console)
+    for fold in folds:
+        if fold.steps or fold is folds[-1]:
+            run = pretrained(fold.run, console, remarks)
+            rows += _scored(config, fold, run, unchanged, remarks, console)
+    if rows and all(row["left_out_because"] is not None for row in rows):
+        raise ConfigError(f"no session could be scored.{remarks.first()}")
     metrics = list(metrics_of(rows))
     table = as_table(metrics)
     result = {"name": config.name, "rows": rows, "metrics": [vars(metric) for metric in metrics]}
+    result |= remarks.values()
     out.write("result.json", plain_json(result))
-    out.write("report.md", f"{table.to_markdown()}\n{_by_session(rows).to_markdown()}".encode())
+    report = [table.to_markdown(), _by_session(rows).to_markdown(), *remarks.lines()]
+    out.write("report.md", "\n".join(report).encode())
     console.print(table.to_rich())
     if config.registry is not None:
         summary = " ".join(filter(None, (config.summary, _sentence(metrics))))
@@ -138,61 +164,145 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
     return result
 
 
-def pretrained_without(
+@dataclass
+class _Fold:
+    """A run, the sessions of animals that it has not seen, and what is known of their scores.
+
+    Attributes:
+        run: what is trained.
+        fit: the optimisation of the adaptations to them.
+        sessions: to adapt to.
+        steps: of those that can be scored, each session with its row, None where it is not scored yet.
+    """
+
+    run: PretrainConfig
+    fit: FitConfig
+    sessions: list[Session]
+    steps: list[tuple[Session, dict[str, Any] | None]] = field(default_factory=list)
+
+
+def _fold(
+    config: BackboneConfig,
+    place: str,
+    seed: int,
+    group: Sequence[str] | None,
+    sessions: Mapping[str, Session],
+) -> _Fold:
+    """The run that trains on neither a group of animals nor on those that none trains on; those of the group
+    are adapted to or, for None, those that none trains on."""
+    evaluation = EvaluationConfig(windows_per_session=128, exact=True, brief=place != RUN)
+    run = config_without(
+        Folder(config.out), place, [*(group or ()), *config.unseen], seed=seed, model=config.model,
+        training=config.training, mixture=config.mixture, evaluation=evaluation,
+    )  # fmt: skip
+    chosen = list(_chosen(config, config.unseen if group is None else group, sessions))
+    return _Fold(run, replace(config.fit, seed=seed), chosen)
+
+
+def _require_apart(folds: Sequence[_Fold]) -> None:
+    """Raises ConfigError if a session would be scored twice with one seed, by two backbones."""
+    places: dict[str, str] = {}
+    for fold in folds:
+        for session in fold.sessions:
+            before = places.setdefault(_step_of(session, fold), fold.run.out)
+            if before != fold.run.out:
+                raise ConfigError(
+                    f"{session.id} is left out of both {before} and {fold.run.out}; name its animal in one "
+                    "group of left_out, or in unseen."
+                )
+
+
+def config_without(
     out: Folder,
     place: str,
     animals: Sequence[str],
-    console: Console,
     *,
     seed: int,
     model: ModelConfig,
     training: TrainingConfig,
     mixture: MixtureConfig,
     evaluation: EvaluationConfig,
-) -> str:
-    """The run on all animals of `out`/shards but some: trained, or gone on with, or found finished.
+) -> PretrainConfig:
+    """The config of a run on all animals of `out`/shards but some.
 
     Args:
         out: folder of a study.
         place: of the run in it.
         animals: dataset/subject, in which * stands for anything.
-        console: for progress.
         seed, model, training, mixture, evaluation: of the run.
-
-    Returns:
-        Its address.
     """
-    run = PretrainConfig(
+    return PretrainConfig(
         data=out.uri_of("shards"), out=out.uri_of(place), workers=0, seed=seed, model=model,
         training=training, mixture=mixture, evaluation=evaluation,
         holdout=HoldoutConfig(subjects=list(animals) or None),
     )  # fmt: skip
-    return pretrain(run, console)
 
 
-def prepared(recordings: Sequence[str], out: Folder, console: Console) -> set[str]:
-    """Prepares the recordings of a study in `out`/shards, and says which cannot be used.
+def pretrained(run: PretrainConfig, console: Console, remarks: Remarks) -> str:
+    """The address of a study's run: trained, or gone on with, or found finished."""
+    address = pretrain(run, console)
+    remarks.run(RunFolder(address).read_result() or {})
+    return address
+
+
+def prepared(recordings: Sequence[str], out: Folder, remarks: Remarks) -> tuple[SessionEntry, ...]:
+    """Prepares the recordings of a study in `out`/shards, and remarks which cannot be used.
 
     Returns:
-        The ids of the sessions that can.
+        The sessions that can.
     """
     found = prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
     for failure in found.failures:
-        console.print(f"cannot be used: {failure}")
-    return {entry.id for entry in found.sessions}
+        remarks.leave_out(failure)
+    return found.sessions
+
+
+def unscorable(
+    session: Session,
+    model: ModelConfig,
+    fit: FitConfig,
+    rates_hz: Sequence[float] = (),
+    to_rate: bool = False,
+    *,
+    minutes: float | None = None,
+    has_rivals: bool = True,
+) -> str | None:
+    """Why no backbone of a model can be scored on a session, whatever it learns: known before it is trained.
+
+    Args:
+        session: as it was recorded.
+        model: of the backbone, which studies train under the usual protocol.
+        fit: the optimisation of the adaptation.
+        rates_hz, to_rate, minutes: as of `prepare_session`.
+        has_rivals: something is trained on it, whose best step is chosen by the validation part.
+
+    Returns:
+        None where nothing is known against it.
+    """
+    asked = PretrainConfig("", "", workers=0, model=model)
+    options, loss = asked.prepare, asked.training.resolved(asked.protocol).loss
+    description = Description(
+        asked.resolved_model(), 1, loss, asked.protocol, options.event_rate_hz, options.resample_hz
+    )
+    try:
+        found = prepare_session(session, description, rates_hz, to_rate, minutes=minutes)
+        linear_on(found.windows, fit.seed)
+    except (AdaptationError, RecordingError) as error:
+        return str(error)
+    limits: dict[Part, int] = {"test": windows_to_score(found, WINDOWS_PER_SESSION, TEST_ROWS)}
+    if has_rivals and fit.steps and all(found.windows.num_windows(0, part) for part in PARTS):
+        limits["validation"] = windows_to_score(found, VALIDATION_WINDOWS, VALIDATION_ROWS)
+    for part, limit in limits.items():
+        copy = {"copy": CopyBaseline(model.horizon)}
+        scored = evaluate(copy, found.windows, part, windows_per_session=limit, seed=fit.seed)
+        if not scored.summary("copy").num_sessions:
+            return f"session {session.id}: nothing moves in its {part} part."
+    return None
 
 
 def animal_of(session: Session) -> str:
     """dataset/subject of a session."""
     return f"{session.dataset}/{session.subject}"
-
-
-def _trained(config: BackboneConfig, place: str, seed: int, held_out: Sequence[str], console: Console) -> str:
-    evaluation = EvaluationConfig(windows_per_session=128, exact=True, brief=place != RUN)
-    return pretrained_without(
-        Folder(config.out), place, held_out, console, seed=seed, model=config.model,
-        training=config.training, mixture=config.mixture, evaluation=evaluation,
-    )  # fmt: skip
 
 
 def _chosen(
@@ -208,34 +318,74 @@ def _chosen(
                 yield session
 
 
+def _find_steps(
+    config: BackboneConfig,
+    fold: _Fold,
+    trained_on: set[str],
+    entries: Sequence[SessionEntry],
+    remarks: Remarks,
+) -> None:
+    """Finds what of a fold is scored, and what can be.
+
+    Args:
+        trained_on: ids of the sessions that its run trains on, of `entries`.
+
+    Raises:
+        ConfigError: what is scored is of another fit, or the run trains on an animal that may be one of them.
+    """
+    place = Folder(config.out).child("scores")
+    seen = [
+        SeenSession(entry.dataset, entry.subject, entry.session, entry.species, entry.rate_hz)
+        for entry in entries
+        if entry.id in trained_on
+    ]
+    rates_hz = sorted({each.rate_hz for each in seen if each.rate_hz is not None})
+    for session in fold.sessions:
+        if leak := leak_of(seen, session):
+            raise ConfigError(f"{session.id}: {leak}; name its animal in left_out or unseen.")
+        name = _step_of(session, fold)
+        of = {"session": session.id, "species": session.species, "seed": fold.fit.seed}
+        row = read_step(place, name, _require_row, of)
+        if row is not None and row.get("fit", asdict(fold.fit)) != asdict(fold.fit):
+            raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
+        if row is None:
+            why = unscorable(session, config.model, fold.fit, rates_hz, to_rate=True)
+            if why is not None:
+                remarks.leave_out(why)
+                continue
+        fold.steps.append((session, row))
+
+
+def _step_of(session: Session, fold: _Fold) -> str:
+    return f"{session_key(session.id)}-{fold.fit.seed}.json"
+
+
 def _scored(
     config: BackboneConfig,
+    fold: _Fold,
     run: str,
-    sessions: Iterator[Session],
-    seed: int,
     unchanged: Mapping[str, tuple[str, str]],
+    remarks: Remarks,
     console: Console,
 ) -> Iterator[dict[str, Any]]:
     """A row for each session: its backbone adapted, and all that the recording can do for itself."""
     place = Folder(config.out).child("scores")
     backbone: Backbone | None = None
-    fit = replace(config.fit, seed=seed)
-    for session in sessions:
-        name = f"{session_key(session.id)}-{seed}.json"
-        row = read_step(
-            place, name, _require_row, {"session": session.id, "species": session.species, "seed": seed}
-        )
+    for session, row in fold.steps:
+        name = _step_of(session, fold)
+        backbone = backbone or Backbone.from_run(run)
         if row is None:
-            backbone = backbone or Backbone.from_run(run)
-            row = _adapted(backbone, session, fit)
+            row = _adapted(backbone, session, fold.fit)
             require_unchanged(*unchanged[session.id])
             row = write_step(place, name, row)
-        if row.get("fit", asdict(fit)) != asdict(fit):  # of an earlier version, taken at its word
-            raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
-        if row.get("weights_sha256") != (backbone or Backbone.from_run(run)).origin.weights_sha256:
+        if row.get("weights_sha256") != backbone.origin.weights_sha256:
             raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
-        said = row["left_out_because"] or ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)
-        console.print(f"{session.id}, seed {seed}: {said}")
+        remarks.step(row)
+        if row["left_out_because"] is not None:
+            remarks.leave_out(row["left_out_because"])
+        else:
+            scores = ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)
+            console.print(f"{session.id}, seed {fold.fit.seed}: {scores}")
         yield row
 
 
@@ -265,8 +415,6 @@ def _adapted(backbone: Backbone, session: Session, fit: FitConfig) -> dict[str, 
     except (AdaptationError, RecordingError) as error:  # too short to be scored, most often
         return row | {"left_out_because": str(error)}
     result = comparison.result()
-    if result["leak"]:
-        raise ConfigError(f"{session.id}: {result['leak_note']}; name its animal in left_out or unseen.")
     row["rate_hz"] = comparison.prepared.session.rate_hz
     row |= {"score": result["score"], **{name: result["baselines"][name] for name in RIVALS}}
     return row | {name: result[name] for name in ("noise_ceiling", "others", "weights", "seconds")}

@@ -36,14 +36,16 @@ from forebrain.evaluation.tables import Table
 from forebrain.models.base import ModelConfig
 from forebrain.models.poco import PocoConfig
 from forebrain.models.registry import MODELS
+from forebrain.runs.pretrain import check_possible
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
 from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions.preprocessing import rates_agree
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
-from forebrain.studies.backbone import animal_of, prepared, pretrained_without
+from forebrain.studies.backbone import animal_of, config_without, prepared, pretrained, unscorable
 from forebrain.studies.kept import claim, opened, read_step, require_unchanged, write_step
-from forebrain.training.config import EvaluationConfig, TrainingConfig
+from forebrain.studies.remarks import Remarks
+from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain_registry.storage import Folder
 
 ADAPTED = "adapted"
@@ -112,23 +114,35 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
         What result.json holds.
 
     Raises:
-        ConfigError: there are too few animals, two recordings are one session by name, one changes, or the
-            folder holds other work or results of other settings.
+        ConfigError: there are too few animals, two recordings are one session by name, one changes, none can
+            be scored, or the folder holds other work or results of other settings. What can be known of it
+            before a run is trained is raised before.
     """
-    out = Folder(config.out)
-    animals, unchanged = prepared_animals(config.recording, config.species, out, console)
+    out, remarks = Folder(config.out), Remarks(console)
+    animals, unchanged = prepared_animals(config.recording, config.species, out, remarks)
+    steps = {
+        (seed, animal): found
+        for seed in range(config.seeds)
+        for animal, own in animals.items()
+        if (found := _find_steps(config, own, seed, remarks))
+    }
+    if not steps:
+        raise ConfigError(f"no session could be scored; nothing was trained.{remarks.first()}")
+    runs = {
+        (seed, animal): run_without(
+            animal, out, seed=seed, model=config.model, training=config.pretraining, mixture=config.mixture
+        )
+        for seed, animal in steps
+    }
+    for run in runs.values():
+        check_possible(run)
     rows: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    for seed in range(config.seeds):
-        for animal, own in animals.items():
-            run = run_without(
-                animal, out, console, seed=seed, model=config.model, training=config.pretraining,
-                mixture=config.mixture,
-            )  # fmt: skip
-            rows += _rows(config, own, run, seed, left_out, unchanged, console)
+    for key, run in runs.items():
+        address = pretrained(run, console, remarks)
+        rows += _rows(config, steps[key], address, key[0], unchanged, remarks, console)
     if not rows:
-        raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
-    result = {"command": command, "rows": rows, **summarise(rows)}
+        raise ConfigError(f"no session could be scored.{remarks.first()}")
+    result = {"command": command, "rows": rows, **summarise(rows), **remarks.values()}
     out.write("result.json", plain_json(result))
     tables = tables_of(result)
     pictures = []
@@ -137,7 +151,7 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
             picture = draw(result, Path(scratch) / "minutes.png")
             out.write(picture.name, picture.read_bytes())
         pictures.append("![score by minutes of the new animal](minutes.png)\n")
-    write_report(out, "report.md", command, tables, pictures, left_out)
+    write_report(out, "report.md", command, tables, pictures, remarks)
     for table in tables[:-1]:
         console.print(table.to_rich())
     return result
@@ -146,21 +160,20 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
 def run_without(
     animal: str,
     out: Folder,
-    console: Console,
     *,
     seed: int,
     model: ModelConfig,
     training: TrainingConfig,
     mixture: MixtureConfig,
     name: str = "run",
-) -> str:
-    """The run that has not seen an animal, dataset/subject, in `out`/without-<animal>/<name>-<seed>.
+) -> PretrainConfig:
+    """The run that does not see an animal, dataset/subject, in `out`/without-<animal>/<name>-<seed>.
 
-    Other arguments and the address that it gives are those of `pretrained_without`.
+    Other arguments are those of `config_without`.
     """
-    return pretrained_without(
-        out, f"without-{session_key(animal)}/{name}-{seed}", [glob.escape(animal)], console, seed=seed,
-        model=model, training=training, mixture=mixture,
+    return config_without(
+        out, f"without-{session_key(animal)}/{name}-{seed}", [glob.escape(animal)], seed=seed, model=model,
+        training=training, mixture=mixture,
         evaluation=EvaluationConfig(windows_per_session=64, brief=True),
     )  # fmt: skip
 
@@ -171,18 +184,17 @@ def write_report(
     command: str,
     tables: Sequence[Table],
     pictures: Sequence[str],
-    left_out: Sequence[str],
+    remarks: Remarks,
 ) -> None:
     """Writes a study's tables as Markdown, with the command that makes them again, its pictures' lines and
-    what was left out."""
+    its remarks."""
     said = [f"`{command}`\n"] * bool(command)
-    missing = ["Left out:\n", *(f"- {each}" for each in left_out), ""] if left_out else []
-    report = "\n".join([*said, *(table.to_markdown() for table in tables), *pictures, *missing])
+    report = "\n".join([*said, *(table.to_markdown() for table in tables), *pictures, *remarks.lines()])
     out.write(name, report.encode())
 
 
 def prepared_animals(
-    recording: Sequence[str], species: Sequence[str] | None, out: Folder, console: Console
+    recording: Sequence[str], species: Sequence[str] | None, out: Folder, remarks: Remarks
 ) -> tuple[dict[str, list[Session]], dict[str, tuple[str, str]]]:
     """Claims a study's folder, and prepares its recordings in `out`/shards.
 
@@ -190,7 +202,7 @@ def prepared_animals(
         recording: files.
         species: of the animals that are left out; None: every species.
         out: the folder of the study.
-        console: says which recordings cannot be used.
+        remarks: is told which recordings cannot be used.
 
     Returns:
         The sessions of each animal of these species that can be used, dataset/subject; of each session by
@@ -214,7 +226,7 @@ def prepared_animals(
         if name not in known:
             raise ConfigError(f"species holds {name!r}; the recordings are of {', '.join(known)}.")
     claim(out, contents, "leave-one-out")
-    usable = prepared(recording, out, console)
+    usable = {entry.id for entry in prepared(recording, out, remarks)}
     animals = {name: own for name, own in animals.items() if any(one.id in usable for one in own)}
     if len(animals) < 3:
         raise ConfigError(
@@ -226,20 +238,32 @@ def prepared_animals(
     return animals, {session.id: (path, contents[session.id]) for session, path in read}
 
 
-def _rows(
-    config: StudyConfig,
-    sessions: Sequence[Session],
-    run: str,
-    seed: int,
-    left_out: list[str],
-    unchanged: Mapping[str, tuple[str, str]],
-    console: Console,
-) -> list[dict[str, Any]]:
-    """A row for each session of an animal, and for each of the stretches of it; notes what was left out."""
-    place, rows = Folder(config.out).child("scores"), []
-    fit = replace(config.fit, seed=seed)
-    backbone: Backbone | None = None
+@dataclass(frozen=True)
+class _Step:
+    """A score: of a session, and of a stretch of it.
+
+    Attributes:
+        session: of an animal left out.
+        minutes: of the stretch, infinite for all that trains; None for the whole recording.
+        name: of its file.
+        row: what is kept; None where it is not scored yet.
+    """
+
+    session: Session
+    minutes: float | None
+    name: str
+    row: dict[str, Any] | None
+
+
+def _find_steps(config: StudyConfig, sessions: Sequence[Session], seed: int, remarks: Remarks) -> list[_Step]:
+    """Finds what of an animal's sessions is scored, and what can be.
+
+    Raises:
+        ConfigError: what is scored is of another fit.
+    """
+    place, fit = Folder(config.out).child("scores"), replace(config.fit, seed=seed)
     stretches: Sequence[float | None] = [*config.minutes, math.inf] if config.minutes else [None]
+    steps = []
     for session in sessions:
         for minutes in stretches:
             ending = "" if minutes is None else f"-{minutes:g}min"
@@ -247,26 +271,46 @@ def _rows(
             asked = None if minutes is None or math.isinf(minutes) else minutes
             of = {"session": session.id, "species": session.species, "seed": seed, "asked_minutes": asked}
             row = read_step(place, name, _require_row, of)
-            backbone = backbone or Backbone.from_run(run)
-            weights = backbone.origin.weights_sha256
-            row = of_own_frames(row, session, backbone, place.uri_of(name), console)
-            if row is None:
-                try:
-                    row = _adapt(backbone, session, minutes, fit)
-                except (AdaptationError, RecordingError) as error:  # shorter than that, most often
-                    console.print(f"left out: {error}")
-                    left_out.append(str(error))
-                    continue
-                require_unchanged(*unchanged[session.id])
-                row = write_step(place, name, row)
-                told = [f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None]
-                what = "" if minutes is None else f", {row['minutes']:.3g} minutes"
-                console.print(f"{session.id}, seed {seed}{what}: {', '.join(told)}")
-            if row.get("fit") != dataclasses.asdict(fit):
+            if row is not None and row.get("fit") != dataclasses.asdict(fit):
                 raise ConfigError(f"{place.uri_of(name)} is of another --fit; give another --out.")
-            if row.get("weights_sha256", weights) != weights:  # of an earlier version, taken at its word
-                raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
-            rows.append(row)
+            if row is None and (why := unscorable(session, config.model, fit, minutes=minutes)) is not None:
+                remarks.leave_out(why)
+                continue
+            steps.append(_Step(session, minutes, name, row))
+    return steps
+
+
+def _rows(
+    config: StudyConfig,
+    steps: Sequence[_Step],
+    run: str,
+    seed: int,
+    unchanged: Mapping[str, tuple[str, str]],
+    remarks: Remarks,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """A row for each step of an animal; remarks what cannot be scored."""
+    place, rows = Folder(config.out).child("scores"), []
+    backbone, fit = Backbone.from_run(run), replace(config.fit, seed=seed)
+    weights = backbone.origin.weights_sha256
+    for step in steps:
+        session, name = step.session, step.name
+        row = of_own_frames(step.row, session, backbone, place.uri_of(name), console)
+        if row is None:
+            try:
+                row = _adapt(backbone, session, step.minutes, fit)
+            except (AdaptationError, RecordingError) as error:
+                remarks.leave_out(str(error))
+                continue
+            require_unchanged(*unchanged[session.id])
+            row = write_step(place, name, row)
+            told = [f"{each} {row[each]:.3f}" for each in (ADAPTED, SELF) if row[each] is not None]
+            what = "" if step.minutes is None else f", {row['minutes']:.3g} minutes"
+            console.print(f"{session.id}, seed {seed}{what}: {', '.join(told)}")
+        if row.get("weights_sha256", weights) != weights:  # of an earlier version, taken at its word
+            raise ConfigError(f"{place.uri_of(name)} is of another backbone; give another --out.")
+        remarks.step(row)
+        rows.append(row)
     return rows
 
 

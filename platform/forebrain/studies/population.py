@@ -14,6 +14,7 @@ Every file is a step that is not done again, so a study goes on where it was sto
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -39,6 +40,7 @@ from forebrain.evaluation.tables import Table
 from forebrain.models.ablations import UicoConfig
 from forebrain.models.base import EncoderDecoder, Interface, Model, SessionInput
 from forebrain.models.poco import PocoConfig
+from forebrain.runs.pretrain import check_possible
 from forebrain.scoring.evaluate import Forecaster, evaluate
 from forebrain.scoring.gram import FeatureBlock
 from forebrain.scoring.intervals import percentile_interval, rng_for, session_resamples
@@ -48,6 +50,7 @@ from forebrain.scoring.stack import Stack, fit_stack
 from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.stream import MixtureConfig
+from forebrain.studies.backbone import pretrained, unscorable
 from forebrain.studies.kept import read_step, require_unchanged, write_step
 from forebrain.studies.leave_one_out import (
     StudyConfig,
@@ -56,6 +59,7 @@ from forebrain.studies.leave_one_out import (
     run_without,
     write_report,
 )
+from forebrain.studies.remarks import Remarks
 from forebrain.studies.rivals import with_rolled
 from forebrain.training.config import TrainingConfig
 from forebrain_registry.storage import Folder
@@ -101,8 +105,9 @@ class PopulationConfig:
     def __post_init__(self) -> None:
         if any(count < 1 for count in self.units):
             raise ConfigError(f"units are {list(self.units)}; expected how many are read, 1 or more each.")
-        if self.seeds < 1:
-            raise ConfigError(f"seeds is {self.seeds}; expected 1 or more.")
+        for name in ("seeds", "windows_per_session"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more.")
 
 
 @alone_in("out")
@@ -121,30 +126,43 @@ def study(config: PopulationConfig, console: Console, command: str = "") -> dict
         ConfigError: there are too few animals, two recordings are one session by name, one changes, or the
             folder holds other work or results of other settings.
     """
-    out = Folder(config.out)
+    out, remarks = Folder(config.out), Remarks(console)
+    models = {"run": config.model, "uico": without_population(config.model)}
+    animals, unchanged = prepared_animals(config.recording, config.species, out, remarks)
+    steps = {
+        (animal, seed): found
+        for animal, own in animals.items()
+        for seed in range(config.seeds)
+        if (found := _find_steps(config, own, seed, remarks))
+    }
+    if not steps:
+        raise ConfigError(f"no session could be scored; nothing was trained.{remarks.first()}")
+    runs = {
+        (animal, seed): [
+            run_without(
+                animal, out, seed=seed, model=model, training=config.pretraining, mixture=config.mixture,
+                name=name,
+            )
+            for name, model in models.items()
+        ]
+        for animal, seed in steps
+    }  # fmt: skip
+    for each in itertools.chain.from_iterable(runs.values()):
+        check_possible(each)
     rows: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    animals, unchanged = prepared_animals(config.recording, config.species, out, console)
-    for animal, sessions in animals.items():
-        for seed in range(config.seeds):
-            runs = [
-                run_without(
-                    animal, out, console, seed=seed, model=model, training=config.pretraining,
-                    mixture=config.mixture, name=name,
-                )
-                for name, model in (("run", config.model), ("uico", without_population(config.model)))
-            ]  # fmt: skip
-            rows += _rows(config, sessions, runs, seed, left_out, unchanged, console)
+    for key, both in runs.items():
+        addresses = [pretrained(run, console, remarks) for run in both]
+        rows += _rows(config, steps[key], addresses, key[1], unchanged, remarks, console)
     if not rows:
-        raise ConfigError(f"no session could be scored. The first: {left_out[0] if left_out else 'none'}")
-    result = {"command": command, "rows": rows, **summarise(rows)}
+        raise ConfigError(f"no session could be scored.{remarks.first()}")
+    result = {"command": command, "rows": rows, **summarise(rows), **remarks.values()}
     out.write("population.json", plain_json(result))
     with tempfile.TemporaryDirectory() as scratch:
         picture = draw(result, Path(scratch) / "population.png")
         out.write(picture.name, picture.read_bytes())
     tables = tables_of(result)
     pictures = ["![score by units read](population.png)\n"]
-    write_report(out, "population.md", command, tables, pictures, left_out)
+    write_report(out, "population.md", command, tables, pictures, remarks)
     for table in tables[:-1]:
         console.print(table.to_rich())
     return result
@@ -156,39 +174,66 @@ def without_population(model: PocoConfig) -> UicoConfig:
     return UicoConfig(**{name: getattr(model, name) for name in kept})
 
 
+def _settings(config: PopulationConfig) -> dict[str, Any]:
+    return {"units": list(config.units), "windows_per_session": config.windows_per_session}
+
+
+def _find_steps(
+    config: PopulationConfig, sessions: Sequence[Session], seed: int, remarks: Remarks
+) -> list[tuple[Session, dict[str, Any] | None]]:
+    """The sessions of an animal that are scored, each with its row, and those that can be, with None.
+
+    Raises:
+        ConfigError: what is scored is of other settings.
+    """
+    place, steps = Folder(config.out).child("population"), []
+    for session in sessions:
+        name = _step_of(session, seed)
+        row = read_step(place, name, _require_row, {"session": session.id, "seed": seed})
+        if row is not None and row["settings"] != _settings(config):
+            raise ConfigError(
+                f"{place.uri_of(name)} is of another --units or --windows_per_session; give another --out."
+            )
+        if row is None:
+            why = unscorable(session, config.model, FitConfig(seed=seed), has_rivals=False)
+            if why is not None:
+                remarks.leave_out(why)
+                continue
+        steps.append((session, row))
+    return steps
+
+
+def _step_of(session: Session, seed: int) -> str:
+    return f"{session_key(session.id)}-{seed}.json"
+
+
 def _rows(
     config: PopulationConfig,
-    sessions: Sequence[Session],
+    steps: Sequence[tuple[Session, dict[str, Any] | None]],
     runs: Sequence[str],
     seed: int,
-    left_out: list[str],
     unchanged: Mapping[str, tuple[str, str]],
+    remarks: Remarks,
     console: Console,
 ) -> list[dict[str, Any]]:
     place, rows = Folder(config.out).child("population"), []
     backbones = [Backbone.from_run(run) for run in runs]
     weights = [backbone.origin.weights_sha256 for backbone in backbones]
-    settings = {"units": list(config.units), "windows_per_session": config.windows_per_session}
-    for session in sessions:
-        name = f"{session_key(session.id)}-{seed}.json"
-        row = read_step(place, name, _require_row, {"session": session.id, "seed": seed})
-        row = of_own_frames(row, session, backbones[0], place.uri_of(name), console)
+    for session, kept in steps:
+        name = _step_of(session, seed)
+        row = of_own_frames(kept, session, backbones[0], place.uri_of(name), console)
         if row is None:
             try:
                 row = score_session(backbones[0], backbones[1], session, config, seed)
-            except (AdaptationError, RecordingError) as error:  # too short to be scored, most often
-                console.print(f"left out: {error}")
-                left_out.append(str(error))
+            except (AdaptationError, RecordingError) as error:
+                remarks.leave_out(str(error))
                 continue
             require_unchanged(*unchanged[session.id])
-            row |= {"seed": seed, "settings": settings, "weights_sha256": weights}
+            row |= {"seed": seed, "settings": _settings(config), "weights_sha256": weights}
             row = write_step(place, name, row)
-        if row["settings"] != settings:
-            raise ConfigError(
-                f"{place.uri_of(name)} is of another --units or --windows_per_session; give another --out."
-            )
         if row["weights_sha256"] != weights:
             raise ConfigError(f"{place.uri_of(name)} is of other backbones; give another --out.")
+        remarks.step(row)
         told = ", ".join(f"{each} {row[each]:.3f}" for each in SCORED)
         console.print(f"{session.id}, seed {seed}: {told}")
         rows.append(row)
