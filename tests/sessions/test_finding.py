@@ -176,6 +176,21 @@ def test_tables_of_many_adaptations_in_the_folder_of_their_recordings_are_none(t
     assert found(tmp_path / "lab") == [str(recording)]
 
 
+@pytest.mark.parametrize(
+    "folders", [("blobs/sha256", "models"), ("references", "versions", "locks")], ids=["registry", "pulled"]
+)
+def test_a_registry_among_recordings_is_none(tmp_path: Path, save, caplog, folders: tuple[str, ...]) -> None:
+    recording = save("lab/a.npy")
+    for folder in folders:
+        save(f"lab/kept/{folder}/b.npy")
+    assert found(tmp_path / "lab") == [str(recording)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'lab' / 'kept'} was written by forebrain and is not searched for recordings."
+    ]
+    mine = save("lab/kept/mine.npy")
+    assert found(tmp_path / "lab" / "kept") == [str(mine)]
+
+
 def test_a_lab_s_own_files_of_such_names_hide_nothing(tmp_path: Path, save) -> None:
     recording = save("lab/rig/a.npy")
     (recording.parent / "config.yaml").write_text("laser: 488\nmodel: zeiss\n")

@@ -53,6 +53,8 @@ _OF_A_STUDY = {
 # Who works there, or was killed as it did (`forebrain.alone`).
 _HELD = re.compile(r"held-[0-9]+\.json")
 _OF_A_SET = {"sessions", "sessions.jsonl", "shards", "index.json"}
+# Folders by which a registry, and what was pulled from one, are known.
+_OF_A_REGISTRY = ({"blobs/sha256", "models"}, {"references", "versions", "locks"})
 
 
 class Walk:
@@ -188,4 +190,7 @@ def _names_of_own_output(folder: Path) -> set[str]:
     # A set of shards that is not finished has no index yet.
     if any((folder / "shards").glob("?/*-?????.tar*")) and (folder / "sessions").is_dir():
         return _OF_A_SET
+    for inside in _OF_A_REGISTRY:
+        if all((folder / name).is_dir() for name in inside):
+            return {name.partition("/")[0] for name in inside}
     return set()
