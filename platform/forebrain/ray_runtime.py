@@ -9,6 +9,7 @@ import shutil
 import socket
 import tempfile
 import urllib.parse
+from pathlib import Path
 from typing import Any
 
 from forebrain.errors import ClusterError
@@ -46,8 +47,13 @@ def start_ray(num_cpus: int | None = None) -> None:
             cluster is joined.
 
     Raises:
-        ClusterError: Ray does not start, or the cluster does not answer.
+        ClusterError: Ray does not start, or the cluster does not answer, or the user has no home.
     """
+    if not has_home():
+        raise ClusterError(
+            "this user has no home folder, which Ray asks for. Set HOME to a folder; with --workers 0 "
+            "pretrain, prepare and adapt do without Ray."
+        )
     quiet_ray()
     import ray
 
@@ -82,6 +88,15 @@ def start_ray(num_cpus: int | None = None) -> None:
             f"Ray did not start on this machine ({_first_line(error)}). Try again when it is less busy. "
             "With --workers 0 pretrain, prepare and adapt do without Ray."
         ) from error
+
+
+def has_home() -> bool:
+    """Whether the user has a home folder, by HOME or by name; Ray Train cannot be imported without."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
 
 
 def unreachable(address: str) -> str:

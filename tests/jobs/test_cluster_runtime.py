@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pwd
+
 import pytest
 import ray
 
 from forebrain import ray_runtime
+from forebrain.commands import doctor
 from forebrain.errors import ClusterError
 from forebrain.ray_runtime import start_ray
 
@@ -42,3 +45,18 @@ def test_ray_gets_the_cores_that_may_be_used_and_not_those_there_are(monkeypatch
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     start_ray()
     assert given["num_cpus"] == 3
+
+
+def test_a_user_without_a_home_is_told_before_ray_starts_and_by_doctor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))
+    with pytest.raises(ClusterError, match=r"no home folder.*Set HOME.*--workers 0"):
+        start_ray()
+    (found,) = doctor._cluster(None)
+    assert found.verdict == "wrong" and "no home folder" in found.text

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from forebrain.errors import ConfigError, StorageError
 from forebrain.machine import asked_threads, num_cores
-from forebrain.ray_runtime import quiet_ray, unreachable
+from forebrain.ray_runtime import has_home, quiet_ray, unreachable
 from forebrain_registry.lines import one_line
 from forebrain_registry.pulling import default_cache
 from forebrain_registry.storage import Folder
@@ -317,6 +317,11 @@ def _cluster(address: str | None) -> Iterator[Finding]:
             verdict,
             "Ray is not installed: no cluster can be used",
             "in the repository: pip install '.[cluster]'",
+        )
+        return
+    if not has_home():
+        yield Finding(
+            "cluster", "wrong", "this user has no home folder, which Ray asks for", "Set HOME to a folder."
         )
         return
     if address is None:
