@@ -173,6 +173,8 @@ def test_tables_of_many_adaptations_in_the_folder_of_their_recordings_are_none(t
     (tmp_path / "lab" / "table.csv").write_text("session,score\na,0.1\n")
     assert found(tmp_path / "lab") == [str(recording), str(tmp_path / "lab" / "table.csv")]
     (tmp_path / "lab" / "adaptations.yaml").write_text("weights: ab\nmode: none\n")
+    for name in ("population/a-0.json", "population.json", "results.json", "left-out.json"):
+        save(f"lab/{name}.npy").rename(tmp_path / "lab" / name)
     assert found(tmp_path / "lab") == [str(recording)]
 
 
