@@ -252,6 +252,19 @@ def test_names_of_any_letters_are_printed_on_a_terminal_of_few_or_none(tmp_path:
     assert closed or r"M\xfcller \U0001f9e0" in done.stdout
 
 
+def test_a_name_that_the_terminals_encoding_does_not_have_is_one_line(tmp_path: Path) -> None:
+    Path(tmp_path, "asked.yaml").write_text("recording: [Müller.npy]\n", encoding="utf-8")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-m", "forebrain", "inspect", "--config", "asked.yaml"],
+        capture_output=True, text=True, check=False, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(r"error: M\xfcller.npy: ") and "PYTHONUTF8=1" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 ACTING = ["a\nb", "a\tb", "a\rb", "\x1b[31mred", "\u202emp3"]
 
 

@@ -94,6 +94,21 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
     assert users <= ONLY_IN[package]
 
 
+def test_no_text_is_read_or_written_in_the_terminals_encoding() -> None:
+    names = {"read_text", "write_text", "open", "fdopen", "run", "Popen"}
+    as_text = re.compile(r"_text\(|[( ]'[rwax+]+t?'|text=True")
+    found = []
+    for root in ("platform", "registry", "jobs", "cluster"):
+        for path in (ROOT / root).rglob("*.py"):
+            calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+            for call in calls:
+                is_one = getattr(call.func, "attr", getattr(call.func, "id", "")) in names
+                text = ast.unparse(call) if is_one else ""
+                if as_text.search(text) and "encoding=" not in text:
+                    found.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+    assert found == []
+
+
 def test_nobody_imports_the_commands() -> None:
     sources = [*PACKAGE.rglob("*.py"), *(ROOT / "registry").rglob("*.py")]
     users = {

@@ -195,7 +195,7 @@ def _machine() -> str | None:
     if sys.platform == "win32":
         return None
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # no Linux
         return platform.node()
@@ -211,7 +211,7 @@ def _born(process: int) -> str | None:
     except OSError:  # another user's
         pass
     try:
-        stat = Path(f"/proc/{process}/stat").read_text()
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:  # no Linux
         return ""
     state, *fields = stat.rpartition(")")[2].split()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import json
+import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -84,12 +85,15 @@ def parse(
     Raises:
         ConfigError: an unknown key, a missing one, or an impossible value; the message names it.
     """
-    given = _with_files(arguments, aliases or {}, definitions or {})
+    given = _with_files(config_class, arguments, aliases or {}, definitions or {})
     narrowed = _narrowed(config_class, lambda key: _given(given, key))
     known = {f"--{option.name}": option.type for option in flat(_options(narrowed))}
     parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False, parser_mode=_MODE)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(narrowed)
+    if any(word.startswith("--print_config") for word in given) and hasattr(sys.stdout, "reconfigure"):
+        # What is printed is a file for --config, whatever letters this terminal has.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         values = parser.parse_args(_spelled_out(given, known, aliases or {}, positional))
         return _instantiate(parser, config_class, values)
@@ -212,7 +216,7 @@ def _widened(value: Any) -> Any:
 
 
 def _given(arguments: Sequence[str], key: str) -> Any:
-    """The command line's value for a key, itself or in a file or text of YAML; None if it gives none."""
+    """The command line's value for a key, itself or in a text of YAML; None if it gives none."""
     found = None
     words = [part for word in arguments for part in (word.split("=", 1) if word[:2] == "--" else [word])]
     for option, value in itertools.pairwise(words):
@@ -225,11 +229,10 @@ def _given(arguments: Sequence[str], key: str) -> Any:
 
 
 def _yaml_of(text: str) -> Any:
-    """The YAML in a file, or else in the text itself; None where it is unreadable, which the parser says."""
+    """What YAML reads in a text; None where it is unreadable, which the parser says."""
     try:
-        is_file = "\n" not in text and not text.startswith("{") and Path(text).is_file()
-        return yaml.safe_load(Path(text).read_text() if is_file else text)
-    except (OSError, ValueError, yaml.YAMLError):
+        return get_loader("yaml")(text)
+    except (ValueError, yaml.YAMLError):
         return None
 
 
@@ -241,22 +244,71 @@ def _at(values: Any, key: str) -> Any:
 
 
 def _with_files(
-    arguments: Sequence[str], aliases: Mapping[str, str], definitions: Mapping[str, str]
+    config_class: type[Any],
+    arguments: Sequence[str],
+    aliases: Mapping[str, str] | None = None,
+    definitions: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The command line with `--config NAME` as the file of that name, and other names in files replaced."""
-    words: list[str] = []
-    for word in arguments:
-        is_joined = word.startswith("--config=")
-        if is_joined or (words and words[-1] == "--config"):
-            value = word.removeprefix("--config=")
-            if value in definitions and not Path(value).exists():
-                value = definitions[value]
-            values = _yaml_of(value)
-            if isinstance(values, dict) and (renamed := _renamed(values, aliases)) != values:
-                value = json.dumps(renamed)
-            word = f"--config={value}" if is_joined else value
-        words.append(word)
+    """The command line with the YAML in files in place of their paths, since the parser would read them in
+    the terminal's encoding: of `--config FILE` or NAME, where other names of options are replaced too, and of
+    a config within, `--training FILE`.
+
+    Raises:
+        ConfigError: a file cannot be read, or is no mapping in UTF-8.
+    """
+    words, left = [], list(arguments)
+    while left:
+        word = left.pop(0)
+        option, equals, value = word.partition("=")
+        kind = config_class if option == "--config" else _config_at(config_class, option)
+        if kind is None or not (equals or (left and not left[0].startswith("--"))):
+            words.append(word)
+            continue
+        value = value if equals else left.pop(0)
+        if option == "--config" and value in (definitions or {}) and not Path(value).exists():
+            value = (definitions or {})[value]
+        file = _file(value, Path())
+        values = _values_in(kind, file) if file else _yaml_of(value)
+        if isinstance(values, dict):
+            value = _as_yaml(_renamed(values, aliases or {}) if option == "--config" else values)
+        words.append(f"{option}={value}")
     return words
+
+
+def _config_at(config_class: type[Any], option: str) -> Any:
+    """The class of the config that an option such as `--training` gives as a whole; None for any other."""
+    found: Any = config_class if option.startswith("--") else None
+    for part in option.removeprefix("--").split("."):
+        found = get_type_hints(found).get(part) if is_dataclass(found) else None
+    return found if is_dataclass(found) else None
+
+
+def _file(name: str, folder: Path) -> Path | None:
+    """The file of this name in a folder, or the pipe (`--config <(...)`, `-`); None where there is none."""
+    with suppress(OSError, RuntimeError):  # a text longer than a name may be; no user of a `~user`
+        path = folder / Path("/dev/stdin" if name == "-" else name).expanduser()
+        return path if path.is_file() or path.is_fifo() else None
+    return None
+
+
+def _values_in(config_class: type[Any], path: Path) -> dict[str, Any]:
+    """The options in a file, with those of files that it names, from its folder on, for configs within.
+
+    Raises:
+        ConfigError: it cannot be read, or is no mapping in UTF-8.
+    """
+    try:
+        values = get_loader("yaml")(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as YAML saved as UTF-8 ({why}).") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no options; expected lines of YAML such as `seed: 1`.")
+    for key, value in values.items():
+        kind = _config_at(config_class, f"--{key}")
+        if kind is not None and isinstance(value, str) and (file := _file(value, path.parent)):
+            values[key] = _values_in(kind, file)
+    return values
 
 
 def _renamed(values: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
@@ -328,14 +380,9 @@ def _spelled_out(
     return [word if isinstance(word, str) else _as_yaml(word) for word in [*spelled, *free]]
 
 
-def _as_yaml(values: list[Any]) -> str:
-    """A list as text that YAML reads back, whatever letters are in it: JSON writes those beyond 16 bits as
-    two, which YAML does not join."""
-
-    def joined(found: re.Match[str]) -> str:
-        return f"\\U{ord(json.loads(chr(34) + found[0] + chr(34))):08x}"
-
-    return re.sub(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", joined, json.dumps(values))
+def _as_yaml(values: list[Any] | dict[str, Any]) -> str:
+    """Text that YAML reads back as these very values, whatever letters are in them: a name `1e3` is one."""
+    return yaml.safe_dump(values, default_style='"', default_flow_style=True, width=math.inf)
 
 
 def _holds(hint: Any, kind: type) -> bool:
@@ -404,7 +451,8 @@ def options(config_class: type[Any], arguments: Sequence[str] = ()) -> tuple[Opt
     Raises:
         ConfigError: the command line chooses what there is not.
     """
-    return _options(_narrowed(config_class, lambda key: _given(arguments, key)))
+    given = _with_files(config_class, arguments)
+    return _options(_narrowed(config_class, lambda key: _given(given, key)))
 
 
 def flat(options: Iterable[Option]) -> Iterator[Option]:

@@ -56,7 +56,7 @@ def _cpu_quotas() -> Iterator[float]:
 
 def _own_groups() -> Iterator[Path]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
     for line in lines:
@@ -68,6 +68,6 @@ def _own_groups() -> Iterator[Path]:
 def _numbers(path: Path) -> list[float]:
     """The numbers in a file of a control group; none where it is not there, or says `max`."""
     try:
-        return [float(word) for word in path.read_text().split()]
+        return [float(word) for word in path.read_text(encoding="utf-8").split()]
     except (OSError, ValueError):
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import dataclasses
 import functools
 import json
@@ -337,7 +338,7 @@ def _index(options: argparse.Namespace) -> int:
 
 def _read_metadata(path: Path) -> Metadata:
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise InvalidError(
             f"{path}: cannot be read ({error.strerror}). Metadata need a JSON or YAML file."

@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(weights(0))
     meta = metadata(summary="Worms [of] Kato", tags=("worm",), metrics=(Metric("score", 0.25, 0.2, 0.3),))
-    (folder / "metadata.json").write_text(json.dumps(asdict(meta)))
+    (folder / "metadata.json").write_text(json.dumps(asdict(meta)), "utf-8-sig")  # as Windows' editors do
     return folder
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from forebrain.scoring.protocol_defaults import DEFAULTS
 from forebrain.scoring.protocols import PROTOCOLS
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.strategies.deepspeed_config import read_options
 
 GIVEN = ["--data", "shards", "--out", "run"]
 
@@ -131,6 +135,77 @@ def test_an_unknown_key_in_a_file_is_named(tmp_path: Path) -> None:
     file.write_text("training:\n  batch_siz: 3\n")
     with pytest.raises(ConfigError, match="batch_siz"):
         parse(PretrainConfig, [*GIVEN, "--config", str(file)])
+
+
+ASKED = """
+import dataclasses, sys
+from forebrain.config import one_of, parse
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    label: str = ""
+    rate: float = 1.0
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    name: str = "small"
+
+@dataclasses.dataclass(frozen=True)
+class Large:
+    name: str = "large"
+    width: int = 1
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    data: str
+    training: Training = Training()
+    model: Small = dataclasses.field(
+        default_factory=Small, metadata=one_of({"small": Small, "large": Large})
+    )
+
+sys.stdout.reconfigure(errors="backslashreplace")
+found = parse(Config, sys.argv[1:])
+print(ascii((found.data, found.training.label, found.training.rate, found.model)))
+"""
+
+
+def test_files_are_utf8_in_a_terminal_that_is_not(tmp_path: Path) -> None:
+    def asked(*words: str, given: bytes = b"") -> bytes:
+        done = subprocess.run(
+            [sys.executable, "-c", ASKED, *words],
+            input=given, env=environment, cwd=tmp_path, capture_output=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    Path(tmp_path, "sub").mkdir()
+    Path(tmp_path, "sub", "mine.yaml").write_text("---\ndata: Mäuse🐭\nmodel: large.yaml\n", "utf-8-sig")
+    Path(tmp_path, "sub", "large.yaml").write_text("name: large  # für später\nwidth: 8\n", "utf-8")
+    Path(tmp_path, "few.yaml").write_text("label: jährlich\nrate: 1e-3\n", "utf-8")
+    expected = ascii(("Mäuse🐭", "jährlich", 1e-3))[:-1].encode() + b", Large(name='large', width=8))\n"
+    assert asked("--config", "sub/mine.yaml", "--training", "few.yaml") == expected
+    # What --print_config prints is such a file.
+    printed = asked("--training=few.yaml", "--config=sub/mine.yaml", "--print_config")
+    assert "jährlich".encode() in printed and asked("--config", "-", given=printed) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"data: M\xe4use\n", "UTF-8"), (b"data: [\n", "YAML"), (b"- data\n", "no options")]
+)
+def test_a_file_that_is_no_config_is_named(content: bytes, why: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"mine.yaml: .*{why}"):
+        parse(PretrainConfig, [*GIVEN, "--config", str(file)])
+
+
+def test_options_of_deepspeed_are_json_in_utf8(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('{"comms_logger": {"enabled": true}}', "utf-8-sig")
+    assert read_options(str(file)) == {"comms_logger": {"enabled": True}}
+    file.write_bytes(b'{"comms_logger": {"prof_ops": ["\xe4"]}}')
+    with pytest.raises(ConfigError, match=r"mine.json.*not valid JSON"):
+        read_options(str(file))
 
 
 def test_a_missing_option_is_named() -> None:

@@ -229,7 +229,7 @@ class _Driver:
 
     def __init__(self, cluster: Cluster, config: PretrainConfig, folder: str) -> None:
         values = Path(folder) / "config.yaml"
-        values.write_text(yaml.safe_dump(dataclasses.asdict(config)))
+        values.write_text(yaml.safe_dump(dataclasses.asdict(config)), encoding="utf-8")
         self._command = [sys.executable, "-m", "forebrain", "pretrain", "--config", str(values)]
         self._environment = {**os.environ, "RAY_ADDRESS": cluster.address}
         self._log = Path(folder) / "driver.log"
@@ -266,7 +266,7 @@ class _Driver:
                 raise ForebrainError("the run did not stop:", *self._last_lines()) from None
 
     def _last_lines(self) -> list[str]:
-        return self._log.read_text()[-2000:].splitlines()
+        return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].splitlines()
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:

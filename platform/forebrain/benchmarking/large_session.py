@@ -69,7 +69,7 @@ def measure_large_session(num_units: int, config: LargeSessionConfig) -> Iterato
                 multiprocessing.spawn(
                     _train, (num_workers, asked, 1 + config.steps, str(results)), nprocs=num_workers
                 )
-                found = [json.loads((results / f"{rank}.json").read_text()) for rank in range(num_workers)]
+                found = [json.loads((results / f"{rank}.json").read_bytes()) for rank in range(num_workers)]
                 row = {
                     "what": "train",
                     "units": num_units,
@@ -80,7 +80,7 @@ def measure_large_session(num_units: int, config: LargeSessionConfig) -> Iterato
                 yield [row | {key: max(each[key] for each in found) for key in found[0]}]
     with tempfile.TemporaryDirectory() as name:
         multiprocessing.spawn(_fit, (num_units, config, name), nprocs=1)
-        yield [json.loads((Path(name) / "0.json").read_text())]
+        yield [json.loads((Path(name) / "0.json").read_bytes())]
 
 
 def make_session(num_units: int) -> Session:
@@ -119,7 +119,7 @@ def _train(rank: int, num_workers: int, config: PretrainConfig, steps: int, resu
         "bytes_given": result.bytes_given,
         "loss": result.loss,
     }
-    Path(f"{results}/{rank}.json").write_text(json.dumps(row))
+    Path(f"{results}/{rank}.json").write_text(json.dumps(row), encoding="utf-8")
     if num_workers > 1:
         dist.barrier()
         dist.destroy_process_group()
@@ -148,10 +148,10 @@ def _fit(rank: int, num_units: int, config: LargeSessionConfig, results: str) ->
         "ms": 1e3 * (times[-1] - times[1]) / config.steps,
         "peak_bytes": _resident("VmHWM") - before,
     }
-    Path(f"{results}/{rank}.json").write_text(json.dumps(row))
+    Path(f"{results}/{rank}.json").write_text(json.dumps(row), encoding="utf-8")
 
 
 def _resident(name: str) -> int:
     """Resident memory of this process, bytes: VmRSS now, VmHWM at most."""
-    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(kilobytes) * 1024

@@ -77,7 +77,7 @@ def time_many_sessions(sessions: int = SESSIONS, workers: int = WORKERS) -> Iter
         yield _row("train and stop", sessions, time.perf_counter() - began)
         began = time.perf_counter()
         _command(*train)
-        result = json.loads((folder / "run" / "result.json").read_text())
+        result = json.loads((folder / "run" / "result.json").read_bytes())
         if result["steps"] != STEPS or result["ledger"]["attempts"] != 2:
             raise ForebrainError(f"the run did not go on where it stopped: {result['ledger']}")
         yield {
@@ -156,5 +156,5 @@ def _open(uri: str) -> tuple[float, int]:
 
 def _private_bytes() -> int:
     """Memory of this process that no other shares."""
-    text = Path("/proc/self/smaps_rollup").read_text()
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
     return 1024 * sum(int(kilobytes) for kilobytes in re.findall(r"Private_\w+: +(\d+)", text))

@@ -44,7 +44,7 @@ class RowFile:
         if path is None or not path.exists():
             return
         try:
-            self.rows = json.loads(path.read_text())
+            self.rows = json.loads(path.read_bytes())
             for row in self.rows:
                 _subject(row)
         except (ValueError, TypeError, AttributeError) as error:

@@ -34,7 +34,7 @@ def time_scaling(steps: int, workers: tuple[int, ...] = (1, 2)) -> list[dict[str
                 training = TrainingConfig(steps=WARM_UP + steps, threads=1, validate_every=10**6)
                 config = PretrainConfig(str(folder / "shards"), f"{results}/run", training=training)
                 multiprocessing.spawn(_train, (size, config, results), nprocs=size)
-                found = [json.loads(Path(f"{results}/{rank}.json").read_text()) for rank in range(size)]
+                found = [json.loads(Path(f"{results}/{rank}.json").read_bytes()) for rank in range(size)]
             step_ms = max(each["step_ms"] for each in found)
             rows.append(
                 {
@@ -71,7 +71,7 @@ def _train(rank: int, size: int, config: PretrainConfig, results: str) -> None:
         "wait_s": sum(wait_s[counted]),
         "total_s": sum(step_s[counted]) + sum(wait_s[counted]),
     }
-    Path(f"{results}/{rank}.json").write_text(json.dumps(row))
+    Path(f"{results}/{rank}.json").write_text(json.dumps(row), encoding="utf-8")
     if size > 1:
         dist.barrier()
         dist.destroy_process_group()

@@ -100,7 +100,7 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     # Linux forgets the high-water mark when told so; memory that is free in the heap must leave it first.
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = _resident("VmRSS")
     function()
     return max(0, _resident("VmHWM") - before)
@@ -120,7 +120,7 @@ def seconds_of(function: Callable[[], object], device: torch.device) -> float:
 def waited_s() -> float:
     """Seconds that this thread was ready to run and got no core; 0 where the kernel does not say."""
     try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+        return int(Path("/proc/thread-self/schedstat").read_text(encoding="utf-8").split()[1]) / 1e9
     except OSError:
         return 0.0
 
@@ -138,5 +138,5 @@ def p99_ratio(without: np.ndarray, with_it: np.ndarray, rng: np.random.Generator
 
 def _resident(name: str) -> int:
     """Resident memory of this process, bytes: VmRSS now, VmHWM at most."""
-    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(kilobytes) * 1024

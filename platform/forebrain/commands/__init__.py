@@ -66,6 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = error if isinstance(error, ForebrainError) else one_line(str(error))
         print(f"error: {told}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":
+            raise
+        print(
+            f"error: {one_line(str(error.object))}: is no name where text is {error.encoding}, as this "
+            "terminal says. Set LC_ALL=C.UTF-8, or PYTHONUTF8=1.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -143,7 +152,7 @@ def _make_printable() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 

@@ -487,7 +487,7 @@ def _memory_bytes() -> tuple[int, int]:
     total = page * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in known else 0
     free = total
     with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
     limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
@@ -498,7 +498,7 @@ def _memory_bytes() -> tuple[int, int]:
 
 def _cgroup_bytes(name: str) -> int | None:
     try:
-        return int(Path("/sys/fs/cgroup", name).read_text())
+        return int(Path("/sys/fs/cgroup", name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -81,7 +81,7 @@ def check_fixture(path: Path, device: str = "cpu") -> dict[str, Any]:
     if not arrays_path.exists():
         raise ParityError(f"{arrays_path}: missing; expected the arrays of {path.name} beside it.")
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_bytes())
         hyper = description["hyper"]
         with np.load(arrays_path, allow_pickle=False) as archive:
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}

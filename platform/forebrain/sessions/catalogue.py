@@ -69,7 +69,7 @@ def catalogue() -> dict[str, Entry]:
     public = resources.files("forebrain.sessions").joinpath("catalogue.yaml").read_text(encoding="utf-8")
     entries = _parse(public, "catalogue.yaml")
     if user_catalogue().is_file():
-        entries |= _parse(user_catalogue().read_text(encoding="utf-8"), str(user_catalogue()))
+        entries |= _parse(user_catalogue().read_bytes(), str(user_catalogue()))
     return entries
 
 
@@ -88,7 +88,7 @@ def add(name: str, entry: Entry) -> Path:
     path = user_catalogue()
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):  # else what another process adds meanwhile is lost
-        entries = _parse(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
+        entries = _parse(path.read_bytes(), str(path)) if path.is_file() else {}
         kept = {name: asdict(entry) for name, entry in sorted((entries | {name: added}).items())}
         _write(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
     return path
@@ -161,7 +161,7 @@ def _home(variable: str, default: str) -> Path:
         ) from error
 
 
-def _parse(text: str, where: str) -> dict[str, Entry]:
+def _parse(text: str | bytes, where: str) -> dict[str, Entry]:
     try:
         values = yaml.safe_load(text) or {}
         texts = yaml.load(text, yaml.BaseLoader) or {}

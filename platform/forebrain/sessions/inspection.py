@@ -284,7 +284,7 @@ def ask(
     path = sidecar_path(result.address)
     empty = _keys_without_value(path)
     if empty & answers.keys():
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
         kept = [line for line in lines if line.split(":")[0] not in empty & answers.keys()]
         _write(path, "\n".join(kept) + "\n")
     _append(path, "".join(f"{key}: {flow(value)}\n" for key, value in answers.items()))
@@ -321,7 +321,7 @@ def _keys_without_value(path: Path) -> set[str]:
 
 def _append(path: Path, text: str) -> None:
     """Adds lines to a sidecar file; it is checked first, and afterwards is valid or as it was."""
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     if before:
         parse_sidecar(path)
         before = before.rstrip("\n") + "\n"

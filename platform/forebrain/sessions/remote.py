@@ -392,7 +392,7 @@ def _is_whole(file: Path) -> bool:
     if not (file.is_file() and kept.is_file()):
         return False
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == kept.read_text()
+        return hashlib.file_digest(stream, "sha256").hexdigest() == kept.read_text(encoding="utf-8")
 
 
 def _write_whole(file: Path, pieces: Iterator[bytes], size: int, digest: str | None, address: str) -> None:
@@ -501,7 +501,7 @@ def _mirrored(folder: Path) -> tuple[Path, str, str] | None:
     None outside of mirrors."""
     for root in (folder, *folder.parents):
         if (root / _MIRROR).is_file():
-            known = json.loads((root / _MIRROR).read_text())
+            known = json.loads((root / _MIRROR).read_bytes())
             return root, known["url"], known["address"]
     return None
 
@@ -523,7 +523,7 @@ def fetch_chunks(array: Path, names: list[str]) -> None:
     def fetch(name: str) -> None:
         file, checked = array / name, array / f".{name.replace('/', '_')}.sha256"
         if checked.is_file():
-            wanted = checked.read_text()
+            wanted = checked.read_text(encoding="utf-8")
             if not wanted and not file.exists():
                 return
             if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == wanted:

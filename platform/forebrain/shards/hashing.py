@@ -37,7 +37,7 @@ def file_sha256(path: Path) -> str:
         before = os.fstat(stream.fileno())
         state = _state(before)
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, StorageError):
-            known = json.loads(_note(before).read_text())
+            known = json.loads(_note(before).read_bytes())
             if known["state"] == state and _is_sha256(known["sha256"]):
                 return known["sha256"]
         # Not once it is read, which takes long: a map that was written to since the flush may be again.
@@ -66,11 +66,11 @@ def _flush(descriptor: int) -> bool:
     device = os.fstat(descriptor).st_dev
     number = f"{os.major(device)}:{os.minor(device)}" if hasattr(os, "major") else ""
     try:
-        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
     except OSError:  # no Linux
         return True
-    kinds = {mount[mount.index("-") + 1] for mount in mounts if mount[2] == number}
-    return not kinds & {"tmpfs", "ramfs"}
+    kinds = {mount[mount.index(b"-") + 1] for mount in mounts if mount[2] == number.encode()}
+    return not kinds & {b"tmpfs", b"ramfs"}
 
 
 def _state(status: os.stat_result) -> list[int]:
@@ -85,7 +85,7 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

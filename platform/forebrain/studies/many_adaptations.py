@@ -230,7 +230,7 @@ def _adapt_recording(item: Row) -> list[Row]:
                 require_unchanged(recording, sha256)
                 with scratch() as folder:
                     made = save_comparison(comparison, folder / "adaptation")
-                    (made / OF).write_text(json.dumps({"sha256": sha256}))
+                    (made / OF).write_text(json.dumps({"sha256": sha256}), encoding="utf-8")
                     place.remove_partial()
                     # The result last: it says that all else is there.
                     for path in sorted(made.iterdir(), key=lambda path: path.name == RESULT):

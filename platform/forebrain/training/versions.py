@@ -40,8 +40,8 @@ def code_version() -> str:
     package = Path(forebrain.__file__).parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        done = subprocess.run(["git", "-C", str(package), *arguments], capture_output=True)
+        return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
 
     try:
         # Installed into another project's checkout, the commit would be that project's.

@@ -126,7 +126,9 @@ def run(config: Config, console: Console) -> int:
         summary = {**latency.to_json(), "sources": dict(played.sources), "score": last.score}
         if coverage is not None:
             summary["coverage"] = asdict(coverage)
-        (out / "latency.json").write_text(json.dumps({"config": asdict(config), **summary}, indent=1))
+        (out / "latency.json").write_text(
+            json.dumps({"config": asdict(config), **summary}, indent=1), encoding="utf-8"
+        )
         title = f"{session.num_units:,} units over {TITLES[config.transport]}"
         frame_ms = 1e3 * period_s if period_s else None
         latency_histogram(played.latencies_ms, latency, title, out / "latency.png", frame_ms)

@@ -86,15 +86,15 @@ def read_options(given: str | None) -> dict[str, Any]:
     """
     if given is None:
         return {}
-    where = "training.deepspeed"
+    where, text = "training.deepspeed", given.encode()
     if not given.lstrip().startswith("{"):
         where = f"{where} ({given})"
         try:
-            given = Path(given).read_text()
+            text = Path(given).read_bytes()
         except OSError as error:
             raise ConfigError(f"{where}: cannot be read ({error.strerror}); expected a JSON file.") from error
     try:
-        options = json.loads(given)
+        options = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{where}: not valid JSON ({error}).") from error
     if not isinstance(options, dict) or not isinstance(options.get("zero_optimization", {}), dict):
