@@ -75,14 +75,19 @@ def publish(
         for source in (*local.values(), *local_interfaces.values()):
             if source.suffix == ".safetensors":
                 check_safetensors(source)
-        stored, sources = _described(local)
-        stored_interfaces, more_sources = _described(local_interfaces)
+        sources, of_interfaces = _described(local), _described(local_interfaces)
         record = VersionRecord(
-            VERSION_FORMAT, name, layout.new_id(), layout.now(), stored, stored_interfaces, metadata
+            VERSION_FORMAT,
+            name,
+            layout.new_id(),
+            layout.now(),
+            tuple(sources),
+            tuple(of_interfaces),
+            metadata,
         )
         content = strict_json.dump(record)
         Version.parse(content, 1, name)
-        _store_blobs(registry, sources | more_sources)
+        _store_blobs(registry, sources | of_interfaces)
         number = _create_version(registry, name, content)
     return Version(number, record, content)
 
@@ -91,8 +96,8 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     """Copies a version with its interfaces and signatures to another registry, and why it is deprecated.
 
     The record is the same to the byte, so digest and signatures stay; the number is the next one there.
-    Copying again, also at the same time, makes no second one; blobs that were lost there, or cut, are brought
-    again.
+    Copying again, also at the same time, makes no second one; blobs that were lost or damaged there are
+    brought again, for which all are read.
 
     Raises:
         NotFoundError, InvalidError: there is no such version.
@@ -102,10 +107,10 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     target.writer()
     there = _known(target, version.name)
     copied = there.get(version.digest)
-    lacking = [stored for stored in version.blobs if copied is None or not _is_stored(target, stored)]
+    lacking = [stored for stored in version.blobs if copied is None or not _is_whole(target, stored)]
     if lacking:
         with _scratch() as scratch:
-            _store_blobs(target, {stored.sha256: _fetched(source, stored, scratch) for stored in lacking})
+            _store_blobs(target, {stored: _fetched(source, stored, scratch) for stored in lacking})
     if copied is None:
         number = _create_version(target, version.name, version.content)
         copied = Version(number, version.record, version.content)
@@ -205,14 +210,12 @@ def _require_file(path: Path) -> None:
         raise InvalidError(f"{path}: not a regular file. Links are not followed; copy what they name.")
 
 
-def _described(files: Mapping[str, Path]) -> tuple[tuple[StoredFile, ...], dict[str, Path]]:
-    """The record's entries for the files, and hash -> local file."""
-    stored, sources = [], {}
-    for path, source in sorted(files.items()):
-        sha256 = hash_file(source)
-        stored.append(StoredFile(path, source.stat().st_size, sha256))
-        sources[sha256] = source
-    return tuple(stored), sources
+def _described(files: Mapping[str, Path]) -> dict[StoredFile, Path]:
+    """The record's entries for the files, with these."""
+    return {
+        StoredFile(path, source.stat().st_size, hash_file(source)): source
+        for path, source in sorted(files.items())
+    }
 
 
 def hash_file(path: Path) -> str:
@@ -220,15 +223,16 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _store_blobs(registry: Registry, sources: Mapping[str, Path]) -> None:
-    """Stores blobs so that they are there, and stay, until a record names them."""
+def _store_blobs(registry: Registry, sources: Mapping[StoredFile, Path]) -> None:
+    """Stores blobs so that they are there, whole, and stay, until a record names them."""
     store = registry.writer()
+    lacking = {stored.sha256 for stored in sources if not _is_whole(registry, stored)}
     for _ in range(10):
         now_s = store.clock_s()
         # A list, since every blob must be looked at.
         changed = [
-            _store_blob(store, sha256, source, now_s - registry.grace_s / 2)
-            for sha256, source in sources.items()
+            _store_blob(store, stored, source, now_s - registry.grace_s / 2, lacking)
+            for stored, source in sources.items()
         ]
         if not any(changed):
             return
@@ -236,12 +240,19 @@ def _store_blobs(registry: Registry, sources: Mapping[str, Path]) -> None:
     raise StorageError(f"{registry.uri}: blobs disappear as they are stored. Is a collector running wild?")
 
 
-def _store_blob(store: Folder, sha256: str, source: Path, young_since_s: float) -> bool:
-    """Makes sure that a blob is there and young; returns whether it was not."""
-    name = layout.blob_name(sha256)
+def _store_blob(
+    store: Folder, stored: StoredFile, source: Path, young_since_s: float, lacking: set[str]
+) -> bool:
+    """Makes sure that a blob is there, whole and young; returns whether it was not.
+
+    Args:
+        lacking: hashes of those that are gone or damaged; of the ones stored here no longer.
+    """
+    name = layout.blob_name(stored.sha256)
     there = store.stat(name)
-    if there is None or there.size_bytes != source.stat().st_size:
+    if there is None or there.size_bytes != stored.size_bytes or stored.sha256 in lacking:
         store.upload(name, source)
+        lacking.discard(stored.sha256)
     elif there.modified_s < young_since_s:
         store.renew(name, source)
     else:
@@ -249,9 +260,11 @@ def _store_blob(store: Folder, sha256: str, source: Path, young_since_s: float) 
     return True
 
 
-def _is_stored(registry: Registry, stored: StoredFile) -> bool:
-    there = registry.writer().stat(layout.blob_name(stored.sha256))
-    return there is not None and there.size_bytes == stored.size_bytes
+def _is_whole(registry: Registry, stored: StoredFile) -> bool:
+    """Whether a blob is there with the bytes that its name promises; they are read."""
+    with contextlib.suppress(StorageError):  # what cannot be read is stored anew
+        return registry.blob_problem(stored) is None
+    return False
 
 
 def _create_version(registry: Registry, name: str, content: bytes) -> int:

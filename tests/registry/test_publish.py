@@ -247,10 +247,11 @@ def test_copying_keeps_record_and_digest_and_makes_no_second(registry: Registry,
 def test_copying_again_brings_the_blobs_that_were_lost_there(registry: Registry, tmp_path: Path) -> None:
     version, other = put(registry), Registry(tmp_path / "other")
     copy(registry, "worm", other)
-    lost, cut, _ = (Path(other.uri, blob_name(stored.sha256)) for stored in version.blobs[:3])
+    lost, cut, damaged = (Path(other.uri, blob_name(stored.sha256)) for stored in version.blobs[:3])
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:-1])
-    assert len(verify(other).problems) == 2
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    assert len(verify(other).problems) == 3
     assert copy(registry, "worm", other).number == 1
     assert verify(other).problems == [] and len(other.versions("worm")) == 1
 
@@ -553,12 +554,13 @@ def test_what_is_visible_after_a_power_cut_is_whole(
         assert {folder for _, folder in folders} == {str(parent) for parent in Path(name).parents}
 
 
-def test_publishing_again_renews_an_old_blob_and_replaces_a_cut_one(registry: Registry) -> None:
+def test_publishing_again_renews_an_old_blob_and_replaces_a_damaged_one(registry: Registry) -> None:
     put(registry)
-    for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
-        blob.write_bytes(blob.read_bytes()[:-1])
-    put(registry)
-    assert verify(registry).problems == []
+    for damage in (lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])):
+        for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
+            blob.write_bytes(damage(blob.read_bytes()))
+        put(registry)
+        assert verify(registry).problems == []
     for blob in Path(registry.uri, "blobs").rglob("*/*/*"):
         os.utime(blob, (time.time() - 13 * 3600,) * 2)
     put(registry)

@@ -43,6 +43,11 @@ def test_a_version_goes_there_and_back(registry: Registry, s3_bucket: str, tmp_p
 
     local = Registry(tmp_path / "copy")
     assert copy(registry, "worm", local).digest == version.digest
+    for target, name in ((registry, version.blobs[0].sha256), (local, version.blobs[-1].sha256)):
+        blob = f"blobs/sha256/{name[:2]}/{name}"
+        target.store.write(blob, bytes(target.store.stat(blob).size_bytes))
+        source = local if target is registry else registry
+        assert len(verify(target).problems) == 1 and copy(source, "worm", target).number == 1
     assert verify(registry).problems == verify(local).problems == []
     with pytest.raises(ConflictError, match="stands for version 1"):
         registry.set_alias("worm", "champion", 1, expect=None)
