@@ -290,7 +290,7 @@ def test_a_forecast_needs_units_of_the_same_names_and_tells_of_another_animal(
     assert "The recording is of lab/w8, and lab/w9 was adapted to" in capsys.readouterr().err
 
 
-def test_a_forecast_of_a_rate_that_is_only_near_says_at_which_seconds_are_counted(
+def test_a_forecast_of_a_rate_that_is_another_or_not_known_says_at_which_seconds_are_counted(
     command: Callable[..., list[str]],
     recording: Callable[..., str],
     tmp_path: Path,
@@ -298,8 +298,18 @@ def test_a_forecast_of_a_rate_that_is_only_near_says_at_which_seconds_are_counte
 ) -> None:
     assert main(command(mode="none")) == 0
     capsys.readouterr()
-    for rate_hz, words in ((2.55, ""), (2.1, "has 2.1 frames a second and 2.5 were adapted to")):
-        later = recording("later", rate_hz=rate_hz)
+    contradicted = str(tmp_path / "contradicted.npz")
+    np.savez(contradicted, traces=np.load(recording("later")), time=np.arange(300) / 8, fs=2.5)
+    for later, words in (
+        (recording("near", rate_hz=2.55), ""),
+        (recording("other", rate_hz=2.1), "has 2.1 frames a second and 2.5 were adapted to"),
+        (
+            recording("unknown", rate_hz="null"),
+            "its rate is not known; its frames are taken to come at 2.5 Hz",
+        ),
+        (contradicted, "the stated rate is 2.5 Hz but the frame times say 8 Hz; the stated one counts"),
+    ):
         assert main(["forecast", "--adapted", str(tmp_path / "out"), "--recording", later]) == 0
         told = capsys.readouterr()
-        assert told.out.startswith("frames_ahead") and words in told.err and bool(told.err) == bool(words)
+        assert told.out.startswith("frames_ahead") and words in told.err
+        assert sum("Hz" in line for line in told.err.splitlines()) == bool(words)

@@ -217,6 +217,12 @@ def test_a_recording_is_played_in_the_forecasters_frames_which_is_said() -> None
     np.testing.assert_allclose(held.frames(0, 100), events.reshape(100, 10, 5).mean(axis=1), rtol=1e-6)
     assert "resampled from 20 Hz to 2 Hz" in told
 
+    described |= {"rate_hz": 20.0, "event_rate_hz": None}
+    _, (told,) = replay._as_expected(replace(session, rate_hz=None), described)
+    assert "rate is not known; the forecaster takes its frames to come at 20 Hz" in told
+    _, (told,) = replay._as_expected(replace(session, time_s=np.arange(1000) / 8), described)
+    assert "stated rate is 20 Hz but the frame times say 8 Hz" in told
+
 
 @contextlib.contextmanager
 def pages(adapted: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:

@@ -26,7 +26,8 @@ ABSURD = 1e9
 
 
 class RateWarning(UserWarning):
-    """Frames of a recording are taken as they come, though they are not of the rate that was adapted to."""
+    """Frames of a recording are taken as they come, though they are not, or may not be, of the rate that was
+    adapted to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,12 +160,18 @@ class Preprocessing:
             AdaptationError: it has other units, by number or by name, or another rate.
 
         Warns:
-            RateWarning: its rate is another within the tolerance, so its seconds are not those of the model.
+            RateWarning: its rate is another within the tolerance, so its seconds are not those of the model;
+                or is not known; or its frame times tell another than is stated.
         """
         self._require_same_units(session)
-        session = repair_units(session, self.columns)
-        if session.rate_hz is None:
+        session, report = repair_units(session, self.columns)
+        doubts = [each.words for each in report.findings if each.kind == "rate_mismatch"]
+        if session.rate_hz is None and self.recorded_rate_hz is not None:
             session = replace(session, rate_hz=self.recorded_rate_hz)
+            doubts.append(
+                f"its rate is not known; its frames are taken to come at {self.recorded_rate_hz:.4g} Hz, as "
+                "those adapted to did. State rate_hz in a sidecar if they do not"
+            )
         if self.resample_hz is None and not rates_agree(session.rate_hz, self.recorded_rate_hz):
             raise AdaptationError(
                 f"session {session.id}: has {session.rate_hz:.4g} frames a second; the recording that was "
@@ -176,12 +183,12 @@ class Preprocessing:
             session, _ = resample(session, self.resample_hz)
         own, expected = session.rate_hz, self.rate_hz
         if own is not None and expected is not None and abs(own / expected - 1) > MAX_RATE_ERROR:
-            warnings.warn(
-                f"session {session.id} has {own:.4g} frames a second and {expected:.4g} were adapted to: its "
-                f"frames are taken as they come, and seconds are counted at {expected:.4g} Hz",
-                RateWarning,
-                stacklevel=3,
+            doubts.append(
+                f"has {own:.4g} frames a second and {expected:.4g} were adapted to: its frames are taken as "
+                f"they come, and seconds are counted at {expected:.4g} Hz"
             )
+        for doubt in doubts:
+            warnings.warn(f"session {session.id}: {doubt}", RateWarning, stacklevel=3)
         return session
 
     def _require_same_units(self, session: Session) -> None:

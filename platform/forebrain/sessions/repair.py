@@ -16,7 +16,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.clock import MAX_TIME_GAP as MAX_TIME_GAP
-from forebrain.sessions.clock import read_clock
+from forebrain.sessions.clock import FrameClock, read_clock
 from forebrain.sessions.frames import Range, RepairedFrames, hold_last, pieces, read_frames
 from forebrain.sessions.report import Finding, RecordingReport
 from forebrain.sessions.session import Session
@@ -79,8 +79,9 @@ def repair(session: Session) -> tuple[Session, RecordingReport]:
     return repaired, RecordingReport(tuple(findings))
 
 
-def repair_units(session: Session, units: np.ndarray) -> Session:
-    """A recording of units that were chosen before, cut and held as `repair` would have it.
+def repair_units(session: Session, units: np.ndarray) -> tuple[Session, RecordingReport]:
+    """A recording of units that were chosen before, cut and held as `repair` would have it, with what was
+    found in its times and values.
 
     Args:
         session: as it was recorded.
@@ -100,7 +101,18 @@ def repair_units(session: Session, units: np.ndarray) -> Session:
     findings: list[Finding] = []
     session, breaks = _check_times(session, findings)
     segment_ids = _segments(session, breaks, kept_frames)
-    return _select(session, kept_frames, units, missing, segment_ids, findings)
+    repaired = _select(session, kept_frames, units, missing, segment_ids, findings)
+    return repaired, RecordingReport(tuple(findings))
+
+
+def rate_doubt(session: Session, clock: FrameClock | None) -> str:
+    """What is to be said of a rate that is stated while the frame times tell another; else nothing."""
+    if clock is None or session.rate_hz is None or abs(clock.rate_hz / session.rate_hz - 1) <= MAX_RATE_ERROR:
+        return ""
+    return (
+        f"the stated rate is {session.rate_hz:.4g} Hz but the frame times say {clock.rate_hz:.4g} Hz; the "
+        "stated one counts, and rate_hz in a sidecar corrects it"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,8 +385,7 @@ def _check_times(session: Session, findings: list[Finding]) -> tuple[Session, np
         session = replace(session, rate_hz=clock.rate_hz)
         words = f"no rate was stated; {clock.rate_hz:.4g} Hz was taken from the frame times"
         findings.append(Finding("rate_from_times", "repaired", words, 1, fitted_on=judged_on))
-    elif abs(clock.rate_hz / session.rate_hz - 1) > MAX_RATE_ERROR:
-        words = f"the stated rate is {session.rate_hz:.4g} Hz but the frame times say {clock.rate_hz:.4g} Hz"
+    elif words := rate_doubt(session, clock):
         findings.append(Finding("rate_mismatch", "kept", words, 1, fitted_on=judged_on))
     return session, breaks
 

@@ -24,7 +24,7 @@ from forebrain_registry.storage import partial_beside
 
 Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
-READER_NOTES = ("identity_note", "orientation_note", "record_note")
+READER_NOTES = ("identity_note", "orientation_note", "rate_note", "record_note")
 
 _ONE_AXIS = ("segment_ids", "conditions", "time_s", "split", "repetition")
 

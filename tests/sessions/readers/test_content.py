@@ -17,6 +17,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.inputs import Input
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers import open_recording
+from forebrain.sessions.session import READER_NOTES
 from forebrain.sessions.sidecar import Sidecar
 
 
@@ -305,6 +306,17 @@ def test_another_devices_rate_is_not_the_recordings(
     session = read_one(write_nested(imaging=imaging, daq={"fs": 2000.0, "lick": lick}))
     assert session.rate_hz == 7.5
     assert session.metadata["rate_from"].startswith("the frame times in imaging/frameTimes")
+
+
+def test_a_bare_rate_that_the_frame_times_contradict_is_said(
+    write: Callable[..., Path], calcium: np.ndarray
+) -> None:
+    times = np.arange(200) / 8
+    session = read_one(write(dff=calcium, frameTimes=times, fs=np.array([20.0])))
+    assert session.rate_hz == 8
+    assert "fs says 20 Hz but the frame times say 8 Hz; these count" in session.metadata["rate_note"]
+    assert "rate_note" in READER_NOTES  # which every report shows
+    assert "rate_note" not in read_one(write(dff=calcium, frameTimes=times, fs=np.array([8.1]))).metadata
 
 
 def test_only_another_devices_rate_leaves_the_rate_unknown(

@@ -19,7 +19,8 @@ from forebrain.realtime.drift import STRETCH_FRAMES, CoverageClient, drifting, m
 from forebrain.realtime.latency import Latency, latency_histogram
 from forebrain.realtime.replay import frames_of, play
 from forebrain.scoring.protocols import Part, part_ranges
-from forebrain.sessions.repair import MAX_RATE_ERROR
+from forebrain.sessions.clock import read_clock
+from forebrain.sessions.repair import MAX_RATE_ERROR, rate_doubt
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import find_all, open_any
@@ -165,12 +166,15 @@ def _session(recording: str) -> Session:
 def _as_expected(session: Session, described: dict[str, Any]) -> tuple[Session, list[str]]:
     """The session as the forecaster expects its frames, events in bins and others averaged or held, and what
     was done for that."""
-    told: list[str] = []
+    clock = None if session.time_s is None else read_clock(session.time_s)
+    told = [doubt] if (doubt := rate_doubt(session, clock)) else []
     if (event_rate_hz := described.get("event_rate_hz")) is not None:
         session, finding = bin_events(session, event_rate_hz)
         if finding.action == "repaired":  # not where they came in bins
             told.append(finding.words)
     rate_hz = described.get("rate_hz")
+    if session.rate_hz is None and rate_hz:
+        told.append(f"its rate is not known; the forecaster takes its frames to come at {rate_hz:.4g} Hz")
     if rate_hz and session.rate_hz and abs(session.rate_hz / rate_hz - 1) > MAX_RATE_ERROR:
         session, finding = resample(session, rate_hz)
         told.append(finding.words)

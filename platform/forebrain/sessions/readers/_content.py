@@ -55,6 +55,7 @@ from forebrain.sessions.readers._time import (
     unit_in_name,
     unit_of,
 )
+from forebrain.sessions.repair import MAX_RATE_ERROR
 from forebrain.sessions.session import FrameSource, Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -193,7 +194,7 @@ def sessions_of(
         time_s = fields.pop("time_s", None)
         if time_s is None:
             time_s = _frame_times(content, name, num_frames, path, sidecar, said)
-        rate_hz = _rate(content, name, num_frames, time_s is not None, path, sidecar, said)
+        rate_hz = _rate(content, name, num_frames, time_s, path, sidecar, said)
         session = make_session(
             named_by or path,
             sidecar,
@@ -824,7 +825,7 @@ def _rate(
     content: Content,
     name: str,
     num_frames: int,
-    has_times: bool,
+    time_s: np.ndarray | None,
     path: Path,
     sidecar: Sidecar,
     notes: dict[str, str],
@@ -835,8 +836,16 @@ def _rate(
     stated = chosen_rate(rates_for(content.numbers, name), path)
     if stated is None:
         return None
-    if has_times and not _is_surely_the_recordings(stated.where):
-        return None  # the times are measured; a bare `fs` beside them may be another device's
+    if time_s is not None and not _is_surely_the_recordings(stated.where):
+        # The times are measured; a bare `fs` beside them may be another device's.
+        clock = read_clock(time_s)
+        if clock is not None and abs(clock.rate_hz / stated.rate_hz - 1) > MAX_RATE_ERROR:
+            notes["rate_note"] = (
+                f"{stated.where} says {stated.rate_hz:.4g} Hz but the frame times say {clock.rate_hz:.4g} "
+                "Hz; these count, since the other may be another device's, and rate_hz in a sidecar corrects "
+                "it"
+            )
+        return None
     folder = stated.where.rpartition("/")[0]
     longer = [
         other
