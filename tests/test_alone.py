@@ -102,6 +102,16 @@ def test_of_a_study_that_does_nothing_no_new_folder_is_left(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_who_comes_next_removes_files_that_a_kill_left_without_their_name(tmp_path: Path) -> None:
+    left = ["report.md.0123abcd.partial", "held-1.json.0123abcd.partial"]
+    others = ["film.partial", "report.md", "adapted.0123abcd.partial/x", "trial/result.json.0123abcd.partial"]
+    study = Folder(tmp_path)
+    for name in (*left, *others):
+        study.write(name, b"x")
+    with alone(study):
+        assert study.files().keys() == {*others, "held-1.json"}
+
+
 def test_a_stopped_process_that_goes_on_later_keeps_its_folder(
     folder: Folder, holder: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -473,6 +473,29 @@ def test_whether_a_folder_can_be_written_is_tried_without_a_trace(folder: Folder
     assert list(folder.files()) == ["c"]
 
 
+def test_what_a_disk_is_tried_with_has_no_name_that_a_kill_could_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = Folder(tmp_path), list[list[str]]()
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append(list(folder.files())))
+    folder.require_writable()
+    assert abs(folder.clock_s() - time.time()) < 60
+    assert seen == [[], []]
+
+
+def test_what_a_kill_left_of_trying_a_store_goes_with_the_next_try(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(f"{s3_bucket}/tried")
+    for again in (folder.require_writable, folder.clock_s):
+        with monkeypatch.context() as patch:
+            patch.setattr(folder._place, "remove", lambda name: None)
+            folder.clock_s()
+        assert len(folder.files()) == 1
+        again()
+        assert not folder.files()
+
+
 def test_a_folder_that_cannot_be_written_says_so_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -484,7 +507,7 @@ def test_a_folder_that_cannot_be_written_says_so_before_any_work(
     def full(*given: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match=r"nothing can be written there .*the disk is full"):
         Folder(tmp_path / "new" / "out").require_writable()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -85,6 +85,7 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
     renewing = threading.Thread(target=_renew, args=(out, name, record, ended), daemon=True)
     renewing.start()
     try:
+        out.remove_partial(deep=False)
         yield
         newest = max(_holders(out), default=0)
         if name != f"held-{newest}.json" or not _is_there(out, name, record):

@@ -360,3 +360,15 @@ def test_an_address_leads_to_no_other_folder_of_this_machine(path: str, home: Pa
     file = remote.RemotePath(address, address, 1, "")._whole_file
     assert home.resolve() in file.resolve().parents
     assert file.parent.parent == file.resolve().parent.parent and file.name not in ("", ".", "..")
+
+
+def test_a_block_that_the_disk_has_no_room_for_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        remote._write(tmp_path / "00000001", b"block")
+    assert not list(tmp_path.iterdir())

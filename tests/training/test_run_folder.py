@@ -47,7 +47,10 @@ def test_the_same_run_may_be_started_twice_and_where_it_computes_may_change(
     first, second = make_config(), make_config(workers=2)
     run = claim_after_looking(first, second, monkeypatch)
     assert (run.read_config() or {})["workers"] == 2
+    left = "result.json.0123abcd.partial"  # by a killed driver, before the file had its name
+    run.folder.write(left, b"x")
     assert not run.claim(first)
+    assert left not in run.folder.files()
 
 
 def test_a_claim_that_is_taken_back_leaves_nothing_unless_the_run_has_begun(make_config: Make) -> None:

@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.catalogue import TIMEOUT_S, data_folder
+from forebrain_registry.storage import partial_beside
 
 if TYPE_CHECKING:
     import requests
@@ -397,7 +398,7 @@ def _is_whole(file: Path) -> bool:
 
 def _write_whole(file: Path, pieces: Iterator[bytes], size: int, digest: str | None, address: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial = partial_beside(file)
     found = hashlib.sha256()
     try:
         with partial.open("wb") as stream:
@@ -422,9 +423,12 @@ def _write_whole(file: Path, pieces: Iterator[bytes], size: int, digest: str | N
 
 def _write(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(file)
+    partial = partial_beside(file)
+    try:
+        partial.write_bytes(content)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_checked(file: Path) -> bytes | None:

@@ -33,7 +33,6 @@ OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]
 # So that a worker finds its next task when it ends one.
 TASKS_A_CPU = 2
-_AT_THE_TOP = (INDEX_NAME, ENTRIES_NAME, "held-", "probe-")  # names of what is written there, and by `alone`
 RunEach = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
 
 
@@ -388,14 +387,11 @@ def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:
     keys = {each.entry.key for each in stored.values()}
     of_session = re.compile(r"(?:shards|sessions)/(?:[^/]+/)?([^/]+?)(?:-\d{5}\.tar|\.json|\.safetensors)")
     partial = re.compile(rf"(.+)\.\w+{re.escape(PARTIAL)}")
-    for name in [*sizes_of_shards(storage), *storage.sizes("sessions"), *storage.names()]:
+    for name in [*sizes_of_shards(storage), *storage.sizes("sessions")]:
         begun = partial.fullmatch(name)
         of = of_session.fullmatch(begun[1] if begun else name)
-        if begun:
-            is_left = begun[1].startswith(_AT_THE_TOP) or of is not None
-        else:
-            is_left = name.endswith(".tar") and of is not None and of[1] in keys and name not in listed
-        if is_left:
+        is_older = name.endswith(".tar") and of is not None and of[1] in keys and name not in listed
+        if is_older or (begun and of):
             storage.remove(name)
 
 

@@ -114,6 +114,7 @@ class RunFolder:
                 self.folder.create(_CONFIG, content)
                 is_new = True
         self.check_config(config)
+        self.folder.remove_partial(deep=False)
         if not is_new:  # what computes it, and how often it is saved, may have changed
             self.folder.write(_CONFIG, content)
         return is_new

@@ -8,14 +8,13 @@ import itertools
 import os
 import re
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebrain_registry.errors import StorageError
-from forebrain_registry.storage.local_disk import PARTIAL, LocalDisk, full_disk
+from forebrain_registry.storage.local_disk import LocalDisk, full_disk, is_partial
 from forebrain_registry.storage.stat import Stat
 
 if TYPE_CHECKING:
@@ -125,8 +124,8 @@ class Folder:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Size in bytes of every file directly in a folder, `folder/name` -> size; {} if there is none."""
-        entries = self._place.entries(folder)
-        return {f"{folder}/{name}": stat.size_bytes for name, stat in entries.items() if stat is not None}
+        entries, start = self._place.entries(folder), f"{folder}/" if folder else ""
+        return {f"{start}{name}": stat.size_bytes for name, stat in entries.items() if stat is not None}
 
     def files(self, folder: str = "") -> dict[str, Stat]:
         """Every file below a folder, at any depth, with partial ones; {} if there is none."""
@@ -181,14 +180,18 @@ class Folder:
         """Removes a file, or a folder with all that is in it; nothing happens if there is none."""
         self._place.remove(name)
 
-    def remove_partial(self, folder: str = "") -> None:
+    def remove_partial(self, folder: str = "", deep: bool = True) -> None:
         """Removes what writers that were killed have left of their files below a folder.
 
         `write` and `create` of one that is at work begin anew; `file_to_fill` does not.
+
+        Args:
+            deep: also in the folders within it.
         """
         if self.is_local:  # an object store keeps nothing of what was not sent whole
-            for name in self.files(folder):
-                if name.endswith(PARTIAL):
+            names = self.files(folder) if deep else self.sizes(folder)
+            for name in names:
+                if is_partial(name):
                     self.remove(name)
 
     def remove_if_empty(self) -> None:
@@ -203,14 +206,12 @@ class Folder:
         Raises:
             StorageError: it cannot.
         """
-        name = f"probe-{uuid.uuid4().hex}"
         made: list[Path] = []
         if self.is_local:
             root = self.local_path("")
             made = list(itertools.takewhile(lambda each: not each.exists(), (root, *root.parents)))
         try:
-            self.write(name, b"1")
-            self.remove(name)
+            self._place.touch()
         except StorageError as error:
             raise StorageError(f"{self.uri}: nothing can be written there ({error})") from error
         finally:
@@ -220,13 +221,7 @@ class Folder:
 
     def clock_s(self) -> float:
         """The time by the clock of the disk or store, seconds since 1970: what `stat` says of a new file."""
-        name = f"probe-{uuid.uuid4().hex}"
-        try:
-            self.create(name, b"1")
-            written = self.stat(name)
-        finally:
-            self.remove(name)
-        return time.time() if written is None else written.modified_s
+        return self._place.touch().modified_s
 
     def has_hard_links(self) -> bool:
         """Whether the disk of a local folder, which must be there, has hard links; `create` goes by them."""

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import shutil
 import stat
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +154,20 @@ class LocalDisk:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
 
+    def touch(self) -> Stat:
+        """Size and time of a file that is written now, and has no name that a kill could leave."""
+        for _ in range(ATTEMPTS):
+            _make_folder(self.root)
+            try:
+                with _errors(self.root), tempfile.TemporaryFile(dir=self.root, suffix=PARTIAL) as stream:
+                    stream.write(b"1")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    return _as_stat(os.fstat(stream.fileno()))
+            except FileNotFoundError as error:  # another process had made the folder, and left nothing in it
+                gone = error
+        raise StorageError(f"{self.root}: is removed as it is written to ({gone}).") from gone
+
     def has_hard_links(self) -> bool:
         """Whether a file here can have a second name."""
         first, second = (self.root / f"probe-{uuid.uuid4().hex}{PARTIAL}" for _ in range(2))
@@ -216,6 +232,11 @@ def partial_beside(target: Path) -> Path:
     ending = f".{uuid.uuid4().hex[:8]}{PARTIAL}"
     start = os.fsencode(target.name)[: NAME_BYTES - len(ending)].decode("utf-8", "ignore")
     return target.with_name(f"{start}{ending}")
+
+
+def is_partial(name: str) -> bool:
+    """Whether a name is of those that `partial_beside` makes."""
+    return re.fullmatch(rf".+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}", name, re.DOTALL) is not None
 
 
 def _as_stat(info: os.stat_result) -> Stat:
