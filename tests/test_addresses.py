@@ -145,8 +145,12 @@ def test_a_path_may_be_given_as_a_uri_or_from_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for given in (f"file://{tmp_path}/a", "~/a", tmp_path / "a"):
+    uris = (f"file://{tmp_path}/a", f"FILE://localhost{tmp_path}/a", "file://~/a")
+    for given in (*uris, "~/a", tmp_path / "a"):
         assert path_here(given) == tmp_path / "a"
+    for slip in ("file://data/a", "file://otherhost/a", "file://localhost", "file://."):
+        with pytest.raises(StorageError, match=f"^{re.escape(slip)}: expected file:///folder"):
+            path_here(slip)
     with pytest.raises(StorageError, match="for a file or folder here"):
         path_here("~no-such-user/a")
 

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+SOCKET_PATH_BYTES = 107  # the longest that a system takes
+# Of a socket that Python makes in the folder of temporary files.
+SOCKET_NAME_BYTES = len("/pymp-12345678/listener-12345678")
 
 
 def num_cores() -> int:
@@ -27,6 +30,28 @@ def asked_threads() -> int | None:
     """OMP_NUM_THREADS; None where it is not set, or no number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isascii() and first.isdecimal() and int(first) else None
+
+
+def takes_sockets(folder: str) -> bool:
+    """Whether the path of a folder of temporary files is short enough for sockets in it."""
+    return len(os.fsencode(folder)) + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES
+
+
+def open_more_files(wanted: int) -> int:
+    """Lets this process, and those that it starts, open `wanted` files, or as many as it may be let.
+
+    Returns:
+        Files that it may open now.
+    """
+    import resource  # not there on Windows, where only the doctor runs
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    asked = wanted if hard == unlimited else min(wanted, hard)
+    if soft == unlimited or soft >= asked:
+        return wanted if soft == unlimited else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (asked, hard))
+    return asked
 
 
 @contextmanager

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from forebrain.errors import ClusterError
-from forebrain.machine import num_cores
+from forebrain.machine import num_cores, open_more_files, takes_sockets
 
 # Ray reads these when it is imported or started, in every process.
 _ENVIRONMENT = {
@@ -27,6 +30,9 @@ _ENVIRONMENT = {
     "PYTHONUTF8": "1",
 }
 CONNECT_TIMEOUT_S = 5.0
+OPEN_FILES = 8192  # as many as Ray recommends
+LEAST_OPEN_FILES = 256  # with fewer its processes end without a word
+_WITHOUT_RAY = "With --workers 0 pretrain, prepare and adapt do without Ray."
 _LOGGING: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 
 
@@ -51,8 +57,7 @@ def start_ray(num_cpus: int | None = None) -> None:
     """
     if not has_home():
         raise ClusterError(
-            "this user has no home folder, which Ray asks for. Set HOME to a folder; with --workers 0 "
-            "pretrain, prepare and adapt do without Ray."
+            f"this user has no home folder, which Ray asks for. Set HOME to a folder. {_WITHOUT_RAY}"
         )
     quiet_ray()
     import ray
@@ -71,22 +76,26 @@ def start_ray(num_cpus: int | None = None) -> None:
                 "the address, and the cluster with `forebrain doctor --cluster`."
             ) from error
         return
-    # Short, because Ray puts sockets there and their paths may have 107 characters at most.
-    temp_dir = tempfile.mkdtemp(prefix="forebrain-ray-", dir="/tmp")
+    if (files := open_more_files(OPEN_FILES)) < LEAST_OPEN_FILES:
+        raise ClusterError(
+            f"Ray cannot start on this machine: a process may open {files} files; expected "
+            f"{LEAST_OPEN_FILES} at least. Have `ulimit -n` raised. {_WITHOUT_RAY}"
+        )
+    temp_dir = _short_folder()
     atexit.register(shutil.rmtree, temp_dir, ignore_errors=True)
     atexit.register(ray.shutdown)  # runs before the folder is removed
     try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus or num_cores(),
-            include_dashboard=True,  # without it placement groups of stopped runs are never freed
-            _temp_dir=temp_dir,
-            **_LOGGING,
-        )
+        with _as_ray_needs_it(temp_dir):
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or num_cores(),
+                include_dashboard=True,  # without it placement groups of stopped runs are never freed
+                _temp_dir=temp_dir,
+                **_LOGGING,
+            )
     except Exception as error:  # Ray raises Exception itself where a process of its own is too slow
         raise ClusterError(
-            f"Ray did not start on this machine ({_first_line(error)}). Try again when it is less busy. "
-            "With --workers 0 pretrain, prepare and adapt do without Ray."
+            f"Ray did not start on this machine ({_first_line(error)}). {_what_helps()} {_WITHOUT_RAY}"
         ) from error
 
 
@@ -97,6 +106,59 @@ def has_home() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _short_folder() -> str:
+    """A new folder for Ray; short, because Ray puts sockets there and their paths may have 107 characters at
+    most."""
+    tried = []
+    for above in dict.fromkeys(("/tmp", os.environ.get("TMPDIR") or "/tmp")):
+        if not takes_sockets(above):
+            continue
+        try:
+            return tempfile.mkdtemp(prefix="forebrain-ray-", dir=above)
+        except OSError as error:
+            tried.append(f"{above}: {error.strerror or error}")
+    raise ClusterError(
+        f"Ray cannot start on this machine: no folder for its files can be made ({'; '.join(tried)}). Point "
+        f"TMPDIR at a folder with a short path that can be written to. {_WITHOUT_RAY}"
+    )
+
+
+@contextlib.contextmanager
+def _as_ray_needs_it(folder: str) -> Iterator[None]:
+    """The environment and the folder that Ray's processes begin in; `folder` is Ray's own."""
+    given, changed = os.environ, {}
+    if not takes_sockets(given.get("TMPDIR", "")):
+        changed["TMPDIR"] = folder
+    if "error" in given.get("PYTHONWARNINGS", ""):  # Ray warns, and would end
+        changed["PYTHONWARNINGS"] = "default"
+    if given.get("PYTHONPATH"):
+        changed["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, given["PYTHONPATH"].split(os.pathsep)))
+    # Where they begin they look for modules first: the user's `signal.py` would end them without a word. They
+    # need it only where this process takes modules from there, too.
+    here = str(Path.cwd())
+    needs_it = not {"", here}.isdisjoint(sys.path)
+    before = {name: given[name] for name in changed}
+    given.update(changed)
+    try:
+        with contextlib.chdir(here if needs_it else folder):
+            yield
+    finally:
+        given.update(before)
+
+
+def _what_helps() -> str:
+    """What to do where Ray did not start."""
+    import resource
+
+    bytes_allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if bytes_allowed != resource.RLIM_INFINITY:
+        return (
+            f"A process may have {bytes_allowed / 2**30:.1f} GiB of addresses, and Ray reserves more than it "
+            "uses: `ulimit -v unlimited`."
+        )
+    return "Try again when it is less busy."
 
 
 def unreachable(address: str) -> str:

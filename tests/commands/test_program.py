@@ -184,6 +184,20 @@ def test_every_command_ends_with_the_same_statuses_and_in_words(
     assert capsys.readouterr().err.startswith(says)
 
 
+def test_a_folder_that_was_removed_under_a_command_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch would end the process with a line of its own."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["inspect", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: the folder in which this is started cannot be used (No such file")
+    assert said.count("\n") == 1 and "`cd`" in said
+    assert main(["--help"]) == 0
+
+
 def test_a_reader_that_has_seen_enough_gives_no_traceback() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "forebrain", "data", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -175,6 +175,13 @@ def _run(words: list[str]) -> int:
         print(actions, file=None if words[1:] else sys.stderr)
         return 0 if words[1:] else 2
     name, given = split(words)
+    try:
+        Path.cwd()
+    except OSError as error:  # torch would end the process
+        raise ForebrainError(
+            f"the folder in which this is started cannot be used ({error.strerror}); expected one that is "
+            "there. `cd` to it, or to another."
+        ) from error
     if name == "adapt":
         # Read when NumPy is first imported. Products of single units' matrices are small: several threads of
         # BLAS spin while they wait for one another, and take longer than one.

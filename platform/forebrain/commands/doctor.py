@@ -28,7 +28,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from forebrain.errors import ConfigError, StorageError
-from forebrain.machine import asked_threads, num_cores
+from forebrain.machine import SOCKET_PATH_BYTES, asked_threads, num_cores, takes_sockets
 from forebrain.ray_runtime import has_home, quiet_ray, unreachable
 from forebrain_registry.lines import one_line
 from forebrain_registry.pulling import default_cache
@@ -70,10 +70,6 @@ LEAST_SHM_BYTES = 2 * GIB
 LEAST_OPEN_FILES = 4096  # of Ray's processes
 FEW_OPEN_FILES = 256  # a set of shards keeps a quarter of them open
 LITTLE_BYTES = 10 * GIB
-SOCKET_PATH_BYTES = 107  # the longest that a system takes
-# Of a socket that Python makes in the folder of temporary files.
-SOCKET_NAME_BYTES = len("/pymp-12345678/listener-12345678")
-
 
 _SET_CACHE = "Set FOREBRAIN_CACHE to a folder on a disk with room."
 
@@ -183,7 +179,7 @@ def _scratch() -> Iterator[Finding]:
         f"{free / GIB:.0f} GiB free in {scratch}, for temporary files",
         "Ray and downloads fill it; point TMPDIR at a larger disk." if little else "",
     )
-    if len(os.fsencode(scratch)) + SOCKET_NAME_BYTES > SOCKET_PATH_BYTES:
+    if not takes_sockets(scratch):
         yield Finding(
             "machine",
             "note",

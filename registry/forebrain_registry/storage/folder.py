@@ -295,7 +295,15 @@ def _parts(uri: str) -> tuple[str, str]:
     if not uri.strip():
         raise StorageError(f"{uri!r} is no address; expected a folder, or s3://bucket/prefix.")
     found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", uri, re.DOTALL)
-    return (found[1].lower(), found[2]) if found else ("", uri)
+    if found is None:
+        return "", uri
+    scheme, rest = found[1].lower(), found[2]
+    if scheme == "file" and not rest.startswith(("/", "~")):
+        # What stands there is a machine, and no folder of the one that is worked in.
+        if not rest.startswith("localhost/"):
+            raise StorageError(f"{uri:.200}: expected file:///folder with three slashes, or a path alone.")
+        rest = rest.removeprefix("localhost")
+    return scheme, rest
 
 
 def _resolved(path: str) -> Path:
