@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from forebrain.errors import ClusterError
+from forebrain.leaving import hangups_ignored
 from forebrain.machine import num_cores, open_more_files, takes_sockets
 
 # Ray reads these when it is imported or started, in every process.
@@ -142,7 +143,8 @@ def _as_ray_needs_it(folder: str) -> Iterator[None]:
     before = {name: given[name] for name in changed}
     given.update(changed)
     try:
-        with contextlib.chdir(here if needs_it else folder):
+        # Of a terminal that is closed this process takes heed, has them save, and ends them.
+        with hangups_ignored(), contextlib.chdir(here if needs_it else folder):
             yield
     finally:
         given.update(before)

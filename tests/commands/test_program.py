@@ -463,7 +463,7 @@ class TestOut:
         assert "exists. Give --overwrite" in capsys.readouterr().err
 
 
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 # A command that sends itself a signal as it runs.
 SIGNALLED = """
 import os, sys, types
@@ -496,6 +496,18 @@ def test_a_signal_before_a_command_is_imported_ends_it_with_a_line(number: int, 
 def test_a_signal_to_a_command_puts_away_what_was_begun(number: int, status: int) -> None:
     ended = python(SIGNALLED.format(number=int(number)))
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, "put away\n", "stopped\n")
+
+
+@pytest.mark.parametrize("code", [SIGNALLED.format(number=int(signal.SIGHUP)), ""])
+def test_lines_for_a_terminal_that_is_gone_are_no_errors(code: str) -> None:
+    code = (
+        code or "import os; from forebrain.leaving import end_at_once; end_at_once(); os.kill(os.getpid(), 1)"
+    )
+    terminal, end = os.openpty()
+    ended = subprocess.Popen([sys.executable, "-c", code], stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    os.close(terminal)
+    assert ended.wait(timeout=60) == 129
 
 
 def test_signals_that_are_ignored_stay_so_and_others_are_as_before() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import resource
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -48,7 +49,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     given: dict[str, object] = {}
 
     def init(**options: object) -> None:
-        given.update(options, cwd=str(Path.cwd()))
+        given.update(options, cwd=str(Path.cwd()), hangup=signal.getsignal(signal.SIGHUP))
         given.update({name: os.environ.get(name) for name in ("TMPDIR", "PYTHONPATH", "PYTHONWARNINGS")})
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -105,6 +106,14 @@ def test_too_few_open_files_are_raised_or_said_before_ray_starts(
     with pytest.raises(ClusterError, match=r"may open 64 files; expected 256 at least.*`ulimit -n`"):
         start_ray()
     assert not started
+
+
+def test_a_terminal_that_is_closed_does_not_end_ray_before_the_run_is_saved(
+    started: dict[str, object],
+) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    start_ray()
+    assert started["hangup"] is signal.SIG_IGN and signal.getsignal(signal.SIGHUP) == before
 
 
 def test_where_no_folder_can_be_made_for_ray_is_said(

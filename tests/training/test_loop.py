@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,23 @@ class Requests(StopRequests):
 
     def poll(self) -> bool:
         return True
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_said_before_a_step(
+    make_config: Make, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not by the first checkpoint, hours later."""
+    config = make_config(training={"steps": 4, "validate_every": 2, "checkpoint_every": 2})
+    seen: list[Event] = []
+    trainer = Trainer(config, WorkerGroup(), torch.device("cpu"), seen.append)
+    room = shutil.disk_usage("/")
+    fits = 2 * 12 * trainer.backbone_parameters  # two checkpoints of weights and two moments
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room._replace(free=fits - 1))
+    with pytest.raises(CheckpointError, match=r"MB are free.*expected .* for 2 checkpoints.*--out"):
+        trainer.run()
+    assert not seen
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room._replace(free=fits))
+    train(config)
 
 
 class FillDisk(StopRequests):

@@ -26,7 +26,7 @@ with StopSignals() as stop:
 """
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_second_signal_ends_the_process_at_once(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", TWICE.format(name=name)],
@@ -36,6 +36,19 @@ def test_a_second_signal_ends_the_process_at_once(name: str) -> None:
         timeout=60,
     )
     assert done.stdout == f"{name}\n" and done.returncode == -signal.Signals[name]
+
+
+def test_a_terminal_that_is_closed_is_heeded_but_not_under_nohup() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, name in ((signal.SIG_DFL, "SIGHUP"), (signal.SIG_IGN, None)):
+            signal.signal(signal.SIGHUP, handler)
+            with StopSignals() as stop:
+                signal.raise_signal(signal.SIGHUP)
+                assert stop.asked() == name
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_is_a_request_only_while_the_block_lasts() -> None:

@@ -27,7 +27,7 @@ from typing import Any
 import forebrain
 from forebrain.commands._table import SUMMARIES
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
-from forebrain.leaving import end_as_usual, end_at_once, end_in_order
+from forebrain.leaving import HANGUP, end_as_usual, end_at_once, end_in_order
 from forebrain_registry.lines import LineFormatter, one_line, quoted
 
 
@@ -79,11 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
     except SystemExit as error:
-        if error.code != signal.SIGTERM:
+        if error.code not in (signal.SIGTERM, HANGUP):
             raise
         # The bare number is what our handler leaves with, and Ray's in a process that has started it.
         print("stopped", file=sys.stderr)
-        return 128 + signal.SIGTERM
+        return HANGUP if error.code == HANGUP else 128 + signal.SIGTERM
     finally:
         end_as_usual()
 

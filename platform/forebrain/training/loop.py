@@ -145,6 +145,7 @@ class Trainer:
     def _run(self) -> Progress:
         with self.clock.during("resume"):
             self._resume()
+        self.group.gather_from(self._require_room)
         self._keep(lambda: self.clock.begin(self.steps_done))
         self.report(self._started())
         self._counted_until = time.perf_counter()
@@ -227,6 +228,26 @@ class Trainer:
         self.learner.load(contents)
         self.steps_done = self._snapshot_step = checkpoint.step
         self.progress = Progress.from_record(checkpoint.record["progress"])
+
+    def _require_room(self) -> None:
+        """Raises CheckpointError where the disk has no room for the checkpoints that are kept; else all that
+        was computed would be lost with the first that does not fit."""
+        free = self.folder.folder.free_bytes() if self.group.is_first else None
+        if free is None:
+            return
+        # Weights and two moments in fp32. One more is there while it takes an old one's place.
+        each = 12 * self.backbone_parameters
+        saves = (self.training.steps - self.steps_done) // min(
+            self.training.checkpoint_every, self.training.validate_every
+        )
+        number = min(saves, 1 if self.steps_done else self.training.keep_checkpoints + 1)
+        wanted = number * each
+        if wanted > free:
+            raise CheckpointError(
+                f"{self.folder.uri}: {_megabytes(free)} are free on its disk; expected {_megabytes(wanted)} "
+                f"at least, for {number} checkpoints that will be there at once. Free some space, or give "
+                "another --out. Nothing was trained."
+            )
 
     def _validate(self) -> float | None:
         """Scores the validation part; returns what the best checkpoint is chosen by, None if undefined."""
@@ -389,6 +410,10 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         return self.steps_done % every == 0 or self.steps_done == self.training.steps
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _or_error(batches: Iterator[Batch]) -> Iterator[Batch | ForebrainError]:

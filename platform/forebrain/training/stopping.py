@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from forebrain.leaving import asked_to_stop_by, heed
 
 
 class StopRequests:
@@ -30,7 +30,7 @@ class StopRequests:
 
 
 class StopSignals(StopRequests):
-    """SIGTERM and SIGINT to this process, for as long as the block lasts.
+    """SIGTERM, SIGINT and SIGHUP to this process, for as long as the block lasts.
 
     The first one is a request; a second does what it would have done without this. Does nothing outside the
     main thread, where Python handles no signals.
@@ -48,7 +48,7 @@ class StopSignals(StopRequests):
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in asked_to_stop_by()}
         return self
 
     def __exit__(
@@ -57,6 +57,7 @@ class StopSignals(StopRequests):
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        heed(number)
         self.received = signal.Signals(number).name
         self._restore()
 

@@ -78,6 +78,10 @@ class Folder:
         """Whether there is a file or folder of that name now, never from a cache."""
         return self._place.exists(name)
 
+    def free_bytes(self) -> int | None:
+        """Room on the disk that it lies on; None in an object store, which is never full."""
+        return self._place.free_bytes() if isinstance(self._place, LocalDisk) else None
+
     def stat(self, name: str) -> Stat | None:
         """Size and time of one file; None if there is none."""
         return self._place.stat(name)

@@ -44,6 +44,9 @@ class LocalDisk:
     def exists(self, name: str) -> bool:
         return self._stat(name) is not None
 
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(next(each for each in (self.root, *self.root.parents) if each.exists())).free
+
     def stat(self, name: str) -> Stat | None:
         info = self._stat(name)
         return _as_stat(info) if info is not None and stat.S_ISREG(info.st_mode) else None

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from types import FrameType
 
 import torch
 from rich.console import Console
@@ -22,6 +23,7 @@ from forebrain import realtime
 from forebrain.adaptation.adapted import Adapted
 from forebrain.commands.live import Transport
 from forebrain.errors import ConfigError
+from forebrain.leaving import asked_to_stop_by, heed
 from forebrain.models.base import LossName
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
@@ -192,12 +194,14 @@ def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM put themselves into."""
+    """A list that SIGINT, SIGTERM and SIGHUP put themselves into."""
     received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def receive(number: int, _: FrameType | None) -> None:
+        heed(number)
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in asked_to_stop_by()}
     try:
         yield received
     finally:
