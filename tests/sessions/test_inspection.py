@@ -16,6 +16,7 @@ from forebrain.sessions.inspection import (
     as_input_table,
     ask,
     inspect_all,
+    same_numbers,
     sidecar_path,
     write_questions,
 )
@@ -47,6 +48,17 @@ def test_what_was_read_and_where_it_comes_from_is_told(tmp_path: Path) -> None:
     assert "frames and units: told by the layout of suite2p" in told
     assert "identity: dataset from the folder's name; subject, session from the file's name" in told
     assert "identity guessed from the file name" in told
+
+
+def test_one_recording_under_two_names_is_said(tmp_path: Path) -> None:
+    """Left out under one name, it would be trained on under the other."""
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(seed).random((100, 4)))
+    results = look(tmp_path)
+    assert all(result.session for result in results)
+    (line,) = same_numbers(results)
+    folder = tmp_path.name
+    assert line.startswith(f"{folder}/b/b: holds the same numbers as {folder}/a/a. If it is one recording")
 
 
 def test_of_recordings_of_one_name_the_second_cannot_be_used(tmp_path: Path) -> None:

@@ -173,6 +173,21 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path, written: str, num
     assert parse(tmp_path, f"rate_hz: {written}\n").rate_hz == number
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("yaml", "rate_hz: 10\nsubject: a\nsubject: b\n"),
+        ("yaml", "inputs: {odour: {unit: a}, odour: {unit: b}}\nsubject: a\n"),
+        ("json", '{"rate_hz": 10, "subject": "a", "subject": "b"}'),
+    ],
+)
+def test_of_a_key_that_comes_twice_no_value_is_lost_silently(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / f"a.session.{name}"
+    path.write_text(text)
+    with pytest.raises(RecordingError, match=rf"{path}: .*it has '(subject|odour)' twice"):
+        parse_sidecar(path)
+
+
 def test_a_sidecar_may_begin_with_the_mark_of_an_editor(tmp_path: Path) -> None:
     for name, text in (("session.yaml", "rate_hz: 5"), ("session.json", '{"rate_hz": 5}')):
         assert parse(tmp_path, f"\ufeff{text}", name).rate_hz == 5

@@ -200,6 +200,17 @@ def test_the_second_recording_with_the_same_id_is_an_error_that_names_both(save_
     assert message.startswith(f"{second}: session lab/m1/same was already found in {first}")
 
 
+def test_one_recording_under_two_names_is_said_also_when_it_is_prepared_later(save_session, out):
+    said: list[str] = []
+    traces = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+    for name in ("first", "second"):
+        assert not any("same numbers" in line for line in said)
+        recordings = [save_session("a.npz", name=name, traces=traces)]
+        prepare(recordings, str(out), SMALL, open_saved, map_here, said.append)
+    (line,) = [line for line in said if "same numbers" in line]
+    assert line.startswith("lab/m1/second: holds the same numbers as lab/m1/first.")
+
+
 def test_a_recording_of_several_sessions_is_skipped_only_when_all_are_done(save_session, make_session, out):
     path = save_session("a.npz")
 

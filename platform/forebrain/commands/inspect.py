@@ -83,7 +83,7 @@ def run(config: Config, console: Console) -> int:
     for result in results:
         for line in result.remarks():
             print(one_line(line))
-    for line in too_short(results, config.context, config.horizon):
+    for line in (*too_short(results, config.context, config.horizon), *inspection.same_numbers(results)):
         print(one_line(line))
     for result in results:
         if result.error:

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -382,6 +382,21 @@ def composed(name: str) -> str:
     """A name in the one form of all those that look the same (Unicode NFC): letters with accents are written
     as one character or two, by the system that a file was named on, and are one animal's."""
     return unicodedata.normalize("NFC", name)
+
+
+def twins(contents: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A line for each session that holds the numbers of another: one recording, perhaps, under two names.
+
+    Args:
+        contents: ids of sessions, each with a hash of its numbers.
+    """
+    first: dict[str, str] = {}
+    for session_id, content in contents:
+        if first.setdefault(content, session_id) != session_id:
+            yield (
+                f"{session_id}: holds the same numbers as {first[content]}. If it is one recording under two "
+                "names, leave one out: what was trained on would be scored as if it were new."
+            )
 
 
 def fits(name: str, pattern: str) -> bool:

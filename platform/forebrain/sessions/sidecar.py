@@ -221,13 +221,25 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
             raise RecordingError(f"{path}: larger than {_MAX_BYTES} bytes; expected a few lines of YAML.")
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
-            values = as_written(json.loads(text), json.loads(text, parse_int=str, parse_float=str))
+            values = as_written(
+                json.loads(text, object_pairs_hook=_each_key_once),
+                json.loads(text, parse_int=str, parse_float=str),
+            )
         else:
             values = load_yaml(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise RecordingError(f"{path}: not valid {path.suffix[1:].upper()} ({why}).") from error
     return {} if values is None else values
+
+
+def _each_key_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Keys and values; of a key that comes twice, one value would be lost without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return found
 
 
 # Numbers as people write them: 010 is not 8, 1:30 not 90, and 1e3 no text.
@@ -250,6 +262,14 @@ class _PlainLoader(yaml.SafeLoader):
         ]
         for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+def _mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    _each_key_once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+    return loader.construct_mapping(node, deep=True)
+
+
+_PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def load_yaml(text: str) -> Any:

@@ -20,7 +20,7 @@ from forebrain.sessions.finding import printable
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.resample import bin_events, resample
-from forebrain.sessions.session import Session, composed
+from forebrain.sessions.session import Session, composed, twins
 from forebrain.shards.index import ENTRIES_NAME, INDEX_NAME, Index, IndexRow, SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.readable import readable
@@ -177,6 +177,8 @@ def _prepare(
         "removed a part. Prepare its recording again."
         for session_id in sorted(usable - stored.keys())
     ]
+    for line in twins((session_id, stored[session_id].entry.arrays_sha256) for session_id in sorted(stored)):
+        progress(line)
     _sweep(storage, stored)
     _write_index(storage, config, stored)
     return PrepareResult(prepared, len(skipped), tuple(failures))

@@ -44,6 +44,16 @@ def test_layout_fields_arrive_in_the_session(tmp_path: Path, traces: np.ndarray)
     np.testing.assert_array_equal(session.traces, traces)
 
 
+def test_several_subjects_where_one_belongs_are_an_error(tmp_path: Path, traces: np.ndarray) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, traces=traces, fs=5, subject=["m1", "m1"])
+    assert npz.read(path, Sidecar())[0].subject == "m1"
+    np.savez(path, traces=traces, fs=5, subject=["m1", "m2"])
+    with pytest.raises(RecordingError, match=r"a\.npz: subject holds 2 names, 'm1' and 'm2'.*sidecar"):
+        npz.read(path, Sidecar())
+    assert npz.read(path, Sidecar(subject="pair"))[0].subject == "pair"
+
+
 def test_traces_alone_are_enough_and_identity_is_said_to_be_guessed(
     tmp_path: Path, traces: np.ndarray
 ) -> None:

@@ -198,7 +198,11 @@ def _from_layout(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar,
         traces,
         rate_hz=rate_hz,
         signal=_text(values, "signal"),
-        identity_found={name: _text(values, key) for name, key in _IDENTITY.items()},
+        identity_found={
+            name: _one_name(path, values, key)
+            for name, key in _IDENTITY.items()
+            if getattr(sidecar, name) is None
+        },
         metadata=metadata,
         **fields,
     )
@@ -306,6 +310,16 @@ def _frames_axis(values: Mapping[str, np.ndarray], path: Path, sidecar: Sidecar)
 
 def _text(values: Mapping[str, np.ndarray], key: str) -> str | None:
     return _texts(values[key])[0] if key in values and values[key].size else None
+
+
+def _one_name(path: Path, values: Mapping[str, np.ndarray], key: str) -> str | None:
+    names = list(dict.fromkeys(_texts(values[key]))) if key in values else []
+    if len(names) > 1:
+        raise RecordingError(
+            f"{path}: {key} holds {len(names)} names, {names[0]!r} and {names[1]!r} among them; "
+            "expected one. State it in a sidecar file, or save a file for each."
+        )
+    return names[0] if names else None
 
 
 def _texts(array: np.ndarray) -> list[str]:
