@@ -236,6 +236,17 @@ def _yaml_of(text: str) -> Any:
         return None
 
 
+def _require_each_once(path: Path, text: str) -> None:
+    """Raises ConfigError where a file has a key twice, of which YAML takes the last."""
+    waiting = [yaml.compose(text)]
+    for node in waiting:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := {key for key in keys if keys.count(key) > 1}:
+                raise ConfigError(f"{path}: has {', '.join(sorted(twice))} twice; expected each key once.")
+            waiting += [value for _, value in node.value]
+
+
 def _at(values: Any, key: str) -> Any:
     """The value at a dotted key of nested mappings, None where there is none."""
     for part in key.split("."):
@@ -295,10 +306,12 @@ def _values_in(config_class: type[Any], path: Path) -> dict[str, Any]:
     """The options in a file, with those of files that it names, from its folder on, for configs within.
 
     Raises:
-        ConfigError: it cannot be read, or is no mapping in UTF-8.
+        ConfigError: it cannot be read, is no mapping in UTF-8, or has a key twice.
     """
     try:
-        values = get_loader("yaml")(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        values = get_loader("yaml")(text)
+        _require_each_once(path, text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as YAML saved as UTF-8 ({why}).") from error
@@ -351,6 +364,9 @@ def _spelled_out(
 
     words = list(arguments)
     while words:
+        if words[0] == "--":  # what follows is no option, as everywhere in a shell
+            free += words[1:]
+            break
         if not words[0].startswith("--"):
             free.append(words.pop(0))
             continue

@@ -204,6 +204,11 @@ def test_an_address_that_is_taken_or_none_is_a_clear_error() -> None:
     port.close()
     with pytest.raises(ConfigError, match="no address"):
         RequestClient("127.0.0.1")
+    # ZeroMQ takes the last 16 bits, and serves at another port.
+    with pytest.raises(ConfigError, match=r"99999 cannot be bound \(ports end at 65535\)"):
+        RequestPort("tcp://127.0.0.1:99999", MAX_BYTES)
+    with pytest.raises(ConfigError, match="99999 is no address"):
+        RequestClient("tcp://127.0.0.1:99999")
 
 
 @pytest.mark.parametrize(

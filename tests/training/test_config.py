@@ -208,6 +208,25 @@ def test_options_of_deepspeed_are_json_in_utf8(tmp_path: Path) -> None:
         read_options(str(file))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("out: M\xfc\n".encode("latin-1"), "cannot be read as YAML saved as UTF-8"),
+        ("seed: 1\n".encode("utf-16"), "cannot be read as YAML saved as UTF-8"),
+        (b"seed: 1\nseed: 2\n", "has seed twice"),
+        (b"training: {steps: 1, steps: 2}\n", "has steps twice"),
+    ],
+)
+def test_a_file_of_another_encoding_or_with_a_key_twice_is_one_line(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+    for given in (["--config", str(file)], [f"--config={file}"]):
+        with pytest.raises(ConfigError, match=f"^{file}: {words}"):
+            parse(PretrainConfig, [*GIVEN, *given])
+
+
 def test_a_missing_option_is_named() -> None:
     with pytest.raises(ConfigError, match="out"):
         from_values(PretrainConfig, {"data": "shards"})

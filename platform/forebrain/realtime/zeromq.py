@@ -6,6 +6,7 @@ of your own.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any, TypeVar
 
@@ -311,12 +312,20 @@ def _poll(socket: zmq.Socket, timeout_s: float, for_what: int = zmq.POLLIN) -> b
             return bool(socket.poll(0, for_what))
 
 
+def _check_port(address: str) -> None:
+    """Raises ValueError at a port that no machine has, of which ZeroMQ takes the last 16 bits."""
+    found = re.fullmatch(r"tcp://.*:(\d+)", address)
+    if found and int(found[1]) > 65535:
+        raise ValueError("ports end at 65535")
+
+
 def _bind(socket: zmq.Socket, address: str) -> str:
     """Where it is bound. Closes all that was opened for it if it cannot be: a context that is left to the
     collection of garbage may wait there for ever for a socket that goes with it."""
     try:
+        _check_port(address)
         socket.bind(address)
-    except zmq.ZMQError as error:
+    except (zmq.ZMQError, ValueError) as error:
         socket.context.destroy()
         raise ConfigError(
             f"{address} cannot be bound ({error}); expected a free address such as tcp://127.0.0.1:5600."
@@ -327,8 +336,9 @@ def _bind(socket: zmq.Socket, address: str) -> str:
 def _connect(socket: zmq.Socket, address: str) -> None:
     """Closes all that was opened for it if there is no such address, see `_bind`."""
     try:
+        _check_port(address)
         socket.connect(address)
-    except zmq.ZMQError as error:
+    except (zmq.ZMQError, ValueError) as error:
         socket.context.destroy()
         raise ConfigError(
             f"{address} is no address ({error}); expected one such as tcp://127.0.0.1:5600."
