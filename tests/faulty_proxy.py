@@ -12,12 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 # 503: throttled. drop: no answer. lose: done by the server, but the answer is lost. cut: half of the answer.
 # stall: a silent connection. slow: an answer in eight pieces. expired: the credentials are. damage: another
 # byte in the answer. page: what a network answers to those who have not logged in.
-# conflict: what AWS answers to some who create one name at the same moment.
+# conflict: what AWS answers to some who create one name at the same moment. denied: the credentials may not;
+# of a removal of many at once the answer is 200, with an error for each. skewed: the clocks differ too much.
 FAULTS = ("503", "drop", "lose", "cut", "stall", "slow")
 _CODES = {
     "503": (503, "SlowDown"),
     "expired": (400, "ExpiredToken"),
     "conflict": (409, "ConditionalRequestConflict"),
+    "denied": (403, "AccessDenied"),
+    "skewed": (403, "RequestTimeTooSkewed"),
 }
 SLOW_S = 0.4
 
@@ -94,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault in _CODES:
             status, code = _CODES[fault]
             text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>as asked</Message></Error>"
+            if fault == "denied" and self.command == "POST":
+                status, text = 200, text.replace("<Error>", "<DeleteResult><Error>") + "</DeleteResult>"
             self._send(status, [("Content-Type", "application/xml")], text.encode())
         elif fault == "page":
             self._send(200, [("Content-Type", "text/html")], b"<html>Please log in</html>")

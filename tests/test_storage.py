@@ -113,7 +113,7 @@ def test_writing_survives_a_fault(remote: Folder, faults: FaultyProxy, fault: st
     assert remote.read_all(["a", "b"]) == {"a": DATA, "b": DATA}
     faults.fail(fault)
     assert remote.exists("a") and not remote.exists("c")
-    faults.fail(fault, method="POST")
+    faults.fail(fault, method="DELETE")
     remote.remove("a")
     assert remote.names() == ["b"]
     assert faults.met() == [fault] * 5
@@ -216,6 +216,20 @@ def test_wrong_or_missing_credentials_are_refused_at_once(
         with pytest.raises(StorageError, match=match):
             call()
         assert len(faults.log) <= 1
+
+
+def test_a_removal_that_the_store_refuses_is_said(remote: Folder, faults: FaultyProxy) -> None:
+    for name in ("one", "a/one", "a/b/two"):
+        remote.write(name, DATA)
+    for name in ("one", "a"):
+        faults.fail("denied", times=2, method="DELETE")
+        faults.fail("denied", method="POST")
+        with pytest.raises(StorageError, match=r"refuses access.*AccessDenied"):
+            remote.remove(name)
+        faults.clear()
+    assert sorted(remote.files()) == ["a/b/two", "a/one", "one"]
+    remote.remove("a")
+    assert sorted(remote.files()) == ["one"]
 
 
 def test_a_bucket_that_is_not_there_is_named(faults: FaultyProxy) -> None:

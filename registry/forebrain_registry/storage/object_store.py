@@ -153,9 +153,18 @@ class ObjectStore:
         self.put(name, source)
 
     def remove(self, name: str) -> None:
-        path = glob.escape(self._path(name))
+        self._remove_file(name)
+        if below := self.files(name):
+            path = glob.escape(self._path(name))
+            with contextlib.suppress(FileNotFoundError):
+                self._try(name, lambda: self._fs.rm(path, recursive=True))
+            # Of many at once s3fs passes over those that the store refuses to remove.
+            for each in below.keys() & {f"{name}/{left}" for left in self.files(name)}:
+                self._remove_file(each)
+
+    def _remove_file(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._try(name, lambda: self._fs.rm(path, recursive=True))
+            self._try(name, lambda: self._fs.rm_file(self._path(name)))
 
     def touch(self) -> Stat:
         """Size and time of an object that is written now, and removed."""
