@@ -3,23 +3,29 @@
 A publisher may find an old blob of its own content just as it is being collected. So a collector announces
 every batch before it looks at the ages once more and removes; and a publisher renews old blobs first, then
 looks for announcements. Either the collector sees the renewed blob and spares it, or the publisher sees the
-announcement, waits until it is gone, and looks whether its blobs are still there. No clocks are compared.
+announcement, waits until it is gone, and looks whether its blobs are still there.
+
+A batch begins no removal after BATCH_S, and the last may take REQUEST_S: an announcement that is older than
+LEASE_S, by the clock of the store, is a killed collector's. It also stays where a store may still carry out
+what was asked of it: where a request failed, or was tried again after a time-out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from forebrain_registry import layout
+from forebrain_registry.errors import StorageError
 from forebrain_registry.registry import Registry
-from forebrain_registry.storage import Folder, Stat
+from forebrain_registry.storage import Folder, Stat, retries
 
-# A batch ends after BATCH_S. An announcement that stands for LEASE_S is a killed collector's.
 BATCH_S = 5.0
-LEASE_S = 30.0
+LEASE_S = BATCH_S + retries.REQUEST_S + 20.0  # clocks of stores tick in seconds, and servers take their time
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
 
     Raises:
         InvalidError: a record cannot be read, so it is not known which blobs it names; nothing was removed.
+        StorageError: the store fails, or is too slow.
     """
     store = registry.writer()
     begun = store.clock_s()  # the machine's own may be set to another day
@@ -60,12 +67,22 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
     waiting = [name for name in [*unnamed, *leftovers] if is_old(files[name])]
     num_old_blobs = sum(name in blobs for name in waiting)
     removed: list[str] = waiting if dry_run else []
+    num_in_vain = 0
     while waiting and not dry_run:
-        with _announced(store):
-            deadline = time.monotonic() + BATCH_S
-            while waiting and time.monotonic() < deadline:
+        num_in_vain += 1
+        if num_in_vain > 10:
+            raise StorageError(
+                f"{store.uri}: is too slow to remove anything safely: to announce it and to look at one file "
+                f"takes over {BATCH_S:.0f} s. {len(removed)} files were removed; collect the others later."
+            )
+        with _announced(store) as deadline:
+            while waiting:
+                found = store.stat(waiting[-1])
+                if time.monotonic() >= deadline:  # also where looking took so long
+                    break
                 name = waiting.pop()
-                if is_old(store.stat(name)):
+                num_in_vain = 0
+                if is_old(found):
                     store.remove(name)
                     removed.append(name)
     return Collected(
@@ -77,28 +94,51 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
 
 
 def wait_for_collectors(store: Folder) -> bool:
-    """Waits until every batch that is announced at present has ended.
+    """Waits until every batch that is announced at present has ended, and says so where that takes long.
 
     Returns:
         Whether there was any, so that blobs which were old may be gone.
     """
-    seen = set(store.files(layout.COLLECTING))
-    if not seen:
+    announced = store.files(layout.COLLECTING)
+    if not announced:
         return False
-    deadline = time.monotonic() + LEASE_S
-    while seen and time.monotonic() < deadline:
-        time.sleep(0.05)
-        seen &= set(store.files(layout.COLLECTING))
-    for name in seen:
-        store.remove(name)
+    now_s, began = store.clock_s(), time.monotonic()
+    ends = {
+        name: began + min(LEASE_S, written.modified_s + LEASE_S - now_s)
+        for name, written in announced.items()
+    }
+    is_told, pause_s = False, 0.05
+    while ends:
+        for name in [name for name, end in ends.items() if time.monotonic() >= end]:
+            store.remove(name)
+            del ends[name]
+        ends = {name: ends[name] for name in ends.keys() & store.files(layout.COLLECTING).keys()}
+        if ends and not is_told and time.monotonic() - began >= BATCH_S:
+            is_told, left_s = True, max(ends.values()) - time.monotonic()
+            _log.warning(
+                "%s: waits until the collector of garbage that wrote %s has ended, or counts as killed: at "
+                "most %.0f s.",
+                store.uri,
+                ", ".join(sorted(ends)),
+                left_s,
+            )
+        if ends:
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
     return True
 
 
 @contextlib.contextmanager
-def _announced(store: Folder) -> Iterator[None]:
-    name = f"{layout.COLLECTING}/{layout.new_id()}.json"
+def _announced(store: Folder) -> Iterator[float]:
+    """Announces a batch; gives the time, by time.monotonic(), from which on it may begin no removal."""
+    name, began = f"{layout.COLLECTING}/{layout.new_id()}.json", time.monotonic()
     store.create(name, b"{}")
-    try:
-        yield
-    finally:
+    yield began + BATCH_S
+    if not store.exists(name):
+        _log.warning(
+            "%s: this collector stood still for so long that it counted as killed. What it removed last may "
+            "have been published again before: run `verify`, which finds what is missing.",
+            store.uri,
+        )
+    elif time.monotonic() - began < retries.READ_TIMEOUT_S:
         store.remove(name)

@@ -35,7 +35,7 @@ _RECORD = re.compile(
     r"models/([a-z0-9._-]+)/(versions|numbers|(aliases|deprecations|signatures)/([^/]+))/([0-9]{8})\.json"
 )
 _LEFTOVER = re.compile(
-    rf"(probe-[0-9a-f]{{32}}|(probe-[0-9a-f]{{32}}|{INDEX}|({BLOBS}|{MODELS}|{COLLECTING})/.+)\.[0-9a-f]{{8}}\.partial)"
+    rf"({COLLECTING}/[0-9a-f]{{32}}\.json|probe-[0-9a-f]{{32}}|(probe-[0-9a-f]{{32}}|{INDEX}|({BLOBS}|{MODELS}|{COLLECTING})/.+)\.[0-9a-f]{{8}}\.partial)"
 )
 _BLOB = re.compile(rf"{BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,12 +28,13 @@ from forebrain_registry import (
     SeenSession,
     StorageError,
     collect_garbage,
+    collector,
     copy,
     publish,
     verify,
 )
 from forebrain_registry.layout import blob_name
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, Stat, retries
 from forebrain_registry.storage.local_disk import LocalDisk
 from forebrain_registry.verifying import verify_version
 
@@ -278,6 +280,15 @@ def test_garbage_is_spared_until_it_is_old(registry: Registry, tmp_path: Path) -
     assert verify(registry).problems == [] and registry.store.files("collecting") == {}
 
 
+@pytest.fixture
+def old_orphan(registry: Registry) -> str:
+    """Name of an old blob that no version names."""
+    name = "blobs/sha256/cd/cd" + "1" * 62
+    registry.store.write(name, b"orphan")
+    os.utime(Path(registry.uri) / name, (0, 0))
+    return name
+
+
 def test_garbage_is_not_collected_around_a_record_that_cannot_be_read(registry: Registry) -> None:
     put(registry)
     record = Path(registry.uri) / "models/worm/versions/00000001.json"
@@ -302,20 +313,106 @@ def test_a_publisher_outwaits_a_collector_that_may_have_seen_its_blob_old(regist
         path.unlink()
         registry.store.remove("collecting/1.json")
 
-    collector = threading.Thread(target=collect)
-    collector.start()
+    collecting = threading.Thread(target=collect)
+    collecting.start()
     put(registry)
-    collector.join()
+    collecting.join()
     assert verify(registry).problems == []
 
 
-def test_a_collector_that_was_killed_stops_nobody_for_long(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
+class _Clock:
+    """In place of the module `time`: it goes on only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    clock = _Clock()
+    monkeypatch.setattr(collector, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize("age_s", [0.0, 100.0, 10_000.0])
+def test_a_collector_counts_as_killed_when_its_last_request_cannot_last_any_longer(
+    registry: Registry, clock: _Clock, caplog: pytest.LogCaptureFixture, age_s: float
 ) -> None:
-    monkeypatch.setattr("forebrain_registry.collector.LEASE_S", 0.1)
     registry.store.create("collecting/1.json", b"{}")
+    os.utime(Path(registry.uri) / "collecting/1.json", (time.time() - age_s,) * 2)
     put(registry)
     assert registry.store.files("collecting") == {}
+    most_s = collector.BATCH_S + retries.RETRY_S + retries.CONNECT_TIMEOUT_S + retries.READ_TIMEOUT_S - age_s
+    assert max(most_s, 0) <= clock.now_s <= max(most_s + 30, 0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (most_s > 0)
+    assert all("waits until the collector of garbage that wrote collecting/1.json" in line for line in lines)
+
+
+def test_a_collector_begins_no_removal_once_its_batch_has_run_out_of_time(
+    registry: Registry, old_orphan: str, clock: _Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood still while it looked; who saw its announcement then may wait no longer."""
+    stat, seen = Folder.stat, list[set[str]]()
+
+    def slow(store: Folder, name: str) -> Stat | None:
+        if name == old_orphan:
+            seen.append(set(store.files("collecting")))
+            clock.sleep(collector.BATCH_S if len(seen) == 1 else 0)
+        return stat(store, name)
+
+    monkeypatch.setattr(Folder, "stat", slow)
+    assert collect_garbage(registry).removed == [old_orphan]
+    first, second = seen
+    assert first and second and not first & second
+    monkeypatch.setattr(collector, "BATCH_S", 0.0)
+    registry.store.write(old_orphan, b"x")
+    os.utime(Path(registry.uri) / old_orphan, (0, 0))
+    with pytest.raises(StorageError, match="too slow to remove anything safely"):
+        collect_garbage(registry)
+
+
+@pytest.mark.parametrize("trouble", ["an error", "a time-out"])
+def test_an_announcement_stays_where_a_store_may_remove_something_later(
+    registry: Registry, old_orphan: str, clock: _Clock, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """As it does with a request that it has taken, though nobody waited for its answer."""
+
+    remove = Folder.remove
+
+    def troubled(store: Folder, name: str) -> None:
+        if name == old_orphan and trouble == "an error":
+            raise StorageError("no answer")
+        clock.sleep(retries.READ_TIMEOUT_S if name == old_orphan else 0)
+        remove(store, name)
+
+    with monkeypatch.context() as patch, contextlib.suppress(StorageError):
+        patch.setattr(Folder, "remove", troubled)
+        collect_garbage(registry)
+    (left,) = registry.store.files("collecting")
+    os.utime(Path(registry.uri) / left, (0, 0))
+    assert left in collect_garbage(registry).removed
+
+
+def test_a_collector_that_counted_as_killed_says_so(
+    registry: Registry, old_orphan: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    remove = Folder.remove
+
+    def meanwhile(store: Folder, name: str) -> None:
+        if name == old_orphan:
+            remove(store, "collecting")
+        remove(store, name)
+
+    monkeypatch.setattr(Folder, "remove", meanwhile)
+    collect_garbage(registry)
+    assert "counted as killed" in caplog.text and "`verify`" in caplog.text
 
 
 def test_a_publisher_killed_at_any_step_leaves_all_or_nothing(tmp_path: Path) -> None:

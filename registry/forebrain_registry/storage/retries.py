@@ -24,6 +24,8 @@ LONGEST_BACKOFF_S = 15.0
 # READ_TIMEOUT_S is without a single byte: a slow transfer goes on.
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
+# What a request may last with all its attempts, of which the last can begin as late as RETRY_S.
+REQUEST_S = RETRY_S + CONNECT_TIMEOUT_S + READ_TIMEOUT_S
 
 _log = logging.getLogger(__name__)
 
