@@ -1,4 +1,7 @@
-"""Publishing: blobs first, the record last. Whatever kills the publisher, a version is there whole or not.
+"""Publishing: blobs first, then the record. Whatever kills the publisher, a version is there whole or not.
+
+Blobs that no record names yet may be collected once they outlive the grace period, as while a machine sleeps.
+So they are looked at again when the record is there.
 
 What is hashed and stored is a copy that nobody else writes to: bytes under another content's hash would
 be taken for it by every version that shares the blob.
@@ -11,7 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 from forebrain_registry import layout, strict_json
@@ -56,7 +59,8 @@ def publish(
 
     Raises:
         InvalidError: a name, path, file or metadata that a version may not have. Nothing was stored.
-        StorageError: the registry cannot be written, or cannot be published to safely.
+        StorageError: the registry cannot be written, or cannot be published to safely; or the version is
+            there, which the error says, and what comes after failed.
     """
     check_name(name)
     metadata = checked_metadata(metadata)
@@ -87,8 +91,7 @@ def publish(
         )
         content = strict_json.dump(record)
         Version.parse(content, 1, name)
-        _store_blobs(registry, sources | of_interfaces)
-        number = _create_version(registry, name, content)
+        number = _store_version(registry, name, content, sources | of_interfaces)
     return Version(number, record, content)
 
 
@@ -105,15 +108,16 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     """
     version = source.resolve(reference)
     target.writer()
-    there = _known(target, version.name)
-    copied = there.get(version.digest)
+    last = target.last_number(version.name)  # before looking: one that comes since is met under its number
+    copied = _known(target, version.name).get(version.digest)
     lacking = [stored for stored in version.blobs if copied is None or not _is_whole(target, stored)]
-    if lacking:
-        with _scratch() as scratch:
-            _store_blobs(target, {stored: _fetched(source, stored, scratch) for stored in lacking})
-    if copied is None:
-        number = _create_version(target, version.name, version.content)
-        copied = Version(number, version.record, version.content)
+    with _scratch() as scratch:
+        sources = {stored: _fetched(source, stored, scratch) for stored in lacking}
+        if copied is None:
+            number = _store_version(target, version.name, version.content, sources, last)
+            copied = Version(number, version.record, version.content)
+        elif sources:
+            _store_blobs(target, sources, set(lacking))
     for bundle in source.signatures(version):
         target.add_signature(copied, bundle)
     why = source.deprecations(version.name).get(version.number)
@@ -223,15 +227,51 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _store_blobs(registry: Registry, sources: Mapping[StoredFile, Path]) -> None:
-    """Stores blobs so that they are there, whole, and stay, until a record names them."""
+def _store_version(
+    registry: Registry,
+    name: str,
+    content: bytes,
+    sources: Mapping[StoredFile, Path],
+    last: int | None = None,
+) -> int:
+    """Stores a version's blobs, then its record, whose number is returned.
+
+    Args:
+        last: the number after which one is looked for, or this very version; by default the last one given.
+    """
+    _store_blobs(registry, sources, {stored for stored in sources if not _is_whole(registry, stored)})
+    number = _create_version(registry, name, content, registry.last_number(name) if last is None else last)
+    with _published(registry, name, number):
+        # If this machine slept in between, they may have outlived the grace period. Now they have a name.
+        _store_blobs(registry, sources, set())
+    return number
+
+
+@contextlib.contextmanager
+def _published(registry: Registry, name: str, number: int) -> Iterator[None]:
+    """Has an error say that the version is there."""
+    try:
+        yield
+    except (StorageError, FileNotFoundError) as error:
+        raise StorageError(
+            f"{registry.uri}: {name}@{number} is published, but then: {error} `verify` tells whether all "
+            "of it is there; only if not, publish the same files again."
+        ) from error
+
+
+def _store_blobs(registry: Registry, sources: Mapping[StoredFile, Path], lacking: Set[StoredFile]) -> None:
+    """Stores blobs so that they are there, whole, and stay, until a record names them.
+
+    Args:
+        lacking: those that are known to be gone or damaged; of the others only size and age are looked at.
+    """
     store = registry.writer()
-    lacking = {stored.sha256 for stored in sources if not _is_whole(registry, stored)}
+    to_store = {stored.sha256 for stored in lacking}
     for _ in range(10):
         now_s = store.clock_s()
         # A list, since every blob must be looked at.
         changed = [
-            _store_blob(store, stored, source, now_s - registry.grace_s / 2, lacking)
+            _store_blob(store, stored, source, now_s - registry.grace_s / 2, to_store)
             for stored, source in sources.items()
         ]
         if not any(changed):
@@ -267,9 +307,10 @@ def _is_whole(registry: Registry, stored: StoredFile) -> bool:
     return False
 
 
-def _create_version(registry: Registry, name: str, content: bytes) -> int:
-    """Creates the record under the first number that no version had, which is returned."""
-    store, last = registry.writer(), registry.last_number(name)
+def _create_version(registry: Registry, name: str, content: bytes, last: int) -> int:
+    """Creates the record under the first number after `last` that no version had, or that this very one has;
+    returns it."""
+    store = registry.writer()
     versions, numbers = layout.versions_folder(name), layout.numbers_folder(name)
     note = strict_json.dump(GivenNumber(NUMBER_FORMAT, hashlib.sha256(content).hexdigest()))
     for number in range(last + 1, min(last + 10_000, layout.MAX_NUMBER + 1)):
@@ -280,7 +321,8 @@ def _create_version(registry: Registry, name: str, content: bytes) -> int:
             continue
         try:
             # Not before the record: of a publisher that was killed in between it would seem to be lost.
-            store.create(layout.record_name(numbers, number), note)
+            with _published(registry, name, number):
+                store.create(layout.record_name(numbers, number), note)
         except FileExistsError:  # another's, whose record was removed since `last` was read
             store.remove(record)
             continue
