@@ -126,7 +126,7 @@ def pull(
                 f"{version}: not whole in the cache ({folder}). "
                 f"Pull it again while {registry.uri} is reachable."
             )
-        with _writing(keeper.root), keeper.lock(version.digest):
+        with _writing(keeper.root), keeper.lock(version):
             keeper.fetch(registry.store, version, interfaces)
     return Pulled(version, folder / "model", folder / "interfaces" if interfaces else None, looked_up)
 
@@ -185,13 +185,23 @@ class _Cache:
         return self.root / "versions" / digest
 
     @contextlib.contextmanager
-    def lock(self, digest: str) -> Iterator[None]:
-        """Held by one process at a time; a process that dies lets go of it."""
-        from filelock import FileLock
+    def lock(self, version: Version) -> Iterator[None]:
+        """Held by one process at a time, and waited for with a line; a process that dies lets go of it."""
+        from filelock import FileLock, Timeout
 
         (self.root / "locks").mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / "locks" / f"{digest}.lock"):
+        lock = FileLock(self.root / "locks" / f"{version.digest}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            _log.warning(
+                "%s: waits until another process has fetched it, which holds %s.", version, lock.lock_file
+            )
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def recall(self, uri: str, wanted: Reference, offline: bool) -> Version | None:
         """The version that a reference stands for, if the cache may tell.
@@ -203,7 +213,14 @@ class _Cache:
         folder = self._references(uri, wanted.name)
         more = "*" if wanted.digest else ""
         entries = [_read_remembered(path) for path in folder.glob(f"{_selector(wanted)}{more}.json")]
-        found = {entry.digest: entry for entry in entries if entry}
+        # A file that was copied over another tells of another version.
+        found = {
+            entry.digest: entry
+            for entry in entries
+            if entry
+            and entry.digest.startswith(wanted.digest or "")
+            and wanted.number in (None, entry.number)
+        }
         if len(found) > 1:
             raise InvalidError(f"{wanted}: fits several versions in the cache. Give more digits.")
         version = self._record(next(iter(found.values()))) if found else None

@@ -70,16 +70,19 @@ def write_index(registry: Registry) -> int:
         The number of records it names.
     """
     store = registry.writer()
-    names = layout.record_names(store.files(layout.MODELS))
-    contents = store.read_all(names, MAX_RECORD_BYTES)
-    index = Index(
-        INDEX_FORMAT,
-        tuple(
-            IndexedFile(name, len(contents[name]), hashlib.sha256(contents[name]).hexdigest())
-            for name in names
-        ),
-    )
-    store.write(INDEX, strict_json.dump(index))
+    written: list[str] | None = None
+    # Until nothing has come meanwhile: another, that has listed more, may have written before this one.
+    while (names := layout.record_names(store.files(layout.MODELS))) != written:
+        contents = store.read_all(names, MAX_RECORD_BYTES)
+        index = Index(
+            INDEX_FORMAT,
+            tuple(
+                IndexedFile(name, len(contents[name]), hashlib.sha256(contents[name]).hexdigest())
+                for name in names
+            ),
+        )
+        store.write(INDEX, strict_json.dump(index))
+        written = names
     return len(names)
 
 

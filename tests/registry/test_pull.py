@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.server
 import json
+import logging
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from registry_storm import metadata, weights
 
 from forebrain_registry import (
@@ -255,6 +257,35 @@ for _ in range(5):
         weights_here.write_bytes(BIG[:-1] + b"?")
 
 
+def test_one_who_waits_for_another_s_pull_says_so(
+    published: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = published.resolve("worm")
+    (tmp_path / "cache/registry/locks").mkdir(parents=True)
+    lock = FileLock(tmp_path / f"cache/registry/locks/{version.digest}.lock", thread_local=False)
+    lock.acquire()
+
+    class Release(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lock.release()
+
+    logger = logging.getLogger("forebrain_registry.pulling")
+    logger.addHandler(handler := Release())
+    unsaid = threading.Timer(10, lock.release)
+    unsaid.start()
+    try:
+        pull(published, "worm")
+    finally:
+        logger.removeHandler(handler)
+        unsaid.cancel()
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == f"worm@1: waits until another process has fetched it, which holds {lock.lock_file}."
+    caplog.clear()
+    shutil.rmtree(tmp_path / "cache")
+    pull(published, "worm")
+    assert not caplog.records
+
+
 def test_links_in_a_registry_are_not_followed(published: Registry, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(BIG)
@@ -402,6 +433,47 @@ def test_a_reference_in_the_cache_cannot_give_a_model_another_name(published: Re
     shutil.copytree(known, known.with_name("fish"))
     with pytest.raises(NotFoundError, match="not in the cache"):
         pull(published, "fish", offline=True)
+
+
+def test_a_reference_in_the_cache_that_was_copied_over_another_brings_no_other_version(
+    registry: Registry, tmp_path: Path
+) -> None:
+    digests = [
+        publish(registry, "worm", {"model.safetensors": weights(seed)}, metadata()).digest for seed in (1, 2)
+    ]
+    wanted = [(f"sha256:{digests[0]}", f"sha256:{digests[1]}"), ("1", "2")]
+    for own, other in wanted:
+        for selector in (own, other):
+            pull(registry, f"worm@{selector}")
+        (folder,) = (tmp_path / "cache/registry/references").glob("*/worm")
+        names = [f"{'_' if ':' in each else ''}{each.replace(':', '-')}.json" for each in (own, other)]
+        shutil.copy(folder / names[1], folder / names[0])
+        with pytest.raises(NotFoundError, match="not in the cache"):
+            pull(registry, f"worm@{own}", offline=True)
+        assert pull(registry, f"worm@{own}").version.digest == digests[0]
+        assert pull(registry, f"worm@{own}", offline=True).version.digest == digests[0]
+
+
+def test_an_index_that_was_listed_before_another_s_is_written_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(seed: int) -> None:
+        publish(registry, "worm", {"model.safetensors": weights(seed)}, metadata())
+
+    write, counts = Folder.write, list[int]()
+
+    def after_another(store: Folder, name: str, data: bytes) -> None:
+        if name == "index.json" and not counts:
+            monkeypatch.setattr(Folder, "write", write)
+            put(2)
+            counts.append(write_index(registry))
+        write(store, name, data)
+
+    put(1)
+    monkeypatch.setattr(Folder, "write", after_another)
+    counts.append(write_index(registry))
+    named = json.loads((Path(registry.uri) / "index.json").read_bytes())["files"]
+    assert counts == [len(named)] * 2 == [4] * 2  # 2 versions and the notes of their numbers
 
 
 def test_links_in_a_cache_that_others_write_to_lead_nowhere(published: Registry, tmp_path: Path) -> None:
