@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -180,6 +181,35 @@ def test_a_number_that_another_process_has_now_bars_nobody(folder: Folder) -> No
     folder.write("held-1.json", sealed({**left, "born": "1"}))
     with alone(folder):
         assert folder.names() == ["held-2.json"]
+
+
+def test_one_that_stood_still_takes_nothing_of_those_who_came_meanwhile(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had judged a killed one's file, whose name is that of a newer one by the time that it goes on."""
+    with alone(folder):
+        left = unsealed(folder.read("held-1.json"))
+    folder.write("held-1.json", sealed({**left, "born": "1"}))
+    create, held = Folder.create, contextlib.ExitStack()
+
+    def stand_still(store: Folder, name: str, data: bytes) -> None:
+        monkeypatch.setattr(Folder, "create", create)
+        with alone(folder):
+            assert folder.names() == ["held-2.json"]
+        held.enter_context(alone(folder))
+        assert folder.names() == ["held-1.json"]
+        create(store, name, data)
+
+    with held:
+        monkeypatch.setattr(
+            Folder,
+            "create",
+            lambda store, name, data: (stand_still if name == "held-2.json" else create)(store, name, data),
+        )
+        with pytest.raises(StudyError, match=f"process {os.getpid()} on"), alone(folder):
+            pass
+        assert folder.names() == ["held-1.json"]
+    assert folder.names() == []
 
 
 def test_a_damaged_file_bars_nobody_for_long(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,10 +108,10 @@ def _take(out: Folder, record: bytes, waiting: Callable[[str], None] | None) -> 
     """Makes the folder this process's; the name of its file."""
     is_told = False
     while True:
-        before = _holders(out)
+        before, left = _holders(out), None
         newest = max(before, default=0)
         try:
-            if newest and not _has_ended(out, before[newest]):
+            if newest and (left := _left_by_ended(out, before[newest])) is None:
                 continue
         except _HeldError as error:
             if waiting is None:
@@ -126,8 +126,11 @@ def _take(out: Folder, record: bytes, waiting: Callable[[str], None] | None) -> 
             out.create(name, record)
         except FileExistsError:  # of another command that came at the same time
             continue
-        if _holders(out).keys() - before.keys() != {newest + 1}:  # one came while this one looked
-            out.remove(name)
+        one_came = _holders(out).keys() - before.keys() != {newest + 1}
+        # Others may also have come and gone while this one stood still: numbers begin anew when none is left.
+        if one_came or (left is not None and not _is_there(out, before[newest], left)):
+            if _is_there(out, name, record):
+                out.remove(name)
             continue
         for each in before.values():
             out.remove(each)
@@ -142,17 +145,18 @@ def _holders(out: Folder) -> dict[int, str]:
     return {int(found[1]): found[0] for name in out.names() if (found := _HELD.fullmatch(name))}
 
 
-def _has_ended(out: Folder, name: str) -> bool:
-    """Whether the process that wrote a file was killed; False where the file has gone.
+def _left_by_ended(out: Folder, name: str) -> bytes | None:
+    """The content of a file whose writer was killed; None where the file has gone.
 
     Raises:
-        _HeldError: it is at work.
+        _HeldError: the writer is at work.
     """
     holder: dict[str, Any] = {}
     try:
-        holder = unsealed(out.read(name))
+        content = out.read(name)
+        holder = unsealed(content)
     except FileNotFoundError:
-        return False
+        return None
     except ValueError:  # its age tells
         pass
     process, machine = holder.get("process"), holder.get("machine")
@@ -160,14 +164,14 @@ def _has_ended(out: Folder, name: str) -> bool:
     if isinstance(process, int) and machine is not None and machine == _machine():
         born, known = _born(process), holder.get("born")
         if born is None or (born and known and born != known):
-            return True
+            return content
     else:
         stat = out.stat(name)
         if stat is None:
-            return False
+            return None
         age_s = out.clock_s() - stat.modified_s
         if age_s >= LOST_S:
-            return True
+            return content
         who += f", seen {max(age_s, 0):.0f} s ago, which counts as ended when it was not for {LOST_S:.0f} s"
     raise _HeldError(f"{out.uri}: another command works there ({who}).")
 
