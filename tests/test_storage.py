@@ -218,6 +218,18 @@ def test_wrong_or_missing_credentials_are_refused_at_once(
         assert len(faults.log) <= 1
 
 
+def test_a_clock_that_is_off_is_not_taken_for_wrong_credentials(remote: Folder, faults: FaultyProxy) -> None:
+    for call in (lambda: remote.write("a", DATA), lambda: remote.read("a"), lambda: remote.remove("a")):
+        faults.fail("skewed")
+        with pytest.raises(
+            StorageError, match=r"RequestTimeTooSkewed.* the clock of this machine is off.*Here it is 20"
+        ):
+            call()
+    faults.fail("skewed", times=3)
+    with pytest.raises(StorageError, match="and that this machine's clock is right"):  # HEAD has no text
+        remote.stat("a")
+
+
 def test_a_removal_that_the_store_refuses_is_said(remote: Folder, faults: FaultyProxy) -> None:
     for name in ("one", "a/one", "a/b/two"):
         remote.write(name, DATA)

@@ -11,6 +11,7 @@ import functools
 import glob
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -219,10 +220,18 @@ class ObjectStore:
             ) from error
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return
+        if code == "RequestTimeTooSkewed":
+            here = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+            raise StorageError(
+                f"{where}: {self._endpoint()} refuses access ({_cause(error)}): the clock of this machine is "
+                f"off, or the store's. Here it is {here}; set the clock, or have it set over the network."
+            ) from error
         if isinstance(error, PermissionError) or code in _REFUSED_CODES or _lacks_credentials(error):
+            # An answer without a text, as to a request for a file's head, may mean any of them.
+            clock = ", and that this machine's clock is right" if code in ("400", "403") else ""
             raise StorageError(
                 f"{where}: {self._endpoint()} refuses access ({_cause(error)}). Check that the "
-                f"credentials are there, right and not expired, and may use this bucket: {_VARIABLES}."
+                f"credentials are there, right and not expired, and may use this bucket{clock}: {_VARIABLES}."
             ) from error
         if isinstance(error, ValueError) and "endpoint" in str(error).lower():
             raise StorageError(
