@@ -6,7 +6,7 @@ looks for announcements. Either the collector sees the renewed blob and spares i
 announcement, waits until it is gone, and looks whether its blobs are still there.
 
 A batch begins no removal after BATCH_S, and the last may take REQUEST_S: an announcement that is older than
-LEASE_S, by the clock of the store, is a killed collector's. It also stays where a store may still carry out
+LEASE_S, by the clock of the store, is a killed collector's. It also stays where an object store may still do
 what was asked of it: where a request failed, or was tried again after a time-out.
 """
 
@@ -133,12 +133,16 @@ def _announced(store: Folder) -> Iterator[float]:
     """Announces a batch; gives the time, by time.monotonic(), from which on it may begin no removal."""
     name, began = f"{layout.COLLECTING}/{layout.new_id()}.json", time.monotonic()
     store.create(name, b"{}")
-    yield began + BATCH_S
-    if not store.exists(name):
-        _log.warning(
-            "%s: this collector stood still for so long that it counted as killed. What it removed last may "
-            "have been published again before: run `verify`, which finds what is missing.",
-            store.uri,
-        )
-    elif time.monotonic() - began < retries.READ_TIMEOUT_S:
-        store.remove(name)
+    is_settled = store.is_local  # on a disk nothing is under way once its caller has gone on
+    try:
+        yield began + BATCH_S
+        is_settled |= time.monotonic() - began < retries.READ_TIMEOUT_S
+        if not store.exists(name):
+            _log.warning(
+                "%s: this collector stood still for so long that it counted as killed. What it removed last "
+                "may have been published again before: run `verify`, which finds what is missing.",
+                store.uri,
+            )
+    finally:
+        if is_settled:
+            store.remove(name)

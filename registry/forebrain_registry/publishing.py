@@ -266,7 +266,7 @@ def _store_blobs(registry: Registry, sources: Mapping[StoredFile, Path], lacking
         lacking: those that are known to be gone or damaged; of the others only size and age are looked at.
     """
     store = registry.writer()
-    to_store = {stored.sha256 for stored in lacking}
+    to_store, has_waited = {stored.sha256 for stored in lacking}, False
     for _ in range(10):
         now_s = store.clock_s()
         # A list, since every blob must be looked at.
@@ -274,9 +274,12 @@ def _store_blobs(registry: Registry, sources: Mapping[StoredFile, Path], lacking
             _store_blob(store, stored, source, now_s - registry.grace_s / 2, to_store)
             for stored, source in sources.items()
         ]
-        if not any(changed):
+        if has_waited and not any(changed):
             return
-        wait_for_collectors(store)
+        # Also where none was changed: it may be young by another publisher, after a collector saw it old.
+        if not wait_for_collectors(store) and not any(changed):
+            return
+        has_waited = True
     raise StorageError(f"{registry.uri}: blobs disappear as they are stored. Is a collector running wild?")
 
 

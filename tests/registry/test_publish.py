@@ -379,6 +379,22 @@ def test_a_collector_begins_no_removal_once_its_batch_has_run_out_of_time(
         collect_garbage(registry)
 
 
+def test_a_publisher_outwaits_a_collector_whatever_another_has_done_to_its_blob(
+    registry: Registry, old_orphan: str, clock: _Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other has renewed it since the collector looked, and was killed as it waited."""
+    version = put(registry)
+    registry.store.create("collecting/1.json", b"{}")
+
+    def collect(seconds: float) -> None:
+        registry.store.remove(blob_name(version.blobs[0].sha256))
+        registry.store.remove("collecting/1.json")
+
+    monkeypatch.setattr(clock, "sleep", collect)
+    put(registry)
+    assert registry.store.files("collecting") == {} and verify(registry).problems == []
+
+
 @pytest.mark.parametrize("trouble", ["an error", "a time-out"])
 def test_an_announcement_stays_where_a_store_may_remove_something_later(
     registry: Registry, old_orphan: str, clock: _Clock, monkeypatch: pytest.MonkeyPatch, trouble: str
@@ -393,9 +409,15 @@ def test_an_announcement_stays_where_a_store_may_remove_something_later(
         clock.sleep(retries.READ_TIMEOUT_S if name == old_orphan else 0)
         remove(store, name)
 
-    with monkeypatch.context() as patch, contextlib.suppress(StorageError):
+    with monkeypatch.context() as patch:
         patch.setattr(Folder, "remove", troubled)
-        collect_garbage(registry)
+        for is_local in (True, False):
+            assert registry.store.files("collecting") == {}
+            patch.setattr(registry.store, "is_local", is_local)
+            registry.store.write(old_orphan, b"orphan")
+            os.utime(Path(registry.uri) / old_orphan, (0, 0))
+            with contextlib.suppress(StorageError):
+                collect_garbage(registry)
     (left,) = registry.store.files("collecting")
     os.utime(Path(registry.uri) / left, (0, 0))
     assert left in collect_garbage(registry).removed
