@@ -322,6 +322,10 @@ def _create_version(registry: Registry, name: str, content: bytes, last: int) ->
             store.create(record, content)
         except FileExistsError:
             continue
+        except StorageError as error:  # its answer may have been lost, or it may be carried out later
+            raise StorageError(
+                f"{error} Before publishing again: `list {name}` tells whether {name}@{number} is there."
+            ) from error
         try:
             # Not before the record: of a publisher that was killed in between it would seem to be lost.
             with _published(registry, name, number):

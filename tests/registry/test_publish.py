@@ -801,6 +801,22 @@ def test_an_error_once_a_version_is_published_says_that_it_is(
     assert len(registry.versions("worm")) == 1
 
 
+def test_an_error_as_a_version_is_published_says_how_to_see_whether_it_was(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Folder.create
+
+    def lose_the_answer(store: Folder, name: str, data: bytes) -> None:
+        create(store, name, data)
+        if "/versions/" in name:
+            raise StorageError("no answer.")
+
+    monkeypatch.setattr(Folder, "create", lose_the_answer)
+    with pytest.raises(StorageError, match=r"no answer\. Before .*`list worm` tells whether worm@1 is"):
+        put(registry)
+    assert len(registry.versions("worm")) == 1
+
+
 def test_of_two_copies_of_one_version_at_once_one_is_made(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
