@@ -22,8 +22,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import docstring_parser
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
 
+from forebrain import plain_yaml
 from forebrain.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -35,7 +36,7 @@ _MODE = "yaml_whose_null_is_a_word"
 def _load(text: str) -> Any:
     """What YAML reads in a value. Of what it reads as nothing (`~`, `#1`, `&a`) only the word `null` is that;
     all else is a name."""
-    value = get_loader("yaml")(text)
+    value = plain_yaml.load(text)
     return text if value is None and text.strip() and "\n" not in text else value
 
 
@@ -231,20 +232,9 @@ def _given(arguments: Sequence[str], key: str) -> Any:
 def _yaml_of(text: str) -> Any:
     """What YAML reads in a text; None where it is unreadable, which the parser says."""
     try:
-        return get_loader("yaml")(text)
+        return plain_yaml.load(text)
     except (ValueError, yaml.YAMLError):
         return None
-
-
-def _require_each_once(path: Path, text: str) -> None:
-    """Raises ConfigError where a file has a key twice, of which YAML takes the last."""
-    waiting = [yaml.compose(text)]
-    for node in waiting:
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if twice := {key for key in keys if keys.count(key) > 1}:
-                raise ConfigError(f"{path}: has {', '.join(sorted(twice))} twice; expected each key once.")
-            waiting += [value for _, value in node.value]
 
 
 def _at(values: Any, key: str) -> Any:
@@ -306,12 +296,10 @@ def _values_in(config_class: type[Any], path: Path) -> dict[str, Any]:
     """The options in a file, with those of files that it names, from its folder on, for configs within.
 
     Raises:
-        ConfigError: it cannot be read, is no mapping in UTF-8, or has a key twice.
+        ConfigError: it cannot be read, is no mapping in UTF-8 with each key once.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        values = get_loader("yaml")(text)
-        _require_each_once(path, text)
+        values = plain_yaml.load(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as YAML saved as UTF-8 ({why}).") from error

@@ -213,8 +213,8 @@ def test_options_of_deepspeed_are_json_in_utf8(tmp_path: Path) -> None:
     [
         ("out: M\xfc\n".encode("latin-1"), "cannot be read as YAML saved as UTF-8"),
         ("seed: 1\n".encode("utf-16"), "cannot be read as YAML saved as UTF-8"),
-        (b"seed: 1\nseed: 2\n", "has seed twice"),
-        (b"training: {steps: 1, steps: 2}\n", "has steps twice"),
+        (b"seed: 1\nseed: 2\n", "cannot be read .*it has 'seed' twice"),
+        (b"training: {steps: 1, steps: 2}\n", "cannot be read .*it has 'steps' twice"),
     ],
 )
 def test_a_file_of_another_encoding_or_with_a_key_twice_is_one_line(
@@ -225,6 +225,16 @@ def test_a_file_of_another_encoding_or_with_a_key_twice_is_one_line(
     for given in (["--config", str(file)], [f"--config={file}"]):
         with pytest.raises(ConfigError, match=f"^{file}: {words}"):
             parse(PretrainConfig, [*GIVEN, *given])
+
+
+@pytest.mark.parametrize(("written", "seed"), [("010", 10), ("1_000", 1000)])
+def test_a_number_in_a_file_is_the_decimal_one_that_it_is_as_an_option(
+    tmp_path: Path, written: str, seed: int
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"seed: {written}\n")
+    for given in (["--config", str(file)], ["--seed", written]):
+        assert parse(PretrainConfig, [*GIVEN, *given]).seed == seed
 
 
 def test_a_missing_option_is_named() -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import yaml
 
+from forebrain import plain_yaml
 from forebrain.errors import RecordingError
+from forebrain.plain_yaml import each_key_once
 from forebrain.sessions.inputs import INPUT_KINDS
 
 SIDECAR_SUFFIXES = (".yaml", ".yml", ".json")
@@ -222,7 +223,7 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             values = as_written(
-                json.loads(text, object_pairs_hook=_each_key_once),
+                json.loads(text, object_pairs_hook=each_key_once),
                 json.loads(text, parse_int=str, parse_float=str),
             )
         else:
@@ -233,52 +234,13 @@ def read_sidecar_values(path: Path) -> Mapping[str, Any]:
     return {} if values is None else values
 
 
-def _each_key_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Keys and values; of a key that comes twice, one value would be lost without a word."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it has {next(key for key in keys if keys.count(key) > 1)!r} twice")
-    return found
-
-
-# Numbers as people write them: 010 is not 8, 1:30 not 90, and 1e3 no text.
-_NUMBERS = {
-    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9_]*)$"),
-    "tag:yaml.org,2002:float": re.compile(
-        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"
-    ),
-}
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML whose numbers are decimal; no dates, which no key of a sidecar takes; = is text."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        start: [
-            (tag, _NUMBERS.get(tag, pattern))
-            for tag, pattern in resolvers
-            if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
-        ]
-        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    _each_key_once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-    return loader.construct_mapping(node, deep=True)
-
-
-_PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def load_yaml(text: str) -> Any:
     """YAML in which the values of the sidecar's text keys, and all keys, are text as it is written.
 
     Raises:
         yaml.YAMLError, ValueError: it is no valid YAML.
     """
-    return as_written(yaml.load(text, _PlainLoader), yaml.load(text, yaml.BaseLoader))
+    return as_written(plain_yaml.load(text), yaml.load(text, yaml.BaseLoader))
 
 
 def as_written(typed: Any, text: Any, key: str = "") -> Any:
