@@ -17,9 +17,18 @@ WIDE, MANY = packed_linear.WIDE, packed_linear.MANY_ROWS
 @pytest.mark.parametrize("num_rows", [None, 5, MANY])
 @pytest.mark.parametrize("sizes", [(16, 24), (WIDE, WIDE + 8)])
 @pytest.mark.parametrize(("has_bias", "fuses"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("packs", ["what this processor does", "no bf16"])
 def test_its_result_and_what_follows_it(
-    sizes: tuple[int, int], num_rows: int | None, has_bias: bool, fuses: bool, dtype: torch.dtype
+    sizes: tuple[int, int],
+    num_rows: int | None,
+    has_bias: bool,
+    fuses: bool,
+    packs: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if packs == "no bf16":
+        monkeypatch.setattr(packed_linear, "_PACKED", packed_linear._PACKED - {torch.bfloat16})
     torch.manual_seed(0)
     inner, outer = sizes
     weight, bias, x = torch.randn(outer, inner), torch.randn(outer), torch.randn(7, inner)

@@ -15,10 +15,14 @@ from torch import Tensor
 
 # In fp32: from so many rows on, layers are packed whose sides are both so wide.
 MANY_ROWS, WIDE = 64, 128
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-if _ONEDNN:
+# What can be packed here: bf16 not by processors without AVX-512 or its like.
+_PACKED: set[torch.dtype] = set()
+if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     _linear = torch.ops.mkldnn._linear_pointwise.default
     _linear_with = torch.ops.mkldnn._linear_pointwise.binary
+    _PACKED.add(torch.float32)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        _PACKED.add(torch.bfloat16)
 
 
 class PackedLinear:
@@ -38,7 +42,7 @@ class PackedLinear:
             return
         is_exact, is_wide = weight.dtype == torch.float32, min(weight.shape) >= WIDE
         fuses &= weight.dtype == torch.bfloat16 or (is_exact and num_rows < MANY_ROWS)
-        if _ONEDNN and (fuses or (is_exact and is_wide)):
+        if weight.dtype in _PACKED and (fuses or (is_exact and is_wide)):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), num_rows)
             self._fuses = fuses
         else:
