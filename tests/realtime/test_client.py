@@ -203,3 +203,13 @@ def test_names_whose_answer_was_lost_are_told_again(small: Small, open_live: Ope
             client.reset()
             client.step(frames[3], 3)
             np.testing.assert_array_equal(live.frame, frames[3])
+
+
+def test_names_that_came_with_a_late_frame_are_told_again(open_live: Open) -> None:
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    with served(live, port), fb.live.Client(port.address) as client:
+        client.step(np.arange(100, 106), 0, 5.0)
+        assert client.step(np.arange(100, 106), 0, 5.0, units=list("fedcba")).source == "repeated"
+        client.step(np.arange(100, 106), 1, 5.2)
+        client.step(np.arange(100, 106), 2, 5.4)
+    assert live.frame.tolist() == [105, 104, 103, 102, 101, 100]

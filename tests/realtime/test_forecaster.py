@@ -239,6 +239,37 @@ def test_a_sender_may_name_its_units(small: Small, open_live: Open) -> None:
     assert live.status()["units_without_value"] == 4
 
 
+def test_names_of_a_late_or_repeated_frame_are_those_of_no_later_frame(small: Small, open_live: Open) -> None:
+    frames, live, undisturbed = activity(CONTEXT + 4, small.preprocessing), open_live(), open_live()
+    for index, frame in enumerate(frames, start=100):
+        expected = undisturbed.step(frame, index)
+        np.testing.assert_array_equal(live.step(frame, index), expected)
+        np.testing.assert_array_equal(live.step(frame[:2], index, units=["c", "b"]), expected)
+        live.step(frame, 93, units=list("fedcba"))
+    assert live.counts["late"] == live.counts["repeated"] == len(frames)
+
+
+def test_names_that_a_sender_tells_as_it_starts_again_are_those_of_its_run(open_live: Open) -> None:
+    live = open_live()
+    for index in range(20):
+        live.step(np.arange(100, 106), index)
+    for index in range(6):  # the first four come late
+        live.step(np.array([102, 101]), index, units=["c", "b"] if index == 0 else None)
+    assert live.counts["late"] == 4 and live.known.tolist() == [False, True, True, False, False, False]
+    live.step(np.arange(200, 206), 6, units=[])  # and in order again
+    assert live.frame.tolist() == list(range(200, 206))
+
+
+def test_a_frame_that_is_refused_has_not_come(open_live: Open) -> None:
+    live = open_live()
+    for index in range(5):
+        with pytest.raises(FrameError, match="shape"):
+            live.step(np.zeros(5), index)
+        assert live.arrivals.index == (index - 1 if index else None)
+        live.step(np.zeros(6), index)
+    assert live.counts["missing_frames"] == live.counts["repeated"] == 0
+
+
 def test_names_that_do_not_fit_change_nothing(small: Small, open_live: Open) -> None:
     frames = activity(CONTEXT + 1, small.preprocessing)
     live = open_live()

@@ -69,6 +69,12 @@ class Arrivals:
         self._jumped_to: float | None = None
         self._jumped_run = 0
 
+    def __copy__(self) -> Arrivals:
+        new = object.__new__(Arrivals)
+        new.__dict__.update(self.__dict__)
+        new._intervals, new._arrived = self._intervals.copy(), self._arrived.copy()
+        return new
+
     def judge(self, index: int | None, time_s: float | None) -> Arrival:
         """Places a frame, and remembers it unless it is late or repeated.
 

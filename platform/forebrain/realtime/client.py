@@ -70,7 +70,8 @@ class Client:
         """Sends a frame and returns its forecast; see `LiveForecaster.step`.
 
         Args:
-            frame, index, time_s, units: as there. Names whose answer was lost go with the next frame again.
+            frame, index, time_s, units: as there. Names whose answer was lost, or whose frame was late or
+                repeated, go with the next frame again.
             quantiles: levels to have besides the points, as `Forecast.quantiles` [H, N, Q].
             inputs, plan: as there; `describe()["inputs"]` names them.
 
@@ -91,7 +92,8 @@ class Client:
         except FrameError:
             self._untold = before
             raise
-        self._untold = None
+        if reply.source not in ("late", "repeated"):  # of which names are not kept
+            self._untold = None
         return reply
 
     def what_if(self, plans: Any, quantiles: Sequence[float] | None = None) -> np.ndarray:

@@ -148,8 +148,8 @@ class LiveForecaster:
         self._known = np.zeros(num_units, bool)
         self._absent = np.full(num_units, self.context)  # frames since the unit had a value
         self._empty_run = 0
-        self._named: _Named | None = None
-        self._names: tuple[str, ...] | None = None  # that `_named` was told by
+        self._reads = _Reading()
+        self._reads_late: _Reading | None = None  # the late frames since the newest one
         self._misnamed: str | None = None  # why the names that came last were refused
         self._normalised = np.empty((self.context, num_units), np.float32)
         self._input = torch.from_numpy(self._normalised)[None]
@@ -177,9 +177,10 @@ class LiveForecaster:
             index: of the frame in the stream; lets missing, repeated and late frames be told.
             time_s: when it was taken; does the same where there is no index, and measures the rate.
             units: names of the frame's values, from this frame on: units that vanish, appear or change
-                places. Units of the interface that are not named have no value. Names it does not know are
-                refused, and then so are frames without names; only as many as were recorded beside the
-                units that were adapted are left out, and counted.
+                places; none at all: all in order again. Units of the interface that are not named have no
+                value. Those of a late or repeated frame count for the late frames after it alone. Names it
+                does not know are refused, and then so are frames without names; only as many as were
+                recorded beside the units that were adapted are left out, and counted.
             inputs: [D], what was done at this frame, in the order of `input_names`; what is not finite, or
                 None, holds a level and ends an event.
             plan: [L, D], what will be done at the next L frames, H or more. It stays queued: each frame uses
@@ -214,21 +215,33 @@ class LiveForecaster:
             arrived_s: when it came, on any clock that only runs forward; measures the rate of frames that
                 bring no times.
         """
-        named = self._named if units is None else self._known_names(units)
+        arrivals = copy.copy(self.arrivals)  # so that a frame which is refused has not come
+        try:
+            arrival = arrivals.judge(index, time_s)
+        except FrameError:
+            self.arrivals = arrivals  # which counts what looks like another clock
+            raise
+        # Late frames may be those of a sender that starts again, and names its units anew.
+        named, names = self._reads_late if arrival.kind != "next" and self._reads_late else self._reads
         if units is None and self._misnamed is not None:
             raise FrameError(f"{self._misnamed} Until then, or a reset, frames without names are refused.")
+        if units is not None and tuple(units) != names:
+            named, names = (self._known_names(units), tuple(units)) if len(units) else (None, ())
         values = self._checked(frame, named)
         given, planned = self._checked_inputs(inputs, plan)
-        arrival = self.arrivals.judge(index, time_s)
-        if time_s is None and arrived_s is not None and arrival.kind in ("next", "restart"):
-            self.arrivals.note_arrival(arrived_s)
-        if units is not None and named is not None:
-            self._named, self._names, self._misnamed = named, tuple(units), None
-            self.counts["unknown_units"] += named.num_values - len(named.sources)
+        self.arrivals = arrivals
         if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
             self.source = arrival.kind
+            self._reads_late = _Reading(named, names)
             return False
+        if time_s is None and arrived_s is not None:
+            arrivals.note_arrival(arrived_s)
+        if units is not None:
+            self._misnamed = None
+        if names != self._reads.names and named is not None:
+            self.counts["unknown_units"] += named.num_values - len(named.sources)
+        self._reads, self._reads_late = _Reading(named, names), None
         self.counts["frames"] += 1
         if arrival.kind == "restart":
             self.counts["restarts"] += 1
@@ -402,7 +415,7 @@ class LiveForecaster:
         """
         self.counts["resets"] += 1
         self.arrivals.reset()
-        self._named = self._names = self._misnamed = None
+        self._reads, self._reads_late, self._misnamed = _Reading(), None, None
         self._empty_run = 0
         self._restart()
         self.answer[:] = self._last  # so that nothing of the run before is given again
@@ -428,7 +441,7 @@ class LiveForecaster:
             "index": self.arrivals.index,
             "time_s": self.arrivals.time_s,
             "intervals_s": self.arrivals.intervals_s,
-            "units": self._names,
+            "units": self._reads.names or None,
             "misnamed": self._misnamed,
             "filled": self.ring.filled,
             "empty_run": self._empty_run,
@@ -452,8 +465,8 @@ class LiveForecaster:
             self.inputs.restore(arrays)
         # A state of an earlier version has neither intervals nor names.
         self.arrivals.restore(plain["index"], plain["time_s"], plain.get("intervals_s", ()))
-        if (units := plain.get("units")) is not None:
-            self._names, self._named = tuple(units), self._known_names(units)
+        if units := plain.get("units"):
+            self._reads = _Reading(self._known_names(units), tuple(units))
         self._misnamed = plain.get("misnamed")
         self._empty_run, self._falls_back = plain["empty_run"], plain["falls_back"]
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
@@ -762,6 +775,13 @@ class _Named(NamedTuple):
         sources = [source for source, name in enumerate(names) if name in position]
         targets = [position[names[source]] for source in sources]
         return cls(np.array(targets, np.intp), np.array(sources, np.intp), len(names))
+
+
+class _Reading(NamedTuple):
+    """How the values of frames without names are read: as those `names`, none for all units in order."""
+
+    named: _Named | None = None
+    names: tuple[str, ...] = ()
 
 
 def _finite(found: np.ndarray) -> np.ndarray:
