@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 
 import msgpack
 import numpy as np
+import pylsl
 import pytest
 import zmq
+from pylsl.util import LostError, TimeoutError
 from realtime_small import CONTEXT, HORIZON, Small, activity
 
 from forebrain.errors import ConfigError, FrameError, NoAnswerError
-from forebrain.realtime import LiveForecaster, zeromq
+from forebrain.realtime import LiveForecaster, lsl, zeromq
 from forebrain.realtime.lsl import LslClient, LslPort
 from forebrain.realtime.messages import Forecast, Frame, Question, max_frame_bytes
 from forebrain.realtime.replay import Client
@@ -246,8 +248,6 @@ def test_nobody_at_the_address_is_a_clear_error() -> None:
 
 
 def test_lsl_channels_that_bear_the_names_of_units_are_taken_by_name(open_live: Open) -> None:
-    import pylsl
-
     name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
     live = open_live()
     info = pylsl.StreamInfo(name, "Activity", 2, 5.0, pylsl.cf_float32, name)
@@ -276,8 +276,6 @@ def test_lsl_channels_that_bear_the_names_of_units_are_taken_by_name(open_live: 
 def test_lsl_channels_that_bear_other_labels_are_never_taken_by_their_order(
     open_live: Open, caplog: pytest.LogCaptureFixture, labels: list[str], reason: str
 ) -> None:
-    import pylsl
-
     name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
     live = open_live()
     info = pylsl.StreamInfo(name, "Activity", 6, 5.0, pylsl.cf_float32, name)
@@ -297,8 +295,6 @@ def test_lsl_channels_that_bear_other_labels_are_never_taken_by_their_order(
 def test_of_two_lsl_streams_of_one_name_none_is_taken_silently(
     open_live: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import pylsl
-
     name, live = f"forebrain-test-{uuid.uuid4().hex[:8]}", open_live()
     outlets = [
         pylsl.StreamOutlet(pylsl.StreamInfo(name, "Activity", 6, 5.0, pylsl.cf_float32, source))
@@ -320,3 +316,94 @@ def test_of_two_lsl_streams_of_one_name_none_is_taken_silently(
                 break
             time.sleep(0.05)
     assert live.counts["frames"] == 1 and live.frame[0] == 7
+
+
+def rig(name: str, labels: list[str]) -> pylsl.StreamOutlet:
+    """A new outlet under one source id, as a rig has that is started again."""
+    info = pylsl.StreamInfo(name, "Activity", len(labels), 5.0, pylsl.cf_float32, "the rig")
+    if any(labels):
+        info.set_channel_labels(labels)
+    return pylsl.StreamOutlet(info)
+
+
+def received(port: LslPort, outlet: pylsl.StreamOutlet, values: list[float], time_s: float) -> Frame:
+    """A frame through the stream, once the port has found it."""
+    for _ in range(500):
+        if outlet.have_consumers():
+            break
+        assert port.receive(0.02) is None
+    outlet.push_sample(values, time_s)
+    frame = port.receive(10)
+    assert isinstance(frame, Frame) and frame.time_s == time_s
+    return frame
+
+
+def test_an_lsl_rig_that_ends_is_found_again_and_its_labels_are_read_again(
+    open_live: Open, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lsl, "ALL_FOUND_S", 0.2)
+    name, live, seen = f"forebrain-test-{uuid.uuid4().hex[:8]}", open_live(), []
+    port = LslPort(name, HORIZON, 6, 5.0, live.unit_names)
+    # In order, named, named otherwise, and in order again: all of one source id.
+    for number, labels in enumerate([6 * [""], list("abcdef"), list("fedcba"), 6 * [""]]):
+        outlet = rig(name, labels)
+        frame = received(port, outlet, [101, 102, 103, 104, 105, 106], 50.0 + number)
+        live.step(frame.values, None, frame.time_s, frame.units)
+        seen.append(live.frame.tolist())
+        del outlet
+        assert all(port.receive(0.1) is None for _ in range(2))
+    in_order = [101, 102, 103, 104, 105, 106]
+    assert seen == [in_order, in_order, in_order[::-1], in_order]
+    assert sum("has ended" in each.getMessage() for each in caplog.records) == 4
+    both = [rig(name, list("abcdef")), rig(name, list("abcdef"))]
+    with pytest.raises(FrameError, match="2 streams are called"):
+        port.receive(10)
+    del both
+    port.close()
+
+
+def test_an_lsl_rig_whose_clock_is_behind_the_one_before_is_read_by_its_own_labels(open_live: Open) -> None:
+    live = open_live()
+    for number in range(8):  # the port names the units of every frame
+        live.step(np.arange(100, 106), None, 50 + number / 5, tuple("abcdef"))
+    for number in range(6):
+        live.step(np.arange(100, 106), None, 5 + number / 5, tuple("fedcba"))
+    assert live.counts["late"] == 4 and live.counts["restarts"] == 1
+    assert live.frame.tolist() == [105, 104, 103, 102, 101, 100]
+
+
+@pytest.mark.parametrize("what", ["info", "open_stream"])
+def test_an_lsl_rig_that_dies_while_it_is_connected_to_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(lsl, "ALL_FOUND_S", 0.2)
+    name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
+    port, outlet = LslPort(name, HORIZON, 6, 5.0, None), rig(name, 6 * [""])
+    whole, errors = getattr(pylsl.StreamInlet, what), [TimeoutError, LostError]
+
+    def dies(inlet: pylsl.StreamInlet, timeout: float) -> object:
+        if errors:
+            raise errors.pop(0)("just then")
+        return whole(inlet, timeout)
+
+    monkeypatch.setattr(pylsl.StreamInlet, what, dies)
+    with pytest.raises(FrameError, match=r"was found, and cannot be read \(just then\)"):
+        port.receive(10)
+    assert port.receive(10) is None  # said once
+    assert received(port, outlet, [1, 2, 3, 4, 5, 6], 7.0).values[0] == 1
+    port.close()
+
+
+def test_an_lsl_rig_that_goes_without_a_farewell_is_missed_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lsl, "ALL_FOUND_S", 0.2)
+    name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
+    port, outlet = LslPort(name, HORIZON, 6, 5.0, None), rig(name, 6 * [""])
+    received(port, outlet, [1, 2, 3, 4, 5, 6], 7.0)
+    monkeypatch.setattr(lsl, "LOOK_S", 0.0)
+    assert port.receive(0.01) is None and port._inlet is not None  # it is there and silent
+    port._uid = "of a machine without power"
+    assert port.receive(0.01) is None and port._inlet is None
+    received(port, outlet, [1, 2, 3, 4, 5, 6], 8.0)
+    port.close()

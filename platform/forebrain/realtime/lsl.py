@@ -13,6 +13,7 @@ Needs the extra `live`, and the library liblsl, which pylsl's wheels carry.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ NUMERIC = (pylsl.cf_float32, pylsl.cf_double64, pylsl.cf_int8, pylsl.cf_int16, p
 BUFFER_S = 10
 MOST_STREAMS = 100  # of one name; not so many, so all that answer in time are found
 ALL_FOUND_S = 1.0
+OPEN_S = 5.0  # for a stream that was found to answer
+LOOK_S = 5.0  # of silence, after which it is looked whether the stream is still there
 UNANSWERED = 1000  # frames whose index is remembered, which the stream does not carry
 _log = logging.getLogger(__name__)
 
@@ -76,7 +79,9 @@ class LslPort:
             channels = horizon * num_units * num_levels
             self._quantiles = _outlet(quantiles_name(address), channels, rate_hz)
         self._inlet: pylsl.StreamInlet | None = None
-        self._new_names: tuple[str, ...] | None = None
+        self._uid = ""  # of what the inlet reads, which another rig of the same source id does not share
+        self._heard_s = 0.0
+        self._names: tuple[str, ...] = ()
 
     def receive(self, timeout_s: float) -> Frame | Question | None:
         if self._inlet is None:
@@ -85,13 +90,14 @@ class LslPort:
             return None
         try:
             values, time_s = self._inlet.pull_sample(timeout=timeout_s)
-        except pylsl.LostError:
-            self._inlet = None
+        except RuntimeError:  # pylsl's LostError, which its versions keep in different places
+            self._lose()
             return None
         if values is None:
+            self._look()
             return None
-        names, self._new_names = self._new_names, None
-        return Frame(values, time_s=time_s, units=names)
+        self._heard_s = time.monotonic()
+        return Frame(values, time_s=time_s, units=self._names)
 
     def is_behind(self) -> bool:
         return self._inlet is not None and self._inlet.samples_available() > 0
@@ -129,23 +135,45 @@ class LslPort:
         (stream,) = found
         if stream.channel_format() not in NUMERIC:
             raise FrameError(f"the stream {self.name} holds no numbers; expected one channel for each unit.")
-        inlet = pylsl.StreamInlet(stream, max_buflen=BUFFER_S, as_numpy=True)
-        labels = inlet.info(timeout=5).get_channel_labels() or []
+        # One that recovers by itself would go on with any stream of this source id, whatever its labels.
+        inlet = pylsl.StreamInlet(stream, max_buflen=BUFFER_S, recover=False, as_numpy=True)
+        try:
+            labels = inlet.info(timeout=OPEN_S).get_channel_labels() or []
+            inlet.open_stream(timeout=OPEN_S)
+        except RuntimeError as error:  # pylsl's TimeoutError or LostError
+            self._refuse_once(
+                [_place(stream), "silent"],
+                f"the stream {self.name} from {_place(stream)} was found, and cannot be read ({error}); it "
+                "is tried again. If it still runs, let its machine's firewall pass it.",
+            )
+            return
         if self._unit_names and any(labels) and len(set(labels)) < len(labels):
             self._refuse_once(
                 ["labels"], f"the stream {self.name} has two channels of one label; it is not read."
             )
             return
         if self._unit_names and any(labels):
-            self._new_names = tuple(label or f"channel {number}" for number, label in enumerate(labels))
-        elif stream.channel_count() == len(self._unit_names):
-            self._new_names = self._unit_names  # whatever the labels of a stream before it
-        inlet.open_stream(timeout=5)
-        self._inlet = inlet
+            self._names = tuple(label or f"channel {number}" for number, label in enumerate(labels))
+        else:
+            self._names = ()  # in order, whatever the labels of a stream before it
+        self._inlet, self._uid, self._heard_s = inlet, stream.uid(), time.monotonic()
         if self._told not in ([], [_place(stream)]):
             _log.warning("the stream %s comes from %s now", self.name, _place(stream))
         self._told = [_place(stream)]
         _log.info("reading the stream %s from %s", self.name, _place(stream))
+
+    def _look(self) -> None:
+        """After a long silence looks whether the stream is still there: a machine that loses its power or its
+        network says no farewell."""
+        if time.monotonic() - self._heard_s < LOOK_S:
+            return
+        self._heard_s = time.monotonic()
+        if not pylsl.resolve_byprop("uid", self._uid, minimum=1, timeout=ALL_FOUND_S):
+            self._lose()
+
+    def _lose(self) -> None:
+        self._inlet = None
+        _log.warning("the stream %s has ended, or its connection is lost; it is waited for", self.name)
 
     def _refuse_once(self, told: list[str], reason: str) -> None:
         if told != self._told:
