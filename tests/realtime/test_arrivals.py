@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
 from forebrain.errors import FrameError
@@ -47,6 +50,102 @@ def test_a_rate_that_differs_makes_no_frame_missing() -> None:
     arrivals = Arrivals(rate_hz=10)
     assert all(arrivals.judge(None, number / 2).missing == 0 for number in range(40))
     assert arrivals.rate_differs and arrivals.measured_hz == pytest.approx(2)
+
+
+def taken(arrivals: Arrivals, times: np.ndarray) -> np.ndarray:
+    """How many frames each of these times tells as missing."""
+    placed = [arrivals.judge(None, float(time_s), is_new=True) for time_s in times]
+    assert all(each.kind in ("next", "late") for each in placed)
+    return np.array([each.missing for each in placed])
+
+
+RNG = np.random.default_rng(0)
+FRAMES = np.arange(2000)
+
+
+def on_a_clock(times: np.ndarray, tick_s: float) -> np.ndarray:
+    return np.floor(times / tick_s) * tick_s
+
+
+@pytest.mark.parametrize("rate_hz", [30.0, 29.8, 30.8, None])
+def test_of_steady_frames_all_that_are_missing_are_told_where_they_are(rate_hz: float | None) -> None:
+    kept = np.ones(2000, bool)
+    for place, missing in zip(range(100, 1900, 40), [1, 2, 3, 4, 5] * 9, strict=True):
+        kept[place : place + missing] = False
+    kept[40:60:2] = False
+    expected = np.diff(np.flatnonzero(kept), prepend=-1) - 1
+    arrivals = Arrivals(rate_hz)
+    np.testing.assert_array_equal(taken(arrivals, FRAMES[kept] / 30), expected)
+    assert arrivals.measured_hz == pytest.approx(30) and not arrivals.rate_differs
+
+
+@pytest.mark.parametrize(
+    ("times", "rate_hz", "most"),
+    [
+        (FRAMES / 30 + RNG.normal(0, 0.25 / 30, 2000), 30, 4),
+        (FRAMES / 30 + RNG.normal(0, 0.1 / 30, 2000), 30, 0),
+        (on_a_clock(FRAMES / 50, 1 / 64), 50, 0),
+        (on_a_clock(FRAMES / 60, 1 / 64), 60, 1),
+        (on_a_clock(FRAMES / 300, 1 / 64), 300, 1),
+        (on_a_clock(FRAMES / 30, 1), 30, 0),
+        (np.repeat(FRAMES[:500] * 4 / 30, 4), 30, 0),
+        (FRAMES / 28.6, 30, 0),
+        (FRAMES / 31.4, 30, 0),
+        (FRAMES / 30, None, 0),
+    ],
+    ids=["jitter", "little jitter", "50 Hz", "60 Hz", "300 Hz", "whole seconds", "chunks", "4.7 % slower",
+         "4.7 % faster", "without rate"],
+)  # fmt: skip
+def test_times_that_are_not_exact_make_no_frames_missing(
+    times: np.ndarray, rate_hz: float | None, most: int
+) -> None:
+    arrivals = Arrivals(rate_hz)
+    assert taken(arrivals, times).sum() <= most
+    assert not arrivals.rate_differs
+
+
+@pytest.mark.parametrize("rate_hz", [15, 10, 7.5, 5, 0.4])
+def test_a_rate_that_falls_is_told_and_then_no_frame_is_missing(rate_hz: float) -> None:
+    arrivals = Arrivals(30)
+    taken(arrivals, FRAMES[:300] / 30)
+    missing = taken(arrivals, 10 + FRAMES[:300] / rate_hz)
+    assert missing[64:].sum() == 0
+    assert arrivals.rate_differs and arrivals.measured_hz == pytest.approx(rate_hz)
+
+
+@pytest.mark.parametrize("rate_hz", [20.0, None])
+@pytest.mark.parametrize("num_frames", [5, 20, 60, 90])
+def test_a_burst_makes_no_frames_after_it_missing(rate_hz: float | None, num_frames: int) -> None:
+    first, stalled = Arrivals(rate_hz), Arrivals(rate_hz)
+    burst = np.arange(num_frames) / 1000
+    missing = taken(first, np.concatenate([burst, burst[-1] + FRAMES[1:300] / 20]))
+    assert missing[num_frames + 40 :].sum() == 0 and (rate_hz is None or missing.sum() < 10)
+    taken(stalled, FRAMES[:300] / 20)
+    stall = (300 + num_frames) / 20
+    missing = taken(stalled, np.concatenate([stall + burst, stall + FRAMES[3:300] / 20]))
+    assert missing[num_frames + 40 :].sum() == 0 and (rate_hz is None or missing[1:].sum() < 10)
+    for arrivals in (first, stalled):
+        assert arrivals.measured_hz == pytest.approx(20) and not arrivals.rate_differs
+
+
+def test_most_frames_that_are_missing_at_random_are_told_though_the_times_are_not_exact() -> None:
+    kept = np.random.default_rng(1).random(2000) > 0.1
+    kept[:20] = True  # the rate is not known before
+    np.testing.assert_array_equal(
+        taken(Arrivals(30), FRAMES[kept] / 30), np.diff(np.flatnonzero(kept), prepend=-1) - 1
+    )
+    jittered = FRAMES / 30 + np.random.default_rng(2).normal(0, 0.15 / 30, 2000)
+    assert 0.7 <= taken(Arrivals(30), jittered[kept]).sum() / (~kept).sum() <= 1.01
+
+
+def test_what_is_restored_places_frames_as_what_was_saved() -> None:
+    times = FRAMES[:400] / 30 + np.random.default_rng(3).normal(0, 0.4 / 30, 400)
+    whole, first, second = Arrivals(30), Arrivals(30), Arrivals(30)
+    expected = [whole.judge(None, float(each)) for each in times]
+    placed = [first.judge(None, float(each)) for each in times[:200]]
+    second.restore(**json.loads(json.dumps(first.state())))
+    assert placed + [second.judge(None, float(each)) for each in times[200:]] == expected
+    assert sum(each.missing for each in expected[200:]) and second.state() == whole.state()
 
 
 def test_missing_frames_do_not_change_the_measured_rate() -> None:

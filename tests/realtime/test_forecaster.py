@@ -260,6 +260,21 @@ def test_names_that_a_sender_tells_as_it_starts_again_are_those_of_its_run(open_
     assert live.frame.tolist() == list(range(200, 206))
 
 
+def test_a_frame_of_the_newest_ones_time_is_another_where_its_values_are(
+    small: Small, open_live: Open
+) -> None:
+    frames, live, by_order = activity(CONTEXT + 8, small.preprocessing), open_live(), open_live()
+    for number, frame in enumerate(frames):
+        time_s = 5 + number // 4 * 4 / 5  # as of chunks of four
+        np.testing.assert_array_equal(live.step(frame, None, time_s), by_order.step(frame))
+        again = frame.copy()
+        again[2] = np.nan  # holds what it has
+        live.step(again, None, time_s)
+        assert live.source == "repeated"
+    assert live.ingest(frames[-1], None, time_s, is_new=True)  # as over LSL, which brings no frame twice
+    assert live.counts["repeated"] == len(frames) and live.counts["missing_frames"] == 0
+
+
 def test_a_frame_that_is_refused_has_not_come(open_live: Open) -> None:
     live = open_live()
     for index in range(5):

@@ -334,7 +334,7 @@ def received(port: LslPort, outlet: pylsl.StreamOutlet, values: list[float], tim
         assert port.receive(0.02) is None
     outlet.push_sample(values, time_s)
     frame = port.receive(10)
-    assert isinstance(frame, Frame) and frame.time_s == time_s
+    assert isinstance(frame, Frame) and frame.time_s == time_s and frame.is_new
     return frame
 
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from statistics import median
-from typing import Literal, NamedTuple
+from statistics import fmean, median
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from forebrain.errors import FrameError
 from forebrain.sessions.repair import MAX_RATE_ERROR, MAX_TIME_GAP, MIN_GAP_FRAMES
 
-RATE_INTERVALS = 64  # the rate is the median of this many frame intervals
+RATE_INTERVALS = 64  # the rate is that of this many frame intervals
 MIN_RATE_INTERVALS = 16
 FIRST_INTERVALS = 4  # after so many a pause is told already, though not yet a frame or two that are missing
 # By their arrival frames may come in chunks, so it takes longer to tell a rate, and less exactly.
 ARRIVALS = 256
 MIN_ARRIVALS = 64
 MAX_ARRIVAL_RATE_ERROR = 0.2
-PAUSE_S = 2.0  # a sender that is silent for so long pauses; its rate is measured anew
+PAUSE_S = 2.0  # a sender that is silent for so long pauses; its rate by arrival is measured anew
+PAUSE_FRAMES = 10  # usual intervals; a step longer than these and PAUSE_S says nothing of the rate
+RATE_NOISE = 0.005  # a measured rate so near to the expected one is that
+# By their times, frames are counted by how late each comes. What is late is forgotten within 8 frames, so
+# that a rate a little off makes none missing; what is early within 128, and of a burst all but one frame at
+# once, so that of frames which jitter or have a coarse clock the latest ones are in time.
+LATE_FRAMES, EARLY_FRAMES, MOST_EARLY = 8, 128, 1.0
 MAX_INDEX = 2**62
 # No stream pauses for twelve days: times that jump by more are no seconds, or of another clock.
 MAX_TIME_STEP_S = 1e6
@@ -53,7 +59,7 @@ class Arrivals:
 
     def __init__(self, rate_hz: float | None) -> None:
         self.rate_hz = rate_hz
-        self._intervals: deque[float] = deque(maxlen=RATE_INTERVALS)
+        self._intervals: deque[float] = deque(maxlen=RATE_INTERVALS)  # s, where by index: of one frame
         self._arrived: deque[tuple[float, int]] = deque(maxlen=ARRIVALS)  # seconds and index
         self.reset()
 
@@ -61,7 +67,7 @@ class Arrivals:
         """Forgets the stream: the next frame is the first."""
         self.index: int | None = None
         self.time_s: float | None = None
-        self._intervals.clear()
+        self._forget_rate()
         self._arrived.clear()
         self._late_from: float | None = None  # positions of the first and the last late frame in a row
         self._late_at: float | None = None
@@ -75,12 +81,14 @@ class Arrivals:
         new._intervals, new._arrived = self._intervals.copy(), self._arrived.copy()
         return new
 
-    def judge(self, index: int | None, time_s: float | None) -> Arrival:
+    def judge(self, index: int | None, time_s: float | None, is_new: bool = False) -> Arrival:
         """Places a frame, and remembers it unless it is late or repeated.
 
         Args:
             index: counts the frames of the stream; None where the sender does not count.
             time_s: when the frame was taken, seconds on any clock that runs forward; None where not known.
+            is_new: it is not the newest frame again, though its time may be the same: as of a chunk of
+                frames, or by a coarse clock.
 
         Raises:
             FrameError: an index that is no whole number from 0 on, or a time that is not finite or jumps.
@@ -92,9 +100,9 @@ class Arrivals:
         if time_s is not None and not math.isfinite(time_s):
             raise FrameError(f"the frame's time is {time_s}; expected seconds, or none.")
         is_new_count = self._has_changed_clocks(time_s) and index is None
-        arrival = Arrival("restart") if is_new_count else self._place(index, time_s)
+        arrival = Arrival("restart") if is_new_count else self._place(index, time_s, is_new)
         if arrival.kind == "next":
-            self._measure(arrival.missing, time_s)
+            self._measure(0 if index is None else arrival.missing, time_s)
         if arrival.kind in ("next", "restart"):
             self.index = self._next_index(arrival) if index is None else int(index)
             self.time_s = time_s
@@ -113,7 +121,7 @@ class Arrivals:
     def measured_hz(self) -> float | None:
         """Frames a second: of the last ones by their times, else by their arrival; None until enough came."""
         if len(self._intervals) >= MIN_RATE_INTERVALS:
-            return 1 / median(self._intervals)
+            return self._rate_by_times()
         if len(self._arrived) >= MIN_ARRIVALS:
             (began, first), (ended, last) = self._arrived[0], self._arrived[-1]
             return (last - first) / (ended - began) if ended > began else None
@@ -128,16 +136,29 @@ class Arrivals:
         by_times = len(self._intervals) >= MIN_RATE_INTERVALS
         return abs(measured / self.rate_hz - 1) > (MAX_RATE_ERROR if by_times else MAX_ARRIVAL_RATE_ERROR)
 
-    @property
-    def intervals_s(self) -> list[float]:
-        """Between the newest frames, by their times: what tells a gap, so that `restore` needs them."""
-        return list(self._intervals)
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to place the next frame as this would, in plain values."""
+        return {
+            "index": self.index, "time_s": self.time_s,
+            "intervals_s": list(self._intervals), "late_frames": self._late_frames,
+        }  # fmt: skip
 
-    def restore(self, index: int | None, time_s: float | None, intervals_s: Iterable[float] = ()) -> None:
+    def restore(
+        self,
+        index: int | None,
+        time_s: float | None,
+        intervals_s: Iterable[float] = (),
+        late_frames: float = 0.0,
+    ) -> None:
         """Goes on where another left off."""
         is_sound = index is None or index < MAX_INDEX
         self.index, self.time_s = index if is_sound else None, time_s
         self._intervals.extend(intervals_s)
+        self._late_frames = late_frames
+
+    def _forget_rate(self) -> None:
+        self._intervals.clear()
+        self._late_frames = 0.0  # than expected; below 0 where it came earlier
 
     def _has_changed_clocks(self, time_s: float | None) -> bool:
         """Whether times are of another clock from here on. Raises FrameError where they may be no seconds."""
@@ -149,7 +170,7 @@ class Arrivals:
         self._jumped_to = time_s
         if self._jumped_run >= MIN_GAP_FRAMES:
             self._jumped_to, self._jumped_run = None, 0
-            self._intervals.clear()
+            self._forget_rate()
             self.time_s = None
             return True
         raise FrameError(
@@ -157,11 +178,15 @@ class Arrivals:
             "one clock. Divide nanoseconds by 1e9; a clock that has changed is followed after a few frames."
         )
 
-    def _place(self, index: int | None, time_s: float | None) -> Arrival:
+    def _place(self, index: int | None, time_s: float | None, is_new: bool) -> Arrival:
         if index is not None and self.index is not None:
             return self._by_position(index, self.index, index - self.index - 1)
         if index is None and time_s is not None and self.time_s is not None:
-            return self._by_position(time_s, self.time_s, self._frames_between(time_s - self.time_s))
+            if is_new and time_s == self.time_s:
+                self._late_run, self._late_frames = 0, self._late_frames - 1
+                return Arrival("next")
+            missing = self._frames_between(time_s - self.time_s) if time_s > self.time_s else 0
+            return self._by_position(time_s, self.time_s, missing)
         return Arrival("next")
 
     def _by_position(self, at: float, newest: float, missing: int) -> Arrival:
@@ -184,20 +209,54 @@ class Arrivals:
         return self._restarted()
 
     def _restarted(self) -> Arrival:
-        self._intervals.clear()
+        self._forget_rate()
         return Arrival("restart")
 
+    def _rate_by_times(self) -> float | None:
+        """Frames a second, by the median or the mean interval, whichever is nearer to what the model expects:
+        frames that do not come leave the median as it was, and bursts and coarse clocks the mean."""
+        typical, mean = median(self._intervals), self._mean_interval()
+        rates = [1 / each for each in (typical, mean) if each]
+        if self.rate_hz is None or len(rates) < 2:
+            return rates[0] if rates else None
+        expected = self.rate_hz
+        return min(rates, key=lambda rate_hz: abs(rate_hz / expected - 1))
+
+    def _mean_interval(self) -> float | None:
+        """Seconds, without pauses. Frames of one time count towards the step to the next time; those before
+        the first step may not be all of theirs."""
+        steps = [place for place, interval_s in enumerate(self._intervals) if interval_s > 0]
+        if not steps:
+            return None
+        pause_s = max(PAUSE_S, PAUSE_FRAMES * median(self._intervals))
+        whole = list(self._intervals)[steps[0] + 1 : steps[-1] + 1]
+        return fmean(short) if (short := [each for each in whole if each <= pause_s]) else None
+
+    def _counting_rate(self) -> float | None:
+        """Frames a second to count missing ones by: the expected rate, unless the measured one is another."""
+        measured = self._rate_by_times() if len(self._intervals) >= FIRST_INTERVALS else None
+        if measured is None or self.rate_hz is None:
+            return measured
+        is_burst = measured > MAX_TIME_GAP * self.rate_hz
+        return self.rate_hz if is_burst or abs(measured / self.rate_hz - 1) <= RATE_NOISE else measured
+
     def _frames_between(self, interval_s: float) -> int:
-        """Frames that are missing in an interval, by what intervals usually are."""
-        measured, most = self.measured_hz, MAX_TIME_GAP
-        if measured is None and len(self._intervals) >= FIRST_INTERVALS:
-            measured, most = 1 / median(self._intervals), MIN_GAP_FRAMES
-        if measured is None or interval_s * measured <= most:
+        """Frames that are missing in an interval, by what intervals usually are and how late the last frames
+        came: one that comes late and the next one in time are none."""
+        rate_hz = self._counting_rate()
+        if rate_hz is None:
             return 0
-        return round(interval_s * measured) - 1
+        if len(self._intervals) < MIN_RATE_INTERVALS:
+            frames = interval_s * rate_hz
+            return round(frames) - 1 if frames > MIN_GAP_FRAMES else 0
+        late = self._late_frames + interval_s * rate_hz - 1
+        missing = round(late) if late > MAX_TIME_GAP - 1 else 0
+        late -= missing
+        self._late_frames = max(late * (1 - 1 / (LATE_FRAMES if late > 0 else EARLY_FRAMES)), -MOST_EARLY)
+        return missing
 
     def _measure(self, missing: int, time_s: float | None) -> None:
-        if time_s is None or self.time_s is None or time_s <= self.time_s:
+        if time_s is None or self.time_s is None or time_s < self.time_s:
             return
         self._intervals.append((time_s - self.time_s) / (missing + 1))
 

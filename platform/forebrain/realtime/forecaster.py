@@ -208,16 +208,18 @@ class LiveForecaster:
         arrived_s: float | None = None,
         inputs: Any = None,
         plan: Any = None,
+        is_new: bool = False,
     ) -> bool:
         """Takes in a frame without a forecast. False for a frame that changes nothing: late or repeated.
 
         Args:
             arrived_s: when it came, on any clock that only runs forward; measures the rate of frames that
                 bring no times.
+            is_new: it is not the newest frame again, though it may have its time and values.
         """
         arrivals = copy.copy(self.arrivals)  # so that a frame which is refused has not come
         try:
-            arrival = arrivals.judge(index, time_s)
+            arrival = arrivals.judge(index, time_s, is_new)
         except FrameError:
             self.arrivals = arrivals  # which counts what looks like another clock
             raise
@@ -229,6 +231,8 @@ class LiveForecaster:
             named, names = (self._known_names(units), tuple(units)) if len(units) else (None, ())
         values = self._checked(frame, named)
         given, planned = self._checked_inputs(inputs, plan)
+        if arrival.kind == "repeated" and index is None and not self._is_newest(values):
+            return self.ingest(frame, index, time_s, units, arrived_s, inputs, plan, is_new=True)
         self.arrivals = arrivals
         if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
@@ -438,9 +442,7 @@ class LiveForecaster:
             **({} if self.inputs is None else self.inputs.state()),
         }
         plain = {
-            "index": self.arrivals.index,
-            "time_s": self.arrivals.time_s,
-            "intervals_s": self.arrivals.intervals_s,
+            **self.arrivals.state(),
             "units": self._reads.names or None,
             "misnamed": self._misnamed,
             "filled": self.ring.filled,
@@ -464,7 +466,9 @@ class LiveForecaster:
         if self.inputs is not None:
             self.inputs.restore(arrays)
         # A state of an earlier version has neither intervals nor names.
-        self.arrivals.restore(plain["index"], plain["time_s"], plain.get("intervals_s", ()))
+        self.arrivals.restore(
+            plain["index"], plain["time_s"], plain.get("intervals_s", ()), plain.get("late_frames", 0.0)
+        )
         if units := plain.get("units"):
             self._reads = _Reading(self._known_names(units), tuple(units))
         self._misnamed = plain.get("misnamed")
@@ -564,6 +568,10 @@ class LiveForecaster:
             if few.any():
                 sound |= few & self._may_be_sound(values)
         return sound
+
+    def _is_newest(self, values: np.ndarray) -> bool:
+        """Whether values [N] are those that the newest frame left, where they are sound."""
+        return bool((values == self._last)[self._is_sound(values)].all())
 
     def _may_be_sound(self, values: np.ndarray) -> np.ndarray:
         """bool [N]: what is not absurd of units that the stream has told little of: by the fit, or by the

@@ -97,7 +97,7 @@ class LslPort:
             self._look()
             return None
         self._heard_s = time.monotonic()
-        return Frame(values, time_s=time_s, units=self._names)
+        return Frame(values, time_s=time_s, units=self._names, is_new=True)
 
     def is_behind(self) -> bool:
         return self._inlet is not None and self._inlet.samples_available() > 0

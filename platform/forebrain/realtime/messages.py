@@ -48,11 +48,12 @@ class Frame:
         values: [N].
         index: of the frame in the stream, None where the sender does not count.
         time_s: when it was taken, None where not known.
-        units: names of the values, only where they have changed.
+        units: names of the values, only where they have changed; none at all for all in order again.
         quantiles: levels of the forecast that are asked for besides the points; None for what the forecaster
             gives unasked.
         inputs: [D], what was done at this frame; None where it is not known.
         plan: [L, D], what will be done at the frames after it; None for what is queued.
+        is_new: the transport brings no frame twice, so that one of the newest frame's time is another frame.
     """
 
     values: np.ndarray
@@ -62,6 +63,7 @@ class Frame:
     quantiles: tuple[float, ...] | None = None
     inputs: np.ndarray | None = None
     plan: np.ndarray | None = None
+    is_new: bool = False
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
         live.require_intervals(levels)
     is_new = live.ingest(
         frame.values, frame.index, frame.time_s, frame.units, arrived_s=began, inputs=frame.inputs,
-        plan=_shaped(frame.plan, live),
+        plan=_shaped(frame.plan, live), is_new=frame.is_new,
     )  # fmt: skip
     if is_new and port.is_behind():
         live.counts["skipped"] += 1
