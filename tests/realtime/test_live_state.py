@@ -50,6 +50,42 @@ def test_a_restored_forecaster_goes_on_bit_for_bit(
     assert again.status() == undisturbed.status()
 
 
+@pytest.mark.parametrize(
+    ("away_s", "rate_hz", "index", "time_s", "gaps"),
+    [
+        (0.9, 5.0, None, None, 0),  # four frames can have come
+        (1.1, 5.0, None, None, 1),
+        (1.1, None, None, None, 1),
+        (-3600, 5.0, None, None, 1),  # a clock that was set back tells nothing
+        (3 * 86400, 5.0, 20, None, 0),
+        (3 * 86400, 5.0, None, 9.0, 0),
+        (3 * 86400, 5.0, 30, None, 1),
+    ],
+)
+def test_frames_that_nothing_places_begin_a_gap_where_the_forecaster_was_away_for_one(
+    small: Small,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    away_s: float,
+    rate_hz: float | None,
+    index: int | None,
+    time_s: float | None,
+    gaps: int,
+) -> None:
+    frames = activity(22, small.preprocessing)
+    live, again = (realtime.open(*known(small, "abcdef", rate_hz=rate_hz)) for _ in range(2))
+    for number, frame in enumerate(frames[:20]):
+        live.step(frame, None if index is None else number, None if time_s is None else 5.0 + number / 5)
+    StateFile(tmp_path / "state", live, every_s=0, now=lambda: 1.8e9).close(live)
+    state = StateFile(tmp_path / "state", again, every_s=0, now=lambda: 1.8e9 + away_s)
+    assert state.restore(again)
+    again.step(frames[20], index, time_s)
+    again.step(frames[21], None if index is None else index + 1, None if time_s is None else time_s + 0.2)
+    assert again.counts["gaps"] == gaps and again.source == ("warm-up" if gaps else "model")
+    is_blind = gaps and index is None
+    assert len(caplog.records) == is_blind and (not is_blind or "neither by an index" in caplog.text)
+
+
 def test_a_restored_score_is_kept(small: Small, open_live: Open, tmp_path: Path) -> None:
     live, again = open_live(), open_live()
     for frame in activity(60, small.preprocessing):

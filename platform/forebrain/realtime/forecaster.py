@@ -11,6 +11,7 @@ What happens to late, missing, repeated and damaged frames is in docs/live.md; a
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ MIN_FALLBACK_WINDOWS = 64
 # Of a unit; before these running statistics alone do not tell what is absurd.
 FEW_VALUES = 16
 
+_log = logging.getLogger(__name__)
 Source = Literal["warm-up", "model", "copy", "late", "repeated"]
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
 # What `status` counts from the start, in its order.
@@ -138,6 +140,7 @@ class LiveForecaster:
         self.inputs = None if inputs is None else LiveInputs(inputs, self.context, self.horizon)
         self.knows: Known = "none"  # of inputs, the newest forecast
         self.drifted_units = 0
+        self._away_s = 0.0  # before the frame that comes next
         self.segment = 0  # counts the stretches of frames between which some are missing
 
         self.dataset = dataset
@@ -233,7 +236,7 @@ class LiveForecaster:
         given, planned = self._checked_inputs(inputs, plan)
         if arrival.kind == "repeated" and index is None and not self._is_newest(values):
             return self.ingest(frame, index, time_s, units, arrived_s, inputs, plan, is_new=True)
-        self.arrivals = arrivals
+        before, self.arrivals = self.arrivals, arrivals
         if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
             self.source = arrival.kind
@@ -253,6 +256,9 @@ class LiveForecaster:
         if self.inputs is not None:
             self.inputs.pass_over(arrival.missing)
         self._pass_over(arrival.missing)
+        if self._away_s and before.index is not None and index is None and None in (time_s, before.time_s):
+            self._begin_blindly()
+        self._away_s = 0.0
         self._known[:] = self._is_sound(values)
         self._take(values)
         if self.inputs is not None:
@@ -418,6 +424,7 @@ class LiveForecaster:
         What is known of the units stays: statistics, rolling score, interface and counts.
         """
         self.counts["resets"] += 1
+        self._away_s = 0.0
         self.arrivals.reset()
         self._reads, self._reads_late, self._misnamed = _Reading(), None, None
         self._empty_run = 0
@@ -454,8 +461,13 @@ class LiveForecaster:
         return {name: array.copy() for name, array in arrays.items()}, plain
 
     @torch.no_grad()
-    def restore(self, state: State) -> None:
-        """Goes on where a forecaster of the same model, units and settings was."""
+    def restore(self, state: State, away_s: float = 0.0) -> None:
+        """Goes on where a forecaster of the same model, units and settings was.
+
+        Args:
+            away_s: seconds since then. Frames that came meanwhile are missing: a frame's index or time tells
+                how many; where it has neither, a gap begins unless that is too short for one.
+        """
         arrays, plain = state
         self.ring.restore(arrays["window"], plain["filled"])
         self._last[:], self._absent[:] = arrays["last"], arrays["absent"]
@@ -466,6 +478,7 @@ class LiveForecaster:
         if self.inputs is not None:
             self.inputs.restore(arrays)
         # A state of an earlier version has neither intervals nor names.
+        self._away_s = away_s
         self.arrivals.restore(
             plain["index"], plain["time_s"], plain.get("intervals_s", ()), plain.get("late_frames", 0.0)
         )
@@ -634,6 +647,17 @@ class LiveForecaster:
         self._absent += 1
         self._absent[known] = 0
         self.counts["vanished"] += int(np.count_nonzero(self._absent == self.context))
+
+    def _begin_blindly(self) -> None:
+        """The first frame after a while away that neither index nor time places: so many may be missing."""
+        rate_hz = self.arrivals.rate_hz
+        if rate_hz is not None and self._away_s * rate_hz < MIN_GAP_FRAMES:
+            return
+        _log.warning(
+            "frames of %.3g s may be missing, which the first frame since tells neither by an index nor by a "
+            "time: the window starts anew", self._away_s,
+        )  # fmt: skip
+        self._gap()
 
     def _gap(self) -> None:
         self.counts["gaps"] += 1

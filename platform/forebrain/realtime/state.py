@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -41,6 +42,7 @@ class StateFile:
         live: the forecaster, as it was opened: its model and units decide which states fit.
         every_s: at most one write in this time.
         clock: seconds that only run forward.
+        now: seconds since 1970, by which a later process tells how old the state is.
     """
 
     def __init__(
@@ -49,10 +51,11 @@ class StateFile:
         live: LiveForecaster,
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.path = _place(path)
         self._identity, self._adaptation = _identity(live), _adaptation(live)
-        self._every_s, self._clock = every_s, clock
+        self._every_s, self._clock, self._now = every_s, clock, now
         self._due = clock()
         self._waiting: queue.Queue[State | None] = queue.Queue(maxsize=1)
         self._writer = threading.Thread(target=self._write_all, name="live-state", daemon=True)
@@ -78,6 +81,7 @@ class StateFile:
             plain = json.loads(about["state"])
             identity = plain.pop("identity")
             adaptation = plain.pop("adaptation", self._adaptation)  # not in one of an earlier version
+            away_s = self._now() - float(plain.pop("kept_at", -math.inf))
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             self._set_aside(error)
             return False
@@ -95,7 +99,7 @@ class StateFile:
                 f"{self.path}: this state belongs to another adaptation to these units, which it would bring "
                 "back. Name another file, or delete it to start anew."
             )
-        live.restore((arrays, plain))
+        live.restore((arrays, plain), away_s if away_s >= 0 else math.inf)  # a clock that was set back
         return True
 
     def _set_aside(self, error: Exception) -> None:
@@ -119,13 +123,17 @@ class StateFile:
         self._due = now + self._every_s
         with contextlib.suppress(queue.Empty):
             self._waiting.get_nowait()
-        self._waiting.put_nowait(live.state())
+        self._waiting.put_nowait(self._state_of(live))
 
     def close(self, live: LiveForecaster) -> None:
         """Writes the last state, and waits for it."""
-        self._waiting.put(live.state())
+        self._waiting.put(self._state_of(live))
         self._waiting.put(None)
         self._writer.join()
+
+    def _state_of(self, live: LiveForecaster) -> State:
+        arrays, plain = live.state()
+        return arrays, {**plain, "kept_at": self._now()}
 
     def _write_all(self) -> None:
         folder = Folder(self.path.parent)
