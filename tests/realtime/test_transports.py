@@ -407,3 +407,59 @@ def test_an_lsl_rig_that_goes_without_a_farewell_is_missed_after_a_while(
     assert port.receive(0.01) is None and port._inlet is None
     received(port, outlet, [1, 2, 3, 4, 5, 6], 8.0)
     port.close()
+
+
+def test_of_two_senders_to_one_address_the_second_is_refused_until_the_first_goes_or_pauses(
+    open_live: Open, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES, rate_hz=5.0)
+    port._place._clock = lambda: now[0]
+    with served(live, port):
+        first, second, third = (RequestClient(port.address) for _ in range(3))
+
+        def taken(client: RequestClient, value: float = 0.0) -> bool:
+            try:
+                client.step(Frame(np.full(6, value), time_s=None), 10)
+            except FrameError as error:
+                assert "another sender's frames come" in str(error) and "connected anew" in str(error)
+                return False
+            return True
+
+        assert taken(first, 1.0) and not taken(second) and live.frame[0] == 1
+        now[0] += 1.5
+        assert second.ask("status")["frames"] == 1  # questions are answered to anybody
+        assert taken(first) and not taken(second)
+        now[0] += 2.5
+        with pytest.raises(FrameError, match="shape"):  # which takes no place
+            third.step(Frame(np.zeros(5)), 10)
+        assert taken(second) and not taken(first)
+        second.close()  # its place is free at once
+        for _ in range(100):
+            if taken(third):
+                break
+            time.sleep(0.01)
+        assert taken(third) and not taken(first)
+        first.close()
+        third.close()
+    assert "frames come from another sender from now on" in caplog.text
+    assert "refused" in caplog.text and "another sender's frames come" in caplog.text
+
+
+def test_of_two_publishers_to_one_address_one_is_refused(open_live: Open) -> None:
+    live, port = open_live(), StreamPort("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", MAX_BYTES)
+    port._place._clock = lambda: 0.0
+    with served(live, port):
+        first, second = StreamClient(*port.address), StreamClient(*port.address)
+        first.ready()
+        second.ready()
+        first.send(Frame(np.full(6, 1.0)))
+        while not live.counts["frames"]:
+            first.receive(0.02)
+        with pytest.raises(FrameError, match="another sender's"):
+            for _ in range(1000):  # answers and a forecast come between
+                second.send(Frame(np.full(6, 2.0)))
+                first.receive(0.02)
+        assert live.counts["frames"] == 1 and live.frame[0] == 1
+        first.close()
+        second.close()

@@ -6,13 +6,18 @@ of your own.
 
 from __future__ import annotations
 
+import logging
+import math
 import re
+import struct
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import zmq
 
 from forebrain.errors import ConfigError, FrameError, NoAnswerError
+from forebrain.realtime.arrivals import PAUSE_S
 from forebrain.realtime.messages import (
     Forecast,
     Frame,
@@ -28,28 +33,78 @@ from forebrain.realtime.messages import (
 
 Answer = TypeVar("Answer", Forecast, dict[str, Any])
 CONNECT_S = 5.0
+PAUSE_FRAMES = 3  # of a slow stream, after which its sender pauses, if that is longer than PAUSE_S
 QUEUED_PICTURES = 20
 QUEUED_FRAMES = 1000  # of a stream; what comes beyond is dropped, and shows as missing frames
+_log = logging.getLogger(__name__)
+
+
+class _Place:
+    """The place of the one sender whose frames a socket takes: another's would be mixed into its stream. It
+    is free again once its connection has ended, or no frame came from it for a while. Questions need none.
+
+    Args:
+        socket: that frames come to.
+        rate_hz: of the frames; None where not known.
+        clock: seconds that only run forward.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket, rate_hz: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._gone = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._pause_s = max(PAUSE_S, PAUSE_FRAMES / rate_hz if rate_hz else 0.0)
+        self._clock = clock
+        self._taken: tuple[int | None, float] = None, -math.inf  # by which connection, and its newest frame
+        self._before: tuple[int | None, float] = self._taken
+
+    def take(self, sender: int) -> None:
+        """Notes a frame. Raises FrameError while the place is another's."""
+        taken, heard_s = self._taken
+        while self._gone.poll(0):
+            event, *_ = self._gone.recv_multipart()
+            if struct.unpack("=hi", event)[1] == taken:
+                taken, heard_s = None, -math.inf
+        now = self._clock()
+        if taken not in (None, sender) and (silent_s := now - heard_s) < self._pause_s:
+            raise FrameError(
+                f"another sender's frames come to this address, the newest {silent_s:.2g} s ago; expected "
+                "those of one. Stop one, or let each have a forecaster of its own. If it is the same rig, "
+                f"connected anew: its frames are taken once its last one is {self._pause_s:.3g} s old."
+            )
+        if sender != self._taken[0] and self._taken[0] is not None:
+            _log.warning("frames come from another sender from now on")
+        self._before, self._taken = (taken, heard_s), (sender, now)
+
+    def give_back(self) -> None:
+        """The newest message was refused: its sender has the place no more than before."""
+        self._taken = self._before
+
+    def give_none(self) -> None:
+        """Another message comes: what the one before it was given stays."""
+        self._before = self._taken
 
 
 class RequestPort:
-    """Answers each request: REP.
+    """Answers each request: REP. Frames are taken from one sender at a time, see `_Place`.
 
     Args:
         address: to bind, such as tcp://127.0.0.1:5600.
         max_bytes: of a message; a sender of larger ones is cut off.
+        rate_hz: of the frames; None where not known.
     """
 
-    def __init__(self, address: str, max_bytes: int) -> None:
+    def __init__(self, address: str, max_bytes: int, rate_hz: float | None = None) -> None:
         self._context = _context()
         self._socket = self._context.socket(zmq.REP)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self.address = _bind(self._socket, address)
+        self._place = _Place(self._socket, rate_hz)
 
     def receive(self, timeout_s: float) -> Frame | Question | None:
         if not self._socket.poll(round(1e3 * timeout_s)):
             return None
-        return decode_request(_only_part(self._socket))
+        return _request(self._socket, self._place)
 
     def is_behind(self) -> bool:
         return False  # whoever asks waits for the answer
@@ -61,6 +116,7 @@ class RequestPort:
         self._socket.send(encode_answer(answer))
 
     def refuse(self, reason: str) -> None:
+        self._place.give_back()
         self._socket.send(encode_error(reason))
 
     def close(self) -> None:
@@ -68,14 +124,16 @@ class RequestPort:
 
 
 class StreamPort:
-    """Listens to frames and publishes forecasts: SUB and PUB.
+    """Listens to frames and publishes forecasts: SUB and PUB. Frames are taken from one sender at a time, see
+    `_Place`.
 
     Args:
         frames, forecasts: addresses to bind.
         max_bytes: of a message; a sender of larger ones is cut off.
+        rate_hz: of the frames; None where not known.
     """
 
-    def __init__(self, frames: str, forecasts: str, max_bytes: int) -> None:
+    def __init__(self, frames: str, forecasts: str, max_bytes: int, rate_hz: float | None = None) -> None:
         self._context = _context()
         self._frames = self._context.socket(zmq.SUB)
         self._frames.setsockopt(zmq.MAXMSGSIZE, max_bytes)
@@ -83,11 +141,12 @@ class StreamPort:
         self._frames.setsockopt(zmq.SUBSCRIBE, b"")
         self._forecasts = self._context.socket(zmq.PUB)
         self.address = _bind(self._frames, frames), _bind(self._forecasts, forecasts)
+        self._place = _Place(self._frames, rate_hz)
 
     def receive(self, timeout_s: float) -> Frame | Question | None:
         if not self._frames.poll(round(1e3 * timeout_s)):
             return None
-        return decode_request(_only_part(self._frames))
+        return _request(self._frames, self._place)
 
     def is_behind(self) -> bool:
         return bool(self._frames.poll(0))
@@ -99,6 +158,7 @@ class StreamPort:
         self._forecasts.send(encode_answer(answer))
 
     def refuse(self, reason: str) -> None:
+        self._place.give_back()
         self._forecasts.send(encode_error(reason))
 
     def close(self) -> None:
@@ -292,11 +352,16 @@ def _context() -> zmq.Context:
     return context
 
 
-def _only_part(socket: zmq.Socket) -> bytes:
-    parts = socket.recv_multipart()
+def _request(socket: zmq.Socket, place: _Place) -> Frame | Question:
+    """The message that has come. Raises FrameError if it is none, or a frame while the place is another's."""
+    place.give_none()
+    parts = socket.recv_multipart(copy=False)
     if len(parts) != 1:
         raise FrameError(f"the message has {len(parts)} parts; expected one.")
-    return parts[0]
+    request = decode_request(parts[0].bytes)
+    if isinstance(request, Frame):
+        place.take(int(parts[0].get(zmq.SRCFD)))
+    return request
 
 
 def _poll(socket: zmq.Socket, timeout_s: float, for_what: int = zmq.POLLIN) -> bool:

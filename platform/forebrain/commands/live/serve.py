@@ -186,9 +186,9 @@ def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
     planned = MAX_HORIZONS * live.horizon * len(live.input_names)
     max_bytes = max_frame_bytes(max(live.num_units, live.preprocessing.num_recorded), planned)
     if config.transport == "requests":
-        requests = RequestPort(config.address, max_bytes)
+        requests = RequestPort(config.address, max_bytes, live.arrivals.rate_hz)
         return requests, requests.address
-    streams = StreamPort(config.address, config.forecasts, max_bytes)
+    streams = StreamPort(config.address, config.forecasts, max_bytes, live.arrivals.rate_hz)
     return streams, f"{streams.address[0]}, forecasts at {streams.address[1]}"
 
 
