@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import xarray
@@ -236,6 +237,30 @@ def pictures_of(url: str) -> Iterator[dict]:
         for line in stream:
             if line.startswith(b"data: "):
                 yield json.loads(line.removeprefix(b"data: "))
+
+
+@pytest.mark.slow
+def test_a_page_that_stands_still_keeps_neither_state_nor_record_nor_server_from_their_end(
+    adapted: Path, recording: Path, tmp_path: Path
+) -> None:
+    frames, kept = Session.load(recording).frames(0, 20), ["--record", str(tmp_path / "run.nc")]
+    kept += ["--state", str(tmp_path / "state"), "--state_every_s", "1000"]
+    with pages(adapted, *kept) as (process, address, _):
+        (page,) = (
+            each
+            for each in psutil.Process(process.pid).children()
+            if "spawn_main" in " ".join(each.cmdline())
+        )
+        page.suspend()
+        with Client(address, timeout_s=60) as client:
+            for index, frame in enumerate(frames):
+                client.step(frame, index)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        assert process.returncode == 0 and not page.is_running()
+    assert _num_recorded(tmp_path / "run.nc") == 20
+    with safe_open(tmp_path / "state", framework="np") as file:
+        assert json.loads(file.metadata()["state"])["index"] == 19
 
 
 def test_a_killed_server_leaves_its_record_whole_and_no_page(

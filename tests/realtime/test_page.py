@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import re
+import signal
 import socket
 import threading
 import time
@@ -24,7 +26,7 @@ from test_transports import MAX_BYTES
 import forebrain as fb
 from chromium_window import CHROMIUM, Browser
 from forebrain.errors import ConfigError
-from forebrain.realtime import LiveForecaster, page
+from forebrain.realtime import LiveForecaster, beside, page
 from forebrain.realtime.pictures import Pictures
 from forebrain.realtime.server import serve
 from forebrain.realtime.zeromq import Publisher, RequestPort
@@ -208,3 +210,13 @@ def test_bands_coverage_and_inputs_are_drawn_where_the_forecaster_has_them(
         )
         assert painted > 0.5
         assert not browser.errors
+
+
+def test_a_process_that_does_not_end_is_ended_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "END_S", 0.05)
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which it inherits
+    process.start()
+    signal.signal(signal.SIGTERM, before)
+    beside.end(process)
+    assert process.exitcode == -signal.SIGKILL

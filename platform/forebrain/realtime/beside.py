@@ -6,6 +6,8 @@ import signal
 import sys
 from multiprocessing.process import BaseProcess
 
+END_S = 3.0
+
 
 def start_beside(process: BaseProcess) -> None:
     """Starts a process that Ctrl-C does not reach, not even while it imports what it needs: a terminal sends
@@ -21,3 +23,11 @@ def start_beside(process: BaseProcess) -> None:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def end(process: BaseProcess) -> None:
+    """Ends a process: by force if it does not within `END_S`, as one that stands still."""
+    process.terminate()
+    process.join(END_S)
+    process.kill()
+    process.join()

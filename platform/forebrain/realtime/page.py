@@ -27,7 +27,7 @@ from typing import Any
 import msgpack
 
 from forebrain.errors import ConfigError
-from forebrain.realtime.beside import start_beside
+from forebrain.realtime.beside import end, start_beside
 
 HISTORY = 150  # pictures that one who opens the page gets at once
 MAX_WATCHERS = 16
@@ -98,8 +98,7 @@ def shown(listening: socket.socket, pictures: str) -> Iterator[None]:
     try:
         yield
     finally:
-        process.terminate()
-        process.join()
+        end(process)
 
 
 def _show_beside(listening: socket.socket, pictures: str) -> None:

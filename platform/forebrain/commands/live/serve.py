@@ -99,7 +99,10 @@ def run(config: Config, console: Console) -> int:
     """Serves until it is asked to stop, and writes the state once more then."""
     torch.set_num_threads(1)  # the forecaster has its own
     live, loss, about = _open(config)
-    with ExitStack() as stack:
+    with (
+        ExitStack() as page,
+        ExitStack() as stack,
+    ):  # state and record are whole before the page is waited for
         state = updater = None
         if config.state is not None:
             stack.enter_context(keeping(config.state))
@@ -121,7 +124,7 @@ def run(config: Config, console: Console) -> int:
             if recorder.num_recorded:
                 console.print(f"recording goes on in {config.record}, after {recorder.num_recorded:,} frames")
         if config.page is not None or config.pictures is not None:
-            followers.append(_pictures(config, live, about, stack, console))
+            followers.append(_pictures(config, live, about, page, console))
         stop = stack.enter_context(_stop_signals())
 
         def after_frame(live: LiveForecaster) -> None:
