@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -211,6 +215,18 @@ def test_an_address_that_is_taken_or_none_is_a_clear_error() -> None:
         RequestPort("tcp://127.0.0.1:99999", MAX_BYTES)
     with pytest.raises(ConfigError, match="99999 is no address"):
         RequestClient("tcp://127.0.0.1:99999")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ipc addresses are files elsewhere")
+def test_an_ipc_address_is_not_taken_from_a_server_that_answers_there(tmp_path: Path) -> None:
+    address = f"ipc://{os.path.relpath(tmp_path / 'rig')}"
+    port = RequestPort(address, MAX_BYTES)
+    with pytest.raises(ConfigError, match=r"cannot be bound .*in use"):
+        RequestPort(address, MAX_BYTES)
+    port.close()
+    with socket.socket(socket.AF_UNIX) as left:  # by a process that was killed
+        left.bind(f"{address}-left".removeprefix("ipc://"))
+    RequestPort(f"{address}-left", MAX_BYTES).close()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,14 @@ of your own.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import math
 import re
+import socket as posix
 import struct
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -389,6 +393,8 @@ def _bind(socket: zmq.Socket, address: str) -> str:
     collection of garbage may wait there for ever for a socket that goes with it."""
     try:
         _check_port(address)
+        if _is_answered(address):  # ZeroMQ would take it away from who has it
+            raise zmq.ZMQError(errno.EADDRINUSE)
         socket.bind(address)
     except (zmq.ZMQError, ValueError) as error:
         socket.context.destroy()
@@ -396,6 +402,17 @@ def _bind(socket: zmq.Socket, address: str) -> str:
             f"{address} cannot be bound ({error}); expected a free address such as tcp://127.0.0.1:5600."
         ) from error
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _is_answered(address: str) -> bool:
+    """Whether somebody listens at an ipc:// address; what a killed process has left there answers nothing."""
+    if not address.startswith("ipc://") or address == "ipc://*" or sys.platform == "win32":
+        return False
+    path = address.removeprefix("ipc://")
+    with posix.socket(posix.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect("\0" + path[1:] if path.startswith("@") else path)
+        return True
+    return False
 
 
 def _connect(socket: zmq.Socket, address: str) -> None:
