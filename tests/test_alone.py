@@ -122,6 +122,26 @@ def test_a_stopped_process_that_goes_on_later_keeps_its_folder(
         pass
 
 
+def test_a_time_that_is_ahead_says_nothing_of_a_file_that_nobody_renews(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was ahead when a machine lost its power."""
+    folder = Folder(tmp_path)
+    monkeypatch.setattr(module, "RENEW_S", 0.05)
+    path = tmp_path / "held-1.json"
+    path.write_bytes(sealed({"process": 1, "host": "there", "machine": "another", "born": "1", "id": "a"}))
+    ahead = time.time() + 2 * 86_400
+    os.utime(path, (ahead, ahead))
+    with alone(folder):
+        assert [*folder.files()] == ["held-2.json"]
+    # Who is at work renews it.
+    path.write_bytes(sealed({"process": 1, "host": "there", "machine": "another", "born": "1", "id": "a"}))
+    os.utime(path, (ahead, ahead))
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.utime(path))
+    with pytest.raises(StudyError, match="process 1 on there"), alone(folder):
+        pass
+
+
 def test_from_another_machine_it_counts_as_ended_once_it_gives_no_sign_of_life(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,11 +305,23 @@ def _values_in(config_class: type[Any], path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as YAML saved as UTF-8 ({why}).") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no options; expected lines of YAML such as `seed: 1`.")
+    names = list(_dotted(values))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{path}: has {', '.join(twice)} twice; expected each option once.")
     for key, value in values.items():
         kind = _config_at(config_class, f"--{key}")
         if kind is not None and isinstance(value, str) and (file := _file(value, path.parent)):
             values[key] = _values_in(kind, file)
     return values
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Names of the options in a file, as `training.steps`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _renamed(values: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:

@@ -20,10 +20,12 @@ from typing import Any
 # The last one comes where a terminal is closed or its connection is lost; Windows has none.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 HANGUP = 129  # the status after it
+_heeded: list[int] = []  # the numbers of signals that came, in order
 
 
 def end_at_once() -> None:
-    """From here on a signal ends the process, with a line."""
+    """From here on a signal ends the process, with a line; none has come yet."""
+    _heeded.clear()
     _handle(dict.fromkeys(SIGNALS, _end))
 
 
@@ -50,6 +52,7 @@ def asked_to_stop_by() -> tuple[signal.Signals, ...]:
 def heed(number: int) -> None:
     """To be called first where a signal is handled: a terminal that is gone takes no more lines, and each
     would be an error."""
+    _heeded.append(number)
     if 128 + number != HANGUP:
         return
     for stream in (1, 2):
@@ -58,6 +61,11 @@ def heed(number: int) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         except OSError:  # it is closed
             continue
+
+
+def status_or(otherwise: int) -> int:
+    """128 and the number of the last signal that came; `otherwise` where none has."""
+    return 128 + _heeded[-1] if _heeded else otherwise
 
 
 @contextlib.contextmanager

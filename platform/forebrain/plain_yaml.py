@@ -1,4 +1,4 @@
-"""YAML as people write it: numbers are decimal, nothing is a date, and a key stands once."""
+"""YAML as people write it: a number is decimal or text, nothing is a date, and a key stands once."""
 
 from __future__ import annotations
 

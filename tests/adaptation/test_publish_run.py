@@ -25,6 +25,7 @@ from forebrain.runs.trained import TrainedModel
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
+from forebrain.training import versions as code_versions
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.versions import versions
@@ -221,3 +222,14 @@ def test_pretraining_publishes_when_asked(
     assert run_job("publish", "--run", str(tmp_path / "run"), "--name", "fish", "--registry", registry) == 0
     assert "published already, as fish@1" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 6
+
+
+def test_a_file_that_an_editor_keeps_beside_a_module_is_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.py").write_text("a = 1")
+    monkeypatch.setattr(forebrain, "__file__", str(tmp_path / "__init__.py"))
+    before = code_versions._hash_of_code()
+    (tmp_path / ".#config.py").symlink_to("me@host.1:9")
+    (tmp_path / "gone.py").symlink_to("nowhere")
+    assert code_versions._hash_of_code() == before

@@ -498,6 +498,21 @@ def test_a_signal_to_a_command_puts_away_what_was_begun(number: int, status: int
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, "put away\n", "stopped\n")
 
 
+@pytest.mark.parametrize("flush", ["", ", flush=True"])
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_a_signal_that_ends_who_reads_the_output_too_leaves_the_status(
+    number: int, status: int, flush: str
+) -> None:
+    """As Ctrl-C does to `forebrain ... | tee log`."""
+    code = SIGNALLED.format(number=int(number)).replace('"put away"', f'"put away"{flush}')
+    command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert command.stdout is not None and command.stderr is not None
+    command.stdout.close()
+    assert command.wait(timeout=60) == status
+    assert command.stderr.read() == b"stopped\n"
+    command.stderr.close()
+
+
 @pytest.mark.parametrize("code", [SIGNALLED.format(number=int(signal.SIGHUP)), ""])
 def test_lines_for_a_terminal_that_is_gone_are_no_errors(code: str) -> None:
     code = (

@@ -214,6 +214,7 @@ def test_options_of_deepspeed_are_json_in_utf8(tmp_path: Path) -> None:
         ("out: M\xfc\n".encode("latin-1"), "cannot be read as YAML saved as UTF-8"),
         ("seed: 1\n".encode("utf-16"), "cannot be read as YAML saved as UTF-8"),
         (b"seed: 1\nseed: 2\n", "cannot be read .*it has 'seed' twice"),
+        (b"training: {steps: 1}\ntraining.steps: 2\n", "has training.steps twice"),
         (b"training: {steps: 1, steps: 2}\n", "cannot be read .*it has 'steps' twice"),
     ],
 )

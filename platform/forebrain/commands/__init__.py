@@ -13,6 +13,7 @@ command needs no package but its own. No other room imports this one.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import logging
@@ -27,7 +28,7 @@ from typing import Any
 import forebrain
 from forebrain.commands._table import SUMMARIES
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
-from forebrain.leaving import HANGUP, end_as_usual, end_at_once, end_in_order
+from forebrain.leaving import HANGUP, end_as_usual, end_at_once, end_in_order, status_or
 from forebrain_registry.lines import LineFormatter, one_line, quoted
 
 
@@ -45,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(words)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # Whoever read the output has seen enough, as `head` does; what is left of it goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError as error:
+        # Whoever read the output has seen enough, as `head` does, or the same Ctrl-C stopped it, as `tee`.
+        is_interrupt = isinstance(error.__context__, KeyboardInterrupt)
+        status = 128 + signal.SIGINT if is_interrupt else status_or(1)
+        if status > 1:
+            _tell("stopped")
+        return status
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package in ("", "forebrain", "forebrain_registry"):
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except StoppedError as error:
-        print(error, file=sys.stderr)
+        _tell(error)
         return 128 + signal.Signals[error.signal_name]
     except (ForebrainError, OSError) as error:
         told = error if isinstance(error, ForebrainError) else one_line(str(error))
@@ -76,16 +80,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        _tell("stopped")
         return 128 + signal.SIGINT
     except SystemExit as error:
         if error.code not in (signal.SIGTERM, HANGUP):
             raise
         # The bare number is what our handler leaves with, and Ray's in a process that has started it.
-        print("stopped", file=sys.stderr)
+        _tell("stopped")
         return HANGUP if error.code == HANGUP else 128 + signal.SIGTERM
     finally:
         end_as_usual()
+        _drop_unread()
+
+
+def _tell(text: object) -> None:
+    """Prints the last line, which nobody may read any more."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _drop_unread() -> None:
+    """Has what nobody reads any more go nowhere; else Python would end with a status of its own for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def split(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -437,11 +437,12 @@ def _disk(folder: Folder, has_links: bool) -> Iterator[Finding]:
     """Findings about the disk that a folder lies on."""
     root = folder.local_path("")
     usage = shutil.disk_usage(next(each for each in (root, *root.parents) if each.exists()))
-    little = usage.free < LITTLE_BYTES
+    little = bool(usage.total) and usage.free < LITTLE_BYTES
+    room = f"{usage.free / GIB:.0f} of {usage.total / GIB:.0f} GiB free"
     yield Finding(
         "storage",
         "note" if little else "ok",
-        f"{folder.uri}: {usage.free / GIB:.0f} of {usage.total / GIB:.0f} GiB free",
+        f"{folder.uri}: {room if usage.total else 'its disk does not tell how much is free'}",
         "A run keeps three checkpoints, and shards as large as its recordings." if little else "",
     )
     if not has_links:

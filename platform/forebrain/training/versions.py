@@ -56,6 +56,8 @@ def code_version() -> str:
 def _hash_of_code() -> str:
     package = Path(forebrain.__file__).parent
     found = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(package.rglob("[!.]*.py")):
+        if not path.is_file():
+            continue
         found.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()[:12]

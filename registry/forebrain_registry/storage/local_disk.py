@@ -44,8 +44,9 @@ class LocalDisk:
     def exists(self, name: str) -> bool:
         return self._stat(name) is not None
 
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(next(each for each in (self.root, *self.root.parents) if each.exists())).free
+    def free_bytes(self) -> int | None:
+        usage = shutil.disk_usage(next(each for each in (self.root, *self.root.parents) if each.exists()))
+        return usage.free if usage.total else None  # disks in memory, and of others' making, may tell nothing
 
     def stat(self, name: str) -> Stat | None:
         info = self._stat(name)
