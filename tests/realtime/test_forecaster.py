@@ -260,6 +260,18 @@ def test_names_that_a_sender_tells_as_it_starts_again_are_those_of_its_run(open_
     assert live.frame.tolist() == list(range(200, 206))
 
 
+def test_names_told_with_a_frame_of_another_clock_are_those_of_the_run_that_begins(open_live: Open) -> None:
+    live = open_live()
+    for number in range(3):
+        live.step(np.arange(100, 106), None, number / 5)
+    for number in range(4):
+        with pytest.raises(FrameError, match="on one clock"):
+            live.step(np.array([102, 101]), None, 1e9 + number / 5, ["c", "b"] if number == 0 else None)
+    assert live.frame[0] == 100
+    live.step(np.array([102, 101]), None, 1e9 + 4 / 5)
+    assert live.counts["restarts"] == 1 and live.known.tolist() == [False, True, True, False, False, False]
+
+
 def test_a_frame_of_the_newest_ones_time_is_another_where_its_values_are(
     small: Small, open_live: Open
 ) -> None:

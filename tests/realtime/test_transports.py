@@ -479,3 +479,59 @@ def test_of_two_publishers_to_one_address_one_is_refused(open_live: Open) -> Non
         assert live.counts["frames"] == 1 and live.frame[0] == 1
         first.close()
         second.close()
+
+
+def test_what_a_second_sender_asks_and_tells_spoils_no_stream(open_live: Open) -> None:
+    """Its reset is refused, and names that it told with a frame that was refused are those of its next."""
+    now = [0.0]
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES, rate_hz=5.0)
+    port._place._clock = lambda: now[0]
+    names = live.unit_names
+    assert names is not None
+    with served(live, port):
+        first, second = RequestClient(port.address), RequestClient(port.address)
+        first.step(Frame(np.arange(6.0)), 10)
+        with pytest.raises(FrameError, match="another sender's"):
+            second.ask("reset")
+        with pytest.raises(FrameError, match="another sender's"):
+            second.step(Frame(np.arange(6.0), units=names[::-1]), 10)
+        assert live.counts["frames"] == 1
+        now[0] += 3.0
+        second.step(Frame(np.arange(6.0)), 10)
+        assert live.counts["frames"] == 2 and live.frame.tolist() == [5, 4, 3, 2, 1, 0]
+        second.ask("reset")
+        first.close()
+        second.close()
+
+
+def test_frames_of_a_sender_that_has_gone_take_no_place(open_live: Open) -> None:
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES, rate_hz=5.0)
+    place, waiting = port._place, Frame(np.zeros(6))
+    place.take(7, waiting)
+    place._gone.add(7)
+    place._taken = None, float("-inf")
+    place.take(7, waiting)  # it waited here when the connection ended
+    place.take(8, waiting)
+    with pytest.raises(FrameError, match="another sender's"):
+        place.take(9, waiting)
+    port.close()
+
+
+def test_connections_that_come_and_go_while_no_frame_comes_stop_nothing(open_live: Open) -> None:
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    host, number = port.address.removeprefix("tcp://").split(":")
+    with served(live, port):
+        for _ in range(1_500):  # two events each: more than ZeroMQ keeps
+            socket.create_connection((host, int(number))).close()
+        client = RequestClient(port.address)
+        assert client.ask("status")["frames"] == 0
+        client.step(Frame(np.zeros(6)), 10)
+        client.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ipc addresses are files elsewhere")
+def test_a_file_at_an_ipc_address_stays(tmp_path: Path) -> None:
+    (tmp_path / "rec.npz").write_bytes(b"kept")
+    with pytest.raises(ConfigError, match=r"rec\.npz cannot be bound \(a file is there"):
+        RequestPort(f"ipc://{tmp_path / 'rec.npz'}", MAX_BYTES)
+    assert (tmp_path / "rec.npz").read_bytes() == b"kept"

@@ -24,9 +24,9 @@ PAUSE_S = 2.0  # a sender that is silent for so long pauses; its rate by arrival
 PAUSE_FRAMES = 10  # usual intervals; a step longer than these and PAUSE_S says nothing of the rate
 RATE_NOISE = 0.005  # a measured rate so near to the expected one is that
 # By their times, frames are counted by how late each comes. What is late is forgotten within 8 frames, so
-# that a rate a little off makes none missing; what is early within 128, and of a burst all but one frame at
-# once, so that of frames which jitter or have a coarse clock the latest ones are in time.
-LATE_FRAMES, EARLY_FRAMES, MOST_EARLY = 8, 128, 1.0
+# that a rate a little off makes none missing; what is early within 128, and of a burst all but ten frames at
+# once, so that of frames which jitter, have a coarse clock or come in blocks the latest ones are in time.
+LATE_FRAMES, EARLY_FRAMES, MOST_EARLY = 8, 128, 10.0
 MAX_INDEX = 2**62
 # No stream pauses for twelve days: times that jump by more are no seconds, or of another clock.
 MAX_TIME_STEP_S = 1e6

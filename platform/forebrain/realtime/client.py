@@ -79,19 +79,14 @@ class Client:
             FrameError: the frame was refused; nothing changed.
             NoAnswerError: no answer came in time; whether the frame was taken in is not known.
         """
-        before = self._untold
-        names = before if units is None else tuple(units)
+        names = self._untold if units is None else tuple(units)
         levels = None if quantiles is None else tuple(quantiles)
         given = None if inputs is None else _numbers(inputs, "the frame's inputs", "biuf", (0, 1))
         planned = None if plan is None else _numbers(plan, "the plan", "biuf", (1, 2))
         values = _numbers(frame, "the frame", "iuf", (1,))
         sent = Frame(values, _index(index), _seconds(time_s), names, levels, given, planned)
-        self._untold = names
-        try:
-            reply = self._requests.step(sent, self.timeout_s)
-        except FrameError:
-            self._untold = before
-            raise
+        self._untold = names  # told again where this frame is refused
+        reply = self._requests.step(sent, self.timeout_s)
         if reply.source not in ("late", "repeated"):  # of which names are not kept
             self._untold = None
         return reply

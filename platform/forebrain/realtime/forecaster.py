@@ -10,6 +10,7 @@ What happens to late, missing, repeated and damaged frames is in docs/live.md; a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections import Counter
@@ -225,6 +226,9 @@ class LiveForecaster:
             arrival = arrivals.judge(index, time_s, is_new)
         except FrameError:
             self.arrivals = arrivals  # which counts what looks like another clock
+            if units:  # those of the run that then begins
+                with contextlib.suppress(FrameError):
+                    self._reads_late = _Reading(self._known_names(units), tuple(units))
             raise
         # Late frames may be those of a sender that starts again, and names its units anew.
         named, names = self._reads_late if arrival.kind != "next" and self._reads_late else self._reads

@@ -40,7 +40,7 @@ MAX_PLANS = 64
 OVERHEAD_BYTES = 4096
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Frame:
     """A frame on its way to the forecaster.
 

@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import zmq
@@ -56,29 +57,58 @@ class _Place:
     def __init__(
         self, socket: zmq.Socket, rate_hz: float | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._gone = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._events = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._gone: set[int] = set()  # connections that have ended, of which frames may still wait here
         self._pause_s = max(PAUSE_S, PAUSE_FRAMES / rate_hz if rate_hz else 0.0)
         self._clock = clock
         self._taken: tuple[int | None, float] = None, -math.inf  # by which connection, and its newest frame
         self._before: tuple[int | None, float] = self._taken
+        self._told: tuple[int | None, tuple[str, ...] | None] = (
+            None,
+            None,
+        )  # names with a refused frame, and whose
 
-    def take(self, sender: int) -> None:
-        """Notes a frame. Raises FrameError while the place is another's."""
+    def follow(self) -> None:
+        """Reads what became of connections; to be called often: ZeroMQ stands still where much is unread."""
+        while self._events.poll(0):
+            event, connection = struct.unpack("=hi", self._events.recv_multipart()[0])
+            if event == zmq.EVENT_ACCEPTED:
+                self._gone.discard(connection)
+                continue
+            self._gone.add(connection)
+            nobody = None, -math.inf
+            self._taken = nobody if self._taken[0] == connection else self._taken
+            self._before = nobody if self._before[0] == connection else self._before
+
+    def take(self, sender: int, frame: Frame) -> None:
+        """Notes a frame, which gets the names that its sender told with one that was refused.
+
+        Raises:
+            FrameError: the place is another's.
+        """
+        try:
+            self.require(sender)
+        except FrameError:
+            if frame.units is not None:
+                self._told = sender, frame.units
+            raise
+        if frame.units is None and self._told[0] == sender:
+            frame.units = self._told[1]
+        self._told = None, None
+        if sender != self._taken[0] and self._taken[0] is not None:
+            _log.warning("frames come from another sender from now on")
+        if sender not in self._gone:
+            self._before, self._taken = self._taken, (sender, self._clock())
+
+    def require(self, sender: int) -> None:
+        """Raises FrameError while the place is another's."""
         taken, heard_s = self._taken
-        while self._gone.poll(0):
-            event, *_ = self._gone.recv_multipart()
-            if struct.unpack("=hi", event)[1] == taken:
-                taken, heard_s = None, -math.inf
-        now = self._clock()
-        if taken not in (None, sender) and (silent_s := now - heard_s) < self._pause_s:
+        if taken not in (None, sender) and (silent_s := self._clock() - heard_s) < self._pause_s:
             raise FrameError(
                 f"another sender's frames come to this address, the newest {silent_s:.2g} s ago; expected "
                 "those of one. Stop one, or let each have a forecaster of its own. If it is the same rig, "
                 f"connected anew: its frames are taken once its last one is {self._pause_s:.3g} s old."
             )
-        if sender != self._taken[0] and self._taken[0] is not None:
-            _log.warning("frames come from another sender from now on")
-        self._before, self._taken = (taken, heard_s), (sender, now)
 
     def give_back(self) -> None:
         """The newest message was refused: its sender has the place no more than before."""
@@ -106,9 +136,9 @@ class RequestPort:
         self._place = _Place(self._socket, rate_hz)
 
     def receive(self, timeout_s: float) -> Frame | Question | None:
-        if not self._socket.poll(round(1e3 * timeout_s)):
-            return None
-        return _request(self._socket, self._place)
+        came = self._socket.poll(round(1e3 * timeout_s))
+        self._place.follow()
+        return _request(self._socket, self._place) if came else None
 
     def is_behind(self) -> bool:
         return False  # whoever asks waits for the answer
@@ -148,9 +178,9 @@ class StreamPort:
         self._place = _Place(self._frames, rate_hz)
 
     def receive(self, timeout_s: float) -> Frame | Question | None:
-        if not self._frames.poll(round(1e3 * timeout_s)):
-            return None
-        return _request(self._frames, self._place)
+        came = self._frames.poll(round(1e3 * timeout_s))
+        self._place.follow()
+        return _request(self._frames, self._place) if came else None
 
     def is_behind(self) -> bool:
         return bool(self._frames.poll(0))
@@ -357,14 +387,18 @@ def _context() -> zmq.Context:
 
 
 def _request(socket: zmq.Socket, place: _Place) -> Frame | Question:
-    """The message that has come. Raises FrameError if it is none, or a frame while the place is another's."""
+    """The message that has come. Raises FrameError if it is none, or a frame or a reset while the place is
+    another's."""
     place.give_none()
     parts = socket.recv_multipart(copy=False)
     if len(parts) != 1:
         raise FrameError(f"the message has {len(parts)} parts; expected one.")
     request = decode_request(parts[0].bytes)
+    sender = int(parts[0].get(zmq.SRCFD))
     if isinstance(request, Frame):
-        place.take(int(parts[0].get(zmq.SRCFD)))
+        place.take(sender, request)
+    elif request.ask == "reset":  # of the other's stream
+        place.require(sender)
     return request
 
 
@@ -405,10 +439,16 @@ def _bind(socket: zmq.Socket, address: str) -> str:
 
 
 def _is_answered(address: str) -> bool:
-    """Whether somebody listens at an ipc:// address; what a killed process has left there answers nothing."""
+    """Whether somebody listens at an ipc:// address; what a killed process has left there answers nothing.
+
+    Raises:
+        ValueError: a file is there, which ZeroMQ would remove.
+    """
     if not address.startswith("ipc://") or address == "ipc://*" or sys.platform == "win32":
         return False
     path = address.removeprefix("ipc://")
+    if Path(path).exists() and not Path(path).is_socket():
+        raise ValueError("a file is there, or a folder")
     with posix.socket(posix.AF_UNIX) as probe, contextlib.suppress(OSError):
         probe.connect("\0" + path[1:] if path.startswith("@") else path)
         return True
