@@ -19,7 +19,17 @@ from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.session import Session, session_key
 from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.kept import write_step
-from forebrain.studies.leave_one_out import SCORED, StudyConfig, draw, study, summarise, tables_of
+from forebrain.studies.leave_one_out import (
+    SCORED,
+    StudyConfig,
+    draw,
+    prepared_animals,
+    study,
+    summarise,
+    tables_of,
+    write_report,
+)
+from forebrain.studies.remarks import Remarks
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry.storage import Folder
@@ -189,6 +199,22 @@ def test_a_session_that_is_shorter_counts_with_all_it_has(tmp_path: Path) -> Non
     first = tables_of(result)[0].to_markdown()
     assert "minutes at most" in first and "0.450" in first
     assert draw(result, tmp_path / "minutes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recording_under_two_names_is_said_before_training_and_in_the_report(
+    config: StudyConfig, walk: Callable[..., Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(config.recording[0]).with_name("copy.npz")
+    replace(walk(0, num_frames=400), subject="copy").save(copy)
+    out, remarks = Folder(config.out), Remarks(Console(width=1000))
+    animals, _ = prepared_animals([*config.recording, str(copy)], None, out, remarks)
+    assert len(animals) == 4
+    said = "lab/copy/one: holds the same numbers as lab/animal0/one."
+    assert capsys.readouterr().out.count(said) == 1
+    write_report(out, "report.md", "", [], [], remarks)
+    report = (Path(config.out) / "report.md").read_text()
+    assert report.startswith(said) and "Left out" not in report
+    assert remarks.values()["notes"] == [report.strip()]
 
 
 @pytest.fixture

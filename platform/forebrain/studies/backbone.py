@@ -47,7 +47,7 @@ from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, ses
 from forebrain.scoring.protocols import PARTS, Part
 from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions import catalogue
-from forebrain.sessions.session import Session, fits, session_key
+from forebrain.sessions.session import Session, fits, session_key, twins
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.index import SessionEntry
 from forebrain.shards.options import PrepareConfig
@@ -246,7 +246,8 @@ def pretrained(run: PretrainConfig, console: Console, remarks: Remarks) -> str:
 
 
 def prepared(recordings: Sequence[str], out: Folder, remarks: Remarks) -> tuple[SessionEntry, ...]:
-    """Prepares the recordings of a study in `out`/shards, and remarks which cannot be used.
+    """Prepares the recordings of a study in `out`/shards, and remarks which cannot be used, and which hold
+    the same numbers.
 
     Returns:
         The sessions that can.
@@ -254,6 +255,8 @@ def prepared(recordings: Sequence[str], out: Folder, remarks: Remarks) -> tuple[
     found = prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
     for failure in found.failures:
         remarks.leave_out(failure)
+    for line in twins((entry.id, entry.arrays_sha256) for entry in found.sessions):
+        remarks.note(line)
     return found.sessions
 
 

@@ -1,5 +1,5 @@
-"""What a study says beside its tables, on the console when it is found and in the report: what was left out
-and why, and what of the tables another version of forebrain did."""
+"""What a study says beside its tables, on the console when it is found and in the report: what of its
+recordings a reader should know, what was left out and why, and what of the tables another version did."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ class Remarks:
         console: is told each when it is found.
 
     Attributes:
+        notes: on recordings that are used, a line each.
         left_out: why each session that has no row has none, or not all of its rows.
         others: of steps that were done by another version of forebrain, how many, by kind and version.
     """
 
     def __init__(self, console: Console) -> None:
+        self.notes: list[str] = []
         self.left_out: list[str] = []
         self.others: Counter[tuple[str, str]] = Counter()
         self._console = console
         self._own = code_version()
+
+    def note(self, line: str) -> None:
+        """What a reader should know of a recording that is used all the same."""
+        self._console.print(line)
+        self.notes.append(one_line(line))
 
     def leave_out(self, why: str) -> None:
         """A session has no row; said once, however many seeds it is left out of."""
@@ -56,7 +63,7 @@ class Remarks:
 
     def lines(self) -> list[str]:
         """The remarks in Markdown; none where there is nothing to say."""
-        found = []
+        found = [line for each in self.notes for line in (each, "")]
         if self.others:
             used = "; ".join(f"{kind} of {of} ({count})" for (kind, of), count in sorted(self.others.items()))
             found += [f"Not all is of one version, {self._own}; used as they are: {used}.", ""]
@@ -67,7 +74,12 @@ class Remarks:
     def values(self) -> dict[str, Any]:
         """The same for result.json."""
         others = [{"what": kind, "of": of, "number": count} for (kind, of), count in self.others.items()]
-        return {"code_version": self._own, "of_other_versions": others, "left_out": self.left_out}
+        return {
+            "code_version": self._own,
+            "of_other_versions": others,
+            "notes": self.notes,
+            "left_out": self.left_out,
+        }
 
     def _used(self, kind: str, version: Any, own: str) -> None:
         version = one_line(str(version))
