@@ -28,6 +28,7 @@ from forebrain.studies.study import conduct, left_out
 from forebrain.studies.trials import Trial
 from forebrain.studies.tuning import NOTE
 from forebrain.training.run_folder import RunFolder
+from forebrain.training.versions import versions
 from forebrain_registry.storage import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -94,14 +95,14 @@ def ablation(small_run: dict[str, Any]) -> AblateConfig:
     return from_values(AblateConfig, values)
 
 
-def finish(trial: Trial, score: float | None) -> None:
+def finish(trial: Trial, score: float | None, **more: Any) -> None:
     """A run folder as if the trial had finished."""
     run = RunFolder(trial.config.out)
     run.claim(trial.config)
     by_session = {"lab-a/subject-one/one": {"score": score}}
     part = {"score": score, "by_session": by_session, "baselines": {}}
     run.write_result(
-        {"steps": 4, "validation": part, "test": part, "backbone_parameters": 1000, "seconds": 2.0}
+        {"steps": 4, "validation": part, "test": part, "backbone_parameters": 1000, "seconds": 2.0, **more}
     )
 
 
@@ -112,6 +113,27 @@ def test_a_finished_study_starts_nothing_and_reads_what_is_there(ablation: Ablat
     assert [outcome.by_session("test") for outcome in outcomes] == [
         {"lab-a/subject-one/one": 0.1}, {"lab-a/subject-one/one": 0.3},
     ]  # fmt: skip
+
+
+def test_trials_of_another_version_are_named_on_the_console_and_in_the_report(
+    ablation: AblateConfig, base, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = ablation.trials(base)
+    finish(first, 0.1, versions=versions())
+    finish(second, 0.3, versions={**versions(), "code": "0123456789ab"})
+    report = Path(base.out) / "report.md"
+    ablate(ablation, make_console(), "")
+    said = [line for line in capsys.readouterr().out.splitlines() if "are used as they are" in line]
+    assert len(said) == 1 and said[0].startswith("trials of forebrain") and "0123456789ab" in said[0]
+    for name in ("report.md", "report.html"):
+        text = report.with_name(name).read_text()
+        assert text.count("Not all is of one version") == 1 and "code 0123456789ab (1)" in text
+
+    shutil.rmtree(second.config.out)
+    finish(second, 0.3, versions=versions())
+    ablate(ablation, make_console(), "")
+    assert "Not all is of one version" not in report.read_text()
+    assert "are used as they are" not in capsys.readouterr().out
 
 
 def test_another_base_in_the_same_folder_is_refused(ablation: AblateConfig, base, small_run) -> None:

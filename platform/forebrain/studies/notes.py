@@ -84,6 +84,7 @@ def _require_whole(result: Mapping[str, Any]) -> None:
                 require_numbers(scores, ("score",), or_none=True)
         " ".join(result[part].get("sessions_without_score", []))
     " ".join(result.get("sessions_not_trained", []))
+    iter(result.get("earlier_versions", []))
 
 
 def unfinished(trials: Iterable[Trial]) -> list[Trial]:

@@ -46,16 +46,16 @@ class Remarks:
             self._console.print(f"left out: {why}")
             self.left_out.append(why)
 
-    def step(self, step: Mapping[str, Any]) -> None:
+    def step(self, step: Mapping[str, Any], kind: str = "scores") -> None:
         """A step that was kept is used (`kept.write_step`)."""
-        self._used("scores", step.get("code_version", _UNNAMED), self._own)
+        self._used(kind, step.get("code_version") or _UNNAMED, self._own)
 
-    def run(self, result: Mapping[str, Any]) -> None:
+    def run(self, result: Mapping[str, Any], kind: str = "backbones") -> None:
         """A run that is finished is used; its result.json names the versions that trained it."""
         own = _named(versions())
         of = {_named(each) for each in (result.get("versions"), *result.get("earlier_versions", ()))}
         for version in sorted(of - {own}):
-            self._used("backbones", version, own)
+            self._used(kind, version, own)
 
     def first(self) -> str:
         """The first that was left out, to follow a sentence; empty where there is none."""
@@ -64,12 +64,17 @@ class Remarks:
     def lines(self) -> list[str]:
         """The remarks in Markdown; none where there is nothing to say."""
         found = [line for each in self.notes for line in (each, "")]
-        if self.others:
-            used = "; ".join(f"{kind} of {of} ({count})" for (kind, of), count in sorted(self.others.items()))
-            found += [f"Not all is of one version, {self._own}; used as they are: {used}.", ""]
+        found += [line for each in self.versions() for line in (each, "")]
         if self.left_out:
             found += ["Left out:", "", *(f"- {each}" for each in self.left_out), ""]
         return found
+
+    def versions(self) -> tuple[str, ...]:
+        """A sentence on what other versions did; none where all is of this one."""
+        if not self.others:
+            return ()
+        used = "; ".join(f"{kind} of {of} ({count})" for (kind, of), count in sorted(self.others.items()))
+        return (f"Not all is of one version, {self._own}; used as they are: {used}.",)
 
     def values(self) -> dict[str, Any]:
         """The same for result.json."""

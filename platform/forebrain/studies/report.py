@@ -18,6 +18,7 @@ from forebrain.scoring.baselines import BASELINES
 from forebrain.sealed import plain_json
 from forebrain.studies.effects import cells_of, mean_with_interval
 from forebrain.studies.kept import RESULTS
+from forebrain.studies.remarks import Remarks
 from forebrain.studies.study import MODEL, Outcome, left_out
 from forebrain_registry.lines import one_line
 from forebrain_registry.storage import Folder
@@ -56,6 +57,7 @@ class StudyReport:
         gaps: trials and sessions without a result, and why, a line each.
         command: the exact command.
         values: everything in numbers, for results.json.
+        remarks: what a reader should know before the numbers, a sentence each.
     """
 
     title: str
@@ -66,6 +68,7 @@ class StudyReport:
     gaps: tuple[str, ...]
     command: str
     values: dict[str, Any]
+    remarks: tuple[str, ...] = ()
 
 
 def write_report(folder: Folder, report: StudyReport) -> None:
@@ -81,8 +84,15 @@ def write_report(folder: Folder, report: StudyReport) -> None:
 
 def publish(out: str, report: StudyReport, outcomes: Sequence[Outcome], console: Console) -> None:
     """Writes the report and TensorBoard's HParams into the study's folder, and prints what matters."""
-    folder = Folder(out)
-    report = replace(report, gaps=(*(left_out(folder) or ()), *report.gaps))
+    folder, remarks = Folder(out), Remarks(console)
+    for outcome in outcomes:
+        if outcome.result is not None:
+            remarks.run(outcome.result, "trials")
+    report = replace(
+        report,
+        gaps=(*(left_out(folder) or ()), *report.gaps),
+        remarks=(*report.remarks, *remarks.versions()),
+    )
     write_report(folder, report)
     write_hparams(folder, outcomes)
     for gap in report.gaps:
@@ -99,6 +109,7 @@ def to_html(report: StudyReport) -> str:
         f"<h1>{html.escape(report.title)}</h1>",
         *(f'<p class="verdict">{html.escape(sentence)}</p>' for sentence in report.verdict),
     ]
+    parts += [f"<p>{html.escape(sentence)}</p>" for sentence in report.remarks]
     if report.gaps:
         items = "".join(f"<li>{html.escape(gap)}</li>" for gap in report.gaps)
         parts.append(f'<div class="gaps"><p>Without a result:</p><ul>{items}</ul></div>')
@@ -123,6 +134,8 @@ def to_markdown(report: StudyReport) -> str:
     lines = [f"# {one_line(report.title)}", ""]
     for sentence in report.verdict:
         lines += [f"**{one_line(sentence)}**", ""]
+    for sentence in report.remarks:
+        lines += [one_line(sentence), ""]
     if report.gaps:
         lines += ["Without a result:", "", *(f"- {one_line(gap)}" for gap in report.gaps), ""]
     for picture in report.pictures:
