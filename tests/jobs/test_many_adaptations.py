@@ -24,6 +24,7 @@ from forebrain.errors import ConfigError, ForebrainError
 from forebrain.models.poco import Poco, PocoConfig
 from forebrain.sessions.session import Session
 from forebrain.studies.many_adaptations import ManyConfig, adapt_many, show
+from forebrain.training.versions import code_version
 from forebrain_registry import Metadata, Registry, SeenSession, publish
 
 MODEL = PocoConfig(
@@ -115,6 +116,25 @@ def test_what_is_finished_does_not_pass_for_another_recording_of_its_name(
     assert "another recording called recordings/a/a" in row["error"] and "another --out" in row["error"]
     (folder / "a.npy").write_bytes(kept)
     assert status(adapt_many(config, Console(quiet=True))) == {"a": "finished"}
+
+
+def test_adaptations_of_another_version_are_named_once_and_in_the_table(
+    config: ManyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(tmp_path / "recordings" / f"{name}.npy") for name in ("a", "b")]
+    config = replace(config, mode="none", recordings=paths)
+    other = "forebrain 0.1.0, code 0123456789ab"
+    said = f"adaptations of {other} are used as they are; this is {code_version()}."
+    for _ in range(2):
+        rows = adapt_many(config, Console(width=1000))
+        assert [row["code_version"] for row in rows] == [code_version()] * 2
+    assert "are used as they are" not in capsys.readouterr().out
+    for of in (tmp_path / "out").glob("*/recording.json"):
+        of.write_text(json.dumps({**json.loads(of.read_text()), "code_version": other}))
+    rows = adapt_many(config, Console(width=1000))
+    assert [row["code_version"] for row in rows] == [other] * 2
+    assert capsys.readouterr().out.count(said) == 1
+    assert other in (tmp_path / "out" / "table.csv").read_text()
 
 
 def test_a_recording_or_backbone_that_changes_meanwhile_is_not_adapted_to(

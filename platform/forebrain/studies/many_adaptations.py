@@ -37,14 +37,18 @@ from forebrain.sealed import require_numbers, unsealed
 from forebrain.sessions.session import session_key
 from forebrain.shards.recordings import find_all, open_any, sha256_of
 from forebrain.studies.kept import require_unchanged
+from forebrain.studies.remarks import Remarks
+from forebrain.training.versions import code_version
 from forebrain_registry.storage import Folder, scratch
 
 ASKED = "adaptations.yaml"
-OF = "recording.json"  # in the folder of an adaptation: the hash of the recording that it is of
+# In the folder of an adaptation: the hash of the recording that it is of, and the version that made it.
+OF = "recording.json"
 _COLUMNS = (
     "session", "status", "score", "low", "high", "linear", "ridge", "self", "not adapted", "seconds", "leak",
-    "recording", "error",
+    "recording", "error", "code_version",
 )  # fmt: skip
+_SHOWN = _COLUMNS[:-3]
 _NUMBERS = ("score", "low", "high", "linear", "ridge", "self", "not adapted", "seconds")
 Row = dict[str, Any]
 RunEach = Callable[[Callable[[Row], list[Row]], list[Row]], Iterable[list[Row]]]
@@ -114,6 +118,7 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
     items = [{**item, "recording": recording} for recording in find_all(config.recordings)]
     console.print(f"Adapting {backbone.origin} to {len(items)} recordings ...")
     rows: list[Row] = []
+    remarks = Remarks(console)
     run_each: RunEach = _here if config.serial else _on_ray
     for number, made in enumerate(run_each(_adapt_recording, items), 1):
         rows += made
@@ -122,6 +127,8 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
             console.print(
                 f"[{number}/{len(items)}] {row['session'] or row['recording']}: {row['status']}, {said}"
             )
+            if row["status"] == "finished":
+                remarks.step(row, "adaptations")
     rows = _refuse_shared_names(sorted(rows, key=lambda row: (row["recording"], row["session"])))
     out.write("table.csv", _as_csv(rows).encode())
     out.write("table.json", json.dumps(rows, indent=1).encode())
@@ -130,9 +137,9 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
 
 def show(config: ManyConfig, rows: list[Row], console: Console) -> None:
     """Prints the table, and the mean over sessions with its interval."""
-    table = Table(*_COLUMNS[:-2], title=f"adapted to {config.model}, test part", left=[1])
+    table = Table(*_SHOWN, title=f"adapted to {config.model}, test part", left=[1])
     for row in rows:
-        table.add_row(*(_text(row[name]) for name in _COLUMNS[:-2]))
+        table.add_row(*(_text(row[name]) for name in _SHOWN))
     console.print(table)
     out = Folder(config.out)
     done = [row["session"] for row in rows if row["status"] != "failed"]
@@ -220,8 +227,9 @@ def _adapt_recording(item: Row) -> list[Row]:
         place = out.child(session_key(session.id))
         try:
             result, status = _finished(place), "finished"
+            version: str | None = code_version()
             if result is not None:
-                _require_same(place, sha256, session.id)
+                version = _require_same(place, sha256, session.id)
             else:
                 comparison = compare(
                     backbone, with_rate(session, item["rate_hz"]), item["mode"], FitConfig(**item["fit"]),
@@ -230,7 +238,8 @@ def _adapt_recording(item: Row) -> list[Row]:
                 require_unchanged(recording, sha256)
                 with scratch() as folder:
                     made = save_comparison(comparison, folder / "adaptation")
-                    (made / OF).write_text(json.dumps({"sha256": sha256}), encoding="utf-8")
+                    of = {"sha256": sha256, "code_version": version}
+                    (made / OF).write_text(json.dumps(of), encoding="utf-8")
                     place.remove_partial()
                     # The result last: it says that all else is there.
                     for path in sorted(made.iterdir(), key=lambda path: path.name == RESULT):
@@ -239,7 +248,7 @@ def _adapt_recording(item: Row) -> list[Row]:
         except (ForebrainError, OSError) as error:
             rows.append(_row(recording, session.id, "failed", error=str(error)))
         else:
-            rows.append(_row(recording, session.id, status, result))
+            rows.append(_row(recording, session.id, status, result, version=version))
     return rows
 
 
@@ -267,16 +276,20 @@ def _finished(place: Folder) -> Row | None:
     return result if is_whole else None
 
 
-def _require_same(place: Folder, sha256: str, session: str) -> None:
-    """Raises ConfigError if a finished adaptation is not of the recording with this hash, StudyError if it
-    cannot be told.
+def _require_same(place: Folder, sha256: str, session: str) -> str | None:
+    """The version that made a finished adaptation; None where it did not say.
 
-    One of an earlier version, which kept no hash, is taken for it.
+    One of an earlier version, which kept no hash, is taken for one of this recording.
+
+    Raises:
+        ConfigError: it is not of the recording with this hash.
+        StudyError: what it is of is damaged.
     """
     try:
-        known = json.loads(place.read(OF))["sha256"]
+        of = json.loads(place.read(OF))
+        known, version = of["sha256"], of.get("code_version")
     except FileNotFoundError:
-        return
+        return None
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise StudyError(
             f"{place.uri_of(OF)}: damaged ({error!r:.200}). Remove its folder, and the same command adapts "
@@ -287,6 +300,7 @@ def _require_same(place: Folder, sha256: str, session: str) -> None:
             f"{place.uri} holds the adaptation to another recording called {session}, or to this one before "
             "it or its sidecar file changed. Give another --out, or remove that folder to adapt again."
         )
+    return None if version is None else str(version)
 
 
 def _refuse_shared_names(rows: list[Row]) -> list[Row]:
@@ -306,9 +320,17 @@ def _refuse_shared_names(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _row(recording: str, session: str, status: str, result: Row | None = None, error: str = "") -> Row:
+def _row(
+    recording: str,
+    session: str,
+    status: str,
+    result: Row | None = None,
+    error: str = "",
+    version: str | None = None,
+) -> Row:
     row: Row = dict.fromkeys(_COLUMNS)
     row |= {"recording": recording, "session": session, "status": status, "error": error}
+    row["code_version"] = version
     if result is not None:
         low, high = result["interval"]
         row |= {
