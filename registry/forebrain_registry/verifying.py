@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,9 @@ from forebrain_registry.layout import INDEX, INDEX_FORMAT, Index, IndexedFile
 from forebrain_registry.records import MAX_RECORD_BYTES, StoredFile, Version, check_name
 from forebrain_registry.registry import MAX_NOTE_BYTES, AliasMove, Deprecation, GivenNumber, Registry
 from forebrain_registry.storage import PARTIAL, Folder
+
+_PASSES = 10  # of writing the index, while others publish
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -70,9 +74,8 @@ def write_index(registry: Registry) -> int:
         The number of records it names.
     """
     store = registry.writer()
-    written: list[str] | None = None
-    # Until nothing has come meanwhile: another, that has listed more, may have written before this one.
-    while (names := layout.record_names(store.files(layout.MODELS))) != written:
+    names = layout.record_names(store.files(layout.MODELS))
+    for _ in range(_PASSES):
         contents = store.read_all(names, MAX_RECORD_BYTES)
         index = Index(
             INDEX_FORMAT,
@@ -82,8 +85,18 @@ def write_index(registry: Registry) -> int:
             ),
         )
         store.write(INDEX, strict_json.dump(index))
-        written = names
-    return len(names)
+        # Another, that has listed more, may have written before this one.
+        written, names = names, layout.record_names(store.files(layout.MODELS))
+        if names == written:
+            return len(written)
+    _log.warning(
+        "%s: records came all the while that %s was written, %d times. It may lack the last of them: run "
+        "`index` again once the others have ended.",
+        store.uri,
+        INDEX,
+        _PASSES,
+    )
+    return len(written)
 
 
 def _verify_model(

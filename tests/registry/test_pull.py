@@ -476,6 +476,28 @@ def test_an_index_that_was_listed_before_another_s_is_written_again(
     assert counts == [len(named)] * 2 == [4] * 2  # 2 versions and the notes of their numbers
 
 
+def test_an_index_ends_though_others_publish_all_the_while(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(registry, "worm", {"model.safetensors": weights(1)}, metadata())
+    write, seeds = Folder.write, list[int]()
+
+    def as_another_publishes(store: Folder, name: str, data: bytes) -> None:
+        write(store, name, data)
+        if name == "index.json":
+            seeds.append(len(seeds) + 2)
+            assert len(seeds) < 50
+            publish(registry, "worm", {"model.safetensors": weights(seeds[-1])}, metadata())
+
+    monkeypatch.setattr(Folder, "write", as_another_publishes)
+    number = write_index(registry)
+    named = json.loads((Path(registry.uri) / "index.json").read_bytes())["files"]
+    assert number == len(named) == 2 * len(seeds)  # all but the last version
+    assert "run `index` again" in caplog.text
+    monkeypatch.setattr(Folder, "write", write)
+    assert write_index(registry) == number + 2
+
+
 def test_links_in_a_cache_that_others_write_to_lead_nowhere(published: Registry, tmp_path: Path) -> None:
     version = published.resolve("worm")
     victim = tmp_path / "victim"
