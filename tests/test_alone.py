@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from faulty_proxy import FaultyProxy
 from forebrain import alone as module
 from forebrain.alone import alone
 from forebrain.errors import StorageError, StudyError
@@ -296,3 +297,13 @@ def test_every_study_works_alone(tmp_path: Path, name: str) -> None:
         with pytest.raises(StudyError, match="another command works there"):
             study(config(str(tmp_path)), console, *more)
         assert [path.name for path in tmp_path.iterdir()] == ["held-1.json"]
+
+
+def test_in_a_store_one_request_ends_it_and_none_comes_after(
+    s3_bucket: str, faults: FaultyProxy, request: pytest.FixtureRequest
+) -> None:
+    """The next command may create the name at once."""
+    with alone(Folder(f"{s3_bucket}/{request.node.name}")):
+        faults.clear()
+    (removal,) = [position for position, each in enumerate(faults.log) if each[0] == "DELETE"]
+    assert removal == len(faults.log) - 1 and faults.log[-1][1].endswith("/held-1.json")

@@ -239,9 +239,45 @@ def test_a_removal_that_the_store_refuses_is_said(remote: Folder, faults: Faulty
         with pytest.raises(StorageError, match=r"refuses access.*AccessDenied"):
             remote.remove(name)
         faults.clear()
+    faults.fail("denied", method="DELETE")
+    with pytest.raises(StorageError, match=r"refuses access.*AccessDenied"):
+        remote.remove_file("one")
     assert sorted(remote.files()) == ["a/b/two", "a/one", "one"]
+    faults.fail("denied", method="POST")  # an answer that s3fs passes over
     remote.remove("a")
-    assert sorted(remote.files()) == ["one"]
+    assert sorted(remote.files()) == ["one"] and faults.met() == ["denied"] * 2
+
+
+def test_a_removal_leaves_what_another_creates_under_the_name(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(f"{s3_bucket}/taken [again]")
+    place = folder._place
+    remove_file = place.remove_file
+
+    def meanwhile(name: str) -> None:
+        remove_file(name)
+        if name == "a":
+            folder.write("a", b"another's")
+
+    monkeypatch.setattr(place, "remove_file", meanwhile)
+    for below in ([], ["a/b/one", "a/two"]):
+        for name in below:
+            folder.write(name, DATA)
+        folder.remove("a")
+        assert list(folder.files()) == ["a"] and folder.files("a") == {}
+        remove_file("a")
+
+
+def test_a_file_is_removed_by_one_request(remote: Folder, faults: FaultyProxy) -> None:
+    """Of which the lease of a registry's collector reckons with one."""
+    for name in ("a", "a/b"):
+        remote.write(name, DATA)
+    faults.clear()
+    remote.remove_file("a")
+    assert [method for method, _, _ in faults.log] == ["DELETE"]
+    assert list(remote.files()) == ["a/b"]
+    remote.remove_file("none")
 
 
 def test_a_bucket_that_is_not_there_is_named(faults: FaultyProxy) -> None:
@@ -434,6 +470,16 @@ def both(function: Callable[[Folder], None]) -> Callable[[Any, Path, pytest.Fixt
     return test
 
 
+def test_on_a_disk_a_file_is_removed_and_never_a_folder(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write("a/b", b"1")
+    with pytest.raises(StorageError, match="Check the folder and its rights"):
+        folder.remove_file("a")
+    for name in ("a/b", "a/b", "none/b"):
+        folder.remove_file(name)
+    assert folder.files() == {}
+
+
 @both
 def test_a_folder_says_what_is_in_it(folder: Folder) -> None:
     assert folder.names() == [] and folder.sizes("a") == {} and folder.files() == {}
@@ -515,7 +561,7 @@ def test_what_a_kill_left_of_trying_a_store_goes_with_the_next_try(
     folder = Folder(f"{s3_bucket}/tried")
     for again in (folder.require_writable, folder.clock_s):
         with monkeypatch.context() as patch:
-            patch.setattr(folder._place, "remove", lambda name: None)
+            patch.setattr(folder._place, "remove_file", lambda name: None)
             folder.clock_s()
         assert len(folder.files()) == 1
         again()

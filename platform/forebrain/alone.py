@@ -98,7 +98,7 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
         ended.set()
         renewing.join()
         if _is_there(out, name, record):
-            out.remove(name)
+            out.remove_file(name)
         for folder in made:
             with contextlib.suppress(OSError):  # it holds something now
                 folder.rmdir()
@@ -130,10 +130,10 @@ def _take(out: Folder, record: bytes, waiting: Callable[[str], None] | None) -> 
         # Others may also have come and gone while this one stood still: numbers begin anew when none is left.
         if one_came or (left is not None and not _is_there(out, before[newest], left)):
             if _is_there(out, name, record):
-                out.remove(name)
+                out.remove_file(name)
             continue
         for each in before.values():
-            out.remove(each)
+            out.remove_file(each)
         return name
 
 

@@ -83,7 +83,7 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
                 name = waiting.pop()
                 num_in_vain = 0
                 if is_old(found):
-                    store.remove(name)
+                    store.remove_file(name)
                     removed.append(name)
     return Collected(
         sorted(removed),
@@ -110,7 +110,7 @@ def wait_for_collectors(store: Folder) -> bool:
     is_told, pause_s = False, 0.05
     while ends:
         for name in [name for name, end in ends.items() if time.monotonic() >= end]:
-            store.remove(name)
+            store.remove_file(name)
             del ends[name]
         ends = {name: ends[name] for name in ends.keys() & store.files(layout.COLLECTING).keys()}
         if ends and not is_told and time.monotonic() - began >= BATCH_S:
@@ -145,4 +145,4 @@ def _announced(store: Folder) -> Iterator[float]:
             )
     finally:
         if is_settled:
-            store.remove(name)
+            store.remove_file(name)

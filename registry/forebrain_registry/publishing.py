@@ -331,7 +331,7 @@ def _create_version(registry: Registry, name: str, content: bytes, last: int) ->
             with _published(registry, name, number):
                 store.create(layout.record_name(numbers, number), note)
         except FileExistsError:  # another's, whose record was removed since `last` was read
-            store.remove(record)
+            store.remove_file(record)
             continue
         return number
     raise ConflictError(f"{store.uri}: {name}: no free number after {last}; the listing seems out of date.")

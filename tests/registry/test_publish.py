@@ -401,7 +401,7 @@ def test_an_announcement_stays_where_a_store_may_remove_something_later(
 ) -> None:
     """As it does with a request that it has taken, though nobody waited for its answer."""
 
-    remove = Folder.remove
+    remove = Folder.remove_file
 
     def troubled(store: Folder, name: str) -> None:
         if name == old_orphan and trouble == "an error":
@@ -410,7 +410,7 @@ def test_an_announcement_stays_where_a_store_may_remove_something_later(
         remove(store, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "remove", troubled)
+        patch.setattr(Folder, "remove_file", troubled)
         for is_local in (True, False):
             assert registry.store.files("collecting") == {}
             patch.setattr(registry.store, "is_local", is_local)
@@ -426,14 +426,14 @@ def test_an_announcement_stays_where_a_store_may_remove_something_later(
 def test_a_collector_that_counted_as_killed_says_so(
     registry: Registry, old_orphan: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    remove = Folder.remove
+    remove = Folder.remove_file
 
     def meanwhile(store: Folder, name: str) -> None:
         if name == old_orphan:
-            remove(store, "collecting")
+            store.remove("collecting")
         remove(store, name)
 
-    monkeypatch.setattr(Folder, "remove", meanwhile)
+    monkeypatch.setattr(Folder, "remove_file", meanwhile)
     collect_garbage(registry)
     assert "counted as killed" in caplog.text and "`verify`" in caplog.text
 
@@ -732,7 +732,7 @@ def test_a_collector_announces_itself_and_spares_what_was_renewed_meanwhile(
         (tmp_path / "x").write_bytes(b"orphan")
         registry.store.upload(name, tmp_path / "x")
         os.utime(Path(registry.uri) / name, (0, 0))
-    create, remove = Folder.create, Folder.remove
+    create, remove = Folder.create, Folder.remove_file
 
     def announced(store: Folder, name: str, data: bytes) -> None:
         create(store, name, data)
@@ -744,7 +744,7 @@ def test_a_collector_announces_itself_and_spares_what_was_renewed_meanwhile(
         remove(store, name)
 
     monkeypatch.setattr(Folder, "create", announced)
-    monkeypatch.setattr(Folder, "remove", removed)
+    monkeypatch.setattr(Folder, "remove_file", removed)
     assert collect_garbage(registry).removed == names[1:]
 
 

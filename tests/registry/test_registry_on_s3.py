@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from registry_storm import metadata, weights
 
+from faulty_proxy import FaultyProxy
 from forebrain_registry import (
     ConflictError,
     InvalidError,
@@ -105,3 +107,17 @@ def test_a_record_that_is_listed_but_gone_or_empty_is_a_clear_error(registry: Re
     registry.store.create("models/worm/versions/00000002.json", b"")
     with pytest.raises(InvalidError, match=r"00000002\.json: not valid JSON"):
         registry.resolve("worm@2")
+
+
+def test_a_collector_asks_for_nothing_after_the_one_request_that_removes_a_blob(
+    registry: Registry, faults: FaultyProxy, tmp_path: Path
+) -> None:
+    """Else a late answer would find, and remove, what was published again meanwhile."""
+    (tmp_path / "orphan").write_bytes(b"orphan")
+    orphan = f"blobs/sha256/ab/ab{'1' * 62}"
+    registry.store.upload(orphan, tmp_path / "orphan")
+    time.sleep(1.1)  # stores tell ages in seconds
+    faults.clear()
+    assert collect_garbage(Registry(registry.uri, grace_s=0)).removed == [orphan]
+    asked = [method for method, path, _ in faults.log if "ab111" in path]
+    assert asked.count("DELETE") == 1 and asked[-1] == "DELETE", faults.log

@@ -184,6 +184,13 @@ class Folder:
         """Removes a file, or a folder with all that is in it; nothing happens if there is none."""
         self._place.remove(name)
 
+    def remove_file(self, name: str) -> None:
+        """Removes a file, in an object store by one request; nothing happens if there is none.
+
+        What another process creates under the name afterwards stays: for names that several take by turns.
+        """
+        self._place.remove_file(name)
+
     def remove_partial(self, folder: str = "", deep: bool = True) -> None:
         """Removes what writers that were killed have left of their files below a folder.
 
@@ -246,7 +253,7 @@ class Folder:
                 return True
             return False
         finally:
-            self.remove(name)
+            self.remove_file(name)
 
 
 def file_at(address: str | os.PathLike[str]) -> tuple[Folder, str]:

@@ -130,6 +130,11 @@ class LocalDisk:
                 if attempt == ATTEMPTS or getattr(error.__cause__, "errno", None) != errno.ENOTEMPTY:
                     raise
 
+    def remove_file(self, name: str) -> None:
+        path = self.root / name
+        with contextlib.suppress(FileNotFoundError), _errors(path):
+            path.unlink()
+
     @contextlib.contextmanager
     def partial(self, name: str, if_absent: bool = False) -> Iterator[Path]:
         """A path to write; the file gets its name once the block ends without an error.

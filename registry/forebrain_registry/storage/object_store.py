@@ -135,7 +135,13 @@ class ObjectStore:
         except FileNotFoundError:
             return {}
         files = {path[len(self._root) + 1 :]: _stat(row) for path, row in found.items()}
-        return {name: stat for name, stat in files.items() if stat is not None and not name.endswith("/")}
+        # Where nothing is below it, `find` gives the file of that very name.
+        below = f"{folder}/" if folder else ""
+        return {
+            name: stat
+            for name, stat in files.items()
+            if stat is not None and name.startswith(below) and not name.endswith("/")
+        }
 
     def put(self, name: str, source: bytes | Path, if_absent: bool = False) -> None:
         path, mode = self._path(name), {"mode": "create"} if if_absent else {}
@@ -154,16 +160,17 @@ class ObjectStore:
         self.put(name, source)
 
     def remove(self, name: str) -> None:
-        self._remove_file(name)
+        self.remove_file(name)
         if below := self.files(name):
-            path = glob.escape(self._path(name))
+            # By their own names: the folder's may be a file that another has created since.
+            paths = [glob.escape(self._path(each)) for each in below]
             with contextlib.suppress(FileNotFoundError):
-                self._try(name, lambda: self._fs.rm(path, recursive=True))
+                self._try(name, lambda: self._fs.rm(paths))
             # Of many at once s3fs passes over those that the store refuses to remove.
-            for each in below.keys() & {f"{name}/{left}" for left in self.files(name)}:
-                self._remove_file(each)
+            for each in below.keys() & self.files(name).keys():
+                self.remove_file(each)
 
-    def _remove_file(self, name: str) -> None:
+    def remove_file(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._try(name, lambda: self._fs.rm_file(self._path(name)))
 
@@ -175,7 +182,7 @@ class ObjectStore:
                 if (written := self.stat(_TOUCHED)) is not None:
                     return written
             finally:
-                self.remove(_TOUCHED)
+                self.remove_file(_TOUCHED)
         return Stat(1, time.time())
 
     def _path(self, name: str) -> str:
