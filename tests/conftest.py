@@ -26,9 +26,12 @@ from forebrain.shards.prepare import map_here, prepare
 
 
 def pytest_configure() -> None:
-    """A shell has what it puts in the background ignore SIGINT, and so would all that tests start."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell has what it puts in the background ignore SIGINT, `nohup` SIGHUP, and so would all that tests
+    start."""
+    for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
