@@ -555,6 +555,24 @@ def test_what_a_disk_is_tried_with_has_no_name_that_a_kill_could_leave(
     assert seen == [[], []]
 
 
+def test_a_clock_is_the_store_s_or_an_error(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not this machine's, however often others take away what it is tried with."""
+    folder = Folder(f"{s3_bucket}/clock")
+    put = folder._place.put
+
+    def put_where_others_remove(name: str, data: bytes) -> None:
+        put(name, data)
+        if name.endswith("0" * 32):  # which all use
+            folder.remove_file(name)
+
+    monkeypatch.setattr(folder._place, "put", put_where_others_remove)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert folder.clock_s() > 1e9 and not folder.files()
+    monkeypatch.setattr(folder._place, "put", lambda name, data: None)
+    with pytest.raises(StorageError, match=r"clock/probe-\w+: is not there though it was written"):
+        folder.clock_s()
+
+
 def test_what_a_kill_left_of_trying_a_store_goes_with_the_next_try(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

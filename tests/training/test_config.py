@@ -189,16 +189,6 @@ def test_files_are_utf8_in_a_terminal_that_is_not(tmp_path: Path) -> None:
     assert "jährlich".encode() in printed and asked("--config", "-", given=printed) == expected
 
 
-@pytest.mark.parametrize(
-    ("content", "why"), [(b"data: M\xe4use\n", "UTF-8"), (b"data: [\n", "YAML"), (b"- data\n", "no options")]
-)
-def test_a_file_that_is_no_config_is_named(content: bytes, why: str, tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"mine.yaml: .*{why}"):
-        parse(PretrainConfig, [*GIVEN, "--config", str(file)])
-
-
 def test_options_of_deepspeed_are_json_in_utf8(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text('{"comms_logger": {"enabled": true}}', "utf-8-sig")
@@ -213,14 +203,14 @@ def test_options_of_deepspeed_are_json_in_utf8(tmp_path: Path) -> None:
     [
         ("out: M\xfc\n".encode("latin-1"), "cannot be read as YAML saved as UTF-8"),
         ("seed: 1\n".encode("utf-16"), "cannot be read as YAML saved as UTF-8"),
+        (b"data: [\n", "cannot be read as YAML"),
+        (b"- data\n", "holds no options"),
         (b"seed: 1\nseed: 2\n", "cannot be read .*it has 'seed' twice"),
         (b"training: {steps: 1}\ntraining.steps: 2\n", "has training.steps twice"),
         (b"training: {steps: 1, steps: 2}\n", "cannot be read .*it has 'steps' twice"),
     ],
 )
-def test_a_file_of_another_encoding_or_with_a_key_twice_is_one_line(
-    tmp_path: Path, content: bytes, words: str
-) -> None:
+def test_a_file_that_is_no_config_is_named_in_one_line(tmp_path: Path, content: bytes, words: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_bytes(content)
     for given in (["--config", str(file)], [f"--config={file}"]):

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import glob
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,15 +176,22 @@ class ObjectStore:
             self._try(name, lambda: self._fs.rm_file(self._path(name)))
 
     def touch(self) -> Stat:
-        """Size and time of an object that is written now, and removed."""
-        for _ in range(_TOUCHES):
+        """Size and time of an object that is written now, and removed.
+
+        Raises:
+            StorageError: it cannot be written, or is not there afterwards.
+        """
+        for name in (*[_TOUCHED] * _TOUCHES, f"probe-{uuid.uuid4().hex}"):
             try:
-                self.put(_TOUCHED, b"1")
-                if (written := self.stat(_TOUCHED)) is not None:
+                self.put(name, b"1")
+                if (written := self.stat(name)) is not None:
                     return written
             finally:
-                self.remove_file(_TOUCHED)
-        return Stat(1, time.time())
+                self.remove_file(name)
+        raise StorageError(
+            f"{self.uri}/{name}: is not there though it was written. Check that a store for "
+            "objects answers at this address."
+        )
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
