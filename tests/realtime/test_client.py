@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -213,3 +214,30 @@ def test_names_that_came_with_a_late_frame_are_told_again(open_live: Open) -> No
         client.step(np.arange(100, 106), 1, 5.2)
         client.step(np.arange(100, 106), 2, 5.4)
     assert live.frame.tolist() == [105, 104, 103, 102, 101, 100]
+
+
+def test_a_server_that_was_started_again_without_its_state_is_told_the_names_again(
+    small: Small, open_live: Open
+) -> None:
+    frames, address = activity(4, small.preprocessing), ""
+    with contextlib.ExitStack() as stack:
+        for run in range(2):
+            live, port = open_live(), RequestPort(address or "tcp://127.0.0.1:*", MAX_BYTES)
+            with served(live, port):
+                if not address:
+                    address = port.address
+                    client = stack.enter_context(fb.live.Client(address, timeout_s=20))
+                    client.step(frames[0][::-1], 0, units="fedcba")
+                client.step(frames[run + 1][::-1], run + 1)
+                np.testing.assert_array_equal(live.frame, frames[run + 1])
+                assert live.counts["frames"] == (2, 1)[run]
+                if run:
+                    with pytest.raises(FrameError, match="none of the model's"):
+                        client.step(frames[2], 2, units="ghijkl")
+                    with pytest.raises(FrameError, match="none of the model's"):
+                        client.step(frames[2], 2)
+                    with pytest.raises(FrameError, match=r"units are .* expected names"):
+                        client.step(frames[2], 2, units=[1, 2])
+                    client.step(frames[2], 2, units=())
+                    client.step(frames[3], 3)
+                    np.testing.assert_array_equal(live.frame, frames[3])

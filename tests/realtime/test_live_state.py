@@ -16,6 +16,7 @@ from forebrain import realtime
 from forebrain.errors import CheckpointError, FrameError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
+from forebrain.realtime.messages import hash_of_names
 from forebrain.realtime.state import StateFile, keeping
 from forebrain_registry.storage import Folder, partial_beside
 
@@ -147,13 +148,22 @@ def test_names_that_a_sender_told_once_outlive_the_forecaster(
     np.testing.assert_array_equal(again.step(frames[-1][::-1], 39), live.step(frames[-1][::-1], 39))
     np.testing.assert_array_equal(again.frame, frames[-1])
 
+    said = hash_of_names("fedcba")
+    live.ingest(frames[0][::-1], 40, units="fedcba", names=said)
+    StateFile(tmp_path / "state", live, every_s=0).close(live)
+    for names, order in ((said, frames[1]), (None, frames[1][::-1])):  # who says no hash is another
+        again = open_live()
+        StateFile(tmp_path / "state", again, every_s=0).restore(again)
+        again.ingest(frames[1][::-1], 41, names=names)
+        np.testing.assert_array_equal(again.frame, order)
+
     with pytest.raises(FrameError):
-        live.step(frames[0], 40, units="ghijkl")
+        live.step(frames[0], 41, units="ghijkl")
     StateFile(tmp_path / "state", live, every_s=0).close(live)
     again = open_live()
     StateFile(tmp_path / "state", again, every_s=0).restore(again)
     with pytest.raises(FrameError, match="frames without names are refused"):
-        again.step(frames[0], 40)
+        again.step(frames[0], 41)
 
 
 def test_frames_that_bring_only_times_are_missing_while_the_forecaster_was_away(

@@ -15,6 +15,7 @@ from forebrain.realtime.messages import (
     Forecast,
     Frame,
     Question,
+    UntoldNamesError,
     decode_reply,
     decode_request,
     encode_answer,
@@ -22,6 +23,7 @@ from forebrain.realtime.messages import (
     encode_forecast,
     encode_frame,
     encode_question,
+    hash_of_names,
     max_frame_bytes,
 )
 
@@ -44,6 +46,20 @@ def test_a_frame_may_be_float64() -> None:
     np.testing.assert_array_equal(frame.values, [1.0, 2.5])
 
 
+def test_a_sender_says_who_it_is_and_by_which_names_its_frames_are_read() -> None:
+    names = ("AVA", "AVB", "RIM")
+    said = hash_of_names(names)
+    assert said != hash_of_names(names[::-1]) and len(said) == 16
+    frame = Frame(np.zeros(3), units=names, names=said, sender="a rig")
+    for units in (names, None):
+        frame.units = units
+        back = decode_request(encode_frame(frame))
+        assert (back.units, back.names, back.sender) == (units, said, "a rig")
+    in_order = decode_request(encode_frame(Frame(np.zeros(3), sender="a rig")))
+    assert isinstance(in_order, Frame) and (in_order.units, in_order.names) == ((), None)
+    assert decode_request(encode_question(Question("reset", sender="a rig"))).sender == "a rig"
+
+
 def test_a_forecast_arrives_as_it_was_sent() -> None:
     values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     back = decode_reply(encode_forecast(Forecast(values, 9, 1.5, "model", 0.25, True, 2.5)))
@@ -57,7 +73,9 @@ def test_questions_answers_and_errors_arrive() -> None:
     assert decode_request(encode_question(Question("status"))) == Question("status")
     assert decode_reply(encode_answer({"frames": 3})) == {"frames": 3}
     with pytest.raises(FrameError, match="too long"):
-        decode_reply(encode_error("too long"))
+        decode_reply(encode_error(FrameError("too long")))
+    with pytest.raises(UntoldNamesError, match="once more"):
+        decode_reply(encode_error(UntoldNamesError("once more")))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +97,12 @@ def test_questions_answers_and_errors_arrive() -> None:
         {"v": 1, "frame": b"1234", "time_s": "now"},
         {"v": 1, "frame": b"1234", "units": "AVA"},
         {"v": 1, "frame": b"1234", "units": [1]},
+        {"v": 1, "frame": b"1234", "units": ["AVA"], "sender": "a"},
+        {"v": 1, "frame": b"1234", "units": ["AVA"], "names": "0123456789abcdef"},
+        {"v": 1, "frame": b"1234", "units": [], "names": "0123456789abcdef"},
+        {"v": 1, "frame": b"1234", "names": 7},
+        {"v": 1, "frame": b"1234", "sender": ""},
+        {"v": 1, "ask": "status", "sender": 65 * "a"},
         {"v": 1, "ask": "password"},
         {"v": 1, "ask": ["status"]},
         {1: 2},
@@ -100,7 +124,9 @@ def test_any_bytes_are_a_message_or_a_frame_error(data: bytes) -> None:
 
 
 _PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
-_NAMES = st.sampled_from(["v", "frame", "dtype", "index", "time_s", "units", "ask", "forecast", "shape", "x"])
+_NAMES = st.sampled_from(
+    ["v", "frame", "dtype", "index", "time_s", "units", "names", "sender", "ask", "forecast", "shape", "x"]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -115,4 +141,5 @@ def test_any_map_is_a_message_or_a_frame_error(message: dict) -> None:
 def test_every_honest_frame_is_within_the_bound() -> None:
     names = tuple(f"{number:0>255}" for number in range(50))
     values = np.zeros(50, np.float64)
-    assert len(encode_frame(Frame(values, 2**61, 1e300, names))) < max_frame_bytes(50)
+    said = Frame(values, 2**61, 1e300, names, names=hash_of_names(names), sender=64 * "a")
+    assert len(encode_frame(said)) < max_frame_bytes(50)

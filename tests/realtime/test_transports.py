@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 import sys
@@ -507,14 +508,137 @@ def test_what_a_second_sender_asks_and_tells_spoils_no_stream(open_live: Open) -
 def test_frames_of_a_sender_that_has_gone_take_no_place(open_live: Open) -> None:
     port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES, rate_hz=5.0)
     place, waiting = port._place, Frame(np.zeros(6))
-    place.take(7, waiting)
     place._gone.add(7)
-    place._taken = None, float("-inf")
-    place.take(7, waiting)  # it waited here when the connection ended
-    place.take(8, waiting)
-    with pytest.raises(FrameError, match="another sender's"):
+    for connection in (7, 8):  # the first one's frame waited here when its connection ended
+        place.take(connection, waiting)
+        place.follow()
+    with contextlib.closing(port), pytest.raises(FrameError, match="another sender's"):
         place.take(9, waiting)
-    port.close()
+
+
+NAMES = ("a", "b", "c", "d", "e", "f")
+ORDERED, REVERSED = [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]
+
+
+@contextlib.contextmanager
+def raw(address: str) -> Iterator[Callable[..., dict]]:
+    """A sender in no language of ours: sends a frame 0 to 5 with what it is given, and returns the reply."""
+    with zmq.Context() as context, context.socket(zmq.REQ) as plain:
+        plain.linger = 0
+        plain.connect(address)
+
+        def send(**more: object) -> dict:
+            plain.send(msgpack.packb({"v": 1, "frame": np.arange(6, dtype="<f4").tobytes(), **more}))
+            assert plain.poll(10_000)
+            return msgpack.unpackb(plain.recv())
+
+        yield send
+
+
+def test_a_sender_that_names_nothing_is_never_read_by_the_names_of_another(open_live: Open) -> None:
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    port._place._pause_s = 0.0
+    with served(live, port):
+        named, unnamed = RequestClient(port.address), RequestClient(port.address)
+        named.step(Frame(np.arange(6.0), units=NAMES[::-1]), 10)
+        assert live.frame.tolist() == REVERSED
+        for client, order in [(unnamed, ORDERED), (named, REVERSED), (unnamed, ORDERED), (named, REVERSED)]:
+            client.step(Frame(np.arange(6.0)), 10)  # which tells its names when it is asked
+            assert live.frame.tolist() == order
+        with raw(port.address) as send:
+            assert "forecast" in send()
+            assert live.frame.tolist() == ORDERED
+        named.close()
+        unnamed.close()
+
+
+def test_names_told_once_without_a_hash_are_those_of_one_connection(open_live: Open) -> None:
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    port._place._pause_s = 0.0
+    with served(live, port), raw(port.address) as first, raw(port.address) as second:
+        first(units=list(NAMES[::-1]))
+        first()
+        assert live.frame.tolist() == REVERSED
+        assert "by another connection, with names; expected `units`" in second()["error"]
+        assert "forecast" in first() and live.frame.tolist() == REVERSED
+        second(units=[])
+        second()
+        assert live.frame.tolist() == ORDERED
+        first()
+        assert live.frame.tolist() == REVERSED
+        with raw(port.address) as third:
+            assert "error" in third()
+            third(frame=None, ask="reset")
+            assert "forecast" in third() and live.frame.tolist() == ORDERED
+
+
+def test_the_hash_of_names_is_asked_for_its_names_and_checked(open_live: Open) -> None:
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    reverse = hashlib.sha256(b"f\ne\nd\nc\nb\na").hexdigest()[:16]
+    with served(live, port), raw(port.address) as send:
+        refused = send(names=reverse, index=0)
+        assert refused["expects"] == "units" and "expected them, as `units`" in refused["error"]
+        for wrong in (
+            {"names": reverse, "units": list(NAMES)},
+            {"sender": "rig", "units": list(NAMES[::-1])},
+        ):
+            assert "the hash of these units" in send(**wrong)["error"]
+        assert not live.counts["frames"]
+        send(names=reverse, units=list(NAMES[::-1]), index=0)
+        send(names=reverse, index=1)
+        assert live.frame.tolist() == REVERSED
+        send(names=reverse, units=list(NAMES[::-1]), index=0)  # late
+        send(names=reverse, index=2)
+        assert live.frame.tolist() == REVERSED and live.counts["frames"] == 3
+
+
+def test_through_a_proxy_senders_are_told_by_what_they_say_of_themselves(open_live: Open) -> None:
+    now = [0.0]
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    port._place._clock = lambda: now[0]
+    with served(live, port), zmq.Context() as context:
+        rigs, server = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+        number = rigs.bind_to_random_port("tcp://127.0.0.1")
+        server.connect(port.address)
+        control, ending = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        control.bind("inproc://end")
+        ending.connect("inproc://end")
+        proxy = threading.Thread(target=zmq.proxy_steerable, args=(rigs, server, None, control))
+        proxy.start()
+        first, second, anew = (RequestClient(f"tcp://127.0.0.1:{number}") for _ in range(3))
+        anew._sender = first._sender  # connected anew
+        first.step(Frame(np.full(6, 1.0)), 10)
+        for asks in (lambda: second.step(Frame(np.full(6, 2.0)), 10), lambda: second.ask("reset")):
+            with pytest.raises(FrameError, match="another sender's"):
+                asks()
+        assert live.frame[0] == 1
+        anew.step(Frame(np.full(6, 3.0)), 10)
+        now[0] += 3
+        second.step(Frame(np.full(6, 2.0)), 10)
+        assert live.frame[0] == 2
+        ending.send(b"TERMINATE")
+        proxy.join()
+        for each in (first, second, anew, rigs, server, control, ending):
+            each.close()
+
+
+def test_a_publisher_tells_its_names_again_to_a_forecaster_that_does_not_hold_them(open_live: Open) -> None:
+    live, port = open_live(), StreamPort("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", MAX_BYTES)
+    with served(live, port):
+        client = StreamClient(*port.address)
+        client.ready()
+        client._sender.encode(Frame(np.zeros(6), units=NAMES[::-1]))  # which is lost on its way
+        client._sender.has_told = True
+        client.send(Frame(np.arange(6.0), 0))
+        with pytest.raises(FrameError, match="once more"):
+            while True:
+                client.receive(10)
+        client.send(Frame(np.arange(6.0), 1))
+        client.send(Frame(np.arange(6.0), 2))
+        while live.counts["frames"] < 2:
+            client.receive(0.02)
+        assert live.frame.tolist() == REVERSED
+        client.close()
 
 
 def test_connections_that_come_and_go_while_no_frame_comes_stop_nothing(open_live: Open) -> None:

@@ -54,7 +54,6 @@ class Client:
         if timeout_s > MOST_TIMEOUT_S:
             raise ConfigError(f"timeout_s is {timeout_s}; expected at most {MOST_TIMEOUT_S:g}, a day.")
         self.address, self.timeout_s = address, timeout_s
-        self._untold: tuple[str, ...] | None = None  # names of units, until a frame with them is answered
         self._requests = RequestClient(address)
 
     def step(
@@ -70,8 +69,8 @@ class Client:
         """Sends a frame and returns its forecast; see `LiveForecaster.step`.
 
         Args:
-            frame, index, time_s, units: as there. Names whose answer was lost, or whose frame was late or
-                repeated, go with the next frame again.
+            frame, index, time_s, units: as there. Each frame says by which names it is to be read: a server
+                that does not hold them, such as one that was started again, asks for them and is told.
             quantiles: levels to have besides the points, as `Forecast.quantiles` [H, N, Q].
             inputs, plan: as there; `describe()["inputs"]` names them.
 
@@ -79,17 +78,13 @@ class Client:
             FrameError: the frame was refused; nothing changed.
             NoAnswerError: no answer came in time; whether the frame was taken in is not known.
         """
-        names = self._untold if units is None else tuple(units)
+        names = None if units is None else _names(units)
         levels = None if quantiles is None else tuple(quantiles)
         given = None if inputs is None else _numbers(inputs, "the frame's inputs", "biuf", (0, 1))
         planned = None if plan is None else _numbers(plan, "the plan", "biuf", (1, 2))
         values = _numbers(frame, "the frame", "iuf", (1,))
         sent = Frame(values, _index(index), _seconds(time_s), names, levels, given, planned)
-        self._untold = names  # told again where this frame is refused
-        reply = self._requests.step(sent, self.timeout_s)
-        if reply.source not in ("late", "repeated"):  # of which names are not kept
-            self._untold = None
-        return reply
+        return self._requests.step(sent, self.timeout_s)
 
     def what_if(self, plans: Any, quantiles: Sequence[float] | None = None) -> np.ndarray:
         """The forecasts from the newest frame under plans, one after another: nothing changes.
@@ -148,14 +143,13 @@ class Client:
         return self._ask("status")
 
     def reset(self) -> dict[str, Any]:
-        """Begins a new run, such as after a pause: the next frame is the first. Returns the status.
+        """Begins a new run, such as after a pause: the next frame is the first, and in order unless it names
+        its units. Returns the status.
 
         Raises:
             NoAnswerError: no answer came in time.
         """
-        status = self._ask("reset")
-        self._untold = None
-        return status
+        return self._ask("reset")
 
     def close(self) -> None:
         """Closes the connection; the server goes on."""
@@ -184,6 +178,13 @@ def _numbers(values: Any, what: str, kinds: str, axes: tuple[int, ...]) -> np.nd
     if array.ndim not in axes:
         raise FrameError(f"{what}: has shape {array.shape}; expected {' or '.join(map(str, axes))} axes.")
     return array
+
+
+def _names(units: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(units)
+    if not all(isinstance(name, str) for name in names):
+        raise FrameError(f"the frame's units are {names!r:.60}; expected names.")
+    return names
 
 
 def _index(index: Any) -> int | None:

@@ -27,6 +27,7 @@ from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
 from forebrain.realtime.inputs import LiveInputs
 from forebrain.realtime.intervals import OnlineIntervals
+from forebrain.realtime.messages import UntoldNamesError
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
@@ -213,6 +214,7 @@ class LiveForecaster:
         inputs: Any = None,
         plan: Any = None,
         is_new: bool = False,
+        names: str | None = None,
     ) -> bool:
         """Takes in a frame without a forecast. False for a frame that changes nothing: late or repeated.
 
@@ -220,6 +222,12 @@ class LiveForecaster:
             arrived_s: when it came, on any clock that only runs forward; measures the rate of frames that
                 bring no times.
             is_new: it is not the newest frame again, though it may have its time and values.
+            names: the hash of its units' names, where its sender says it with every frame. Without `units` it
+                is read by the names that were told with this hash.
+
+        Raises:
+            FrameError: as of `step`.
+            UntoldNamesError: no names were told with this hash.
         """
         arrivals = copy.copy(self.arrivals)  # so that a frame which is refused has not come
         try:
@@ -228,31 +236,28 @@ class LiveForecaster:
             self.arrivals = arrivals  # which counts what looks like another clock
             if units:  # those of the run that then begins
                 with contextlib.suppress(FrameError):
-                    self._reads_late = _Reading(self._known_names(units), tuple(units))
+                    self._reads_late = self._as_told(units, names, self._reads)
             raise
         # Late frames may be those of a sender that starts again, and names its units anew.
-        named, names = self._reads_late if arrival.kind != "next" and self._reads_late else self._reads
-        if units is None and self._misnamed is not None:
-            raise FrameError(f"{self._misnamed} Until then, or a reset, frames without names are refused.")
-        if units is not None and tuple(units) != names:
-            named, names = (self._known_names(units), tuple(units)) if len(units) else (None, ())
-        values = self._checked(frame, named)
+        reads = self._reads_late if arrival.kind != "next" and self._reads_late else self._reads
+        reads = self._held(names, reads) if units is None else self._as_told(units, names, reads)
+        values = self._checked(frame, reads.named)
         given, planned = self._checked_inputs(inputs, plan)
         if arrival.kind == "repeated" and index is None and not self._is_newest(values):
-            return self.ingest(frame, index, time_s, units, arrived_s, inputs, plan, is_new=True)
+            return self.ingest(frame, index, time_s, units, arrived_s, inputs, plan, True, names)
         before, self.arrivals = self.arrivals, arrivals
         if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
             self.source = arrival.kind
-            self._reads_late = _Reading(named, names)
+            self._reads_late = reads
             return False
         if time_s is None and arrived_s is not None:
             arrivals.note_arrival(arrived_s)
-        if units is not None:
+        if units is not None or names is not None:
             self._misnamed = None
-        if names != self._reads.names and named is not None:
-            self.counts["unknown_units"] += named.num_values - len(named.sources)
-        self._reads, self._reads_late = _Reading(named, names), None
+        if reads.names != self._reads.names and reads.named is not None:
+            self.counts["unknown_units"] += reads.named.num_values - len(reads.named.sources)
+        self._reads, self._reads_late = reads, None
         self.counts["frames"] += 1
         if arrival.kind == "restart":
             self.counts["restarts"] += 1
@@ -455,6 +460,7 @@ class LiveForecaster:
         plain = {
             **self.arrivals.state(),
             "units": self._reads.names or None,
+            "names": self._reads.hash,
             "misnamed": self._misnamed,
             "filled": self.ring.filled,
             "empty_run": self._empty_run,
@@ -487,7 +493,7 @@ class LiveForecaster:
             plain["index"], plain["time_s"], plain.get("intervals_s", ()), plain.get("late_frames", 0.0)
         )
         if units := plain.get("units"):
-            self._reads = _Reading(self._known_names(units), tuple(units))
+            self._reads = _Reading(self._known_names(units), tuple(units), plain.get("names"))
         self._misnamed = plain.get("misnamed")
         self._empty_run, self._falls_back = plain["empty_run"], plain["falls_back"]
         self.interface = copy.deepcopy(self.interface).requires_grad_(False)
@@ -546,6 +552,32 @@ class LiveForecaster:
     def units_drift(self) -> bool:
         """Whether many units have left the mean or the spread that the interface was fitted on."""
         return self.drifted_units > DRIFT_UNITS * self.num_units
+
+    def _as_told(self, units: Sequence[str], names: str | None, reads: _Reading) -> _Reading:
+        """How values are read that are named so: as `reads`, where those are the names. Raises FrameError."""
+        if tuple(units) == reads.names:
+            return reads if names == reads.hash else reads._replace(hash=names)
+        return _Reading(self._known_names(units), tuple(units), names) if len(units) else _Reading()
+
+    def _held(self, names: str | None, reads: _Reading) -> _Reading:
+        """How values are read of a frame that tells no names, only at most their hash. One that does not say
+        it is of none who told names with a hash.
+
+        Raises:
+            UntoldNamesError: no names of this hash are held.
+            FrameError: it says nothing of names, and the last ones are not known.
+        """
+        if names is not None:
+            for held in (self._reads, self._reads_late):
+                if held is not None and held.hash == names:
+                    return held
+            raise UntoldNamesError(
+                f"names with the hash {names} were not told since the forecaster began; expected them, as "
+                "`units` of the frame, once more."
+            )
+        if self._misnamed is not None:
+            raise FrameError(f"{self._misnamed} Until then, or a reset, frames without names are refused.")
+        return reads if reads.hash is None else _Reading()
 
     def _known_names(self, units: Sequence[str]) -> _Named:
         """Raises FrameError where names are not known; frames without names are refused too from then on."""
@@ -814,10 +846,12 @@ class _Named(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """How the values of frames without names are read: as those `names`, none for all units in order."""
+    """How the values of frames without names are read: as those `names`, none for all units in order; by
+    senders that say it only those with the names' `hash`."""
 
     named: _Named | None = None
     names: tuple[str, ...] = ()
+    hash: str | None = None
 
 
 def _finite(found: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ class LslPort:
     def answer(self, answer: dict[str, Any]) -> None:
         """Nobody can ask over this transport."""
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: FrameError) -> None:
         """Nobody waits for an answer; the refusal is in the log."""
 
     def close(self) -> None:

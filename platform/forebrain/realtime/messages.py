@@ -1,8 +1,9 @@
 """The messages between a recording rig and a forecaster: msgpack maps of plain values, checked on arrival.
 
-    frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "units": [name]?,
-                 "quantiles": [level]?, "inputs": bytes?, "plan": bytes?, "plan_shape": [L, D]?}
-    question    {"v": 1, "ask": "status" | "describe" | "reset"}
+    frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "sender": text?,
+                 "names": hash?, "units": [name]?, "quantiles": [level]?, "inputs": bytes?, "plan": bytes?,
+                 "plan_shape": [L, D]?}
+    question    {"v": 1, "ask": "status" | "describe" | "reset", "sender": text?}
                 {"v": 1, "ask": "what_if" | "effect", "plans": bytes, "shape": [K, H, D],
                  "quantiles": [level]?}
     forecast    {"v": 1, "forecast": bytes, "shape": [H, N], "index": int?, "time_s": float?, "made_at": int?,
@@ -10,7 +11,10 @@
                  "step_ms": float, "quantiles": bytes?, "levels": [level]?, "knows": name,
                  "extrapolates": [name]}
     answer      {"v": 1, "answer": {name: value}}
-    error       {"v": 1, "error": text}
+    error       {"v": 1, "error": text, "expects": "units"?}
+
+A sender that named its units says by which names each frame is to be read: `names` is their `hash_of_names`.
+Where the forecaster does not hold those it expects `units`, and nothing is read in another order.
 
 Arrays are little-endian float32 (a frame may be float64, "<f8"); quantiles, where they were asked for, are
 [H, N, Q]. Inputs are [D] of the frame, a plan [L, D] of the frames after it, as `describe` names them. A
@@ -20,7 +24,9 @@ run.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +41,7 @@ QUESTIONS = ("status", "describe", "reset", "what_if", "effect")
 # That bring plans.
 ABOUT_PLANS = ("what_if", "effect")
 MAX_NAME_BYTES = 256
+MAX_SENDER = 64  # characters
 # Of one question: each costs a forecast, and frames wait meanwhile.
 MAX_PLANS = 64
 OVERHEAD_BYTES = 4096
@@ -49,11 +56,14 @@ class Frame:
         index: of the frame in the stream, None where the sender does not count.
         time_s: when it was taken, None where not known.
         units: names of the values, only where they have changed; none at all for all in order again.
+        names: `hash_of_names` of the names that the values have; None of a sender that names none, or says
+            so nowhere but in `units`.
         quantiles: levels of the forecast that are asked for besides the points; None for what the forecaster
             gives unasked.
         inputs: [D], what was done at this frame; None where it is not known.
         plan: [L, D], what will be done at the frames after it; None for what is queued.
         is_new: the transport brings no frame twice, so that one of the newest frame's time is another frame.
+        sender: a text of its sender's own; None where it is known by its connection alone.
     """
 
     values: np.ndarray
@@ -64,6 +74,8 @@ class Frame:
     inputs: np.ndarray | None = None
     plan: np.ndarray | None = None
     is_new: bool = False
+    names: str | None = None
+    sender: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +86,13 @@ class Question:
         ask: which.
         plans: of ABOUT_PLANS, [K, H, D].
         quantiles: of these, the levels that are asked for in place of points.
+        sender: as of a frame.
     """
 
     ask: str
     plans: np.ndarray | None = field(default=None, compare=False)
     quantiles: tuple[float, ...] | None = None
+    sender: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +131,16 @@ class Forecast:
     extrapolates: tuple[str, ...] = ()
 
 
+class UntoldNamesError(FrameError):
+    """A frame whose units have names that the forecaster does not hold: its sender is to tell them again."""
+
+
+def hash_of_names(names: Sequence[str]) -> str:
+    """A short hash of names in their order: the first 16 hexadecimal digits of the SHA-256 of their UTF-8,
+    with line feeds between them."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
 def max_frame_bytes(num_values: int, planned: int = 0) -> int:
     """No honest frame of so many values is larger, with a name for each and so many planned values."""
     return num_values * (8 + MAX_NAME_BYTES + 5) + 4 * planned + OVERHEAD_BYTES
@@ -129,6 +153,10 @@ def encode_frame(frame: Frame) -> bytes:
         message["index"] = frame.index
     if frame.time_s is not None:
         message["time_s"] = frame.time_s
+    if frame.sender is not None:
+        message["sender"] = frame.sender
+    if frame.names is not None:
+        message["names"] = frame.names
     if frame.units is not None:
         message["units"] = list(frame.units)
     if frame.quantiles is not None:
@@ -148,26 +176,30 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
         FrameError: it is neither a frame nor a question.
     """
     message = _unpacked(data)
+    sender = _text(message, "sender")
     if "ask" in message:
         ask = message["ask"]
         if ask not in QUESTIONS:
             raise FrameError(f"the question is {ask!r:.60}; expected one of {', '.join(QUESTIONS)}.")
         if ask not in ABOUT_PLANS:
-            return Question(ask)
-        return Question(ask, _plans(message), _levels(message.get("quantiles")))
+            return Question(ask, sender=sender)
+        return Question(ask, _plans(message), _levels(message.get("quantiles")), sender)
     values, dtype = message.get("frame"), message.get("dtype", "<f4")
     if not isinstance(values, bytes) or dtype not in ("<f4", "<f8"):
         raise FrameError("the message holds no frame: expected bytes under 'frame', of dtype <f4 or <f8.")
     if len(values) % int(dtype[-1]):
         raise FrameError(f"the frame has {len(values)} bytes; expected {dtype[-1]} for each value.")
+    units, names = _names(message, sender)
     return Frame(
         np.frombuffer(values, dtype),
         _optional(message, "index", int),
         _optional(message, "time_s", float),
-        _names(message.get("units")),
+        units,
         _levels(message.get("quantiles")),
         _floats(message, "inputs"),
         _plan(message),
+        names=names,
+        sender=sender,
     )
 
 
@@ -178,6 +210,8 @@ def encode_question(question: Question) -> bytes:
         message |= {"plans": _little(question.plans), "shape": list(question.plans.shape)}
     if question.quantiles is not None:
         message["quantiles"] = list(question.quantiles)
+    if question.sender is not None:
+        message["sender"] = question.sender
     return msgpack.packb(message)
 
 
@@ -208,8 +242,9 @@ def encode_answer(answer: dict[str, Any]) -> bytes:
     return msgpack.packb({"v": VERSION, "answer": answer})
 
 
-def encode_error(text: str) -> bytes:
-    return msgpack.packb({"v": VERSION, "error": text})
+def encode_error(error: FrameError) -> bytes:
+    expects = {"expects": "units"} if isinstance(error, UntoldNamesError) else {}
+    return msgpack.packb({"v": VERSION, "error": str(error), **expects})
 
 
 def decode_reply(data: bytes | memoryview) -> Forecast | dict[str, Any]:
@@ -217,10 +252,12 @@ def decode_reply(data: bytes | memoryview) -> Forecast | dict[str, Any]:
 
     Raises:
         FrameError: the forecaster refused the frame, or the message is none of its.
+        UntoldNamesError: it refused the frame for now, until it is told the names of its values.
     """
     message = _unpacked(data)
     if "error" in message:
-        raise FrameError(str(message["error"]))
+        kind = UntoldNamesError if message.get("expects") == "units" else FrameError
+        raise kind(str(message["error"]))
     if isinstance(message.get("answer"), dict):
         return message["answer"]
     try:
@@ -301,12 +338,29 @@ def require_few(num_plans: int) -> None:
         )
 
 
-def _names(names: Any) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+def _text(message: dict[str, Any], name: str) -> str | None:
+    text = message.get(name)
+    if text is None or (isinstance(text, str) and 0 < len(text) <= MAX_SENDER):
+        return text
+    raise FrameError(f"the message's {name} is {text!r:.60}; expected 1 to {MAX_SENDER} characters.")
+
+
+def _names(message: dict[str, Any], sender: str | None) -> tuple[tuple[str, ...] | None, str | None]:
+    """The names of the values where the message tells them, and their hash. A sender that says who it is also
+    says by which names each frame is read: one without any is in order."""
+    units, names = message.get("units"), _text(message, "names")
+    if units is None:
+        return (() if sender is not None and names is None else None), names
+    if not isinstance(units, list) or not all(isinstance(name, str) for name in units):
         raise FrameError("the frame's units are not a list of names.")
-    return tuple(names)
+    must_say = names is not None or (sender is not None and units)
+    expected = hash_of_names(units) if must_say and units else None
+    if names != expected:
+        raise FrameError(
+            f"the frame's units come with names {names!r}; expected {expected!r}, the hash of these units, "
+            "in this frame and in all after it until they change. See docs/live.md."
+        )
+    return tuple(units), names
 
 
 def _levels(levels: Any) -> tuple[float, ...] | None:

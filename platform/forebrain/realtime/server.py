@@ -36,7 +36,7 @@ class Port(Protocol):
     def answer(self, answer: dict[str, Any]) -> None:
         """Answers a question."""
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: FrameError) -> None:
         """Answers a message that cannot be used."""
 
     def close(self) -> None: ...
@@ -89,7 +89,7 @@ def serve(
         except FrameError as error:
             live.counts["refused"] += 1
             num_refused += 1
-            port.refuse(str(error))
+            port.refuse(error)
             if watch.may_say("refused"):
                 events.append(f"refused{f' ({num_refused} times)' if num_refused > 1 else ''}: {error}")
                 num_refused = 0
@@ -139,7 +139,7 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
         live.require_intervals(levels)
     is_new = live.ingest(
         frame.values, frame.index, frame.time_s, frame.units, arrived_s=began, inputs=frame.inputs,
-        plan=_shaped(frame.plan, live), is_new=frame.is_new,
+        plan=_shaped(frame.plan, live), is_new=frame.is_new, names=frame.names,
     )  # fmt: skip
     if is_new and port.is_behind():
         live.counts["skipped"] += 1

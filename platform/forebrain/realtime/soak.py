@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, FrameError
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.messages import (
     Forecast,
@@ -124,7 +124,7 @@ class _Rig:
 
     def answer(self, answer: dict[str, Any]) -> None: ...
 
-    def refuse(self, reason: str) -> None: ...
+    def refuse(self, error: FrameError) -> None: ...
 
     def close(self) -> None: ...
 

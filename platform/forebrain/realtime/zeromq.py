@@ -11,13 +11,15 @@ import errno
 import logging
 import math
 import re
+import secrets
 import socket as posix
 import struct
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import zmq
 
@@ -27,6 +29,7 @@ from forebrain.realtime.messages import (
     Forecast,
     Frame,
     Question,
+    UntoldNamesError,
     decode_reply,
     decode_request,
     encode_answer,
@@ -34,6 +37,7 @@ from forebrain.realtime.messages import (
     encode_forecast,
     encode_frame,
     encode_question,
+    hash_of_names,
 )
 
 Answer = TypeVar("Answer", Forecast, dict[str, Any])
@@ -44,9 +48,28 @@ QUEUED_FRAMES = 1000  # of a stream; what comes beyond is dropped, and shows as 
 _log = logging.getLogger(__name__)
 
 
+class _Taken(NamedTuple):
+    """Who has the place of a socket's sender.
+
+    Attributes:
+        sender: the text that it says with every frame, else the number of its connection; None for nobody.
+        connection: the number.
+        heard_s: when its newest frame came.
+        is_named: it is known by its connection alone, and told names once: others are not read by them.
+    """
+
+    sender: str | int | None = None
+    connection: int | None = None
+    heard_s: float = -math.inf
+    is_named: bool = False
+
+
 class _Place:
     """The place of the one sender whose frames a socket takes: another's would be mixed into its stream. It
     is free again once its connection has ended, or no frame came from it for a while. Questions need none.
+
+    A sender that says neither who it is nor by which names it is to be read is known by its connection, and
+    the names that it told once are put to its frames here.
 
     Args:
         socket: that frames come to.
@@ -61,62 +84,72 @@ class _Place:
         self._gone: set[int] = set()  # connections that have ended, of which frames may still wait here
         self._pause_s = max(PAUSE_S, PAUSE_FRAMES / rate_hz if rate_hz else 0.0)
         self._clock = clock
-        self._taken: tuple[int | None, float] = None, -math.inf  # by which connection, and its newest frame
-        self._before: tuple[int | None, float] = self._taken
-        self._told: tuple[int | None, tuple[str, ...] | None] = (
-            None,
-            None,
-        )  # names with a refused frame, and whose
+        self._taken = _Taken()
+        self._asked: _Taken | None = None  # by the newest message, until it is known not to be refused
+        self._told: dict[int, tuple[str, ...]] = {}  # names by connection, of senders that tell them once
 
     def follow(self) -> None:
-        """Reads what became of connections; to be called often: ZeroMQ stands still where much is unread."""
+        """Gives the place to who asked for it last, and reads what became of connections; to be called before
+        each message, and often: ZeroMQ stands still where much is unread."""
+        if self._asked is not None:
+            self._taken, self._asked = self._asked, None
+            if self._taken.connection in self._gone:
+                self._taken = _Taken(is_named=self._taken.is_named)
         while self._events.poll(0):
             event, connection = struct.unpack("=hi", self._events.recv_multipart()[0])
             if event == zmq.EVENT_ACCEPTED:
                 self._gone.discard(connection)
+                self._told.pop(connection, None)  # of an earlier one of this number
                 continue
             self._gone.add(connection)
-            nobody = None, -math.inf
-            self._taken = nobody if self._taken[0] == connection else self._taken
-            self._before = nobody if self._before[0] == connection else self._before
+            if self._taken.connection == connection:
+                self._taken = _Taken(is_named=self._taken.is_named)
 
-    def take(self, sender: int, frame: Frame) -> None:
-        """Notes a frame, which gets the names that its sender told with one that was refused.
+    def take(self, connection: int, message: Frame | Question) -> None:
+        """Asks for the place for a frame's sender. Questions want none, but a reset is of who has it.
 
         Raises:
-            FrameError: the place is another's.
+            FrameError: the place is another's, or a frame says neither who sent it nor how to read it where
+                another connection told names.
         """
-        try:
-            self.require(sender)
-        except FrameError:
-            if frame.units is not None:
-                self._told = sender, frame.units
-            raise
-        if frame.units is None and self._told[0] == sender:
-            frame.units = self._told[1]
-        self._told = None, None
-        if sender != self._taken[0] and self._taken[0] is not None:
+        sender = message.sender or connection
+        if isinstance(message, Question):
+            if message.ask == "reset":
+                self._require(sender)
+                self._told.clear()
+                self._taken = self._taken._replace(is_named=False)
+            return
+        tells_once = message.names is None and message.sender is None
+        if tells_once and message.units is not None:
+            self._told[connection] = message.units  # though it be refused
+        self._require(sender)
+        if tells_once:
+            message.units = self._told.get(connection)
+            if message.units is None and self._taken.is_named:
+                raise FrameError(
+                    "the frame names no units, and those before it came by another connection, with names; "
+                    "expected `units`, empty where they are in the adaptation's order, or a reset. A sender "
+                    "that says the hash of its names with each frame may change its connection, see "
+                    "docs/live.md."
+                )
+        if self._taken.sender not in (None, sender):
             _log.warning("frames come from another sender from now on")
-        if sender not in self._gone:
-            self._before, self._taken = self._taken, (sender, self._clock())
+        is_named = tells_once and bool(message.units)
+        self._asked = _Taken(sender, connection, self._clock(), is_named)
 
-    def require(self, sender: int) -> None:
+    def give_back(self) -> None:
+        """The newest message was refused: its sender has the place no more than before."""
+        self._asked = None
+
+    def _require(self, sender: str | int) -> None:
         """Raises FrameError while the place is another's."""
-        taken, heard_s = self._taken
-        if taken not in (None, sender) and (silent_s := self._clock() - heard_s) < self._pause_s:
+        silent_s = self._clock() - self._taken.heard_s
+        if self._taken.sender not in (None, sender) and silent_s < self._pause_s:
             raise FrameError(
                 f"another sender's frames come to this address, the newest {silent_s:.2g} s ago; expected "
                 "those of one. Stop one, or let each have a forecaster of its own. If it is the same rig, "
                 f"connected anew: its frames are taken once its last one is {self._pause_s:.3g} s old."
             )
-
-    def give_back(self) -> None:
-        """The newest message was refused: its sender has the place no more than before."""
-        self._taken = self._before
-
-    def give_none(self) -> None:
-        """Another message comes: what the one before it was given stays."""
-        self._before = self._taken
 
 
 class RequestPort:
@@ -149,9 +182,9 @@ class RequestPort:
     def answer(self, answer: dict[str, Any]) -> None:
         self._socket.send(encode_answer(answer))
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: FrameError) -> None:
         self._place.give_back()
-        self._socket.send(encode_error(reason))
+        self._socket.send(encode_error(error))
 
     def close(self) -> None:
         self._context.destroy()
@@ -191,9 +224,9 @@ class StreamPort:
     def answer(self, answer: dict[str, Any]) -> None:
         self._forecasts.send(encode_answer(answer))
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, error: FrameError) -> None:
         self._place.give_back()
-        self._forecasts.send(encode_error(reason))
+        self._forecasts.send(encode_error(error))
 
     def close(self) -> None:
         self._context.destroy()
@@ -241,6 +274,40 @@ class Subscriber:
         self._context.destroy()
 
 
+class _Sender:
+    """What a rig says of itself with each frame: a text of its own, and the hash of the names that it last
+    gave its values. The names go along until a frame with them is taken, and where they are asked for."""
+
+    def __init__(self) -> None:
+        self.text = secrets.token_hex(8)
+        self.in_order()
+
+    def in_order(self) -> None:
+        """From now on values have no names."""
+        self.names: tuple[str, ...] = ()
+        self._hash: str | None = None
+        self.has_told = True
+
+    def encode(self, frame: Frame) -> bytes:
+        if frame.units is not None:
+            if frame.units != self.names:
+                self.names, self._hash = frame.units, hash_of_names(frame.units) if frame.units else None
+            self.has_told = False
+        units = None if self.has_told else self.names
+        return encode_frame(replace(frame, units=units, names=self._hash, sender=self.text))
+
+    def heard(self, data: bytes) -> Forecast | dict[str, Any]:
+        """The message that came back. Raises FrameError where it is a refusal, see `decode_reply`."""
+        try:
+            reply = decode_reply(data)
+        except UntoldNamesError:
+            self.has_told = False
+            raise
+        if isinstance(reply, Forecast) and reply.source not in ("late", "repeated"):
+            self.has_told = True
+        return reply
+
+
 class RequestClient:
     """Sends a frame and gets its forecast: REQ. A lost answer does not block the next request.
 
@@ -252,6 +319,7 @@ class RequestClient:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._sender = _Sender()
         self._context = _context()
         self._socket = self._context.socket(zmq.REQ)
         self._socket.setsockopt(zmq.REQ_RELAXED, 1)
@@ -265,7 +333,7 @@ class RequestClient:
         Raises:
             NoAnswerError: nobody is there, or comes in time.
         """
-        self._send(encode_frame(frame), timeout_s)
+        self._send(self._sender.encode(frame), timeout_s)
 
     def receive(self, timeout_s: float) -> Forecast | None:
         """The forecast of the frame sent last, None if it does not come in time.
@@ -284,18 +352,25 @@ class RequestClient:
         """
         deadline = time.perf_counter() + timeout_s
         question = Question(ask) if isinstance(ask, str) else ask
-        self._send(encode_question(question), timeout_s)
-        return self.answer(dict, max(0.0, deadline - time.perf_counter()))
+        self._send(encode_question(replace(question, sender=self._sender.text)), timeout_s)
+        answer = self.answer(dict, max(0.0, deadline - time.perf_counter()))
+        if question.ask == "reset":
+            self._sender.in_order()
+        return answer
 
     def step(self, frame: Frame, timeout_s: float) -> Forecast:
-        """Sends a frame and waits for its forecast.
+        """Sends a frame and waits for its forecast; a forecaster that does not hold its names is told them.
 
         Raises:
             FrameError: it was refused.
             NoAnswerError: no answer in time.
         """
         deadline = time.perf_counter() + timeout_s
-        self._send(encode_frame(frame), timeout_s)
+        self._send(self._sender.encode(frame), timeout_s)
+        try:
+            return self.answer(Forecast, max(0.0, deadline - time.perf_counter()))
+        except UntoldNamesError:
+            self._send(self._sender.encode(frame), max(0.0, deadline - time.perf_counter()))
         return self.answer(Forecast, max(0.0, deadline - time.perf_counter()))
 
     def answer(self, kind: type[Answer], timeout_s: float) -> Answer:
@@ -325,18 +400,20 @@ class RequestClient:
         )
 
     def _reply(self, timeout_s: float) -> Forecast | dict[str, Any] | None:
-        return decode_reply(self._socket.recv()) if _poll(self._socket, timeout_s) else None
+        return self._sender.heard(self._socket.recv()) if _poll(self._socket, timeout_s) else None
 
 
 class StreamClient:
     """Publishes frames and listens to forecasts: PUB and SUB.
 
-    Streams find each other a moment after connecting; `ready` waits for it, so that no frame is lost.
+    Streams find each other a moment after connecting; `ready` waits for it, so that no frame is lost. A
+    forecaster that does not hold the names of the values is told them with the frame after its refusal.
     """
 
     awaits_answers = False
 
     def __init__(self, frames: str, forecasts: str) -> None:
+        self._sender = _Sender()
         self._context = _context()
         self._frames = self._context.socket(zmq.PUB)
         self._forecasts = self._context.socket(zmq.SUB)
@@ -362,7 +439,7 @@ class StreamClient:
         )
 
     def send(self, frame: Frame) -> None:
-        self._frames.send(encode_frame(frame))
+        self._frames.send(self._sender.encode(frame))
 
     def receive(self, timeout_s: float) -> Forecast | None:
         """The next forecast, None if none comes in time.
@@ -372,7 +449,7 @@ class StreamClient:
         """
         if not _poll(self._forecasts, timeout_s):
             return None
-        reply = decode_reply(self._forecasts.recv())
+        reply = self._sender.heard(self._forecasts.recv())
         return reply if isinstance(reply, Forecast) else None
 
     def close(self) -> None:
@@ -389,16 +466,11 @@ def _context() -> zmq.Context:
 def _request(socket: zmq.Socket, place: _Place) -> Frame | Question:
     """The message that has come. Raises FrameError if it is none, or a frame or a reset while the place is
     another's."""
-    place.give_none()
     parts = socket.recv_multipart(copy=False)
     if len(parts) != 1:
         raise FrameError(f"the message has {len(parts)} parts; expected one.")
     request = decode_request(parts[0].bytes)
-    sender = int(parts[0].get(zmq.SRCFD))
-    if isinstance(request, Frame):
-        place.take(sender, request)
-    elif request.ask == "reset":  # of the other's stream
-        place.require(sender)
+    place.take(int(parts[0].get(zmq.SRCFD)), request)
     return request
 
 
