@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -233,3 +234,67 @@ def test_a_state_with_an_impossible_index_is_mended() -> None:
     arrivals = Arrivals(rate_hz=None)
     arrivals.restore(2**70, 1.7e18)  # as frames in nanoseconds once left it
     assert arrivals.judge(7, None) == Arrival("next") and arrivals.index == 7
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize(
+    ("rate_hz", "power", "part", "missing", "first"),
+    [
+        (30, 3, "milliseconds", [3, 20, 21], 6),
+        (0.5, 3, "milliseconds", [3, 20, 21], 6),
+        (30, 6, "microseconds", [3, 20, 21], 6),
+        (0.5, 6, "microseconds", [], 1),  # which jump by more than twelve days
+        (30, 9, "nanoseconds", [], 1),
+    ],
+)
+def test_times_that_are_no_seconds_from_the_first_on_are_refused_with_their_unit(
+    rate_hz: float, power: int, part: str, missing: list[int], first: int, counts: bool
+) -> None:
+    arrivals = Arrivals(rate_hz)
+    times = 10**power * (FRAMES[:50] + RNG.uniform(-0.05, 0.05, 50)) / rate_hz
+    came = [number for number in range(50) if number not in missing]
+    taken = [number for number in came if is_taken(arrivals, number, times[number], counts, part, power)]
+    assert taken == [number for number in came if number < first]
+    # The sender is mended, and goes on or starts again.
+    for number in range(50, 60):
+        with contextlib.suppress(FrameError):  # which is another clock, until that is sure
+            arrivals.judge(number if counts else None, number / rate_hz)
+    assert arrivals.time_s == 59 / rate_hz
+
+
+def is_taken(arrivals: Arrivals, number: int, time_s: float, counts: bool, part: str, power: int) -> bool:
+    try:
+        arrivals.judge(number if counts else None, float(time_s))
+    except FrameError as error:
+        assert f"Divide {part} by 1e{power}" in str(error) and "expected seconds" in str(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [1, 1000, 1, 1, 1000, 1, 1],
+        [1000, 1000, 1000, 1, 1, 1],
+        [1, 1, 1, 1, *20 * [1000]],
+        [700, 1500, 1000, 400, 1000, 1000, 1],
+        20 * [500],
+        20 * [1 / 1000],
+    ],
+    ids=["trials", "a slow start", "slow later on", "uneven", "half the factor", "milliseconds expected"],
+)
+def test_long_pauses_and_gaps_are_no_other_unit_of_time(steps: list[float], counts: bool) -> None:
+    arrivals, rate_hz = Arrivals(10.0), 10.0
+    for number, time_s in enumerate(np.cumsum([0, *steps]) / rate_hz):
+        assert arrivals.judge(number if counts else None, float(time_s)).kind == "next"
+
+
+def test_frames_that_only_looked_like_milliseconds_are_taken_as_soon_as_they_step_as_expected() -> None:
+    arrivals = Arrivals(10.0)
+    for number in range(5):
+        arrivals.judge(None, 100.0 * number)
+    for time_s in (500.0, 600.0, 600.0):
+        with pytest.raises(FrameError, match="Divide milliseconds by 1e3"):
+            arrivals.judge(None, time_s)
+    assert arrivals.judge(None, 600.1).kind == "next" and arrivals.judge(None, 600.2).kind == "next"

@@ -30,6 +30,11 @@ LATE_FRAMES, EARLY_FRAMES, MOST_EARLY = 8, 128, 10.0
 MAX_INDEX = 2**62
 # No stream pauses for twelve days: times that jump by more are no seconds, or of another clock.
 MAX_TIME_STEP_S = 1e6
+# Times whose first steps are so many times those expected, in powers of ten and to a fifth, are in these.
+PARTS = {"milliseconds": 3, "microseconds": 6, "nanoseconds": 9}
+MAX_PART_ERROR = 0.2
+# A step of more frames than these may be one of such times.
+LONG_STEP = 100
 
 
 class Arrival(NamedTuple):
@@ -51,7 +56,8 @@ class Arrivals:
     A sender that starts again counts from an earlier index, or its clock was set back: all its frames look
     late. After `MIN_GAP_FRAMES` late frames in a row, each after the one before, they are taken as a new
     count. Times that jump by more than `MAX_TIME_STEP_S` are refused; so many in a row with the usual steps
-    between them are another clock, and without indices a new count too.
+    between them are another clock, and without indices a new count too. Times that look like milliseconds, or
+    smaller parts of a second, from the first ones on are refused as long as they do.
 
     Args:
         rate_hz: that the model expects, or None where it is not known.
@@ -74,6 +80,7 @@ class Arrivals:
         self._late_run = 0
         self._jumped_to: float | None = None
         self._jumped_run = 0
+        self._refused: tuple[int | None, float] | None = None  # the newest frame, if for what its time counts
 
     def __copy__(self) -> Arrivals:
         new = object.__new__(Arrivals)
@@ -91,7 +98,8 @@ class Arrivals:
                 frames, or by a coarse clock.
 
         Raises:
-            FrameError: an index that is no whole number from 0 on, or a time that is not finite or jumps.
+            FrameError: an index that is no whole number from 0 on, or a time that is not finite, jumps, or
+                counts no seconds.
         """
         if index is not None and (isinstance(index, bool) or not isinstance(index, int | np.integer)):
             raise FrameError(f"the frame's index is {index!r}; expected a whole number.")
@@ -99,7 +107,10 @@ class Arrivals:
             raise FrameError(f"the frame's index is {index}; expected 0 or more and below 2^62.")
         if time_s is not None and not math.isfinite(time_s):
             raise FrameError(f"the frame's time is {time_s}; expected seconds, or none.")
+        if time_s is not None:
+            self._require_seconds(index, time_s)
         is_new_count = self._has_changed_clocks(time_s) and index is None
+        self._refused = None
         arrival = Arrival("restart") if is_new_count else self._place(index, time_s, is_new)
         if arrival.kind == "next":
             self._measure(0 if index is None else arrival.missing, time_s)
@@ -165,7 +176,8 @@ class Arrivals:
         if time_s is None or self.time_s is None or abs(time_s - self.time_s) <= MAX_TIME_STEP_S:
             self._jumped_to, self._jumped_run = None, 0
             return False
-        follows = self._jumped_to is not None and 0 < time_s - self._jumped_to <= MAX_TIME_STEP_S
+        step_s = time_s - (self.time_s if self._jumped_to is None else self._jumped_to)
+        follows = self._jumped_to is not None and 0 < step_s <= MAX_TIME_STEP_S
         self._jumped_run = self._jumped_run + 1 if follows else 1
         self._jumped_to = time_s
         if self._jumped_run >= MIN_GAP_FRAMES:
@@ -175,8 +187,37 @@ class Arrivals:
             return True
         raise FrameError(
             f"the frame's time is {time_s:.6g}, the one before it was {self.time_s:.6g}; expected seconds on "
-            "one clock. Divide nanoseconds by 1e9; a clock that has changed is followed after a few frames."
+            f"one clock. {self._advice(step_s) or 'Divide nanoseconds by 1e9'}; a clock that has changed is "
+            "followed after a few frames."
         )
+
+    def _require_seconds(self, index: int | None, time_s: float) -> None:
+        """Raises FrameError where times have counted parts of a second from the first ones on, and still do.
+        Only of a stream's first steps that is asked: later ones are pauses, or another rate."""
+        before, before_s = self.index, self.time_s
+        if self._refused is not None and time_s > self._refused[1]:
+            before, before_s = self._refused
+        if self.rate_hz is None or before_s is None or len(self._intervals) != FIRST_INTERVALS:
+            return
+        frames = 1 if index is None or before is None else index - before
+        if frames < 1 or (time_s - before_s) * self.rate_hz <= LONG_STEP * frames:
+            return
+        step_s = median(self._intervals)
+        advice = self._advice(step_s)
+        # All but one, before which a frame may be missing.
+        if advice and sum(self._advice(each) == advice for each in self._intervals) >= FIRST_INTERVALS - 1:
+            self._refused = index, time_s
+            raise FrameError(
+                f"the first frames' times are {step_s:.4g} apart, where the model expects "
+                f"{1 / self.rate_hz:.4g}; expected seconds. {advice}."
+            )
+
+    def _advice(self, step_s: float) -> str | None:
+        """What to do about times that step so far each frame; None if they count none of PARTS."""
+        for part, power in PARTS.items():
+            if self.rate_hz and abs(step_s * self.rate_hz / 10**power - 1) <= MAX_PART_ERROR:
+                return f"Divide {part} by 1e{power}"
+        return None
 
     def _place(self, index: int | None, time_s: float | None, is_new: bool) -> Arrival:
         if index is not None and self.index is not None:

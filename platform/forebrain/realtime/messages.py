@@ -26,8 +26,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import msgpack
@@ -146,9 +147,9 @@ def max_frame_bytes(num_values: int, planned: int = 0) -> int:
     return num_values * (8 + MAX_NAME_BYTES + 5) + 4 * planned + OVERHEAD_BYTES
 
 
-def encode_frame(frame: Frame) -> bytes:
-    """A frame as it travels; what it does not say is left out."""
-    message: dict[str, Any] = {"v": VERSION, "frame": _little(frame.values), "dtype": "<f4"}
+def encode_frame(frame: Frame, said: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+    """A frame as it travels, with what its sender says of itself; what it does not say is left out."""
+    message: dict[str, Any] = {"v": VERSION, "frame": _little(frame.values), "dtype": "<f4", **said}
     if frame.index is not None:
         message["index"] = frame.index
     if frame.time_s is not None:

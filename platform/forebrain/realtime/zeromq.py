@@ -280,21 +280,19 @@ class _Sender:
 
     def __init__(self) -> None:
         self.text = secrets.token_hex(8)
-        self.in_order()
+        self.name(())
 
-    def in_order(self) -> None:
-        """From now on values have no names."""
-        self.names: tuple[str, ...] = ()
-        self._hash: str | None = None
-        self.has_told = True
+    def name(self, names: tuple[str, ...]) -> None:
+        """Says from the next frame on that its values have these names; none where they are in order."""
+        self.names, self.has_told = names, True
+        self._said = {"sender": self.text} | ({"names": hash_of_names(names)} if names else {})
 
     def encode(self, frame: Frame) -> bytes:
         if frame.units is not None:
             if frame.units != self.names:
-                self.names, self._hash = frame.units, hash_of_names(frame.units) if frame.units else None
+                self.name(frame.units)
             self.has_told = False
-        units = None if self.has_told else self.names
-        return encode_frame(replace(frame, units=units, names=self._hash, sender=self.text))
+        return encode_frame(frame, self._said if self.has_told else self._said | {"units": self.names})
 
     def heard(self, data: bytes) -> Forecast | dict[str, Any]:
         """The message that came back. Raises FrameError where it is a refusal, see `decode_reply`."""
@@ -355,7 +353,7 @@ class RequestClient:
         self._send(encode_question(replace(question, sender=self._sender.text)), timeout_s)
         answer = self.answer(dict, max(0.0, deadline - time.perf_counter()))
         if question.ask == "reset":
-            self._sender.in_order()
+            self._sender.name(())
         return answer
 
     def step(self, frame: Frame, timeout_s: float) -> Forecast:
