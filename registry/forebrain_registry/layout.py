@@ -72,6 +72,11 @@ def is_leftover(name: str) -> bool:
     return _LEFTOVER.fullmatch(name) is not None
 
 
+def is_part(name: str) -> bool:
+    """Whether a file is what lies in a registry and hardly elsewhere."""
+    return bool(_RECORD.fullmatch(name) or _BLOB.fullmatch(name)) or is_leftover(name)
+
+
 def versions_folder(name: str) -> str:
     return f"{MODELS}/{name}/versions"
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import logging
 import os
+import re
 import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from forebrain_registry.web import WebStore
 
 _log = logging.getLogger(__name__)
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Pulled:
 
 @dataclass(frozen=True)
 class _Remembered:
-    """The version that a reference stood for."""
+    """The version that a reference stood for in a registry."""
 
+    registry: str
+    reference: str
     digest: str
     number: int
 
@@ -210,36 +213,30 @@ class _Cache:
         """
         if not offline and len(wanted.digest or "") < 64:
             return None
-        folder = self._references(uri, wanted.name)
+        path = self._remembered(uri, wanted)
         more = "*" if wanted.digest else ""
-        entries = [_read_remembered(path) for path in folder.glob(f"{_selector(wanted)}{more}.json")]
-        # A file that was copied over another tells of another version.
-        found = {
-            entry.digest: entry
-            for entry in entries
-            if entry
-            and entry.digest.startswith(wanted.digest or "")
-            and wanted.number in (None, entry.number)
-        }
-        if len(found) > 1:
+        found = [self._read(each) for each in path.parent.glob(f"{path.stem}{more}.json")]
+        entries = [entry for entry in found if entry is not None]
+        if len({entry.digest for entry in entries}) > 1:
             raise InvalidError(f"{wanted}: fits several versions in the cache. Give more digits.")
-        version = self._record(next(iter(found.values()))) if found else None
-        return version if version is not None and version.name == wanted.name else None
+        return self._record(entries[0].digest, entries[0].number) if entries else None
 
     def remember(self, uri: str, wanted: Reference, version: Version) -> None:
-        entry = _Remembered(version.digest, version.number)
-        content = json.dumps(asdict(entry)).encode()
+        by_number = Reference(version.name, number=version.number)
         by_digest = Reference(version.name, digest=version.digest)
-        for selector in {_selector(wanted), str(version.number), _selector(by_digest)}:
-            path = self._references(uri, version.name) / f"{selector}.json"
-            # What is known already need not be written, which a full or foreign cache would refuse.
-            if _read_remembered(path) != entry:
-                Folder(path.parent).write(path.name, content)
+        for reference in {wanted, by_number, by_digest}:
+            path = self._remembered(uri, reference)
+            content = strict_json.dump(_Remembered(uri, str(reference), version.digest, version.number))
+            with contextlib.suppress(FileNotFoundError, StorageError):
+                # What is known already need not be written, which a full or foreign cache would refuse.
+                if Folder(path.parent, follow_links=False).read(path.name, MAX_NOTE_BYTES) == content:
+                    continue
+            Folder(path.parent).write(path.name, content)
 
     def is_whole(self, version: Version, interfaces: bool) -> bool:
         """Whether every file is there and is what was published. Reads them all."""
         folder = self.folder(version.digest)
-        if self._record(_Remembered(version.digest, version.number)) is None:
+        if self._record(version.digest, version.number) is None:
             return False
         return all(_is_good(path, stored) for path, stored in _places(folder, version, interfaces))
 
@@ -273,19 +270,38 @@ class _Cache:
         (partial / RECORD).replace(folder / "model" / RECORD)
         shutil.rmtree(partial, ignore_errors=True)
 
-    def _record(self, entry: _Remembered) -> Version | None:
+    def _record(self, digest: str, number: int) -> Version | None:
         """A version by its record in the cache, if that is whole."""
-        folder = self.folder(entry.digest) / "model"
+        folder = self.folder(digest) / "model"
         try:
             content = Folder(folder, follow_links=False).read(RECORD, MAX_RECORD_BYTES)
         except (FileNotFoundError, StorageError):
             return None
-        if hashlib.sha256(content).hexdigest() != entry.digest:
+        if hashlib.sha256(content).hexdigest() != digest:
             return None
-        return Version.parse(content, entry.number, str(folder / RECORD))
+        return Version.parse(content, number, str(folder / RECORD))
 
-    def _references(self, uri: str, name: str) -> Path:
-        return self.root / "references" / hashlib.sha256(uri.encode()).hexdigest()[:16] / name
+    def _remembered(self, uri: str, reference: Reference) -> Path:
+        """The file that says what a reference stood for in a registry."""
+        folder = self.root / "references" / hashlib.sha256(uri.encode()).hexdigest()[:16] / reference.name
+        return folder / f"{_selector(reference)}.json"
+
+    def _read(self, path: Path) -> _Remembered | None:
+        """What such a file says; None, with a line, where it was not written for this place."""
+        try:
+            content = Folder(path.parent, follow_links=False).read(path.name, MAX_NOTE_BYTES)
+            entry = strict_json.build(_Remembered, strict_json.parse(content, str(path)), str(path))
+            reference = Reference.parse(entry.reference)
+            if self._remembered(entry.registry, reference) != path:
+                raise InvalidError(f"{path}: was copied here; it is of {reference} in {entry.registry}.")
+            if not _DIGEST.fullmatch(entry.digest) or not entry.digest.startswith(reference.digest or ""):
+                raise InvalidError(f"{path}: its digest is not one of {entry.reference}.")
+        except FileNotFoundError:
+            return None
+        except (StorageError, InvalidError) as error:
+            _log.warning("%s It is passed over, and made anew when the registry is asked.", error)
+            return None
+        return entry
 
 
 def _paths(files: Iterable[StoredFile]) -> list[str]:
@@ -304,15 +320,6 @@ def _selector(reference: Reference) -> str:
     if reference.digest:
         return f"_sha256-{reference.digest}"
     return reference.alias or str(reference.number or "_newest")
-
-
-def _read_remembered(path: Path) -> _Remembered | None:
-    try:
-        content = Folder(path.parent, follow_links=False).read(path.name, MAX_NOTE_BYTES)
-        entry = strict_json.build(_Remembered, strict_json.parse(content, str(path)), str(path))
-    except (FileNotFoundError, StorageError, InvalidError):
-        return None
-    return entry if len(entry.digest) == 64 and entry.digest.isalnum() else None
 
 
 def _is_good(path: Path, stored: StoredFile) -> bool:

@@ -109,13 +109,36 @@ class Registry:
             self._may_write = True
         return self.store
 
+    def is_there(self) -> bool:
+        """Whether anything lies there that a registry holds; a web host must have its index."""
+        if not isinstance(self.store, Folder):
+            self.store.files()
+            return True
+        folders = (layout.MODELS, layout.BLOBS, layout.COLLECTING)
+        return any(layout.is_part(name) for folder in folders for name in self.store.files(folder))
+
+    def require(self) -> None:
+        """Raises StorageError where there is no registry, as at a mistyped address."""
+        if not self.is_there():
+            raise StorageError(
+                f"{self.uri}: there is no registry, neither models nor blobs of one. Check the address; the "
+                "first that is published there begins one."
+            )
+
     def names(self) -> list[str]:
-        """Every model that has a version."""
+        """Every model that has a version; none where there is no registry."""
         return list(layout.listings(self.store.files(layout.MODELS)))
 
     def all_versions(self) -> Iterator[tuple[str, list[Version]]]:
-        """Every model with its versions, oldest first, from one listing of the store."""
-        for name, listing in layout.listings(self.store.files(layout.MODELS)).items():
+        """Every model with its versions, oldest first, from one listing of the store.
+
+        Raises:
+            StorageError: there is no registry.
+        """
+        found = layout.listings(self.store.files(layout.MODELS))
+        if not found:
+            self.require()
+        for name, listing in found.items():
             yield name, self._read_versions(name, listing.versions)
 
     def newest(self) -> Iterator[Version]:
@@ -139,11 +162,10 @@ class Registry:
         found = layout.listings(self.store.files(f"{layout.MODELS}/{name}"))
         if name not in found:
             names = self.names()
-            known = (
-                f"It has {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
-                if names
-                else "It is empty."
-            )
+            if names:
+                known = f"It has {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+            else:
+                known = "It is empty." if self.is_there() else "There is no registry; check the address."
             raise NotFoundError(f"{self.uri}: no model {name!r}.{_suggest(name, names)} {known}")
         return found[name]
 

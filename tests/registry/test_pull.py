@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.server
 import json
 import logging
@@ -436,22 +437,48 @@ def test_a_reference_in_the_cache_cannot_give_a_model_another_name(published: Re
 
 
 def test_a_reference_in_the_cache_that_was_copied_over_another_brings_no_other_version(
-    registry: Registry, tmp_path: Path
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    digests = [
-        publish(registry, "worm", {"model.safetensors": weights(seed)}, metadata()).digest for seed in (1, 2)
-    ]
-    wanted = [(f"sha256:{digests[0]}", f"sha256:{digests[1]}"), ("1", "2")]
-    for own, other in wanted:
-        for selector in (own, other):
-            pull(registry, f"worm@{selector}")
-        (folder,) = (tmp_path / "cache/registry/references").glob("*/worm")
-        names = [f"{'_' if ':' in each else ''}{each.replace(':', '-')}.json" for each in (own, other)]
-        shutil.copy(folder / names[1], folder / names[0])
+    other = Registry(tmp_path / "other")
+    for place, seed in ((registry, 1), (registry, 2), (other, 3)):
+        version = publish(place, "worm", {"model.safetensors": weights(seed)}, metadata())
+        place.set_alias("worm", f"v{seed}", version.number)
+        for selector in (f"v{seed}", str(version.number), f"sha256:{version.digest}"):
+            pull(place, f"worm@{selector}")
+    pull(other, "worm")
+    references = tmp_path / "cache/registry/references"
+    folder, elsewhere = (
+        references / hashlib.sha256(place.uri.encode()).hexdigest()[:16] / "worm" for place in (registry, other)
+    )
+    own = registry.resolve("worm@1").digest
+    for reference, name, copied in (
+        ("worm@v1", "v1", folder / "v2.json"),
+        ("worm@1", "1", folder / "2.json"),
+        (f"worm@sha256:{own}", f"_sha256-{own}", folder / f"_sha256-{registry.resolve('worm@2').digest}.json"),
+        ("worm@1", "1", elsewhere / "1.json"),
+        ("worm", "_newest", elsewhere / "_newest.json"),
+    ):
+        shutil.copy(copied, folder / f"{name}.json")
         with pytest.raises(NotFoundError, match="not in the cache"):
-            pull(registry, f"worm@{own}", offline=True)
-        assert pull(registry, f"worm@{own}").version.digest == digests[0]
-        assert pull(registry, f"worm@{own}", offline=True).version.digest == digests[0]
+            pull(registry, reference, offline=True)
+        assert f"{name}.json: was copied here; it is of worm" in caplog.text
+        caplog.clear()
+        digest = pull(registry, reference).version.digest
+        assert digest == registry.resolve(reference).digest
+        assert pull(registry, reference, offline=True).version.digest == digest
+
+
+def test_a_reference_in_the_cache_of_an_earlier_version_is_made_anew(
+    published: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = pull(published, "worm").version
+    [known] = (tmp_path / "cache/registry/references").glob("*/worm/_newest.json")
+    known.write_text(json.dumps({"digest": version.digest, "number": version.number}))
+    with pytest.raises(NotFoundError, match="not in the cache"):
+        pull(published, "worm", offline=True)
+    assert "_newest.json: 'registry' is missing. It is passed over" in caplog.text
+    pull(published, "worm")
+    assert pull(published, "worm", offline=True).version == version
 
 
 def test_an_index_that_was_listed_before_another_s_is_written_again(
