@@ -50,8 +50,9 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
 
     Raises:
         InvalidError: a record cannot be read, so it is not known which blobs it names; nothing was removed.
-        StorageError: the store fails, or is too slow.
+        StorageError: there is no registry, or the store fails, or is too slow.
     """
+    registry.require()
     store = registry.writer()
     begun = store.clock_s()  # the machine's own may be set to another day
     # Blobs are listed before records, so that one whose record came in between is known to be named.

@@ -142,10 +142,12 @@ class Registry:
             yield name, self._read_versions(name, listing.versions)
 
     def newest(self) -> Iterator[Version]:
-        """Of every model the newest version that is not deprecated."""
-        for name, versions in self.all_versions():
-            deprecated = self.deprecations(name)
-            yield from [version for version in versions if version.number not in deprecated][-1:]
+        """Of every model the newest version that is not deprecated; none where there is no registry yet."""
+        for name in self.names():
+            listing = self.listing(name)
+            deprecated = self._deprecations(name, listing)
+            good = [number for number in listing.versions if number not in deprecated]
+            yield from self._read_versions(name, good[-1:])
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, oldest first.

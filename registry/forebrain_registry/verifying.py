@@ -46,6 +46,8 @@ def verify(registry: Registry, name: str | None = None) -> Findings:
         found = {name: registry.listing(name)}
     else:
         found = layout.all_listings(registry.store.files(layout.MODELS))
+        if not found:
+            registry.require()
     findings = Findings()
     checked: set[str] = set()
     for model, listing in found.items():
@@ -72,7 +74,11 @@ def write_index(registry: Registry) -> int:
 
     Returns:
         The number of records it names.
+
+    Raises:
+        StorageError: there is no registry, or it cannot be written to.
     """
+    registry.require()
     store = registry.writer()
     names = layout.record_names(store.files(layout.MODELS))
     for _ in range(_PASSES):

@@ -256,7 +256,7 @@ def test_a_page_is_replaced_only_where_that_is_asked_for(
 
 def test_a_registry_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ForebrainError, match="no registry here"):
+    with pytest.raises(ForebrainError, match="there is no registry"):
         write_catalogue(str(tmp_path / "file"), str(tmp_path / "page"))
 
 

@@ -448,13 +448,18 @@ def test_a_reference_in_the_cache_that_was_copied_over_another_brings_no_other_v
     pull(other, "worm")
     references = tmp_path / "cache/registry/references"
     folder, elsewhere = (
-        references / hashlib.sha256(place.uri.encode()).hexdigest()[:16] / "worm" for place in (registry, other)
+        references / hashlib.sha256(place.uri.encode()).hexdigest()[:16] / "worm"
+        for place in (registry, other)
     )
     own = registry.resolve("worm@1").digest
     for reference, name, copied in (
         ("worm@v1", "v1", folder / "v2.json"),
         ("worm@1", "1", folder / "2.json"),
-        (f"worm@sha256:{own}", f"_sha256-{own}", folder / f"_sha256-{registry.resolve('worm@2').digest}.json"),
+        (
+            f"worm@sha256:{own}",
+            f"_sha256-{own}",
+            folder / f"_sha256-{registry.resolve('worm@2').digest}.json",
+        ),
         ("worm@1", "1", elsewhere / "1.json"),
         ("worm", "_newest", elsewhere / "_newest.json"),
     ):

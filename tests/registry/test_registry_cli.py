@@ -181,7 +181,27 @@ def test_listing_a_folder_imports_nothing_heavy(folder: Path) -> None:
 def test_an_alias_that_is_none_publishes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["publish", "worm", str(folder), "--alias", "No Alias"]) == 1
     assert "not an alias" in capsys.readouterr().err
-    assert main(["list", "--json"]) == 0 and json.loads(capsys.readouterr().out) == []
+    assert main(["list"]) == 1 and "there is no registry" in capsys.readouterr().err
+
+
+def test_where_no_registry_is_every_command_says_so_and_makes_none(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other/models/x").mkdir(parents=True)
+    (tmp_path / "other/models/x/00000001.json").write_text("{}")  # none of ours
+    for place in (tmp_path / "mistyped", tmp_path / "other", folder):
+        before = sorted(tmp_path.rglob("*"))
+        for command in (["list"], ["search", "worm"], ["verify"], ["gc"], ["index"], ["show", "worm"]):
+            assert main([*command, "--registry", str(place)], shipped=str(tmp_path / "absent")) == 1
+            out, error = capsys.readouterr()
+            assert not out and str(place) in error and "here is no registry" in error
+        assert sorted(tmp_path.rglob("*")) == before
+    # One whose publishers were killed before the first version is a registry, and lists nothing.
+    blob = tmp_path / f"begun/blobs/sha256/ab/{'ab' * 32}"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"")
+    for command in (["list", "--json"], ["verify"]):
+        assert main([*command, "--registry", str(tmp_path / "begun")]) == 0
 
 
 def test_an_interrupt_or_a_reader_that_left_gives_no_traceback(folder: Path) -> None:

@@ -21,6 +21,7 @@ from forebrain_registry import (
     pull,
     verify,
 )
+from forebrain_registry.cli import main
 
 
 @pytest.fixture
@@ -53,6 +54,11 @@ def test_a_version_goes_there_and_back(registry: Registry, s3_bucket: str, tmp_p
     assert verify(registry).problems == verify(local).problems == []
     with pytest.raises(ConflictError, match="stands for version 1"):
         registry.set_alias("worm", "champion", 1, expect=None)
+
+
+def test_an_address_where_no_registry_is_is_said(s3_bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--registry", f"{s3_bucket}/mistyped"]) == 1
+    assert "there is no registry" in capsys.readouterr().err
 
 
 def test_publishers_at_once_get_numbers_of_their_own(registry: Registry) -> None:

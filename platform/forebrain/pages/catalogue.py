@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -118,8 +117,6 @@ def write_catalogue(registry: str, out: str, overwrite: bool = False) -> str:
     """
     try:
         opened = Registry(registry)
-        if "://" not in opened.uri and not Path(opened.uri).is_dir():
-            raise ForebrainError(f"{opened.uri}: there is no registry here; give the folder of one.")
         animals: dict[tuple[str, str, str], int] = {}
         entries = sorted(entries_of(opened, animals), key=lambda entry: entry.version.name)
     except RegistryError as error:
