@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -570,6 +571,20 @@ def test_a_clock_is_the_store_s_or_an_error(s3_bucket: str, monkeypatch: pytest.
     assert folder.clock_s() > 1e9 and not folder.files()
     monkeypatch.setattr(folder._place, "put", lambda name, data: None)
     with pytest.raises(StorageError, match=r"clock/probe-\w+: is not there though it was written"):
+        folder.clock_s()
+
+
+def test_a_store_that_tells_no_time_is_an_error_where_one_is_needed(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(f"{s3_bucket}/timeless")
+    info = folder._place._fs.info
+    monkeypatch.setattr(folder._place._fs, "info", lambda path: {**info(path), "LastModified": ""})
+    folder.write("a", b"12")
+    folder.require_writable()
+    stat = folder.stat("a")
+    assert stat.size_bytes == 2 and math.isnan(stat.modified_s)
+    with pytest.raises(StorageError, match="does not tell when a file was written"):
         folder.clock_s()
 
 

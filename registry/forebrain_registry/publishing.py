@@ -296,7 +296,7 @@ def _store_blob(
     if there is None or there.size_bytes != stored.size_bytes or stored.sha256 in lacking:
         store.upload(name, source)
         lacking.discard(stored.sha256)
-    elif there.modified_s < young_since_s:
+    elif not there.modified_s >= young_since_s:  # also where that is unknown
         store.renew(name, source)
     else:
         return False

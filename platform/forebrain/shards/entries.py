@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
-import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -140,6 +139,7 @@ def _share(path: Path, data: bytes, index: Index) -> None:
         if _mapped(path, index) is None:
             folder.write(path.name, data)
     with contextlib.suppress(StorageError, OSError):  # another user's
+        since_s = folder.clock_s() - UNUSED_S
         for name, stat in folder.files().items():
-            if name != path.name and stat.modified_s < time.time() - UNUSED_S:
+            if name != path.name and stat.modified_s < since_s:
                 folder.remove(name)

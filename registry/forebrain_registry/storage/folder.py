@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import tempfile
@@ -231,8 +232,18 @@ class Folder:
                     folder.rmdir()
 
     def clock_s(self) -> float:
-        """The time by the clock of the disk or store, seconds since 1970: what `stat` says of a new file."""
-        return self._place.touch().modified_s
+        """The time by the clock of the disk or store, seconds since 1970: what `stat` says of a new file.
+
+        Raises:
+            StorageError: also where the store does not tell.
+        """
+        now_s = self._place.touch().modified_s
+        if math.isnan(now_s):
+            raise StorageError(
+                f"{self.uri}: this store does not tell when a file was written (no Last-Modified), so nobody "
+                "knows who works there still, or what is old. Use a folder, or a store that tells."
+            )
+        return now_s
 
     def has_hard_links(self) -> bool:
         """Whether the disk of a local folder, which must be there, has hard links; `create` goes by them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
-import time
+import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -299,8 +299,7 @@ def _stat(row: Mapping[str, Any]) -> Stat | None:
     """A file's, of a row of a listing; None of a folder."""
     if row["type"] != "file":
         return None
-    # Without a time nothing is ever old enough to be collected.
-    modified = row.get("LastModified") or row.get("mtime") or row.get("created") or time.time()
+    modified = row.get("LastModified") or row.get("mtime") or row.get("created") or math.nan
     return Stat(row["size"], modified if isinstance(modified, float) else modified.timestamp())
 
 
