@@ -29,7 +29,7 @@ from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, StorageError
 from forebrain_registry.records import MAX_RECORD_BYTES, RECORD, Reference, StoredFile, Version
 from forebrain_registry.registry import MAX_NOTE_BYTES, Registry
-from forebrain_registry.storage import Folder, partial_beside, path_here
+from forebrain_registry.storage import Folder, partial_beside, path_here, tell_of_partial_beside
 
 if TYPE_CHECKING:
     from forebrain_registry.web import WebStore
@@ -155,6 +155,7 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
     target = path_here(out)
     if target.exists():
         raise StorageError(f"{target}: exists already. Give --out a folder that does not.")
+    tell_of_partial_beside(target)
     partial = partial_beside(target)
     try:
         with _writing(target, "give another --out"):

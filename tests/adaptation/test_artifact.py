@@ -260,10 +260,15 @@ def test_a_folder_is_there_whole_or_not_at_all(saved: Path, tmp_path: Path) -> N
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_of_two_that_fill_one_folder_the_second_is_told(tmp_path: Path) -> None:
+def test_of_two_that_fill_one_folder_the_second_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "out"
-    with pytest.raises(StorageError, match="there meanwhile"), new_folder(out), new_folder(out) as first:
-        (first / "file").write_text("first")
+    with pytest.raises(StorageError, match="there meanwhile"), new_folder(out) as other:
+        assert not caplog.text
+        with new_folder(out) as first:
+            assert f"{other}: is what another command for out has begun" in caplog.text
+            (first / "file").write_text("first")
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["first"]
 
 

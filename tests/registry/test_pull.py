@@ -551,6 +551,20 @@ def test_an_index_without_end_is_not_read_to_its_end(
         Registry(host.uri).names()
 
 
+def test_what_a_killed_export_left_beside_its_folder_is_said_and_stays(
+    published: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pulled = pull(published, "worm")
+    left = tmp_path / "out[1].0123abcd.partial"
+    left.mkdir()
+    (tmp_path / "out.0123abcd.partial").mkdir()
+    export(pulled, tmp_path / "out[1]")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{left}: is what another command for out[1] has begun. If none is at work, it was killed: remove it."
+    ]
+    assert left.is_dir()
+
+
 def test_a_full_disk_of_an_export_is_that_of_the_new_folder(
     published: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
-from forebrain_registry.storage import partial_beside, path_here
+from forebrain_registry.storage import partial_beside, path_here, tell_of_partial_beside
 
 FORMAT = "forebrain-adaptation-1"
 # With a stack, which a program of before would leave out in silence.
@@ -285,6 +285,7 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = path_here(target).absolute()
     require_new(target)
+    tell_of_partial_beside(target)
     partial = partial_beside(target)
     try:
         partial.mkdir(parents=True)

@@ -5,7 +5,16 @@ do it, and `retries` is the rule by which a request is tried again.
 """
 
 from forebrain_registry.storage.folder import Folder, file_at, path_here, scratch
-from forebrain_registry.storage.local_disk import PARTIAL, partial_beside
+from forebrain_registry.storage.local_disk import PARTIAL, partial_beside, tell_of_partial_beside
 from forebrain_registry.storage.stat import Stat
 
-__all__ = ["PARTIAL", "Folder", "Stat", "file_at", "partial_beside", "path_here", "scratch"]
+__all__ = [
+    "PARTIAL",
+    "Folder",
+    "Stat",
+    "file_at",
+    "partial_beside",
+    "path_here",
+    "scratch",
+    "tell_of_partial_beside",
+]

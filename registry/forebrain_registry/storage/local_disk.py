@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ from typing import BinaryIO
 from forebrain_registry.errors import StorageError
 from forebrain_registry.storage.stat import Stat
 
+_log = logging.getLogger(__name__)
 PARTIAL = ".partial"
 NAME_BYTES = 255  # that file systems take
 # Of a write or a removal that another process interferes with.
@@ -241,6 +244,19 @@ def partial_beside(target: Path) -> Path:
     ending = f".{uuid.uuid4().hex[:8]}{PARTIAL}"
     start = os.fsencode(target.name)[: NAME_BYTES - len(ending)].decode("utf-8", "ignore")
     return target.with_name(f"{start}{ending}")
+
+
+def tell_of_partial_beside(target: Path) -> None:
+    """Says what other commands have begun for a file or folder: nobody can tell from another machine whether
+    they were killed, so it stays."""
+    start = partial_beside(target).name.removesuffix(PARTIAL)[:-8]
+    with contextlib.suppress(OSError):
+        for left in sorted(target.parent.glob(f"{glob.escape(start)}{8 * '[0-9a-f]'}{PARTIAL}")):
+            _log.warning(
+                "%s: is what another command for %s has begun. If none is at work, it was killed: remove it.",
+                left,
+                target.name,
+            )
 
 
 def is_partial(name: str) -> bool:
