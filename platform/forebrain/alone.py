@@ -1,9 +1,13 @@
 """One command at a time works in the folder of a study or of a prepared set, on a disk and in a store.
 
-held-<n>.json    who works there: created, renewed while the work lasts, removed after it
+held-<n>.json    who works there: created, renewed while the work lasts
 
 A process that was killed leaves its file. On its own machine it is seen to have ended; from elsewhere it has
 ended once the file was not renewed for LOST_S. Whoever comes then creates the next number, which one can.
+
+After the work the file is removed from a disk. In a store it stays, and says that the work has ended, until
+the next number is taken: a store may do late what it was asked to, and a late request must not find the file
+of another command.
 """
 
 from __future__ import annotations
@@ -97,8 +101,7 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
     finally:
         ended.set()
         renewing.join()
-        if _is_there(out, name, record):
-            out.remove_file(name)
+        _let_go(out, name, record)
         for folder in made:
             with contextlib.suppress(OSError):  # it holds something now
                 folder.rmdir()
@@ -129,8 +132,7 @@ def _take(out: Folder, record: bytes, waiting: Callable[[str], None] | None) -> 
         one_came = _holders(out).keys() - before.keys() != {newest + 1}
         # Others may also have come and gone while this one stood still: numbers begin anew when none is left.
         if one_came or (left is not None and not _is_there(out, before[newest], left)):
-            if _is_there(out, name, record):
-                out.remove_file(name)
+            _let_go(out, name, record)
             continue
         for each in before.values():
             out.remove_file(each)
@@ -146,7 +148,7 @@ def _holders(out: Folder) -> dict[int, str]:
 
 
 def _left_by_ended(out: Folder, name: str) -> bytes | None:
-    """The content of a file whose writer was killed; None where the file has gone.
+    """The content of a file whose writer has ended; None where the file has gone.
 
     Raises:
         _HeldError: the writer is at work.
@@ -159,6 +161,8 @@ def _left_by_ended(out: Folder, name: str) -> bytes | None:
         return None
     except ValueError:  # its age tells
         pass
+    if holder.get("ended"):
+        return content
     process, machine = holder.get("process"), holder.get("machine")
     who = f"process {process} on {holder.get('host')}" if holder else name
     if isinstance(process, int) and machine is not None and machine == _machine():
@@ -178,6 +182,16 @@ def _left_by_ended(out: Folder, name: str) -> bytes | None:
                 return content
         who += f", seen {max(age_s, 0):.0f} s ago, which counts as ended when it was not for {LOST_S:.0f} s"
     raise _HeldError(f"{out.uri}: another command works there ({who}).")
+
+
+def _let_go(out: Folder, name: str, record: bytes) -> None:
+    """Ends the holding of a folder, if the file is still the one that was written."""
+    if not _is_there(out, name, record):
+        return
+    if out.is_local:
+        out.remove_file(name)
+    else:
+        out.write(name, sealed({**unsealed(record), "ended": True}))
 
 
 def _is_there(out: Folder, name: str, record: bytes) -> bool:
