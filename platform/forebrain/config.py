@@ -13,7 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import docstring_parser
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, _loaders_dumpers, set_loader
 
 from forebrain import plain_yaml
 from forebrain.errors import ConfigError
@@ -41,6 +41,17 @@ def _load(text: str) -> Any:
 
 
 set_loader(_MODE, _load, (yaml.YAMLError,))
+
+
+@contextmanager
+def _plain_numbers() -> Iterator[None]:
+    """Has the parser read numbers as `plain_yaml` does: in its own YAML, whatever its mode, 1:30 is 90."""
+    parser: Any = _loaders_dumpers
+    own, parser.yaml_default_loader = parser.yaml_default_loader, plain_yaml.PlainLoader
+    try:
+        yield
+    finally:
+        parser.yaml_default_loader = own
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,8 @@ def parse(
         # What is printed is a file for --config, whatever letters this terminal has.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        values = parser.parse_args(_spelled_out(given, known, aliases or {}, positional))
+        with _plain_numbers():
+            values = parser.parse_args(_spelled_out(given, known, aliases or {}, positional))
         return _instantiate(parser, config_class, values)
     except ArgumentError as error:
         raise ConfigError(*_explained(str(error), known, [*known, *(aliases or {})])) from error
@@ -111,7 +123,9 @@ def from_values(config_class: type[Config], values: Mapping[str, Any]) -> Config
     kind: Any = config_class
     parser = _parser_of(kind, tuple((key, _at(values, key)) for key in _choices_in(kind)))
     try:
-        return _instantiate(parser, config_class, parser.parse_object(dict(values)))
+        with _plain_numbers():
+            parsed = parser.parse_object(dict(values))
+        return _instantiate(parser, config_class, parsed)
     except ArgumentError as error:
         raise ConfigError(str(error)) from error
 
@@ -349,10 +363,10 @@ def _spelled_out(
     free: list[str] = []
 
     def give(option: str, values: list[str]) -> None:
-        whole = values
+        whole: Any = values
         if len(values) == 1 and values[0].startswith("[") and not Path(values[0]).exists():
-            with suppress(yaml.YAMLError):
-                whole = yaml.safe_load(values[0])
+            read = _yaml_of(values[0])
+            whole = values if read is None else read
         if not _is_list(known.get(option)) or values in ([], ["null"]) or not isinstance(whole, list):
             # Joined, since a value may begin like an option.
             spelled.extend([f"{option}={values[0]}"] if len(values) == 1 else [option, *values])

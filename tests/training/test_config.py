@@ -21,6 +21,7 @@ from forebrain.models.baselines.linear import DLinearConfig, NLinearConfig
 from forebrain.models.baselines.mlp import MlpConfig
 from forebrain.scoring.protocol_defaults import DEFAULTS
 from forebrain.scoring.protocols import PROTOCOLS
+from forebrain.studies.scaling import ScaleConfig
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies.deepspeed_config import read_options
@@ -226,6 +227,24 @@ def test_a_number_in_a_file_is_the_decimal_one_that_it_is_as_an_option(
     file.write_text(f"seed: {written}\n")
     for given in (["--config", str(file)], ["--seed", written]):
         assert parse(PretrainConfig, [*GIVEN, *given]).seed == seed
+
+
+@pytest.mark.parametrize("written", ["1:30", "0b11", "0x10", "0o17", "1:30.5"])
+def test_a_number_that_is_not_decimal_is_an_error_in_a_file_and_as_an_option(
+    tmp_path: Path, written: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    for option, words in (("seed", "a whole number"), ("training.learning_rate", "a number")):
+        file.write_text(f"{option}: {written}\n")
+        for given in (["--config", str(file)], [f"--{option}", written]):
+            with pytest.raises(ConfigError, match=rf"^{option} is {written}; expected {words}"):
+                parse(PretrainConfig, [*GIVEN, *given])
+    with pytest.raises(ConfigError, match=f"seed.*{written}"):
+        from_values(PretrainConfig, {"data": "a", "out": "b", "seed": written})
+    sizes = ["--pretrain.data", "a", "--pretrain.out", "b", "--axis", "units", "--sizes"]
+    assert parse(ScaleConfig, [*sizes, "[010, 1_000]"]).sizes == [10, 1000]
+    with pytest.raises(ConfigError, match=f"sizes is {written}"):
+        parse(ScaleConfig, [*sizes, f"[010, {written}]"])
 
 
 def test_a_missing_option_is_named() -> None:
