@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import urllib.parse
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def quiet_ray() -> None:
     """Sets what Ray reads from the environment; before Ray is imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if any(action == "error" for action, *_ in warnings.filters):  # as for its own processes, below
+        warnings.filterwarnings("default", module=r"ray\.")
 
 
 def start_ray(num_cpus: int | None = None) -> None:

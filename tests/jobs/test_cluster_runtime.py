@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import ray
 from forebrain import ray_runtime
 from forebrain.commands import doctor
 from forebrain.errors import ClusterError
-from forebrain.ray_runtime import start_ray
+from forebrain.ray_runtime import quiet_ray, start_ray
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,19 @@ def test_warnings_that_are_errors_are_none_to_ray(
         monkeypatch.setenv("PYTHONWARNINGS", given)
         start_ray()
         assert (started["PYTHONWARNINGS"], os.environ["PYTHONWARNINGS"]) == (rays, given)
+
+
+def test_what_ray_warns_of_in_this_process_is_no_error() -> None:
+    def warn(module: str) -> None:
+        warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, module=module)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("error")
+        quiet_ray()
+        warn("ray.data.context")  # as each training does
+        assert [str(each.message) for each in told] == ["old"]
+        with pytest.raises(DeprecationWarning):
+            warn("rays")
 
 
 def test_too_few_open_files_are_raised_or_said_before_ray_starts(
