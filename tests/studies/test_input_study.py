@@ -12,11 +12,12 @@ from rich.console import Console
 
 from forebrain.adaptation.windows import SessionWindows
 from forebrain.config import parse
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, RecordingError
 from forebrain.scoring.protocols import PARTS
 from forebrain.scoring.response import OtherPlan
 from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.session import Session, session_key
+from forebrain.studies import inputs
 from forebrain.studies.inputs import INFORMED, RIVALS, InputsConfig, study
 
 DEFINITION = Path(__file__).parents[2] / "jobs" / "studies" / "inputs.yaml"
@@ -108,6 +109,37 @@ def test_sessions_that_cannot_be_scored_are_named_and_count_in_no_mean(
     with pytest.raises(ConfigError, match=r"no file is called .*\*.nwb"):
         study(replace(config, rows=more, out=str(tmp_path / "other")), Console(file=io.StringIO()))
     assert not (tmp_path / "other" / "sessions").exists()  # before any row is scored
+
+
+def test_one_recording_under_two_names_is_said(config: InputsConfig, tmp_path: Path) -> None:
+    replace(answering(0), subject="other").save(tmp_path / "2.npz")
+    for _ in range(2):  # the second time from what is kept
+        text = io.StringIO()
+        study(config, Console(file=text, width=400))
+        said = "marks, 2.npz: holds the same numbers as marks, 0.npz."
+        assert said in text.getvalue() and said in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_each_session_of_a_recording_is_scored(
+    config: InputsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def several(address: str) -> list[Session]:
+        if address.endswith("1.npz"):
+            raise RecordingError("1.npz cannot be read.")
+        return [answering(0), answering(1)]
+
+    monkeypatch.setattr(inputs, "open_any", several)
+    result = study(config, Console(file=io.StringIO()))
+    assert [row["session"] for row in result["rows"]["marks"]] == ["lab/animal0/one", "lab/animal1/one"]
+    assert result["left_out"] == ["marks: 1.npz cannot be read."]
+    assert len(list((tmp_path / "out" / "sessions").rglob("*.json"))) == 2
+
+
+@pytest.mark.parametrize("pattern", ["/data/*.npz", "", "a**/*.npz"])
+def test_a_pattern_that_is_none_below_the_data_is_an_error(config: InputsConfig, pattern: str) -> None:
+    rows = {"marks": {**config.rows["marks"], "recordings": pattern}}
+    with pytest.raises(ConfigError, match=r"recordings is .*; expected a pattern of files below"):
+        study(replace(config, rows=rows), Console(file=io.StringIO()))
 
 
 def test_another_plan_is_that_of_a_window_of_the_same_part() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,11 @@ from forebrain.sessions.inputs import Input, changes, share_of_windows
 from forebrain.sessions.questions import RecordingQuestion, as_yaml, flow
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
-from forebrain.sessions.session import READER_NOTES, Session, twins
+from forebrain.sessions.session import READER_NOTES, Session, numbers_sha256, twins
 from forebrain.sessions.sidecar import check_sidecar, load_yaml, parse_sidecar, read_sidecar_values
 from forebrain_registry.storage import Folder
 
 # What readers tell of a session in its metadata, and how a person is told; guesses are among READER_NOTES.
-_FRAMES_AT_ONCE = 1 << 14
 _TOLD = {
     "rate_from": "rate: {rate}, from {}",
     "axis_from": "frames and units: told by {}",
@@ -156,16 +154,10 @@ def _inspect_one(
 def same_numbers(results: Iterable[Inspected]) -> Iterator[str]:
     """A line for each session that holds the numbers of one before it; `prepare` says so, too."""
     return twins(
-        (result.session.id, _hash_of(result.session)) for result in results if result.session is not None
+        (result.session.id, numbers_sha256(result.session))
+        for result in results
+        if result.session is not None
     )
-
-
-def _hash_of(session: Session) -> str:
-    """Of its traces, which may be larger than memory."""
-    digest = hashlib.sha256(str((session.num_frames, session.num_units)).encode())
-    for start in range(0, session.num_frames, _FRAMES_AT_ONCE):
-        digest.update(session.frames(start, min(start + _FRAMES_AT_ONCE, session.num_frames)).data)
-    return digest.hexdigest()
 
 
 def as_table(results: Sequence[Inspected], name_of: Callable[[str], str]) -> Table:

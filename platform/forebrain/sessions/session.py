@@ -376,12 +376,21 @@ class Session:
 
 
 _FORMAT = "forebrain-session-1"
+_FRAMES_AT_ONCE = 1 << 14
 
 
 def composed(name: str) -> str:
     """A name in the one form of all those that look the same (Unicode NFC): letters with accents are written
     as one character or two, by the system that a file was named on, and are one animal's."""
     return unicodedata.normalize("NFC", name)
+
+
+def numbers_sha256(session: Session) -> str:
+    """A hash of a session's traces, which may be larger than memory, whatever they are called."""
+    digest = hashlib.sha256(str((session.num_frames, session.num_units)).encode())
+    for start in range(0, session.num_frames, _FRAMES_AT_ONCE):
+        digest.update(session.frames(start, min(start + _FRAMES_AT_ONCE, session.num_frames)).data)
+    return digest.hexdigest()
 
 
 def twins(contents: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -395,7 +404,7 @@ def twins(contents: Iterable[tuple[str, str]]) -> Iterator[str]:
         if first.setdefault(content, session_id) != session_id:
             yield (
                 f"{session_id}: holds the same numbers as {first[content]}. If it is one recording under two "
-                "names, leave one out: what was trained on would be scored as if it were new."
+                "names, leave one out: it counts twice, and what was trained on would be scored as if new."
             )
 
 

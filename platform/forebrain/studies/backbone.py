@@ -47,7 +47,7 @@ from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, ses
 from forebrain.scoring.protocols import PARTS, Part
 from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions import catalogue
-from forebrain.sessions.session import Session, fits, session_key, twins
+from forebrain.sessions.session import Session, fits, session_key
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.index import SessionEntry
 from forebrain.shards.options import PrepareConfig
@@ -255,8 +255,7 @@ def prepared(recordings: Sequence[str], out: Folder, remarks: Remarks) -> tuple[
     found = prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
     for failure in found.failures:
         remarks.leave_out(failure)
-    for line in twins((entry.id, entry.arrays_sha256) for entry in found.sessions):
-        remarks.note(line)
+    remarks.note_twins((entry.id, entry.arrays_sha256) for entry in found.sessions)
     return found.sessions
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from forebrain.scoring.response import (
 from forebrain.scoring.ridge import HeadFit, fit_head
 from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions.repair import repair
-from forebrain.sessions.session import Session, fits, session_key
+from forebrain.sessions.session import Session, fits, numbers_sha256, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
@@ -168,7 +168,12 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():
         found[name] = []
-        for key, recording, load in _sessions(row, files[name], config.data_folder):
+        numbers: list[tuple[str, str]] = []
+
+        def leave_out(why: str, name: str = name) -> None:
+            remarks.leave_out(f"{name}: {why}")
+
+        for key, recording, load in _sessions(row, files[name], config.data_folder, leave_out):
             place = f"sessions/{session_key(name)}/{session_key(key)}.json"
             asked = {
                 **asdict(row),
@@ -185,22 +190,26 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
                 try:
                     session, kernels = load()
                     made = score_session(session, row, config.seed, kernels)
+                    made["numbers_sha256"] = numbers_sha256(session)
                 except RecordingError as error:
-                    remarks.leave_out(f"{name}: {error}")
+                    leave_out(str(error))
                     continue
                 scored = write_step(out, place, {"asked": asked, **made})
             remarks.step(scored)
             scores = {each: scored["scores"][each] for each in (*INFORMED, *RIVALS)}
             if None in scores.values():
-                remarks.leave_out(
-                    f"{name}: session {scored['session']}: no score, since its test part holds no window of "
+                leave_out(
+                    f"session {scored['session']}: no score, since its test part holds no window of "
                     f"{row.context} + {row.horizon} frames, or nothing moves there."
                 )
                 continue
             found[name].append(scored)
+            if "numbers_sha256" in scored:  # an earlier version kept none
+                numbers.append((f"{name}, {key}", scored["numbers_sha256"]))
             if not is_kept:
                 shown = ", ".join(f"{each} {score:.3f}" for each, score in scores.items())
                 console.print(f"{name}, {scored['session']}: {shown}")
+        remarks.note_twins(numbers)
     if not any(found.values()):
         raise ConfigError(f"no session could be scored.{remarks.first()}")
     tables = (
@@ -242,14 +251,27 @@ def _files(row: RowConfig, data: Path) -> list[Path]:
         paths = [path for path in (data / pattern,) if path.is_file()]
     else:
         pattern = str(row.recordings)
-        paths = sorted(data.glob(pattern))
+        try:
+            paths = sorted(data.glob(pattern))
+        except (ValueError, NotImplementedError) as error:
+            raise ConfigError(
+                f"recordings is {pattern!r} ({error}); expected a pattern of files below {data}."
+            ) from error
     if not paths:
         raise ConfigError(f"no file is called {data / pattern}. Is the folder of the data right (--data)?")
     return paths
 
 
-def _sessions(row: RowConfig, files: Sequence[Path], data: Path) -> Iterator[tuple[str, str, Any]]:
-    """A key of each session, the hash of what it is read or made from, and what does it, with its kernels."""
+def _sessions(
+    row: RowConfig, files: Sequence[Path], data: Path, leave_out: Callable[[str], None]
+) -> Iterator[tuple[str, str, Any]]:
+    """A key of each session, the hash of what it is read or made from, and what does it, with its kernels.
+
+    Args:
+        row, files: what is asked for, and where it is.
+        data: the folder that keys begin in.
+        leave_out: is told why a recording cannot be read.
+    """
     if row.simulated is not None:
         given = {key: value for key, value in row.simulated.items() if key != "kernels"}
         (path,) = files
@@ -263,12 +285,18 @@ def _sessions(row: RowConfig, files: Sequence[Path], data: Path) -> Iterator[tup
             yield f"seed{seed}", of_kernels, simulate
         return
     for path in files:
+        place, recording = path.relative_to(data).as_posix(), sha256_of(str(path))
+        try:
+            sessions = open_any(str(path))
+        except RecordingError as error:
+            leave_out(str(error))
+            continue
+        for session in sessions:
 
-        def read(path: Path = path) -> tuple[Session, None]:
-            (session,) = open_any(str(path))
-            return repair(session)[0], None
+            def read(session: Session = session) -> tuple[Session, None]:
+                return repair(session)[0], None
 
-        yield path.relative_to(data).as_posix(), sha256_of(str(path)), read
+            yield place if len(sessions) == 1 else f"{place}, {session.id}", recording, read
 
 
 @dataclass(frozen=True, eq=False)

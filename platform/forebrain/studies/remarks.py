@@ -4,11 +4,12 @@ recordings a reader should know, what was left out and why, and what of the tabl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 
+from forebrain.sessions.session import twins
 from forebrain.training.versions import code_version, versions
 from forebrain_registry.lines import one_line
 
@@ -38,6 +39,11 @@ class Remarks:
         """What a reader should know of a recording that is used all the same."""
         self._console.print(line)
         self.notes.append(one_line(line))
+
+    def note_twins(self, contents: Iterable[tuple[str, str]]) -> None:
+        """Which sessions hold the numbers of another (`session.twins`)."""
+        for line in twins(contents):
+            self.note(line)
 
     def leave_out(self, why: str) -> None:
         """A session has no row; said once, however many seeds it is left out of."""
