@@ -16,6 +16,7 @@ from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.errors import AdaptationError
+from forebrain.sessions.preprocessing import RateWarning
 
 C, H, N = 12, 4, 5
 KERNEL = np.exp(-np.arange(20) / 5.0)
@@ -186,6 +187,12 @@ def test_a_session_brings_its_own_inputs(adapted: fb.Adapted, session: fb.Sessio
     np.testing.assert_array_equal(adapted.forecast(session).to_numpy(), adapted.forecast(window))
     with pytest.raises(AdaptationError, match="no input 'flash'"):
         adapted.forecast(replace(session, stimulus=None, stimulus_names=None), plan=plan)
+
+
+def test_a_doubt_of_a_session_s_rate_is_told_once(adapted: fb.Adapted, session: fb.Session) -> None:
+    with pytest.warns(RateWarning) as told:
+        adapted.forecast(replace(session, rate_hz=2.2), plan=np.zeros((H, 2), np.float32))
+    assert len(told) == 1
 
 
 def test_it_comes_back_to_the_bit_from_a_folder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from forebrain.errors import ConfigError, RecordingError
 from forebrain.realtime import LiveForecaster
 from forebrain.realtime import recorder as recorder_module
 from forebrain.realtime.recorder import EVENT_BYTES, Recorder
+from forebrain.sessions.preprocessing import RateWarning
 
 Open = Callable[..., LiveForecaster]
 ABOUT = {"species": "celegans", "subject": "worm9", "session": "day1", "dataset": "lab"}
@@ -72,6 +74,24 @@ def test_frames_forecasts_and_events_are_read_back(
         sources = [meaning[each] for each in data.source.values]
         assert sources == 2 * (["warm-up"] * (CONTEXT - 1) + ["model"] * (21 - CONTEXT))
         assert data.step.values.tolist() == [*range(1, HORIZON + 1)] and (data.step_ms == 1).all()
+
+
+@pytest.mark.parametrize(("came_hz", "read_hz"), [(5.1, 5.0), (6.0, 6.0), (10.0, 10.0), (0.005, 5.0)])
+def test_of_frames_at_another_rate_than_was_adapted_to_the_times_count(
+    open_live: Open, small: Small, tmp_path: Path, came_hz: float, read_hz: float
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, activity(40, small.preprocessing), rate_hz=came_hz)
+    recorder.close()
+    session = fb.read(path)
+    assert session.rate_hz == pytest.approx(read_hz)
+    assert ("expected 5 Hz but the frame times say" in session.metadata.get("rate_note", "")) == (read_hz > 5)
+    with warnings.catch_warnings(record=True) as told:
+        live.preprocessing.latest_window(session, CONTEXT)
+    assert [each.category for each in told] == [RateWarning] * (came_hz != 5.1)
+    path.with_name("run.nc.session.yaml").write_text("rate_hz: 7\n")
+    assert fb.read(path).rate_hz == 7
 
 
 def test_a_frame_that_was_not_forecast_has_no_forecast(

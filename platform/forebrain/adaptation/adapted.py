@@ -439,11 +439,11 @@ class Adapted(Artifact):
                 "change, or they were left out. Adapt to one that has them."
             )
         if isinstance(window, Session):
-            frames = self.preprocessing.latest_window(window, self.context)
+            recorded = self.preprocessing.recording(window)
+            frames = self.preprocessing.last_window(recorded, self.context)
             if self.inputs is None or (not plans and inputs is None):
                 return frames, None
             if inputs is None or inputs is True:
-                recorded = self.preprocessing.recording(window)
                 start, stop = recorded.segments[-1]
                 try:
                     values = recorded.input_values(self.input_names)[start:stop]

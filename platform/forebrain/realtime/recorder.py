@@ -10,8 +10,9 @@ and forecasts go on.
     activity [frame, unit]       as it came, NaN where a unit had no value
     forecast [frame, step, unit] that was given for it, NaN where none was
     source [frame]               of the forecast: a position in the attribute `flag_meanings`
-    index, time_s, arrived_s     of the frame: its own index and time (NaN without one), and seconds since
-    1970 segment [frame]              no window crosses from one to the next
+    index, time_s, arrived_s     of the frame: its own index and time (NaN without one), and when it came,
+                                 seconds since 1970
+    segment [frame]              no window crosses from one to the next
     inputs [frame, input]        as they were taken, NaN before any came; where the adaptation knows inputs
     step_ms, score [frame]       from the frame's arrival to its forecast; rolling score against copy
     event [frame]                text: what happened since the frame before

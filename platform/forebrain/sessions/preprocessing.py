@@ -223,7 +223,10 @@ class Preprocessing:
             AdaptationError: see `recording`; or it ends with too few unbroken frames, or a unit has no value
                 yet.
         """
-        session = self.recording(session)
+        return self.last_window(self.recording(session), context)
+
+    def last_window(self, session: Session, context: int) -> np.ndarray:
+        """The last frames of what `recording` gives: float32 [C, N]. Raises AdaptationError, as above."""
         start, stop = session.segments[-1]
         if stop - start < context:
             raise AdaptationError(

@@ -13,9 +13,11 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.inputs import Input
-from forebrain.sessions.readers._common import make_session
+from forebrain.sessions.readers._common import make_session, rate_of
 from forebrain.sessions.readers._selected import loaded_if_small
+from forebrain.sessions.readers._time import is_plausible
 from forebrain.sessions.readers.netcdf3 import NetcdfFrames, whole_records
+from forebrain.sessions.repair import MAX_RATE_ERROR
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
 
@@ -84,6 +86,14 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
     if shape[0] < num_counted:
         metadata["record_note"] = f"{num_counted:,} frames were recorded and {shape[0]:,} lie there"
     is_timed = bool(np.isfinite(time_s).all()) and len(time_s) > 1
+    by_times = rate_of(time_s) if is_timed else None
+    # The file has the rate that the forecaster was adapted to, whatever came.
+    if rate_hz and by_times and is_plausible(by_times) and abs(by_times / rate_hz - 1) > MAX_RATE_ERROR:
+        metadata["rate_note"] = (
+            f"the forecaster expected {rate_hz:.4g} Hz but the frame times say {by_times:.4g} Hz; these "
+            "count, and rate_hz in a sidecar corrects it"
+        )
+        rate_hz = None
     session = make_session(
         path,
         sidecar,
