@@ -23,7 +23,7 @@ from forebrain.pages.adaptation import write_adaptation
 from forebrain.pages.build import picture
 from forebrain.pages.catalogue import as_ranges, without_front_matter, write_catalogue
 from forebrain.pages.side_by_side import MAX_PICTURED, labels_of, thinned, write_side_by_side
-from forebrain_registry import Metadata, Metric, Registry, SeenSession, publish
+from forebrain_registry import Metadata, Metric, Registry, SeenSession, layout, publish
 from pages.conftest import HOSTILE, WEIGHTS
 
 MAX_BYTES = 2_000_000
@@ -70,7 +70,7 @@ def test_a_catalogue_of_none_one_or_a_hundred_models_is_one_small_file(
     count: int, publish_many: Callable[..., Registry], tmp_path: Path
 ) -> None:
     registry = publish_many(count)
-    Path(registry.uri).mkdir(exist_ok=True)
+    registry.writer().write(layout.blob_name("ab" * 32), b"")  # of a publisher that was killed
     page, found = checked(write_catalogue(registry.uri, str(tmp_path / "page")))
     models = [attributes for tag, attributes in found.tags if tag == "details"]
     assert len(models) == count
