@@ -297,6 +297,12 @@ class TestRegistry:
     def test_it_is_the_light_client_by_another_name_and_knows_what_comes_with_the_package(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.delenv("FOREBRAIN_REGISTRY", raising=False)
+        assert main(["registry", "list"]) == 0
+        assert "macaque" in capsys.readouterr().out
+        blob = tmp_path / f"blobs/sha256/ab/{'ab' * 32}"  # of a registry without a version
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(b"")
         assert main(["registry", "list", "--registry", str(tmp_path)]) == 0
         assert "macaque" in capsys.readouterr().out
         monkeypatch.setattr("forebrain.commands.registry.shipped_models", lambda: None)
