@@ -220,7 +220,8 @@ class _Cache:
         entries = [entry for entry in found if entry is not None]
         if len({entry.digest for entry in entries}) > 1:
             raise InvalidError(f"{wanted}: fits several versions in the cache. Give more digits.")
-        return self._record(entries[0].digest, entries[0].number) if entries else None
+        version = self._record(entries[0].digest, entries[0].number) if entries else None
+        return version if version is not None and version.name == wanted.name else None
 
     def remember(self, uri: str, wanted: Reference, version: Version) -> None:
         by_number = Reference(version.name, number=version.number)
@@ -291,7 +292,15 @@ class _Cache:
         """What such a file says; None, with a line, where it was not written for this place."""
         try:
             content = Folder(path.parent, follow_links=False).read(path.name, MAX_NOTE_BYTES)
-            entry = strict_json.build(_Remembered, strict_json.parse(content, str(path)), str(path))
+            value = strict_json.parse(content, str(path))
+            if isinstance(value, dict) and value.keys() == {"digest", "number"}:
+                # Of an earlier version, which did not say whose it is: of a whole digest the record shows it.
+                value |= {"registry": "", "reference": ""}
+                entry = strict_json.build(_Remembered, value, str(path))
+                if path.stem == f"_sha256-{entry.digest}":
+                    return entry
+                raise InvalidError(f"{path}: an earlier version, which did not say whose it is, made it.")
+            entry = strict_json.build(_Remembered, value, str(path))
             reference = Reference.parse(entry.reference)
             if self._remembered(entry.registry, reference) != path:
                 raise InvalidError(f"{path}: was copied here; it is of {reference} in {entry.registry}.")

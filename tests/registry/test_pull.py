@@ -477,11 +477,13 @@ def test_a_reference_in_the_cache_of_an_earlier_version_is_made_anew(
     published: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     version = pull(published, "worm").version
-    [known] = (tmp_path / "cache/registry/references").glob("*/worm/_newest.json")
-    known.write_text(json.dumps({"digest": version.digest, "number": version.number}))
+    for known in (tmp_path / "cache/registry/references").glob("*/worm/*.json"):
+        known.write_text(json.dumps({"digest": version.digest, "number": version.number}))
     with pytest.raises(NotFoundError, match="not in the cache"):
         pull(published, "worm", offline=True)
-    assert "_newest.json: 'registry' is missing. It is passed over" in caplog.text
+    assert "_newest.json: an earlier version, which did not say" in caplog.text
+    by_digest = f"worm@sha256:{version.digest}"  # of which the record itself shows what it is of
+    assert pull(published, by_digest, offline=True).version == version
     pull(published, "worm")
     assert pull(published, "worm", offline=True).version == version
 
