@@ -458,6 +458,34 @@ def test_links_are_followed_unless_a_folder_is_strangers(tmp_path: Path) -> None
         strangers.read("shards/a")
 
 
+def test_links_to_folders_are_followed_as_deep_as_is_asked_and_never_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "b").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "b" / "c").write_bytes(DATA)
+    (tmp_path / "elsewhere" / "b" / "back").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").symlink_to(tmp_path / "elsewhere")
+    folder = Folder(tmp_path / "folder", follow_links=False)
+    assert folder.files() == {} and list(folder.files(linked_levels=1)) == ["a/b/c"]
+    assert sorted(folder.files(linked_levels=3)) == ["a/b/back/b/c", "a/b/c"]
+
+
+def test_a_file_of_another_user_is_made_young_by_storing_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, source = Folder(tmp_path / "folder"), tmp_path / "source"
+    source.write_bytes(DATA)
+    folder.upload("a", source)
+    os.utime(folder.local_path("a"), (0, 0))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as only_owners:
+        only_owners.setattr(os, "utime", refuse)
+        folder.renew("a", source)
+    assert folder.local_path("a").stat().st_mtime > 0 and folder.read("a") == DATA
+
+
 def both(function: Callable[[Folder], None]) -> Callable[[Any, Path, pytest.FixtureRequest, str], None]:
     """Runs a test on a local disk and in an object store: what a folder promises is the same."""
 

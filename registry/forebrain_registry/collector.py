@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from forebrain_registry import layout
-from forebrain_registry.errors import StorageError
+from forebrain_registry.errors import InvalidError, StorageError
 from forebrain_registry.registry import Registry
 from forebrain_registry.storage import Folder, Stat, retries
 
@@ -48,13 +48,17 @@ class Collected:
 def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
     """Removes blobs that no version names, and what killed writers left, if older than the grace period.
 
+    Nothing behind a link to a folder is removed, where another registry may have its blobs, too.
+
     Raises:
         InvalidError: a record cannot be read, so it is not known which blobs it names; nothing was removed.
+            So where a link among the records leads to a file, or nowhere.
         StorageError: there is no registry, or the store fails, or is too slow.
     """
     registry.require()
     store = registry.writer()
     begun = store.clock_s()  # the machine's own may be set to another day
+    _require_no_dead_link(store)
     # Blobs are listed before records, so that one whose record came in between is known to be named.
     files = store.files("")
     named = {stored.sha256 for _, versions in registry.all_versions() for v in versions for stored in v.blobs}
@@ -92,6 +96,19 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
         len(blobs) - len(unnamed),
         len(unnamed) - num_old_blobs,
     )
+
+
+def _require_no_dead_link(store: Folder) -> None:
+    """Raises InvalidError where records may lie behind a link that cannot be followed, as to a disk that is
+    not mounted: their blobs would be taken for garbage."""
+    if store.is_local:
+        models = store.local_path(layout.MODELS)
+        for path in (models, *models.rglob("*")):
+            if path.is_symlink() and not path.is_dir():
+                raise InvalidError(
+                    f"{path}: is a link to no folder, so it is not known which blobs are named behind it; "
+                    "nothing was removed. Mount what it leads to, or remove it."
+                )
 
 
 def wait_for_collectors(store: Folder) -> bool:

@@ -30,6 +30,7 @@ COLLECTING = "collecting"
 INDEX = "index.json"
 INDEX_FORMAT = "forebrain-registry-index-1"
 MAX_NUMBER = 99_999_999
+LEVELS = 3  # of folders from MODELS down to a record's: of a model, a kind of record, a log
 
 _RECORD = re.compile(
     r"models/([a-z0-9._-]+)/(versions|numbers|(aliases|deprecations|signatures)/([^/]+))/([0-9]{8})\.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -114,8 +114,19 @@ class Registry:
         if not isinstance(self.store, Folder):
             self.store.files()
             return True
-        folders = (layout.MODELS, layout.BLOBS, layout.COLLECTING)
-        return any(layout.is_part(name) for folder in folders for name in self.store.files(folder))
+        files = (*self.records(), *self.store.files(layout.BLOBS), *self.store.files(layout.COLLECTING))
+        return any(map(layout.is_part, files))
+
+    def records(self, name: str | None = None) -> Collection[str]:
+        """Names of all files that lie beside the records of one model, or of all.
+
+        Links to folders are followed: what lies behind one is pulled by its name, so it is listed, verified
+        and spared by the collector as well.
+        """
+        folder = layout.MODELS if name is None else f"{layout.MODELS}/{name}"
+        if isinstance(self.store, Folder):
+            return self.store.files(folder, layout.LEVELS)
+        return self.store.files(folder)
 
     def require(self) -> None:
         """Raises StorageError where there is no registry, as at a mistyped address."""
@@ -127,7 +138,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every model that has a version; none where there is no registry."""
-        return list(layout.listings(self.store.files(layout.MODELS)))
+        return list(layout.listings(self.records()))
 
     def all_versions(self) -> Iterator[tuple[str, list[Version]]]:
         """Every model with its versions, oldest first, from one listing of the store.
@@ -135,7 +146,7 @@ class Registry:
         Raises:
             StorageError: there is no registry.
         """
-        found = layout.listings(self.store.files(layout.MODELS))
+        found = layout.listings(self.records())
         if not found:
             self.require()
         for name, listing in found.items():
@@ -161,7 +172,7 @@ class Registry:
     def listing(self, name: str) -> layout.Listing:
         """The numbers of a model's records. Raises NotFoundError."""
         check_name(name)
-        found = layout.listings(self.store.files(f"{layout.MODELS}/{name}"))
+        found = layout.listings(self.records(name))
         if name not in found:
             names = self.names()
             if names:
@@ -173,8 +184,7 @@ class Registry:
 
     def last_number(self, name: str) -> int:
         """The highest number that a version was ever given, though its record may be gone; 0 if none was."""
-        files = self.store.files(f"{layout.MODELS}/{check_name(name)}")
-        listing = layout.all_listings(files).get(name, layout.Listing())
+        listing = layout.all_listings(self.records(check_name(name))).get(name, layout.Listing())
         keys = [*listing.keys("deprecations"), *listing.keys("signatures")]
         known = [*listing.versions, *listing.given, *(int(key) for key in keys if key.isdecimal())]
         if not listing.given:  # as earlier versions of this program published

@@ -45,7 +45,7 @@ def verify(registry: Registry, name: str | None = None) -> Findings:
     if name is not None:
         found = {name: registry.listing(name)}
     else:
-        found = layout.all_listings(registry.store.files(layout.MODELS))
+        found = layout.all_listings(registry.records())
         if not found:
             registry.require()
     findings = Findings()
@@ -80,7 +80,7 @@ def write_index(registry: Registry) -> int:
     """
     registry.require()
     store = registry.writer()
-    names = layout.record_names(store.files(layout.MODELS))
+    names = layout.record_names(registry.records())
     for _ in range(_PASSES):
         contents = store.read_all(names, MAX_RECORD_BYTES)
         index = Index(
@@ -92,7 +92,7 @@ def write_index(registry: Registry) -> int:
         )
         store.write(INDEX, strict_json.dump(index))
         # Another, that has listed more, may have written before this one.
-        written, names = names, layout.record_names(store.files(layout.MODELS))
+        written, names = names, layout.record_names(registry.records())
         if names == written:
             return len(written)
     _log.warning(

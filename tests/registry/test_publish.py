@@ -33,6 +33,7 @@ from forebrain_registry import (
     copy,
     publish,
     verify,
+    write_index,
 )
 from forebrain_registry.layout import blob_name
 from forebrain_registry.storage import Folder, Stat, retries
@@ -279,6 +280,36 @@ def test_garbage_is_spared_until_it_is_old(registry: Registry, tmp_path: Path) -
     assert verify(registry).unnamed == 1
     assert collect_garbage(registry).removed == [name]
     assert verify(registry).problems == [] and registry.store.files("collecting") == {}
+
+
+@pytest.mark.parametrize("moved", ["models/mice", "models/mice/versions", "models"])
+def test_what_lies_behind_a_link_to_a_folder_is_seen_by_all(
+    registry: Registry, tmp_path: Path, moved: str
+) -> None:
+    """A group that has its models on a disk of its own must not lose them to the collector."""
+    put(registry, "worm", 0)
+    put(registry, "mice", 1)
+    folder, elsewhere = Path(registry.uri, moved), tmp_path / "disk"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    hasty = Registry(registry.uri, grace_s=-60)
+    assert collect_garbage(hasty).removed == [] and verify(registry).problems == []
+    assert registry.names() == ["mice", "worm"] and registry.resolve("mice").number == 1
+    assert write_index(registry) == 4 and verify(registry, "mice").blobs == 3
+    elsewhere.rename(tmp_path / "away")
+    with pytest.raises(InvalidError, match=r"link to no folder.*nothing was removed"):
+        collect_garbage(hasty)
+    (tmp_path / "away").rename(elsewhere)
+    assert verify(registry).problems == []
+
+
+def test_no_blob_behind_a_link_is_collected(registry: Registry, tmp_path: Path, old_orphan: str) -> None:
+    """Another registry may share it."""
+    put(registry)
+    Path(registry.uri, "blobs").rename(tmp_path / "blobs")
+    Path(registry.uri, "blobs").symlink_to(tmp_path / "blobs")
+    assert collect_garbage(registry).removed == [] and registry.store.exists(old_orphan)
+    assert verify(registry).problems == []
 
 
 @pytest.fixture

@@ -132,8 +132,14 @@ class Folder:
         entries, start = self._place.entries(folder), f"{folder}/" if folder else ""
         return {f"{start}{name}": stat.size_bytes for name, stat in entries.items() if stat is not None}
 
-    def files(self, folder: str = "") -> dict[str, Stat]:
-        """Every file below a folder, at any depth, with partial ones; {} if there is none."""
+    def files(self, folder: str = "", linked_levels: int = 0) -> dict[str, Stat]:
+        """Every file below a folder, at any depth, with partial ones; {} if there is none.
+
+        Args:
+            linked_levels: in how many levels of a local folder's folders links to folders are followed, too.
+        """
+        if isinstance(self._place, LocalDisk):
+            return self._place.files(folder, linked_levels)
         return self._place.files(folder)
 
     def write(self, name: str, data: bytes) -> None:

@@ -75,17 +75,17 @@ class LocalDisk:
                 found[entry.name] = _as_stat(info) if info else None
         return found
 
-    def files(self, folder: str) -> dict[str, Stat]:
+    def files(self, folder: str, linked_levels: int = 0) -> dict[str, Stat]:
         found: dict[str, Stat] = {}
-        waiting = [folder]
+        waiting = [(folder, 0)]
         while waiting:
-            inner = waiting.pop()
+            inner, level = waiting.pop()
             for entry in self._scan(inner):
                 name = f"{inner}/{entry.name}" if inner else entry.name
                 with contextlib.suppress(FileNotFoundError):
                     # A link to a folder may lead round in a circle.
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(name)
+                    if entry.is_dir(follow_symlinks=level < linked_levels):
+                        waiting.append((name, level + 1))
                     elif entry.is_file(follow_symlinks=self._follow_links):
                         found[name] = _as_stat(entry.stat(follow_symlinks=self._follow_links))
         return found
@@ -111,9 +111,8 @@ class LocalDisk:
 
     def renew(self, name: str, source: Path) -> None:
         try:
-            with _errors(self.root / name):
-                os.utime(self.root / name)
-        except FileNotFoundError:
+            os.utime(self.root / name)
+        except OSError:  # it is gone, or another user's, whose time only they may set
             self.put(name, source)
 
     def remove(self, name: str) -> None:
