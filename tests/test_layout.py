@@ -109,6 +109,20 @@ def test_no_text_is_read_or_written_in_the_terminals_encoding() -> None:
     assert found == []
 
 
+def test_yaml_that_people_write_is_read_as_they_wrote_it() -> None:
+    """By `plain_yaml`; a record that `yaml.safe_dump` wrote is read by its counterpart, quoted alike."""
+    found = set()
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "registry").rglob("*.py")]:
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        reads = [text for text in map(ast.unparse, calls) if re.match(r"yaml\.(?!safe_dump)[a-z_]+\(", text)]
+        if any("BaseLoader" not in text for text in reads):
+            found.add(path.relative_to(ROOT).as_posix())
+    records = ("training/run_folder.py", "studies/study.py", "studies/many_adaptations.py")
+    assert found == {"registry/forebrain_registry/plain_yaml.py"} | {
+        f"platform/forebrain/{name}" for name in records
+    }
+
+
 def test_nobody_imports_the_commands() -> None:
     sources = [*PACKAGE.rglob("*.py"), *(ROOT / "registry").rglob("*.py")]
     users = {

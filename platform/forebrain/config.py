@@ -24,8 +24,8 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, _loaders_dumpers, set_loader
 
-from forebrain import plain_yaml
 from forebrain.errors import ConfigError
+from forebrain_registry import plain_yaml
 
 Config = TypeVar("Config")
 # Key of a choice's config classes in its field's metadata.
@@ -348,7 +348,7 @@ def _renamed(values: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str,
         elif not implied:
             renamed[name] = value
         elif value is True:
-            renamed[name] = yaml.safe_load(implied)
+            renamed[name] = plain_yaml.load(implied)
     return renamed
 
 

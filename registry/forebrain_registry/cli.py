@@ -346,8 +346,10 @@ def _read_metadata(path: Path) -> Metadata:
     if path.suffix in (".yaml", ".yml"):
         import yaml
 
+        from forebrain_registry import plain_yaml
+
         try:
-            data = json.dumps(yaml.safe_load(data)).encode()
+            data = json.dumps(plain_yaml.load(data.decode())).encode()
         except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
             raise InvalidError(f"{path}: not valid YAML for metadata ({error}).") from error
     return strict_json.build(Metadata, strict_json.parse(data, str(path)), str(path))

@@ -106,6 +106,24 @@ def test_errors_are_one_line_and_status_1(
         assert ended.value.code == 2
 
 
+def test_metadata_in_yaml_are_what_was_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metadata.yaml"
+    text = "licence: MIT\npreprocessing: {}\nconfig: {seed: 010, at: 12:30:00, day: 2026-01-31, width: 64}\n"
+    path.write_text(text, "utf-8")
+    assert main(["publish", "worm", str(folder), "--metadata", str(path), "--json"]) == 0
+    assert main(["show", "worm", "--json"]) == 0
+    shown = capsys.readouterr().out.partition("}\n{")[2]
+    config = json.loads("{" + shown)["metadata"]["config"]
+    assert config == {"seed": "010", "at": "12:30:00", "day": "2026-01-31", "width": 64}
+    for wrong in (text + "licence: secret\n", text.replace("MIT", "caf\xe9")):
+        path.write_text(wrong, "latin-1")
+        assert main(["publish", "worm", str(folder), "--metadata", str(path)]) == 1
+        error = capsys.readouterr().err
+        assert str(path) in error and ("'licence' twice" in error or "utf-8" in error)
+
+
 def test_a_digest_in_the_cache_needs_no_registry(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,10 +174,19 @@ def test_a_damaged_user_catalogue_is_named(home: Path) -> None:
         "a: [": "not valid YAML",
         "- a": "expected entries by name",
         "a: {x: 1}": "url",
+        "a: {x: 1}\na: {y: 1}": "'a' twice",
     }.items():
         (home / "catalogue.yaml").write_text(text)
         with pytest.raises(RecordingError, match=f"catalogue.yaml.*{words}"):
             catalogue.catalogue()
+
+
+def test_an_entry_is_text_as_it_is_written(home: Path) -> None:
+    home.mkdir()
+    text = f"1e3: {{url: https://host/a.npz, sha256: {'0' * 63}1, licence: 010, sidecar: {{rate_hz: 2.5}}}}"
+    (home / "catalogue.yaml").write_text(text)
+    entry = catalogue.catalogue()["1e3"]
+    assert (entry.sha256, entry.licence) == ("0" * 63 + "1", "010") and entry.sidecar == {"rate_hz": 2.5}
 
 
 def test_without_a_home_of_its_own_the_user_folders_are_taken(

@@ -19,6 +19,7 @@ import yaml
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.sidecar import as_written, check_sidecar
+from forebrain_registry import plain_yaml
 from forebrain_registry.storage import file_at, path_here
 
 TIMEOUT_S = 60.0
@@ -163,16 +164,19 @@ def _home(variable: str, default: str) -> Path:
 
 def _parse(text: str | bytes, where: str) -> dict[str, Entry]:
     try:
-        values = yaml.safe_load(text) or {}
-        texts = yaml.load(text, yaml.BaseLoader) or {}
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
+        typed, written = plain_yaml.load(text) or {}, yaml.load(text, yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError) as error:
         raise RecordingError(f"{where}: not valid YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(values, dict):
-        raise RecordingError(f"{where}: holds a {type(values).__name__}; expected entries by name.")
-    for name, entry in texts.items():  # names in an entry's sidecar stay as they are written
-        if isinstance(values.get(name), dict) and isinstance(entry, dict) and "sidecar" in entry:
-            values[name]["sidecar"] = as_written(values[name].get("sidecar"), entry["sidecar"])
-    return {str(name): _checked(str(name), entry, where) for name, entry in values.items()}
+    if not isinstance(written, dict):
+        raise RecordingError(f"{where}: holds a {type(typed).__name__}; expected entries by name.")
+    entries = {}
+    for (name, entry), values in zip(written.items(), typed.values(), strict=True):
+        # All of an entry is text, but for numbers in its sidecar.
+        if isinstance(entry, dict) and "sidecar" in entry:
+            entry = {**entry, "sidecar": as_written(values["sidecar"], entry["sidecar"])}
+        entries[name] = _checked(name, entry, where)
+    return entries
 
 
 def _checked(name: str, values: Any, where: str) -> Entry:

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import yaml
 
-from forebrain import plain_yaml
 from forebrain.errors import RecordingError
-from forebrain.plain_yaml import each_key_once
 from forebrain.sessions.inputs import INPUT_KINDS
+from forebrain_registry import plain_yaml
+from forebrain_registry.plain_yaml import each_key_once
 
 SIDECAR_SUFFIXES = (".yaml", ".yml", ".json")
 _MAX_BYTES = 1 << 20
