@@ -22,7 +22,7 @@ from forebrain_registry.errors import (
     RegistryError,
     StorageError,
 )
-from forebrain_registry.publishing import copy, publish
+from forebrain_registry.publishing import copy, publish, restore
 from forebrain_registry.pulling import Pulled, default_cache, export, pull
 from forebrain_registry.records import Metadata, Metric, Reference, SeenSession, StoredFile, Version
 from forebrain_registry.registry import Registry
@@ -54,6 +54,7 @@ __all__ = [
     "export",
     "publish",
     "pull",
+    "restore",
     "verify",
     "write_index",
 ]

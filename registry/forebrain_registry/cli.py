@@ -17,11 +17,17 @@ from typing import Any
 
 from forebrain_registry import strict_json
 from forebrain_registry.collector import collect_garbage
-from forebrain_registry.errors import ForebrainError, InvalidError, NotFoundError, StorageError
+from forebrain_registry.errors import (
+    ForebrainError,
+    InvalidError,
+    NotFoundError,
+    RegistryError,
+    StorageError,
+)
 from forebrain_registry.lines import LineFormatter, one_line
 from forebrain_registry.publishing import METADATA, copy, publish
 from forebrain_registry.pulling import export, pull, recall
-from forebrain_registry.records import Metadata, Version, check_alias
+from forebrain_registry.records import Metadata, Reference, Version, check_alias
 from forebrain_registry.registry import ANY, GRACE_S, Registry
 from forebrain_registry.verifying import Findings, verify, verify_version, write_index
 
@@ -147,7 +153,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )  # fmt: skip
 
     added = command("deprecate", _deprecate, "deprecate a version, so that its name alone passes over it")
-    added.add_argument("reference", **reference)
+    added.add_argument("reference", **reference | {"help": f"{reference['help']}; name: its newest of all"})
     choice = added.add_mutually_exclusive_group(required=True)
     choice.add_argument("--reason", metavar="TEXT")
     choice.add_argument("--undo", action="store_true")
@@ -186,7 +192,13 @@ def _publish(options: argparse.Namespace) -> int:
     registry = Registry(options.registry)
     version = publish(registry, options.name, options.folder, _read_metadata(path), options.interfaces)
     if options.alias:
-        registry.set_alias(version.name, options.alias, version.number)
+        try:
+            registry.set_alias(version.name, options.alias, version.number)
+        except ForebrainError as error:
+            raise RegistryError(
+                f"{version} is published, but without its alias: {error} Then give `alias {version} "
+                f"{options.alias}`."
+            ) from error
     return _say(options, _summary(version), f"{version} sha256:{version.digest}")
 
 
@@ -278,10 +290,19 @@ def _alias(options: argparse.Namespace) -> int:
 
 def _deprecate(options: argparse.Namespace) -> int:
     registry = Registry(options.registry)
-    version = registry.resolve(options.reference)
-    registry.deprecate(version.name, version.number, options.reason)
-    result = {"name": version.name, "version": version.number, "deprecated": options.reason}
-    return _say(options, result, f"{version} is {'deprecated' if options.reason else 'no longer deprecated'}")
+    reference = Reference.parse(options.reference)
+    if reference == Reference(reference.name):
+        # Not the newest that is not deprecated: given again, the command would deprecate one after another.
+        reference = Reference(reference.name, number=max(registry.listing(reference.name).versions))
+    version = registry.resolve(reference)
+    before, after = registry.deprecations(version.name).get(version.number), options.reason
+    if before != after:
+        registry.deprecate(version.name, version.number, after)
+        said = "deprecated" if after else "no longer deprecated"
+    else:
+        said = "deprecated already" if after else "not deprecated"
+    result = {"name": version.name, "version": version.number, "deprecated": after}
+    return _say(options, result, f"{version} is {said}")
 
 
 def _verify(options: argparse.Namespace) -> int:

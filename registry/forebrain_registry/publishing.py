@@ -10,7 +10,9 @@ be taken for it by every version that shares the blob.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -40,6 +42,7 @@ from forebrain_registry.registry import NUMBER_FORMAT, GivenNumber, Registry
 from forebrain_registry.storage import Folder
 
 METADATA = "metadata.json"
+_log = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 100 * 2**20
 Files = str | os.PathLike[str] | Mapping[str, bytes | str | os.PathLike[str]]
 
@@ -48,6 +51,9 @@ def publish(
     registry: Registry, name: str, files: Files, metadata: Metadata, interfaces: Files | None = None
 ) -> Version:
     """Publishes a version of a model, and returns it with the number it got.
+
+    What the name stands for already, the same files with the same metadata, makes no second version, so that
+    a command can be given again: blobs of it that were lost or damaged are stored again.
 
     Args:
         name: of the model, new or not.
@@ -64,22 +70,7 @@ def publish(
     """
     check_name(name)
     metadata = checked_metadata(metadata)
-    found = _found(files)
-    found_interfaces = _found(interfaces or {})
-    if WEIGHTS not in found:
-        raise InvalidError(f"there is no {WEIGHTS} among the files; a version cannot do without.")
-    with _scratch() as scratch:
-        if CARD not in found:
-            found[CARD] = make_card(name, metadata, PICTURE if PICTURE in found else None).encode()
-        found.setdefault(HUB_CARD, front_matter(name, metadata).encode())
-        check_paths(found)
-        check_paths(found_interfaces)
-        local = _staged(found, scratch / "files")
-        local_interfaces = _staged(found_interfaces, scratch / "interfaces")
-        for source in (*local.values(), *local_interfaces.values()):
-            if source.suffix == ".safetensors":
-                check_safetensors(source)
-        sources, of_interfaces = _described(local), _described(local_interfaces)
+    with _prepared(name, files, metadata, interfaces) as (sources, of_interfaces):
         record = VersionRecord(
             VERSION_FORMAT,
             name,
@@ -91,8 +82,36 @@ def publish(
         )
         content = strict_json.dump(record)
         Version.parse(content, 1, name)
+        registry.writer()
+        known = _same_version(registry, record)
+        if known is not None:
+            _store_lacking(registry, sources | of_interfaces)
+            _log.warning("%s: %s is this already, with the same files and metadata.", registry.uri, known)
+            return known
         number = _store_version(registry, name, content, sources | of_interfaces)
     return Version(number, record, content)
+
+
+def restore(
+    registry: Registry, version: Version, files: Files, interfaces: Files | None = None
+) -> list[StoredFile]:
+    """Stores blobs of a version again that were lost or damaged, where files hold what was published.
+
+    Args:
+        files, interfaces: as for `publish`.
+
+    Returns:
+        What is still lacking.
+    """
+    with _prepared(version.name, files, version.metadata, interfaces) as (sources, of_interfaces):
+        given = {stored.sha256: path for stored, path in (sources | of_interfaces).items()}
+        lacking = [stored for stored in version.blobs if not _is_whole(registry, stored)]
+        found = {stored: given[stored.sha256] for stored in lacking if stored.sha256 in given}
+        _store_blobs(registry, found, set(found))
+    if found:
+        paths = ", ".join(stored.path for stored in found)
+        _log.warning("%s: %s: stored again, since it was lost or damaged: %s.", registry.uri, version, paths)
+    return [stored for stored in lacking if stored not in found]
 
 
 def copy(source: Registry, reference: str, target: Registry) -> Version:
@@ -156,6 +175,63 @@ def check_safetensors(path: Path) -> None:
     if 8 + length + end != size:
         raise InvalidError(
             f"{path}: {size} bytes, but its header says {8 + length + end}. The file was cut or grew."
+        )
+
+
+@contextlib.contextmanager
+def _prepared(
+    name: str, files: Files, metadata: Metadata, interfaces: Files | None
+) -> Iterator[tuple[dict[StoredFile, Path], dict[StoredFile, Path]]]:
+    """Copies of a version's files, checked and with a card, and of its interfaces; gone after the block."""
+    found = _found(files)
+    if not isinstance(files, Mapping):
+        _leave_out_pulled(found, Path(files), name, metadata)
+    found_interfaces = _found(interfaces or {})
+    if WEIGHTS not in found:
+        raise InvalidError(f"there is no {WEIGHTS} among the files; a version cannot do without.")
+    with _scratch() as scratch:
+        if CARD not in found:
+            found[CARD] = make_card(name, metadata, PICTURE if PICTURE in found else None).encode()
+        found.setdefault(HUB_CARD, front_matter(name, metadata).encode())
+        check_paths(found)
+        check_paths(found_interfaces)
+        local = _staged(found, scratch / "files")
+        local_interfaces = _staged(found_interfaces, scratch / "interfaces")
+        for source in (*local.values(), *local_interfaces.values()):
+            if source.suffix == ".safetensors":
+                check_safetensors(source)
+        yield _described(local), _described(local_interfaces)
+
+
+def _leave_out_pulled(found: dict[str, bytes | Path], folder: Path, name: str, metadata: Metadata) -> None:
+    """Takes away what a folder holds of the version that was pulled into it, and tells nothing of this one:
+    a card would give the scores and licence of other weights."""
+    try:
+        pulled = Version.parse((folder / RECORD).read_bytes(), 1, str(folder / RECORD)).record
+    except (OSError, InvalidError):  # none was
+        return
+    hashes = {stored.path: stored.sha256 for stored in pulled.files}
+
+    def is_pulled(path: str) -> bool:
+        file = found.get(path)
+        if not isinstance(file, Path) or file.is_symlink() or not file.is_file():
+            return False
+        return hash_file(file) == hashes.get(path)
+
+    left_out = [
+        path for path in (f"interfaces/{stored.path}" for stored in pulled.interfaces) if path in found
+    ]
+    if (pulled.name, pulled.metadata) != (name, metadata) or not is_pulled(WEIGHTS):
+        left_out += filter(is_pulled, (CARD, HUB_CARD, PICTURE))
+    for path in left_out:
+        del found[path]
+    if left_out:
+        _log.warning(
+            "%s: left out, since they are of the version of %s that was pulled there: %s. A card is made "
+            "anew; interfaces are given as a folder of their own.",
+            folder,
+            pulled.name,
+            ", ".join(left_out),
         )
 
 
@@ -239,12 +315,21 @@ def _store_version(
     Args:
         last: the number after which one is looked for, or this very version; by default the last one given.
     """
-    _store_blobs(registry, sources, {stored for stored in sources if not _is_whole(registry, stored)})
+    _store_lacking(registry, sources)
     number = _create_version(registry, name, content, registry.last_number(name) if last is None else last)
     with _published(registry, name, number):
         # If this machine slept in between, they may have outlived the grace period. Now they have a name.
         _store_blobs(registry, sources, set())
     return number
+
+
+def _same_version(registry: Registry, record: VersionRecord) -> Version | None:
+    """The version that the name stands for at present, where it was published of the same content."""
+    with contextlib.suppress(NotFoundError, InvalidError, DamagedError):
+        version = registry.resolve(record.name)
+        if dataclasses.replace(version.record, id=record.id, created=record.created) == record:
+            return version
+    return None
 
 
 @contextlib.contextmanager
@@ -257,6 +342,11 @@ def _published(registry: Registry, name: str, number: int) -> Iterator[None]:
             f"{registry.uri}: {name}@{number} is published, but then: {error} `verify` tells whether all "
             "of it is there; only if not, publish the same files again."
         ) from error
+
+
+def _store_lacking(registry: Registry, sources: Mapping[StoredFile, Path]) -> None:
+    """Stores the blobs of these that are not there as they should be; all are read."""
+    _store_blobs(registry, sources, {stored for stored in sources if not _is_whole(registry, stored)})
 
 
 def _store_blobs(registry: Registry, sources: Mapping[StoredFile, Path], lacking: Set[StoredFile]) -> None:

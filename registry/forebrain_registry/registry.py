@@ -206,11 +206,7 @@ class Registry:
             move = self._last_moves(wanted.name, listing, [wanted.alias]).get(wanted.alias)
             number = move.version if move else None
             if number is None:
-                known = list(self._aliases(wanted.name, listing))
-                raise NotFoundError(
-                    f"{self.uri}: {wanted.name} has no alias {wanted.alias!r}."
-                    f"{_suggest(wanted.alias, known)} It has {', '.join(known) or 'none'}."
-                )
+                raise self._no_alias(wanted.name, wanted.alias, listing)
         elif wanted.number is not None:
             number = wanted.number
         else:
@@ -240,7 +236,7 @@ class Registry:
                 for when this call begins.
 
         Raises:
-            NotFoundError: no such model or version.
+            NotFoundError: no such model or version, or none to take away.
             ConflictError: it stands for another version, or somebody moved it at the same time.
         """
         store = self.writer()
@@ -256,6 +252,8 @@ class Registry:
                 f"{self.uri}: {name}@{alias} stands for {_or_none(current)}, not for {_or_none(expect)} as "
                 "expected. Look who moved it, then try again."
             )
+        if version is None and current is None:
+            raise self._no_alias(name, alias, listing)
         move = AliasMove(ALIAS_FORMAT, layout.new_id(), layout.now(), version)
         try:
             store.create(layout.record_name(folder, last + 1), strict_json.dump(move))
@@ -409,6 +407,13 @@ class Registry:
                 f"{deprecated[last]}. Name a version to take it all the same."
             )
         return max(good)
+
+    def _no_alias(self, name: str, alias: str, listing: layout.Listing) -> NotFoundError:
+        known = list(self._aliases(name, listing))
+        return NotFoundError(
+            f"{self.uri}: {name} has no alias {alias!r}.{_suggest(alias, known)} "
+            f"It has {', '.join(known) or 'none'}."
+        )
 
     def _aliases(self, name: str, listing: layout.Listing) -> dict[str, int]:
         moves = self._last_moves(name, listing, listing.keys("aliases"))

@@ -31,7 +31,10 @@ from forebrain_registry import (
     collect_garbage,
     collector,
     copy,
+    export,
     publish,
+    pull,
+    restore,
     verify,
     write_index,
 )
@@ -96,6 +99,9 @@ def test_an_alias_moves_by_compare_and_set_and_keeps_its_history(registry: Regis
         registry.set_alias("worm", "champion", 9)
     registry.set_alias("worm", "champion", None)
     assert registry.aliases("worm") == {}
+    for unknown in ("champion", "champoin"):
+        with pytest.raises(NotFoundError, match=f"worm has no alias '{unknown}'"):
+            registry.set_alias("worm", unknown, None)
     assert [move.version for move in registry.alias_history("worm", "champion")] == [1, 2, None]
 
 
@@ -544,7 +550,7 @@ def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash
     monkeypatch.setattr(shutil, "copyfile", meanwhile)
     with pytest.raises(InvalidError, match="was changed while it was published"):
         publish(registry, "worm", {"model.safetensors": file}, metadata())
-    assert len(registry.versions("worm")) == 2 and verify(registry).problems == []
+    assert len(registry.versions("worm")) == 1 and verify(registry).problems == []
 
 
 def test_a_copy_of_a_version_with_lost_or_miscounted_bytes_is_refused(
@@ -670,7 +676,7 @@ def test_the_last_number_is_the_last(registry: Registry) -> None:
     folder = Path(registry.uri) / "models/worm/versions"
     (folder / "00000001.json").rename(folder / "99999999.json")
     with pytest.raises(ConflictError, match="no free number"):
-        put(registry)
+        put(registry, seed=1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is flushed")
@@ -703,6 +709,57 @@ def test_what_is_visible_after_a_power_cut_is_whole(
         (_, flushed), (partial, target), *folders = events
         assert (flushed, target) == (partial, name)
         assert {folder for _, folder in folders} == {str(parent) for parent in Path(name).parents}
+
+
+def test_publishing_what_the_name_stands_for_makes_no_second_version(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = put(registry)
+    assert put(registry).digest == first.digest and "worm@1 is this already" in caplog.text
+    assert put(registry, licence="MIT").number == 2
+    assert put(registry).number == 3  # so that the name stands for it again
+    registry.deprecate("worm", 3, "wrong units")
+    assert put(registry).number == 4
+
+
+def test_lost_blobs_are_restored_from_files_that_hold_them(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = put(registry)
+    put(registry, seed=1)
+    for stored in version.blobs:
+        Path(registry.uri, blob_name(stored.sha256)).unlink(missing_ok=True)
+    left = restore(registry, version, {"model.safetensors": weights(0), "README.md": b"# Another\n"})
+    assert [stored.path for stored in left] == ["README.md"] and "hub.yaml, model.safetensors" in caplog.text
+    assert restore(registry, version, {"model.safetensors": weights(0)}) == []
+    assert verify(registry).problems == []
+
+
+def test_what_was_pulled_does_not_pass_for_the_next_version(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_first = {"model.safetensors": weights(0), "forecasts.png": b"of the first", "start.json": b"{}"}
+    first = publish(registry, "worm", of_first, metadata(), {"kato.safetensors": weights(5)})
+    folder = export(pull(registry, "worm", interfaces=True), tmp_path / "out")
+    assert (folder / "interfaces" / "kato.safetensors").exists()
+
+    def paths(version: Version) -> list[str]:
+        return [stored.path for stored in version.record.files]
+
+    # As it was pulled, it is what is there already, but for interfaces, which are given by themselves.
+    same = publish(registry, "worm", folder, metadata(), folder / "interfaces")
+    assert same.digest == first.digest
+    (folder / "model.safetensors").write_bytes(weights(1))
+    caplog.clear()
+    second = publish(registry, "worm", folder, metadata(licence="CC0-1.0", parent="worm@1"))
+    left_out = "interfaces/kato.safetensors, README.md, hub.yaml, forecasts.png"
+    assert left_out in caplog.text
+    assert paths(second) == ["README.md", "hub.yaml", "model.safetensors", "start.json"]
+    card = (pull(registry, "worm@2").folder / "README.md").read_text()
+    assert "CC0-1.0" in card and "forecasts.png" not in card
+    (folder / "README.md").write_text("# Ours\n")  # which was written since
+    third = publish(registry, "worm", folder, metadata(licence="MIT"))
+    assert (pull(registry, str(third)).folder / "README.md").read_text() == "# Ours\n"
 
 
 def test_publishing_again_renews_an_old_blob_and_replaces_a_damaged_one(registry: Registry) -> None:

@@ -421,7 +421,7 @@ def test_digits_that_fit_several_versions_are_refused_online_and_offline(
     monkeypatch.setattr("forebrain_registry.records.MIN_DIGEST_PREFIX", 1)
     firsts: list[str] = []
     while len(firsts) == len(set(firsts)):
-        publish(registry, "worm", {"model.safetensors": weights(0)}, metadata())
+        publish(registry, "worm", {"model.safetensors": weights(len(firsts))}, metadata())
         firsts.append(pull(registry, "worm").version.digest[0])
     for offline in (False, True):
         with pytest.raises(InvalidError, match="fits several versions"):

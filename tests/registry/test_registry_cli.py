@@ -39,6 +39,8 @@ def test_every_command_does_its_work_and_prints_json(
         return json.loads(capsys.readouterr().out)
 
     digest = run("publish", "worm", str(folder), "--alias", "champion")["digest"]
+    assert run("publish", "worm", str(folder))["version"] == 1  # it is there already
+    (folder / "model.safetensors").write_bytes(weights(1))
     assert run("publish", "worm", str(folder))["version"] == 2
     assert run("deprecate", "worm@2", "--reason", "worse")["deprecated"] == "worse"
     [row] = run("list")
@@ -104,6 +106,42 @@ def test_errors_are_one_line_and_status_1(
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2
+
+
+def test_a_command_that_is_given_again_does_nothing_else(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        (folder / "model.safetensors").write_bytes(weights(seed))
+        assert main(["publish", "worm", str(folder)]) == 0
+    capsys.readouterr()
+    for arguments, said in (
+        (["--reason", "wrong"], "worm@2 is deprecated\n"),
+        (["--reason", "wrong"], "worm@2 is deprecated already\n"),
+        (["--reason", "wrong units"], "worm@2 is deprecated\n"),
+        (["--undo"], "worm@2 is no longer deprecated\n"),
+        (["--undo"], "worm@2 is not deprecated\n"),
+    ):
+        assert main(["deprecate", "worm", *arguments]) == 0
+        assert capsys.readouterr().out == said
+    assert main(["alias", "worm@1", "champoin", "--remove"]) == 1
+    assert "worm has no alias 'champoin'" in capsys.readouterr().err
+
+
+def test_an_alias_that_fails_leaves_one_version_and_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", "worm", str(folder)]) == 0
+    damaged = tmp_path / "registry/models/worm/aliases/champion/00000001.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    for _ in range(2):
+        assert main(["publish", "worm", str(folder), "--alias", "champion"]) == 1
+        error = capsys.readouterr().err
+        assert "worm@1 is published, but without its alias" in error and "alias worm@1 champion" in error
+    damaged.unlink()
+    assert main(["publish", "worm", str(folder), "--alias", "champion", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == 1
 
 
 def test_metadata_in_yaml_are_what_was_written(

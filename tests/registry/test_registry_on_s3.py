@@ -68,18 +68,18 @@ def test_publishers_at_once_get_numbers_of_their_own(registry: Registry) -> None
         own = Registry(registry.uri)
         numbers.append(publish(own, "worm", {"model.safetensors": weights(seed)}, metadata()).number)
 
-    def run_all() -> None:
-        threads = [threading.Thread(target=run, args=(seed,)) for seed in range(8)]
+    def run_all(first: int) -> None:
+        threads = [threading.Thread(target=run, args=(first + seed,)) for seed in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    run_all()
+    run_all(0)
     assert sorted(numbers) == list(range(1, 9))
     for number in (8, 7):  # are not given again, though nothing else is left of them
         registry.writer().remove(f"models/worm/versions/{number:08}.json")
-    run_all()
+    run_all(8)
     assert sorted(numbers) == list(range(1, 17))
 
 
