@@ -29,8 +29,10 @@ from forebrain.training import versions as code_versions
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.versions import versions
-from forebrain_registry import Registry, pull
+from forebrain_registry import Registry, pull, verify
+from forebrain_registry.layout import blob_name
 from forebrain_registry.storage import Folder
+from forebrain_registry.verifying import verify_version
 
 JOBS = Path(__file__).parents[2] / "jobs"
 TINY = {
@@ -139,6 +141,37 @@ def test_publishing_a_checkpoint_again_makes_no_second_version(asked: PublishCon
     again, was_there = publish_run(asked)
     assert was_there and again.digest == first.digest
     assert [version.number for version in Registry(asked.registry).versions("worms")] == [1]
+
+
+def test_publishing_again_brings_what_was_lost(asked: PublishConfig) -> None:
+    first, _ = publish_run(asked)
+    registry = Registry(asked.registry)
+    for stored in first.blobs:
+        registry.store.remove(blob_name(stored.sha256))
+    again, was_there = publish_run(asked)
+    assert was_there and again.digest == first.digest and verify(registry).problems == []
+    # A card of an earlier version of this program cannot be made again.
+    card = next(stored for stored in first.blobs if stored.path == "README.md")
+    registry.store.remove(blob_name(card.sha256))
+    with pytest.MonkeyPatch.context() as later:
+        later.setattr("forebrain.adaptation.publish.make_card", lambda *given: "# Another\n")
+        version, was_there = publish_run(asked)
+    assert (version.number, was_there) == (2, False)
+    assert verify_version(registry, version).problems == []
+
+
+def test_a_licence_or_summary_that_was_wrong_is_published_right(
+    asked: PublishConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = publish_run(asked)
+    Registry(asked.registry).deprecate("worms", 1, "its licence is wrong")
+    assert publish_run(asked) == (first, True) and "worms@1 is deprecated: its licence" in caplog.text
+    right = dataclasses.replace(asked, licence="CC-BY-NC-4.0", summary="Now right.")
+    version, was_there = publish_run(right)
+    assert (version.number, was_there) == (2, False)
+    assert (version.metadata.licence, version.metadata.summary) == ("CC-BY-NC-4.0", "Now right.")
+    assert publish_run(right) == (version, True)
+    assert publish_run(dataclasses.replace(right, licence="not stated", summary=None)) == (version, True)
 
 
 def test_any_checkpoint_is_published_with_its_own_scores(asked: PublishConfig) -> None:

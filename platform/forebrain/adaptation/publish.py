@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,13 @@ from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.versions import code_version
-from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version, publish
+from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version, publish, restore
 from forebrain_registry.card import make_card
 from forebrain_registry.records import CARD, PICTURE, WEIGHTS, check_name
+from forebrain_registry.verifying import verify_version
 
 INTERFACES = "interfaces.safetensors"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class PublishConfig:
 
 
 def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[Version, bool]:
-    """Publishes a checkpoint of a run, unless this very checkpoint is published there already.
+    """Publishes a checkpoint of a run, unless it is published there already, with what else is asked for.
+
+    What that version has lost is stored again; where it cannot be made as it was, another is published.
 
     Args:
         config: what is published where.
@@ -80,9 +85,30 @@ def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[
     run = RunFolder(config.run)
     trained = TrainedModel.load(run, config.step)
     weights = weights_of(trained.backbone)
-    if (known := _published_before(registry, config.name, trained, weights)) is not None:
+    known = _published_before(registry, config, trained, weights)
+    if known is not None and not verify_version(registry, known).problems:
         return known, True
     windows = open_windows(run, trained, config.data)
+    metadata = _metadata(config, run, trained, windows, metrics) if known is None else known.metadata
+    pictures = _picture(run, trained)
+    # The card says in sentences what a summary made of the metadata says.
+    told = dataclasses.replace(metadata, summary=config.summary or "")
+    card = make_card(config.name, told, PICTURE if pictures else None) + _recordings(trained, windows)
+    files = {WEIGHTS: weights, START: fit_start(trained, windows).save(), CARD: card.encode(), **pictures}
+    interfaces = {INTERFACES: _interfaces(trained, windows)}
+    with _registry_errors():
+        if known is not None and not restore(registry, known, files, interfaces):
+            return known, True
+        return publish(registry, config.name, files, metadata, interfaces), False
+
+
+def _metadata(
+    config: PublishConfig,
+    run: RunFolder,
+    trained: TrainedModel,
+    windows: ShardWindows,
+    metrics: Sequence[Metric],
+) -> Metadata:
     description = describe(trained, windows)
     metadata = Metadata(
         licence=config.licence,
@@ -94,26 +120,13 @@ def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[
         run_id=run_id(trained),
         code_version=code_version(),
     )
-    pictures = _picture(run, trained)
-    # The card says in sentences what a summary made of the metadata says.
-    told = dataclasses.replace(metadata, summary=config.summary or "")
-    card = make_card(config.name, told, PICTURE if pictures else None) + _recordings(trained, windows)
-    files = {WEIGHTS: weights, START: fit_start(trained, windows).save(), CARD: card.encode(), **pictures}
-    with _registry_errors():
-        version = publish(
-            registry,
-            config.name,
-            files,
-            dataclasses.replace(metadata, summary=config.summary or _summary(metadata)),
-            {INTERFACES: _interfaces(trained, windows)},
-        )
-    return version, False
+    return dataclasses.replace(metadata, summary=config.summary or _summary(metadata))
 
 
 def say_published(version: Version, was_there: bool, console: Console) -> None:
     """Tells a person what became of a publication, and what to do with it."""
     if was_there:
-        console.print(f"This checkpoint is published already, as {version}; nothing was changed.")
+        console.print(f"This checkpoint is published already, as {version}; no other version was made.")
     else:
         console.print(f"Published as {version} (sha256:{version.digest}).")
     console.print(f"Adapt it: forebrain adapt --model {version} --recording FILE --out DIR")
@@ -146,14 +159,34 @@ def _identity(config: PretrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def _published_before(registry: Registry, name: str, trained: TrainedModel, weights: bytes) -> Version | None:
-    """The version of the same run with the same weights."""
+def _published_before(
+    registry: Registry, config: PublishConfig, trained: TrainedModel, weights: bytes
+) -> Version | None:
+    """The newest version of the same run with the same weights that says of itself what is asked for.
+
+    One that is deprecated counts, with a line: the same command given again must not bring it back.
+    """
     sha256, run = hashlib.sha256(weights).hexdigest(), run_id(trained)
+    asked = {"summary": config.summary, "parent": config.parent}
+    if config.licence != PublishConfig.licence:
+        asked["licence"] = config.licence
     with _registry_errors():
-        versions = registry.versions(name) if name in registry.names() else []
-    for version in versions:
+        if config.name not in registry.names():
+            return None
+        versions, deprecations = registry.versions(config.name), registry.deprecations(config.name)
+    for version in reversed(versions):
         stored = {file.path: file.sha256 for file in version.record.files}
-        if stored[WEIGHTS] == sha256 and version.metadata.run_id == run:
+        if (stored[WEIGHTS], version.metadata.run_id) != (sha256, run):
+            continue
+        if all(value in (None, getattr(version.metadata, name)) for name, value in asked.items()):
+            if version.number in deprecations:
+                _log.warning(
+                    "%s is deprecated: %s. Its name alone passes over it; `forebrain registry deprecate %s "
+                    "--undo` takes that back.",
+                    version,
+                    deprecations[version.number],
+                    version,
+                )
             return version
     return None
 
