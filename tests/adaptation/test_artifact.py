@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 
 from forebrain.adaptation.adapted import Adapted
-from forebrain.adaptation.artifact import BACKBONE, INTERFACE, RECORD, STACK, new_folder, require_new
+from forebrain.adaptation.artifact import (
+    BACKBONE,
+    EVALUATION,
+    INTERFACE,
+    RECORD,
+    RESULT,
+    STACK,
+    new_folder,
+    require_new,
+)
 from forebrain.adaptation.backbone import Backbone
 from forebrain.errors import AdaptationError, RecordingError, StorageError
 from forebrain.realtime.forecaster import LiveConfig
@@ -22,7 +31,7 @@ from forebrain.realtime.server import describe
 from forebrain.scoring.baselines import LinearBaseline
 from forebrain.scoring.ridge import Features, Head
 from forebrain.scoring.stack import Stack
-from forebrain.sealed import SEAL, unsealed
+from forebrain.sealed import SEAL, sealed, unsealed
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -246,6 +255,24 @@ def test_a_damaged_or_missing_file_is_one_clear_error(saved: Path, name: str) ->
     (saved / name).unlink()
     with pytest.raises(AdaptationError, match=name):
         Adapted.load(saved)
+
+
+@pytest.mark.parametrize("name", [RESULT, EVALUATION])
+def test_scores_of_another_adaptation_are_refused(
+    name: str, backbone: Backbone, make_adapted: Callable[..., Adapted], tmp_path: Path
+) -> None:
+    """As where a folder was copied in part over another's."""
+    adapted = replace(make_adapted(backbone), result={"score": 0.5}, evaluation={"units": []})
+    own, other = adapted.save(tmp_path / "own"), tmp_path / "other"
+    replace(adapted, identity=replace(adapted.identity, subject="worm10")).save(other)
+    loaded = Adapted.load(own)
+    assert (loaded.result, loaded.evaluation) == ({"score": 0.5}, {"units": []})
+    (own / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(AdaptationError, match=rf"{name}: .*another adaptation than adaptation\.json"):
+        Adapted.load(own)
+    scores = getattr(adapted, Path(name).stem)
+    (own / name).write_bytes(sealed(scores))  # as earlier versions did, which do not say whose they are
+    assert getattr(Adapted.load(own), Path(name).stem) == scores
 
 
 def test_a_folder_is_there_whole_or_not_at_all(saved: Path, tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def test_one_that_has_lost_a_file_is_made_again(tmp_path: Path, lost: str) -> No
     assert _finished(Folder(tmp_path)) is None
 
 
+def test_one_with_the_result_of_another_is_made_again(tmp_path: Path) -> None:
+    leave(tmp_path, {**FINISHED, "adaptation_sha256": "12"})
+    assert _finished(Folder(tmp_path)) is None
+
+
 @pytest.mark.parametrize("name", FINISHED)
 @pytest.mark.parametrize("wrong", ["text", [], {}, 3, None])
 def test_one_whose_result_was_edited_is_a_row_of_the_table_or_made_again(

@@ -49,6 +49,7 @@ def test_intervals_of_every_session_stand_beside_the_baselines(
     assert json.loads((out / "result.json").read_text()) == result
     assert all((out / name).stat().st_size for name in ("report.md", "coverage.png", "forecasts.png"))
     block = {**result["sessions"][0], "calibrated_on": "here"}
+    (adapted / "adaptation.json").write_text("{}")
     (adapted / "result.json").write_text(
         json.dumps({"session": "s", "model": "m", "mode": "none", "uncertainty": block})
     )
@@ -79,8 +80,10 @@ def test_recordings_that_are_too_short_and_folders_without_intervals_are_errors(
         study(
             IntervalsConfig([str(tmp_path / "short.npz")], str(tmp_path / "out")), Console(file=io.StringIO())
         )
-    (tmp_path / "result.json").write_text("{}")
     (tmp_path / "edited").mkdir()
+    for folder in (tmp_path, tmp_path / "edited"):
+        for name in ("result.json", "adaptation.json"):
+            (folder / name).write_text("{}")
     block = {"coverage": {"0.5": "half"}, "width": 3}
     (tmp_path / "edited" / "result.json").write_text(
         json.dumps({"session": "s", "model": "m", "mode": "none", "uncertainty": block})

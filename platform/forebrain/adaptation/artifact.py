@@ -10,7 +10,8 @@
     evaluation.json          the same by horizon step, as `scoring` has it
 
 The folder appears whole or not at all. An interface means nothing to another backbone than its own, so the
-record holds the hash of the backbone's weights, and what is loaded is compared with it.
+record holds the hash of the backbone's weights, and what is loaded is compared with it. Both files of scores
+hold the record's: a folder that was copied in part must not tell another animal's.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ INTERVALS = "intervals.safetensors"
 INPUTS = "inputs.safetensors"
 RESULT = "result.json"
 EVALUATION = "evaluation.json"
+# Of the record, in both of these.
+_RECORD_SHA256 = "adaptation_sha256"
 # What the record holds of `Preprocessing`; the rest are tensors of the interface's file.
 _PREPROCESSING = (
     "num_recorded", "unit_names", "rate_hz", "recorded_rate_hz", "event_rate_hz", "resample_hz", "fitted_on",
@@ -190,11 +193,13 @@ class Artifact:
         }
         if self.inputs is not None:
             record["inputs"] = self.inputs.record()
-        (folder / RECORD).write_bytes(sealed(record))
+        content = sealed(record)
+        (folder / RECORD).write_bytes(content)
+        whose = {_RECORD_SHA256: hashlib.sha256(content).hexdigest()}
         if self.result is not None:
-            (folder / RESULT).write_bytes(sealed(self.result))
+            (folder / RESULT).write_bytes(sealed({**self.result, **whose}))
         if self.evaluation is not None:
-            (folder / EVALUATION).write_bytes(sealed(self.evaluation, indent=None))
+            (folder / EVALUATION).write_bytes(sealed({**self.evaluation, **whose}, indent=None))
 
     def _tensors(self) -> dict[str, Tensor]:
         fitted = self.preprocessing
@@ -272,8 +277,41 @@ class Artifact:
             raise AdaptationError(f"{where}: damaged ({error}); adapt again.") from error
         return cls(
             model, interface, preprocessing, identity, mode, origin, description, stack, inputs, calibration,
-            result=_read_json(where / RESULT), evaluation=_read_json(where / EVALUATION),
+            result=read_scores(where, RESULT), evaluation=read_scores(where, EVALUATION),
         )  # fmt: skip
+
+
+def scores_of(data: bytes, record: bytes) -> dict[str, Any]:
+    """What result.json or evaluation.json holds, beside the adaptation.json with these bytes.
+
+    Those of an earlier version do not say whose they are, and are taken for this adaptation's.
+
+    Raises:
+        ValueError: it has changed, or is another adaptation's.
+    """
+    scores, sha256 = unsealed(data), hashlib.sha256(record).hexdigest()
+    if scores.pop(_RECORD_SHA256, sha256) != sha256:
+        raise ValueError(
+            f"it is of another adaptation than {RECORD} beside it: the folder was copied in part"
+        )
+    return scores
+
+
+def read_scores(folder: Path, name: str) -> dict[str, Any] | None:
+    """The same of a folder; None where there is no such file.
+
+    Raises:
+        AdaptationError: it cannot be read, has changed, or is another adaptation's.
+    """
+    try:
+        return scores_of((folder / name).read_bytes(), (folder / RECORD).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise AdaptationError(
+            f"{folder / name}: damaged ({error!s:.200}). Delete it to go on without the scores, or adapt "
+            "again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -376,15 +414,3 @@ def _check_shapes(tensors: Mapping[str, Tensor], interface: Interface, where: Pa
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
         raise AdaptationError(f"{where / INTERFACE}: holds {found}; expected {expected}. Adapt again.")
-
-
-def _read_json(path: Path) -> Mapping[str, Any] | None:
-    """A map, or None where there is no such file."""
-    try:
-        return unsealed(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise AdaptationError(
-            f"{path}: damaged ({error!r:.120}). Delete it to go on without the scores, or adapt again."
-        ) from error

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from forebrain import plotting
-from forebrain.adaptation.artifact import EVALUATION, FORMAT, RECORD, RESULT, STACKED_FORMAT
+from forebrain.adaptation.artifact import EVALUATION, FORMAT, RECORD, RESULT, STACKED_FORMAT, read_scores
 from forebrain.errors import AdaptationError
 from forebrain.pages import charts
 from forebrain.pages.build import picture, write_page
@@ -45,10 +45,10 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
         ForebrainError: the page cannot be written.
     """
     folder = path_here(adapted)
-    record = _read(folder, RECORD)
+    record = _read_record(folder)
     if record is None or record.get("format") not in (FORMAT, STACKED_FORMAT):
         raise AdaptationError(f"{folder}: there is no adaptation here; give the --out of `forebrain adapt`.")
-    result, evaluation = _read(folder, RESULT), _read(folder, EVALUATION)
+    result, evaluation = read_scores(folder, RESULT), read_scores(folder, EVALUATION)
     try:
         units = _units((evaluation or {}).get("units"))
         names = (record["dataset"], record["subject"], record["session"])
@@ -73,14 +73,13 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
         raise AdaptationError(f"{folder}: damaged ({error!r:.200}); adapt again.") from error
 
 
-def _read(folder: Path, name: str) -> Mapping[str, Any] | None:
-    """A JSON file of the folder; None where there is none."""
+def _read_record(folder: Path) -> Mapping[str, Any] | None:
     try:
-        return unsealed((folder / name).read_bytes())
+        return unsealed((folder / RECORD).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise AdaptationError(f"{folder / name}: damaged ({error}); adapt again.") from error
+        raise AdaptationError(f"{folder / RECORD}: damaged ({error}); adapt again.") from error
 
 
 def _pictures(folder: Path) -> Iterator[tuple[str, str]]:

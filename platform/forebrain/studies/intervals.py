@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from forebrain import plotting
+from forebrain.adaptation.artifact import RECORD, scores_of
 from forebrain.adaptation.stacking import linear_on
 from forebrain.adaptation.streamed import covered_in_order, covered_while_drifting
 from forebrain.adaptation.windows import SessionWindows
@@ -38,7 +39,7 @@ from forebrain.scoring.quantiles import COVERAGES, QuantileScores
 from forebrain.scoring.stack import StackFit, fit_stack
 from forebrain.scoring.uncertainty import BASELINES, Uncertainty, assess, stack_residuals
 from forebrain.scoring.window_source import WindowSource
-from forebrain.sealed import plain_json, unsealed
+from forebrain.sealed import plain_json
 from forebrain.sessions.repair import repair
 from forebrain.sessions.session import Session, numbers_sha256
 from forebrain.shards.recordings import find_all, open_any
@@ -287,7 +288,7 @@ def _near(by_unit: np.ndarray) -> float:
 def _of_adaptation(folder: str) -> dict[str, Any]:
     path = Path(folder) / "result.json"
     try:
-        result = unsealed(path.read_bytes())
+        result = scores_of(path.read_bytes(), path.with_name(RECORD).read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({error}); expected the --out of `forebrain adapt`."

@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 
 from forebrain.adaptation.adapting import Mode, default_mode
-from forebrain.adaptation.artifact import EVALUATION, RECORD, RESULT
+from forebrain.adaptation.artifact import EVALUATION, RECORD, RESULT, scores_of
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.comparison import compare
 from forebrain.adaptation.fit import FitConfig
@@ -144,8 +144,7 @@ def show(config: ManyConfig, rows: list[Row], console: Console) -> None:
     out = Folder(config.out)
     done = [row["session"] for row in rows if row["status"] != "failed"]
     if len(done) > 1:
-        stored = out.read_all([f"{session_key(session)}/{EVALUATION}" for session in done])
-        merged = Evaluation.merge([_evaluation(data, out.uri_of(name)) for name, data in stored.items()])
+        merged = Evaluation.merge([_evaluation(out.child(session_key(session))) for session in done])
         console.print(overview(merged).to_rich())
     for row in rows:
         if row["status"] == "failed":
@@ -252,12 +251,14 @@ def _adapt_recording(item: Row) -> list[Row]:
     return rows
 
 
-def _evaluation(data: bytes, where: str) -> Evaluation:
+def _evaluation(place: Folder) -> Evaluation:
+    stored = place.read_all([EVALUATION, RECORD])
     try:
-        return Evaluation.from_json(unsealed(data))
+        return Evaluation.from_json(scores_of(stored[EVALUATION], stored[RECORD]))
     except (ValueError, LookupError, TypeError) as error:
         raise StudyError(
-            f"{where}: damaged ({error!r:.200}). Remove its folder, and the same command adapts again."
+            f"{place.uri_of(EVALUATION)}: damaged ({error!r:.200}). Remove its folder, and the same command "
+            "adapts again."
         ) from error
 
 
@@ -267,8 +268,9 @@ def _finished(place: Folder) -> Row | None:
     So is one of which a file was removed since.
     """
     try:
-        result, record = (unsealed(place.read(name)) for name in (RESULT, RECORD))
-        is_whole = all(place.exists(name) for name in (EVALUATION, *record["files"]))
+        stored = place.read_all([RESULT, RECORD])
+        result = scores_of(stored[RESULT], stored[RECORD])
+        is_whole = all(place.exists(name) for name in (EVALUATION, *unsealed(stored[RECORD])["files"]))
         row = _row("", "", "", result)
         require_numbers(row, _NUMBERS, or_none=True)
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
