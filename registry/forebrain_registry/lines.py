@@ -39,3 +39,9 @@ class LineFormatter(logging.Formatter):
         """The message on one line, and the traceback as it is."""
         traceback = [self.formatException(record.exc_info)] if record.exc_info else []
         return "\n".join([one_line(record.getMessage()), *traceback])
+
+
+def composed(text: str) -> str:
+    """A text in the one form of all those that look the same (Unicode NFC), to be compared: accents are
+    characters of their own in the names that some systems write."""
+    return unicodedata.normalize("NFC", text)

@@ -16,6 +16,7 @@ from typing import Any
 
 from forebrain_registry import strict_json
 from forebrain_registry.errors import InvalidError
+from forebrain_registry.lines import composed
 
 VERSION_FORMAT = "forebrain-model-1"
 WEIGHTS = "model.safetensors"
@@ -208,9 +209,10 @@ class Metadata:
         return sorted({seen.rate_hz for seen in self.sessions if seen.rate_hz is not None})
 
     def has_seen(self, dataset: str, subject: str, session: str | None = None) -> bool:
-        """Whether it was trained on a session, or on any session of a subject."""
+        """Whether it was trained on a session, or any session of a subject, however accents are written."""
+        wanted = [composed(part) for part in (dataset, subject, session) if part is not None]
         return any(
-            (seen.dataset, seen.subject) == (dataset, subject) and session in (None, seen.session)
+            [composed(part) for part in (seen.dataset, seen.subject, seen.session)][: len(wanted)] == wanted
             for seen in self.sessions
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import ConflictError, DamagedError, InvalidError, NotFoundError, StorageError
+from forebrain_registry.lines import composed
 from forebrain_registry.records import (
     MAX_RECORD_BYTES,
     Reference,
@@ -343,23 +344,15 @@ class Registry:
         return None if good else "is damaged: it has other bytes than were published"
 
     def search(self, words: str) -> list[Version]:
-        """The newest versions, one a model, whose name or metadata hold every word, in any case."""
-        wanted = words.lower().split()
+        """The newest versions, one a model, whose name or metadata hold every word, in any case, however
+        accents are written."""
+        wanted = composed(words.lower()).split()
         found = []
         for name, versions in self.all_versions():
             for version in reversed(versions):
                 meta = version.metadata
-                text = " ".join(
-                    [
-                        name,
-                        meta.summary,
-                        meta.licence,
-                        *meta.tags,
-                        *meta.species,
-                        *meta.datasets,
-                        *meta.subjects,
-                    ]
-                ).lower()
+                about = (*meta.tags, *meta.species, *meta.datasets, *meta.subjects)
+                text = composed(" ".join((name, meta.summary, meta.licence, *about)).lower())
                 if all(word in text for word in wanted):
                     found.append(version)
                     break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import unicodedata
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from chromium_window import CHROMIUM
 from forebrain.pages.catalogue import write_catalogue
 from forebrain.pages.side_by_side import write_side_by_side
-from forebrain_registry import Registry
+from forebrain_registry import Registry, SeenSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fine_pictures")]
 # What a hand would do comes before; what then is to be seen is left in the page, and read from it.
@@ -75,6 +76,17 @@ def test_a_catalogue_is_filtered_and_tells_who_has_seen_an_animal(
     assert seen["said"].startswith("2 of the 5 models shown were trained on an animal of that name")
     seen = look(page, width, TYPE % json.dumps([["species", "mouse"], ["rate", "4.6"]]))
     assert seen["shown"] == ["model2"]
+
+
+def test_an_animal_is_found_however_its_accents_are_written(
+    publish_many: Callable[..., Registry], tmp_path: Path
+) -> None:
+    apart, joined = (unicodedata.normalize(form, "Zoë") for form in ("NFD", "NFC"))
+    seen_before = (SeenSession("lab", apart, "day0", "macaque"),)
+    registry = publish_many(1, sessions=seen_before, summary=f"of {apart}")
+    page = write_catalogue(registry.uri, str(tmp_path / "page"))
+    seen = look(page, 1400, TYPE % json.dumps([["animal", joined], ["words", joined]]))
+    assert seen["shown"] == seen["flagged"] == ["model0"]
 
 
 @pytest.mark.parametrize("width", [1400, 500])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from hashlib import sha256 as _sha256
 from pathlib import Path
 
@@ -166,6 +167,15 @@ def test_blobs_are_shared_and_the_card_is_for_the_hub(registry: Registry) -> Non
     assert card.startswith("# worm\n\nA forebrain backbone") and "forecasts.png" not in card
     assert "2 recordings of 2 animals (C. elegans) at 2.5 Hz. On the test part" in card
     assert "scores 0.200 (95 % interval 0.100 to 0.300)" in card
+
+
+def test_an_animal_is_found_however_its_accents_are_written(registry: Registry) -> None:
+    apart, joined = (unicodedata.normalize(form, "Zoë") for form in ("NFD", "NFC"))
+    for stored, asked in ((apart, joined), (joined, apart)):
+        version = put(registry, sessions=(SeenSession("lab", stored, "day0", "macaque"),))
+        assert version.metadata.has_seen("lab", asked) and version.metadata.has_seen("lab", asked, "day0")
+        assert not version.metadata.has_seen("lab", asked, "day1")
+        assert [found.number for found in registry.search(f"{asked} LAB")] == [version.number]
 
 
 def test_a_card_of_ones_own_stays_as_it_is_and_a_picture_stands_in_one_that_is_made(

@@ -2,12 +2,17 @@ const byId = (id) => document.getElementById(id);
 const models = [...document.querySelectorAll("details.model")];
 const fields = ["words", "species", "rate", "least", "order", "animal"].map(byId);
 
+// Accents may be written as characters of their own.
+function folded(text) {
+  return text.toLowerCase().normalize("NFC");
+}
+
 function animalsLike(text) {
-  const wanted = text.toLowerCase().split(/[\s/]+/).filter(Boolean);
+  const wanted = folded(text).split(/[\s/]+/).filter(Boolean);
   if (!wanted.length) return null;
   const found = new Set();
   ANIMALS.forEach(([dataset, subject], at) => {
-    const name = `${dataset}/${subject}`.toLowerCase();
+    const name = folded(`${dataset}/${subject}`);
     if (wanted.every((word) => name.includes(word))) found.add(at);
   });
   return found;
@@ -36,7 +41,7 @@ function show() {
   let shown = 0, leaks = 0;
   for (const model of models) {
     const data = model.dataset;
-    const fits = words.toLowerCase().split(/\s+/).every((word) => data.text.includes(word))
+    const fits = folded(words).split(/\s+/).every((word) => folded(data.text).includes(word))
       && (!species || JSON.parse(data.species).includes(species))
       && (!rate || ratesFit(JSON.parse(data.rates), Number(rate)))
       && (!least || (data.score !== "" && Number(data.score) >= Number(least)));
