@@ -522,7 +522,9 @@ while True:
     old, k = len(versions), k + 1
 print(k, old)
 """
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'registry'}:{Path(__file__).parent}"}
+    path = f"{ROOT / 'registry'}:{Path(__file__).parent}"
+    # What is killed leaves its copies in TMPDIR.
+    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", script, str(tmp_path / "registry")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]

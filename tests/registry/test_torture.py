@@ -42,7 +42,7 @@ def _storm(uri: str, folder: Path, workers: int, operations: int, kills: int) ->
     old_orphans(registry, folder)
     script = [sys.executable, str(Path(__file__).with_name("registry_storm.py"))]
     given = [uri, str(workers), str(operations), str(kills), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "registry")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "registry"), "TMPDIR": str(folder)}
     done = subprocess.run([*script, *given], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout) >= kills / 2
