@@ -25,7 +25,8 @@ def save(tmp_path: Path):
     def saved(name: str) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+        with path.open("wb") as stream:  # under any suffix
+            np.save(stream, np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
         return path
 
     return saved
@@ -104,6 +105,20 @@ def test_a_link_that_leads_nowhere_is_named_and_a_pipe_is_not_opened(tmp_path: P
     links = [str(tmp_path / "d" / name) for name in ("gone.npy", "itself.npy")]
     assert found(tmp_path / "d") == [str(recording), *links]
     assert [record.getMessage() for record in caplog.records] == [f"{pipe} is a pipe and is passed over."]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["b.npy.part", "b.npy.crdownload", "b.npy.filepart", "b.npy.bak", "b.npy~", "#b.npy#",
+     "b (Ann's conflicted copy 2026-01-01).npy", "b.sync-conflict-20260101-010101-ABC.npy"],
+)  # fmt: skip
+def test_what_other_programs_leave_beside_a_recording_is_passed_over_with_a_line(
+    tmp_path: Path, save, caplog, name: str
+) -> None:
+    recording, left = save("d/a.npy"), save(f"d/{name}")
+    assert found(tmp_path / "d") == [str(recording)]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{left} is a") and line.endswith("and is passed over.")
 
 
 @pytest.mark.parametrize(

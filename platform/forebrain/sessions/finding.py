@@ -53,6 +53,15 @@ _OF_A_STUDY = {
     "table.csv",
     "table.json",
 }
+# What other programs leave beside a file: the beginning of one that is still copied or downloaded, a copy
+# that an editor, or a program that brings folders into step, made of it.
+_LEFTOVERS = {
+    "an unfinished download": re.compile(r".*\.(part|partial|crdownload|download|filepart|tmp)", re.I | re.S),
+    "a copy that an editor keeps": re.compile(r".*(\.bak|~)|#.*#", re.I | re.S),
+    "a copy of before folders were brought into step": re.compile(
+        r".*(\.sync-conflict-|\(.*conflicted copy).*", re.I | re.S
+    ),
+}
 # Who works there, or was killed as it did (`forebrain.alone`).
 _HELD = re.compile(r"held-[0-9]+\.json")
 _OF_A_SET = {"sessions", "sessions.jsonl", "shards", "index.json"}
@@ -70,7 +79,8 @@ class Walk:
         """The files and folders to look at in a folder, sorted; none where it was seen before, or was written
         by forebrain.
 
-        Devices, sockets and pipes are passed over, with a line; links that lead nowhere are not.
+        Devices, sockets and pipes, unfinished downloads and editors' copies are passed over, with a line;
+        links that lead nowhere are not.
 
         Args:
             folder: exists.
@@ -92,7 +102,7 @@ class Walk:
         for entry in folder.iterdir():
             if entry.name in own or (own and _HELD.fullmatch(entry.name)):
                 continue
-            if (kind := _endless(entry)) is None:
+            if (kind := _endless(entry) or _leftover(entry.name)) is None:
                 entries.append(entry)
             elif not entry.name.startswith("."):
                 _log.warning("%s is %s and is passed over.", printable(entry), kind)
@@ -152,6 +162,11 @@ def _endless(entry: Path) -> str | None:
         return _kind(entry.stat())
     except OSError:  # said when it is opened
         return None
+
+
+def _leftover(name: str) -> str | None:
+    """What a name says that another program has left, in words; None for others."""
+    return next((kind for kind, pattern in _LEFTOVERS.items() if pattern.fullmatch(name)), None)
 
 
 def _kind(status: os.stat_result) -> str | None:
