@@ -309,6 +309,24 @@ def test_a_file_that_changed_at_its_address_is_another_one(serve: Callable[[bool
 
 
 @pytest.mark.parametrize("ranges", [True, False])
+def test_of_a_server_that_tells_no_versions_apart_nothing_is_used_again(
+    serve: Callable[[bool], Server], monkeypatch: pytest.MonkeyPatch, ranges: bool
+) -> None:
+    monkeypatch.setattr(Server, "etag", staticmethod(lambda content: {}))
+    monkeypatch.setattr(_selected, "MAX_LOADED_BYTES", 0)
+    server = serve(ranges)
+    address = f"{server.url}/a.nwb"
+    first = write_nwb(server.root / "a.nwb", ballast=3 << 20)
+    before = sha256_of(address)
+    (session,) = open_recording(address)
+    with h5py.File(server.root / "a.nwb", "r+") as file:  # as long as it was
+        file["processing/ophys/DfOverF/dff/data"][...] = first + 7
+    assert sha256_of(address) != before
+    np.testing.assert_array_equal(values_of(address), first + 7)
+    np.testing.assert_array_equal(session.frames(0, NUM_FRAMES), first)  # whose file is still what was opened
+
+
+@pytest.mark.parametrize("ranges", [True, False])
 def test_what_is_not_there_is_one_clear_error(serve: Callable[[bool], Server], ranges: bool) -> None:
     server = serve(ranges)
     for address in (f"{server.url}/a.nwb", f"{server.url}/a.zarr"):

@@ -3,11 +3,13 @@
 HDF5 files (NWB among them) are read in blocks by HTTP ranges, stores of zarr in chunks; other formats, and
 files of servers that know no ranges, are fetched whole. What was fetched lies in the cache with its SHA-256,
 which is compared whenever it is read again; bytes that changed there are fetched anew, and a file that
-changed at its address is another one.
+changed at its address is another one. Where a server gives a file neither ETag nor Last-Modified, it is
+fetched whole each time that it is opened.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import io
@@ -15,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -234,6 +237,8 @@ class RemotePath:
         """
         with _response(url, address, {"Range": f"bytes=0-{BLOCK_BYTES - 1}"}) as response:
             version = _version(response.headers, digest)
+            if version == _version({}, None):
+                return cls(address, url, -1, "")._unversioned(response)
             if response.status_code == 206:
                 size = int(response.headers["Content-Range"].rpartition("/")[2])
                 found = cls(address, url, size, version)
@@ -308,12 +313,17 @@ class RemotePath:
         with _response(self.url, self.address, {"Range": f"bytes={first}-{last}"}) as response:
             content = response.content
             version = _version(response.headers, None)
+            size = response.headers.get("Content-Range", "").rpartition("/")[2]
         if response.status_code != 206 or len(content) != last - first + 1:
             raise RecordingError(
                 f"{self.address}: the server gave {len(content)} bytes where {last - first + 1} were asked "
                 f"for. Try again."
             )
-        if self.version.rpartition(" ")[0] != version.rpartition(" ")[0]:
+        if self.version.rpartition(" ")[0] != version.rpartition(" ")[0] or size not in (
+            "",
+            "*",
+            str(self.size),
+        ):
             raise RecordingError(f"{self.address}: changed while it was read. Start again.")
         self._keep(number, content)
         return content
@@ -328,6 +338,32 @@ class RemotePath:
                 file, (self.block(number) for number in range(count)), self.size, digest, self.address
             )
         return file
+
+    def _unversioned(self, response: requests.Response) -> Path:
+        """The whole file in the cache, of one answer: where a server says nothing to tell versions of it
+        apart, pieces of several answers may be of several versions, and nothing that was kept may be the file
+        that is there now. What was fetched is named by its bytes, so that who still reads another stays
+        with that."""
+        if response.status_code != 206:
+            return self._of_one_answer(response)
+        with _response(self.url, self.address) as whole:
+            return self._of_one_answer(whole)
+
+    def _of_one_answer(self, response: requests.Response) -> Path:
+        size = int(response.headers.get("Content-Length", -1))
+        come = dataclasses.replace(self, version=f"answer={uuid.uuid4().hex}")
+        try:
+            file = come._whole_file
+            sha256 = _write_whole(file, response.iter_content(BLOCK_BYTES), size, None, self.address)
+            size = file.stat().st_size
+            kept = dataclasses.replace(self, size=size, version=f"sha256={sha256}")._whole_file
+            if not _is_whole(kept):
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(kept)
+                _write(_sha256_of(kept), sha256.encode())
+        finally:
+            shutil.rmtree(come._folder, ignore_errors=True)
+        return kept
 
     @property
     def _folder(self) -> Path:
@@ -389,14 +425,20 @@ def _version(headers: Mapping[str, str], digest: str | None) -> str:
 
 def _is_whole(file: Path) -> bool:
     """Whether a file that was fetched whole is still what it was."""
-    kept = file.with_name(f"{file.name}.sha256")
+    kept = _sha256_of(file)
     if not (file.is_file() and kept.is_file()):
         return False
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() == kept.read_text(encoding="utf-8")
 
 
-def _write_whole(file: Path, pieces: Iterator[bytes], size: int, digest: str | None, address: str) -> None:
+def _sha256_of(file: Path) -> Path:
+    """Where the SHA-256 of a file that was fetched whole is kept."""
+    return file.with_name(f"{file.name}.sha256")
+
+
+def _write_whole(file: Path, pieces: Iterator[bytes], size: int, digest: str | None, address: str) -> str:
+    """Writes a file as it comes; returns its SHA-256."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_beside(file)
     found = hashlib.sha256()
@@ -418,7 +460,8 @@ def _write_whole(file: Path, pieces: Iterator[bytes], size: int, digest: str | N
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-    _write(file.with_name(f"{file.name}.sha256"), found.hexdigest().encode())
+    _write(_sha256_of(file), found.hexdigest().encode())
+    return found.hexdigest()
 
 
 def _write(file: Path, content: bytes) -> None:
