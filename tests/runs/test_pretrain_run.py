@@ -16,7 +16,7 @@ from rich.console import Console
 
 from forebrain import ray_runtime
 from forebrain.config import from_values
-from forebrain.errors import CheckpointError, ClusterError, ForebrainError
+from forebrain.errors import CheckpointError, ClusterError, ConfigError, ForebrainError
 from forebrain.runs import evaluate
 from forebrain.runs import pretrain as pretrain_module
 from forebrain.runs.pretrain import pretrain
@@ -24,6 +24,7 @@ from forebrain.runs.trained import TrainedModel
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
+from forebrain.shards.recordings import find_all
 from forebrain.training import ledger
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Ended, Event, Started, StepDone
@@ -265,6 +266,29 @@ def test_recordings_that_come_or_change_while_a_run_is_away_are_no_part_of_it(
     assert isinstance(started[0], Started) and started[0].step > 0
     assert "3 of 5 recordings are none of those that this run was prepared from" in said.export_text()
     assert (tmp_path / "run" / "shards" / "index.json").read_bytes() == index
+
+
+def test_a_run_that_has_trained_nothing_yet_is_of_the_recordings_that_are_there(
+    make_run: Make, tmp_path: Path, walk: Callable[..., Session]
+) -> None:
+    data = tmp_path / "data"
+    _save_recordings(data, walk, range(3))
+    config = make_run(data=str(data))
+    pretrain_module.prepare_into(f"{config.out}/shards", find_all([config.data]), config, QUIET)
+    (data / "1.npz").rename(tmp_path / "1.npz")
+    pretrain(config, QUIET)
+    result = RunFolder(config.out).read_result() or {}
+    assert sorted(result["test"]["by_session"]) == ["lab/w0/one", "lab/w2/one"]
+
+
+def test_options_of_prepare_that_a_prepared_set_has_not_are_refused_before_any_work(
+    make_run: Make, small_shards: str, tmp_path: Path
+) -> None:
+    config = make_run(prepare={"pca": 3})
+    for begin in (lambda: pretrain(config, QUIET), lambda: pretrain_module.check_possible(config)):
+        with pytest.raises(ConfigError, match=r"prepare\.pca is 3, but .* whose pca is None"):
+            begin()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_says_what_has_happened_to_its_data_since(

@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+import zarr
 
 from forebrain.errors import ConfigError, RecordingError, ShardError
 from forebrain.sessions import session as session_module
 from forebrain.sessions.session import Session
 from forebrain.shards import prepare as prepare_module
 from forebrain.shards import writer
-from forebrain.shards.index import SessionEntry
+from forebrain.shards.index import SessionEntry, remarks
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import PrepareResult, map_here, prepare
 from forebrain.shards.reader import ShardSet
-from forebrain.shards.recordings import sha256_of
+from forebrain.shards.recordings import find_all, sha256_of
 from forebrain_registry.storage import Folder
 
 SMALL = PrepareConfig(max_window=20, stretch_bytes=1, shard_bytes=5_000, page_bytes=200)
@@ -108,6 +110,17 @@ def test_a_lost_shard_is_written_again(save_session, out):
     run(recordings, out)
     before = contents(out)
     next((out / "shards").rglob("lab-m1-b*.tar")).unlink()
+    assert run(recordings, out).num_skipped == 1
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100])
+def test_arrays_that_were_cut_short_are_written_again(save_session, out, num_bytes):
+    recordings = [save_session("a.npz"), save_session("b.npz")]
+    run(recordings, out)
+    before = contents(out)
+    arrays = next((out / "sessions").glob("lab-m1-b*.safetensors"))
+    arrays.write_bytes(arrays.read_bytes()[:num_bytes])
     assert run(recordings, out).num_skipped == 1
     assert contents(out) == before
 
@@ -200,15 +213,75 @@ def test_the_second_recording_with_the_same_id_is_an_error_that_names_both(save_
     assert message.startswith(f"{second}: session lab/m1/same was already found in {first}")
 
 
-def test_one_recording_under_two_names_is_said_also_when_it_is_prepared_later(save_session, out):
+def test_one_recording_under_two_names_is_said_however_it_is_cut_into_segments(save_session, out):
     said: list[str] = []
     traces = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
-    for name in ("first", "second"):
-        assert not any("same numbers" in line for line in said)
-        recordings = [save_session("a.npz", name=name, traces=traces)]
-        prepare(recordings, str(out), SMALL, open_saved, map_here, said.append)
+    first = save_session("a.npz", name="first", traces=traces)
+    second = save_session("b.npz", name="second", traces=traces, segment_ids=np.repeat([0, 1], 200))
+    prepare([first, second], str(out), SMALL, open_saved, map_here, said.append)
     (line,) = [line for line in said if "same numbers" in line]
     assert line.startswith("lab/m1/second: holds the same numbers as lab/m1/first.")
+
+
+def test_a_recording_that_has_another_name_now_is_in_a_set_once(save_session, out):
+    said: list[str] = []
+    traces = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+    other = save_session("b.npz")
+    run([save_session("a.npz", name="guessed", traces=traces), other], out)
+    named = save_session("a.npz", name="stated", traces=traces, segment_ids=np.repeat([0, 1], 200))
+    result = prepare([named], str(out), SMALL, open_saved, map_here, said.append)
+    assert [entry.session for entry in result.others] == ["b"]
+    assert [entry.session for entry in ShardSet.open(str(out)).sessions] == ["b", "stated"]
+    assert not [path for path in out.rglob("*") if "guessed" in path.name]
+    assert "lab/m1/guessed is lab/m1/stated now: the same recording; the set does not hold it twice." in said
+    assert "1 more sessions of the set are of none of these recordings: lab/m1/b." in said
+
+
+def test_a_set_of_these_recordings_alone_loses_the_others(save_session, out):
+    said: list[str] = []
+    first, second = save_session("a.npz"), save_session("b.npz")
+    run([first, second], out)
+    alone = prepare([first], str(out), SMALL, open_saved, map_here, said.append, "these alone")
+    assert [entry.session for entry in ShardSet.open(str(out)).sessions] == ["a"] and not alone.others
+    assert "1 sessions of other recordings are no part of the set now: lab/m1/b." in said
+    assert not [path for path in out.rglob("*") if "lab-m1-b" in path.name]
+
+
+def test_names_that_come_from_a_path_are_those_of_the_path_now_unless_it_was_trained_on(tmp_path, out):
+    week, lab = tmp_path / "week1", tmp_path / "lab"
+    _save_plane(week / "mouse1" / "suite2p" / "plane0")
+    week.joinpath("trace.session.yaml").write_text("subject: m7\nsession: one")
+    np.save(week / "trace.npy", np.random.default_rng(7).normal(size=(300, 4)).astype(np.float32))
+    prepare(find_all([str(week)]), str(out), SMALL, run_each=map_here)
+    assert [entry.id for entry in ShardSet.open(str(out)).sessions] == [
+        "week1/m7/one", "week1/mouse1/mouse1_plane0",
+    ]  # fmt: skip
+    before = contents(out)
+    (week / "mouse1").rename(week / "mouse2")
+    week.rename(lab)
+    recordings = find_all([str(lab)])
+    assert prepare(recordings, str(out), SMALL, run_each=map_here, holding="as trained").num_skipped == 2
+    assert contents(out) == before
+    prepare(recordings, str(out), SMALL, run_each=map_here)
+    assert [entry.id for entry in ShardSet.open(str(out)).sessions] == [
+        "lab/m7/one", "lab/mouse2/mouse2_plane0",
+    ]  # fmt: skip
+    after = contents(out)
+    assert prepare(recordings, str(out), SMALL, run_each=map_here).num_skipped == 2
+    assert contents(out) == after
+
+
+def _save_plane(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    np.save(folder / "F.npy", np.random.default_rng(0).normal(size=(6, 300)).astype(np.float32))
+
+
+def test_what_a_reader_took_of_a_recording_is_told_when_it_is_prepared(tmp_path, out):
+    _save_plane(tmp_path / "mouse1" / "plane0")
+    (entry,) = prepare(find_all([str(tmp_path / "mouse1")]), str(out), SMALL, run_each=map_here).sessions
+    told = remarks(entry)
+    assert "cells: no iscell.npy: every ROI is taken for a cell" in told
+    assert "neuropil: no Fneu.npy: not subtracted" in told
 
 
 def test_a_recording_of_several_sessions_is_skipped_only_when_all_are_done(save_session, make_session, out):
@@ -378,6 +451,43 @@ def test_a_source_is_its_bytes_and_its_sidecars(save_session, tmp_path):
     (folder.parent / "other.session.yml").write_text("rate_hz: 3")
     hashes.add(sha256_of(str(folder)))
     assert len(hashes) == 7
+
+
+@pytest.mark.parametrize("kind", ["external link", "virtual", "external bytes", "link to a link"])
+def test_other_files_that_an_hdf5_file_is_read_from_are_part_of_the_source(tmp_path, kind):
+    far = tmp_path / "raw" / "far.bin"
+    far.parent.mkdir()
+    recording = tmp_path / "a.h5"
+    with h5py.File(far, "w") as file:
+        file["x"] = np.zeros((100, 4))
+    with h5py.File(tmp_path / "raw" / "near.bin", "w") as file:
+        file["x"] = h5py.ExternalLink("far.bin", "x")
+    with h5py.File(recording, "w") as file:
+        if kind == "virtual":
+            layout = h5py.VirtualLayout((100, 4), "f8")
+            layout[:] = h5py.VirtualSource("raw/far.bin", "x", (100, 4))
+            file.create_virtual_dataset("dff", layout)
+        elif kind == "external bytes":
+            file.create_dataset("dff", (100, 4), "f4", external=[(str(far), 0, 1600)])
+        else:
+            file["dff"] = h5py.ExternalLink("raw/near.bin" if "to a" in kind else "raw/far.bin", "x")
+    before = sha256_of(str(recording))
+    with far.open("r+b") as stream:
+        stream.seek(-8, os.SEEK_END)
+        stream.write(b"12345678")
+    changed = sha256_of(str(recording))
+    (tmp_path / "raw").rename(tmp_path / "lost")
+    assert len({before, changed, sha256_of(str(recording))}) == 3
+
+
+def test_a_table_of_frame_times_above_a_folder_is_part_of_the_source(tmp_path):
+    store = zarr.open_group(tmp_path / "m4" / "minian" / "C.zarr", mode="w", zarr_format=2)
+    store.create_array("C", data=np.zeros((5, 40)))
+    hashes = {sha256_of(str(tmp_path / "m4" / "minian"))}
+    for text in ("frame,timestamp_first\n0,1\n", "frame,timestamp_first\n0,2\n"):
+        (tmp_path / "m4" / "neural_timestamp.csv").write_text(text)
+        hashes.add(sha256_of(str(tmp_path / "m4" / "minian")))
+    assert len(hashes) == 3
 
 
 def test_what_lies_behind_links_in_a_folder_is_part_of_the_source(tmp_path):

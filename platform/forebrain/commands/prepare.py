@@ -1,13 +1,15 @@
 """Prepares recordings for training: reads, checks and repairs them into shards with an index.
 
-Sessions that are there already are left as they are. Recordings are prepared in parallel with Ray, or with
-`--workers 0` one after another in this process. What cannot be used is named and stops no other; the exit
-status is 1 if none can be used.
+Sessions that are there already are left as they are. A line names those that are of none of the recordings
+given; one of them that is a recording given, under the name that it had before, is replaced. Recordings are
+prepared in parallel with Ray, or with `--workers 0` one after another in this process. What cannot be used is
+named and stops no other; the exit status is 1 if none can be used.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,12 +55,13 @@ def run(config: Config, console: Console) -> int:
     )
     for failure in result.failures:
         print(f"cannot be used: {one_line(failure)}", file=sys.stderr)
-    console.print(_table(result.sessions))
+    in_set = sorted((*result.sessions, *result.others), key=lambda entry: entry.id)
+    console.print(_table(in_set))
     for entry in result.sessions:
         for remark in remarks(entry):
             _say(f"{entry.id}: {remark}")
     print(
-        f"{len(result.sessions)} sessions, {result.num_skipped} of them prepared before, "
+        f"{len(in_set)} sessions, {result.num_skipped + len(result.others)} of them prepared before, "
         f"{len(result.failures)} cannot be used"
     )
     _say(Folder(config.out).uri)
@@ -69,7 +72,7 @@ def _say(line: str) -> None:
     print(one_line(line), flush=True)
 
 
-def _table(sessions: tuple[SessionEntry, ...]) -> Table:
+def _table(sessions: Sequence[SessionEntry]) -> Table:
     table = Table(
         "session", "species", "frames", "units", "Hz", "segments", f"windows of {WINDOW_FRAMES}", "findings",
         title="prepared sessions", left=[1],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
@@ -15,8 +14,8 @@ from forebrain.errors import ConfigError, ForebrainError
 from forebrain.runs.evaluate import evaluate_run, show_evaluation
 from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
-from forebrain.shards.reader import read_index, sources_of
-from forebrain.shards.recordings import find_all, sha256_of
+from forebrain.shards.reader import options_of, read_index, sources_of
+from forebrain.shards.recordings import find_all, hashes_of
 from forebrain.shards.stream import build_order
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.data import open_windows
@@ -107,6 +106,8 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
     """Claims the run folder, starts Ray for workers, and prepares recordings where `data` names some."""
     is_set = run.shards(config.data) == config.data
     recordings: Sequence[str] = [] if is_set else _recordings_of(config)
+    if is_set and not run.checkpoints().newest_step():  # a run of an earlier version may have had others
+        require_options(config)
     had_shards = run.has_shards
     is_new = run.claim(config)
     try:
@@ -116,10 +117,11 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
             console.print("Starting Ray ...")
             start_ray()
         if not is_set:
-            if run.checkpoints().newest_step():
+            has_trained = bool(run.checkpoints().newest_step())
+            if has_trained:
                 recordings = _of_this_run(recordings, run, config, console)
             if recordings:
-                prepare_into(run.shards(config.data), recordings, config, console)
+                prepare_into(run.shards(config.data), recordings, config, console, has_trained)
         run.keep_index(config.data)
         _say_if_set_changed(config, run, console)
         check_data(run.shards(config.data), config, run.kept_index())
@@ -140,11 +142,7 @@ def _of_this_run(
     sources = sources_of(run.shards(config.data))
     if not sources:
         return recordings
-    known = {}
-    for address in recordings:
-        with contextlib.suppress(ForebrainError, OSError):
-            if (sha256 := sha256_of(address)) in sources:
-                known[address] = sha256
+    known = {address: sha256 for address, sha256 in hashes_of(recordings).items() if sha256 in sources}
     if len(known) < len(recordings):
         console.print(
             f"{len(recordings) - len(known)} of {len(recordings)} recordings are none of those that this run "
@@ -185,12 +183,24 @@ def _recordings_of(config: PretrainConfig) -> list[str]:
 
 
 def prepare_into(
-    out: str, recordings: Sequence[str], config: PretrainConfig, console: Console
+    out: str, recordings: Sequence[str], config: PretrainConfig, console: Console, has_trained: bool = False
 ) -> tuple[str, ...]:
-    """Prepares recordings, and says what is worth knowing of each; returns why some cannot be used."""
+    """Prepares the recordings of a run or study into its own set, which holds no others, and says what is
+    worth knowing of each; returns why some cannot be used.
+
+    Args:
+        has_trained: something was trained on the set, which then stays what it was.
+    """
     console.print(f"Preparing {len(recordings)} recordings of {config.data} ...")
     run_each = map_with_ray if config.workers else map_here
-    result = prepare(list(recordings), out, config.prepare, run_each=run_each, progress=console.print)
+    result = prepare(
+        list(recordings),
+        out,
+        config.prepare,
+        run_each=run_each,
+        progress=console.print,
+        holding="as trained" if has_trained else "these alone",
+    )
     for entry in result.sessions:
         for remark in remarks(entry):
             console.print(f"  {entry.id}: {remark}")
@@ -210,6 +220,11 @@ def check_data(shards: str, config: PretrainConfig, kept_index: bytes | None = N
     return {session.id for session in order.sessions}
 
 
+def require_options(config: PretrainConfig) -> None:
+    """Raises ConfigError before any work if options of prepare are given that a prepared set has not."""
+    config.prepare.require_of(options_of(config.data), config.data)
+
+
 def check_possible(config: PretrainConfig) -> set[str]:
     """Raises before any work what `pretrain` would raise of a config on prepared shards, or of what is in its
     run folder; returns ids of the sessions that it trains on."""
@@ -217,6 +232,8 @@ def check_possible(config: PretrainConfig) -> set[str]:
     config = _resolved(config, run)
     run.check_config(config)
     run.is_finished(config)
+    if not run.checkpoints().newest_step():
+        require_options(config)
     return check_data(config.data, config, run.kept_index())
 
 

@@ -18,7 +18,7 @@ from forebrain.sessions.inputs import Input, changes, share_of_windows
 from forebrain.sessions.questions import RecordingQuestion, as_yaml, flow
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
-from forebrain.sessions.session import READER_NOTES, Session, numbers_sha256, twins
+from forebrain.sessions.session import READER_NOTES, READING_NOTES, Session, numbers_sha256, twins
 from forebrain.sessions.sidecar import check_sidecar, load_yaml, parse_sidecar, read_sidecar_values
 from forebrain_registry.storage import Folder
 
@@ -27,21 +27,12 @@ _TOLD = {
     "rate_from": "rate: {rate}, from {}",
     "axis_from": "frames and units: told by {}",
     "identity_from": "identity: {}",
-    "cells": "cells: {}",
     "variable": "read: {}",
     "read_by": "read by {}",
-    "rois_note": "{}",
-    "traces": "{}",
-    "neuropil": "neuropil: {}",
+    **READING_NOTES,
     "left_out": "left out: {}",
-    "clocks_left_out": "{}",
-    "cells_left_out": "{}",
-    "times_note": "{}",
-    "bins_note": "{}",
-    "cells_note": "{}",
     "sampling_rate_from": "sampling rate: from {}",
     "unread": "{}",
-    "unheeded": "not heeded, since it means nothing in this format: {}",
     "also_in_the_file": "also in the file: {}",
     "inputs_from": "inputs: {}",
     "inputs_left_out": "left out of the inputs: {}",

@@ -25,6 +25,21 @@ from forebrain_registry.storage import partial_beside
 Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
 READER_NOTES = ("identity_note", "orientation_note", "rate_note", "record_note")
+# Keys of metadata that tell what a reader took of the numbers, and left, with how a person is told.
+READING_NOTES = {
+    "cells": "cells: {}",
+    "cells_note": "{}",
+    "cells_left_out": "{}",
+    "rois_note": "{}",
+    "traces": "{}",
+    "neuropil": "neuropil: {}",
+    "clocks_left_out": "{}",
+    "times_note": "{}",
+    "bins_note": "{}",
+    "unheeded": "not heeded, since it means nothing in this format: {}",
+}
+# What `identity_from` in metadata says of names that are those of files and folders.
+FOLDERS_NAME, FILES_NAME = "the folder's name", "the file's name"
 
 _ONE_AXIS = ("segment_ids", "conditions", "time_s", "split", "repetition")
 
@@ -385,9 +400,14 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def numbers_digest(session: Session) -> hashlib._Hash:
+    """The digest that the frames are still to be added to, in order, float32, for `numbers_sha256`."""
+    return hashlib.sha256(str((session.num_frames, session.num_units)).encode())
+
+
 def numbers_sha256(session: Session) -> str:
     """A hash of a session's traces, which may be larger than memory, whatever they are called."""
-    digest = hashlib.sha256(str((session.num_frames, session.num_units)).encode())
+    digest = numbers_digest(session)
     for start in range(0, session.num_frames, _FRAMES_AT_ONCE):
         digest.update(session.frames(start, min(start + _FRAMES_AT_ONCE, session.num_frames)).data)
     return digest.hexdigest()

@@ -20,7 +20,7 @@ import numpy as np
 from forebrain.errors import ShardError
 from forebrain.sessions.inputs import Input, InputKind
 from forebrain.sessions.report import RecordingReport
-from forebrain.sessions.session import READER_NOTES, Range
+from forebrain.sessions.session import READER_NOTES, READING_NOTES, Range
 from forebrain.shards.fits import persistence_remark
 from forebrain.shards.pages import PageShape
 
@@ -81,11 +81,14 @@ class Source:
         name: file name, without its folder.
         sha256: of the recording's bytes and of the sidecar files beside it.
         num_sessions: how many sessions the recording holds.
+        named: what its path told (`recordings.path_names_of`), where one of the session's names comes from
+            there; else empty.
     """
 
     name: str
     sha256: str
     num_sessions: int
+    named: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,9 @@ class SessionEntry:
         repetition: the same of `Session.repetition`.
         arrays_sha256: of the session's safetensors file (fits, checksums of pages, names and positions of
             units).
+        arrays_size: of that file in bytes; 0 in sets prepared before it was kept.
+        numbers_sha256: of the traces (`session.numbers_sha256`), whatever they are called and however they
+            are cut into segments; empty in sets prepared before it was kept.
         options_sha256: of the options it was prepared with, and the version of what prepared it.
         first_format: what entries of format 1 hold themselves; None in later ones.
     """
@@ -155,6 +161,8 @@ class SessionEntry:
     input_units: dict[str, str] = field(default_factory=dict)
     split: tuple[Run, ...] = ()
     repetition: tuple[Run, ...] = ()
+    arrays_size: int = 0
+    numbers_sha256: str = ""
     first_format: FirstFormat | None = None
 
     @property
@@ -170,6 +178,12 @@ class SessionEntry:
             for names, can_be_planned in ((self.stimulus_names, True), (self.behaviour_names, False))
             for name in names or ()
         )
+
+    @property
+    def content_sha256(self) -> str:
+        """A hash by which sessions of the same numbers are found; that of the arrays, which changes with the
+        segments, in sets prepared before that of the numbers was kept."""
+        return self.numbers_sha256 or self.arrays_sha256
 
     @property
     def name(self) -> str:
@@ -190,6 +204,8 @@ class SessionEntry:
         for name in _INPUT_FIELDS:
             if not row[name]:
                 del row[name]
+        if not row["source"]["named"]:
+            del row["source"]["named"]
         return to_json(row)
 
     @classmethod
@@ -223,8 +239,11 @@ class SessionEntry:
 
 def remarks(entry: SessionEntry) -> list[str]:
     """The facts that a person should know about a session, a line each: what was found in it, what its
-    reader guessed, and that its frames do not persist."""
-    notes = [entry.metadata.get(name) for name in READER_NOTES]
+    reader took and left of the recording, what it guessed, and that its frames do not persist."""
+    told = [
+        words.format(entry.metadata[name]) for name, words in READING_NOTES.items() if name in entry.metadata
+    ]
+    notes = [*told, *(entry.metadata.get(name) for name in READER_NOTES)]
     by_protocol = {name: persistence_remark(value) for name, value in entry.persistence.items()}
     said = {name: remark for name, remark in by_protocol.items() if remark is not None}
     if said:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from forebrain.errors import ConfigError
 from forebrain.shards.index import FIRST_FORMAT, FORMAT, to_json
 
 # Formats and versions of what prepared sessions that a set may hold side by side, the current one last; the
 # version is raised when the same recording and options give other bytes.
-_VERSIONS = ((FIRST_FORMAT, 2), (FORMAT, 3), (FORMAT, 4))
+_VERSIONS = ((FIRST_FORMAT, 2), (FORMAT, 3), (FORMAT, 4), (FORMAT, 5))
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,25 @@ class PrepareConfig:
         for name, value in asdict(self).items():
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value}; expected a number above 0.")
+
+    def require_of(self, options: Mapping[str, Any], where: str) -> None:
+        """Makes sure that a prepared set has these options, as far as they were given: others than those by
+        default.
+
+        Args:
+            options: of the set's index.
+            where: its address.
+
+        Raises:
+            ConfigError: it has others, which nothing can change any more.
+        """
+        for item in fields(self):
+            value, of_set = getattr(self, item.name), options.get(item.name, item.default)
+            if value not in (item.default, of_set):
+                raise ConfigError(
+                    f"prepare.{item.name} is {value}, but {where} is a prepared set, whose {item.name} is "
+                    f"{of_set}. Leave the option out, or give a set, or recordings, to prepare with it."
+                )
 
     @property
     def sha256(self) -> str:

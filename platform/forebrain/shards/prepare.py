@@ -11,8 +11,8 @@ import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from forebrain.alone import alone
 from forebrain.errors import ConfigError, ForebrainError, RecordingError, ShardError, StorageError
@@ -20,12 +20,12 @@ from forebrain.sessions.finding import printable
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.resample import bin_events, resample
-from forebrain.sessions.session import Session, composed, twins
+from forebrain.sessions.session import FILES_NAME, FOLDERS_NAME, Session, composed, twins
 from forebrain.shards.index import ENTRIES_NAME, INDEX_NAME, Index, IndexRow, SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.readable import readable
 from forebrain.shards.reader import sizes_of_shards
-from forebrain.shards.recordings import has_changed, name_of, open_any, sha256_of
+from forebrain.shards.recordings import has_changed, name_of, open_any, path_names_of, sha256_of
 from forebrain.shards.writer import write_session
 from forebrain_registry.storage import PARTIAL, Folder
 
@@ -33,6 +33,9 @@ OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]
 # So that a worker finds its next task when it ends one.
 TASKS_A_CPU = 2
+# What a set may hold: sessions of other recordings too; those of the recordings given and no others; or what
+# a model was trained on, to which nothing is added and from which nothing is taken.
+Holding = Literal["others too", "these alone", "as trained"]
 RunEach = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
 
 
@@ -42,11 +45,13 @@ class PrepareResult:
 
     Attributes:
         sessions: entries of the usable sessions, sorted by id.
-        num_skipped: how many of them were there already, from the same recording and options.
+        others: entries of the sessions of the set that are of none of the recordings given.
+        num_skipped: how many of `sessions` were there already, from the same recording and options.
         failures: one message for each recording or session that cannot be used.
     """
 
     sessions: tuple[SessionEntry, ...]
+    others: tuple[SessionEntry, ...]
     num_skipped: int
     failures: tuple[str, ...]
 
@@ -97,12 +102,14 @@ def prepare(
     open_recording: OpenRecording = open_any,
     run_each: RunEach = map_with_ray,
     progress: Callable[[str], None] = lambda line: None,
+    holding: Holding = "others too",
 ) -> PrepareResult:
-    """Adds recordings to the set of shards at `out`, which is made if there is none.
+    """Prepares recordings into the set of shards at `out`, which is made if there is none.
 
     Sessions that are there already, from the same bytes with the same options, are left as they are; a
     run that was killed is continued by running it again. The index is written last. Of several prepares that
-    add to one address, one works at a time; the others wait for it.
+    add to one address, one works at a time; the others wait for it. One recording is in a set once: a session
+    of another name that holds the numbers of one of these recordings, and is of none of them, is removed.
 
     Args:
         recordings: addresses of single recordings (`recordings.find_all` finds them).
@@ -110,6 +117,8 @@ def prepare(
         open_recording: address -> sessions.
         run_each: applies a function to each item, in any order, anywhere.
         progress: is told a line for each recording done.
+        holding: what else the set may hold. `as trained` takes recordings by their content, whatever folder
+            they have been moved to.
 
     Raises:
         ConfigError: `out` holds shards that were prepared with other options.
@@ -118,7 +127,7 @@ def prepare(
     """
     storage = Folder(out)
     with alone(storage, progress):
-        return _prepare(recordings, storage, config, open_recording, run_each, progress)
+        return _prepare(recordings, storage, config, open_recording, run_each, progress, holding)
 
 
 def _prepare(
@@ -128,6 +137,7 @@ def _prepare(
     open_recording: OpenRecording,
     run_each: RunEach,
     progress: Callable[[str], None],
+    holding: Holding,
 ) -> PrepareResult:
     """The work of `prepare`, in a folder that nothing else is written to meanwhile."""
     index = _same_options_index(storage, config)
@@ -135,7 +145,7 @@ def _prepare(
     done = _complete_entries(storage, config, indexed)
 
     identified = list(
-        run_each(functools.partial(_identify, open_recording, _by_source(done)), _items(recordings))
+        run_each(functools.partial(_identify, open_recording, _by_source(done, holding)), _items(recordings))
     )
     identified.sort(key=lambda row: row["position"])
     work, failures = _share_out(identified, done)
@@ -157,7 +167,8 @@ def _prepare(
 
     stored = _complete_entries(storage, config, indexed)
     _remove_other_spellings(storage, stored, usable)
-    prepared = tuple(stored[session_id].entry for session_id in sorted(usable & stored.keys()))
+    usable_now = usable & stored.keys()
+    prepared = tuple(stored[session_id].entry for session_id in sorted(usable_now))
     if usable and not prepared:
         raise StorageError(
             f"{storage.uri}: what was written there is not found again. Choose an address of plain letters, "
@@ -166,10 +177,11 @@ def _prepare(
     if not prepared:
         raise RecordingError(f"none of {len(recordings)} recordings can be used:", *failures)
     asked = {composed(session_id) for row in work for session_id in row["wanted"]}
+    left = sorted(set(indexed.values()) - stored.keys()) if holding != "these alone" else []
     failures += [
         f"session {session_id} of {storage.uri} is damaged or incomplete and is left out of the set now; "
         "prepare its recording again."
-        for session_id in sorted(set(indexed.values()) - stored.keys())
+        for session_id in left
         if composed(session_id) not in asked
     ]
     failures += [
@@ -177,11 +189,18 @@ def _prepare(
         "removed a part. Prepare its recording again."
         for session_id in sorted(usable - stored.keys())
     ]
-    for line in twins((session_id, stored[session_id].entry.arrays_sha256) for session_id in sorted(stored)):
+    gone = {} if holding == "as trained" else _gone(stored, work, usable_now, holding, progress)
+    stored = {session_id: each for session_id, each in stored.items() if session_id not in gone}
+    others = tuple(stored[session_id].entry for session_id in sorted(stored.keys() - usable_now))
+    if others and holding == "others too":
+        progress(f"{len(others)} more sessions of the set are of none of these recordings: {_some(others)}")
+    for line in twins((session_id, stored[session_id].entry.content_sha256) for session_id in sorted(stored)):
         progress(line)
     _sweep(storage, stored)
     _write_index(storage, config, stored)
-    return PrepareResult(prepared, len(skipped), tuple(failures))
+    for each in gone.values():  # now that the index does not name them any more
+        _remove(storage, each.entry)
+    return PrepareResult(prepared, others, len(skipped), tuple(failures))
 
 
 def clean(session: Session, config: PrepareConfig) -> tuple[Session, RecordingReport]:
@@ -204,12 +223,17 @@ def _items(recordings: Sequence[str]) -> list[Row]:
     return [{"position": position, "recording": recording} for position, recording in enumerate(recordings)]
 
 
-def _identify(open_recording: OpenRecording, ids_of: dict[str, list[str]], item: Row) -> Row:
-    """Which sessions a recording holds; it is not opened where all of them are known to be done."""
+def _identify(open_recording: OpenRecording, done: dict[str, _Done], item: Row) -> Row:
+    """Which sessions a recording holds; it is not opened where all of them are known to be done, under the
+    names that its path gives them now."""
     recording = item["recording"]
     try:
         sha256 = sha256_of(recording)
-        ids = ids_of.get(sha256) or [session.id for session in open_recording(recording)]
+        known = done.get(sha256)
+        if known is not None and (known.named is None or known.named == path_names_of(recording)):
+            ids = known.ids
+        else:
+            ids = [session.id for session in open_recording(recording)]
     except (ForebrainError, OSError) as error:
         return {**item, "failure": _named(recording, error)}
     return {**item, "sha256": sha256, "ids": ids}
@@ -230,6 +254,8 @@ def _prepare_one(open_recording: OpenRecording, out: str, config: PrepareConfig,
         lines.append("cannot be used")
         return result
     source = Source(name_of(recording), item["sha256"], len(sessions))
+    if any(map(_is_named_by_path, (session.metadata for session in sessions))):
+        source = replace(source, named=path_names_of(recording))
     written: list[SessionEntry] = []
     for session in sessions:
         if session.id not in item["wanted"]:
@@ -350,7 +376,8 @@ def _complete_entries(
         except ShardError:  # a damaged entry is none: its session is prepared again
             continue
         is_known = entry.options_sha256 in config.known_sha256 or hashlib.sha256(data).hexdigest() in indexed
-        is_whole = entry.arrays_name in files and all(
+        arrays_size = files.get(entry.arrays_name, 0)
+        is_whole = arrays_size == (entry.arrays_size or max(1, arrays_size)) and all(
             files.get(shard.name) == shard.size for shard in entry.shards
         )
         if is_known and is_whole:
@@ -358,16 +385,89 @@ def _complete_entries(
     return complete
 
 
-def _by_source(stored: dict[str, _Stored]) -> dict[str, list[str]]:
+@dataclass(frozen=True)
+class _Done:
+    """A recording all of whose sessions are done.
+
+    Attributes:
+        ids: of its sessions.
+        named: what its path has to tell (`path_names_of`) for them to have these names; None for anything.
+    """
+
+    ids: list[str]
+    named: str | None
+
+
+def _is_named_by_path(metadata: Mapping[str, str]) -> bool:
+    """Whether a session has one of its names from the folder or file that it lies in."""
+    told = metadata.get("identity_from", "")
+    return FOLDERS_NAME in told or FILES_NAME in told
+
+
+def _by_source(stored: dict[str, _Stored], holding: Holding) -> dict[str, _Done]:
     """Recording sha256 -> its sessions, for recordings all of whose sessions are done."""
     found: dict[str, list[SessionEntry]] = {}
     for each in stored.values():
         found.setdefault(each.entry.source.sha256, []).append(each.entry)
     return {
-        sha256: sorted(entry.id for entry in group)
+        sha256: _Done(
+            sorted(entry.id for entry in group),
+            group[0].source.named
+            if holding != "as trained" and any(_is_named_by_path(entry.metadata) for entry in group)
+            else None,
+        )
         for sha256, group in found.items()
         if len(group) == group[0].source.num_sessions
     }
+
+
+def _gone(
+    stored: dict[str, _Stored],
+    work: list[Row],
+    usable: Collection[str],
+    holding: Holding,
+    progress: Callable[[str], None],
+) -> dict[str, _Stored]:
+    """What is not to stay in the set, by id: a recording under the name that it had before, and where the set
+    holds no others, all of other recordings; a line says which.
+
+    Args:
+        work: the recordings given, as `_share_out` gives them.
+        usable: ids of their sessions.
+    """
+    now: dict[str, str] = {}  # sessions by what may tell that one is the same recording
+    for session_id in sorted(usable):
+        entry = stored[session_id].entry
+        now |= dict.fromkeys((entry.source.sha256, entry.arrays_sha256, entry.content_sha256), session_id)
+    asked = {composed(session_id) for row in work for session_id in (*row["wanted"], *row["done"])}
+    gone = {}
+    others = []
+    for session_id in sorted(stored.keys() - usable):
+        entry = stored[session_id].entry
+        hashes = [entry.content_sha256, entry.arrays_sha256]
+        if composed(session_id) not in asked:
+            hashes.append(entry.source.sha256)
+        other = next((now[each] for each in hashes if each in now), None)
+        if other is not None:
+            progress(f"{session_id} is {other} now: the same recording; the set does not hold it twice.")
+        elif holding == "these alone":
+            others.append(entry)
+        else:
+            continue
+        gone[session_id] = stored[session_id]
+    if others:
+        progress(f"{len(others)} sessions of other recordings are no part of the set now: {_some(others)}")
+    return gone
+
+
+def _some(entries: Sequence[SessionEntry]) -> str:
+    names = [entry.id for entry in entries[:4]]
+    return ", ".join([*names, f"and {len(entries) - 4} more"] if len(entries) > 4 else names) + "."
+
+
+def _remove(storage: Folder, entry: SessionEntry) -> None:
+    for name in (entry.name, entry.arrays_name, *(shard.name for shard in entry.shards)):
+        storage.remove(name)
 
 
 def _remove_other_spellings(storage: Folder, stored: dict[str, _Stored], usable: Collection[str]) -> None:
@@ -375,9 +475,7 @@ def _remove_other_spellings(storage: Folder, stored: dict[str, _Stored], usable:
     other files, which the session's own do not replace."""
     own = {composed(session_id): session_id for session_id in usable if session_id in stored}
     for session_id in [each for each in stored if own.get(composed(each), each) != each]:
-        entry = stored.pop(session_id).entry
-        for name in (entry.name, entry.arrays_name, *(shard.name for shard in entry.shards)):
-            storage.remove(name)
+        _remove(storage, stored.pop(session_id).entry)
 
 
 def _sweep(storage: Folder, stored: dict[str, _Stored]) -> None:

@@ -385,6 +385,16 @@ def sources_of(uri: str) -> set[str]:
     return set() if index is None else {each.source.sha256 for each in read_entries(index, storage)}
 
 
+def options_of(uri: str) -> dict[str, Any]:
+    """The options of prepare that a finished set has; none where there is no set.
+
+    Raises:
+        ShardError: the index is damaged, or of a format that is not known.
+    """
+    index = _index_of(Folder(uri))
+    return {} if index is None else index.options
+
+
 def _index_of(storage: Folder) -> Index | None:
     try:
         return Index.from_bytes(storage.read(INDEX_NAME), storage.uri)

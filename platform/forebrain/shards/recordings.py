@@ -77,9 +77,19 @@ def name_of(address: str) -> str:
     return address if address.startswith(_SIMULATED) else Path(address).name
 
 
+def path_names_of(address: str) -> str:
+    """What a recording's path tells of its identity, as `folder/name`: which no hash of what lies there
+    holds. Empty of one that has no path."""
+    if address.startswith(_SIMULATED) or is_remote(address):
+        return ""
+    from forebrain.sessions.readers import path_names
+
+    return path_names(Path(address))
+
+
 def sha256_of(address: str) -> str:
-    """A hash of all that decides what a recording is read as: its bytes, its sidecar files, and the files
-    of inputs that they name.
+    """A hash of all that decides what a recording is read as but the names of its folders: its bytes, its
+    sidecar files, the files of inputs that they name, and the further files that its reader reads.
 
     Raises:
         RecordingError: its name is no text, or no file or folder is there.
@@ -92,7 +102,7 @@ def sha256_of(address: str) -> str:
         found = fingerprint(address)
         beside = _hashes_of_inputs(sidecar_path(address))
         return hashlib.sha256(f"{found}{beside}".encode()).hexdigest() if beside else found
-    from forebrain.sessions.readers import check
+    from forebrain.sessions.readers import check, further_files
 
     path = Path(address)
     check(path)
@@ -102,7 +112,19 @@ def sha256_of(address: str) -> str:
         digest.update(f"{name}\0{file_sha256(file)}\n".encode("utf-8", "surrogateescape"))
     inputs = "".join(_hashes_of_inputs(file) for _, file in sidecars)
     digest.update(inputs.encode("utf-8", "surrogateescape"))
+    for file in further_files(path):
+        digest.update(f"further {file.name}\0{file_sha256(file)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def hashes_of(addresses: Sequence[str]) -> dict[str, str | None]:
+    """`sha256_of` each address; None where it cannot be read."""
+    found: dict[str, str | None] = {}
+    for address in addresses:
+        found[address] = None
+        with contextlib.suppress(ForebrainError, OSError):
+            found[address] = sha256_of(address)
+    return found
 
 
 def has_changed(address: str, sha256: str) -> bool:

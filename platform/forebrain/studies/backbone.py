@@ -252,10 +252,12 @@ def prepared(recordings: Sequence[str], out: Folder, remarks: Remarks) -> tuple[
     Returns:
         The sessions that can.
     """
-    found = prepare(recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here)
+    found = prepare(
+        recordings, out.uri_of("shards"), PrepareConfig(), run_each=map_here, holding="these alone"
+    )
     for failure in found.failures:
         remarks.leave_out(failure)
-    remarks.note_twins((entry.id, entry.arrays_sha256) for entry in found.sessions)
+    remarks.note_twins((entry.id, entry.content_sha256) for entry in found.sessions)
     return found.sessions
 
 

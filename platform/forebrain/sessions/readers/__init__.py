@@ -4,15 +4,20 @@ A reader is a module with two functions:
 
     recognises(path: Path) -> bool          cheap; never raises on a readable path
     read(path: Path, sidecar: Sidecar) -> list[Session]
+
+and, where they say something, with two more:
+
+    further_files(path: Path) -> list[Path]     outside of the path and its sidecars, that it is read from too
+    named_by(path: Path) -> Path                whose name is the recording's, where that is another folder's
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from forebrain.errors import RecordingError, StorageError
 from forebrain.sessions import remote
@@ -24,7 +29,7 @@ from forebrain.sessions.finding import (
     printable,
 )
 from forebrain.sessions.questions import RecordingQuestion
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import Session, composed
 from forebrain.sessions.sidecar import Sidecar, is_sidecar, named_input_files, parse_sidecar, sidecar_of
 from forebrain_registry.storage import path_here
 
@@ -174,6 +179,29 @@ def reader_name(path: str | Path) -> str | None:
         return _recognised(remote.open_path(str(path)))
     _check_kind(Path(path))
     return _recognised(Path(path))
+
+
+def further_files(path: Path) -> list[Path]:
+    """The files outside of a recording, its sidecar files and what these name, that it is read from too:
+    what links in an HDF5 file lead to, tables of times beside a folder."""
+    find = _said_by_reader(path, "further_files")
+    return [] if find is None else list(find(path))
+
+
+def path_names(path: Path) -> str:
+    """What a path tells of a recording's identity, as `folder/name`."""
+    find = _said_by_reader(path, "named_by")
+    named = (path if find is None else find(path)).absolute()
+    return composed(printable(f"{named.parent.name}/{named.name}"))
+
+
+def _said_by_reader(path: Path, function: str) -> Callable[[Path], Any] | None:
+    """A function that the reader of a path may have; None where it has none, or none reads the path."""
+    try:
+        name = _recognised(path)
+    except RecordingError:  # said when it is opened
+        return None
+    return None if name is None else getattr(_module(name), function, None)
 
 
 def _recognised(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.clock import read_clock
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._time import check_rate
-from forebrain.sessions.session import FrameSource, Session
+from forebrain.sessions.session import FILES_NAME, FOLDERS_NAME, FrameSource, Session
 from forebrain.sessions.sidecar import Sidecar
 
 MAX_WHOLE_BYTES = 4 << 30  # of recordings in formats that cannot be read a piece at a time
@@ -29,9 +29,9 @@ def identity(path: Path, sidecar: Sidecar, **found: str | None) -> dict[str, Any
     """
     stem = path.name.removesuffix(path.suffix) or path.name
     guesses = {
-        "dataset": (path.absolute().parent.name or "recordings", "the folder's name"),
-        "subject": (stem, "the file's name"),
-        "session": (stem, "the file's name"),
+        "dataset": (path.absolute().parent.name or "recordings", FOLDERS_NAME),
+        "subject": (stem, FILES_NAME),
+        "session": (stem, FILES_NAME),
         "species": ("unknown", "nothing"),
     }
     names: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def identity(path: Path, sidecar: Sidecar, **found: str | None) -> dict[str, Any
     told = [f"{', '.join(what)} from {origin}" for origin, what in origins.items() if origin != "nothing"]
     told += [f"{', '.join(what)} unknown" for origin, what in origins.items() if origin == "nothing"]
     names["identity_from"] = "; ".join(told)
-    if {"subject", "session"} & set(origins.get("the file's name", [])):
+    if {"subject", "session"} & set(origins.get(FILES_NAME, [])):
         names["identity_note"] = "identity guessed from the file name"
     return names
 

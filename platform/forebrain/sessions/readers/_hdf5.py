@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,6 +205,50 @@ def linked_items(group: h5py.Group) -> dict[str, h5py.Dataset]:
                 if isinstance(target, h5py.Dataset) and (target.file.filename, target.name) not in there:
                     found[f"{name}/{key}" if name else key] = target
     return found
+
+
+def linked_files(path: Path) -> list[Path]:
+    """The other files that an HDF5 file's numbers may lie in: those that its external links lead to, that
+    its data sets are put together of or keep their bytes in, and what these name in turn; sorted, without
+    those that are not there. None of a folder, of a damaged file or of one elsewhere."""
+    if hasattr(path, "open_remote") or not path.is_file():
+        return []
+    start = path.resolve()
+    found, todo = {start}, [start]
+    while todo:
+        with contextlib.suppress(OSError, RuntimeError, KeyError, ValueError), open_hdf5(todo.pop()) as file:
+            for other in {each.resolve() for each in _named_files(file) if each.is_file()} - found:
+                found.add(other)
+                todo.append(other)
+    return sorted(found - {start})
+
+
+def _named_files(file: h5py.File) -> Iterator[Path]:
+    """The files that a file names; some may not be there."""
+    import h5py
+
+    folder = Path(file.filename).parent
+    for item in {"": file, **items_of(file)}.values():
+        if isinstance(item, h5py.Group):
+            for key in item:
+                if isinstance(item.get(key, getlink=True), h5py.ExternalLink):
+                    with contextlib.suppress(KeyError, OSError):
+                        yield Path(item[key].file.filename)
+            continue
+        if item.is_virtual:
+            for source in item.virtual_sources():
+                yield from _matching(folder, source.file_name)
+        for name, *_ in item.external or ():
+            yield from (folder / name, Path(name))
+
+
+def _matching(folder: Path, name: str) -> Iterator[Path]:
+    """The files of a virtual data set's source, whose name may count with %b."""
+    if "%" not in name:
+        yield folder / name
+        return
+    pattern = re.sub(r"%\d*b", "*", glob.escape(name)).replace("%%", "%")
+    yield from map(Path, glob.glob(os.path.join(glob.escape(str(folder)), pattern)))  # noqa: PTH118, PTH207
 
 
 def content_of(file: h5py.File, path: Path) -> Content:

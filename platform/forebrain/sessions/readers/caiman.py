@@ -14,7 +14,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers._common import choose_frames_axis, make_session
-from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, is_matrix, number_of, open_hdf5
+from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, is_matrix, linked_files, number_of, open_hdf5
 from forebrain.sessions.readers._selected import SelectedFrames, loaded_if_small
 from forebrain.sessions.session import FrameSource, Session
 from forebrain.sessions.sidecar import Sidecar
@@ -28,6 +28,8 @@ _SIGNALS = {
     "C": "denoised C (CaImAn CNMF)",
 }
 _RATE = "params/data/fr"
+
+further_files = linked_files
 
 
 def recognises(path: Path) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from forebrain.sessions.readers._content import sessions_of
-from forebrain.sessions.readers._hdf5 import content_of, has_hdf5_signature, open_hdf5
+from forebrain.sessions.readers._hdf5 import content_of, has_hdf5_signature, linked_files, open_hdf5
 from forebrain.sessions.readers.suite2p import arrays_as_folder
 from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar
+
+further_files = linked_files
 
 
 def recognises(path: Path) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from forebrain.errors import RecordingError
 from forebrain.sessions.readers._common import check_size
 from forebrain.sessions.readers._content import Content, StoredArray, sessions_of
-from forebrain.sessions.readers._hdf5 import Hdf5Frames, open_hdf5
+from forebrain.sessions.readers._hdf5 import Hdf5Frames, linked_files, open_hdf5
 from forebrain.sessions.readers._selected import loaded_if_small
 from forebrain.sessions.readers.matlab import _OBJECT
 from forebrain.sessions.readers.suite2p import arrays_as_folder
@@ -42,6 +42,8 @@ _PLAIN_CLASSES = {
     b"function_handle",
     b"canonical empty",
 }
+
+further_files = linked_files
 
 
 def recognises(path: Path) -> bool:

@@ -35,6 +35,12 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and (is_store(path / f"{_TRACES}.zarr") or is_store(path))
 
 
+def further_files(path: Path) -> list[Path]:
+    """The table of frame times, where it does not lie in the folder itself."""
+    file = _times_of(path)
+    return [] if file is None or file.parent == path else [file]
+
+
 def read(path: Path, sidecar: Sidecar) -> list[Session]:
     """Reads one recording.
 
@@ -74,7 +80,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         content,
         path,
         replace(sidecar, variable=name),
-        named_by=_named_folder(path),
+        named_by=named_by(path),
         signals={**_SIGNALS, "": ""},
         fields_of={"unit_names": unit_names, "unit_positions": unit_positions, "time_s": time_s},
     )
@@ -175,6 +181,12 @@ def _unit_positions(
     return positions
 
 
+def _times_of(path: Path) -> Path | None:
+    """The table of frame times in a folder, or else beside or above it."""
+    folders = (path, *path.absolute().parents[:2])
+    return next((folder / _TIMES for folder in folders if (folder / _TIMES).is_file()), None)
+
+
 def _frame_times(
     path: Path, frames: list[Any] | None, num_frames: int, notes: dict[str, str]
 ) -> np.ndarray | None:
@@ -183,10 +195,7 @@ def _frame_times(
     Raises:
         RecordingError: the file misses a frame or is no table of times.
     """
-    file = next(
-        (folder / _TIMES for folder in (path, *path.absolute().parents[:2]) if (folder / _TIMES).is_file()),
-        None,
-    )
+    file = _times_of(path)
     if file is None:
         return None
     try:
@@ -203,7 +212,7 @@ def _frame_times(
     return time_s
 
 
-def _named_folder(path: Path) -> Path:
+def named_by(path: Path) -> Path:
     """The path that names the recording: folders are often called `minian` or `neural_data` themselves."""
     resolved = path.absolute()
     folder = resolved.parent if resolved.name == f"{_TRACES}.zarr" else resolved

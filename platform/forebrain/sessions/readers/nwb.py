@@ -30,7 +30,7 @@ from forebrain.errors import RecordingError
 from forebrain.sessions.questions import RecordingQuestion
 from forebrain.sessions.readers._common import choose_frames_axis, make_session
 from forebrain.sessions.readers._content import clocks_among
-from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, open_hdf5
+from forebrain.sessions.readers._hdf5 import Hdf5Frames, holds, linked_files, open_hdf5
 from forebrain.sessions.readers._names import role_of
 from forebrain.sessions.readers._nwb_inputs import type_of, with_inputs
 from forebrain.sessions.readers._nwb_tree import NwbFile, Series, zarr_is_nwb
@@ -60,6 +60,8 @@ _SPECIES = {
     "taeniopygia guttata": "zebrafinch",
     "homo sapiens": "human",
 }
+
+further_files = linked_files
 
 
 def recognises(path: Path) -> bool:

@@ -108,6 +108,11 @@ def _wanted(path: Path, there: list[str], sidecar: Sidecar) -> str:
     return name
 
 
+def named_by(path: Path) -> Path:
+    """The path whose name is the recording's: of the folder that suite2p worked in, and the plane."""
+    return _named_folder(path)[0]
+
+
 def arrays_as_folder(content: Content, path: Path, sidecar: Sidecar) -> list[Session]:
     """The session of a file that holds a suite2p folder's arrays, as Fall.mat does; none if it does not.
 
