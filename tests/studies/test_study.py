@@ -195,6 +195,52 @@ def test_an_impossible_trial_is_refused_before_any_starts(small_run, tmp_path: P
     assert not (tmp_path / "study").exists()
 
 
+def test_a_variant_of_how_recordings_are_prepared_is_refused_before_any_starts(
+    small_run, tmp_path: Path
+) -> None:
+    values = {"pretrain": small_run, "variants": {"components": {"prepare.pca": 3}}, "num_seeds": 1}
+    config = from_values(AblateConfig, values)
+    with pytest.raises(ConfigError, match=r"components, seed 0: changes options of prepare"):
+        conduct(config, make_console())
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_whose_recordings_changed_came_or_went_ends_with_an_error(
+    small_run, walk, tmp_path: Path, monkeypatch
+) -> None:
+    data = tmp_path / "recordings"
+    data.mkdir()
+    for seed in range(2):
+        walk(seed, num_frames=200).save(data / f"{seed}.npz")
+    (data / "useless.npz").write_bytes(b"")
+    small_run["data"] = str(data)
+    values = {"pretrain": small_run, "axes": {"model.width": [32]}, "num_seeds": 1}
+    config = from_values(AblateConfig, values)
+    monkeypatch.setattr("forebrain.studies.tuning.run_trials", lambda *given: None)
+
+    def refused(*names: str) -> None:
+        with pytest.raises(
+            ConfigError, match=f"came or went: {', '.join(str(data / each) for each in names)}"
+        ):
+            conduct(config, make_console())
+
+    conduct(config, make_console())
+    kept = (data / "0.npz").read_bytes()
+    (data / "0.npz").rename(tmp_path / "0.npz")
+    refused("0.npz")
+    walk(7, num_frames=200).save(data / "0.npz")
+    refused("0.npz")
+    (data / "0.npz").write_bytes(kept)
+    walk(8, num_frames=200).save(data / "8.npz")
+    refused("8.npz")
+    told = tmp_path / "study" / "left-out.json"
+    told.write_text('{"left_out": []}')  # of an earlier version
+    (data / "useless.npz").unlink()
+    refused("8.npz")
+    (data / "8.npz").unlink()
+    conduct(config, make_console())
+
+
 def test_recordings_are_prepared_once_for_all_trials(small_run, walk, tmp_path: Path, monkeypatch) -> None:
     recordings = tmp_path / "recordings"
     recordings.mkdir()

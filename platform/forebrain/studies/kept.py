@@ -126,12 +126,12 @@ def claim(out: Folder, contents: Mapping[str, str], study: str) -> None:
         raise ConfigError(f"{out.uri} holds study {record['study']}; give another --out for study {study}.")
     if other:
         raise ConfigError(
-            f"{out.uri} holds a study of other recordings ({_some(other)}); give the same ones, or another "
+            f"{out.uri} holds a study of other recordings ({some(other)}); give the same ones, or another "
             "--out."
         )
     if changed:
         raise ConfigError(
-            f"{out.uri} holds a study of these recordings as they were before {_some(changed)}, or a sidecar "
+            f"{out.uri} holds a study of these recordings as they were before {some(changed)}, or a sidecar "
             "file, changed or was renamed. Give back what it was, or another --out."
         )
     if is_unhashed:
@@ -215,5 +215,6 @@ def read_step(
     return {key: plain(value) for key, value in step.items()}  # of an earlier version, which kept NaN
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of them, for a line."""
     return ", ".join(names[:4]) + " ..." * (len(names) > 4)

@@ -13,11 +13,13 @@ import yaml
 from rich.console import Console
 
 from forebrain.errors import CheckpointError, ConfigError, ForebrainError, StudyError
-from forebrain.runs.pretrain import check_data, prepare_into
+from forebrain.runs.pretrain import check_data, prepare_into, require_options
 from forebrain.sealed import sealed, unsealed
+from forebrain.sessions.remote import is_remote
 from forebrain.shards.index import INDEX_NAME
-from forebrain.shards.recordings import find_all
-from forebrain.studies.kept import require_own
+from forebrain.shards.reader import sources_of
+from forebrain.shards.recordings import find_all, hashes_of
+from forebrain.studies.kept import require_own, some
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
@@ -103,7 +105,7 @@ def conduct(study: Study, console: Console, early_stopping: bool = False) -> lis
     asked = yaml.safe_dump(_values(study, base.out), sort_keys=False).encode()
     is_new = _claim(folder, study, base, asked)
     try:
-        trials = _ready_trials(study, base, console)
+        trials = _ready_trials(study, base, console, is_new)
     except ForebrainError:
         if is_new:
             folder.remove(_ASKED)
@@ -189,9 +191,18 @@ def _claim(folder: Folder, study: Study, base: PretrainConfig, asked: bytes) -> 
     return is_new
 
 
-def _ready_trials(study: Study, base: PretrainConfig, console: Console) -> list[Trial]:
+def _ready_trials(study: Study, base: PretrainConfig, console: Console, is_new: bool) -> list[Trial]:
     """All trials, their data prepared, and what is not finished of them found to be possible."""
-    trials = study.trials(_with_shards(base, study.trials(base), console))
+    trials = study.trials(base)
+    for trial in trials:
+        if trial.config.prepare != base.prepare:
+            raise ConfigError(
+                f"{trial.label}: changes options of prepare, and all trials of a study share one set. "
+                "Prepare a set with each, and compare runs of them, or make a study of each."
+            )
+    if is_new and RunFolder(base.out).shards(base.data) == base.data:
+        require_options(base)
+    trials = study.trials(_with_shards(base, trials, console))
     for trial in trials:
         trial.run.check_config(trial.config)
     for trial in unfinished(trials):
@@ -205,8 +216,12 @@ def _ready_trials(study: Study, base: PretrainConfig, console: Console) -> list[
 def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console) -> PretrainConfig:
     """The base with its recordings prepared, where `data` names some: once, for all trials."""
     shards, folder = RunFolder(base.out).shards(base.data), Folder(base.out)
-    if shards != base.data and not (Folder(shards).exists(INDEX_NAME) and left_out(folder) is not None):
-        recordings = find_all([base.data])
+    if shards == base.data:
+        return base
+    recordings = find_all([base.data])
+    if Folder(shards).exists(INDEX_NAME) and left_out(folder) is not None:
+        _require_prepared_of(recordings, shards, folder)
+    else:
         longest = max(
             (trial.config.evaluation.longest_context or trial.config.model.context)
             + trial.config.model.horizon
@@ -218,9 +233,38 @@ def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console
                 "context and horizon of the longest trial."
             )
         folder.write(_LEFT_OUT, sealed({"left_out": None}))  # until it is known
+        hashes = hashes_of(recordings)
         failures = prepare_into(shards, recordings, base, console)
-        folder.write(_LEFT_OUT, sealed({"left_out": failures}))
+        folder.write(_LEFT_OUT, sealed({"left_out": failures, "recordings": hashes}))
     return dataclasses.replace(base, data=shards)
+
+
+def _require_prepared_of(recordings: Sequence[str], shards: str, folder: Folder) -> None:
+    """Raises ConfigError if recordings are others than a study's set was prepared from: its next trials would
+    be of the old ones."""
+    try:
+        kept: dict[str, str | None] | None = unsealed(folder.read(_LEFT_OUT)).get("recordings")
+    except (FileNotFoundError, ValueError, AttributeError):  # an earlier version's, or damaged
+        kept = None
+    before = kept or {}
+    elsewhere = [
+        address for address in recordings if is_remote(address) and address in before
+    ]  # not asked again
+    now = {address: before[address] for address in elsewhere}
+    now |= hashes_of([address for address in recordings if address not in now])
+    known = sources_of(shards) | set(before.values())
+    came = [address for address, sha256 in now.items() if sha256 not in known]
+    if kept is None and left_out(folder):  # which were there then, and of no use, is not known
+        came = []
+    gone = [each for each in known if each is not None and each not in now.values()]
+    if not came and not gone:
+        return
+    names = {sha256: address for address, sha256 in before.items()}
+    others = sorted({*came, *(names[each] for each in gone if each in names)})
+    raise ConfigError(
+        f"{folder.uri} holds a study of these recordings as they were before some changed, came or went: "
+        f"{some(others) or f'{len(gone)} are gone'}. Give back what it was, or another --out."
+    )
 
 
 def _values(study: Any, out: str) -> dict[str, Any]:
