@@ -89,16 +89,12 @@ def open(folder: str | os.PathLike[str], registry: str | os.PathLike[str] | None
 
 def _row(version: Version, where: str) -> dict[str, object]:
     metadata = version.metadata
-    scores = [
-        metric.value
-        for metric in metadata.metrics
-        if (metric.name, metric.split, metric.dataset) == ("score", "test", "")
-    ]
+    score = metadata.of_test()
     return {
         "name": str(version),
         "species": ", ".join(metadata.species),
         "rates": ", ".join(dict.fromkeys(f"{rate:.4g}" for rate in metadata.rates_hz)),
         "size": version.size_bytes / 1e6,
-        "score": scores[0] if scores else None,
+        "score": None if score is None else score.value,
         "where": where,
     }

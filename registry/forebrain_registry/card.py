@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebrain_registry.records import Metadata, Metric
+from forebrain_registry.records import Metadata
 
 # Identifiers of the Hub's list of licences; any other is given as "other" with its name.
 _HUB_LICENCES = {
@@ -115,7 +115,7 @@ def _opening(metadata: Metadata) -> str:
             f"It was trained on {len(metadata.sessions)} recordings of {len(metadata.subjects)} animals "
             f"({species}){at}."
         )
-    score, linear = _of_test(metadata, "score"), _of_test(metadata, "score of linear")
+    score, linear = metadata.of_test(), metadata.of_test("score of linear")
     if score is not None:
         interval = "" if score.low is None else f" (95 % interval {score.low:.3f} to {score.high:.3f})"
         beside = "" if linear is None else f", and a linear map {linear.value:.3f}"
@@ -126,15 +126,6 @@ def _opening(metadata: Metadata) -> str:
     if metadata.summary:
         sentences.append(metadata.summary.rstrip(".") + ".")
     return " ".join(sentences)
-
-
-def _of_test(metadata: Metadata, name: str) -> Metric | None:
-    found = [
-        metric
-        for metric in metadata.metrics
-        if (metric.name, metric.split, metric.dataset) == (name, "test", "")
-    ]
-    return found[0] if found else None
 
 
 def _results(metadata: Metadata) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from forebrain_registry.verifying import Findings, verify, verify_version, write
 
 LOG_WIDTH = 140
 HELP_WIDTH = 100
+_HEADS = {"score": "test score"}  # for people, where a name would not say enough
 
 
 def main(
@@ -254,6 +255,7 @@ def _show(options: argparse.Namespace) -> int:
 
     sessions = details["metadata"].pop("sessions")
     details["metadata"]["sessions"] = f"{len(sessions)}, all in --json"
+    details = {_HEADS.get(name, name): value for name, value in details.items()}
     details["files"] = [f"{stored.path} ({_size(stored.size_bytes)})" for stored in version.record.files]
     details["interfaces"] = [
         f"{stored.path} ({_size(stored.size_bytes)})" for stored in version.record.interfaces
@@ -382,9 +384,10 @@ def _summary(version: Version) -> dict[str, Any]:
 
 def _row(version: Version, deprecations: dict[int, str], aliases: dict[str, int]) -> dict[str, Any]:
     meta = version.metadata
+    score = meta.of_test()
     return _summary(version) | {
         "created": version.record.created,
-        "score": next((metric.value for metric in meta.metrics if metric.name == "score"), None),
+        "score": None if score is None else score.value,
         "size": version.size_bytes,
         "aliases": [alias for alias, number in aliases.items() if number == version.number],
         "deprecated": deprecations.get(version.number),
@@ -408,7 +411,7 @@ def _table(options: argparse.Namespace, rows: list[dict[str, Any]], columns: Seq
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns)
+    table = Table(*(_HEADS.get(column, column) for column in columns))
     for row in rows:
         table.add_row(*(_cell(column, row[column]) for column in columns))
     width = None if sys.stdout.isatty() else LOG_WIDTH

@@ -208,6 +208,12 @@ class Metadata:
     def rates_hz(self) -> list[float]:
         return sorted({seen.rate_hz for seen in self.sessions if seen.rate_hz is not None})
 
+    def of_test(self, name: str = "score") -> Metric | None:
+        """A figure of the test part over all data, which is what lists and columns of scores show; None where
+        there is none."""
+        found = (each for each in self.metrics if (each.name, each.split, each.dataset) == (name, "test", ""))
+        return next(found, None)
+
     def has_seen(self, dataset: str, subject: str, session: str | None = None) -> bool:
         """Whether it was trained on a session, or any session of a subject, however accents are written."""
         wanted = [composed(part) for part in (dataset, subject, session) if part is not None]

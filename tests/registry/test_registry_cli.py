@@ -194,6 +194,22 @@ def test_a_digest_pulled_for_the_first_time_is_said_to_be_deprecated(
     assert capsys.readouterr().err == "worm@1 is deprecated: wrong units\n"
 
 
+def test_the_score_that_lists_show_is_that_of_the_test_part(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = Metric("score", 0.25)
+    others = (Metric("score", 0.5, split="validation"), Metric("score", 0.75, dataset="kato"))
+    for metrics in ((*others, shown), others):
+        (folder / "metadata.json").write_text(json.dumps(asdict(metadata(metrics=metrics))))
+        assert main(["publish", "worm", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["list", "worm", "--json"]) == 0
+    assert [row["score"] for row in json.loads(capsys.readouterr().out)] == [0.25, None]
+    assert main(["list", "worm"]) == main(["show", "worm@1"]) == 0
+    out = capsys.readouterr().out
+    assert "test score" in out.splitlines()[1] and "test score: 0.25" in out
+
+
 @pytest.mark.parametrize("prog", ["forebrain-registry", "forebrain registry"])
 def test_help_names_the_program_and_fits_a_screen(
     prog: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -58,12 +58,7 @@ class Entry:
 
     def test(self, name: str) -> Metric | None:
         """A figure of the test part over all data."""
-        found = [
-            metric
-            for metric in self.metadata.metrics
-            if (metric.name, metric.split, metric.dataset) == (name, "test", "")
-        ]
-        return found[0] if found else None
+        return self.metadata.of_test(name)
 
     @property
     def score(self) -> Metric | None:
