@@ -268,10 +268,8 @@ def _show(options: argparse.Namespace) -> int:
 def _pull(options: argparse.Namespace) -> int:
     registry = Registry(options.registry)
     pulled = pull(registry, options.reference, interfaces=options.interfaces, offline=options.offline)
-    if pulled.looked_up:
-        why = registry.deprecations(pulled.version.name).get(pulled.version.number)
-        if why is not None:
-            print(one_line(f"{pulled.version} is deprecated: {why}"), file=sys.stderr)
+    if pulled.deprecated is not None:
+        print(one_line(f"{pulled.version} is deprecated: {pulled.deprecated}"), file=sys.stderr)
     folder = export(pulled, options.out) if options.out else pulled.folder
     interfaces = folder / "interfaces" if options.out and pulled.interfaces else pulled.interfaces
     result = _summary(pulled.version) | {

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebrain_registry import layout, strict_json
-from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, StorageError
+from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, RegistryError, StorageError
 from forebrain_registry.records import MAX_RECORD_BYTES, RECORD, Reference, StoredFile, Version
 from forebrain_registry.registry import MAX_NOTE_BYTES, Registry
 from forebrain_registry.storage import Folder, partial_beside, path_here, tell_of_partial_beside
@@ -45,13 +45,15 @@ class Pulled:
     Attributes:
         folder: the model: version.json, model.safetensors, README.md, ...
         interfaces: the folder of the training sessions' interfaces, where they were asked for.
-        looked_up: whether the registry was asked what the reference stands for.
+        registry: the address of the one it is from: of a whole digest in the cache perhaps not the one asked.
+        deprecated: why it is, as the registry says; None where it is not, or the cache was enough.
     """
 
     version: Version
     folder: Path
     interfaces: Path | None
-    looked_up: bool = True
+    registry: str
+    deprecated: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def pull(
 ) -> Pulled:
     """Brings a version into the cache, or finds it there.
 
-    A whole digest always means the same version, so one that is in the cache is taken from there without
-    asking the registry; other references are looked up.
+    A whole digest always means the same version, so one that came into the cache from this registry is taken
+    from there without asking it, and one that came from another where this one has it not; other references
+    are looked up.
 
     Args:
         interfaces: whether to bring the training sessions' interfaces as well.
@@ -109,17 +112,26 @@ def pull(
     """
     keeper = _Cache(Path(cache) if cache is not None else default_cache())
     wanted = Reference.parse(reference)
-    version = keeper.recall(registry.uri, wanted, offline)
-    looked_up = version is None
-    if version is None:
-        if offline:
+    version, source, deprecated = keeper.recall(registry.uri, wanted, offline), registry.uri, None
+    if version is None and offline:
+        version, source = keeper.known(wanted)
+        if version is None:
             raise NotFoundError(
                 f"{reference}: not in the cache ({keeper.root}). "
                 f"Pull it once while {registry.uri} is reachable."
             )
-        version = registry.resolve(wanted)
-        with _writing(keeper.root):
-            keeper.remember(registry.uri, wanted, version)
+    elif version is None:
+        try:
+            version = registry.resolve(wanted)
+            if wanted != Reference(wanted.name):  # the name alone passes over what is deprecated
+                deprecated = registry.deprecations(version.name).get(version.number)
+        except RegistryError:
+            version, source = keeper.known(wanted)
+            if version is None or not keeper.is_whole(version, interfaces):
+                raise
+        else:
+            with _writing(keeper.root):
+                keeper.remember(registry.uri, wanted, version)
     if interfaces and not version.record.interfaces:
         raise NotFoundError(f"{version}: was published without interfaces.")
     folder = keeper.folder(version.digest)
@@ -131,7 +143,9 @@ def pull(
             )
         with _writing(keeper.root), keeper.lock(version):
             keeper.fetch(registry.store, version, interfaces)
-    return Pulled(version, folder / "model", folder / "interfaces" if interfaces else None, looked_up)
+    beside = folder / "interfaces" if interfaces else None
+    # Entries of earlier versions do not say which registry they are of.
+    return Pulled(version, folder / "model", beside, source or registry.uri, deprecated)
 
 
 def recall(registry: Registry, reference: str, cache: str | os.PathLike[str] | None = None) -> Version | None:
@@ -141,7 +155,8 @@ def recall(registry: Registry, reference: str, cache: str | os.PathLike[str] | N
         InvalidError: it is no reference.
     """
     keeper = _Cache(Path(cache) if cache is not None else default_cache())
-    return keeper.recall(registry.uri, Reference.parse(reference), offline=False)
+    wanted = Reference.parse(reference)
+    return keeper.recall(registry.uri, wanted, offline=False) or keeper.known(wanted)[0]
 
 
 def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
@@ -212,16 +227,28 @@ class _Cache:
 
         It may where the answer cannot change, which is for a whole digest, and offline.
         """
-        if not offline and len(wanted.digest or "") < 64:
+        if not offline and not wanted.is_exact:
             return None
         path = self._remembered(uri, wanted)
         more = "*" if wanted.digest else ""
-        found = [self._read(each) for each in path.parent.glob(f"{path.stem}{more}.json")]
-        entries = [entry for entry in found if entry is not None]
+        return self._one_of(path.parent.glob(f"{path.stem}{more}.json"), wanted)[0]
+
+    def known(self, wanted: Reference) -> tuple[Version | None, str]:
+        """The version of a whole digest, and the registry that it came from, whose number it has."""
+        if not wanted.is_exact:
+            return None, ""
+        name = f"{_selector(wanted)}.json"
+        return self._one_of(sorted((self.root / "references").glob(f"*/{wanted.name}/{name}")), wanted)
+
+    def _one_of(self, paths: Iterable[Path], wanted: Reference) -> tuple[Version | None, str]:
+        """The version that files say a reference stood for, None where they say none, and its registry."""
+        entries = [entry for entry in map(self._read, paths) if entry is not None]
         if len({entry.digest for entry in entries}) > 1:
             raise InvalidError(f"{wanted}: fits several versions in the cache. Give more digits.")
         version = self._record(entries[0].digest, entries[0].number) if entries else None
-        return version if version is not None and version.name == wanted.name else None
+        if version is None or version.name != wanted.name:
+            return None, ""
+        return version, entries[0].registry
 
     def remember(self, uri: str, wanted: Reference, version: Version) -> None:
         by_number = Reference(version.name, number=version.number)

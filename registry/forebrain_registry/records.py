@@ -360,6 +360,11 @@ class Reference:
                 f"{text!r:.120} is not a reference: name, name@3, name@alias or name@sha256:..."
             ) from error
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is a whole digest, which is one version wherever it lies."""
+        return len(self.digest or "") == 64
+
     def __str__(self) -> str:
         selector = self.number or self.alias or (self.digest and f"sha256:{self.digest}")
         return f"{self.name}@{selector}" if selector else self.name

@@ -115,6 +115,22 @@ def test_offline_the_cache_is_enough(published: Registry) -> None:
         pull(published, "worm", offline=True, interfaces=True)
 
 
+def test_a_whole_digest_in_the_cache_will_do_whichever_registry_it_came_from(
+    published: Registry, tmp_path: Path
+) -> None:
+    pulled = pull(published, "worm")
+    exact = f"worm@sha256:{pulled.version.digest}"
+    elsewhere = Registry(tmp_path / "elsewhere")  # where there is none, or another of that name
+    assert pull(elsewhere, exact) == pull(elsewhere, exact, offline=True) == pulled
+    publish(elsewhere, "worm", {"model.safetensors": weights(3)}, metadata())
+    assert pull(elsewhere, exact) == pulled
+    with pytest.raises(NotFoundError, match="no version with the digest"):  # nor are they in the cache
+        pull(elsewhere, exact, interfaces=True)
+    (pulled.folder / "model.safetensors").unlink()
+    with pytest.raises(NotFoundError, match="no version with the digest"):
+        pull(elsewhere, exact)
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove", "link", "record", "folder"])
 def test_a_damaged_entry_is_noticed_and_fetched_again(published: Registry, harm: str) -> None:
     folder = pull(published, "worm").folder
