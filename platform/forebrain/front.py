@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.backbone import Backbone
-from forebrain.adaptation.origin import open_registry, places_to_look
+from forebrain.adaptation.origin import newest_published
 from forebrain.adaptation.recording import open_session
-from forebrain.adaptation.shipped import SHIPPED
 from forebrain.adaptation.tables import require_pandas
-from forebrain.errors import AdaptationError
 from forebrain.sessions.session import Session
-from forebrain_registry import RegistryError, Version
+from forebrain_registry import Version
 
 if TYPE_CHECKING:
     import pandas
@@ -27,20 +25,15 @@ def models(registry: str | os.PathLike[str] | None = None) -> pandas.DataFrame:
         registry: a folder, s3://bucket/prefix or the address of a web host; None for FOREBRAIN_REGISTRY.
 
     Returns:
-        Columns `name` (what `load` takes), `species`, `rates` (Hz), `size` (MB), `score` (of the test part, 0
-        is copy and 1 is perfect) and `where` (the registry, or `forebrain` for the package).
+        Columns `name`, `species`, `rates` (Hz), `size` (MB), `score` (of the test part, 0 is copy and 1 is
+        perfect) and `where` (the address of its registry, `package://forebrain` for the package);
+        `load(name, where)` takes the very model of a row.
 
     Raises:
         AdaptationError: there is no such registry, or it cannot be read.
     """
     pandas = require_pandas()
-    rows = []
-    try:
-        for address in places_to_look(registry):
-            where = "forebrain" if address == SHIPPED else address
-            rows += [_row(version, where) for version in open_registry(address).newest()]
-    except RegistryError as error:
-        raise AdaptationError(str(error)) from error
+    rows = [_row(version, address) for version, address in newest_published(registry)]
     return pandas.DataFrame(rows, columns=["name", "species", "rates", "size", "score", "where"])
 
 
@@ -50,11 +43,11 @@ def load(reference: str | os.PathLike[str], registry: str | os.PathLike[str] | N
     Args:
         reference: `name`, `name@3`, `name@alias` or `name@sha256:...` of a published one; or a run folder,
             with a `/` in it.
-        registry: where it is published; None for FOREBRAIN_REGISTRY. What comes with the package is looked at
-            last.
+        registry: where it is published; None for FOREBRAIN_REGISTRY; `package://forebrain` for what comes
+            with the package, which is looked in, with a line, where another holds nothing of the name.
 
     Raises:
-        AdaptationError: there is no such backbone (the nearest is suggested), or it is damaged.
+        AdaptationError: there is no such backbone (the nearest is suggested), no registry, or it is damaged.
     """
     return Backbone.open(os.fspath(reference), registry)
 

@@ -28,7 +28,7 @@ from forebrain_registry.lines import LineFormatter, one_line
 from forebrain_registry.publishing import METADATA, copy, publish
 from forebrain_registry.pulling import export, pull, recall
 from forebrain_registry.records import Metadata, Reference, Version, check_alias
-from forebrain_registry.registry import ANY, GRACE_S, Registry
+from forebrain_registry.registry import ANY, GRACE_S, SHIPPED, Registry, places_of
 from forebrain_registry.verifying import Findings, verify, verify_version, write_index
 
 LOG_WIDTH = 140
@@ -44,7 +44,8 @@ def main(
     Args:
         arguments: the command line after the program's name; of this process by default.
         prog: how the program is called, for its help.
-        shipped: a registry that is read where no other is given, and looked in last where one is.
+        shipped: the folder of a registry that is read where no other, or `SHIPPED`, is given, and where the
+            one that is given holds nothing of a name.
 
     Returns:
         The exit status: 0 if it did what was asked, 1 if not, 2 for a command line that makes no sense,
@@ -55,8 +56,10 @@ def main(
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     parser = _parser(prog)
     options = parser.parse_args(arguments)
-    reads = options.run in (_list, _search, _show, _pull, _verify)
-    options.places = [place for place in (options.registry, shipped if reads else None) if place]
+    if shipped and options.registry in (None, SHIPPED) and options.run in (*_LOOKING, _verify, _copy):
+        options.registry = shipped
+    more = shipped if options.run in _LOOKING else None
+    options.places = list(dict.fromkeys(place for place in (options.registry, more) if place))
     if not options.places:
         parser.error("which registry? Give --registry URI, or set FOREBRAIN_REGISTRY.")
     try:
@@ -76,9 +79,17 @@ def main(
 
 
 def _run_where_found(options: argparse.Namespace) -> int:
-    """Runs the subcommand in the first place that has what it names."""
+    """Runs the subcommand in the place that has what it names."""
+    places = options.places
+    named = getattr(options, "reference", None) or getattr(options, "name", None)
+    if getattr(options, "offline", False):
+        places = places[:1]  # which of them holds a name is not known without asking
+    elif named and len(places) > 1:
+        opened = {place: Registry(place) for place in places}
+        found = places_of(list(opened.values()), named)
+        places = [place for place, registry in opened.items() if registry in found]
     missing: NotFoundError | None = None
-    for place in options.places:
+    for place in places:
         options.registry = place
         try:
             status: int = options.run(options)
@@ -284,6 +295,8 @@ def _alias(options: argparse.Namespace) -> int:
     version = registry.resolve(options.reference)
     number = None if options.remove else version.number
     registry.set_alias(version.name, options.alias, number, options.expect)
+    if number is not None and (why := registry.deprecations(version.name).get(number)) is not None:
+        print(one_line(f"{version} is deprecated: {why}"), file=sys.stderr)
     result = {"name": version.name, "alias": options.alias, "version": number}
     return _say(options, result, f"{version.name}@{options.alias} stands for {number or 'nothing any more'}")
 
@@ -428,6 +441,10 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return one_line(", ".join(value) if isinstance(value, list) else str(value))
+
+
+# Those that look a name up, or list, and so may find what comes with the package.
+_LOOKING = (_list, _search, _show, _pull)
 
 
 def _size(size_bytes: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,6 +25,8 @@ from forebrain_registry.storage import Folder
 if TYPE_CHECKING:
     from forebrain_registry.web import WebStore
 
+# Stands, where an address is given, for the registry that lies in forebrain's own package.
+SHIPPED = "package://forebrain"
 GRACE_S = 24 * 3600.0
 ALIAS_FORMAT = "forebrain-alias-1"
 DEPRECATION_FORMAT = "forebrain-deprecation-1"
@@ -31,6 +34,7 @@ NUMBER_FORMAT = "forebrain-number-1"
 MAX_NOTE_BYTES = 64 * 1024
 ANY = object()
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,15 @@ class Registry:
             yield name, self._read_versions(name, listing.versions)
 
     def newest(self) -> Iterator[Version]:
-        """Of every model the newest version that is not deprecated; none where there is no registry yet."""
-        for name in self.names():
+        """Of every model the newest version that is not deprecated.
+
+        Raises:
+            StorageError: there is no registry.
+        """
+        names = self.names()
+        if not names:
+            self.require()
+        for name in names:
             listing = self.listing(name)
             deprecated = self._deprecations(name, listing)
             good = [number for number in listing.versions if number not in deprecated]
@@ -170,10 +181,19 @@ class Registry:
         """
         return self._read_versions(name, self.listing(name).versions)
 
+    def holds(self, name: str) -> bool:
+        """Whether anything of a model is there: versions, deprecated or not, or what is left of lost ones."""
+        return check_name(name) in layout.all_listings(self.records(name))
+
     def listing(self, name: str) -> layout.Listing:
         """The numbers of a model's records. Raises NotFoundError."""
         check_name(name)
-        found = layout.listings(self.records(name))
+        found = layout.all_listings(self.records(name))
+        if name in found and not found[name].versions:
+            raise NotFoundError(
+                f"{self.uri}: every version of {name} is lost; `verify {name}` says which there were. Copy "
+                "them here again from where they are."
+            )
         if name not in found:
             names = self.names()
             if names:
@@ -439,6 +459,34 @@ class Registry:
             for record in names
             for where in [f"{self.uri}/{record}"]
         ]
+
+
+def places_of(registries: Sequence[Registry], reference: str) -> list[Registry]:
+    """Those of several registries that a reference is looked up in, one after another.
+
+    A name is that of the first which holds anything of it, deprecated or lost as it may be: what another has
+    of that name is another model. Where that is not the first of all, a line says so. A whole digest is one
+    version wherever it lies, and is looked for in all.
+
+    Raises:
+        InvalidError: it is no reference.
+        StorageError: what holds nothing of it is no registry, or cannot be read.
+    """
+    wanted = Reference.parse(reference)
+    if len(registries) < 2 or wanted.is_exact:
+        return list(registries)
+    for registry in registries:
+        if registry.holds(wanted.name):
+            if registry is not registries[0]:
+                _log.warning(
+                    "%s: holds nothing of the name %s; the one in %s is taken.",
+                    registries[0].uri,
+                    wanted.name,
+                    registry.uri,
+                )
+            return [registry]
+        registry.require()
+    return [registries[0]]
 
 
 def _or_none(version: object) -> str:

@@ -43,7 +43,9 @@ def verify(registry: Registry, name: str | None = None) -> Findings:
         NotFoundError, StorageError: it cannot be looked at. What is wrong inside is in the result.
     """
     if name is not None:
-        found = {name: registry.listing(name)}
+        found = layout.all_listings(registry.records(check_name(name)))
+        if name not in found:
+            registry.listing(name)  # raises
     else:
         found = layout.all_listings(registry.records())
         if not found:

@@ -47,9 +47,10 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 @pytest.fixture
 def publish_backbone(registry: Registry, description: Description) -> Callable[..., str]:
-    """Publishes a backbone with weights from a seed; returns its reference."""
+    """Publishes a backbone with weights from a seed, here or elsewhere; returns its reference."""
+    here = registry
 
-    def make(name: str = "worms", seed: int = 0, **metadata: object) -> str:
+    def make(name: str = "worms", seed: int = 0, registry: str | None = None, **metadata: object) -> str:
         torch.manual_seed(seed)
         model = Poco(CONFIG)
         for parameter in model.parameters():
@@ -61,7 +62,8 @@ def publish_backbone(registry: Registry, description: Description) -> Callable[.
             "sessions": (SeenSession("lab", "animal1", "one", "celegans", 2.5),),
             **metadata,
         }
-        return str(publish(registry, name, {"model.safetensors": weights_of(model)}, Metadata(**values)))
+        place = here if registry is None else Registry(registry)
+        return str(publish(place, name, {"model.safetensors": weights_of(model)}, Metadata(**values)))
 
     return make
 

@@ -194,6 +194,15 @@ def test_a_digest_pulled_for_the_first_time_is_said_to_be_deprecated(
     assert capsys.readouterr().err == "worm@1 is deprecated: wrong units\n"
 
 
+def test_an_alias_that_is_set_to_what_is_deprecated_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", "worm", str(folder)]) == main(["deprecate", "worm@1", "--reason", "worse"]) == 0
+    capsys.readouterr()
+    assert main(["alias", "worm@1", "champion"]) == 0
+    assert capsys.readouterr().err == "worm@1 is deprecated: worse\n"
+
+
 def test_the_score_that_lists_show_is_that_of_the_test_part(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +217,56 @@ def test_the_score_that_lists_show_is_that_of_the_test_part(
     assert main(["list", "worm"]) == main(["show", "worm@1"]) == 0
     out = capsys.readouterr().out
     assert "test score" in out.splitlines()[1] and "test score: 0.25" in out
+
+
+def test_what_is_shipped_is_taken_only_where_a_registry_holds_nothing_of_a_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    package, own = str(tmp_path / "package"), str(tmp_path / "registry")
+    for name in ("fish", "worm"):
+        assert main(["publish", name, str(folder), "--registry", package]) == 0
+    digest = json.loads(_out(capsys, "show", "fish", "--registry", package, "--json"))["digest"]
+    for seed in (1, 2):
+        (folder / "model.safetensors").write_bytes(weights(seed))
+        assert main(["publish", "fish", str(folder), "--registry", own]) == 0
+
+    def refused(*arguments: str, match: str) -> None:
+        assert main(arguments, shipped=package) == 1
+        out, error = capsys.readouterr()
+        assert match in out + error and not caplog.records and package not in out + error
+
+    capsys.readouterr()
+    (tmp_path / "registry/models/fish/versions/00000001.json").unlink()
+    for command in ("pull", "show", "verify"):
+        refused(command, "fish@1", match="fish has no version 1")
+    refused("pull", "fish@1", "--offline", match="not in the cache")
+    refused("verify", "fish", match="fish: version 1 is lost")
+    assert main(["deprecate", "fish@2", "--reason", "broken"], shipped=package) == 0
+    capsys.readouterr()
+    for command in ("pull", "show"):
+        refused(command, "fish", match="every version of fish is deprecated")
+    # What is named by its digest is the same wherever it lies.
+    assert str(tmp_path / "cache") in _out(capsys, "pull", f"fish@{digest}", shipped=package)
+    (tmp_path / "registry/models/fish/versions/00000002.json").unlink()
+    refused("show", "fish", match="every version of fish is lost")
+    refused("list", "fish", match="every version of fish is lost")
+    refused("verify", "fish", match="fish: version 2 is lost")
+    refused("verify", "worm", match="no model 'worm'")
+    refused("pull", "worm", "--registry", str(tmp_path / "not-mounted"), match="there is no registry")
+
+    for command in ("pull", "show"):
+        assert main([command, "worm"], shipped=package) == 0
+        said = [record.getMessage() for record in caplog.records]
+        assert said == [f"{own}: holds nothing of the name worm; the one in {package} is taken."]
+        caplog.clear()
+    assert package in _out(capsys, "list", "--json", "--registry", "package://forebrain", shipped=package)
+    assert "fish@3" in _out(capsys, "copy", "fish", own, "--registry", "package://forebrain", shipped=package)
+
+
+def _out(capsys: pytest.CaptureFixture[str], *arguments: str, shipped: str | None = None) -> str:
+    capsys.readouterr()
+    assert main(arguments, shipped=shipped) == 0
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("prog", ["forebrain-registry", "forebrain registry"])

@@ -4,7 +4,7 @@
     interface.safetensors    unit [N, d], session [d], mean [N], scale [N], columns [N]
     stack.safetensors        the weights of model, linear and head, where the model does not forecast alone
     inputs.safetensors       what forecasts with inputs, where the recording has some that change
-    backbone.safetensors     only where the backbone is none that can be pulled, or was changed
+    backbone.safetensors     only where the backbone is none that can be pulled for good, or was changed
     intervals.safetensors    how far its forecasts are off, by level, step and unit, see `scoring.conformal`
     result.json              its scores beside those of the baselines, where it was scored
     evaluation.json          the same by horizon step, as `scoring` has it
@@ -37,6 +37,7 @@ from forebrain.adaptation.description import Description, fill, tensors_of
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
 from forebrain.adaptation.pretrained import Pretrained
 from forebrain.adaptation.recording import Prepared
+from forebrain.adaptation.shipped import SHIPPED
 from forebrain.errors import AdaptationError, ConfigError, StorageError
 from forebrain.models.base import Interface, Model
 from forebrain.scoring.conformal import Calibration
@@ -150,8 +151,12 @@ class Artifact:
 
     @property
     def can_be_pulled(self) -> bool:
-        """Whether the backbone is a published version as it was published."""
-        return self.origin.digest is not None and self.mode in ("embeddings", "none")
+        """Whether the backbone is a published version as it was published, and stays where it is.
+
+        Those that come with the package do not: the next may bring others.
+        """
+        is_kept = self.origin.digest is not None and self.origin.registry != SHIPPED
+        return is_kept and self.mode in ("embeddings", "none")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the folder, which must not exist yet; it appears whole or not at all.
@@ -397,7 +402,15 @@ def _pulled_weights(
     address = os.fspath(registry) if registry is not None else origin.registry
     if origin.digest is None or address is None:
         raise AdaptationError(f"{origin}: was never published, and its weights are not in the folder.")
-    pulled, _ = pull_version(origin.pinned, address, cache)
+    try:
+        pulled, _ = pull_version(origin.pinned, address, cache)
+    except AdaptationError as error:
+        if origin.registry != SHIPPED:
+            raise
+        raise AdaptationError(
+            f"{error} {origin} came with another version of forebrain, and is not in the cache: install that "
+            "version to open this, or adapt again."
+        ) from error
     return (pulled.folder / WEIGHTS).read_bytes()
 
 

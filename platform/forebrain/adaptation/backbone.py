@@ -94,6 +94,8 @@ class Backbone(Pretrained):
             ("species", ", ".join(sorted({seen.species for seen in self.sessions})) or "unknown"),
             ("rates", f"{rates} Hz" if rates else "unknown"),
         ]
+        if self.deprecated is not None:
+            rows.append(("deprecated", self.deprecated))
         return facts(str(self.origin), rows)
 
     def __repr__(self) -> str:
@@ -104,4 +106,5 @@ class Backbone(Pretrained):
             f"{self.origin}: {config.title}, {config.context} frames to the next {config.horizon}, "
             f"trained on {len(self.sessions)} sessions of {species or 'unknown species'}"
             f"{f' at {rates} Hz' if rates else ''}"
+            f"{'' if self.deprecated is None else f'; deprecated: {self.deprecated}'}"
         )

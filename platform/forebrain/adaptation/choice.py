@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from forebrain.adaptation.origin import open_registry, places_to_look
+from forebrain.adaptation.origin import newest_published
 from forebrain.errors import AdaptationError
 from forebrain.sessions.preprocessing import rates_agree
 from forebrain.sessions.session import Session
-from forebrain_registry import RegistryError, Version
+from forebrain_registry import Version
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,19 @@ class Choice:
     """A backbone for a recording.
 
     Attributes:
-        reference: `name@number`.
+        version: the one that was chosen.
+        registry: the address of the registry that it is in, see `open_registry`.
         why: it was chosen, a sentence.
     """
 
-    reference: str
+    version: Version = field(repr=False)
+    registry: str
     why: str
+
+    @property
+    def reference(self) -> str:
+        """`name@sha256:...`, which is this very version, whatever has its name elsewhere."""
+        return f"{self.version.name}@sha256:{self.version.digest}"
 
 
 def choose_model(session: Session, registry: str | os.PathLike[str] | None = None) -> Choice:
@@ -37,19 +44,17 @@ def choose_model(session: Session, registry: str | os.PathLike[str] | None = Non
         registry: see `places_to_look`.
 
     Raises:
-        AdaptationError: nothing is published, or a registry cannot be read.
+        AdaptationError: nothing is published, there is no registry at the address that is given, or it cannot
+            be read.
     """
-    try:
-        found = [version for place in places_to_look(registry) for version in open_registry(place).newest()]
-    except RegistryError as error:
-        raise AdaptationError(str(error)) from error
+    found = newest_published(registry)
     if not found:
         raise AdaptationError(
             "no backbone is known to choose from. Give --model, or the registry that has some (--registry "
             "URI)."
         )
-    chosen = min(found, key=lambda version: _distance(version, session))
-    return Choice(str(chosen), _why(chosen, session))
+    chosen, address = min(found, key=lambda each: _distance(each[0], session))
+    return Choice(chosen, address, _why(chosen, address, session))
 
 
 def _distance(version: Version, session: Session) -> tuple[bool, bool, int]:
@@ -63,13 +68,13 @@ def _at_rate(version: Version, session: Session) -> bool:
     return not rates_hz or any(rates_agree(session.rate_hz, rate) for rate in rates_hz)
 
 
-def _why(version: Version, session: Session) -> str:
+def _why(version: Version, address: str, session: Session) -> str:
     metadata = version.metadata
     known = ", ".join(metadata.species) or "unknown species"
     rates = ", ".join(dict.fromkeys(f"{rate:.4g}" for rate in metadata.rates_hz)) or "unknown"
     own = "of unknown rate" if session.rate_hz is None else f"at {session.rate_hz:.4g} Hz"
     why = f"it was trained on {known} at {rates} Hz, the recording is {own}"
     if session.species in metadata.species:
-        return f"{version} was chosen: {why}."
+        return f"{version} of {address} was chosen: {why}."
     unknown = f"though no backbone of {session.species} is known, so expect less of it"
-    return f"{version} was chosen, {unknown}: {why}."
+    return f"{version} of {address} was chosen, {unknown}: {why}."

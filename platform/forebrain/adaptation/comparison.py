@@ -238,6 +238,7 @@ class Comparison:
             "verdict": self.verdict(),
             "mode": self.mode,
             "model": self.backbone.origin.named,
+            "model_deprecated": self.backbone.deprecated,
             "session": self.prepared.session.id,
             "minutes": self.prepared.minutes,
             "validation": self.validation.result(self.name),

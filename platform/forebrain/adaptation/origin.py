@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -10,9 +11,12 @@ from torch import nn
 
 from forebrain.adaptation.shipped import SHIPPED, shipped_models
 from forebrain.errors import AdaptationError
-from forebrain_registry import NotFoundError, Pulled, Registry, RegistryError, pull
+from forebrain_registry import NotFoundError, Pulled, Registry, RegistryError, StorageError, Version, pull
 from forebrain_registry.lines import one_line
+from forebrain_registry.registry import places_of
 from forebrain_registry.storage import path_here
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ def open_registry(address: str) -> Registry:
 def pull_version(
     reference: str, registry: str | os.PathLike[str] | None, cache: str | os.PathLike[str] | None
 ) -> tuple[Pulled, str]:
-    """Pulls a version from the first place that has it.
+    """Pulls a version from the place that has it, and says where it is deprecated.
+
+    A name is that of the first place that holds anything of it; a line says where that is what comes with the
+    package though another was given. A whole digest is looked for in all.
 
     Args:
         reference: `name`, `name@3`, `name@alias` or `name@sha256:...`.
@@ -86,22 +93,59 @@ def pull_version(
         cache: the folder that pulled versions are kept in; None for the user's.
 
     Returns:
-        The version, and the address of its registry.
+        The version, and the address of the registry that it is from.
 
     Raises:
-        AdaptationError: no place has it (the nearest is suggested), one cannot be read, or it is damaged.
+        AdaptationError: no place has it (the nearest is suggested), one is no registry or cannot be read, or
+            it is damaged.
     """
+    opened = {address: open_registry(address) for address in places_to_look(registry)}
+    names = {each.uri: address for address, each in opened.items()}
     missing: list[str] = []
-    for address in places_to_look(registry):
-        try:
-            return pull(open_registry(address), reference, cache=cache), address
-        except NotFoundError as error:
-            missing.append(str(error))
-        except RegistryError as error:
-            raise AdaptationError(str(error)) from error
-    if len(missing) == 1:
+    try:
+        places = places_of(list(opened.values()), reference)
+        for place in places:
+            try:
+                pulled = pull(place, reference, cache=cache)
+            except NotFoundError as error:
+                missing.append(str(error))
+                continue
+            if pulled.deprecated is not None:
+                _log.warning("%s is deprecated: %s", pulled.version, pulled.deprecated)
+            # A digest may have come into the cache from another.
+            return pulled, names.get(pulled.registry, pulled.registry)
+    except RegistryError as error:
+        raise _refused(error) from error
+    if len(opened) == 1:
         missing[0] += " Give the registry that has it (--registry URI, or FOREBRAIN_REGISTRY)."
     raise AdaptationError(missing[0])
+
+
+def newest_published(registry: str | os.PathLike[str] | None) -> list[tuple[Version, str]]:
+    """Of every model of every place the newest version that is not deprecated, and its registry's address.
+
+    Args:
+        registry: see `places_to_look`.
+
+    Raises:
+        AdaptationError: there is no registry at an address that was given, or it cannot be read.
+    """
+    try:
+        return [
+            (version, address)
+            for address in places_to_look(registry)
+            for version in open_registry(address).newest()
+        ]
+    except RegistryError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: RegistryError) -> AdaptationError:
+    """The same error for one who adapts; where a place cannot be read the package is there still."""
+    more = (
+        f" What comes with the package is at --registry {SHIPPED}." if isinstance(error, StorageError) else ""
+    )
+    return AdaptationError(f"{error}{more}")
 
 
 def weights_of(module: nn.Module) -> bytes:

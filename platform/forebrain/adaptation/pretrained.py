@@ -31,6 +31,8 @@ class Pretrained:
         origin: where it is from.
         sessions: every session it was trained on.
         start: what the interfaces that it was trained with have in common; None where that was not published.
+        deprecated: why it is, as its registry said; None where it is not, or none was asked, as of a digest
+            in the cache.
     """
 
     model: Model
@@ -38,6 +40,7 @@ class Pretrained:
     origin: Origin
     sessions: tuple[SeenSession, ...]
     start: Start | None = None
+    deprecated: str | None = None
 
     @classmethod
     def open(cls, reference: str, registry: str | os.PathLike[str] | None = None) -> Self:
@@ -70,7 +73,8 @@ class Pretrained:
 
         Args:
             reference: `name`, `name@3`, `name@alias` or `name@sha256:...`.
-            registry: its address; None for FOREBRAIN_REGISTRY. What comes with the package is looked at last.
+            registry: its address; None for FOREBRAIN_REGISTRY. What comes with the package is looked in where
+                that holds nothing of the name.
             cache: the folder that pulled versions are kept in; None for the user's.
 
         Raises:
@@ -93,7 +97,7 @@ class Pretrained:
         # What lies in the cache and no record names was checked by nobody.
         if START in [stored.path for stored in version.record.files]:
             start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(1), where)
-        return cls(model, description, origin, metadata.sessions, start)
+        return cls(model, description, origin, metadata.sessions, start, pulled.deprecated)
 
     @classmethod
     def from_run(cls, run: str, data: str | None = None) -> Self:

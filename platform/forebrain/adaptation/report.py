@@ -13,6 +13,7 @@ from forebrain.evaluation.report import UNITS_SHOWN
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evoked import EVOKED_SHARE
 from forebrain.scoring.units import FAVOURS
+from forebrain_registry.lines import one_line
 from forebrain_registry.storage import path_here
 
 
@@ -56,6 +57,8 @@ def _report(comparison: Comparison) -> str:
     lines = [f"# {session.id} on {backbone.origin}", "", f"**{comparison.verdict()}**", ""]
     if comparison.leak:
         lines += [f"**Leak: {comparison.leak}.**", ""]
+    if backbone.deprecated is not None:
+        lines += [one_line(f"**{backbone.origin} is deprecated: {backbone.deprecated}**"), ""]
     lines += [
         f"{session.num_units} units, {session.num_frames} frames at {rate}; mode "
         f"{comparison.mode}, best after {trained.best_step} of {trained.score_by_step[-1][0]} steps by the "

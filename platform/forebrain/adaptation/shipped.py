@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Its address, wherever the package is installed.
-SHIPPED = "package://forebrain"
+from forebrain_registry.registry import SHIPPED as SHIPPED  # its address, wherever the package is installed
 
 
 def shipped_models() -> str:

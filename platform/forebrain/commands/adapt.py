@@ -8,7 +8,7 @@ the same command then goes on with what is not finished. The exit status is 1 if
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rich.console import Console
@@ -121,8 +121,8 @@ def run(config: Config, console: Console) -> int:
     model = config.model
     if model is None:
         choice = choose_model(session, config.registry)
-        model = choice.reference
         console.print(choice.why)
+        model, config = choice.reference, replace(config, registry=choice.registry)
     backbone = _opened(model, config)
     mode = "none" if model == NO_MODEL else config.mode or default_mode(backbone.model, config.minutes)
     with config.fit.few_threads(session.num_units):
