@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from forebrain.errors import AdaptationError, ConfigError
-from forebrain.sessions.preprocessing import Preprocessing, rates_agree
+from forebrain.sessions.preprocessing import Preprocessing, ValuesWarning, rates_agree
+from forebrain.sessions.session import Session
 
 PLAIN = Preprocessing.none(3)
 
@@ -65,3 +68,49 @@ def test_a_window_with_an_absurd_or_a_hidden_value_is_refused() -> None:
     frames[6, 2] = 9.97e36
     with pytest.raises(AdaptationError, match=r"unit 2 that are 9.97e.36, absurdly far off"):
         fit.window(frames, 4)
+
+
+def _fitted(session: Session) -> Preprocessing:
+    frames = session.frames(0, session.num_frames)
+    return Preprocessing.of_units(
+        frames.mean(axis=0), frames.std(axis=0), rate_hz=session.rate_hz, recorded_rate_hz=session.rate_hz
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: 100 * x, lambda x: x + 50, lambda x: 0.1 * x, lambda x: (x > 1).astype(np.float32) / 10],
+    ids=["in percent", "raw", "a tenth", "events"],
+)
+def test_a_recording_of_other_values_is_told(
+    make_session: Callable[..., Session], change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    session = make_session(num_frames=300, num_units=5)
+    fitted, traces = _fitted(session), np.array(session.traces)
+    few = traces.copy()
+    few[:, 0] = change(few[:, 0])  # of one unit in five
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in (traces, few):
+            fitted.latest_window(replace(session, traces=same), 16)
+    few[:, 1] = change(few[:, 1])
+    with pytest.warns(ValuesWarning, match="drift: 2 of 5 units have left what the interface was fitted on"):
+        fitted.latest_window(replace(session, traces=few), 16)
+
+
+@pytest.mark.parametrize("num_frames", [600, 9000])
+def test_units_without_a_value_in_the_whole_context_are_told_and_since_when(
+    make_session: Callable[..., Session], num_frames: int
+) -> None:
+    session = make_session(num_frames=num_frames, num_units=5)
+    fitted, traces = _fitted(session), np.array(session.traces)
+    traces[-15:, 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.latest_window(replace(session, traces=traces), 16)
+    traces[300:, 1] = np.nan
+    traces[-16:, 3] = np.nan
+    with pytest.warns(ValuesWarning) as told:
+        fitted.latest_window(replace(session, traces=traces), 16)
+    said = f"2 of 5 units (unit 1, unit 3) have no value in the last 16 to {num_frames - 300} frames"
+    assert said in str(told[0].message)

@@ -126,6 +126,7 @@ class Adapted(Artifact):
         Warns:
             ExtrapolationWarning: a plan leaves the range that an input had in the recording.
             RateWarning: a session's rate is another, within the tolerance; see `Preprocessing.recording`.
+            ValuesWarning: a session's values have left what was fitted, or units have none; see there.
         """
         steps = self._steps(horizon)
         levels = None if quantiles is None else require_levels(quantiles)
@@ -346,7 +347,7 @@ class Adapted(Artifact):
         from forebrain.adaptation.plot import forecasts_at_the_end  # needs matplotlib
 
         if session is not None:
-            prepared = self.preprocessing.recording(session)
+            prepared = self.preprocessing.recording(session, self.context)
         elif self.comparison is not None:
             prepared = self.comparison.prepared.session
         else:
@@ -439,7 +440,7 @@ class Adapted(Artifact):
                 "change, or they were left out. Adapt to one that has them."
             )
         if isinstance(window, Session):
-            recorded = self.preprocessing.recording(window)
+            recorded = self.preprocessing.recording(window, self.context)
             frames = self.preprocessing.last_window(recorded, self.context)
             if self.inputs is None or (not plans and inputs is None):
                 return frames, None

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.errors import ConfigError
-from forebrain.sessions.preprocessing import RateWarning
+from forebrain.sessions.preprocessing import RateWarning, ValuesWarning
 from forebrain_registry.lines import one_line
 from forebrain_registry.storage import file_at
 
 
-def require_free(out: str | None, overwrite: bool) -> None:
-    """Makes sure, before any work, that a file of this name can be written.
+def require_free(out: str | None, overwrite: bool, option: str = "out") -> None:
+    """Makes sure, before any work, that a file of this name, given by an option, can be written.
 
     Raises:
         ConfigError: there is one that is not to be written over, or that is no file.
@@ -25,9 +25,11 @@ def require_free(out: str | None, overwrite: bool) -> None:
         return
     folder, name = file_at(out)
     if not overwrite and folder.exists(name):
-        raise ConfigError(f"out is {out}, which exists. Give --overwrite to replace it, or another --out.")
+        raise ConfigError(
+            f"{option} is {out}, which exists. Give --overwrite to replace it, or another --{option}."
+        )
     if folder.exists(name) and folder.stat(name) is None:
-        raise ConfigError(f"out is {out}, a folder, device or pipe; expected a file, of another name.")
+        raise ConfigError(f"{option} is {out}, a folder, device or pipe; expected a file, of another name.")
     folder.require_writable()
 
 
@@ -39,10 +41,10 @@ def write_out(out: str, data: bytes) -> None:
 
 @contextmanager
 def doubts_told() -> Iterator[None]:
-    """Tells, once and beside the table, where plans leave the range that was recorded, or the rate is
-    another."""
+    """Tells, once and beside the table, where plans leave the range that was recorded, or rate or values of
+    the recording are others."""
     with warnings.catch_warnings(record=True) as told:
-        for kind in (ExtrapolationWarning, RateWarning):
+        for kind in (ExtrapolationWarning, RateWarning, ValuesWarning):
             warnings.simplefilter("always", kind)
         yield
     for message in dict.fromkeys(str(each.message) for each in told):

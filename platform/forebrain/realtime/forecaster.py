@@ -36,14 +36,9 @@ from forebrain.scoring.input_stacks import InputStacks, Known
 from forebrain.scoring.quantiles import require_levels
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.arrays import unmasked
-from forebrain.sessions.preprocessing import ABSURD, Preprocessing
+from forebrain.sessions.preprocessing import ABSURD, DRIFT_UNITS, Preprocessing
 from forebrain.sessions.repair import MIN_GAP_FRAMES
 
-# A unit has drifted when its running mean has moved by this many standard deviations of the fit, or its
-# running spread has grown or shrunk by this factor; the stream has when this part of its units have.
-DRIFT_MEAN = 2.0
-DRIFT_SPREAD = 3.0
-DRIFT_UNITS = 0.2
 MIN_FALLBACK_WINDOWS = 64
 # Of a unit; before these running statistics alone do not tell what is absurd.
 FEW_VALUES = 16
@@ -737,11 +732,10 @@ class LiveForecaster:
         return None, None
 
     def _count_drifted(self) -> int:
-        fit, moments = self.preprocessing, self.moments
+        moments = self.moments
         seen = moments.count >= min(self.context - 1, moments.memory)  # in time for the model's first answer
-        moved = np.abs(moments.mean - fit.mean) > DRIFT_MEAN * fit.scale
-        ratio = np.sqrt(moments.variance) / fit.scale
-        return int(np.count_nonzero(seen & (moved | (ratio > DRIFT_SPREAD) | (ratio * DRIFT_SPREAD < 1))))
+        drifted = self.preprocessing.drifted(moments.mean, np.sqrt(moments.variance))
+        return int(np.count_nonzero(seen & drifted))
 
 
 def open(

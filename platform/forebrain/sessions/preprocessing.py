@@ -23,11 +23,24 @@ RATE_TOLERANCE = 0.25
 # A value so many deviations from a unit's mean is none, but what a device or a file puts in the place of one
 # (the largest float32, 9.97e36 of netCDF): float32 cannot square it.
 ABSURD = 1e9
+# A unit has drifted when its mean has moved by this many standard deviations of the fit, or its spread has
+# grown or shrunk by this factor; a stream or a recording has when this part of its units have.
+DRIFT_MEAN = 2.0
+DRIFT_SPREAD = 3.0
+DRIFT_UNITS = 0.2
+# Of a recording, so many stretches of so many frames, evenly over it; the spread of one alone says nothing of
+# units that change slowly.
+_NUM_STRETCHES, _STRETCH_FRAMES = 20, 50
+_FRAMES_AT_ONCE = 4096
 
 
 class RateWarning(UserWarning):
     """Frames of a recording are taken as they come, though they are not, or may not be, of the rate that was
     adapted to."""
+
+
+class ValuesWarning(UserWarning):
+    """Frames of a recording hold other values than those that were adapted to, or held ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +119,16 @@ class Preprocessing:
             sound: np.ndarray = np.abs(frames - self.mean) <= ABSURD * self.scale
         return sound
 
+    def drifted(self, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """bool [N], which units have left what was fitted.
+
+        Args:
+            mean, spread: [N] of raw frames by now, the spread as standard deviation.
+        """
+        ratio = spread / self.scale
+        moved: np.ndarray = np.abs(mean - self.mean) > DRIFT_MEAN * self.scale
+        return moved | (ratio > DRIFT_SPREAD) | (ratio * DRIFT_SPREAD < 1)
+
     def window(self, frames: np.ndarray, context: int) -> np.ndarray:
         """The last frames of the model's units, checked.
 
@@ -146,7 +169,7 @@ class Preprocessing:
         # One layout, so that the same numbers give the same bits wherever a window is from.
         return np.ascontiguousarray(frames)
 
-    def recording(self, session: Session) -> Session:
+    def recording(self, session: Session, context: int | None = None) -> Session:
         """A recording of the same animal as the model is given it: cut, held, binned and resampled.
 
         Missing values hold the unit's last known one, and gaps break the recording, as they did when it was
@@ -154,6 +177,7 @@ class Preprocessing:
 
         Args:
             session: as it was recorded, with the same units in the same order.
+            context: C, where a forecast is made from its last frames.
 
         Raises:
             RecordingError: the recording ends in frames without most units, or cannot be read.
@@ -162,8 +186,11 @@ class Preprocessing:
         Warns:
             RateWarning: its rate is another within the tolerance, so its seconds are not those of the model;
                 or is not known; or its frame times tell another than is stated.
+            ValuesWarning: more than a fifth of the units have left what was fitted, as in other units of
+                measurement; or some have no value in the whole context.
         """
         self._require_same_units(session)
+        recorded = session
         session, report = repair_units(session, self.columns)
         doubts = [each.words for each in report.findings if each.kind == "rate_mismatch"]
         if session.rate_hz is None and self.recorded_rate_hz is not None:
@@ -189,7 +216,58 @@ class Preprocessing:
             )
         for doubt in doubts:
             warnings.warn(f"session {session.id}: {doubt}", RateWarning, stacklevel=3)
+        for words in (self._held(recorded, context), self._left(session)):
+            if words:
+                warnings.warn(f"session {session.id}: {words}", ValuesWarning, stacklevel=3)
         return session
+
+    def _held(self, session: Session, context: int | None) -> str:
+        """Which units have no value in the whole context, and for how long."""
+        if context is None:
+            return ""
+        count = context
+        if session.rate_hz is not None and self.rate_hz is not None:
+            count = math.ceil(context * session.rate_hz / self.rate_hz)
+        stop = session.num_frames
+        lost = np.arange(self.num_units)
+        last_known = np.full(self.num_units, -1)
+        for end in (stop, *range(stop - count, 0, -_FRAMES_AT_ONCE)):
+            start = max(0, end - (count if end == stop else _FRAMES_AT_ONCE))
+            known = np.isfinite(session.frames(start, end)[:, self.columns[lost]])
+            is_found = known.any(axis=0)
+            last_known[lost[is_found]] = end - 1 - known[::-1].argmax(axis=0)[is_found]
+            lost = lost[~is_found]
+            if not lost.size:
+                break
+        held = np.flatnonzero((last_known >= 0) & (last_known < stop - count))  # without any is an error
+        if not held.size:
+            return ""
+        lengths = stop - 1 - last_known[held]
+        span = f"{lengths.min()} to " * int(lengths.min() < lengths.max()) + f"{lengths.max()} frames"
+        if session.rate_hz is not None:
+            span += f" ({lengths.max() / session.rate_hz:.3g} s at most)"
+        names = ", ".join(self.name(int(unit)) for unit in held[:5]) + ", ..." * (held.size > 5)
+        return (
+            f"{held.size} of {self.num_units} units ({names}) have no value in the last {span}; "
+            "the forecast is made from the last one that is known"
+        )
+
+    def _left(self, session: Session) -> str:
+        """That many units of a session that is made ready have left what was fitted."""
+        last = session.num_frames - _STRETCH_FRAMES
+        if last < 0:
+            return ""
+        starts = np.unique(np.linspace(0, last, _NUM_STRETCHES).astype(int))
+        frames = np.concatenate([session.frames(start, start + _STRETCH_FRAMES) for start in starts])
+        with np.errstate(over="ignore", invalid="ignore"):  # said of what is absurd by `window`
+            number = np.count_nonzero(self.drifted(frames.mean(axis=0), frames.std(axis=0)))
+        if number <= DRIFT_UNITS * self.num_units:
+            return ""
+        return (
+            f"drift: {number} of {self.num_units} units have left what the interface was fitted on, by their "
+            "mean or their spread. Is it of other units of measurement, or processed in another way? Then "
+            "adapt to it"
+        )
 
     def _require_same_units(self, session: Session) -> None:
         mend = "Give one of the same units in the same order, or adapt to this one."
@@ -223,7 +301,7 @@ class Preprocessing:
             AdaptationError: see `recording`; or it ends with too few unbroken frames, or a unit has no value
                 yet.
         """
-        return self.last_window(self.recording(session), context)
+        return self.last_window(self.recording(session, context), context)
 
     def last_window(self, session: Session, context: int) -> np.ndarray:
         """The last frames of what `recording` gives: float32 [C, N]. Raises AdaptationError, as above."""
