@@ -63,6 +63,11 @@ def test_inspect_takes_what_a_recording_does_not_state_and_draws_what_it_took(
     out = capsys.readouterr().out
     assert "lab/f7/two" in out and "read: deconvolved" in out and "rate: 4 Hz, from the command line" in out
     assert picture.stat().st_size > 30_000 and f"Picture: {picture}" in out
+    again = ["inspect", str(recordings / "two.npz"), *given, "--picture", str(picture)]
+    assert main(again) == 2
+    assert f"picture is {picture}, which exists. Give --overwrite" in capsys.readouterr().err
+    assert main([*again, "--overwrite"]) == 0
+    capsys.readouterr()
     assert main(["inspect", str(recordings / "two.npz"), "--rate_hz", "-3"]) == 1
     assert "the command line: rate_hz is -3.0; expected a positive number." in capsys.readouterr().err
 

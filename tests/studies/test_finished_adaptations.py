@@ -11,7 +11,16 @@ import pytest
 from forebrain.adaptation.artifact import EVALUATION, INTERFACE, RECORD, RESULT
 from forebrain.errors import ConfigError, StudyError
 from forebrain.sealed import sealed
-from forebrain.studies.many_adaptations import OF, ManyConfig, _finished, _require_same, _row, _text
+from forebrain.sessions.session import session_key
+from forebrain.studies.many_adaptations import (
+    OF,
+    ManyConfig,
+    _finished,
+    _of_other_recordings,
+    _require_same,
+    _row,
+    _text,
+)
 from forebrain_registry.storage import Folder
 
 FINISHED = {
@@ -65,6 +74,22 @@ def test_a_damaged_hash_of_its_recording_is_not_taken_for_the_right_one(
     (tmp_path / OF).write_bytes(content)
     with pytest.raises(StudyError, match=f"{OF}: damaged"):
         _require_same(Folder(tmp_path), "11", "lab/a/1")
+
+
+def test_rows_of_recordings_that_are_not_given_now_stay_in_the_table(tmp_path: Path) -> None:
+    out = Folder(tmp_path)
+    assert not _of_other_recordings(out, [])
+    rows = [_row(f"{name}.npz", f"lab/{name}/1", "adapted", FINISHED) for name in "abc"]
+    out.write("table.json", json.dumps([*rows, _row("d.npz", "", "failed")]).encode())
+    for name in "ab":
+        folder = tmp_path / session_key(f"lab/{name}/1")
+        folder.mkdir()
+        leave(folder, FINISHED)
+    moved = _row("elsewhere/a.npz", "lab/a/1", "finished", FINISHED)
+    assert _of_other_recordings(out, [moved]) == [rows[1]]  # the folder of c was removed
+    assert not _of_other_recordings(out, rows)
+    out.write("table.json", b"[{}]")
+    assert not _of_other_recordings(out, [])
 
 
 @pytest.mark.parametrize("given", [{"minutes": 0.0}, {"minutes": float("nan")}, {"rate_hz": -1.0}])

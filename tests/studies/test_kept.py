@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from forebrain.errors import CheckpointError, ConfigError
@@ -21,12 +23,12 @@ from forebrain.studies.kept import (
     claim,
     contents_of,
     read_step,
-    require_own,
     require_unchanged,
     write_step,
 )
 from forebrain.studies.remarks import Remarks
-from forebrain.studies.study import conduct
+from forebrain.studies.scaling import ScaleConfig
+from forebrain.studies.study import _claim, conduct
 from forebrain.training.config import PretrainConfig
 from forebrain.training.versions import code_version, versions
 from forebrain_registry.storage import Folder
@@ -58,21 +60,29 @@ def test_another_study_is_refused(tmp_path: Path) -> None:
         claim(Folder(tmp_path), CONTENTS, "rivals")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "what"),
-    [
-        ("config.yaml", "data: d\nout: o\nmodel: {}\n", "a run"),
-        ("adaptation.json", '{"format": "forebrain-adaptation-1"}', "an adaptation"),
-        ("index.json", '{"format": "forebrain-shards-2"}', "a prepared set"),
-    ],
-)
-def test_other_work_is_not_written_over(tmp_path: Path, name: str, content: str, what: str) -> None:
-    (tmp_path / name).write_text("laser: 488\n")  # a lab's own
-    require_own(Folder(tmp_path))
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ConfigError, match=f"holds {what}"):
-        claim(Folder(tmp_path), CONTENTS, "rivals")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+def test_results_of_other_settings_are_not_written_over(tmp_path: Path) -> None:
+    folder, settings = Folder(tmp_path), {"context": 16, "horizon": 4}
+    claim(folder, CONTENTS, "rivals", settings)
+    claim(folder, CONTENTS, "rivals", dict(reversed(settings.items())))
+    with pytest.raises(ConfigError, match=r"holds study rivals with other settings \(horizon was 4\)"):
+        claim(folder, CONTENTS, "rivals", {**settings, "horizon": 8})
+    folder.write(ASKED, json.dumps({"study": "rivals", "sessions": CONTENTS}).encode())
+    claim(folder, CONTENTS, "rivals", settings)  # an earlier version was stopped before it had results
+    folder.write(ASKED, json.dumps({"study": "rivals", "sessions": CONTENTS}).encode())
+    folder.write("result.json", b"{}")
+    with pytest.raises(ConfigError, match=r"context was not kept"):
+        claim(folder, CONTENTS, "rivals", settings)
+
+
+def test_studies_of_runs_do_not_take_one_another_s_folder(base: PretrainConfig, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    ablation = AblateConfig(base, variants={"wide": {"model.width": 32}})
+    scaling = [ScaleConfig(base, axis, [2]) for axis in ("frames", "units")]
+    assert _claim(folder, scaling[0], base, yaml.safe_dump(asdict(scaling[0])).encode())
+    assert not _claim(folder, replace(scaling[0], sizes=[2, 3]), base, b"")
+    for other, called in ((ablation, "study ablate"), (scaling[1], "study scale of units")):
+        with pytest.raises(ConfigError, match=f"holds study scale of frames; .* for {called}"):
+            _claim(folder, other, base, b"")
 
 
 def test_no_report_is_written_over_that_of_another_study(

@@ -61,6 +61,9 @@ def test_each_animal_is_left_out_once_and_other_settings_are_refused(
     out = Path(config.out)
     assert "forebrain study leave-one-out" in (out / "report.md").read_text()
 
+    with pytest.raises(ConfigError, match=r"holds study leave-one-out; .* for study minutes"):
+        study(replace(config, minutes=[0.5]), QUIET)
+
     # Would fail if anything were done again.
     monkeypatch.setattr("forebrain.studies.leave_one_out.compare", None)
     assert study(config, QUIET) == result | {"command": ""}

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from forebrain.commands._out import require_free
 from forebrain.errors import ConfigError
+from forebrain.out_folder import COMPARISON, require_own
 from forebrain.runs.evaluate import evaluate_run, show_evaluation
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
 from forebrain.training.run_folder import RunFolder
@@ -71,9 +72,8 @@ def compare_runs(config: Config, out: str, console: Console) -> None:
     from forebrain.runs.compare_report import write_comparison
 
     folder = Folder(out)
-    if folder.exists("config.yaml"):
-        raise ConfigError(f"out is {folder.uri}, which is a run folder; expected another folder.")
-    require_free(folder.uri_of("comparison.json"), config.overwrite)
+    require_own(folder, COMPARISON)
+    require_free(folder.uri_of(COMPARISON), config.overwrite)
     comparison = compare(
         open_runs([RunFolder(uri) for uri in config.run]),
         config.part,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from forebrain.commands._out import require_free
 from forebrain.console import Table
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocols import DEFAULT, PARTS, least_frames, windows_of
@@ -42,6 +43,7 @@ class Config:
         subject: the animal's name, in the same way.
         variable: the array to read, where a file holds several.
         picture: PNG file that shows the traces of the first recording as they would be used.
+        overwrite: replace the picture that is there.
         context, horizon: frames of the windows that recordings must have room for, and in which changes of
             inputs are counted.
     """
@@ -53,6 +55,7 @@ class Config:
     subject: str | None = None
     variable: str | None = None
     picture: str | None = None
+    overwrite: bool = False
     context: int = 48
     horizon: int = 16
 
@@ -70,6 +73,7 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Shows a table of sessions, remarks, and what cannot be used."""
+    require_free(config.picture, config.overwrite, "picture")
     said = config.said()
     results = list(inspect(config.recording, said))
     if config.write_sidecar and sys.stdin.isatty() and sys.stdout.isatty():

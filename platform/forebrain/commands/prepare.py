@@ -16,6 +16,7 @@ from typing import Literal
 from rich.console import Console
 
 from forebrain.console import Table
+from forebrain.out_folder import SET, require_own
 from forebrain.shards.index import SessionEntry, remarks
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
@@ -46,6 +47,7 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Prepares, and shows a table of all sessions that are there then."""
+    require_own(Folder(config.out), SET)
     result = prepare(
         find_all(config.recording),
         config.out,

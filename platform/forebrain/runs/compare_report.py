@@ -8,6 +8,7 @@ import numpy as np
 
 from forebrain.evaluation import figures
 from forebrain.evaluation.tables import Cell, Table, or_none
+from forebrain.out_folder import COMPARISON
 from forebrain.runs.compare import Comparison
 from forebrain.scoring.evaluate import Evaluation
 from forebrain_registry.storage import Folder, scratch
@@ -127,7 +128,7 @@ def write_comparison(comparison: Comparison, out: Folder) -> list[Table]:
         out.write("comparison.png", picture.read_bytes())
     for table in made:
         out.write(f"{table.name}.csv", table.to_csv().encode())
-    out.write("comparison.json", json.dumps(comparison.to_json(), indent=1, allow_nan=False).encode())
+    out.write(COMPARISON, json.dumps(comparison.to_json(), indent=1, allow_nan=False).encode())
     lines = [
         f"# {len(comparison.runs)} models on {comparison.part}",
         "",

@@ -10,20 +10,11 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from forebrain.out_folder import KINDS, MARK_BYTES
 from forebrain_registry.lines import one_line
 
 _log = logging.getLogger(__name__)
 
-# Files by which a folder is known to be written by forebrain, and what they hold near their beginning.
-OWN_MARKS = {
-    "index.json": rb'"format": ?"forebrain-',
-    "config.yaml": rb"(?ms)^data:.*^out:.*^model:",
-    "study.yaml": rb"(?m)^pretrain:",
-    "study.json": rb'"sessions": ?[\[{]',
-    "adaptations.yaml": rb"(?m)^\w+:",
-    "adaptation.json": rb'"format": ?"forebrain-',
-}
-MARK_BYTES = 1 << 16
 # What a run writes into its folder, which may be the one that its recordings lie in.
 _OF_A_RUN = {
     "attempts",
@@ -39,8 +30,10 @@ _OF_A_RUN = {
     "tensorboard",
     "trials",
 }
-# What studies and adaptations to many write into theirs.
+# What studies, comparisons of runs and adaptations to many write into theirs.
 _OF_A_STUDY = {
+    "by_horizon.csv",
+    "comparison.csv",
     "datasets.csv",
     "differences.csv",
     "left-out.json",
@@ -48,6 +41,7 @@ _OF_A_STUDY = {
     "population.json",
     "results.json",
     "scores",
+    "scores.csv",
     "sessions.csv",
     "adapted.csv",
     "table.csv",
@@ -195,7 +189,7 @@ def _broken_link(path: Path) -> str | None:
 
 def _names_of_own_output(folder: Path) -> set[str]:
     """Names in a folder that forebrain wrote; none where it wrote none."""
-    for name, mark in OWN_MARKS.items():
+    for name, (mark, _) in KINDS.items():
         path = folder / name
         if path.is_file():
             try:

@@ -51,7 +51,7 @@ from forebrain.sessions.session import Session, fits, numbers_sha256, session_ke
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
-from forebrain.studies.kept import read_step, require_own, write_step
+from forebrain.studies.kept import claim, read_step, write_step
 from forebrain.studies.remarks import Remarks
 from forebrain_registry.storage import Folder
 
@@ -163,7 +163,7 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
         StorageError: `out` cannot be written to; nothing was scored.
     """
     out, rows, remarks = Folder(config.out), config.chosen(), Remarks(console)
-    require_own(out)
+    claim(out, {}, "inputs", {"seed": config.seed})
     files = {name: _files(row, config.data_folder) for name, row in rows.items()}
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():

@@ -104,7 +104,10 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     recordings = find_all(config.recording)
     read = ((session, address) for address in recordings for session in open_any(address))
     contents = contents_of(read)
-    claim(out, contents, "intervals")
+    settings = {
+        key: value for key, value in asdict(config).items() if key not in ("recording", "out", "adapted")
+    }
+    claim(out, contents, "intervals", settings)
     for address in recordings:
         for recorded in open_any(address):
             try:
@@ -147,7 +150,7 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     if not rows:
         raise ConfigError(f"no session could be scored.{remarks.first()}")
     remarks.note_twins(numbers)
-    result = {"sessions": rows, "adapted": adapted, **remarks.values()}
+    result = {"settings": settings, "sessions": rows, "adapted": adapted, **remarks.values()}
     tables = [by_dataset(rows), by_session(rows)]
     if adapted:
         tables.append(of_adaptations(adapted))

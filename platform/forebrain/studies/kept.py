@@ -7,29 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from forebrain.errors import CheckpointError, ConfigError
+from forebrain.out_folder import STUDY as ASKED
+from forebrain.out_folder import require_own
 from forebrain.sealed import plain, sealed, unsealed
-from forebrain.sessions.finding import MARK_BYTES, OWN_MARKS
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import has_changed, open_any, sha256_of
 from forebrain.training.versions import code_version
 from forebrain_registry.storage import Folder
 
-ASKED = "study.json"
 RESULTS = "results.json"  # of studies that have a `report.StudyReport`
-# Other work, whose results a study would write over, by its mark in a folder.
-_OTHERS = {
-    "config.yaml": "a run",
-    "adaptation.json": "an adaptation",
-    "adaptations.yaml": "adaptations",
-    "study.yaml": "a study of runs",
-    ASKED: "a study",
-    "index.json": "a prepared set",
-}
 _log = logging.getLogger(__name__)
 
 
@@ -82,31 +72,26 @@ def require_unchanged(address: str, sha256: str) -> None:
         )
 
 
-def require_own(out: Folder, own: str = "") -> None:
-    """Raises ConfigError if a folder holds work that a study would write over; `own` marks its own."""
-    for name, what in _OTHERS.items():
-        if name == own:
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            if re.search(OWN_MARKS[name], out.read_range(name, 0, MARK_BYTES)):
-                raise ConfigError(f"{out.uri} holds {what} ({name}); give another --out.")
-
-
-def claim(out: Folder, contents: Mapping[str, str], study: str) -> None:
+def claim(
+    out: Folder, contents: Mapping[str, str], study: str, settings: Mapping[str, Any] | None = None
+) -> None:
     """Makes a folder that of a study of these recordings, before any work.
 
     Args:
         out: the study's folder.
         contents: of each session, the hash of its recording (`recordings.sha256_of`).
         study: which study it is.
+        settings: what its results depend on, of a study whose steps do not say it of themselves.
 
     Raises:
-        ConfigError: it holds other work, another study, or one of other recordings, or one of these has
-            changed since.
+        ConfigError: it holds other work, another study, or one of other recordings or settings, or one of
+            these recordings has changed since.
         CheckpointError: what it says of them is damaged.
     """
     require_own(out, ASKED)
-    asked = sealed({"study": study, "sessions": dict(sorted(contents.items()))})
+    settings = plain(settings or {})
+    said = {"study": study, "sessions": dict(sorted(contents.items())), "settings": settings}
+    asked = sealed(said)
     with contextlib.suppress(FileExistsError):
         return out.create(ASKED, asked)
     try:
@@ -117,6 +102,10 @@ def claim(out: Folder, contents: Mapping[str, str], study: str) -> None:
             before = {name: contents.get(name) for name in before}
         other = sorted(set(before) ^ set(contents))
         changed = [name for name in contents if name in before and before[name] != contents[name]]
+        known = record.get("settings", {} if out.exists("result.json") else settings)
+        differ = [
+            f"{key} was {known.get(key, 'not kept')}" for key in settings if known.get(key) != settings[key]
+        ]
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
             f"{out.uri_of(ASKED)}: damaged ({error!r:.200}). Give another --out; or remove it, if the "
@@ -134,7 +123,12 @@ def claim(out: Folder, contents: Mapping[str, str], study: str) -> None:
             f"{out.uri} holds a study of these recordings as they were before {some(changed)}, or a sidecar "
             "file, changed or was renamed. Give back what it was, or another --out."
         )
-    if is_unhashed:
+    if differ:
+        raise ConfigError(
+            f"{out.uri} holds study {study} with other settings ({', '.join(differ)}); give the same "
+            "ones, or another --out."
+        )
+    if record != said:  # an earlier version kept less
         out.write(ASKED, asked)
 
 

@@ -57,6 +57,8 @@ REGRETS = {
     "steps": (ADAPTED, ZERO_STEPS),
     "steps and members": (ADAPTED, ZERO_STEPS, NOT_ADAPTED, "linear", "ridge"),
 }
+# Ends the names of scores of stretches.
+_STRETCH = "min.json"
 DRAWN = (ADAPTED, SELF, "ridge", "linear", "copy")
 
 
@@ -119,6 +121,7 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
             before a run is trained is raised before.
     """
     out, remarks = Folder(config.out), Remarks(console)
+    _require_same_study(out, config.minutes is not None)
     animals, unchanged = prepared_animals(config.recording, config.species, out, remarks)
     steps = {
         (seed, animal): found
@@ -155,6 +158,14 @@ def study(config: StudyConfig, console: Console, command: str = "") -> dict[str,
     for table in tables[:-1]:
         console.print(table.to_rich())
     return result
+
+
+def _require_same_study(out: Folder, by_minutes: bool) -> None:
+    """Raises ConfigError if a folder's scores are of whole recordings where stretches are asked for, or the
+    other way about: one report would take the other's place."""
+    if any(name.endswith(_STRETCH) != by_minutes for name in out.child("scores").names()):
+        there, asked = ("leave-one-out", "minutes") if by_minutes else ("minutes", "leave-one-out")
+        raise ConfigError(f"{out.uri} holds study {there}; give another --out for study {asked}.")
 
 
 def run_without(
@@ -266,8 +277,8 @@ def _find_steps(config: StudyConfig, sessions: Sequence[Session], seed: int, rem
     steps = []
     for session in sessions:
         for minutes in stretches:
-            ending = "" if minutes is None else f"-{minutes:g}min"
-            name = f"{session_key(session.id)}-{seed}{ending}.json"
+            ending = ".json" if minutes is None else f"-{minutes:g}{_STRETCH}"
+            name = f"{session_key(session.id)}-{seed}{ending}"
             asked = None if minutes is None or math.isinf(minutes) else minutes
             of = {"session": session.id, "species": session.species, "seed": seed, "asked_minutes": asked}
             row = read_step(place, name, _require_row, of)

@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from forebrain.alone import alone_in
 from forebrain.console import Table
 from forebrain.errors import ConfigError, ForebrainError, StudyError
 from forebrain.evaluation.tables import overview
+from forebrain.out_folder import ADAPTATIONS as ASKED
+from forebrain.out_folder import require_own
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.sealed import require_numbers, unsealed
 from forebrain.sessions.session import session_key
@@ -41,7 +44,6 @@ from forebrain.studies.remarks import Remarks
 from forebrain.training.versions import code_version
 from forebrain_registry.storage import Folder, scratch
 
-ASKED = "adaptations.yaml"
 # In the folder of an adaptation: the hash of the recording that it is of, and the version that made it.
 OF = "recording.json"
 _COLUMNS = (
@@ -51,6 +53,7 @@ _COLUMNS = (
 _SHOWN = _COLUMNS[:-3]
 _NUMBERS = ("score", "low", "high", "linear", "ridge", "self", "not adapted", "seconds")
 Row = dict[str, Any]
+_log = logging.getLogger(__name__)
 RunEach = Callable[[Callable[[Row], list[Row]], list[Row]], Iterable[list[Row]]]
 
 
@@ -98,9 +101,11 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
         finished (before) or failed.
 
     Raises:
-        ForebrainError: there is no such backbone or recording, or `out` holds adaptations of another kind.
+        ForebrainError: there is no such backbone or recording, or `out` holds adaptations of another kind,
+            or other work.
     """
     out = Folder(config.out)
+    require_own(out, ASKED)
     backbone = Backbone.open(config.model, config.registry)
     config = replace(config, mode=config.mode or default_mode(backbone.model, config.minutes))
     _claim(out, config, backbone)
@@ -129,9 +134,12 @@ def adapt_many(config: ManyConfig, console: Console) -> list[Row]:
             )
             if row["status"] == "finished":
                 remarks.step(row, "adaptations")
-    rows = _refuse_shared_names(sorted(rows, key=lambda row: (row["recording"], row["session"])))
-    out.write("table.csv", _as_csv(rows).encode())
-    out.write("table.json", json.dumps(rows, indent=1).encode())
+    rows = _refuse_shared_names(_sorted(rows))
+    if others := _of_other_recordings(out, rows):
+        console.print(f"table.csv keeps {len(others)} rows of recordings that were adapted to before.")
+    every = _sorted([*rows, *others])
+    out.write("table.csv", _as_csv(every).encode())
+    out.write("table.json", json.dumps(every, indent=1).encode())
     return rows
 
 
@@ -345,6 +353,29 @@ def _row(
             "leak": result["leak"],
         }
     return row
+
+
+def _sorted(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (row["recording"], row["session"]))
+
+
+def _of_other_recordings(out: Folder, rows: list[Row]) -> list[Row]:
+    """Rows of the table that is there, of adaptations that are still there and that no row is of now."""
+    try:
+        before = [{name: row[name] for name in _COLUMNS} for row in json.loads(out.read("table.json"))]
+        given = {row[name] for row in rows for name in ("recording", "session")}
+        return [
+            row
+            for row in before
+            if not given & {row["recording"], row["session"]}
+            and row["session"]
+            and _finished(out.child(session_key(row["session"]))) is not None
+        ]
+    except FileNotFoundError:
+        return []
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        _log.warning("%s: damaged (%r); its rows are left out.", out.uri_of("table.json"), error)
+        return []
 
 
 def _as_csv(rows: list[Row]) -> str:

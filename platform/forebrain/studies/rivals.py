@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,8 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
     recordings = find_all(config.recording)
     read = ((session, address) for address in recordings for session in open_any(address))
     contents = contents_of(read)
-    claim(out, contents, "rivals")
+    settings = {key: value for key, value in asdict(config).items() if key not in ("recording", "out")}
+    claim(out, contents, "rivals", settings)
     for address in recordings:
         for recorded in open_any(address):
             try:
@@ -118,7 +119,11 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
         for name in FORECASTERS
     }
     tables = (by_dataset(rows), differences(scores, config.seed), by_session(rows))
-    result = {"sessions": rows, "tables": {table.name: table.to_csv() for table in tables}}
+    result = {
+        "settings": settings,
+        "sessions": rows,
+        "tables": {table.name: table.to_csv() for table in tables},
+    }
     out.write("result.json", plain_json(result | remarks.values()))
     report = [*(table.to_markdown() for table in tables), *remarks.lines()]
     out.write("report.md", "\n".join(report).encode())

@@ -13,13 +13,15 @@ import yaml
 from rich.console import Console
 
 from forebrain.errors import CheckpointError, ConfigError, ForebrainError, StudyError
+from forebrain.out_folder import STUDY_OF_RUNS as _ASKED
+from forebrain.out_folder import require_own
 from forebrain.runs.pretrain import check_data, prepare_into, require_options
 from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.remote import is_remote
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.reader import sources_of
 from forebrain.shards.recordings import find_all, hashes_of
-from forebrain.studies.kept import require_own, some
+from forebrain.studies.kept import some
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
@@ -31,7 +33,6 @@ from forebrain_registry.storage import Folder
 _LEFT_OUT = "left-out.json"
 # Of result.json: the forecaster that was trained, and those beside it.
 MODEL = "model"
-_ASKED = "study.yaml"
 Status = Literal["finished", "failed", "stopped", "missing"]
 
 
@@ -167,7 +168,7 @@ def _claim(folder: Folder, study: Study, base: PretrainConfig, asked: bytes) -> 
 
     Raises:
         CheckpointError: a study of another base is there.
-        ConfigError: other work is there.
+        ConfigError: other work or another study is there.
     """
     is_new = False
     require_own(folder, _ASKED)
@@ -176,12 +177,17 @@ def _claim(folder: Folder, study: Study, base: PretrainConfig, asked: bytes) -> 
             folder.create(_ASKED, asked)
             is_new = True
     try:
-        stored = dict(yaml.safe_load(folder.read(_ASKED))["pretrain"])
+        before = yaml.safe_load(folder.read(_ASKED))
+        stored, axis = dict(before["pretrain"]), before.get("axis")
     except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{folder.uri_of(_ASKED)}: damaged ({' '.join(str(error).split())}). Remove it, and the same "
             "command makes it again."
         ) from error
+    if axis != (own := getattr(study, "axis", None)):
+        of = "study ablate" if axis is None else f"study scale of {axis}"
+        own = "study ablate" if own is None else f"study scale of {own}"
+        raise ConfigError(f"{folder.uri} holds {of}; give another --out for {own}.")
     if stored.get("data") != base.data:
         runs = [trial.run for trial in study.trials(base)]
         trained_on = {one.record["data_fingerprint"] for run in runs for one in run.checkpoints().committed()}

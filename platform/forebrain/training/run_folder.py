@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from forebrain.errors import CheckpointError
+from forebrain.out_folder import RUN as _CONFIG
+from forebrain.out_folder import require_own
 from forebrain.sealed import sealed, unsealed
 from forebrain.shards.reader import is_set, read_index
 from forebrain.training.checkpoints import CheckpointStore
@@ -23,7 +25,6 @@ from forebrain.training.data import is_same_data
 from forebrain.training.metrics_file import MetricsFile
 from forebrain_registry.storage import Folder
 
-_CONFIG = "config.yaml"
 _RESULT = "result.json"
 _SHARDS = "shards"
 _INDEX = "data_index.json"
@@ -106,7 +107,9 @@ class RunFolder:
 
         Raises:
             CheckpointError: a run of another config is there.
+            ConfigError: other work is there.
         """
+        require_own(self.folder, _CONFIG)
         content = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode()
         is_new = False
         if self.read_config() is None:
@@ -132,7 +135,7 @@ class RunFolder:
         self.folder.remove_if_empty()
 
     def check_config(self, config: PretrainConfig) -> str | None:
-        """Checks that the folder holds no run of another config.
+        """Checks that the folder holds no run of another config, and no other work.
 
         Data that were moved, and hold what they held, are the same.
 
@@ -141,7 +144,9 @@ class RunFolder:
 
         Raises:
             CheckpointError: it does.
+            ConfigError: it holds other work.
         """
+        require_own(self.folder, _CONFIG)
         stored = self.read_config()
         if stored is None:
             return None
