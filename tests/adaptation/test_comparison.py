@@ -194,6 +194,18 @@ def test_what_a_reader_guessed_is_told(backbone: Backbone, walk: Callable[..., S
     assert comparison.result()["leak"] is False and comparison.result()["leak_note"] in comparison.findings()
 
 
+def test_a_backbone_of_guessed_names_does_not_know_its_own_recording_which_is_told(
+    backbone: Backbone, walk: Callable[..., Session]
+) -> None:
+    guessed = replace(backbone, guessed=2)
+    comparison = compare(guessed, replace(walk(9, num_frames=300), session="new"), "none", QUICK)
+    result = comparison.result()
+    assert not result["leak"] and "the names of 2 of the sessions" in result["leak_note"]
+    assert result["leak_note"] in comparison.findings()
+    seen = compare(guessed, walk(1, num_frames=300), "none", QUICK)  # which the name tells all the same
+    assert seen.result()["leak"] and not any("is not known" in finding for finding in seen.findings())
+
+
 def test_pictures_call_units_what_the_recording_calls_them(
     backbone: Backbone, walk: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 import forebrain
+from forebrain.adaptation import publish as publish_module
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.publish import PublishConfig, publish_run
 from forebrain.config import from_values
@@ -108,6 +109,16 @@ def test_a_version_does_not_say_where_it_was_made(asked: PublishConfig) -> None:
     for text in (version.content.decode(), card.read_text()):
         for word in (str(Path(asked.run).parent), asked.registry, str(Path.home()), "tmp", "://"):
             assert word not in text, word
+
+
+def test_a_version_says_of_how_many_of_its_sessions_the_names_were_guessed(
+    asked: PublishConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_module, "num_guessed", lambda trained, windows: 2)
+    version, _ = publish_run(dataclasses.replace(asked, name="guessed"))
+    assert Backbone.from_registry("guessed", asked.registry).guessed == 2
+    assert Backbone.from_run(asked.run).guessed == 0
+    assert version.metadata.config["guessed_names"] == 2
 
 
 def test_its_backbone_is_the_runs(asked: PublishConfig) -> None:

@@ -352,3 +352,19 @@ def test_sessions_that_come_into_a_set_while_a_run_trains_are_no_part_of_it(
     RunFolder(config.out).folder.remove("result.json")
     with pytest.raises(CheckpointError, match="was trained on other data than"):
         pretrain(config, QUIET)
+
+
+def test_animals_that_may_be_trained_on_while_they_are_held_out_are_named_first(
+    make_run: Make, walk: Callable[..., Session], tmp_path: Path
+) -> None:
+    for day in ("monday", "tuesday"):
+        for seed in range(2):
+            session = dataclasses.replace(walk(seed), dataset=day, session=day)
+            (tmp_path / day).mkdir(exist_ok=True)
+            session.save(tmp_path / day / f"{seed}.npz")
+    said = io.StringIO()
+    config = make_run(data=str(tmp_path), holdout={"subjects": ["monday/animal1"]})
+    pretrain(config, Console(file=said, width=1000))
+    notes = (RunFolder(config.out).read_result() or {})["notes"]
+    assert len(notes) == 2 and "is called animal1 too, in tuesday" in notes[0]
+    assert said.getvalue().index(notes[0]) < said.getvalue().index("Evaluating the best")

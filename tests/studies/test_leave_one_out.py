@@ -94,6 +94,23 @@ def test_each_animal_is_left_out_once_and_other_settings_are_refused(
         study(replace(config, recording=[*config.recording, str(other)]), QUIET)
 
 
+def test_animals_that_may_be_trained_on_all_the_same_are_named_before_and_in_the_report(
+    config: StudyConfig, walk: Callable[..., Session]
+) -> None:
+    """A folder a day is a data set each; and arrays without names are an animal each."""
+    for seed, path in enumerate(config.recording):
+        replace(walk(seed, num_frames=400), dataset=f"day{seed}", subject="mouse1").save(path)
+    guessed = Path(config.recording[0]).with_name("mouse9.npy")
+    np.save(guessed, walk(9, num_frames=400).traces)
+    guessed.with_name("mouse9.session.yaml").write_text("rate_hz: 2.5\nspecies: worm\n")
+    out, remarks = Folder(config.out), Remarks(QUIET)
+    prepared_animals([*config.recording, str(guessed)], None, out, remarks)
+    same = [line for line in remarks.notes if "day0/mouse1/one is left out, and" in line]
+    assert len(same) == 1 and "called mouse1 too, in day1" in same[0]
+    assert sum("the sidecar files of all its recordings" in line for line in remarks.notes) == 1
+    assert sum("names of 1 of 4 sessions are guessed" in line for line in remarks.lines()) == 1
+
+
 def test_what_an_earlier_version_scored_at_another_rate_is_done_again_which_is_said(
     config: StudyConfig, walk: Callable[..., Session], capsys: pytest.CaptureFixture[str]
 ) -> None:

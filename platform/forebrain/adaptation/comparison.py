@@ -51,9 +51,9 @@ from forebrain.scoring.response import OtherPlan
 from forebrain.scoring.ridge import fit_head
 from forebrain.scoring.stack import StackFit
 from forebrain.scoring.uncertainty import Uncertainty, assess, assess_known
-from forebrain.sessions.session import READER_NOTES, Session, composed
+from forebrain.sessions.seen import is_guessed, leak_of
+from forebrain.sessions.session import READER_NOTES, Session
 from forebrain.shards.fits import persistence_remark
-from forebrain_registry import SeenSession
 
 SCRATCH = "from scratch"
 NOT_ADAPTED = "not adapted"
@@ -73,6 +73,10 @@ RIVALS = (*BASELINES, "ridge", "era", SELF)
 NOT_KNOWN = (
     "whether the backbone has seen this animal cannot be told, because its identity is guessed; name "
     "dataset, subject and session in a sidecar file"
+)
+GUESSED = (
+    "whether the backbone has seen this animal is not known, because the names of {} of the sessions that it "
+    "was trained on were guessed from file names"
 )
 # How to have what was better than the chosen mode.
 INSTEAD = {
@@ -135,8 +139,8 @@ class Comparison:
         found = [str(finding) for finding in prepared.report.findings]
         known = prepared.session.metadata
         found += [known[name] for name in READER_NOTES if name in known]
-        if self.leak is None and self._is_guessed:
-            found.append(NOT_KNOWN)
+        if (doubt := self._doubt()) is not None:
+            found.append(doubt)
         if self.stack is not None and (remark := too_many_inputs(prepared.session)) is not None:
             found.append(remark)
         remark = persistence_remark(prepared.windows.persistence, prepared.windows.least_persistence)
@@ -201,9 +205,13 @@ class Comparison:
             session.unit_positions,
         )
 
-    @property
-    def _is_guessed(self) -> bool:
-        return "identity_note" in self.prepared.session.metadata
+    def _doubt(self) -> str | None:
+        """Why it cannot be told whether the backbone has seen this animal; None where it can."""
+        if self.leak is not None:
+            return None
+        if is_guessed(self.prepared.session):
+            return NOT_KNOWN
+        return GUESSED.format(self.backbone.guessed) if self.backbone.guessed else None
 
     def _score(self, name: str) -> float:
         return self.test.summary(name).value("score")
@@ -234,7 +242,7 @@ class Comparison:
             "seconds": trained.seconds,
             "seconds_in_all": self.seconds,
             "leak": self.leak is not None,
-            "leak_note": self.leak or (NOT_KNOWN if self._is_guessed else None),
+            "leak_note": self.leak or self._doubt(),
             "verdict": self.verdict(),
             "mode": self.mode,
             "model": self.backbone.origin.named,
@@ -453,26 +461,6 @@ def _of_known(
     }
     counts = {"num_evoked": apart["num_evoked"], "num_windows": apart["num_windows"]}
     return {**{which: apart[which] for which in APART}, **counts, "uncertainty": uncertainty}
-
-
-def leak_of(sessions: Sequence[SeenSession], session: Session) -> str | None:
-    """A warning that a backbone of these sessions was trained on this animal, or may have been; None where
-    nothing is known."""
-    same = [seen for seen in sessions if composed(seen.subject) == session.subject]
-    of_dataset = [seen for seen in same if composed(seen.dataset) == session.dataset]
-    if any(composed(seen.session) == session.session for seen in of_dataset):
-        return f"the backbone was trained on this very session, {session.id}: its scores flatter it"
-    if of_dataset:
-        return (
-            f"the backbone was trained on other sessions of this animal, {session.dataset}/"
-            f"{session.subject}: the scores say nothing of animals that it has not seen"
-        )
-    if same:
-        return (
-            f"the backbone was trained on an animal that is called {session.subject} too, in "
-            f"{same[0].dataset}: if it is the same one, the scores flatter it"
-        )
-    return None
 
 
 def _curve(trained: Trained) -> list[dict[str, float | None]]:

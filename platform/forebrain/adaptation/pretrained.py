@@ -9,7 +9,14 @@ from typing import Self
 
 from forebrain.adaptation.description import Description, tensors_of
 from forebrain.adaptation.origin import Origin, pull_version, weights_of
-from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
+from forebrain.adaptation.run_backbone import (
+    GUESSED,
+    describe,
+    fit_start,
+    num_guessed,
+    open_windows,
+    seen_sessions,
+)
 from forebrain.adaptation.start import START, Start
 from forebrain.models.base import Model
 from forebrain.models.baselines.constant import CopyConfig
@@ -33,6 +40,7 @@ class Pretrained:
         start: what the interfaces that it was trained with have in common; None where that was not published.
         deprecated: why it is, as its registry said; None where it is not, or none was asked, as of a digest
             in the cache.
+        guessed: of how many of the sessions the names were guessed from file names.
     """
 
     model: Model
@@ -41,6 +49,7 @@ class Pretrained:
     sessions: tuple[SeenSession, ...]
     start: Start | None = None
     deprecated: str | None = None
+    guessed: int = 0
 
     @classmethod
     def open(cls, reference: str, registry: str | os.PathLike[str] | None = None) -> Self:
@@ -97,7 +106,9 @@ class Pretrained:
         # What lies in the cache and no record names was checked by nobody.
         if START in [stored.path for stored in version.record.files]:
             start = Start.load((pulled.folder / START).read_bytes(), model.new_interface(1), where)
-        return cls(model, description, origin, metadata.sessions, start, pulled.deprecated)
+        guessed = metadata.config.get(GUESSED)
+        guessed = guessed if isinstance(guessed, int) else 0  # an earlier version did not say
+        return cls(model, description, origin, metadata.sessions, start, pulled.deprecated, guessed)
 
     @classmethod
     def from_run(cls, run: str, data: str | None = None) -> Self:
@@ -120,6 +131,7 @@ class Pretrained:
             origin=Origin(folder.uri, weights_sha256),
             sessions=seen_sessions(trained, windows),
             start=fit_start(trained, windows),
+            guessed=num_guessed(trained, windows),
         )
 
     @property

@@ -19,7 +19,14 @@ import torch
 from rich.console import Console
 
 from forebrain.adaptation.origin import registry_address, weights_of
-from forebrain.adaptation.run_backbone import describe, fit_start, open_windows, seen_sessions
+from forebrain.adaptation.run_backbone import (
+    GUESSED,
+    describe,
+    fit_start,
+    num_guessed,
+    open_windows,
+    seen_sessions,
+)
 from forebrain.adaptation.start import START
 from forebrain.errors import PublishError
 from forebrain.runs.evaluate import SCORED_PARTS, score_parts, with_baselines
@@ -112,7 +119,8 @@ def _metadata(
     description = describe(trained, windows)
     metadata = Metadata(
         licence=config.licence,
-        config=description.config() | {"run": _identity(trained.config)},
+        config=description.config()
+        | {"run": _identity(trained.config), GUESSED: num_guessed(trained, windows)},
         preprocessing=description.preprocessing(),
         sessions=seen_sessions(trained, windows),
         metrics=(*metrics, *_metrics_of(run, trained, windows)),

@@ -6,10 +6,14 @@ from forebrain.adaptation.description import Description
 from forebrain.adaptation.start import Start
 from forebrain.errors import AdaptationError, CheckpointError
 from forebrain.runs.trained import TrainedModel
+from forebrain.sessions.seen import is_guessed
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.data import open_windows as open_run_windows
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry import SeenSession
+
+# In the config of a published version, what `num_guessed` says of it.
+GUESSED = "guessed_names"
 
 
 def open_windows(run: RunFolder, trained: TrainedModel, data: str | None) -> ShardWindows:
@@ -64,6 +68,11 @@ def seen_sessions(trained: TrainedModel, windows: ShardWindows) -> tuple[SeenSes
         for entry in windows.shards.sessions
         if entry.id in trained.interfaces
     )
+
+
+def num_guessed(trained: TrainedModel, windows: ShardWindows) -> int:
+    """Of how many of these the names were guessed from file names."""
+    return sum(is_guessed(entry) for entry in windows.shards.sessions if entry.id in trained.interfaces)
 
 
 def fit_start(trained: TrainedModel, windows: ShardWindows) -> Start:

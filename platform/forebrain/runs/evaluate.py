@@ -21,6 +21,7 @@ from forebrain.scoring.noise import noise_variance
 from forebrain.scoring.protocols import Part
 from forebrain.scoring.uncertainty import VALIDATION, assess, residuals_of
 from forebrain.scoring.zapbench import ZapbenchScores, score_zapbench
+from forebrain.sessions.seen import doubts
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.data import open_windows
@@ -49,8 +50,8 @@ def evaluate_run(
 
     Returns:
         Blocks of result.json: `validation` and `test`, `held_out` and `zapbench` where there are such,
-        `uncertainty` (None of a brief one), `best_step` and `data_fingerprint`; and the evaluations they are
-        made from.
+        `uncertainty` (None of a brief one), `notes` on what was held out, `best_step` and
+        `data_fingerprint`; and the evaluations they are made from.
 
     Raises:
         CheckpointError: there is no run, or its checkpoints are damaged or of other data.
@@ -87,6 +88,9 @@ def evaluate_run(
     files: dict[str, bytes] = {}
     for part, evaluation in parts.items():
         files |= _of(part, _report(evaluation, model, forecasters, windows, shown, is_brief))
+    notes = held_out_doubts(windows, trained.interfaces)
+    if notes and (report := f"held_out/{REPORT}") in files:
+        files[report] += "".join(f"\n{note}\n" for note in notes).encode()
     if uncertainty is not None:
         files |= _of("test", _as_files(tables.intervals(model, uncertainty), console))
     zapbench = _zapbench(forecasters, windows, limit)
@@ -103,6 +107,7 @@ def evaluate_run(
         "best_step": trained.checkpoint.step,
         "data_fingerprint": shards.fingerprint,
         "bad_shards_in_evaluation": sorted(shards.bad_shards),
+        "notes": notes,
         "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
     }, parts
 
@@ -173,6 +178,18 @@ def _uncertainty(
 def held_out_ids(windows: ShardWindows) -> set[str]:
     """Ids of the sessions that have windows in the part `held_out`."""
     return {windows.sessions[number].id for number in sessions_to_score(windows, "held_out", ())}
+
+
+def held_out_doubts(windows: ShardWindows, trained_on: Collection[str]) -> list[str]:
+    """Why the animals of sessions that are held out may have been trained on all the same; none where no
+    session is held out whole."""
+    held = held_out_ids(windows) - set(trained_on)
+    entries = windows.shards.sessions
+    folds = (
+        [entry for entry in entries if entry.id in trained_on],
+        [entry for entry in entries if entry.id in held],
+    )
+    return list(doubts([folds])) if held else []
 
 
 def sessions_to_score(windows: ShardWindows, part: Part, trained_on: Collection[str]) -> list[int]:

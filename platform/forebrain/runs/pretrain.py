@@ -11,12 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from forebrain.errors import ConfigError, ForebrainError
-from forebrain.runs.evaluate import evaluate_run, show_evaluation
+from forebrain.runs.evaluate import evaluate_run, held_out_doubts, show_evaluation
 from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
 from forebrain.shards.reader import options_of, read_index, sources_of
 from forebrain.shards.recordings import find_all, hashes_of
 from forebrain.shards.stream import build_order
+from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.data import open_windows
 from forebrain.training.events import Ended, Event, Listener, Skipped, Started
@@ -124,7 +125,9 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
                 prepare_into(run.shards(config.data), recordings, config, console, has_trained)
         run.keep_index(config.data)
         _say_if_set_changed(config, run, console)
-        check_data(run.shards(config.data), config, run.kept_index())
+        windows, trained_on = _opened(run.shards(config.data), config, run.kept_index())
+        for line in held_out_doubts(windows, trained_on):
+            console.print(line)
         run.claim(config)  # a command that came first and could not start may have taken its own back
     except ForebrainError:
         if is_new:
@@ -215,9 +218,13 @@ def check_data(shards: str, config: PretrainConfig, kept_index: bytes | None = N
     Returns:
         Ids of the sessions that would be trained on.
     """
+    return _opened(shards, config, kept_index)[1]
+
+
+def _opened(shards: str, config: PretrainConfig, kept_index: bytes | None) -> tuple[ShardWindows, set[str]]:
     windows = open_windows(config, shards, kept_index)
     order = build_order(windows, config.training.batch_size, config.seed, config.mixture)
-    return {session.id for session in order.sessions}
+    return windows, {session.id for session in order.sessions}
 
 
 def require_options(config: PretrainConfig) -> None:

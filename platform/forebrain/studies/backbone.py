@@ -27,7 +27,7 @@ from forebrain.adaptation.adapting import (
     windows_to_score,
 )
 from forebrain.adaptation.backbone import Backbone
-from forebrain.adaptation.comparison import RIVALS, TEST_ROWS, compare, leak_of
+from forebrain.adaptation.comparison import RIVALS, TEST_ROWS, compare
 from forebrain.adaptation.description import Description
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.publish import PublishConfig, publish_run, require_publishable, say_published
@@ -47,6 +47,7 @@ from forebrain.scoring.intervals import LEVEL, percentile_interval, rng_for, ses
 from forebrain.scoring.protocols import PARTS, Part
 from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions import catalogue
+from forebrain.sessions.seen import Named, leak_of
 from forebrain.sessions.session import Session, fits, session_key
 from forebrain.shards.holdout import HoldoutConfig
 from forebrain.shards.index import SessionEntry
@@ -57,7 +58,7 @@ from forebrain.studies.kept import claim, opened, read_step, require_unchanged, 
 from forebrain.studies.remarks import Remarks
 from forebrain.training.config import EvaluationConfig, PretrainConfig, TrainingConfig
 from forebrain.training.run_folder import RunFolder
-from forebrain_registry import Metric, SeenSession
+from forebrain_registry import Metric
 from forebrain_registry.storage import Folder
 
 # What is scored on an animal left out, in the order of tables; `score` is the adapted backbone's.
@@ -140,6 +141,7 @@ def study(config: BackboneConfig, console: Console) -> dict[str, Any]:
     _require_apart(folds)
     for fold in folds:
         _find_steps(config, fold, check_possible(fold.run), entries, remarks)
+    remarks.note_doubts([([], entries)])  # of names alone; leaks are errors
     if any(fold.sessions for fold in folds) and not any(fold.steps for fold in folds):
         raise ConfigError(f"no session could be scored; nothing was trained.{remarks.first()}")
     rows: list[dict[str, Any]] = []
@@ -304,7 +306,7 @@ def unscorable(
     return None
 
 
-def animal_of(session: Session) -> str:
+def animal_of(session: Named) -> str:
     """dataset/subject of a session."""
     return f"{session.dataset}/{session.subject}"
 
@@ -338,11 +340,7 @@ def _find_steps(
         ConfigError: what is scored is of another fit, or the run trains on an animal that may be one of them.
     """
     place = Folder(config.out).child("scores")
-    seen = [
-        SeenSession(entry.dataset, entry.subject, entry.session, entry.species, entry.rate_hz)
-        for entry in entries
-        if entry.id in trained_on
-    ]
+    seen = [entry for entry in entries if entry.id in trained_on]
     rates_hz = sorted({each.rate_hz for each in seen if each.rate_hz is not None})
     for session in fold.sessions:
         if leak := leak_of(seen, session):

@@ -237,7 +237,8 @@ def prepared_animals(
         if name not in known:
             raise ConfigError(f"species holds {name!r}; the recordings are of {', '.join(known)}.")
     claim(out, contents, "leave-one-out")
-    usable = {entry.id for entry in prepared(recording, out, remarks)}
+    entries = prepared(recording, out, remarks)
+    usable = {entry.id for entry in entries}
     animals = {name: own for name, own in animals.items() if any(one.id in usable for one in own)}
     if len(animals) < 3:
         raise ConfigError(
@@ -246,6 +247,13 @@ def prepared_animals(
         )
     if species is not None:
         animals = {name: own for name, own in animals.items() if own[0].species in species}
+    remarks.note_doubts(
+        (
+            [entry for entry in entries if animal_of(entry) != name],
+            [entry for entry in entries if animal_of(entry) == name],
+        )
+        for name in animals
+    )
     return animals, {session.id: (path, contents[session.id]) for session, path in read}
 
 

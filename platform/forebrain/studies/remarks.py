@@ -4,11 +4,12 @@ recordings a reader should know, what was left out and why, and what of the tabl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
+from forebrain.sessions.seen import Recorded, doubts
 from forebrain.sessions.session import twins
 from forebrain.training.versions import code_version, versions
 from forebrain_registry.lines import one_line
@@ -43,6 +44,11 @@ class Remarks:
     def note_twins(self, contents: Iterable[tuple[str, str]]) -> None:
         """Which sessions hold the numbers of another (`session.twins`)."""
         for line in twins(contents):
+            self.note(line)
+
+    def note_doubts(self, folds: Iterable[tuple[Sequence[Recorded], Sequence[Recorded]]]) -> None:
+        """Why animals left out may have been trained on all the same (`seen.doubts`)."""
+        for line in doubts(folds):
             self.note(line)
 
     def leave_out(self, why: str) -> None:
