@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from forebrain import ray_runtime
+from forebrain.commands import evaluate as evaluate_command
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError, ClusterError, ConfigError, ForebrainError
 from forebrain.runs import evaluate
@@ -352,6 +353,42 @@ def test_sessions_that_come_into_a_set_while_a_run_trains_are_no_part_of_it(
     RunFolder(config.out).folder.remove("result.json")
     with pytest.raises(CheckpointError, match="was trained on other data than"):
         pretrain(config, QUIET)
+
+
+def test_a_brief_run_that_is_asked_for_in_full_is_evaluated_and_trained_no_further(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = make_run(evaluation={"windows_per_session": 8, "brief": True})
+    pretrain(brief, QUIET)
+    run = RunFolder(brief.out)
+    before = run.read_result() or {}
+    assert before["uncertainty"] is None
+    monkeypatch.setattr(pretrain_module, "_train", None)
+    pretrain(make_run(), QUIET)
+    result = run.read_result() or {}
+    assert result["uncertainty"] is not None and result["config"]["evaluation"]["brief"] is False
+    assert {name: result[name] for name in ("ledger", "steps", "test")} == {
+        name: before[name] for name in ("ledger", "steps", "test")
+    }
+    monkeypatch.setattr(pretrain_module, "evaluate_run", None)
+    for again in (make_run(), brief):
+        pretrain(again, QUIET)
+
+
+def test_scores_of_a_checkpoint_that_is_the_best_no_more_are_not_kept(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_run(evaluation={"windows_per_session": 8, "brief": True})
+    pretrain(config, QUIET)
+    run = RunFolder(config.out)
+    before = run.folder.read("result.json")
+    tables = run.folder.child("evaluation").names()
+    steps = iter((20, 20, 40))  # before and while it is loaded, and once it is scored
+    monkeypatch.setattr(evaluate, "best_step", lambda run: next(steps))
+    monkeypatch.setattr(evaluate_command, "best_step", lambda run: next(steps))
+    with pytest.raises(CheckpointError, match="was that of step 20, and is that of step 40 now"):
+        evaluate_command.run(evaluate_command.Config([config.out], full=True), QUIET)
+    assert run.folder.read("result.json") == before and run.folder.child("evaluation").names() == tables
 
 
 def test_animals_that_may_be_trained_on_while_they_are_held_out_are_named_first(

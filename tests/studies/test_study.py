@@ -106,6 +106,16 @@ def finish(trial: Trial, score: float | None, **more: Any) -> None:
     )
 
 
+def test_a_trial_that_was_scored_on_other_windows_since_is_refused(ablation: AblateConfig, base) -> None:
+    for trial, per_session in zip(ablation.trials(base), (8, None), strict=True):
+        finish(trial, 0.1)
+        result = trial.run.read_result()
+        result["test"]["windows"] = {"per_session": per_session}
+        trial.run.write_result(result)
+    with pytest.raises(ConfigError, match=r"width=32, seed 0: its test part was scored on every window, and"):
+        conduct(ablation, make_console())
+
+
 def test_a_finished_study_starts_nothing_and_reads_what_is_there(ablation: AblateConfig, base) -> None:
     for trial, score in zip(ablation.trials(base), (0.1, 0.3), strict=True):
         finish(trial, score)

@@ -54,11 +54,13 @@ def evaluate_run(
         `data_fingerprint`; and the evaluations they are made from.
 
     Raises:
-        CheckpointError: there is no run, or its checkpoints are damaged or of other data.
+        CheckpointError: there is no run, or its checkpoints are damaged or of other data, or it trains on
+            meanwhile.
         ConfigError: there is no session of the name that is to be shown.
         ShardError: the data cannot be read.
         StorageError: the run folder cannot be written to; nothing was scored.
     """
+    best = best_step(run)
     trained = TrainedModel.load(run)
     config = trained.config
     kept = None if data else run.kept_index()
@@ -96,6 +98,7 @@ def evaluate_run(
     zapbench = _zapbench(forecasters, windows, limit)
     if zapbench is not None:
         files |= _as_files(tables.zapbench(zapbench), console)
+    require_best(run, best)
     for name, content in files.items():
         run.folder.write(f"{EVALUATION}/{name}", content)
     pictures = {name.removesuffix(".png"): data for name, data in files.items() if name.endswith(".png")}
@@ -110,6 +113,23 @@ def evaluate_run(
         "notes": notes,
         "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
     }, parts
+
+
+def best_step(run: RunFolder) -> int | None:
+    """The step of a run's best checkpoint; None without one."""
+    best = run.checkpoints().best()
+    return None if best is None else best.step
+
+
+def require_best(run: RunFolder, step: int | None) -> None:
+    """Raises CheckpointError if `best_step` is another by now: scores of the one before would stand beside
+    what the run says of itself."""
+    now = best_step(run)
+    if now != step:
+        raise CheckpointError(
+            f"{run.uri}: the best checkpoint was that of step {step}, and is that of step {now} now: the run "
+            "trains on meanwhile. No score was kept; evaluate it once it has ended."
+        )
 
 
 def with_baselines(trained: TrainedModel, windows: ShardWindows) -> dict[str, Forecaster]:

@@ -50,6 +50,9 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     if moved_from := run.check_config(config):
         console.print(f"{config.data} holds the data that were at {moved_from} when the run began.")
     if run.is_finished(config):
+        if _was_brief(config, run):
+            _evaluate_in_full(config, run, console)
+            return run.uri
         console.print(f"Nothing is left to do in {run.uri}; give another --out for a new run.")
         console.print("This run, of the same config, is finished; result.json has its scores.")
         _say_what_changed(config, run, console)
@@ -82,12 +85,33 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
             "skipped": dataclasses.asdict(ended.skipped),
             "goodput": ended.ledger.goodput,
             "ledger": dataclasses.asdict(ended.ledger),
-            "config": json.loads(json.dumps(dataclasses.asdict(config))),
+            "config": _plain(config),
             "versions": made_with,
             **_earlier_versions(run, made_with),
         }
     )
     return run.uri
+
+
+def _was_brief(config: PretrainConfig, run: RunFolder) -> bool:
+    """Whether a finished run has scores alone, and intervals and pictures are asked for now."""
+    asked_before = (run.read_result() or {}).get("config", {}).get("evaluation", {})
+    return not config.evaluation.brief and bool(asked_before.get("brief"))
+
+
+def _evaluate_in_full(config: PretrainConfig, run: RunFolder, console: Console) -> None:
+    """Adds to a finished run what a brief one left out."""
+    console.print("This run is finished, and was brief; evaluating its best checkpoint again ...")
+    run.claim(config)
+    scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
+    show_evaluation(run, evaluations, console)
+    run.check_config(config)
+    run.write_result({**(run.read_result() or {}), **scores, "config": _plain(config)})
+
+
+def _plain(config: PretrainConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
 
 
 def _resolved(config: PretrainConfig, run: RunFolder) -> PretrainConfig:

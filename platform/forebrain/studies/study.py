@@ -211,12 +211,32 @@ def _ready_trials(study: Study, base: PretrainConfig, console: Console, is_new: 
     trials = study.trials(_with_shards(base, trials, console))
     for trial in trials:
         trial.run.check_config(trial.config)
+    for trial in trials:
+        _require_as_asked(trial)
     for trial in unfinished(trials):
         try:
             check_data(trial.config.data, trial.config)
         except ConfigError as error:
             raise ConfigError(f"{trial.label}: {error}") from error
     return trials
+
+
+def _require_as_asked(trial: Trial) -> None:
+    """Raises ConfigError if a finished trial was scored on other windows than the study's, by `evaluate`."""
+    asked = None if trial.config.evaluation.full else trial.config.evaluation.windows_per_session
+    result = read_result(trial) or {}
+    for part in ("validation", "test"):
+        scored = result.get(part, {}).get("windows", {}).get("per_session", asked)
+        if scored != asked:
+            raise ConfigError(
+                f"{trial.label}: its {part} part was scored on {_windows(scored)}, and the study's on "
+                f"{_windows(asked)}, so they cannot be compared. `forebrain evaluate --run {trial.run.uri}` "
+                "scores it as the others again."
+            )
+
+
+def _windows(per_session: int | None) -> str:
+    return "every window" if per_session is None else f"{per_session} windows a session"
 
 
 def _with_shards(base: PretrainConfig, trials: Sequence[Trial], console: Console) -> PretrainConfig:
