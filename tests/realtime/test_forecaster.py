@@ -317,7 +317,7 @@ def test_names_that_the_model_does_not_know_are_refused_and_then_all_frames_with
     play(live, frames[:CONTEXT])
     with pytest.raises(FrameError, match=r"2 of 6 units are none .*: y, z; expected .* a, b, c"):
         live.step(frames[CONTEXT], units=list("abcdyz"))
-    with pytest.raises(FrameError, match=r"y, z.*or a reset, frames without names are refused"):
+    with pytest.raises(FrameError, match=r"y, z.*Until then frames without names are refused; an empty list"):
         live.step(frames[CONTEXT])
     play(undisturbed, frames[:CONTEXT])
     for number in range(CONTEXT, CONTEXT + 3):
@@ -325,9 +325,20 @@ def test_names_that_the_model_does_not_know_are_refused_and_then_all_frames_with
         np.testing.assert_array_equal(named, undisturbed.step(frames[number]))
     with pytest.raises(FrameError, match="none of the model's"):
         live.step(frames[0], units=list("uvwxyz"))
+    live.reset()  # which tells nothing of names
+    with pytest.raises(FrameError, match="frames without names are refused"):
+        live.step(frames[0])
+    live.step(frames[0], units=())
+    live.step(frames[1])
+    assert live.source == "warm-up" and (live.frame == frames[1]).all()
+
+
+def test_names_outlast_a_reset(small: Small, open_live: Open) -> None:
+    frames, live = activity(2, small.preprocessing), open_live()
+    live.step(frames[0, ::-1], units="fedcba")
     live.reset()
-    live.step(frames[0])
-    assert live.source == "warm-up" and (live.frame == frames[0]).all()
+    live.step(frames[1, ::-1])
+    assert live.source == "warm-up" and (live.frame == frames[1]).all()
 
 
 def test_a_frame_may_hold_all_recorded_units(small: Small, open_live: Open) -> None:

@@ -566,10 +566,29 @@ def test_names_told_once_without_a_hash_are_those_of_one_connection(open_live: O
         assert live.frame.tolist() == ORDERED
         first()
         assert live.frame.tolist() == REVERSED
-        with raw(port.address) as third:
-            assert "error" in third()
+        with raw(port.address) as third:  # a rig of its own, or the first one, connected anew
             third(frame=None, ask="reset")
+            assert "expected `units`" in third()["error"] and live.frame.tolist() == REVERSED
+            third(units=[])
             assert "forecast" in third() and live.frame.tolist() == ORDERED
+
+
+def test_a_reset_leaves_each_sender_its_names_whoever_asks_for_it(open_live: Open) -> None:
+    live, port = open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    port._place._pause_s = 0.0
+    with served(live, port), raw(port.address) as tells_once:
+        rig, operator = RequestClient(port.address), RequestClient(port.address)
+        rig.step(Frame(np.arange(6.0), units=NAMES[::-1]), 10)
+        for asks in (rig, operator):
+            asks.ask("reset")
+            rig.send(Frame(np.arange(6.0)))
+            assert rig.receive(10) is not None  # without being asked for its names
+            assert live.frame.tolist() == REVERSED
+        tells_once(units=list(NAMES[::-1]))
+        operator.ask("reset")
+        assert "forecast" in tells_once() and live.frame.tolist() == REVERSED
+        rig.close()
+        operator.close()
 
 
 def test_the_hash_of_names_is_asked_for_its_names_and_checked(open_live: Open) -> None:

@@ -143,8 +143,8 @@ class Client:
         return self._ask("status")
 
     def reset(self) -> dict[str, Any]:
-        """Begins a new run, such as after a pause: the next frame is the first, and in order unless it names
-        its units. Returns the status.
+        """Begins a new run, such as after a pause: the next frame is the first. Names that a sender gave its
+        values stay. Returns the status.
 
         Raises:
             NoAnswerError: no answer came in time.

@@ -176,11 +176,12 @@ class LiveForecaster:
                 counts as missing.
             index: of the frame in the stream; lets missing, repeated and late frames be told.
             time_s: when it was taken; does the same where there is no index, and measures the rate.
-            units: names of the frame's values, from this frame on: units that vanish, appear or change
-                places; none at all: all in order again. Units of the interface that are not named have no
-                value. Those of a late or repeated frame count for the late frames after it alone. Names it
-                does not know are refused, and then so are frames without names; only as many as were
-                recorded beside the units that were adapted are left out, and counted.
+            units: names of the frame's values, from this frame on, after a `reset` too: units that vanish,
+                appear or change places; none at all: all in order again. Units of the interface that are not
+                named have no value. Those of a late or repeated frame count for the late frames after it
+                alone. Names it does not know are refused, and then so are frames without names, until names
+                fit or are none at all; only as many as were recorded beside the units that were adapted are
+                left out, and counted.
             inputs: [D], what was done at this frame, in the order of `input_names`; what is not finite, or
                 None, holds a level and ends an event.
             plan: [L, D], what will be done at the next L frames, H or more. It stays queued: each frame uses
@@ -423,14 +424,15 @@ class LiveForecaster:
         self.counts["updates"] += 1
 
     def reset(self) -> None:
-        """Begins a new run: the next frame is the first, whatever its index and time, all units in order.
+        """Begins a new run: the next frame is the first, whatever its index and time.
 
-        What is known of the units stays: statistics, rolling score, interface and counts.
+        What is known of the units stays: statistics, rolling score, interface and counts; and the names that
+        frames are read by, which belong to who sends them and not to a run.
         """
         self.counts["resets"] += 1
         self._away_s = 0.0
         self.arrivals.reset()
-        self._reads, self._reads_late, self._misnamed = _Reading(), None, None
+        self._reads_late = None
         self._empty_run = 0
         self._restart()
         self.answer[:] = self._last  # so that nothing of the run before is given again
@@ -571,7 +573,10 @@ class LiveForecaster:
                 "`units` of the frame, once more."
             )
         if self._misnamed is not None:
-            raise FrameError(f"{self._misnamed} Until then, or a reset, frames without names are refused.")
+            raise FrameError(
+                f"{self._misnamed} Until then frames without names are refused; an empty list of names says "
+                "that they are in the adaptation's order."
+            )
         return reads if reads.hash is None else _Reading()
 
     def _known_names(self, units: Sequence[str]) -> _Named:

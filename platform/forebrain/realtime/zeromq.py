@@ -116,8 +116,6 @@ class _Place:
         if isinstance(message, Question):
             if message.ask == "reset":
                 self._require(sender)
-                self._told.clear()
-                self._taken = self._taken._replace(is_named=False)
             return
         tells_once = message.names is None and message.sender is None
         if tells_once and message.units is not None:
@@ -128,9 +126,8 @@ class _Place:
             if message.units is None and self._taken.is_named:
                 raise FrameError(
                     "the frame names no units, and those before it came by another connection, with names; "
-                    "expected `units`, empty where they are in the adaptation's order, or a reset. A sender "
-                    "that says the hash of its names with each frame may change its connection, see "
-                    "docs/live.md."
+                    "expected `units`, empty where they are in the adaptation's order. A sender that says "
+                    "the hash of its names with each frame may change its connection, see docs/live.md."
                 )
         if self._taken.sender not in (None, sender):
             _log.warning("frames come from another sender from now on")
@@ -351,10 +348,7 @@ class RequestClient:
         deadline = time.perf_counter() + timeout_s
         question = Question(ask) if isinstance(ask, str) else ask
         self._send(encode_question(replace(question, sender=self._sender.text)), timeout_s)
-        answer = self.answer(dict, max(0.0, deadline - time.perf_counter()))
-        if question.ask == "reset":
-            self._sender.name(())
-        return answer
+        return self.answer(dict, max(0.0, deadline - time.perf_counter()))
 
     def step(self, frame: Frame, timeout_s: float) -> Forecast:
         """Sends a frame and waits for its forecast; a forecaster that does not hold its names is told them.
