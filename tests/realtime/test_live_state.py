@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +13,16 @@ import pytest
 import torch
 from realtime_small import Small, activity, build_small, known
 from safetensors.numpy import save
+from test_transports import MAX_BYTES, served
 
+import forebrain as fb
 from forebrain import realtime
 from forebrain.errors import CheckpointError, FrameError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
 from forebrain.realtime.messages import hash_of_names
 from forebrain.realtime.state import StateFile, keeping
+from forebrain.realtime.zeromq import RequestPort
 from forebrain_registry.storage import Folder, partial_beside
 
 Open = Callable[..., LiveForecaster]
@@ -229,6 +234,52 @@ def test_the_state_is_written_at_most_once_in_an_interval(
         state.offer(live)
     state.close(live)
     assert 1 < len(written) <= 6  # at 0, 10, ... 40 and at the end; fewer where a write was still on its way
+
+
+def test_a_reset_and_other_names_are_in_the_state_before_its_time(
+    small: Small, open_live: Open, tmp_path: Path
+) -> None:
+    path, live, port = tmp_path / "state", open_live(), RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+
+    def killed() -> LiveForecaster:
+        again = open_live()
+        assert StateFile(path, again, every_s=0).restore(again)
+        return again
+
+    def comes(naming: tuple) -> bool:
+        return any((path.exists() and killed().naming == naming) or time.sleep(0.01) for _ in range(500))
+
+    with (
+        served(live, port, StateFile(path, live, every_s=1e6, clock=lambda: 0.0)),
+        fb.live.Client(port.address, timeout_s=20) as client,
+    ):
+        client.step(np.zeros(6), 500)
+        client.reset()
+        assert killed().counts["resets"] == 1
+        client.step(np.zeros(6), 0, units="fedcba")
+        assert comes((tuple("fedcba"), hash_of_names("fedcba"), None))
+        with pytest.raises(FrameError, match="none of the model's"):
+            client.step(np.zeros(6), 1, units="uvwxyz")
+        assert comes(live.naming)
+    again = killed()
+    assert again.counts["gaps"] == 0 and again.arrivals.index == 0
+    with pytest.raises(FrameError, match="frames without names are refused"):
+        again.step(np.zeros(6), 1)
+
+
+def test_a_reset_waits_for_no_disk_that_stands_still(
+    open_live: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(Folder, "write", lambda self, name, data: goes_on.wait(20))
+    monkeypatch.setattr(realtime.state, "KEEP_S", 0.05)
+    live = open_live()
+    state = StateFile(tmp_path / "state", live, every_s=0)
+    state.keep(live)
+    state.keep(live)
+    assert "was not written within 0.05 s, forecasting goes on" in caplog.text
+    goes_on.set()
+    state.close(live)
 
 
 def test_one_forecaster_at_a_time_keeps_a_state_file(tmp_path: Path) -> None:

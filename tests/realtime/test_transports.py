@@ -27,6 +27,7 @@ from forebrain.realtime.lsl import LslClient, LslPort
 from forebrain.realtime.messages import Forecast, Frame, Question, max_frame_bytes
 from forebrain.realtime.replay import Client
 from forebrain.realtime.server import Port, serve
+from forebrain.realtime.state import StateFile
 from forebrain.realtime.zeromq import (
     Publisher,
     RequestClient,
@@ -41,9 +42,9 @@ MAX_BYTES = max_frame_bytes(6)
 
 
 @contextlib.contextmanager
-def served(live: LiveForecaster, port: Port) -> Iterator[None]:
+def served(live: LiveForecaster, port: Port, state: StateFile | None = None) -> Iterator[None]:
     ends = threading.Event()
-    thread = threading.Thread(target=serve, args=(live, port, ends.is_set, lambda live: None))
+    thread = threading.Thread(target=serve, args=(live, port, ends.is_set, lambda live: None, (), state))
     thread.start()
     try:
         yield

@@ -525,6 +525,11 @@ class LiveForecaster:
         }
 
     @property
+    def naming(self) -> tuple[tuple[str, ...], str | None, str | None]:
+        """By which names frames are read by now: these, their hash, and why the newest ones were refused."""
+        return self._reads.names, self._reads.hash, self._misnamed
+
+    @property
     def rolling_score(self) -> float | None:
         """The rolling score of the model against copy, over the newest windows; None while undefined."""
         score = self.score.score

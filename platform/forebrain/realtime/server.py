@@ -12,6 +12,7 @@ import numpy as np
 from forebrain.errors import FrameError
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.messages import ABOUT_PLANS, Forecast, Frame, Question
+from forebrain.realtime.state import StateFile
 from forebrain.realtime.watch import Watch
 
 POLL_S = 0.1  # how long a stop request, or a state to be saved, may wait on a silent stream
@@ -61,6 +62,7 @@ def serve(
     should_stop: Callable[[], bool],
     after_frame: Callable[[LiveForecaster], None],
     followers: Sequence[Follower] = (),
+    state: StateFile | None = None,
 ) -> None:
     """Forecasts what comes until asked to stop.
 
@@ -71,6 +73,8 @@ def serve(
     Args:
         after_frame: called once a new frame is answered and settled: between frames, not in their path.
         followers: shown frames and events then.
+        state: offered the forecaster after each new frame and each refusal; a reset is in it before it is
+            answered.
     """
     watch, num_refused = Watch(live), 0
     while not should_stop():
@@ -78,11 +82,16 @@ def serve(
         try:
             message = port.receive(POLL_S)
             if isinstance(message, Question):
-                port.answer(_answer(live, message))
+                answer = _answer(live, message)
+                if state is not None and message.ask == "reset":
+                    state.keep(live)
+                port.answer(answer)
             elif message is None:
                 for follower in followers:
                     follower.idle(live)
             elif _handle(live, port, message):
+                if state is not None:
+                    state.offer(live)
                 after_frame(live)
                 for follower in followers:
                     follower.frame(live)
@@ -90,6 +99,8 @@ def serve(
             live.counts["refused"] += 1
             num_refused += 1
             port.refuse(error)
+            if state is not None:  # frames without names may be refused from now on
+                state.offer(live)
             if watch.may_say("refused"):
                 events.append(f"refused{f' ({num_refused} times)' if num_refused > 1 else ''}: {error}")
                 num_refused = 0

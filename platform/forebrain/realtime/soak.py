@@ -77,7 +77,7 @@ def soak(live: LiveForecaster, config: SoakConfig, state: StateFile | None = Non
     """Sends frames through messages, the server's loop, the forecaster and pictures, in one process."""
     rig = _Rig(live.num_units, config)
     pictures = Pictures(live, lambda picture: None)
-    serve(live, rig, lambda: rig.is_done, lambda live: state.offer(live) if state else None, [pictures])
+    serve(live, rig, lambda: rig.is_done, lambda live: None, [pictures], state)
     resident = np.array(rig.resident_bytes)
     settled = resident[: int(SETTLED_PART * NUM_CHECKS)].max()
     return Soaked(

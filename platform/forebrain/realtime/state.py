@@ -31,6 +31,7 @@ from forebrain.sessions.preprocessing import Preprocessing
 from forebrain_registry.storage import PARTIAL, Folder, path_here
 
 FORMAT = "forebrain-live-1"
+KEEP_S = 1.0  # how long what is not to be undone waits for the disk
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +58,8 @@ class StateFile:
         self._identity, self._adaptation = _identity(live), _adaptation(live)
         self._every_s, self._clock, self._now = every_s, clock, now
         self._due = clock()
-        self._waiting: queue.Queue[State | None] = queue.Queue(maxsize=1)
+        self._naming = live.naming  # of the newest state that waits, or was written
+        self._waiting: queue.Queue[tuple[State, threading.Event] | None] = queue.Queue(maxsize=1)
         self._writer = threading.Thread(target=self._write_all, name="live-state", daemon=True)
         self._writer.start()
 
@@ -116,35 +118,44 @@ class StateFile:
         )
 
     def offer(self, live: LiveForecaster) -> None:
-        """Has the state written if it is time, in place of one that waits. Costs a copy of the window."""
-        now = self._clock()
-        if now < self._due:
-            return
-        self._due = now + self._every_s
-        with contextlib.suppress(queue.Empty):
-            self._waiting.get_nowait()
-        self._waiting.put_nowait(self._state_of(live))
+        """Has the state written if it is time, or if values bear other names by now, in place of one that
+        waits. Costs a copy of the window."""
+        if self._clock() >= self._due or live.naming != self._naming:
+            self._put(live)
+
+    def keep(self, live: LiveForecaster) -> None:
+        """Has the state written now, and waits for it, so that a kill does not undo what is answered next.
+        Of a disk that takes longer than `KEEP_S` a warning says so."""
+        if not self._put(live).wait(KEEP_S):
+            _log.warning("%s: was not written within %g s, forecasting goes on", self.path, KEEP_S)
 
     def close(self, live: LiveForecaster) -> None:
         """Writes the last state, and waits for it."""
-        self._waiting.put(self._state_of(live))
+        self._put(live)
         self._waiting.put(None)
         self._writer.join()
 
-    def _state_of(self, live: LiveForecaster) -> State:
+    def _put(self, live: LiveForecaster) -> threading.Event:
+        """Hands the state to the thread that writes it; set once that is done, or has failed."""
+        self._due, self._naming = self._clock() + self._every_s, live.naming
+        with contextlib.suppress(queue.Empty):
+            self._waiting.get_nowait()
         arrays, plain = live.state()
-        return arrays, {**plain, "kept_at": self._now()}
+        is_done = threading.Event()
+        self._waiting.put_nowait(((arrays, {**plain, "kept_at": self._now()}), is_done))
+        return is_done
 
     def _write_all(self) -> None:
         folder = Folder(self.path.parent)
-        while (state := self._waiting.get()) is not None:
-            arrays, plain = state
+        while (waiting := self._waiting.get()) is not None:
+            (arrays, plain), is_done = waiting
             text = json.dumps({**plain, "identity": self._identity, "adaptation": self._adaptation})
             about = {"state": text, "sha256": _hash_of(arrays, text)}
             try:
                 folder.write(self.path.name, save(arrays, about))
             except Exception as error:  # forecasts matter more than their state, and `close` waits for this
                 _log.warning("the state was not saved, forecasting goes on: %s", error)
+            is_done.set()
 
 
 @contextlib.contextmanager

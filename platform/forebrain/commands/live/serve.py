@@ -103,7 +103,7 @@ def run(config: Config, console: Console) -> int:
         ExitStack() as page,
         ExitStack() as stack,
     ):  # state and record are whole before the page is waited for
-        state = updater = None
+        state, after_frame = None, _nothing
         if config.state is not None:
             stack.enter_context(keeping(config.state))
             state = StateFile(config.state, live, config.state_every_s)
@@ -113,6 +113,7 @@ def run(config: Config, console: Console) -> int:
         if config.updates:
             updater = InterfaceUpdater(live, config.update, loss)
             stack.callback(updater.close)
+            after_frame = updater.follow
         port, where = _port(config, live)
         stack.callback(port.close)
         followers: list[Follower] = []
@@ -127,21 +128,19 @@ def run(config: Config, console: Console) -> int:
             followers.append(_pictures(config, live, about, page, console))
         stop = stack.enter_context(_stop_signals())
 
-        def after_frame(live: LiveForecaster) -> None:
-            if state is not None:
-                state.offer(live)
-            if updater is not None:
-                updater.follow(live)
-
         for _ in range(REHEARSALS):
             live.rehearse()
         # What lives now stays: looking through it for garbage again would hold frames up.
         gc.collect()
         gc.freeze()
         console.print(f"serving {live.num_units} units at {where}")
-        serve(live, port, lambda: bool(stop), after_frame, followers)
+        serve(live, port, lambda: bool(stop), after_frame, followers, state)
     console.print(f"stopped; {json.dumps(live.status())}")
     return 0
+
+
+def _nothing(live: LiveForecaster) -> None:
+    """After a frame."""
 
 
 def _pictures(
