@@ -130,6 +130,9 @@ def test_a_stream_knows_all_that_the_adaptation_knows(
     told = describe(live)
     assert told["unit_names"] == adapted.preprocessing.unit_names and told["num_recorded"] == 6
     assert (told["rate_hz"], told["event_rate_hz"]) == (2.5, 2.5)
+    identity = adapted.identity
+    assert told["model"] == str(adapted.origin) and told["species"] == identity.species
+    assert f"{told['dataset']}/{told['subject']}/{told['session']}" == identity.id
     frames = window(num_units=6)
     shuffled = [4, 2, 0, 1, 3]
     names = [adapted.preprocessing.unit_names[unit] for unit in shuffled]

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -110,6 +111,7 @@ def serving(
             if said is not None:
                 said.append(line)
             if line.startswith("serving"):
+                assert re.match(r"serving \d+ units of celegans lab/worm9/day1 by \S.* at tcp://", line)
                 yield process, line.split()[-1]
                 break
         else:

@@ -336,6 +336,40 @@ def test_of_two_lsl_streams_of_one_name_none_is_taken_silently(
     assert live.counts["frames"] == 1 and live.frame[0] == 7
 
 
+def test_two_forecasters_of_one_lsl_rig_are_refused_and_told_apart(
+    open_live: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, live = f"forebrain-test-{uuid.uuid4().hex[:8]}", open_live()
+    given = name, HORIZON, 6, 5.0, live.unit_names
+    about = {"model": "worms@1", "species": "celegans", "dataset": "lab", "subject": "w'1", "session": "1"}
+    port = LslPort(*given, num_levels=2, about=about)
+    with contextlib.closing(port):
+        with pytest.raises(ConfigError, match=f"{name}-forecast is there already.*End it"):
+            LslPort(*given, about=about | {"subject": "w2"})
+        for kind in ("forecast", "quantiles"):
+            (found,) = pylsl.resolve_byprop("name", f"{name}-{kind}", 1, 10)
+            desc = pylsl.StreamInlet(found).info(10).desc()
+            assert {each: desc.child_value(each) for each in about} == about
+            assert desc.child_value("horizon") == str(HORIZON)
+            unit, units = desc.child("units").first_child(), []
+            while not unit.empty():
+                units.append(unit.child_value())
+                unit = unit.next_sibling()
+            assert tuple(units) == live.unit_names
+        monkeypatch.setattr(lsl, "_named", lambda name, timeout_s: [])  # begun at the same moment
+        with contextlib.closing(LslPort(*given, about=about | {"subject": "w2"})):
+            monkeypatch.undo()
+            found = pylsl.resolve_byprop("name", f"{name}-forecast", 2, 10)
+            assert len({each.source_id() for each in found}) == 2
+            client = LslClient(name, 6, 5.0)
+            with pytest.raises(FrameError, match=r"2 streams are called .*expected one forecaster"):
+                client.ready()
+            client.close()
+    with contextlib.closing(LslPort(*given, about=about)):  # started again
+        (again,) = pylsl.resolve_byprop("name", f"{name}-forecast", 1, 10)
+        assert again.source_id() in {each.source_id() for each in found}
+
+
 def rig(name: str, labels: list[str]) -> pylsl.StreamOutlet:
     """A new outlet under one source id, as a rig has that is started again."""
     info = pylsl.StreamInfo(name, "Activity", len(labels), 5.0, pylsl.cf_float32, "the rig")

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -298,6 +298,7 @@ class Adapted(Artifact):
         return realtime.open(
             self.model, self.interface, self.preprocessing, stack=self.stack, config=config, threads=threads,
             calibration=self.calibration, inputs=self.inputs,
+            about={"model": str(self.origin), **asdict(self.identity)},
         )  # fmt: skip
 
     @property

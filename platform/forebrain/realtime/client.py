@@ -127,7 +127,8 @@ class Client:
         return np.frombuffer(answer["forecasts"], "<f4").reshape(answer["shape"])
 
     def describe(self) -> dict[str, Any]:
-        """The description of what the forecaster expects: units and their names, context, horizon, rates.
+        """The description of the forecaster and what it expects: its model, and the animal and session that
+        it was adapted to; units and their names, context, horizon, rates.
 
         Raises:
             NoAnswerError: no answer came in time.

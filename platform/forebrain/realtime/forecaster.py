@@ -14,7 +14,7 @@ import contextlib
 import copy
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -94,6 +94,9 @@ class LiveForecaster:
     """Forecasts a stream of frames; see `open`.
 
     `step` is `ingest`, `forecast` and `settle` in one. A server calls them apart: it answers, then settles.
+
+    Attributes:
+        about: who forecasts whom, as far as it is known: `model`, `species`, `dataset`, `subject`, `session`.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class LiveForecaster:
         threads: int,
         calibration: Calibration | None = None,
         inputs: InputStacks | None = None,
+        about: Mapping[str, str] | None = None,
     ) -> None:
+        self.about = dict(about or {})
         num_units, unit_names = len(interface.unit), preprocessing.unit_names
         if preprocessing.num_units != num_units:
             raise ConfigError(
@@ -759,6 +764,7 @@ def open(
     threads: int = 1,
     calibration: Calibration | None = None,
     inputs: InputStacks | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> LiveForecaster:
     """A live forecaster of one session; of an adaptation `Adapted.stream` opens it.
 
@@ -774,6 +780,7 @@ def open(
             `torch.set_num_threads(1)`: torch's own threads wait for one another after every operation.
         calibration: of the session's intervals; None for a stream without.
         inputs: forecasts that know inputs, which frames then may bring; None for a stream without.
+        about: see `LiveForecaster`.
 
     Raises:
         ConfigError: the preprocessing does not belong to the interface's units, two of them have one name, or
@@ -786,7 +793,7 @@ def open(
             raise ConfigError("there is no preprocessing to normalise by; give it, or normalise 'running'.")
         preprocessing = Preprocessing.none(len(interface.unit))
     return LiveForecaster(
-        model, interface, preprocessing, stack, dataset, config, threads, calibration, inputs
+        model, interface, preprocessing, stack, dataset, config, threads, calibration, inputs, about
     )
 
 

@@ -6,14 +6,21 @@ with the time of the frame they were made from: the first is 1 where the model f
 or still warming up, then come the N units of the first step ahead, of the second, and so on. Where the
 forecaster gives quantiles, they go out as the stream NAME-quantiles of H N Q channels under the same time:
 the Q levels of the first unit one step ahead, of the second unit, and so on, then all units two steps ahead.
+The description (`desc`) of both says whose forecasts they are: `model`, `species`, `dataset`, `subject`,
+`session`, `horizon`, and `units` with a `unit` each. Their source id is the same after a restart, and another
+for another model, session or units.
 
 Needs the extra `live`, and the library liblsl, which pylsl's wheels carry.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,6 +64,10 @@ class LslPort:
         rate_hz: of the forecasts; None where not known.
         unit_names: of the N units; a stream whose channels are labelled is taken by its labels then.
         num_levels: Q, quantiles that every forecast brings; 0 for none, and no stream of them.
+        about: who forecasts whom, see `LiveForecaster.about`.
+
+    Raises:
+        ConfigError: another forecaster's forecasts have the name already.
     """
 
     def __init__(
@@ -67,17 +78,25 @@ class LslPort:
         rate_hz: float | None,
         unit_names: tuple[str, ...] | None,
         num_levels: int = 0,
+        about: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        if there := _named(forecast_name(address), 0.0):
+            raise ConfigError(
+                f"the LSL stream {forecast_name(address)} is there already, from "
+                f"{' and '.join(sorted(map(_place, there)))}: another forecaster reads {address}, and who "
+                "listens could not tell its forecasts from these. End it, or read a rig of another name."
+            )
         self.name, _, source_id = address.partition("@")
         self._source_id = source_id or None
         self._told: list[str] = []  # where the stream comes from, as it was last told
         self._unit_names = unit_names or ()
-        self._outlet = _outlet(forecast_name(address), 1 + horizon * num_units, rate_hz)
+        described = _Described(about, horizon, self._unit_names)
+        self._outlet = _outlet(forecast_name(address), 1 + horizon * num_units, rate_hz, described)
         self._sample = np.empty((1, 1 + horizon * num_units), np.float32)
         self._quantiles: pylsl.StreamOutlet | None = None
         if num_levels:
             channels = horizon * num_units * num_levels
-            self._quantiles = _outlet(quantiles_name(address), channels, rate_hz)
+            self._quantiles = _outlet(quantiles_name(address), channels, rate_hz, described)
         self._inlet: pylsl.StreamInlet | None = None
         self._uid = ""  # of what the inlet reads, which another rig of the same source id does not share
         self._heard_s = 0.0
@@ -182,11 +201,17 @@ class LslPort:
 
     def _found(self, timeout_s: float) -> list[pylsl.StreamInfo]:
         """Every stream of the name, and of the source where one is chosen."""
-        if not pylsl.resolve_byprop("name", self.name, minimum=1, timeout=timeout_s):
-            return []
-        # Streams answer one after another: others of the name have a moment to do so too.
-        found = pylsl.resolve_byprop("name", self.name, minimum=MOST_STREAMS, timeout=ALL_FOUND_S)
+        found = _named(self.name, timeout_s)
         return [stream for stream in found if self._source_id in (None, stream.source_id())]
+
+
+def _named(name: str, timeout_s: float) -> list[pylsl.StreamInfo]:
+    """Every stream of a name; none if the first does not answer in time, nor a moment later."""
+    if timeout_s and not pylsl.resolve_byprop("name", name, minimum=1, timeout=timeout_s):
+        return []
+    # Streams answer one after another: others of the name have a moment to do so too.
+    found: list[pylsl.StreamInfo] = pylsl.resolve_byprop("name", name, MOST_STREAMS, ALL_FOUND_S)
+    return found
 
 
 def _place(stream: pylsl.StreamInfo) -> str:
@@ -216,9 +241,14 @@ class LslClient:
         """Waits until the forecaster reads the frames.
 
         Raises:
-            FrameError: there is none.
+            FrameError: there is none, or more than one.
         """
-        found = pylsl.resolve_byprop("name", forecast_name(self.name), minimum=1, timeout=timeout_s)
+        found = _named(forecast_name(self.name), timeout_s)
+        if len(found) > 1:
+            raise FrameError(
+                f"{len(found)} streams are called {forecast_name(self.name)}, from "
+                f"{' and '.join(sorted(map(_place, found)))}; expected one forecaster. End all but one."
+            )
         if not found or not self._outlet.wait_for_consumers(timeout_s):
             raise FrameError(
                 f"nobody reads the stream {self.name} after {timeout_s:g} s; is the forecaster running?"
@@ -255,7 +285,29 @@ def _push(outlet: pylsl.StreamOutlet, sample: np.ndarray, time_s: float | None) 
     outlet.push_chunk(sample, pylsl.local_clock() if time_s is None else time_s)
 
 
-def _outlet(name: str, num_channels: int, rate_hz: float | None) -> pylsl.StreamOutlet:
+class _Described:
+    """What a stream of forecasts says of itself; see the module."""
+
+    def __init__(self, about: Mapping[str, str], horizon: int, units: Sequence[str]) -> None:
+        self._about, self._units = {**about, "horizon": str(horizon)}, list(units)
+        text = json.dumps([self._about, self._units])
+        self.source_id = f"forebrain-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def put_into(self, info: pylsl.StreamInfo) -> None:
+        desc = info.desc()
+        for name, value in self._about.items():
+            desc.append_child_value(name, value)
+        units = desc.append_child("units")
+        for unit in self._units:
+            units.append_child_value("unit", unit)
+
+
+def _outlet(
+    name: str, num_channels: int, rate_hz: float | None, described: _Described | None = None
+) -> pylsl.StreamOutlet:
     rate = pylsl.IRREGULAR_RATE if rate_hz is None else rate_hz
-    info = pylsl.StreamInfo(name, "Activity", num_channels, rate, pylsl.cf_float32, f"forebrain-{name}")
+    source_id = f"forebrain-{name}" if described is None else described.source_id
+    info = pylsl.StreamInfo(name, "Activity", num_channels, rate, pylsl.cf_float32, source_id)
+    if described is not None:
+        described.put_into(info)
     return pylsl.StreamOutlet(info, max_buffered=BUFFER_S)

@@ -111,9 +111,11 @@ def serve(
 
 
 def describe(live: LiveForecaster) -> dict[str, Any]:
-    """The facts a sender must know: units, context, horizon, and how frames were made of the recording."""
+    """The facts a sender must know: who forecasts whom, units, context, horizon, and how frames were made of
+    the recording."""
     preprocessing = live.preprocessing
     return {
+        **live.about,
         "num_units": live.num_units,
         "unit_names": live.unit_names,
         "num_recorded": preprocessing.num_recorded,

@@ -21,6 +21,7 @@ from torch import nn
 
 from forebrain import realtime
 from forebrain.adaptation.adapted import Adapted
+from forebrain.adaptation.artifact import Identity
 from forebrain.commands.live import Transport
 from forebrain.errors import ConfigError
 from forebrain.leaving import asked_to_stop_by, heed
@@ -98,7 +99,8 @@ class Config:
 def run(config: Config, console: Console) -> int:
     """Serves until it is asked to stop, and writes the state once more then."""
     torch.set_num_threads(1)  # the forecaster has its own
-    live, loss, about = _open(config)
+    live, loss, identity = _open(config)
+    about = asdict(identity)
     with (
         ExitStack() as page,
         ExitStack() as stack,
@@ -133,7 +135,8 @@ def run(config: Config, console: Console) -> int:
         # What lives now stays: looking through it for garbage again would hold frames up.
         gc.collect()
         gc.freeze()
-        console.print(f"serving {live.num_units} units at {where}")
+        whose = "" if config.adapted is None else f" of {identity.species} {identity.id}"
+        console.print(f"serving {live.num_units} units{whose} by {live.about['model']} at {where}")
         serve(live, port, lambda: bool(stop), after_frame, followers, state)
     console.print(f"stopped; {json.dumps(live.status())}")
     return 0
@@ -161,16 +164,17 @@ def _pictures(
     return Pictures(live, publisher.send, config.budget_ms, f"{about['subject']}, {about['session']}")
 
 
-def _open(config: Config) -> tuple[LiveForecaster, LossName, dict[str, str]]:
+def _open(config: Config) -> tuple[LiveForecaster, LossName, Identity]:
     """The forecaster, the loss that its backbone was trained with, and whose brain it forecasts."""
     if config.adapted is None:
         assert config.untrained_units is not None
         live = untrained(config.untrained_units, PocoConfig(relative=True), config.live, config.threads)
-        about = {"species": "none", "dataset": "none", "subject": "untrained"}
-        return live, "relative", {**about, "session": f"{config.untrained_units} units"}
+        identity = Identity("none", "untrained", f"{config.untrained_units} units", "none")
+        live.about = {"model": "untrained", **asdict(identity)}
+        return live, "relative", identity
     adapted = Adapted.load(config.adapted, registry=config.registry)
     live = adapted.stream(config.live, threads=config.threads)
-    return live, adapted.description.loss, asdict(adapted.identity)
+    return live, adapted.description.loss, adapted.identity
 
 
 def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
@@ -180,7 +184,7 @@ def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
 
         port = LslPort(
             config.address, live.horizon, live.num_units, live.arrivals.rate_hz, live.unit_names,
-            len(live.config.quantiles),
+            len(live.config.quantiles), live.about,
         )  # fmt: skip
         return port, f"the LSL stream {config.address}"
     from forebrain.realtime.zeromq import RequestPort, StreamPort
