@@ -24,7 +24,15 @@ from realtime_small import CONTEXT, HORIZON, Small, activity
 from forebrain.errors import ConfigError, FrameError, NoAnswerError
 from forebrain.realtime import LiveForecaster, lsl, zeromq
 from forebrain.realtime.lsl import LslClient, LslPort
-from forebrain.realtime.messages import Forecast, Frame, Question, max_frame_bytes
+from forebrain.realtime.messages import (
+    Forecast,
+    Frame,
+    Question,
+    encode_answer,
+    encode_error,
+    encode_forecast,
+    max_frame_bytes,
+)
 from forebrain.realtime.replay import Client
 from forebrain.realtime.server import Port, serve
 from forebrain.realtime.state import StateFile
@@ -263,6 +271,41 @@ def test_nobody_at_the_address_is_a_clear_error() -> None:
     with pytest.raises(NoAnswerError, match="running"):
         streams.ready(timeout_s=0.05)
     streams.close()
+
+
+@pytest.mark.parametrize("others", ["forecasts", "refusals", "answers"])
+def test_a_stream_is_ready_or_says_that_nobody_is_there_whatever_others_get(others: str) -> None:
+    with zmq.Context() as context, context.socket(zmq.SUB) as asked, context.socket(zmq.PUB) as published:
+        frames, forecasts = (f"tcp://127.0.0.1:{each.bind_to_random_port('tcp://127.0.0.1')}" for each in
+                             (asked, published))  # fmt: skip
+        asked.subscribe(b"")
+        message = {
+            "forecasts": encode_forecast(Forecast(np.zeros((4, 6), "f"), 1, None, "model", None, False, 1.0)),
+            "refusals": encode_error(FrameError("not yours")),
+            "answers": encode_answer({"frames": 3}),
+        }[others]
+        client, ends = StreamClient(frames, forecasts), threading.Event()
+
+        def publish() -> None:
+            while not ends.wait(0.002):
+                published.send(message)
+                if is_there and asked.poll(0):
+                    published.send(encode_answer({"num_units": 6}))
+
+        for is_there in (False, True):
+            ends.clear()
+            publisher = threading.Thread(target=publish, daemon=True)
+            publisher.start()
+            began = time.monotonic()
+            if is_there:
+                assert client.ready(10)["num_units"] == 6
+            else:
+                with pytest.raises(NoAnswerError):
+                    client.ready(0.5)
+                assert time.monotonic() - began < 5
+            ends.set()
+            publisher.join()
+        client.close()
 
 
 def test_lsl_channels_that_bear_the_names_of_units_are_taken_by_name(open_live: Open) -> None:

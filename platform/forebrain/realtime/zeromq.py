@@ -42,6 +42,7 @@ from forebrain.realtime.messages import (
 
 Answer = TypeVar("Answer", Forecast, dict[str, Any])
 CONNECT_S = 5.0
+ASK_AGAIN_S = 0.05
 PAUSE_FRAMES = 3  # of a slow stream, after which its sender pauses, if that is longer than PAUSE_S
 QUEUED_PICTURES = 20
 QUEUED_FRAMES = 1000  # of a stream; what comes beyond is dropped, and shows as missing frames
@@ -414,18 +415,23 @@ class StreamClient:
         _connect(self._forecasts, forecasts)
 
     def ready(self, timeout_s: float = 10.0) -> dict[str, Any]:
-        """Asks until an answer comes, and returns what the forecaster says of itself.
+        """Asks until an answer comes, and returns what the forecaster says of itself. What others get
+        meanwhile is passed over.
 
         Raises:
             NoAnswerError: no answer in time.
         """
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            self._frames.send(encode_question(Question("describe")))
-            while self._forecasts.poll(50):
-                reply = decode_reply(self._forecasts.recv())
-                if isinstance(reply, dict):
-                    return reply
+        ask_at = time.monotonic()
+        deadline = ask_at + timeout_s
+        while (now := time.monotonic()) < deadline:
+            if now >= ask_at:
+                self._frames.send(encode_question(Question("describe")))
+                ask_at = now + ASK_AGAIN_S
+            if _poll(self._forecasts, min(ask_at, deadline) - now):
+                with contextlib.suppress(FrameError):  # a frame of somebody's was refused
+                    reply = decode_reply(self._forecasts.recv())
+                    if isinstance(reply, dict) and "num_units" in reply:
+                        return reply
         raise NoAnswerError(
             f"no answer within {timeout_s:g} s; is the forecaster running at these addresses?"
         )
