@@ -13,14 +13,20 @@ import pytest
 
 from forebrain.adaptation.artifact import new_folder, require_new
 from forebrain.adaptation.origin import registry_address
+from forebrain.adaptation.plan_file import read_plan
 from forebrain.commands import main, parse_command
-from forebrain.errors import RecordingError, StorageError
+from forebrain.commands.live.serve import untrained
+from forebrain.errors import ConfigError, RecordingError, StorageError
+from forebrain.models.poco import PocoConfig
+from forebrain.realtime import LiveConfig
+from forebrain.realtime.recorder import Recorder
 from forebrain.sessions.readers import find_recordings, open_recording
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.reader import ShardSet
 from forebrain.training.run_folder import ray_uri_in
+from forebrain_registry import Registry, pull
 from forebrain_registry.lines import one_line
 from forebrain_registry.pulling import default_cache
 from forebrain_registry.storage import Folder, file_at, path_here
@@ -108,9 +114,21 @@ def test_where_only_a_path_will_do_an_address_elsewhere_is_refused(
     with pytest.raises(StorageError, match="expected a path on this machine"):
         require_new(address)
     serve = ["live", "serve", "--untrained_units", "3", "--threads", "1"]
-    assert main([*serve, "--state", address]) == 1
-    assert "expected a path on this machine" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "kept").mkdir()
+    np.save(tmp_path / "kept" / "a.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    for words in (
+        [*serve, "--state", address],
+        [*serve, "--record", address],
+        ["inspect", "kept/a.npy", "--picture", address],
+        ["parity", address],
+    ):
+        assert main(words) == 1
+        assert "expected a path on this machine" in capsys.readouterr().err
+    with pytest.raises(StorageError, match="expected a path on this machine"):
+        Session.from_array(np.zeros((9, 2)), 5.0).save(address)
+    with pytest.raises(StorageError, match="expected a path on this machine"):
+        pull(Registry(f"{tmp_path}/kept"), "worms", offline=True, cache=address)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "x" * 238 + "é", "脳" * 85])
@@ -153,6 +171,31 @@ def test_a_path_may_be_given_as_a_uri_or_from_the_home(
             path_here(slip)
     with pytest.raises(StorageError, match="for a file or folder here"):
         path_here("~no-such-user/a")
+
+
+def test_what_is_written_here_may_be_named_from_the_home_or_as_a_uri(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "work").mkdir()
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path / "work")
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    for number, folder in enumerate(("~", f"file://{home}", "file://~")):
+        Session.from_array(np.zeros((9, 2)), 5.0).save(f"{folder}/{number}.npz")
+        assert Session.load(f"{folder}/{number}.npz").num_frames == 9
+        with pytest.raises(ConfigError, match="are one file"):
+            parse_command("live serve", ["--adapted=a", f"--state={folder}/run", f"--record={home}/run"])
+        Recorder(f"{folder}/{number}.nc", untrained(2, PocoConfig(), LiveConfig(), 1), {}).close()
+        assert main(["inspect", str(tmp_path / "a.npy"), f"--picture={folder}/{number}.png"]) == 0
+        (home / "plan.csv").write_text("flash\n1\n0\n")
+        assert read_plan(f"{folder}/plan.csv", None)
+        (home / "asked.yaml").write_text("out: there\n")
+        asked = parse_command("prepare", [f"--config={folder}/asked.yaml", "--recording=a"])
+        assert asked.out == "there"
+    assert {path.suffix for path in home.iterdir()} >= {".npz", ".nc", ".png"}
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_a_file_is_written_by_its_path_or_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

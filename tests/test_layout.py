@@ -94,6 +94,50 @@ def test_heavy_packages_are_imported_where_they_belong(package: str) -> None:
     assert users <= ONLY_IN[package]
 
 
+GIVEN_BY_USERS = r"\bstr\b|Config$|Namespace|Files|Signer|Verifier"  # types of arguments that hold paths
+# By file: what may be made a Path as it is, since it is no path that a user gives, or was looked at before.
+PATHS_AS_THEY_ARE = {
+    "benchmarking/chaos.py": {"folder"},  # each a folder for temporary files
+    "benchmarking/large_session.py": {"f'{results}/{rank}.json'"},
+    "benchmarking/scaling.py": {"f'{results}/{rank}.json'"},
+    "config.py": {"values[0]"},  # whether one of the name is there
+    "sessions/catalogue.py": {"os.environ.get(variable) or Path.home() / default"},
+    "sessions/finding.py": {"path"},  # which those of a folder are, as the rest of `sessions` gets them
+    "sessions/inspection.py": {"address"},
+    "sessions/readers/__init__.py": {"given", "path"},
+    "sessions/remote.py": {"self.name", "_dataset(self.address, self.url)"},
+    "shards/recordings.py": {"address"},
+    "storage/folder.py": {"path"},
+    "training/board.py": {"self._scratch.name"},
+}
+
+
+def test_a_path_that_a_user_gives_is_made_one_by_path_here_or_by_a_folder() -> None:
+    """A bare Path takes s3://lab/a, file:///a and ~/a for folders of the one that is worked in."""
+    found: dict[str, set[str]] = {}
+    for root in (PACKAGE, ROOT / "registry" / "forebrain_registry"):
+        for path in root.rglob("*.py"):
+            functions = [
+                node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
+            ]
+            for function in functions:
+                given = {
+                    each.arg
+                    for each in (*function.args.args, *function.args.kwonlyargs)
+                    if each.annotation is None
+                    or re.search(
+                        r"\bstr\b|Config$|Namespace|Files|Signer|Verifier", ast.unparse(each.annotation)
+                    )
+                }
+                for call in ast.walk(function):
+                    if isinstance(call, ast.Call) and ast.unparse(call.func) == "Path" and call.args:
+                        names = {each.id for each in ast.walk(call.args[0]) if isinstance(each, ast.Name)}
+                        if names & given:
+                            file = path.relative_to(root).as_posix()
+                            found.setdefault(file, set()).add(ast.unparse(call.args[0]))
+    assert found == PATHS_AS_THEY_ARE
+
+
 def test_no_text_is_read_or_written_in_the_terminals_encoding() -> None:
     names = {"read_text", "write_text", "open", "fdopen", "run", "Popen"}
     as_text = re.compile(r"_text\(|[( ]'[rwax+]+t?'|text=True")

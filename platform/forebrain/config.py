@@ -24,8 +24,9 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, _loaders_dumpers, set_loader
 
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, StorageError
 from forebrain_registry import plain_yaml
+from forebrain_registry.storage import path_here
 
 Config = TypeVar("Config")
 # Key of a choice's config classes in its field's metadata.
@@ -300,8 +301,8 @@ def _config_at(config_class: type[Any], option: str) -> Any:
 
 def _file(name: str, folder: Path) -> Path | None:
     """The file of this name in a folder, or the pipe (`--config <(...)`, `-`); None where there is none."""
-    with suppress(OSError, RuntimeError):  # a text longer than a name may be; no user of a `~user`
-        path = folder / Path("/dev/stdin" if name == "-" else name).expanduser()
+    with suppress(OSError, StorageError):  # a text longer than a name may be; no path on this machine
+        path = folder / path_here("/dev/stdin" if name == "-" else name)
         return path if path.is_file() or path.is_fifo() else None
     return None
 

@@ -29,6 +29,7 @@ from forebrain_registry.publishing import METADATA, copy, publish
 from forebrain_registry.pulling import export, pull, recall
 from forebrain_registry.records import Metadata, Reference, Version, check_alias
 from forebrain_registry.registry import ANY, GRACE_S, SHIPPED, Registry, places_of
+from forebrain_registry.storage import path_here
 from forebrain_registry.verifying import Findings, verify, verify_version, write_index
 
 LOG_WIDTH = 140
@@ -200,7 +201,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def _publish(options: argparse.Namespace) -> int:
     if options.alias:
         check_alias(options.alias)
-    path = Path(options.metadata or Path(options.folder) / METADATA)
+    path = path_here(options.metadata or path_here(options.folder) / METADATA)
     registry = Registry(options.registry)
     version = publish(registry, options.name, options.folder, _read_metadata(path), options.interfaces)
     if options.alias:

@@ -39,7 +39,7 @@ from forebrain_registry.records import (
     checked_metadata,
 )
 from forebrain_registry.registry import NUMBER_FORMAT, GivenNumber, Registry
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, path_here
 
 METADATA = "metadata.json"
 _log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _prepared(
     """Copies of a version's files, checked and with a card, and of its interfaces; gone after the block."""
     found = _found(files)
     if not isinstance(files, Mapping):
-        _leave_out_pulled(found, Path(files), name, metadata)
+        _leave_out_pulled(found, path_here(files), name, metadata)
     found_interfaces = _found(interfaces or {})
     if WEIGHTS not in found:
         raise InvalidError(f"there is no {WEIGHTS} among the files; a version cannot do without.")
@@ -238,9 +238,10 @@ def _leave_out_pulled(found: dict[str, bytes | Path], folder: Path, name: str, m
 def _found(files: Files) -> dict[str, bytes | Path]:
     if isinstance(files, Mapping):
         return {
-            path: content if isinstance(content, bytes) else Path(content) for path, content in files.items()
+            path: content if isinstance(content, bytes) else path_here(content)
+            for path, content in files.items()
         }
-    folder = Path(files)
+    folder = path_here(files)
     if not folder.is_dir():
         raise InvalidError(f"{folder}: no such folder.")
     found: dict[str, bytes | Path] = {}

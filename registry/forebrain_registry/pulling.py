@@ -110,7 +110,7 @@ def pull(
         DamagedError: the registry's bytes are not what the record names.
         StorageError: the registry cannot be read, or the cache cannot be written.
     """
-    keeper = _Cache(Path(cache) if cache is not None else default_cache())
+    keeper = _Cache(path_here(cache) if cache is not None else default_cache())
     wanted = Reference.parse(reference)
     version, source, deprecated = keeper.recall(registry.uri, wanted, offline), registry.uri, None
     if version is None and offline:
@@ -154,7 +154,7 @@ def recall(registry: Registry, reference: str, cache: str | os.PathLike[str] | N
     Raises:
         InvalidError: it is no reference.
     """
-    keeper = _Cache(Path(cache) if cache is not None else default_cache())
+    keeper = _Cache(path_here(cache) if cache is not None else default_cache())
     wanted = Reference.parse(reference)
     return keeper.recall(registry.uri, wanted, offline=False) or keeper.known(wanted)[0]
 

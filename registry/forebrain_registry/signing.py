@@ -18,6 +18,7 @@ from forebrain_registry.errors import InvalidError, NotFoundError, RegistryError
 from forebrain_registry.pulling import Pulled, pull
 from forebrain_registry.records import RECORD, Version
 from forebrain_registry.registry import Registry
+from forebrain_registry.storage import path_here
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def sign(
         bundle = Path(scratch) / "bundle.json"
         try:
             if signer.private_key is not None:
-                config.use_elliptic_key_signer(private_key=Path(signer.private_key), password=signer.password)
+                key = path_here(signer.private_key)
+                config.use_elliptic_key_signer(private_key=key, password=signer.password)
             else:
                 config.use_sigstore_signer(identity_token=signer.identity_token)
             config.set_hashing_config(_hashing(library)).sign(pulled.folder, bundle)
@@ -128,7 +130,7 @@ def _configured(library: Any, verifier: Verifier) -> Any:
         raise InvalidError("give a public key, or a Sigstore identity and its issuer, but not both.")
     if verifier.public_key is not None:
         try:
-            return config.use_elliptic_key_verifier(public_key=Path(verifier.public_key))
+            return config.use_elliptic_key_verifier(public_key=path_here(verifier.public_key))
         except (OSError, ValueError) as error:
             raise InvalidError(f"{verifier.public_key}: cannot be used as a public key ({error}).") from error
     return config.use_sigstore_verifier(identity=verifier.identity, oidc_issuer=verifier.issuer)

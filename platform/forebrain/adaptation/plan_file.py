@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from pathlib import Path
 
 from forebrain.errors import AdaptationError
 from forebrain.scoring.input_stacks import HOLD
+from forebrain_registry.storage import path_here
 
 # Columns that say when, as the order of the rows does too.
 TIMES = ("frames_ahead", "seconds_ahead", "time_s")
@@ -28,7 +28,7 @@ def read_plan(path: str | os.PathLike[str], rate_hz: float | None) -> dict[str, 
     if str(path) == HOLD:
         return HOLD
     try:
-        rows = list(csv.reader(Path(path).read_text(encoding="utf-8-sig").splitlines()))
+        rows = list(csv.reader(path_here(path).read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
         raise AdaptationError(f"{path}: the plan cannot be read ({error}).") from error
     rows = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]

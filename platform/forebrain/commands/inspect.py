@@ -24,6 +24,7 @@ from forebrain.sessions.inspection import Inspected
 from forebrain.sessions.sidecar import Sidecar, check_sidecar
 from forebrain.shards.recordings import find_all, name_of, open_any
 from forebrain_registry.lines import one_line
+from forebrain_registry.storage import path_here
 
 POSITIONAL = "recording"
 ALIASES = {"--recordings": "--recording"}  # as scripts have it
@@ -127,7 +128,7 @@ def _draw(results: Sequence[Inspected], path: str) -> Path:
     from forebrain.evaluation.recording import draw_recording  # needs matplotlib
 
     shown = next(result.session for result in results if result.session is not None)
-    return draw_recording(shown, Path(path))
+    return draw_recording(shown, path_here(path))
 
 
 def _after_asking(addresses: Sequence[str], said: Sidecar, results: list[Inspected]) -> list[Inspected]:

@@ -24,6 +24,7 @@ from forebrain.errors import ForebrainError
 from forebrain.models.base import Interface, Model, SessionInput, SessionTarget
 from forebrain.models.perceiver import ProcessorLayer
 from forebrain.models.poco import Poco, PocoConfig
+from forebrain_registry.storage import path_here
 
 POSITIONAL = "folder"
 OUTPUT_TOLERANCE = 1e-5
@@ -63,7 +64,7 @@ def check_folder(folder: str | Path, device: str = "cpu") -> Iterator[dict[str, 
     Raises:
         ParityError: there is no fixture, or one cannot be read.
     """
-    descriptions = sorted(Path(folder).glob("*.json"))
+    descriptions = sorted(path_here(folder).glob("*.json"))
     if not descriptions:
         raise ParityError(f"{folder}: no fixture found; expected <name>.json beside <name>.npz.")
     for path in descriptions:

@@ -40,6 +40,7 @@ import numpy as np
 from forebrain.errors import ConfigError
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.sessions.readers.live_record import CHECKSUM, KIND, MAGIC, SOURCES, checksum
+from forebrain_registry.storage import path_here
 
 EVENT_BYTES = 240
 MAX_WAITING_BYTES = 64 << 20  # of records that are not written yet
@@ -58,10 +59,11 @@ class Recorder:
 
     Raises:
         ConfigError: another file is there, or none can be written.
+        StorageError: the path is an address in an object store, where nothing can be appended to.
     """
 
     def __init__(self, path: str | Path, live: LiveForecaster, about: Mapping[str, str]) -> None:
-        self.path = Path(path)
+        self.path = path_here(path)
         self._dtype = _dtype(live)
         self._header = header = _header(live, about)
         self._start = len(header)

@@ -20,7 +20,7 @@ from forebrain.notebook import facts
 from forebrain.sessions.arrays import as_matrix, column_names, frame_times, unmasked
 from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind, columns_of, kind_of
 from forebrain_registry.lines import one_line
-from forebrain_registry.storage import partial_beside
+from forebrain_registry.storage import partial_beside, path_here
 
 Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
@@ -361,7 +361,7 @@ class Session:
             else:
                 header[item.name] = dict(value) if isinstance(value, Mapping) else value
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        path = Path(path)
+        path = path_here(path)
         temporary = partial_beside(path)
         try:
             with temporary.open("wb") as stream:
@@ -377,7 +377,7 @@ class Session:
         Raises:
             RecordingError: the file is not a saved session, or of another format version.
         """
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(path_here(path), allow_pickle=False) as archive:
             if "header" not in archive.files:
                 raise RecordingError(f"{path}: not written by Session.save (it has no header).")
             header = json.loads(archive["header"].tobytes())

@@ -18,6 +18,7 @@ import numpy as np
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.session import Session
+from forebrain_registry.storage import path_here
 
 SIMULATION_VERSION = 1  # part of what a simulated recording is, as a file's bytes are
 
@@ -104,7 +105,7 @@ def simulated_addresses(address: str) -> list[str]:
     query = {key: values[0] for key, values in parse_qs(parts.query).items()}
     if parts.netloc == "stimulated" and "kernels" in query and set(query) <= {"kernels", *_STIMULATED}:
         _stimulated_options(address, query)
-        query["kernels"] = str(Path(query["kernels"]).absolute())
+        query["kernels"] = str(path_here(query["kernels"]).absolute())
         return [f"sim://stimulated?{urlencode(query, safe='/')}"]
     seed = query.get("seed", "0")
     if parts.netloc != "default" or set(query) - {"seed"} or not seed.isdecimal():

@@ -53,7 +53,7 @@ from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
 from forebrain.studies.kept import claim, read_step, write_step
 from forebrain.studies.remarks import Remarks
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, path_here
 
 # In the order of tables.
 INFORMED = ("none", "past", "plan", "shuffled", "wrong")
@@ -147,7 +147,7 @@ class InputsConfig:
 
     @property
     def data_folder(self) -> Path:
-        return Path(self.data or os.environ.get("FOREBRAIN_TEST_DATA") or "../shared/data")
+        return path_here(self.data or os.environ.get("FOREBRAIN_TEST_DATA") or "../shared/data")
 
 
 @alone_in("out")

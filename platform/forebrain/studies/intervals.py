@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +44,7 @@ from forebrain.sessions.session import Session, numbers_sha256
 from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.kept import claim, contents_of, require_unchanged
 from forebrain.studies.remarks import Remarks
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, path_here
 
 NAME = "stack"
 # Coverage of a unit's 80 % intervals that is called near.
@@ -289,7 +288,7 @@ def _near(by_unit: np.ndarray) -> float:
 
 
 def _of_adaptation(folder: str) -> dict[str, Any]:
-    path = Path(folder) / "result.json"
+    path = path_here(folder) / "result.json"
     try:
         result = scores_of(path.read_bytes(), path.with_name(RECORD).read_bytes())
     except (OSError, ValueError) as error:

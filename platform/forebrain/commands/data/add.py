@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
 from forebrain.sessions.catalogue import Entry, add
 from forebrain.sessions.sidecar import read_sidecar_values
 from forebrain_registry.lines import one_line
+from forebrain_registry.storage import path_here
 
 POSITIONAL = "name"
 
@@ -45,7 +45,7 @@ def run(config: Config, console: Console) -> int:
         licence=config.licence,
         citation=config.citation,
         description=config.description,
-        sidecar=read_sidecar_values(Path(config.sidecar)) if config.sidecar else {},
+        sidecar=read_sidecar_values(path_here(config.sidecar)) if config.sidecar else {},
     )
     print(one_line(f"{config.name} added to {add(config.name, entry)}"))
     return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -36,6 +35,7 @@ from forebrain.realtime.server import Follower, Port, serve
 from forebrain.realtime.state import StateFile, keeping
 from forebrain.realtime.updating import InterfaceUpdater, UpdateConfig
 from forebrain.sessions.preprocessing import Preprocessing
+from forebrain_registry.storage import path_here
 
 REHEARSALS = 20  # first calls are slow; after these a forecast takes as long as it will
 
@@ -90,7 +90,8 @@ class Config:
             raise ConfigError("--threads and --untrained_units: expected 1 or more.")
         if self.budget_ms is not None and self.budget_ms <= 0:
             raise ConfigError(f"--budget_ms is {self.budget_ms}; expected more than 0.")
-        if self.state and self.record and os.path.realpath(self.state) == os.path.realpath(self.record):
+        written = [path_here(each).resolve() for each in (self.state, self.record) if each is not None]
+        if len(written) > len(set(written)):
             raise ConfigError(
                 f"--state and --record are one file, {self.record}; name another for one of them."
             )

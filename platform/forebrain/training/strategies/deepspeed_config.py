@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from forebrain.errors import ConfigError
 from forebrain.training.config import ResolvedTraining, StrategyName
+from forebrain_registry.storage import path_here
 
 STAGES: dict[StrategyName, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
 
@@ -90,7 +90,7 @@ def read_options(given: str | None) -> dict[str, Any]:
     if not given.lstrip().startswith("{"):
         where = f"{where} ({given})"
         try:
-            text = Path(given).read_bytes()
+            text = path_here(given).read_bytes()
         except OSError as error:
             raise ConfigError(f"{where}: cannot be read ({error.strerror}); expected a JSON file.") from error
     try:
