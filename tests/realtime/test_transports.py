@@ -756,3 +756,18 @@ def test_a_file_at_an_ipc_address_stays(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rec\.npz cannot be bound \(a file is there"):
         RequestPort(f"ipc://{tmp_path / 'rec.npz'}", MAX_BYTES)
     assert (tmp_path / "rec.npz").read_bytes() == b"kept"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ipc addresses are files elsewhere")
+def test_an_ipc_address_of_somebody_who_stands_still_is_neither_taken_nor_waited_for(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(str(tmp_path / "rig"))
+        listening.listen(1)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(10):
+                waits = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waits.setblocking(False)
+                waits.connect(str(tmp_path / "rig"))
+        with pytest.raises(ConfigError, match="cannot be bound"):
+            RequestPort(f"ipc://{tmp_path / 'rig'}", MAX_BYTES)

@@ -519,10 +519,13 @@ def _is_answered(address: str) -> bool:
     path = address.removeprefix("ipc://")
     if Path(path).exists() and not Path(path).is_socket():
         raise ValueError("a file is there, or a folder")
-    with posix.socket(posix.AF_UNIX) as probe, contextlib.suppress(OSError):
-        probe.connect("\0" + path[1:] if path.startswith("@") else path)
-        return True
-    return False
+    with posix.socket(posix.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect("\0" + path[1:] if path.startswith("@") else path)
+        except OSError as error:
+            return isinstance(error, BlockingIOError)  # so many wait for who stands still there
+    return True
 
 
 def _connect(socket: zmq.Socket, address: str) -> None:

@@ -111,7 +111,8 @@ def run(config: Config, console: Console) -> int:
             stack.enter_context(keeping(config.state))
             state = StateFile(config.state, live, config.state_every_s)
             if state.restore(live):
-                console.print(f"going on after frame {live.arrivals.index}")
+                index = live.arrivals.index
+                console.print(f"going on {'before a new run' if index is None else f'after frame {index}'}")
             stack.callback(state.close, live)
         if config.updates:
             updater = InterfaceUpdater(live, config.update, loss)
