@@ -244,6 +244,7 @@ def encode_answer(answer: dict[str, Any]) -> bytes:
 
 
 def encode_error(error: FrameError) -> bytes:
+    """A refusal as it travels, with what would have the frame be taken."""
     expects = {"expects": "units"} if isinstance(error, UntoldNamesError) else {}
     return msgpack.packb({"v": VERSION, "error": str(error), **expects})
 
