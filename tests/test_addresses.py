@@ -276,7 +276,7 @@ def test_a_user_without_a_home_is_told_what_to_set(
     for variable in ("FOREBRAIN_CACHE", "FOREBRAIN_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    assert main(["registry", "pull", "m", "--registry", str(tmp_path)]) == 1
+    assert main(["registry", "pull", "m", "--registry", str(tmp_path), "--offline"]) == 1
     assert "Set FOREBRAIN_CACHE" in capsys.readouterr().err
     assert main(["data", "list"]) == 1
     assert "Set FOREBRAIN_HOME" in capsys.readouterr().err

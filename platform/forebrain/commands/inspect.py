@@ -74,7 +74,8 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Shows a table of sessions, remarks, and what cannot be used."""
-    require_free(config.picture, config.overwrite, "picture")
+    picture = path_here(config.picture) if config.picture else None
+    require_free(picture and str(picture), config.overwrite, "picture")
     said = config.said()
     results = list(inspect(config.recording, said))
     if config.write_sidecar and sys.stdin.isatty() and sys.stdout.isatty():
@@ -97,8 +98,8 @@ def run(config: Config, console: Console) -> int:
         asked = (result for result in results if not result.address.startswith("sim://"))
         for path in inspection.write_questions(asked):
             print(f"questions written to {printable(path)}; fill in what you know and run this again")
-    if config.picture and num_usable:
-        print(f"Picture: {printable(_draw(results, config.picture))}")
+    if picture is not None and num_usable:
+        print(f"Picture: {printable(_draw(results, picture))}")
     print(f"{num_usable} sessions can be used, {len(results) - num_usable} cannot")
     return 0 if num_usable else 1
 
@@ -124,11 +125,11 @@ def too_short(results: Sequence[Inspected], context: int, horizon: int) -> Itera
             )
 
 
-def _draw(results: Sequence[Inspected], path: str) -> Path:
+def _draw(results: Sequence[Inspected], path: Path) -> Path:
     from forebrain.evaluation.recording import draw_recording  # needs matplotlib
 
     shown = next(result.session for result in results if result.session is not None)
-    return draw_recording(shown, path_here(path))
+    return draw_recording(shown, path)
 
 
 def _after_asking(addresses: Sequence[str], said: Sidecar, results: list[Inspected]) -> list[Inspected]:
