@@ -75,7 +75,7 @@ class Config:
 def run(config: Config, console: Console) -> int:
     """Shows a table of sessions, remarks, and what cannot be used."""
     picture = path_here(config.picture) if config.picture else None
-    require_free(picture and str(picture), config.overwrite, "picture")
+    require_free(None if picture is None else str(picture), config.overwrite, "picture")
     said = config.said()
     results = list(inspect(config.recording, said))
     if config.write_sidecar and sys.stdin.isatty() and sys.stdout.isatty():
