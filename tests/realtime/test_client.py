@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from realtime_small import CONTEXT, Small, activity
 from test_transports import MAX_BYTES, served
@@ -203,6 +204,22 @@ def test_names_whose_answer_was_lost_are_told_again(small: Small, open_live: Ope
                 client.step(frames[3], 3, units="ghijkl")
             client.step(frames[3], 3, units=())
             np.testing.assert_array_equal(live.frame, frames[3])
+
+
+def test_what_pandas_calls_the_values_of_a_frame_are_names_of_that_frame(
+    small: Small, open_live: Open
+) -> None:
+    frames, live = activity(6, small.preprocessing), open_live()
+    port = RequestPort("tcp://127.0.0.1:*", MAX_BYTES)
+    mixed = pd.DataFrame(frames, columns=list("abcdef"))[list("fbadce")]
+    with served(live, port), fb.live.Client(port.address) as client:
+        for index, is_named in enumerate([True, True, False, False, True]):
+            client.step(mixed.iloc[index] if is_named else frames[index], index)
+            np.testing.assert_array_equal(live.frame, frames[index])
+        with pytest.raises(FrameError, match="none of the model's"):
+            client.step(mixed.iloc[5].rename({"a": "AVA"}), 5)
+        client.step(frames[5], 5)
+        np.testing.assert_array_equal(live.frame, frames[5])
 
 
 def test_names_that_came_with_a_late_frame_are_told_again(open_live: Open) -> None:

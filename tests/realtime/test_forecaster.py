@@ -8,8 +8,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import xarray
 from realtime_small import CONTEXT, HORIZON, Small, activity, build_small, known
 
 from forebrain import realtime
@@ -237,6 +239,23 @@ def test_a_sender_may_name_its_units(small: Small, open_live: Open) -> None:
     assert live.counts["unknown_units"] == 1
     live.step(frames[-1, :2], units=["a", "b"])
     assert live.status()["units_without_value"] == 4
+
+
+def test_what_pandas_and_xarray_call_the_values_of_a_frame_are_names_of_that_frame(
+    small: Small, open_live: Open
+) -> None:
+    frames, live = activity(5, small.preprocessing), open_live()
+    mixed = pd.DataFrame(frames, columns=list("abcdef"))[list("fbadce")]
+    labelled = xarray.DataArray(mixed, dims=("time", "unit"), coords={"unit": list("fbadce")})
+    for number, frame in enumerate([mixed.iloc[0], frames[1], labelled[2], pd.Series(frames[3]), frames[4]]):
+        live.step(frame)
+        np.testing.assert_array_equal(live.frame, frames[number])
+    live.step(mixed.iloc[0][["f", "a"]])
+    assert live.known.tolist() == [True, False, False, False, False, True]
+    with pytest.raises(FrameError, match="6 of 6 units are none of the model's: AVA, "):
+        live.step(pd.Series(frames[0], index=["AVA", *"ghijk"]))
+    live.step(pd.Series(frames[0], index=["AVA", *"ghijk"]), units="abcdef")  # in the place of these
+    np.testing.assert_array_equal(live.frame, frames[0])
 
 
 def test_names_of_a_late_or_repeated_frame_are_those_of_no_later_frame(small: Small, open_live: Open) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
+import pandas as pd
 import pytest
 import xarray
 
@@ -30,7 +31,8 @@ from forebrain.realtime.recorder import Recorder
 from forebrain.realtime.server import serve
 from forebrain.realtime.state import StateFile
 from forebrain.realtime.zeromq import RequestPort
-from forebrain.scoring.input_stacks import RestStack
+from forebrain.scoring.input_stacks import RestStack, as_inputs
+from forebrain.sessions.inputs import Input
 
 C, H, N = 12, 4, 4
 
@@ -212,7 +214,7 @@ def test_a_reset_and_a_long_gap_forget_inputs_and_plan(adapted: fb.Adapted) -> N
         ([0, 0], np.zeros((H - 1, 2)), "expected 4 to 256"),
         ([0, 0], np.zeros((H, 3)), r"expected \[frames, 2\], of flash, air"),
         ([0, 0], np.full((H, 2), np.nan), "not finite"),
-        (["a", "b"], None, "no numbers"),
+        (["a", "b"], None, "no table of numbers"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_and_the_stream_goes_on(
@@ -348,3 +350,68 @@ def test_a_rig_sends_inputs_and_plans_and_asks_what_if(client: fb.live.Client, a
     with pytest.raises(FrameError, match=r"the plan: has shape \(2, 4\)"):
         client.step(FRAMES[500], 500, plan=np.zeros((2, H)))
     assert client.step(FRAMES[500], 500, inputs=VALUES[500]).index == 500
+
+
+def by_name(values: np.ndarray) -> pd.DataFrame:
+    """Inputs as a table whose columns stand in another order than the adaptation's."""
+    return pd.DataFrame(values[:, ::-1], columns=["air", "flash"])
+
+
+def test_inputs_and_plans_are_taken_by_name_by_a_client_as_in_process(
+    client: fb.live.Client, adapted: fb.Adapted
+) -> None:
+    live, named = adapted.stream(), adapted.stream()
+    plans = [np.eye(2, dtype=np.float32)[[0, 1, 1, 1]], VALUES[500 : 500 + H]]
+    for index in range(400, 500):
+        plan = plans[0] if index == 499 else None
+        expected = live.step(FRAMES[index], index, inputs=VALUES[index], plan=plan)
+        given = None if plan is None else by_name(plan)
+        row = by_name(VALUES[index : index + 1]).iloc[0]
+        reply = client.step(FRAMES[index], index, inputs=row.to_dict() if index % 2 else row, plan=given)
+        forecast = named.step(FRAMES[index], index, inputs=row, plan=given)
+    np.testing.assert_array_equal(reply.values, expected)
+    np.testing.assert_array_equal(forecast, expected)
+    labelled = xarray.DataArray(plans[1][:, ::-1], dims=("time", "input"), coords={"input": ["air", "flash"]})
+    for mixed in (
+        [by_name(plans[0]), labelled],
+        [dict(zip(("flash", "air"), plans[0].T, strict=True)), by_name(plans[1])],
+    ):
+        for ask in ("what_if", "effect"):
+            expected = getattr(live, ask)(plans)
+            np.testing.assert_array_equal(getattr(client, ask)(mixed), expected)
+            np.testing.assert_array_equal(getattr(named, ask)(mixed), expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"plan": np.zeros(2 * H)},  # of one input, the other forgotten
+        {"plan": pd.DataFrame(np.zeros((H, 2)), columns=["air", "light"])},
+        {"inputs": {"air": 1.0}},
+        {"inputs": pd.Series({"air": 1.0, "light": 0.0})},
+    ],
+)
+def test_a_client_refuses_of_inputs_what_is_refused_in_process(
+    client: fb.live.Client, adapted: fb.Adapted, wrong: dict
+) -> None:
+    for stepping in (client, adapted.stream()):
+        with pytest.raises(FrameError, match=r"expected exactly flash, air|shape \(8,( 1)?\); expected"):
+            stepping.step(FRAMES[0], 0, **wrong)
+    plans = np.zeros((H, 2))
+    for few in ([by_name(plans), plans], [plans, plans[:2]], []):
+        with pytest.raises(FrameError, match=r"plans: (some name|they differ|there is none)"):
+            client.what_if(few)
+
+
+def test_names_of_inputs_that_make_no_sense_are_refused() -> None:
+    named = Frame(np.zeros(3), inputs=np.ones(2), input_names=("air", "flash"))
+    frame = decode_request(encode_frame(named))
+    assert isinstance(frame, Frame) and frame.input_names == ("air", "flash") and frame.plan_names is None
+    for names in ("air", ["air", 1], ["air", "air"]):
+        with pytest.raises(FrameError, match="the message's input_names"):
+            decode_request(msgpack.packb({"v": 1, "frame": b"", "inputs": bytes(8), "input_names": names}))
+
+
+def test_of_one_input_a_series_along_time_is_a_plan_and_its_index_no_names() -> None:
+    plan = pd.Series(np.arange(4.0), index=pd.date_range("2026-01-01", periods=4))
+    assert as_inputs(plan, [Input("air", "level")], "a plan").ravel().tolist() == [0, 1, 2, 3]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray
 
 from forebrain.errors import RecordingError
 from forebrain.sessions.session import READER_NOTES, Session
@@ -50,6 +51,15 @@ def test_a_data_frame_names_its_units_and_only_true_times_are_times() -> None:
         assert session.rate_hz is None
     counted = named.set_index(np.arange(20) * 7.0)
     assert Session.from_array(counted, 30).time_s is None
+
+
+def test_an_xarray_names_its_units_and_a_series_is_no_table_whose_columns_have_names() -> None:
+    labelled = xarray.DataArray(TRACES, dims=("time", "unit"), coords={"unit": ["AVA", "AVB", "RIM"]})
+    odor = pd.Series(np.ones(20), index=pd.date_range("2026-01-01", periods=20))
+    session = Session.from_array(labelled, 30, stimulus=odor, stimulus_names=("odor",))
+    assert session.unit_names == ("AVA", "AVB", "RIM") and session.stimulus_names == ("odor",)
+    with pytest.raises(RecordingError, match="0 names"):
+        Session.from_array(TRACES, 30, stimulus=odor)
 
 
 def test_a_tsd_frame_has_times_in_seconds_and_columns() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from forebrain.errors import AdaptationError, ConfigError
@@ -114,3 +115,16 @@ def test_units_without_a_value_in_the_whole_context_are_told_and_since_when(
         fitted.latest_window(replace(session, traces=traces), 16)
     said = f"2 of 5 units (unit 1, unit 3) have no value in the last 16 to {num_frames - 300} frames"
     assert said in str(told[0].message)
+
+
+def test_columns_of_a_window_are_found_by_their_names() -> None:
+    named = replace(PLAIN, columns=np.array([0, 1, 3]), num_recorded=4, unit_names=("AVA", "AVB", "RIM"))
+    table = pd.DataFrame(np.arange(20.0).reshape(5, 4), columns=["AVA", "AVB", "AVC", "RIM"])
+    expected = named.window(table.to_numpy(), 3)
+    for columns in (["AVA", "AVB", "RIM"], ["RIM", "AVC", "AVA", "AVB"]):
+        np.testing.assert_array_equal(named.window(table[columns], 3), expected)
+    np.testing.assert_array_equal(named.window(table.set_axis(range(4), axis=1), 3), expected)
+    with pytest.raises(AdaptationError, match=r"no column of AVB \(1 of 3 units\)"):
+        named.window(table[["RIM", "AVC", "AVA"]], 3)
+    with pytest.raises(AdaptationError, match="2 of 3 units are none of the model's: a, b"):
+        named.window(table[["AVA", "AVB", "RIM"]].set_axis(["a", "b", "RIM"], axis=1), 3)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 
-from forebrain.errors import ConfigError, FrameError
+from forebrain.errors import AdaptationError, ConfigError, FrameError
 from forebrain.realtime.arrivals import MAX_INDEX
 from forebrain.realtime.messages import Forecast, Frame, Question, require_few
-from forebrain.sessions.arrays import unmasked
+from forebrain.sessions.arrays import column_names, with_names
+from forebrain.sessions.inputs import in_order
 
 try:
     from forebrain.realtime.zeromq import RequestClient
@@ -55,10 +56,11 @@ class Client:
             raise ConfigError(f"timeout_s is {timeout_s}; expected at most {MOST_TIMEOUT_S:g}, a day.")
         self.address, self.timeout_s = address, timeout_s
         self._requests = RequestClient(address)
+        self._is_labelled = False  # the newest frame, by what pandas or xarray call its values
 
     def step(
         self,
-        frame: np.ndarray,
+        frame: Any,
         index: int | None = None,
         time_s: float | None = None,
         units: Sequence[str] | None = None,
@@ -69,28 +71,41 @@ class Client:
         """Sends a frame and returns its forecast; see `LiveForecaster.step`.
 
         Args:
-            frame, index, time_s, units: as there. Each frame says by which names it is to be read: a server
-                that does not hold them, such as one that was started again, asks for them and is told.
+            frame, index, time_s, units: as there, with what pandas or xarray call the values. Each frame says
+                by which names it is to be read: a server that does not hold them, such as one that was
+                started again, asks for them and is told.
             quantiles: levels to have besides the points, as `Forecast.quantiles` [H, N, Q].
-            inputs, plan: as there; `describe()["inputs"]` names them.
+            inputs, plan: as there, by name too; arrays are in the order of `describe()["inputs"]`.
 
         Raises:
             FrameError: the frame was refused; nothing changed.
             NoAnswerError: no answer came in time; whether the frame was taken in is not known.
         """
-        names = None if units is None else _names(units)
-        levels = None if quantiles is None else tuple(quantiles)
-        given = None if inputs is None else _numbers(inputs, "the frame's inputs", "biuf", (0, 1))
-        planned = None if plan is None else _numbers(plan, "the plan", "biuf", (1, 2))
-        values = _numbers(frame, "the frame", "iuf", (1,))
-        sent = Frame(values, _index(index), _seconds(time_s), names, levels, given, planned)
+        sent = Frame(
+            _numbers(frame, "the frame", "iuf", (1,))[0], _index(index), _seconds(time_s),
+            quantiles=None if quantiles is None else tuple(quantiles),
+        )  # fmt: skip
+        if inputs is not None:
+            sent.inputs, sent.input_names = _numbers(inputs, "the frame's inputs", "biuf", (0, 1))
+        if plan is not None:
+            sent.plan, sent.plan_names = _plan(plan, "the plan")
+        sent.units = self._units(frame, units)
         return self._requests.step(sent, self.timeout_s)
+
+    def _units(self, frame: Any, units: Sequence[str] | None) -> tuple[str, ...] | None:
+        """The names to tell: labels are of their frame alone."""
+        told = None if units is None else _names(units)
+        labels = column_names(frame) if told is None else None
+        was_labelled, self._is_labelled = self._is_labelled, labels is not None
+        if labels is not None:
+            return None if self._requests.names == tuple(labels) else tuple(labels)
+        return () if told is None and was_labelled else told
 
     def what_if(self, plans: Any, quantiles: Sequence[float] | None = None) -> np.ndarray:
         """The forecasts from the newest frame under plans, one after another: nothing changes.
 
         Args:
-            plans: [K, H, D], as `describe` names their inputs; 64 at most.
+            plans: K of them, 64 at most: [K, H, D], or each [H, D] or by name, as of `step`.
             quantiles: levels of quantiles of what will come; None for points.
 
         Returns:
@@ -121,9 +136,8 @@ class Client:
 
     def _about_plans(self, ask: str, plans: Any, quantiles: Sequence[float] | None) -> np.ndarray:
         levels = None if quantiles is None else tuple(quantiles)
-        values = _numbers(plans, "plans", "biuf", (3,))
-        require_few(len(values))  # the server cuts off whoever sends more than it ever takes
-        answer = self._requests.ask(Question(ask, values, levels), self.timeout_s)
+        values, names = _plans(plans)
+        answer = self._requests.ask(Question(ask, values, levels, plan_names=names), self.timeout_s)
         return np.frombuffer(answer["forecasts"], "<f4").reshape(answer["shape"])
 
     def describe(self) -> dict[str, Any]:
@@ -166,10 +180,42 @@ class Client:
         return self._requests.ask(question, self.timeout_s)
 
 
-def _numbers(values: Any, what: str, kinds: str, axes: tuple[int, ...]) -> np.ndarray:
-    """An array of numbers with so many axes: a message carries none. Raises FrameError."""
+def _plans(plans: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """[K, H, D], and the names of their inputs where they have some. Raises FrameError."""
+    if isinstance(plans, np.ndarray) or not isinstance(plans, Iterable) or hasattr(plans, "keys"):
+        array, names = _numbers(plans, "plans", "biuf", (3,))
+        require_few(len(array))  # the server cuts off whoever sends more than it ever takes
+        return array, names
+    each = list(plans)
+    require_few(len(each))
+    found = [_plan(plan, f"plan {number}") for number, plan in enumerate(each)]
+    if not found:
+        raise FrameError("plans: there is none; expected one or more.")
+    names = found[0][1]
+    if any((others is None) != (names is None) for _, others in found):
+        raise FrameError("plans: some name their inputs and others do not; expected names in each, or none.")
+    if len({len(values) for values, _ in found}) > 1:
+        raise FrameError("plans: they differ in length; expected as many frames in each.")
     try:
-        array = unmasked(values)
+        values = found if names is None else [(in_order(plan, names, 2, "a plan"), names) for plan in each]
+        return np.stack([array for array, _ in values]), names
+    except (AdaptationError, ValueError) as error:
+        raise FrameError(f"plans: {error}") from error
+
+
+def _plan(plan: Any, what: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """[L, D], and the names of its inputs where it has some. Raises FrameError."""
+    values, names = _numbers(plan, what, "biuf", (1, 2))
+    # Of a single input, as in process: the forecaster refuses it where there are more.
+    return (values[:, None], None) if values.ndim == 1 else (values, names)
+
+
+def _numbers(
+    values: Any, what: str, kinds: str, axes: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """An array of numbers with so many axes, and the names along the last one. Raises FrameError."""
+    try:
+        array, names = with_names(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise FrameError(f"{what}: no array can be made of it ({error}).") from error
     if array.dtype.kind not in kinds:
@@ -178,7 +224,7 @@ def _numbers(values: Any, what: str, kinds: str, axes: tuple[int, ...]) -> np.nd
         array = array[0]
     if array.ndim not in axes:
         raise FrameError(f"{what}: has shape {array.shape}; expected {' or '.join(map(str, axes))} axes.")
-    return array
+    return array, None if names is None else tuple(names)
 
 
 def _names(units: Sequence[str]) -> tuple[str, ...]:

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from forebrain.accelerate import accelerate
-from forebrain.errors import ConfigError, FrameError
+from forebrain.errors import AdaptationError, ConfigError, FrameError
 from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
 from forebrain.realtime.inputs import LiveInputs
 from forebrain.realtime.intervals import OnlineIntervals
-from forebrain.realtime.messages import UntoldNamesError
+from forebrain.realtime.messages import UntoldNamesError, hash_of_names
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments
@@ -35,8 +35,14 @@ from forebrain.scoring.conformal import Calibration
 from forebrain.scoring.input_stacks import InputStacks, Known
 from forebrain.scoring.quantiles import require_levels
 from forebrain.scoring.stack import Stack
-from forebrain.sessions.arrays import unmasked
-from forebrain.sessions.preprocessing import ABSURD, DRIFT_UNITS, Preprocessing
+from forebrain.sessions.arrays import column_names, unmasked
+from forebrain.sessions.preprocessing import (
+    ABSURD,
+    DRIFT_UNITS,
+    Places,
+    Preprocessing,
+    UnknownUnitsError,
+)
 from forebrain.sessions.repair import MIN_GAP_FRAMES
 
 MIN_FALLBACK_WINDOWS = 64
@@ -167,7 +173,7 @@ class LiveForecaster:
 
     def step(
         self,
-        frame: np.ndarray,
+        frame: Any,
         index: int | None = None,
         time_s: float | None = None,
         units: Sequence[str] | None = None,
@@ -178,7 +184,8 @@ class LiveForecaster:
 
         Args:
             frame: [N] in the recording's units; what is not finite, or a thousand million deviations off,
-                counts as missing.
+                counts as missing. What pandas or xarray call its values are `units`, of this frame alone:
+                one without after it is in order.
             index: of the frame in the stream; lets missing, repeated and late frames be told.
             time_s: when it was taken; does the same where there is no index, and measures the rate.
             units: names of the frame's values, from this frame on, after a `reset` too: units that vanish,
@@ -187,10 +194,10 @@ class LiveForecaster:
                 alone. Names it does not know are refused, and then so are frames without names, until names
                 fit or are none at all; only as many as were recorded beside the units that were adapted are
                 left out, and counted.
-            inputs: [D], what was done at this frame, in the order of `input_names`; what is not finite, or
-                None, holds a level and ends an event.
-            plan: [L, D], what will be done at the next L frames, H or more. It stays queued: each frame uses
-                one up, until fewer than H are left.
+            inputs: [D], what was done at this frame, in the order of `input_names` or by name (a mapping, a
+                Series); what is not finite, or None, holds a level and ends an event.
+            plan: [L, D], what will be done at the next L frames, H or more, likewise. It stays
+                queued: each frame uses one up, until fewer than H are left.
 
         Returns:
             float32 [H, N] in the recording's units, always finite. Until C frames have come in a row, and
@@ -207,7 +214,7 @@ class LiveForecaster:
 
     def ingest(
         self,
-        frame: np.ndarray,
+        frame: Any,
         index: int | None = None,
         time_s: float | None = None,
         units: Sequence[str] | None = None,
@@ -230,6 +237,8 @@ class LiveForecaster:
             FrameError: as of `step`.
             UntoldNamesError: no names were told with this hash.
         """
+        if units is None and names is None and (labels := column_names(frame)) is not None:
+            units, names = labels, hash_of_names(labels)  # of this frame alone
         arrivals = copy.copy(self.arrivals)  # so that a frame which is refused has not come
         try:
             arrival = arrivals.judge(index, time_s, is_new)
@@ -334,7 +343,7 @@ class LiveForecaster:
         """Forecasts from the newest frame under plans, one after another; nothing changes.
 
         Args:
-            plans: K plans [H, D], or one array [K, H, D].
+            plans: K plans [H, D], as of `step`, or one array [K, H, D].
             quantiles: levels, each inside (0, 1), of quantiles of what will come; None for points.
 
         Returns:
@@ -359,7 +368,7 @@ class LiveForecaster:
         """The differences that plans make to inputs that stay as they are, from the newest frame on.
 
         Args:
-            plans: K plans [H, D], or one array [K, H, D].
+            plans: K plans [H, D], as of `step`, or one array [K, H, D].
             quantiles: levels, each inside (0, 1), of where the estimated effect may truly lie, see
                 `Adapted.effect`; None for the effect itself.
 
@@ -589,15 +598,16 @@ class LiveForecaster:
             )
         return reads if reads.hash is None else _Reading()
 
-    def _known_names(self, units: Sequence[str]) -> _Named:
+    def _known_names(self, units: Sequence[str]) -> Places:
         """Raises FrameError where names are not known; frames without names are refused too from then on."""
         try:
-            return _Named.of(units, self.unit_names, self.preprocessing.num_recorded - self.num_units)
-        except _UnknownNamesError as error:
-            self._misnamed = str(error)
-            raise
+            return self.preprocessing.places(units)
+        except AdaptationError as error:
+            if isinstance(error, UnknownUnitsError):
+                self._misnamed = str(error)
+            raise FrameError(str(error)) from error
 
-    def _checked(self, frame: np.ndarray, named: _Named | None) -> np.ndarray:
+    def _checked(self, frame: Any, named: Places | None) -> np.ndarray:
         """The frame as float32 [N], NaN where it has no value."""
         values = unmasked(frame)
         if named is None and values.shape == (self.preprocessing.num_recorded,):
@@ -612,11 +622,7 @@ class LiveForecaster:
             raise FrameError(f"the frame holds values of type {values.dtype}; expected real numbers.")
         with np.errstate(over="ignore"):  # too large for float32: found as not finite
             values = values.astype(np.float32, copy=False)
-        if named is None:
-            return values
-        spread = np.full(self.num_units, np.nan, np.float32)
-        spread[named.targets] = values[named.sources]
-        return spread
+        return values if named is None else named.spread(values, self.num_units)
 
     def _is_sound(self, values: np.ndarray) -> np.ndarray:
         """bool [N]: what is finite and not absurdly far off, as far as the units are known by now."""
@@ -820,47 +826,11 @@ def _intervals(
     return OnlineIntervals(calibration, config.interval_memory_s, rate_hz, config.coverage_frames, knowing)
 
 
-class _UnknownNamesError(FrameError):
-    """A sender has other units than the model."""
-
-
-class _Named(NamedTuple):
-    """Which value of a frame is which unit's.
-
-    Attributes:
-        targets, sources: positions among the N units, and in the frame.
-        num_values: of a frame.
-    """
-
-    targets: np.ndarray
-    sources: np.ndarray
-    num_values: int
-
-    @classmethod
-    def of(cls, names: Sequence[str], unit_names: Sequence[str] | None, num_others: int) -> _Named:
-        """Raises FrameError if a name comes twice, the interface's units have no names, or more than
-        `num_others` names are none of theirs."""
-        if unit_names is None:
-            raise FrameError("units were named, but the model's have no names; expected all N, in order.")
-        if len(set(names)) != len(names):
-            raise FrameError("a unit is named twice; expected each name once.")
-        position = {name: column for column, name in enumerate(unit_names)}
-        unknown = [name for name in names if name not in position]
-        if len(unknown) > num_others:
-            raise _UnknownNamesError(
-                f"{len(unknown)} of {len(names)} units are none of the model's: {_some(unknown)}; "
-                f"expected names of its {len(unit_names)}, {_some(unit_names)}. Leave values of others out."
-            )
-        sources = [source for source, name in enumerate(names) if name in position]
-        targets = [position[names[source]] for source in sources]
-        return cls(np.array(targets, np.intp), np.array(sources, np.intp), len(names))
-
-
 class _Reading(NamedTuple):
     """How the values of frames without names are read: as those `names`, none for all units in order; by
     senders that say it only those with the names' `hash`."""
 
-    named: _Named | None = None
+    named: Places | None = None
     names: tuple[str, ...] = ()
     hash: str | None = None
 
@@ -873,7 +843,3 @@ def _finite(found: np.ndarray) -> np.ndarray:
             "finite forecast; expected them in the recording's units."
         )
     return found
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

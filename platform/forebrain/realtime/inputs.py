@@ -11,7 +11,7 @@ from forebrain.errors import AdaptationError, FrameError
 from forebrain.realtime.ring import Ring
 from forebrain.scoring.evaluate import Forecaster
 from forebrain.scoring.input_stacks import InputStacks, Known, as_inputs, held
-from forebrain.sessions.arrays import unmasked
+from forebrain.sessions.inputs import in_order
 
 # Longest plan that is queued, in horizons: what comes from the network has a bounded size.
 MAX_HORIZONS = 64
@@ -73,9 +73,9 @@ class LiveInputs:
         found = None
         if values is not None:
             try:
-                found = unmasked(values).astype(np.float32, copy=False)
-            except (TypeError, ValueError) as error:
-                raise FrameError(f"the frame's inputs are no numbers ({error}).") from error
+                found = in_order(values, self.stacks.names, 1, "the frame's inputs")
+            except AdaptationError as error:
+                raise FrameError(str(error)) from error
             if found.shape != (len(inputs),):
                 raise FrameError(
                     f"the frame's inputs have shape {found.shape}; expected ({len(inputs)},), of "

@@ -2,10 +2,10 @@
 
     frame       {"v": 1, "frame": bytes, "dtype": "<f4", "index": int?, "time_s": float?, "sender": text?,
                  "names": hash?, "units": [name]?, "quantiles": [level]?, "inputs": bytes?, "plan": bytes?,
-                 "plan_shape": [L, D]?}
+                 "plan_shape": [L, D]?, "input_names": [name]?, "plan_names": [name]?}
     question    {"v": 1, "ask": "status" | "describe" | "reset", "sender": text?}
                 {"v": 1, "ask": "what_if" | "effect", "plans": bytes, "shape": [K, H, D],
-                 "quantiles": [level]?}
+                 "plan_names": [name]?, "quantiles": [level]?}
     forecast    {"v": 1, "forecast": bytes, "shape": [H, N], "index": int?, "time_s": float?, "made_at": int?,
                  "made_at_s": float?, "source": name, "score": float?, "drift": bool, "rate_differs": bool,
                  "step_ms": float, "quantiles": bytes?, "levels": [level]?, "knows": name,
@@ -17,9 +17,9 @@ A sender that named its units says by which names each frame is to be read: `nam
 Where the forecaster does not hold those it expects `units`, and nothing is read in another order.
 
 Arrays are little-endian float32 (a frame may be float64, "<f8"); quantiles, where they were asked for, are
-[H, N, Q]. Inputs are [D] of the frame, a plan [L, D] of the frames after it, as `describe` names them. A
-message comes from anybody who reaches the address: it is data, of a bounded size, and nothing in it is ever
-run.
+[H, N, Q]. Inputs are [D] of the frame, a plan [L, D] of the frames after it, in the order in which
+`describe` names them, or in that of `input_names` and `plan_names`, which then name each of them. A message
+comes from anybody who reaches the address: it is data, of a bounded size, and nothing in it is ever run.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Frame:
         plan: [L, D], what will be done at the frames after it; None for what is queued.
         is_new: the transport brings no frame twice, so that one of the newest frame's time is another frame.
         sender: a text of its sender's own; None where it is known by its connection alone.
+        input_names, plan_names: of the D inputs, in the order of `inputs` and of `plan`; None where that is
+            the forecaster's.
     """
 
     values: np.ndarray
@@ -77,6 +79,8 @@ class Frame:
     is_new: bool = False
     names: str | None = None
     sender: str | None = None
+    input_names: tuple[str, ...] | None = None
+    plan_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,14 @@ class Question:
         ask: which.
         plans: of ABOUT_PLANS, [K, H, D].
         quantiles: of these, the levels that are asked for in place of points.
-        sender: as of a frame.
+        sender, plan_names: as of a frame.
     """
 
     ask: str
     plans: np.ndarray | None = field(default=None, compare=False)
     quantiles: tuple[float, ...] | None = None
     sender: str | None = None
+    plan_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +170,9 @@ def encode_frame(frame: Frame, said: Mapping[str, Any] = MappingProxyType({})) -
     for name in ("inputs", "plan"):
         if (values := getattr(frame, name)) is not None:
             message[name] = _little(np.asarray(values))
+    for name in ("input_names", "plan_names"):
+        if (given := getattr(frame, name)) is not None:
+            message[name] = list(given)
     if frame.plan is not None and np.ndim(frame.plan) == 2:
         message["plan_shape"] = list(np.shape(frame.plan))
     return msgpack.packb(message)
@@ -184,7 +192,8 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
             raise FrameError(f"the question is {ask!r:.60}; expected one of {', '.join(QUESTIONS)}.")
         if ask not in ABOUT_PLANS:
             return Question(ask, sender=sender)
-        return Question(ask, _plans(message), _levels(message.get("quantiles")), sender)
+        levels, plan_names = _levels(message.get("quantiles")), _named_inputs(message, "plan_names")
+        return Question(ask, _plans(message), levels, sender, plan_names)
     values, dtype = message.get("frame"), message.get("dtype", "<f4")
     if not isinstance(values, bytes) or dtype not in ("<f4", "<f8"):
         raise FrameError("the message holds no frame: expected bytes under 'frame', of dtype <f4 or <f8.")
@@ -201,6 +210,8 @@ def decode_request(data: bytes | memoryview) -> Frame | Question:
         _plan(message),
         names=names,
         sender=sender,
+        input_names=_named_inputs(message, "input_names"),
+        plan_names=_named_inputs(message, "plan_names"),
     )
 
 
@@ -211,6 +222,8 @@ def encode_question(question: Question) -> bytes:
         message |= {"plans": _little(question.plans), "shape": list(question.plans.shape)}
     if question.quantiles is not None:
         message["quantiles"] = list(question.quantiles)
+    if question.plan_names is not None:
+        message["plan_names"] = list(question.plan_names)
     if question.sender is not None:
         message["sender"] = question.sender
     return msgpack.packb(message)
@@ -308,6 +321,17 @@ def _floats(message: dict[str, Any], name: str) -> np.ndarray | None:
     if not isinstance(data, bytes) or len(data) % 4:
         raise FrameError(f"the frame's {name} are no bytes of <f4 values.")
     return np.frombuffer(data, "<f4")
+
+
+def _named_inputs(message: dict[str, Any], name: str) -> tuple[str, ...] | None:
+    names = message.get(name)
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise FrameError(f"the message's {name} are not a list of names.")
+    if len(set(names)) < len(names):
+        raise FrameError(f"the message's {name} name an input twice; expected each once.")
+    return tuple(names)
 
 
 def _plan(message: dict[str, Any]) -> np.ndarray | None:

@@ -137,7 +137,8 @@ def _answer(live: LiveForecaster, question: Question) -> dict[str, Any]:
     if question.ask in ABOUT_PLANS:
         assert question.plans is not None
         asked = live.what_if if question.ask == "what_if" else live.effect
-        forecasts = asked(list(question.plans), question.quantiles)
+        plans = [_by_name(plan, question.plan_names, "the plan") for plan in question.plans]
+        forecasts = asked(plans, question.quantiles)
         return {"forecasts": forecasts.astype("<f4").tobytes(), "shape": list(forecasts.shape)}
     if question.ask == "reset":
         live.reset()
@@ -151,8 +152,10 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     if levels is not None:
         live.require_intervals(levels)
     is_new = live.ingest(
-        frame.values, frame.index, frame.time_s, frame.units, arrived_s=began, inputs=frame.inputs,
-        plan=_shaped(frame.plan, live), is_new=frame.is_new, names=frame.names,
+        frame.values, frame.index, frame.time_s, frame.units, arrived_s=began,
+        inputs=_by_name(frame.inputs, frame.input_names, "the frame's inputs"),
+        plan=_by_name(_shaped(frame.plan, live), frame.plan_names, "the plan"),
+        is_new=frame.is_new, names=frame.names,
     )  # fmt: skip
     if is_new and port.is_behind():
         live.counts["skipped"] += 1
@@ -173,6 +176,15 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     if is_new:
         live.settle()
     return is_new
+
+
+def _by_name(values: np.ndarray | None, names: Sequence[str] | None, what: str) -> Any:
+    """Inputs or a plan as they were named, if they were."""
+    if values is None or names is None:
+        return values
+    if values.shape[-1] != len(names):
+        raise FrameError(f"{what}: has shape {values.shape} and {len(names)} names; expected one for each.")
+    return dict(zip(names, np.moveaxis(values, -1, 0), strict=True))
 
 
 def _shaped(plan: np.ndarray | None, live: LiveForecaster) -> np.ndarray | None:

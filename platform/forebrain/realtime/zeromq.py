@@ -323,6 +323,11 @@ class RequestClient:
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         _connect(self._socket, address)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that the values of frames have which tell none; none where they are in order."""
+        return self._sender.names
+
     def send(self, frame: Frame, timeout_s: float = CONNECT_S) -> None:
         """Sends a frame to whoever is at the address.
 

@@ -32,8 +32,7 @@ from forebrain.scoring.response import (
 from forebrain.scoring.ridge import MoreFeatures
 from forebrain.scoring.stack import Stack, StackFit, fit_stack
 from forebrain.scoring.window_source import WindowSource
-from forebrain.sessions.arrays import unmasked
-from forebrain.sessions.inputs import Input
+from forebrain.sessions.inputs import Input, in_order
 
 # What a plan may say in place of values: the inputs stay as they are at the last frame.
 HOLD = "hold"
@@ -448,8 +447,7 @@ def as_inputs(values: Any, inputs: Sequence[Input], what: str) -> np.ndarray:
     """Values of inputs as float32 [T, D].
 
     Args:
-        values: an array [T, D] in the order of `inputs`, or [T] of a single one; or by name: a mapping, or a
-            data frame.
+        values: an array [T, D] in the order of `inputs`, or [T] of a single one; or by name, see `in_order`.
         inputs: the channels.
         what: they are, for messages.
 
@@ -458,26 +456,11 @@ def as_inputs(values: Any, inputs: Sequence[Input], what: str) -> np.ndarray:
             differs.
     """
     names = [each.name for each in inputs]
-    if hasattr(values, "keys"):
-        given = [str(name) for name in values.keys()]  # noqa: SIM118 - a data frame's are its columns
-        wrong = [name for name in given if name not in names] + [name for name in names if name not in given]
-        if wrong:
-            raise AdaptationError(
-                f"{what}: has inputs {', '.join(given) or 'none'}; expected exactly {', '.join(names)}."
-            )
-        columns = [unmasked(values[name]).astype(np.float32) for name in names]
-        if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
-            raise AdaptationError(f"{what}: its inputs differ in length; expected one value a frame of each.")
-        array = np.stack(columns, axis=1)
-    else:
-        try:
-            array = unmasked(values).astype(np.float32, copy=False)
-        except (TypeError, ValueError) as error:
-            raise AdaptationError(f"{what}: is no table of numbers ({error}).") from error
-        array = array[:, None] if array.ndim == 1 and len(names) == 1 else array
+    array = in_order(values, names, 2, what)
+    array = array[:, None] if array.ndim == 1 and len(names) == 1 else array
     if array.ndim != 2 or array.shape[1] != len(names) or not len(array):
         raise AdaptationError(
-            f"{what}: has shape {np.shape(values)}; expected [frames, {len(names)}], of {', '.join(names)}."
+            f"{what}: has shape {array.shape}; expected [frames, {len(names)}], of {', '.join(names)}."
         )
     if not np.isfinite(array).all():
         name = names[int(np.flatnonzero(~np.isfinite(array).all(axis=0))[0])]

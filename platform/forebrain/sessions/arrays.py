@@ -1,4 +1,4 @@
-"""Arrays that carry names and times: pandas DataFrames and pynapple TsdFrames, told by what they offer."""
+"""Arrays that carry names and times: of pandas, xarray and pynapple, told by what they offer."""
 
 from __future__ import annotations
 
@@ -35,12 +35,31 @@ def unmasked(values: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-def column_names(traces: Any) -> list[str] | None:
-    """The names that the columns bear; None where they bear none, or are only counted from 0."""
-    columns = getattr(traces, "columns", None)
-    if columns is None or list(columns) == list(range(len(columns))):
+def column_names(values: Any) -> list[str] | None:
+    """The names that the values along the last axis bear: the columns of a DataFrame or TsdFrame, the index
+    of a Series, the coordinate of an xarray DataArray; None where they bear none, or are only counted from
+    0."""
+    labels = getattr(values, "columns", None)
+    if labels is None and getattr(values, "ndim", None):
+        dims = getattr(values, "dims", ())  # of xarray
+        labels = values.indexes.get(dims[-1]) if dims else getattr(values, "index", None)
+    if labels is None or callable(labels) or list(labels) == list(range(len(labels))):
         return None
-    return [str(name) for name in columns]
+    return [str(name) for name in labels]
+
+
+def with_names(values: Any) -> tuple[np.ndarray, list[str] | None]:
+    """An array and the names of its values along the last axis; of a mapping the values by name.
+
+    Raises:
+        ValueError, TypeError: no array can be made of it.
+    """
+    names = column_names(values)
+    is_table = hasattr(values, "columns")  # whose columns may be each of a type of its own
+    if hasattr(values, "keys") and not hasattr(values, "dtype") and (names is not None or not is_table):
+        columns = [unmasked(values[name]) for name in values.keys()]  # noqa: SIM118
+        return np.stack(columns, axis=-1), [str(name) for name in values.keys()]  # noqa: SIM118
+    return unmasked(values), names
 
 
 def frame_times(traces: Any) -> np.ndarray | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from forebrain.errors import RecordingError
+from forebrain.errors import AdaptationError, RecordingError
+from forebrain.sessions.arrays import with_names
 
 InputKind = Literal["event", "level", "pattern"]
 INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
@@ -51,6 +52,34 @@ class Input:
         """What the channel of a pattern acts on, as the recording names it."""
         found = _TARGET.match(self.name) if self.kind == "pattern" else None
         return found["target"] if found else None
+
+
+def in_order(values: Any, names: Sequence[str], num_axes: int, what: str) -> np.ndarray:
+    """Values of inputs as float32, those that bear names brought into an order.
+
+    Args:
+        values: an array, whose inputs are in this order; or by name: a mapping, or what pandas and xarray
+            label. Of another number of axes than expected labels are no names.
+        names: of all inputs, in order.
+        num_axes: 1 for those of one frame, [D], or 2, [T, D].
+        what: they are, for messages.
+
+    Raises:
+        AdaptationError: an input is missing or unknown, or it is no table of numbers.
+    """
+    try:
+        array, given = with_names(values)
+        array = array.astype(np.float32, copy=False)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AdaptationError(f"{what}: is no table of numbers ({error}).") from error
+    if given is None or array.ndim != num_axes:
+        return array
+    if sorted(given) != sorted(names):
+        raise AdaptationError(
+            f"{what}: has inputs {', '.join(given) or 'none'}; expected exactly {', '.join(names)}."
+        )
+    ordered: np.ndarray = array[..., [given.index(name) for name in names]]
+    return ordered
 
 
 def kind_of(values: np.ndarray) -> InputKind:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from forebrain.errors import AdaptationError, ConfigError
-from forebrain.sessions.arrays import unmasked
+from forebrain.sessions.arrays import column_names, unmasked
 from forebrain.sessions.repair import MAX_RATE_ERROR, repair_units
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
@@ -41,6 +42,29 @@ class RateWarning(UserWarning):
 
 class ValuesWarning(UserWarning):
     """Frames of a recording hold other values than those that were adapted to, or held ones."""
+
+
+class UnknownUnitsError(AdaptationError):
+    """Values bear names that are none of the units' that a model knows."""
+
+
+class Places(NamedTuple):
+    """Which of some values is which unit's.
+
+    Attributes:
+        targets, sources: positions among the N units, and among the values.
+        num_values: that were named.
+    """
+
+    targets: np.ndarray
+    sources: np.ndarray
+    num_values: int
+
+    def spread(self, values: np.ndarray, num_units: int) -> np.ndarray:
+        """Values [..., num_values] as float32 [..., N], NaN of units that were not named."""
+        found = np.full((*values.shape[:-1], num_units), np.nan, np.float32)
+        found[..., self.targets] = values[..., self.sources]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +129,31 @@ class Preprocessing:
         """A unit's name, or its number among the recorded where it has none."""
         return self.unit_names[unit] if self.unit_names else f"unit {self.columns[unit]}"
 
+    def places(self, names: Sequence[str]) -> Places:
+        """Which of the values of these names is which unit's.
+
+        Raises:
+            UnknownUnitsError: more names than units were recorded and not adapted are none of the model's.
+            AdaptationError: a name comes twice, or the model's units have none.
+        """
+        if not self.unit_names:
+            raise AdaptationError(
+                "units were named, but the model's have no names; expected all N, in order and without names."
+            )
+        if len(set(names)) != len(names):
+            raise AdaptationError("a unit is named twice; expected each name once.")
+        position = {name: column for column, name in enumerate(self.unit_names)}
+        unknown = [name for name in names if name not in position]
+        if len(unknown) > self.num_recorded - self.num_units:
+            raise UnknownUnitsError(
+                f"{len(unknown)} of {len(names)} units are none of the model's: {_some(unknown)}; "
+                f"expected names of its {len(self.unit_names)}, {_some(self.unit_names)}. Leave values of "
+                "others out; names that pandas or xarray bear are names too, and to_numpy() has none."
+            )
+        sources = [source for source, name in enumerate(names) if name in position]
+        targets = [position[names[source]] for source in sources]
+        return Places(np.array(targets, np.intp), np.array(sources, np.intp), len(names))
+
     def normalise(self, frames: np.ndarray) -> np.ndarray:
         """Raw frames [..., N] as the model sees them."""
         return (frames - self.mean) / self.scale
@@ -133,17 +182,26 @@ class Preprocessing:
         """The last frames of the model's units, checked.
 
         Args:
-            frames: raw frames [at least `context`, N] at `rate_hz`; or [.., all recorded units].
+            frames: raw frames [at least `context`, N] at `rate_hz`; or [.., all recorded units]. Where
+                columns bear names, as those of a data frame, units are found by these.
             context: C.
 
         Returns:
             float32 [C, N].
 
         Raises:
-            AdaptationError: too few frames, another number of units, or a value that is not finite or more
-                than ABSURD deviations off.
+            AdaptationError: too few frames, another number of units, other names, or a value that is not
+                finite or more than ABSURD deviations off.
         """
-        frames = unmasked(frames)
+        names, frames = column_names(frames), unmasked(frames)
+        if names is not None and frames.ndim == 2 and tuple(names) != self.unit_names:
+            places = self.places(names)
+            if lost := [name for name in self.unit_names if name not in names]:
+                raise AdaptationError(
+                    f"the window has no column of {_some(lost)} ({len(lost)} of {self.num_units} units); "
+                    "expected all, by these names or in order without names."
+                )
+            frames = places.spread(frames, self.num_units)
         if frames.ndim != 2 or frames.shape[1] not in (self.num_units, self.num_recorded):
             either = f"{self.num_units}" + (
                 f" (or all {self.num_recorded} recorded)" if self.num_recorded != self.num_units else ""
@@ -320,6 +378,10 @@ class Preprocessing:
                 "begin, nor before. Adapt to this recording."
             )
         return window
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def rates_agree(rate_hz: float | None, other_hz: float | None) -> bool:

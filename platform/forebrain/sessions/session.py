@@ -312,7 +312,7 @@ class Session:
         Args:
             traces: [T frames, N units], in the recording's own units of measurement: a NumPy array, a pandas
                 DataFrame (its columns name the units; an index of dates or time differences tells the times
-                of the frames) or a pynapple TsdFrame (columns and times).
+                of the frames), an xarray DataArray (names) or a pynapple TsdFrame (columns and times).
             rate_hz: frames a second. None: by the frames' times, where there are any.
             species, subject, session, dataset: whose recording it is. Not given, it cannot be told whether a
                 backbone has seen this animal.
@@ -330,7 +330,8 @@ class Session:
             known["time_s"] = time_s
         for member in ("stimulus", "behaviour"):
             if (channels := known.get(member)) is not None:
-                if known.get(f"{member}_names") is None and (names := column_names(channels)) is not None:
+                is_table = getattr(channels, "ndim", 2) == 2
+                if known.get(f"{member}_names") is None and is_table and (names := column_names(channels)):
                     known[f"{member}_names"] = tuple(names)
                 values = unmasked(channels).astype(np.float32, copy=False)
                 known[member] = values[:, None] if values.ndim == 1 else values

@@ -192,7 +192,8 @@ def _port(config: Config, live: LiveForecaster) -> tuple[Port, str]:
     from forebrain.realtime.zeromq import RequestPort, StreamPort
 
     planned = MAX_HORIZONS * live.horizon * len(live.input_names)
-    max_bytes = max_frame_bytes(max(live.num_units, live.preprocessing.num_recorded), planned)
+    num_named = max(live.num_units, live.preprocessing.num_recorded) + 2 * len(live.input_names)
+    max_bytes = max_frame_bytes(num_named, planned)
     if config.transport == "requests":
         requests = RequestPort(config.address, max_bytes, live.arrivals.rate_hz)
         return requests, requests.address
