@@ -298,3 +298,51 @@ def test_frames_that_only_looked_like_milliseconds_are_taken_as_soon_as_they_ste
         with pytest.raises(FrameError, match="Divide milliseconds by 1e3"):
             arrivals.judge(None, time_s)
     assert arrivals.judge(None, 600.1).kind == "next" and arrivals.judge(None, 600.2).kind == "next"
+
+
+def jumps(arrivals: Arrivals, times: np.ndarray, first: int = 0) -> list[int]:
+    """The frames, counted without a hole, before which time has jumped."""
+    placed = [arrivals.judge(first + number, float(time_s)) for number, time_s in enumerate(times)]
+    assert all((each.kind, each.missing) == ("next", 0) for each in placed)
+    return [number for number, each in enumerate(placed) if each.has_jumped]
+
+
+@pytest.mark.parametrize("pause", [8, 40, 100_000])
+@pytest.mark.parametrize("rate_hz", [30.0, None])
+def test_a_pause_in_which_the_sender_counted_on_is_told_by_its_times(
+    rate_hz: float | None, pause: float
+) -> None:
+    times = (FRAMES + pause * (FRAMES // 50)) / 30 + RNG.normal(0, 0.1 / 30, 2000)  # trials
+    assert jumps(Arrivals(rate_hz), times) == list(range(50, 2000, 50))
+    missing = np.delete(np.arange(60), slice(40, 52))
+    arrivals = Arrivals(rate_hz)  # frames that the index tells as missing are no jump
+    assert not any(arrivals.judge(int(each), each / 30).has_jumped for each in missing)
+
+
+@pytest.mark.parametrize(
+    ("times", "rate_hz"),
+    [
+        (FRAMES / 30 + RNG.normal(0, 0.5 / 30, 2000), 30),
+        (on_a_clock(FRAMES / 30, 1), 30),
+        (on_a_clock(FRAMES / 300, 1), 300),
+        (np.repeat(FRAMES[:50] * 40 / 30, 40), 30),
+        (np.repeat(FRAMES[:50] * 40 / 30, 40) + np.tile(np.arange(40), 50) / 1000, 30),
+        (FRAMES / 2, 30),
+        (FRAMES / 30, 2),
+        (FRAMES / 30, None),
+    ],
+    ids=["jitter", "whole seconds", "300 Hz", "chunks", "chunks that are read out", "slower", "faster",
+         "without rate"],
+)  # fmt: skip
+def test_what_makes_times_uneven_is_no_jump(times: np.ndarray, rate_hz: float | None) -> None:
+    assert not jumps(Arrivals(rate_hz), np.maximum.accumulate(times))
+
+
+def test_a_rate_that_falls_is_no_jump_for_long_and_a_burst_after_one_none() -> None:
+    arrivals = Arrivals(30)
+    assert not jumps(arrivals, FRAMES[:100] / 30)
+    assert len(jumps(arrivals, 5 + FRAMES[:300] / 2, 100)) <= 2
+    stalled = Arrivals(30)
+    assert not jumps(stalled, FRAMES[:100] / 30)
+    caught_up = np.maximum(FRAMES[100:400] / 30, 4.0 + FRAMES[:300] / 1000)
+    assert jumps(stalled, caught_up, 100) == [0]

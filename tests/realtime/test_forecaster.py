@@ -185,6 +185,16 @@ def test_after_a_gap_the_window_starts_anew(small: Small, open_live: Open, by: s
     assert live.counts["gaps"] == 1 and live.arrivals.index == 99
 
 
+def test_after_a_pause_in_which_the_index_counts_on_the_window_starts_anew(
+    small: Small, open_live: Open
+) -> None:
+    frames, live = activity(80, small.preprocessing), open_live()
+    for number, frame in enumerate(frames):
+        live.step(frame, number, number / 5 + 3600 * (number >= 40))
+        assert (live.source == "warm-up") == (number < CONTEXT - 1 or 40 <= number < 40 + CONTEXT - 1)
+    assert (live.counts["gaps"], live.counts["time_jumps"], live.counts["missing_frames"]) == (1, 1, 0)
+
+
 def test_late_and_repeated_frames_change_nothing(small: Small, open_live: Open) -> None:
     frames = activity(40, small.preprocessing)
     expected = play(open_live(), frames)

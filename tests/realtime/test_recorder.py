@@ -21,6 +21,7 @@ from forebrain.realtime import LiveForecaster
 from forebrain.realtime import recorder as recorder_module
 from forebrain.realtime.recorder import EVENT_BYTES, Recorder
 from forebrain.sessions.preprocessing import RateWarning
+from forebrain.sessions.repair import repair
 
 Open = Callable[..., LiveForecaster]
 ABOUT = {"species": "celegans", "subject": "worm9", "session": "day1", "dataset": "lab"}
@@ -76,7 +77,7 @@ def test_frames_forecasts_and_events_are_read_back(
         assert data.step.values.tolist() == [*range(1, HORIZON + 1)] and (data.step_ms == 1).all()
 
 
-@pytest.mark.parametrize(("came_hz", "read_hz"), [(5.1, 5.0), (6.0, 6.0), (10.0, 10.0), (0.005, 5.0)])
+@pytest.mark.parametrize(("came_hz", "read_hz"), [(5.1, 5.0), (6.0, 6.0), (10.0, 10.0), (0.004, 5.0)])
 def test_of_frames_at_another_rate_than_was_adapted_to_the_times_count(
     open_live: Open, small: Small, tmp_path: Path, came_hz: float, read_hz: float
 ) -> None:
@@ -92,6 +93,53 @@ def test_of_frames_at_another_rate_than_was_adapted_to_the_times_count(
     assert [each.category for each in told] == [RateWarning] * (came_hz != 5.1)
     path.with_name("run.nc.session.yaml").write_text("rate_hz: 7\n")
     assert fb.read(path).rate_hz == 7
+
+
+@pytest.mark.parametrize(("came_hz", "differs"), [(5.5, False), (20.0, True), (2.0, True)])
+def test_of_frames_without_times_a_record_says_where_they_came_at_another_rate(
+    open_live: Open,
+    small: Small,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    came_hz: float,
+    differs: bool,
+) -> None:
+    live, path, now = open_live(), tmp_path / "run.nc", 1.7e9
+    recorder = Recorder(path, live, ABOUT)
+    monkeypatch.setattr("forebrain.realtime.recorder.time.time", lambda: now)
+    for index, frame in enumerate(activity(150, small.preprocessing)):
+        now = 1.7e9 + index // 4 * 4 / came_hz + 600 * (index >= 70)  # four at a time, and a pause
+        live.step(frame, index)
+        live.step_ms = 1.0
+        recorder.frame(live)
+    recorder.close()
+    session = fb.read(path)
+    note = session.metadata.get("arrival_note", "")
+    assert (
+        session.rate_hz == 5
+        and (f"expected 5 Hz and frames without times came at {came_hz:.2g}" in note) == differs
+    )
+    with warnings.catch_warnings(record=True) as told:
+        live.preprocessing.latest_window(session, CONTEXT)
+    assert [each.category for each in told] == [RateWarning] * differs
+    path.with_name("run.nc.session.yaml").write_text("rate_hz: 5\n")
+    assert "arrival_note" not in fb.read(path).metadata
+
+
+def test_a_record_ends_a_segment_where_time_jumps_as_repair_does(
+    open_live: Open, small: Small, tmp_path: Path
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    for index, frame in enumerate(activity(120, small.preprocessing)):
+        live.step(frame, index, index / 5 + 3600 * (index >= 40) + 0.4 * (index >= 80))
+        live.step_ms = 1.0
+        recorder.frame(live)
+    recorder.close()
+    with xarray.open_dataset(path, engine="scipy") as data:
+        assert np.flatnonzero(np.diff(data.segment)).tolist() == [39]  # two frames' time are held
+    session = fb.read(path)
+    assert session.segments == repair(session)[0].segments == [(0, 40), (40, 80), (80, 120)]
 
 
 def test_a_frame_that_was_not_forecast_has_no_forecast(

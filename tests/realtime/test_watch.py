@@ -42,6 +42,18 @@ def test_gaps_and_restarts_are_said_at_their_frame(small: Small, open_live: Open
     ]
 
 
+def test_a_pause_in_which_frames_are_counted_on_is_told_from_a_gap(small: Small, open_live: Open) -> None:
+    frames, live = steady(60, small), open_live()
+    watch, said = Watch(live), []
+    for number, frame in enumerate(frames):
+        live.step(frame, number + 50 * (number >= 50), number / 5 + 60 * (number >= 30) + 10 * (number >= 50))
+        said += [(number, event) for event in watch.news()]
+    assert said == [
+        (30, "time went on while no frame was counted: the window starts anew (at frame 30)"),
+        (50, "frames are missing: the window starts anew (at frame 100)"),
+    ]
+
+
 def test_of_many_events_each_kind_is_said_once_in_a_while_with_their_number(
     small: Small, open_live: Open
 ) -> None:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from itertools import accumulate
 from statistics import fmean, median
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from forebrain.errors import FrameError
-from forebrain.sessions.repair import MAX_RATE_ERROR, MAX_TIME_GAP, MIN_GAP_FRAMES
+from forebrain.sessions.clock import MAX_TIME_GAP, MIN_ARRIVALS, arrives_at, pause_after
+from forebrain.sessions.clock import PAUSE_S as PAUSE_S
+from forebrain.sessions.repair import MAX_RATE_ERROR, MIN_GAP_FRAMES
 
 RATE_INTERVALS = 64  # the rate is that of this many frame intervals
 MIN_RATE_INTERVALS = 16
 FIRST_INTERVALS = 4  # after so many a pause is told already, though not yet a frame or two that are missing
-# By their arrival frames may come in chunks, so it takes longer to tell a rate, and less exactly.
-ARRIVALS = 256
-MIN_ARRIVALS = 64
-MAX_ARRIVAL_RATE_ERROR = 0.2
-PAUSE_S = 2.0  # a sender that is silent for so long pauses; its rate by arrival is measured anew
-PAUSE_FRAMES = 10  # usual intervals; a step longer than these and PAUSE_S says nothing of the rate
+ARRIVALS = 256  # by which a rate is told of frames without times
 RATE_NOISE = 0.005  # a measured rate so near to the expected one is that
 # By their times, frames are counted by how late each comes. What is late is forgotten within 8 frames, so
 # that a rate a little off makes none missing; what is early within 128, and of a burst all but ten frames at
@@ -44,10 +42,13 @@ class Arrival(NamedTuple):
         kind: `next` (it is new), `repeated` (the newest again), `late` (older than the newest), or `restart`
             (the sender counts anew).
         missing: frames that should have come before it and did not.
+        has_jumped: it came later, by so many frames' time as make a gap, than the index tells: its sender
+            took none for a while, and counts on.
     """
 
     kind: Literal["next", "repeated", "late", "restart"]
     missing: int = 0
+    has_jumped: bool = False
 
 
 class Arrivals:
@@ -113,6 +114,8 @@ class Arrivals:
         self._refused = None
         arrival = Arrival("restart") if is_new_count else self._place(index, time_s, is_new)
         if arrival.kind == "next":
+            if index is not None and self._has_jumped(arrival.missing + 1, time_s):
+                arrival = arrival._replace(has_jumped=True)
             self._measure(0 if index is None else arrival.missing, time_s)
         if arrival.kind in ("next", "restart"):
             self.index = self._next_index(arrival) if index is None else int(index)
@@ -144,8 +147,9 @@ class Arrivals:
         measured = self.measured_hz
         if measured is None or self.rate_hz is None:
             return False
-        by_times = len(self._intervals) >= MIN_RATE_INTERVALS
-        return abs(measured / self.rate_hz - 1) > (MAX_RATE_ERROR if by_times else MAX_ARRIVAL_RATE_ERROR)
+        if len(self._intervals) >= MIN_RATE_INTERVALS:
+            return abs(measured / self.rate_hz - 1) > MAX_RATE_ERROR
+        return not arrives_at(measured, self.rate_hz)
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to place the next frame as this would, in plain values."""
@@ -269,7 +273,7 @@ class Arrivals:
         steps = [place for place, interval_s in enumerate(self._intervals) if interval_s > 0]
         if not steps:
             return None
-        pause_s = max(PAUSE_S, PAUSE_FRAMES * median(self._intervals))
+        pause_s = pause_after(median(self._intervals))
         whole = list(self._intervals)[steps[0] + 1 : steps[-1] + 1]
         return fmean(short) if (short := [each for each in whole if each <= pause_s]) else None
 
@@ -295,6 +299,21 @@ class Arrivals:
         late -= missing
         self._late_frames = max(late * (1 - 1 / (LATE_FRAMES if late > 0 else EARLY_FRAMES)), -MOST_EARLY)
         return missing
+
+    def _has_jumped(self, frames: int, time_s: float | None) -> bool:
+        """Whether time went on by MIN_GAP_FRAMES frames more than the `frames` that the index tells, which
+        neither the newest steps, of another rate, nor a burst just before, of which this is the end, explain.
+        """
+        rate_hz = self._counting_rate()
+        if rate_hz is None or time_s is None or self.time_s is None or self.index is None:
+            return False
+        newest_s = median(list(self._intervals)[-FIRST_INTERVALS:])
+        interval_s = newest_s if newest_s * rate_hz > MAX_TIME_GAP else 1 / rate_hz
+        late = (time_s - self.time_s) / interval_s - frames
+        if late < MIN_GAP_FRAMES:
+            return False
+        since = accumulate(each / interval_s - 1 for each in reversed(self._intervals))
+        return late + min(0.0, *since) >= MIN_GAP_FRAMES
 
     def _measure(self, missing: int, time_s: float | None) -> None:
         if time_s is None or self.time_s is None or time_s < self.time_s:

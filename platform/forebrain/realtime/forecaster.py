@@ -54,9 +54,9 @@ Source = Literal["warm-up", "model", "copy", "late", "repeated"]
 State = tuple[dict[str, np.ndarray], dict[str, Any]]
 # What `status` counts from the start, in its order.
 COUNTED = (
-    "frames", "forecasts", "skipped", "missing_frames", "empty_frames", "gaps", "late", "repeated",
-    "restarts", "resets", "refused", "missing_values", "vanished", "appeared", "unknown_units", "not_finite",
-    "fallbacks", "updates", "lost_records",
+    "frames", "forecasts", "skipped", "missing_frames", "empty_frames", "gaps", "time_jumps", "late",
+    "repeated", "restarts", "resets", "refused", "missing_values", "vanished", "appeared", "unknown_units",
+    "not_finite", "fallbacks", "updates", "lost_records",
 )  # fmt: skip
 
 
@@ -187,7 +187,8 @@ class LiveForecaster:
                 counts as missing. What pandas or xarray call its values are `units`, of this frame alone:
                 one without after it is in order.
             index: of the frame in the stream; lets missing, repeated and late frames be told.
-            time_s: when it was taken; does the same where there is no index, and measures the rate.
+            time_s: when it was taken; does the same where there is no index, and measures the rate. Beside an
+                index it tells a pause in which none was counted: a gap.
             units: names of the frame's values, from this frame on, after a `reset` too: units that vanish,
                 appear or change places; none at all: all in order again. Units of the interface that are not
                 named have no value. Those of a late or repeated frame count for the late frames after it
@@ -275,6 +276,9 @@ class LiveForecaster:
         if self.inputs is not None:
             self.inputs.pass_over(arrival.missing)
         self._pass_over(arrival.missing)
+        if arrival.has_jumped and arrival.missing < MIN_GAP_FRAMES:
+            self.counts["time_jumps"] += 1
+            self._gap()
         if self._away_s and before.index is not None and index is None and None in (time_s, before.time_s):
             self._begin_blindly()
         self._away_s = 0.0

@@ -21,7 +21,7 @@ class Watch:
 
     def __init__(self, live: LiveForecaster, clock: Callable[[], float] = time.monotonic) -> None:
         self._live, self._clock = live, clock
-        self._counts = {name: live.counts[name] for name in _COUNTED}
+        self._counts = {name: self._count(name) for name in _COUNTED}
         self._flags = {"rate": False, "drift": False, "copy": False, "coverage": False}
         self._said_at: dict[str, float] = {}
         self._heard_at: float | None = None
@@ -32,11 +32,11 @@ class Watch:
         """Sentences on what has changed since the last call; mostly none."""
         live, found = self._live, self._silence()
         for name, words in _COUNTED.items():
-            new = live.counts[name] - self._counts[name]
-            if name == "missing_frames" and live.counts["gaps"] != self._counts["gaps"]:
+            new = self._count(name) - self._counts[name]
+            if name == "missing_frames" and self._count("gaps") != self._counts["gaps"]:
                 continue  # the gap is said
             if new and self.may_say(name):
-                self._counts[name] = live.counts[name]
+                self._counts[name] = self._count(name)
                 if name == "gaps":
                     self._counts["missing_frames"] = live.counts["missing_frames"]
                 index = live.arrivals.index
@@ -60,6 +60,10 @@ class Watch:
             return False
         self._said_at[name] = now
         return True
+
+    def _count(self, name: str) -> int:
+        jumps = self._live.counts["time_jumps"] if name == "gaps" else 0  # said by themselves
+        return self._live.counts[name] - jumps
 
     def _silence(self) -> list[str]:
         """Says when frames no longer come, and when they come again."""
@@ -107,6 +111,7 @@ class Watch:
 
 _COUNTED = {
     "gaps": "frames are missing: the window starts anew",
+    "time_jumps": "time went on while no frame was counted: the window starts anew",
     "missing_frames": "a few frames are missing: the last values are held",
     "restarts": "the sender counts anew: the window starts anew",
     "resets": "the sender begins a new run",

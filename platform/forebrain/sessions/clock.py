@@ -7,6 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_TIME_GAP = 1.5  # frame intervals; a longer one breaks the segment
+# Where frames have no times their arrival tells the rate. They may come in chunks, so it takes longer, and it
+# is told less exactly.
+MIN_ARRIVALS = 64
+MAX_ARRIVAL_RATE_ERROR = 0.2
+PAUSE_S = 2.0  # a sender that is silent for so long pauses; its rate by arrival is measured anew
+PAUSE_FRAMES = 10  # usual intervals; a step longer than these and PAUSE_S says nothing of the rate
 _COARSE = 0.2  # times written in steps of so much of an interval are rounded coarsely
 _LAG = 20  # frames over which the interval of coarse times is taken
 _NOISY = 0.05  # a median deviation of the intervals, relative to their median
@@ -76,6 +82,16 @@ def read_clock(time_s: np.ndarray) -> FrameClock | None:
     strays = np.setdiff1d(suspects, breaks) if not is_coarse else suspects[:0]
     jitter = max(0.0, spread**2 - rounding**2 / 4) ** 0.5 / interval
     return FrameClock(interval, breaks, rounding, strays, jitter)
+
+
+def pause_after(usual_s: float) -> float:
+    """Seconds, the longest step that is no pause, where this is the usual one."""
+    return max(PAUSE_S, PAUSE_FRAMES * usual_s)
+
+
+def arrives_at(measured_hz: float, rate_hz: float) -> bool:
+    """Whether frames that come at the one rate may be of the other."""
+    return abs(measured_hz / rate_hz - 1) <= MAX_ARRIVAL_RATE_ERROR
 
 
 def _slope(times: np.ndarray, breaks: np.ndarray) -> float:

@@ -243,7 +243,8 @@ class Preprocessing:
 
         Warns:
             RateWarning: its rate is another within the tolerance, so its seconds are not those of the model;
-                or is not known; or its frame times tell another than is stated.
+                or is not known; or its frame times, or the arrival of frames that were streamed without, tell
+                another than is stated.
             ValuesWarning: more than a fifth of the units have left what was fitted, as in other units of
                 measurement; or some have no value in the whole context.
         """
@@ -251,6 +252,8 @@ class Preprocessing:
         recorded = session
         session, report = repair_units(session, self.columns)
         doubts = [each.words for each in report.findings if each.kind == "rate_mismatch"]
+        if note := session.metadata.get("arrival_note"):
+            doubts.append(note)
         if session.rate_hz is None and self.recorded_rate_hz is not None:
             session = replace(session, rate_hz=self.recorded_rate_hz)
             doubts.append(

@@ -24,7 +24,7 @@ from forebrain_registry.storage import partial_beside, path_here
 
 Range = tuple[int, int]  # frames [start, stop)
 # Keys of metadata that tell what a reader guessed.
-READER_NOTES = ("identity_note", "orientation_note", "rate_note", "record_note")
+READER_NOTES = ("identity_note", "orientation_note", "rate_note", "arrival_note", "record_note")
 # Keys of metadata that tell what a reader took of the numbers, and left, with how a person is told.
 READING_NOTES = {
     "cells": "cells: {}",

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.clock import MIN_ARRIVALS, arrives_at, pause_after, read_clock
 from forebrain.sessions.inputs import Input
-from forebrain.sessions.readers._common import make_session, rate_of
+from forebrain.sessions.readers._common import make_session
 from forebrain.sessions.readers._selected import loaded_if_small
 from forebrain.sessions.readers._time import is_plausible
 from forebrain.sessions.readers.netcdf3 import NetcdfFrames, whole_records
@@ -48,7 +49,10 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         with whole_records(path) as file:
             num_counted, num_bytes = file.num_counted, file.num_bytes
             known = {name: _text(value) for name, value in file._attributes.items()}
-            found = {name: np.array(file.variables[name].data) for name in ("index", "time_s", "segment")}
+            found = {
+                name: np.array(file.variables[name].data)
+                for name in ("index", "time_s", "arrived_s", "segment")
+            }
             events = _strings(file.variables["event"].data)
             unit_names = tuple(_text(name) for name in _strings(file.variables["unit"].data).tolist())
             shape = file.variables["activity"].shape
@@ -76,8 +80,13 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         raise RecordingError(f"{path}: holds no frame yet; read it once the stream has begun.")
     time_s = found["time_s"].astype(np.float64)
     rate_hz = known.get("rate_hz")
-    # Where frames did not come, or the disk had no room for them, those beside the hole are no neighbours.
+    is_timed = bool(np.isfinite(time_s).all()) and len(time_s) > 1
+    # Where frames did not come, or the disk had no room for them, those beside the hole are no neighbours;
+    # nor are those between which time has jumped, as repair would find too.
     is_hole = np.diff(found["index"].astype(np.float64)) > 1
+    clock = read_clock(time_s) if is_timed else None
+    if clock is not None:
+        is_hole[clock.breaks - 1] = True
     segment_ids = found["segment"] + np.concatenate([[0], is_hole.cumsum()])
     told = [f"frame {frame}: {_text(events[frame])}" for frame in np.flatnonzero(events != b"")]
     metadata = {"variable": "activity", "also_in_the_file": "forecast, source, score, step_ms: for xarray"}
@@ -85,8 +94,7 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
         metadata["events"] = "; ".join(told[:_MAX_EVENTS])
     if shape[0] < num_counted:
         metadata["record_note"] = f"{num_counted:,} frames were recorded and {shape[0]:,} lie there"
-    is_timed = bool(np.isfinite(time_s).all()) and len(time_s) > 1
-    by_times = rate_of(time_s) if is_timed else None
+    by_times = None if clock is None else clock.rate_hz
     # The file has the rate that the forecaster was adapted to, whatever came.
     if rate_hz and by_times and is_plausible(by_times) and abs(by_times / rate_hz - 1) > MAX_RATE_ERROR:
         metadata["rate_note"] = (
@@ -94,6 +102,13 @@ def read(path: Path, sidecar: Sidecar) -> list[Session]:
             "count, and rate_hz in a sidecar corrects it"
         )
         rate_hz = None
+    by_arrival = None if is_timed else _rate_by_arrival(found["arrived_s"], found["index"], segment_ids)
+    if rate_hz and by_arrival and sidecar.rate_hz is None and not arrives_at(by_arrival, rate_hz):
+        metadata["arrival_note"] = (
+            f"the forecaster expected {rate_hz:.4g} Hz and frames without times came at {by_arrival:.4g} Hz; "
+            f"they are taken to be of {rate_hz:.4g} Hz, which is right if they were only played faster or "
+            "slower. State rate_hz in a sidecar"
+        )
     session = make_session(
         path,
         sidecar,
@@ -114,6 +129,17 @@ def checksum(data: Any) -> int:
     """The CRC-32 of a frame's bytes, as the signed number that the format holds."""
     unsigned = zlib.crc32(data)
     return unsigned - (unsigned >> 31 << 32)
+
+
+def _rate_by_arrival(arrived_s: np.ndarray, index: np.ndarray, segment_ids: np.ndarray) -> float | None:
+    """Frames a second between frames of one segment, without pauses; None where too few came."""
+    seconds, frames = np.diff(arrived_s.astype(np.float64)), np.diff(index.astype(np.float64))
+    is_step = (np.diff(segment_ids) == 0) & (frames > 0) & (seconds >= 0)
+    if is_step.sum() < MIN_ARRIVALS:
+        return None
+    is_step &= seconds <= pause_after(float(np.median(seconds[is_step])))
+    took_s = float(seconds[is_step].sum())
+    return float(frames[is_step].sum()) / took_s if took_s > 0 else None
 
 
 def _damaged(file: Any, path: Path) -> list[int]:
