@@ -227,6 +227,32 @@ def test_a_recording_is_played_in_the_forecasters_frames_which_is_said() -> None
     assert "stated rate is 20 Hz but the frame times say 8 Hz" in told
 
 
+def test_a_recording_is_played_by_the_names_of_its_units_and_another_animal_is_told(
+    adapted: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = replace(Session.load(recording), unit_names=("AVA", "AVB", "lost", "RIM", "SMD", "RIV"))
+    turned = replace(session, traces=session.frames(0, 200)[:, ::-1], unit_names=session.unit_names[::-1])
+    turned.save(tmp_path / "turned.npz")
+    replace(turned, unit_names=tuple("abcdef")).save(tmp_path / "others.npz")
+    live = Adapted.load(adapted).stream()
+    for index, frame in enumerate(session.frames(0, 200)):
+        live.step(frame, index)
+    with serving(adapted) as (_, address):
+        play = ["live", "replay", "--address", address, "--part", "all", "--speed", "0"]
+        play += ["--budget_ms", "60000", "--recording"]
+        assert main([*play, str(tmp_path / "turned.npz")]) == 0
+        with Client(address, timeout_s=60) as client:
+            assert client.status()["score"] == pytest.approx(live.rolling_score)
+        assert main([*play, str(tmp_path / "others.npz")]) != 0
+        assert "units are none of the model's" in capsys.readouterr().err
+
+    described = {"unit_names": ["AVA"], "dataset": session.dataset, "subject": "another"}
+    _, (told,) = replay._as_expected(session, described)
+    assert "another was adapted to: its units must be the same cells" in told
+    assert replay._as_expected(session, {**described, "subject": session.subject})[1] == []
+    assert replay._as_expected(session, {**described, "unit_names": None})[1] == []
+
+
 @contextlib.contextmanager
 def pages(adapted: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A server process that shows a page, its address and the page's."""

@@ -91,6 +91,11 @@ def test_frames_carry_index_and_time_and_jump_between_segments() -> None:
     assert all(frame.time_s == frame.index / 4 for frame in played)
 
 
+def test_the_first_frame_tells_the_names_of_the_units() -> None:
+    played = list(frames_of(session([12, 8]), [(5, 10)], 12, names=["AVA"]))
+    assert [frame.units for frame in played] == [("AVA",), *11 * [None]]
+
+
 def test_a_recording_is_played_again_until_there_are_enough_frames() -> None:
     one = session([12, 8])
     played = list(frames_of(one, [(5, 10)], 12))

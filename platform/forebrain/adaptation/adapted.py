@@ -28,7 +28,7 @@ from forebrain.realtime.forecaster import LiveConfig, LiveForecaster
 from forebrain.scoring.conformal import window_spread
 from forebrain.scoring.input_stacks import HOLD, KNOWN, InputStacks, Known, as_inputs, held, reaching_back
 from forebrain.scoring.quantiles import BAND, require_levels
-from forebrain.sessions.session import Session, composed
+from forebrain.sessions.session import Session, other_animal
 
 if TYPE_CHECKING:
     import pandas
@@ -271,10 +271,7 @@ class Adapted(Artifact):
 
     def other_animal(self, session: Session) -> str | None:
         """A sentence that tells of a recording of another animal by name; None where nothing tells it."""
-        animal, own = (composed(f"{each.dataset}/{each.subject}") for each in (session, self.identity))
-        if animal == own or "identity_note" in session.metadata:
-            return None
-        return f"The recording is of {animal}, and {own} was adapted to: its units must be the same cells."
+        return other_animal(session, self.identity.dataset, self.identity.subject)
 
     def latest_window(self, session: Session) -> np.ndarray:
         """The last frames of a recording of this animal, as `forecast` takes them: float32 [C, N].

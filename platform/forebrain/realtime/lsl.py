@@ -226,13 +226,16 @@ class LslClient:
         name: of the stream of frames.
         num_units: N.
         rate_hz: of the frames; None where not known.
+        unit_names: which the channels are labelled by; None for units in order.
     """
 
     awaits_answers = False
 
-    def __init__(self, name: str, num_units: int, rate_hz: float | None) -> None:
+    def __init__(
+        self, name: str, num_units: int, rate_hz: float | None, unit_names: Sequence[str] | None = None
+    ) -> None:
         self.name, self._num_units = name, num_units
-        self._outlet = _outlet(name, num_units, rate_hz)
+        self._outlet = _outlet(name, num_units, rate_hz, labels=unit_names)
         self._inlet: pylsl.StreamInlet | None = None
         self._began = pylsl.local_clock()
         self._index_at: dict[float, int] = {}  # of frames that are not answered yet
@@ -303,11 +306,17 @@ class _Described:
 
 
 def _outlet(
-    name: str, num_channels: int, rate_hz: float | None, described: _Described | None = None
+    name: str,
+    num_channels: int,
+    rate_hz: float | None,
+    described: _Described | None = None,
+    labels: Sequence[str] | None = None,
 ) -> pylsl.StreamOutlet:
     rate = pylsl.IRREGULAR_RATE if rate_hz is None else rate_hz
     source_id = f"forebrain-{name}" if described is None else described.source_id
     info = pylsl.StreamInfo(name, "Activity", num_channels, rate, pylsl.cf_float32, source_id)
     if described is not None:
         described.put_into(info)
+    if labels is not None:
+        info.set_channel_labels(list(labels))
     return pylsl.StreamOutlet(info, max_buffered=BUFFER_S)

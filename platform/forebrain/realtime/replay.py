@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -51,7 +51,9 @@ class Played:
     sources: Counter[str] = field(default_factory=Counter)
 
 
-def frames_of(session: Session, ranges: list[Range], num_frames: int | None) -> Iterator[Frame]:
+def frames_of(
+    session: Session, ranges: list[Range], num_frames: int | None, names: Sequence[str] | None = None
+) -> Iterator[Frame]:
     """Frames of a recording's stretches with index and time, again from the start until there are enough.
 
     Between stretches, and before each repetition, the index jumps: what follows is not what came before.
@@ -60,14 +62,17 @@ def frames_of(session: Session, ranges: list[Range], num_frames: int | None) -> 
         session: repaired.
         ranges: frames [start, stop) to play.
         num_frames: how many; None for each once.
+        names: of its units, which the first frame tells; None for units in order.
     """
+    units = None if names is None else tuple(names)
     sent, index = 0, 0
     while True:
         for start, stop in ranges:
             for values in session.frames(start, stop):
                 if num_frames is not None and sent == num_frames:
                     return
-                yield Frame(values, index, index / session.rate_hz if session.rate_hz else None)
+                time_s = index / session.rate_hz if session.rate_hz else None
+                yield Frame(values, index, time_s, units if not sent else None)
                 sent, index = sent + 1, index + 1
             index += MIN_GAP_FRAMES
         if num_frames is None:

@@ -406,6 +406,15 @@ def numbers_digest(session: Session) -> hashlib._Hash:
     return hashlib.sha256(str((session.num_frames, session.num_units)).encode())
 
 
+def other_animal(session: Session, dataset: str, subject: str) -> str | None:
+    """A sentence that tells of a recording of another animal, by name, than was adapted to; None where
+    nothing tells it."""
+    animal, own = composed(f"{session.dataset}/{session.subject}"), composed(f"{dataset}/{subject}")
+    if animal == own or "identity_note" in session.metadata:
+        return None
+    return f"The recording is of {animal}, and {own} was adapted to: its units must be the same cells."
+
+
 def numbers_sha256(session: Session) -> str:
     """A hash of a session's traces, which may be larger than memory, whatever they are called."""
     digest = numbers_digest(session)

@@ -6,6 +6,7 @@ The exit status is 1 if too many forecasts were late or lost.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from forebrain.scoring.protocols import Part, part_ranges
 from forebrain.sessions.clock import read_clock
 from forebrain.sessions.repair import MAX_RATE_ERROR, rate_doubt
 from forebrain.sessions.resample import bin_events, resample
-from forebrain.sessions.session import Session
+from forebrain.sessions.session import Session, other_animal
 from forebrain.shards.recordings import find_all, open_any
 from forebrain_registry.storage import path_here
 
@@ -78,10 +79,12 @@ def run(config: Config, console: Console) -> int:
     out = None if config.out is None else path_here(config.out)
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
+    names = None
     if session is None:
         session = _noise(described["num_units"], config.frames or 1000)
         ranges = session.segments
     else:
+        names = _names(session, described)
         session, told = _as_expected(session, described)
         for each in told:
             console.print(each)
@@ -94,11 +97,10 @@ def run(config: Config, console: Console) -> int:
     period_s = 1 / (config.speed * rate_hz) if config.speed and rate_hz else 0.0
     num_frames = config.frames or sum(stop - start for start, stop in ranges)
     budget_ms = config.budget_ms or (1e3 * period_s if period_s else float("inf"))
-    frames = frames_of(session, ranges, num_frames)
+    frames = frames_of(session, ranges, num_frames, names)
     drift = None
     if config.drift:
-        columns = described.get("columns") if session.num_units == described.get("num_recorded") else None
-        client = drift = CoverageClient(client, columns)
+        client = drift = CoverageClient(client, _columns(session, names, described))
         frames = drifting(frames, *moments(session.frames(0, session.num_frames)))
     console.print(f"playing {num_frames:,} frames of {session.num_units} units of {session.id} ...")
     try:
@@ -144,7 +146,7 @@ def _client(config: Config, session: Session | None) -> tuple[Any, dict[str, Any
             raise ConfigError("over LSL nobody can be asked how many units to play; give --recording.")
         from forebrain.realtime.lsl import LslClient
 
-        lsl = LslClient(config.address, session.num_units, session.rate_hz)
+        lsl = LslClient(config.address, session.num_units, session.rate_hz, session.unit_names)
         lsl.ready()
         return lsl, {}
     from forebrain.realtime.zeromq import RequestClient, StreamClient
@@ -163,11 +165,31 @@ def _session(recording: str) -> Session:
     return sessions[0]
 
 
+def _names(session: Session, described: dict[str, Any]) -> tuple[str, ...] | None:
+    """The units' names as a rig would tell them; none where the forecaster's are only numbered."""
+    own, columns = described.get("unit_names"), described.get("columns") or ()
+    return None if own in (None, [f"unit {column}" for column in columns]) else session.unit_names
+
+
+def _columns(
+    session: Session, names: tuple[str, ...] | None, described: dict[str, Any]
+) -> Sequence[int] | None:
+    """Of the forecast units among those recorded; None where these are all, in order. Raises ConfigError."""
+    if names is None:
+        return described["columns"] if session.num_units == described["num_recorded"] else None
+    if lost := [name for name in described["unit_names"] if name not in names]:
+        raise ConfigError(f"--drift: {session.id} has no unit {lost[0]}; expected all that are forecast.")
+    return [names.index(name) for name in described["unit_names"]]
+
+
 def _as_expected(session: Session, described: dict[str, Any]) -> tuple[Session, list[str]]:
     """The session as the forecaster expects its frames, events in bins and others averaged or held, and what
     was done for that."""
     clock = None if session.time_s is None else read_clock(session.time_s)
     told = [doubt] if (doubt := rate_doubt(session, clock)) else []
+    if described.get("unit_names") is not None and "subject" in described:  # no untrained model
+        other = other_animal(session, described["dataset"], described["subject"])
+        told += [other] if other else []
     if (event_rate_hz := described.get("event_rate_hz")) is not None:
         session, finding = bin_events(session, event_rate_hz)
         if finding.action == "repaired":  # not where they came in bins
