@@ -174,7 +174,9 @@ def test_a_recording_is_gone_on_with_and_another_file_never_overwritten(
 
     before = path.read_bytes()
     other_units = realtime.open(*known(build_small(5), "abcde", rate_hz=5.0))
-    for live, about in ((other_units, ABOUT), (open_live(), {**ABOUT, "subject": "worm8"})):
+    adapted_again = realtime.open(*known(build_small(6, seed=1), "abcdef", rate_hz=5.0))
+    other_animal = open_live(), {**ABOUT, "subject": "worm8"}
+    for live, about in ((other_units, ABOUT), (adapted_again, ABOUT), other_animal):
         with pytest.raises(ConfigError, match=r"there already.*nothing is overwritten"):
             Recorder(path, live, about)
     notes = tmp_path / "notes.txt"

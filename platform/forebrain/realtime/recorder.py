@@ -6,6 +6,7 @@ so what was written before a kill reads. A thread writes; a frame only costs a c
 where the disk is too slow or full, or the file is taken away or cut, frames are left out, counted and said,
 and forecasts go on.
 
+    adaptation                   an attribute: a hash of what was fitted to the units, which forecasts
     unit, step                   names of the units; how many frames ahead
     activity [frame, unit]       as it came, NaN where a unit had no value
     forecast [frame, step, unit] that was given for it, NaN where none was
@@ -39,6 +40,7 @@ import numpy as np
 
 from forebrain.errors import ConfigError
 from forebrain.realtime.forecaster import LiveForecaster
+from forebrain.realtime.state import adaptation_of
 from forebrain.sessions.readers.live_record import CHECKSUM, KIND, MAGIC, SOURCES, checksum
 from forebrain_registry.storage import path_here
 
@@ -53,7 +55,7 @@ class Recorder:
     """Appends to one file.
 
     Args:
-        path: of the file. One that is there is gone on with if it holds the same units and horizon.
+        path: of the file. One that is there is gone on with if it is of the same units and adaptation.
         live: the forecaster, as it was opened.
         about: what is known of the animal: `species`, `subject`, `session`, `dataset`, `signal`.
 
@@ -151,7 +153,7 @@ class Recorder:
         counted = slice(_NUM_RECORDS_AT, _NUM_RECORDS_AT + 4)
         if there[: counted.start] + there[counted.stop :] != header[: counted.start] + header[counted.stop :]:
             raise ConfigError(
-                f"{self.path} is there already, and is no recording of these units with this forecaster, or "
+                f"{self.path} is there already, and is no recording of these units by this adaptation, or "
                 "is one of an earlier version; nothing is overwritten. Name another file."
             )
         number = int.from_bytes(there[counted], "big")
@@ -273,7 +275,7 @@ def _header(live: LiveForecaster, about: Mapping[str, str]) -> bytes:
     dtype = _dtype(live)
     buffer = _Kept()
     file = scipy_io.netcdf_file(buffer, "w", version=2)
-    attributes: dict[str, Any] = {"kind": KIND, **about}
+    attributes: dict[str, Any] = {"kind": KIND, **about, "adaptation": adaptation_of(live)[:16]}
     if preprocessing.rate_hz is not None:
         attributes["rate_hz"] = float(preprocessing.rate_hz)
     for name, value in attributes.items():

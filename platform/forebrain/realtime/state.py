@@ -55,7 +55,7 @@ class StateFile:
         now: Callable[[], float] = time.time,
     ) -> None:
         self.path = _place(path)
-        self._identity, self._adaptation = _identity(live), _adaptation(live)
+        self._identity, self._adaptation = _identity(live), adaptation_of(live)
         self._every_s, self._clock, self._now = every_s, clock, now
         self._due = clock()
         self._naming = live.naming  # of the newest state that waits, or was written
@@ -241,7 +241,7 @@ def _identity(live: LiveForecaster) -> str:
     return digest.hexdigest()
 
 
-def _adaptation(live: LiveForecaster) -> str:
+def adaptation_of(live: LiveForecaster) -> str:
     """A hash of all else that was fitted to the units."""
     opened = live.opened_with
     arrays = {"unit": opened.unit.detach().numpy(), "session": opened.session.detach().numpy()}

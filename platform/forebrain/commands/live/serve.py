@@ -58,8 +58,8 @@ class Config:
         for
             all that reach it.
         pictures: address to bind for `forebrain live watch`, which shows the page from another machine.
-        record: file for frames, forecasts and events, which `fb.read` opens; one of the same units is gone on
-            with.
+        record: file for frames, forecasts and events, which `fb.read` opens; one by the same adaptation is
+            gone on with.
         budget_ms: by when a forecast is due, for the page; the time between two frames if not given.
         updates: go on fitting the interface to the stream, in another process.
         live: the forecaster: gaps, normalisation, scores, drift.
