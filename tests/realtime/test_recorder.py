@@ -121,7 +121,7 @@ def test_of_frames_without_times_a_record_says_where_they_came_at_another_rate(
     )
     with warnings.catch_warnings(record=True) as told:
         live.preprocessing.latest_window(session, CONTEXT)
-    assert [each.category for each in told] == [RateWarning] * differs
+    assert [each.category for each in told].count(RateWarning) == differs
     path.with_name("run.nc.session.yaml").write_text("rate_hz: 5\n")
     assert "arrival_note" not in fb.read(path).metadata
 
