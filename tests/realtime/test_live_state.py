@@ -20,7 +20,7 @@ from forebrain import realtime
 from forebrain.errors import CheckpointError, FrameError, StorageError
 from forebrain.models.base import Interface
 from forebrain.realtime import LiveConfig, LiveForecaster
-from forebrain.realtime.messages import hash_of_names
+from forebrain.realtime.names import hash_of_names
 from forebrain.realtime.state import StateFile, keeping
 from forebrain.realtime.zeromq import RequestPort
 from forebrain_registry.storage import Folder, partial_beside

@@ -15,7 +15,6 @@ from forebrain.realtime.messages import (
     Forecast,
     Frame,
     Question,
-    UntoldNamesError,
     decode_reply,
     decode_request,
     encode_answer,
@@ -23,9 +22,9 @@ from forebrain.realtime.messages import (
     encode_forecast,
     encode_frame,
     encode_question,
-    hash_of_names,
     max_frame_bytes,
 )
+from forebrain.realtime.names import UntoldNamesError, hash_of_names
 
 
 @pytest.mark.parametrize("units", [None, ("AVA", "AVB", "RIM")])

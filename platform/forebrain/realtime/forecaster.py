@@ -27,7 +27,7 @@ from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
 from forebrain.realtime.inputs import LiveInputs
 from forebrain.realtime.intervals import OnlineIntervals
-from forebrain.realtime.messages import UntoldNamesError, hash_of_names
+from forebrain.realtime.names import UntoldNamesError, hash_of_names
 from forebrain.realtime.ring import Ring
 from forebrain.realtime.rolling import RollingScore
 from forebrain.realtime.running import RunningMoments

@@ -24,9 +24,8 @@ comes from anybody who reaches the address: it is data, of a bounded size, and n
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +34,7 @@ import msgpack
 import numpy as np
 
 from forebrain.errors import ConfigError, FrameError
+from forebrain.realtime.names import UntoldNamesError, hash_of_names
 from forebrain.scoring.quantiles import LEVELS, require_levels
 
 VERSION = 1
@@ -135,16 +135,6 @@ class Forecast:
     levels: tuple[float, ...] | None = None
     knows: str = "none"
     extrapolates: tuple[str, ...] = ()
-
-
-class UntoldNamesError(FrameError):
-    """A frame whose units have names that the forecaster does not hold: its sender is to tell them again."""
-
-
-def hash_of_names(names: Sequence[str]) -> str:
-    """A short hash of names in their order: the first 16 hexadecimal digits of the SHA-256 of their UTF-8,
-    with line feeds between them."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def max_frame_bytes(num_values: int, planned: int = 0) -> int:

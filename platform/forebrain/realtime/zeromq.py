@@ -29,7 +29,6 @@ from forebrain.realtime.messages import (
     Forecast,
     Frame,
     Question,
-    UntoldNamesError,
     decode_reply,
     decode_request,
     encode_answer,
@@ -37,8 +36,8 @@ from forebrain.realtime.messages import (
     encode_forecast,
     encode_frame,
     encode_question,
-    hash_of_names,
 )
+from forebrain.realtime.names import UntoldNamesError, hash_of_names
 
 Answer = TypeVar("Answer", Forecast, dict[str, Any])
 CONNECT_S = 5.0
