@@ -12,7 +12,7 @@ from rich.console import Console
 
 from forebrain.commands import adapt, evaluate, prepare
 from forebrain.errors import ConfigError, ForebrainError
-from forebrain.out_folder import KINDS, require_own
+from forebrain.out_folder import KINDS, RUN, SET, STUDY, require_own
 from forebrain.runs.pretrain import check_possible, pretrain
 from forebrain.studies import (
     ablation,
@@ -94,14 +94,14 @@ def test_every_study_claims_its_folder() -> None:
     assert "prepared_animals" in population.study.__wrapped__.__code__.co_names
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [(command, kind) for command in COMMANDS for kind in KINDS if kind != COMMANDS[command][0]],
+)
 def test_work_of_another_kind_stays_as_it_is(
     command: str, kind: str, walk: Callable[..., Any], tmp_path: Path
 ) -> None:
-    own, run = COMMANDS[command]
-    if kind == own:
-        pytest.skip("which it goes on with")
+    _, run = COMMANDS[command]
     recording, out = tmp_path / "one.npz", tmp_path / "out"
     walk(1).save(recording)
     out.mkdir()
@@ -121,3 +121,12 @@ def test_a_lab_s_own_file_of_such_a_name_is_no_work(kind: str, tmp_path: Path) -
     require_own(Folder(tmp_path), kind)
     with pytest.raises(ConfigError, match=f"holds {KINDS[kind][1]} "):
         require_own(Folder(tmp_path), "")
+
+
+def test_a_run_and_its_data_that_were_let_lie_together_go_on(tmp_path: Path) -> None:
+    for kind in (SET, RUN):
+        (tmp_path / kind).write_text(OF[kind])
+    for kind in (SET, RUN):
+        require_own(Folder(tmp_path), kind)
+    with pytest.raises(ConfigError, match="holds a"):
+        require_own(Folder(tmp_path), STUDY)

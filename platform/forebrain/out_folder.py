@@ -38,8 +38,9 @@ def require_own(out: Folder, own: str) -> None:
     Raises:
         ConfigError: it does.
     """
+    is_both = {own} & {SET, RUN} and out.exists(own)  # as earlier versions let a run and its data be
     for name, (mark, what) in KINDS.items():
-        if name == own:
+        if name == own or (is_both and name in (SET, RUN)):
             continue
         with contextlib.suppress(FileNotFoundError):
             if re.search(mark, out.read_range(name, 0, MARK_BYTES)):

@@ -16,6 +16,7 @@ from test_transports import MAX_BYTES, served
 import forebrain as fb
 from forebrain.errors import ConfigError, FrameError, NoAnswerError
 from forebrain.realtime import LiveForecaster
+from forebrain.realtime.messages import Frame, Question
 from forebrain.realtime.zeromq import RequestPort
 
 Open = Callable[..., LiveForecaster]
@@ -120,6 +121,27 @@ def test_a_reset_begins_a_run_at_once(small: Small, open_live: Open) -> None:
             assert reply.made_at == index
             assert reply.source == fresh.source == ("model" if index >= CONTEXT - 1 else "warm-up")
             np.testing.assert_array_equal(reply.values, expected)
+
+
+def test_names_are_told_again_after_a_reset(open_live: Open) -> None:
+    """A forecaster of an earlier version has forgotten them by it."""
+    port, came = RequestPort("tcp://127.0.0.1:*", MAX_BYTES), list[tuple[str, ...] | None]()
+    receive = port.receive
+
+    def noted(timeout_s: float) -> Frame | Question | None:
+        request = receive(timeout_s)
+        if isinstance(request, Frame):
+            came.append(request.units)
+        return request
+
+    port.receive = noted  # type: ignore[method-assign]
+    with served(open_live(), port), fb.live.Client(port.address) as client:
+        client.step(np.zeros(6), 0, units="fedcba")
+        client.step(np.ones(6), 1)
+        client.reset()
+        client.step(np.zeros(6), 0)
+        client.step(np.ones(6), 1)
+    assert came == [tuple("fedcba"), None, tuple("fedcba"), None]
 
 
 def test_a_changed_rate_is_in_the_reply_and_in_the_log(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import xarray
 
 from forebrain.errors import RecordingError
+from forebrain.sessions.arrays import column_names
 from forebrain.sessions.session import READER_NOTES, Session
 
 TRACES = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
@@ -105,3 +108,11 @@ def test_dates_of_a_time_zone_are_times() -> None:
 def test_what_is_no_table_of_numbers_is_refused(traces: object, words: str) -> None:
     with pytest.raises(RecordingError, match=words):
         Session.from_array(traces, 30)
+
+
+def test_an_array_of_an_hdf5_file_bears_no_names(tmp_path: Path) -> None:
+    traces = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    with h5py.File(tmp_path / "traces.h5", "w") as file:
+        file["dff"] = traces
+        assert column_names(file["dff"]) is None
+        np.testing.assert_array_equal(Session.from_array(file["dff"], 5.0).frames(0, 50), traces)

@@ -238,7 +238,8 @@ class LiveForecaster:
             FrameError: as of `step`.
             UntoldNamesError: no names were told with this hash.
         """
-        if units is None and names is None and (labels := column_names(frame)) is not None:
+        labels = column_names(frame) if units is None and names is None else None
+        if labels is not None and not self.preprocessing.takes_in_order(labels):
             units, names = labels, hash_of_names(labels)  # of this frame alone
         arrivals = copy.copy(self.arrivals)  # so that a frame which is refused has not come
         try:

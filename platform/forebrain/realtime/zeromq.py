@@ -352,6 +352,8 @@ class RequestClient:
         """
         deadline = time.perf_counter() + timeout_s
         question = Question(ask) if isinstance(ask, str) else ask
+        if question.ask == "reset":
+            self._sender.has_told = False  # a forecaster of an earlier version forgets names by it
         self._send(encode_question(replace(question, sender=self._sender.text)), timeout_s)
         return self.answer(dict, max(0.0, deadline - time.perf_counter()))
 

@@ -41,8 +41,8 @@ def column_names(values: Any) -> list[str] | None:
     0."""
     labels = getattr(values, "columns", None)
     if labels is None and getattr(values, "ndim", None):
-        dims = getattr(values, "dims", ())  # of xarray
-        labels = values.indexes.get(dims[-1]) if dims else getattr(values, "index", None)
+        indexes = getattr(values, "indexes", None)  # of an xarray DataArray
+        labels = getattr(values, "index", None) if indexes is None else indexes.get(values.dims[-1])
     if labels is None or callable(labels) or list(labels) == list(range(len(labels))):
         return None
     return [str(name) for name in labels]

@@ -32,6 +32,8 @@ DRIFT_UNITS = 0.2
 # Of a recording, so many stretches of so many frames, evenly over it; the spread of one alone says nothing of
 # units that change slowly.
 _NUM_STRETCHES, _STRETCH_FRAMES = 20, 50
+# How many times as far units may have gone in a recording that is shorter than these stretches together.
+_SLACK_OF_SHORT = 3.0
 _FRAMES_AT_ONCE = 4096
 
 
@@ -154,6 +156,24 @@ class Preprocessing:
         targets = [position[names[source]] for source in sources]
         return Places(np.array(targets, np.intp), np.array(sources, np.intp), len(names))
 
+    def takes_in_order(self, labels: Sequence[str]) -> bool:
+        """Whether values of these labels are in the units' order, since these were recorded without names,
+        and no label is one that was made up for them. Warns once that they are."""
+        if self.unit_names not in ((), self._made_up) or set(labels) & set(self._made_up):
+            return False
+        warnings.warn(
+            f"values are labelled ({_some(labels)}), and the units that were adapted to have no names: they "
+            "are taken in order.",
+            ValuesWarning,
+            stacklevel=3,
+        )
+        return True
+
+    @property
+    def _made_up(self) -> tuple[str, ...]:
+        """What units are called that were recorded without names."""
+        return tuple(f"unit {column}" for column in self.columns)
+
     def normalise(self, frames: np.ndarray) -> np.ndarray:
         """Raw frames [..., N] as the model sees them."""
         return (frames - self.mean) / self.scale
@@ -194,7 +214,8 @@ class Preprocessing:
                 finite or more than ABSURD deviations off.
         """
         names, frames = column_names(frames), unmasked(frames)
-        if names is not None and frames.ndim == 2 and tuple(names) != self.unit_names:
+        is_named = names is not None and frames.ndim == 2 and tuple(names) != self.unit_names
+        if names is not None and is_named and not self.takes_in_order(names):
             places = self.places(names)
             if lost := [name for name in self.unit_names if name not in names]:
                 raise AdaptationError(
@@ -314,21 +335,31 @@ class Preprocessing:
         )
 
     def _left(self, session: Session) -> str:
-        """That many units of a session that is made ready have left what was fitted."""
+        """That many units of a session that is made ready have left what was fitted, or all vary less.
+
+        A unit that is silent for a while varies less and has not drifted; over all units that evens out.
+        """
         last = session.num_frames - _STRETCH_FRAMES
         if last < 0:
             return ""
         starts = np.unique(np.linspace(0, last, _NUM_STRETCHES).astype(int))
+        is_short = session.num_frames < _NUM_STRETCHES * _STRETCH_FRAMES  # so that stretches overlap
+        slack = _SLACK_OF_SHORT if is_short else 1.0
         frames = np.concatenate([session.frames(start, start + _STRETCH_FRAMES) for start in starts])
         with np.errstate(over="ignore", invalid="ignore"):  # said of what is absurd by `window`
-            number = np.count_nonzero(self.drifted(frames.mean(axis=0), frames.std(axis=0)))
-        if number <= DRIFT_UNITS * self.num_units:
+            moved = np.abs(frames.mean(axis=0) - self.mean) / self.scale
+            ratio = frames.std(axis=0) / self.scale
+            number = np.count_nonzero((moved > slack * DRIFT_MEAN) | (ratio > slack * DRIFT_SPREAD))
+            together = float(np.sqrt(np.mean(ratio**2)))
+        if number > DRIFT_UNITS * self.num_units:
+            what = f"{number} of {self.num_units} units have left what the interface was fitted on, by their "
+            what += "mean or their spread"
+        elif together * slack * DRIFT_SPREAD < 1:
+            what = f"units vary by {together:.2g} of what the interface was fitted on"
+        else:
             return ""
-        return (
-            f"drift: {number} of {self.num_units} units have left what the interface was fitted on, by their "
-            "mean or their spread. Is it of other units of measurement, or processed in another way? Then "
-            "adapt to it"
-        )
+        what += ". Is it of other units of measurement, or processed in another way? Then adapt to it"
+        return f"drift: {what}"
 
     def _require_same_units(self, session: Session) -> None:
         mend = "Give one of the same units in the same order, or adapt to this one."
@@ -337,8 +368,7 @@ class Preprocessing:
                 f"session {session.id}: has {session.num_units} units; the recording that was adapted to had "
                 f"{self.num_recorded}. {mend}"
             )
-        unnamed = tuple(f"unit {column}" for column in self.columns)
-        if session.unit_names is None or self.unit_names in ((), unnamed):
+        if session.unit_names is None or self.unit_names in ((), self._made_up):
             return
         names = [session.unit_names[column] for column in self.columns]
         others = [unit for unit, name in enumerate(names) if name != self.unit_names[unit]]

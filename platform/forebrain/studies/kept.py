@@ -102,7 +102,7 @@ def claim(
             before = {name: contents.get(name) for name in before}
         other = sorted(set(before) ^ set(contents))
         changed = [name for name in contents if name in before and before[name] != contents[name]]
-        known = record.get("settings", {} if out.exists("result.json") else settings)
+        known = record.get("settings", settings)  # of an earlier version they are not known
         differ = [
             f"{key} was {known.get(key, 'not kept')}" for key in settings if known.get(key) != settings[key]
         ]
@@ -127,6 +127,13 @@ def claim(
         raise ConfigError(
             f"{out.uri} holds study {study} with other settings ({', '.join(differ)}); give the same "
             "ones, or another --out."
+        )
+    if settings and "settings" not in record:
+        _log.warning(
+            "%s: an earlier version began this study and did not keep its settings; they are taken to have "
+            "been %s.",
+            out.uri_of(ASKED),
+            ", ".join(f"{key} {value}" for key, value in settings.items()),
         )
     if record != said:  # an earlier version kept less
         out.write(ASKED, asked)
