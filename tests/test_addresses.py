@@ -106,6 +106,17 @@ def test_recordings_and_sets_of_any_name_are_prepared_and_read(tmp_path: Path, n
     np.testing.assert_allclose(ShardSet.open(str(folder / "set")).read(0, 0, 16), traces[:16])
 
 
+def test_nothing_is_made_where_a_link_to_another_disk_leads_nowhere(tmp_path: Path) -> None:
+    """What is written there would be hidden once that disk is mounted."""
+    (tmp_path / "runs").symlink_to(tmp_path / "nas" / "runs")
+    for path in (tmp_path / "runs", tmp_path / "runs" / "set"):
+        for address in (str(path), f"file://{path}"):
+            for opened in (Folder, path_here):
+                with pytest.raises(StorageError, match=r"runs is a link to .*nas/runs, which is not there"):
+                    opened(address)
+    assert not (tmp_path / "nas").exists()
+
+
 @pytest.mark.parametrize("address", ["s3://bucket/mine", "gs://bucket/mine", "https://host/mine"])
 def test_where_only_a_path_will_do_an_address_elsewhere_is_refused(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -69,7 +69,14 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
     def is_old(info: Stat | None) -> bool:
         return info is not None and begun - info.modified_s > registry.grace_s
 
-    waiting = [name for name in [*unnamed, *leftovers] if is_old(files[name])]
+    if not named and any(is_old(files[name]) for name in unnamed):
+        _log.warning(
+            "%s: there are %d blobs and not one record of a version, as where the disk of %s/ is not "
+            "mounted, or a copy is under way; they are spared. If nothing is to be kept, remove the folder.",
+            store.uri, len(unnamed), layout.MODELS,
+        )  # fmt: skip
+    spared = set() if named else set(unnamed)
+    waiting = [name for name in [*unnamed, *leftovers] if name not in spared and is_old(files[name])]
     num_old_blobs = sum(name in blobs for name in waiting)
     removed: list[str] = waiting if dry_run else []
     num_in_vain = 0
@@ -104,9 +111,10 @@ def _require_no_dead_link(store: Folder) -> None:
     if store.is_local:
         models = store.local_path(layout.MODELS)
         for path in (models, *models.rglob("*")):
-            if path.is_symlink() and not path.is_dir():
+            if path.is_symlink() and not (path.is_dir() and any(path.iterdir())):
                 raise InvalidError(
-                    f"{path}: is a link to no folder, so it is not known which blobs are named behind it; "
+                    f"{path}: is a link to no folder, or an empty one, so it is not known which blobs are "
+                    "named behind it; "
                     "nothing was removed. Mount what it leads to, or remove it."
                 )
 

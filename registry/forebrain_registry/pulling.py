@@ -253,6 +253,13 @@ class _Cache:
     def remember(self, uri: str, wanted: Reference, version: Version) -> None:
         by_number = Reference(version.name, number=version.number)
         by_digest = Reference(version.name, digest=version.digest)
+        before = self._read(self._remembered(uri, by_number))
+        if before is not None and before.digest != version.digest:
+            _log.warning(
+                "%s: %s was sha256:%s when it was pulled before, and is sha256:%s now. A registry gives no "
+                "number twice; was it brought back from a backup?",
+                uri, version, before.digest, version.digest,
+            )  # fmt: skip
         for reference in {wanted, by_number, by_digest}:
             path = self._remembered(uri, reference)
             content = strict_json.dump(_Remembered(uri, str(reference), version.digest, version.number))

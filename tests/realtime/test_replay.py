@@ -7,7 +7,7 @@ import pytest
 
 from forebrain.errors import FrameError
 from forebrain.realtime.messages import Forecast, Frame
-from forebrain.realtime.replay import REPLY_S, frames_of, play
+from forebrain.realtime.replay import MOST_SILENT, REPLY_S, frames_of, play
 from forebrain.sessions.repair import MIN_GAP_FRAMES
 from forebrain.sessions.session import Session
 
@@ -81,6 +81,13 @@ def test_no_forecast_at_all_is_an_error() -> None:
     client = Echo(slow=set(), lost={0, 1})
     with pytest.raises(FrameError, match="running"):
         play(client, frames(2), 2, 0, client.clock)
+
+
+def test_a_forecaster_that_ends_meanwhile_is_not_waited_for_frame_by_frame() -> None:
+    client = Echo(slow=set(), lost=set(range(10, 20_000)))
+    with pytest.raises(FrameError, match=r"3 frames in a row.*13 of 20000 frames were sent"):
+        play(client, frames(20_000), 20_000, 0, client.clock)
+    assert client.now == pytest.approx(MOST_SILENT * REPLY_S, abs=0.5)
 
 
 def test_frames_carry_index_and_time_and_jump_between_segments() -> None:

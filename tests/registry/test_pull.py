@@ -504,6 +504,18 @@ def test_a_reference_in_the_cache_of_an_earlier_version_is_made_anew(
     assert pull(published, "worm", offline=True).version == version
 
 
+def test_a_number_that_was_another_version_s_before_is_told(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a registry that was brought back from a backup."""
+    for seed in (1, 2):
+        shutil.rmtree(registry.uri, ignore_errors=True)
+        publish(registry, "worm", {"model.safetensors": weights(seed)}, metadata())
+        assert "was it brought back from a backup?" not in caplog.text
+        pull(registry, "worm@1")
+    assert "worm@1 was sha256:" in caplog.text and "was it brought back from a backup?" in caplog.text
+
+
 def test_an_index_that_was_listed_before_another_s_is_written_again(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_collector_asks_for_nothing_after_the_one_request_that_removes_a_blob(
     registry: Registry, faults: FaultyProxy, tmp_path: Path
 ) -> None:
     """Else a late answer would find, and remove, what was published again meanwhile."""
+    publish(registry, "other", {"model.safetensors": weights(9)}, metadata())
     (tmp_path / "orphan").write_bytes(b"orphan")
     orphan = f"blobs/sha256/ab/ab{'1' * 62}"
     registry.store.upload(orphan, tmp_path / "orphan")

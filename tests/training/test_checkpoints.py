@@ -30,10 +30,12 @@ def save(
     loss: float | None = None,
     content: bytes = b"weights",
     attempt: str = "a",
+    best_step: int | None = None,
 ) -> Checkpoint:
     folder = store.folder_of(step, attempt)
     files = [store.write_file(folder, "backbone.safetensors", content + b"%d" % step)]
-    return store.commit(step, folder, files, loss, {"note": "test"})
+    told = {} if best_step is None else {"progress": {"best_step": best_step}}
+    return store.commit(step, folder, files, loss, {"note": "test", **told})
 
 
 def steps(store: CheckpointStore) -> list[int]:
@@ -100,6 +102,19 @@ def test_the_newest_and_the_best_are_kept_and_orphans_removed(store: CheckpointS
     assert [name for name in store.folder.names() if "-" in name] == [
         "00000020-a", "00000040-a", "00000050-a", "00000060-live",
     ]  # fmt: skip
+
+
+def test_a_best_checkpoint_that_is_gone_is_missed(
+    store: CheckpointStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step, loss in ((10, 0.2), (20, 0.9), (30, 0.5)):
+        save(store, step, loss, best_step=10)
+    best = store.best()
+    assert best is not None and best.step == 10 and not caplog.text
+    store.folder.remove("00000010.json")
+    best = store.best()
+    assert best is not None and best.step == 30
+    assert "the best checkpoint of the run, of step 10, is gone; that of step 30 is taken" in caplog.text
 
 
 def test_who_commits_a_step_first_stands_and_the_other_is_removed(store: CheckpointStore, caplog) -> None:

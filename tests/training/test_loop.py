@@ -21,7 +21,7 @@ from forebrain.training.checkpoints import CheckpointStore
 from forebrain.training.collectives import WorkerGroup
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import CheckpointSaved, Ended, Event, Started, StepDone, Validated
-from forebrain.training.ledger import AttemptClock
+from forebrain.training.ledger import AttemptClock, require_checkpoints
 from forebrain.training.loop import Trainer
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests
@@ -148,6 +148,22 @@ def test_when_every_checkpoint_is_damaged_nothing_starts_over(make_config: Make,
         path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
         train(config)
+
+
+@pytest.mark.parametrize("is_mount_point", [False, True])
+def test_when_the_checkpoints_are_away_nothing_starts_over(
+    make_config: Make, train: Train, is_mount_point: bool
+) -> None:
+    """As where they lie on a scratch disk, which is purged or not mounted."""
+    config = make_config()
+    train(config)
+    checkpoints = Path(config.out, "checkpoints")
+    checkpoints.rename(Path(config.out, "away"))
+    if is_mount_point:
+        checkpoints.mkdir()
+    for check in (train, lambda config: require_checkpoints(RunFolder(config.out))):
+        with pytest.raises(CheckpointError, match="came to a checkpoint at step 6, and none is there now"):
+            check(config)
 
 
 def test_without_validation_windows_training_neither_stops_early_nor_fails(

@@ -17,6 +17,7 @@ from forebrain.sessions.repair import MIN_GAP_FRAMES
 from forebrain.sessions.session import Range, Session
 
 REPLY_S = 5.0  # how long a forecast may take before it counts as lost
+MOST_SILENT = 3  # frames in a row without one, after which nobody is taken to answer
 
 
 class Client(Protocol):
@@ -99,7 +100,7 @@ def play(
     """
     book = _Book(client, num_frames, clock)
     pacer = Pacer(period_s, clock)
-    late_s = 0.0
+    late_s, silent = 0.0, 0
     for moment, frame in enumerate(frames):
         if period_s:
             while (remaining_s := pacer.remaining_s(moment)) > 0:
@@ -107,7 +108,12 @@ def play(
             late_s = -remaining_s
         book.send(moment, frame, late_s)
         if client.awaits_answers or not period_s:
-            book.wait_for(moment)
+            silent = 0 if book.wait_for(moment) else silent + 1
+            if silent == MOST_SILENT:
+                raise FrameError(
+                    f"no forecast came for {silent} frames in a row, within {REPLY_S:g} s each; is the "
+                    f"forecaster running still? {moment + 1} of {num_frames} frames were sent."
+                )
     book.wait_for(num_frames - 1)
     if book.last is None:
         raise FrameError(f"no forecast came back for {num_frames} frames; is the forecaster running?")
@@ -141,8 +147,9 @@ class _Book:
             self.sources[forecast.source] += 1
             self.last = forecast
 
-    def wait_for(self, moment: int) -> None:
-        """Receives until a frame is answered, or takes too long."""
+    def wait_for(self, moment: int) -> bool:
+        """Receives until a frame is answered, or takes too long; whether it was."""
         deadline = self._clock() + REPLY_S
         while np.isnan(self.latencies_ms[moment]) and self._clock() < deadline:
             self.receive(0.1)
+        return bool(np.isfinite(self.latencies_ms[moment]))

@@ -21,7 +21,7 @@ from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig, TrainingConfig
 from forebrain.training.data import open_windows
 from forebrain.training.events import Ended, Event, Listener, Skipped, Started
-from forebrain.training.ledger import read_attempts
+from forebrain.training.ledger import read_attempts, require_checkpoints
 from forebrain.training.memory import peak_rss_bytes
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.strategies.deepspeed_config import STAGES, deepspeed_config, read_options
@@ -135,6 +135,7 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
         require_options(config)
     had_shards = run.has_shards
     is_new = run.claim(config)
+    require_checkpoints(run)
     try:
         if config.workers:
             from forebrain.ray_runtime import start_ray

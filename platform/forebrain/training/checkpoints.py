@@ -247,8 +247,16 @@ class CheckpointStore:
                 self.folder.remove(name)
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint with the lowest validation loss."""
-        return _best(self.committed())
+        """The checkpoint with the lowest validation loss; a line where that of the lowest is gone."""
+        committed = self.committed()
+        best = _best(committed)
+        lowest = committed[-1].record.get("progress", {}).get("best_step") if committed else None
+        if best is not None and lowest and lowest not in {checkpoint.step for checkpoint in committed}:
+            _log.warning(
+                "%s: the best checkpoint of the run, of step %d, is gone; that of step %d is taken.",
+                self.folder.uri, lowest, best.step,
+            )  # fmt: skip
+        return best
 
     def _create(self, ours: Checkpoint) -> Checkpoint:
         """Creates the record of a checkpoint; returns the checkpoint whose record is there then."""

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from forebrain.errors import CheckpointError
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.versions import versions
 
@@ -52,6 +53,7 @@ class Attempt:
         at_step: the same, as it stood at its latest checkpoints, by their step.
         number: attempts of the run that were there before, and this one; 0 in records that do not say.
         versions: of what it computed with, by package.
+        saved: step of the newest checkpoint that it committed; 0 for none, and in records that do not say.
     """
 
     launched: float
@@ -63,6 +65,7 @@ class Attempt:
     at_step: dict[int, dict[str, float]] = field(default_factory=dict)
     number: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    saved: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,11 @@ class AttemptClock:
         at_step = {**self.attempt.at_step, step: dict(self.attempt.seconds)}
         self.attempt.at_step = {key: at_step[key] for key in sorted(at_step)[-self.KEPT_CHECKPOINTS :]}
 
+    def committed(self, step: int) -> None:
+        """The checkpoint of this step is there, which is noted at once: another attempt is to find it."""
+        self.attempt.saved = step
+        self.save()
+
     def save(self) -> None:
         self.attempt.until = self._saved = self._clock()
         if self._folder:
@@ -169,11 +177,28 @@ def read_attempts(run: RunFolder) -> list[Attempt]:
     return sorted(attempts, key=lambda attempt: (attempt.number, attempt.started))
 
 
+def require_checkpoints(run: RunFolder) -> None:
+    """Makes sure that a run whose attempts tell of checkpoints has some; without any it would start over.
+
+    Raises:
+        CheckpointError: all are gone, as where the disk that holds them is not mounted.
+    """
+    if run.checkpoints().newest_step():
+        return
+    known = max((max(attempt.saved, attempt.first_step) for attempt in read_attempts(run)), default=0)
+    if known:
+        raise CheckpointError(
+            f"{run.uri}: this run came to a checkpoint at step {known}, and none is there now; nothing "
+            "starts over by itself. Bring checkpoints/ back, or mount the disk that holds it, and give the "
+            "same command again; or give another --out."
+        )
+
+
 def _attempt(values: dict[str, Any]) -> Attempt:
     """An attempt from its record; what another version of the program wrote besides is passed over."""
     known = {item.name: values[item.name] for item in dataclasses.fields(Attempt) if item.name in values}
     known["at_step"] = {int(step): _categories(seconds) for step, seconds in known["at_step"].items()}
-    known |= {name: int(known[name]) for name in ("first_step", "step", "number") if name in known}
+    known |= {name: int(known[name]) for name in ("first_step", "step", "number", "saved") if name in known}
     known |= {name: _finite(known[name]) for name in ("launched", "started", "until")}
     return Attempt(**{**known, "seconds": _categories(known["seconds"])})
 

@@ -39,7 +39,7 @@ from forebrain.training.events import (
 )
 from forebrain.training.forecasting import affordable_windows
 from forebrain.training.learner import Learner
-from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts
+from forebrain.training.ledger import AttemptClock, Ledger, account, read_attempts, require_checkpoints
 from forebrain.training.memory import peak_memory_bytes, peak_rss_bytes
 from forebrain.training.progress import Progress
 from forebrain.training.run_folder import RunFolder, check_same_run
@@ -214,6 +214,7 @@ class Trainer:
         the units that it owns."""
         found = self.store.newest(self.learner.interfaces.units, self.group)
         if found is None:
+            self.group.gather_from(lambda: require_checkpoints(self.folder))
             return
         checkpoint, contents = found
         self.group.gather_from(lambda: self._load(checkpoint, contents))
@@ -359,7 +360,7 @@ class Trainer:
         if saved is None:
             return
         self.clock.add("checkpoint", saved.stall_s)
-        self._keep(self.clock.save)
+        self._keep(lambda: self.clock.committed(saved.step))
         self.report(CheckpointSaved(saved.step, saved.seconds, saved.stall_s, saved.told))
         self.requests.saved(saved.seconds)
 

@@ -302,16 +302,31 @@ def path_here(address: str | os.PathLike[str]) -> Path:
     """The path of a file or folder that can only be on this machine's disks.
 
     Raises:
-        StorageError: it is an address in an object store or on a web host, or no text.
+        StorageError: it is an address in an object store or on a web host, or no text; or it leads through a
+            link to nothing.
     """
     given = os.fspath(address)
     scheme, rest = _parts(given)
     if scheme not in _LOCAL:
         raise StorageError(f"{given:.200}: expected a path on this machine, not an address elsewhere.")
     try:
-        return Path(rest).expanduser()
+        path = Path(rest).expanduser()
     except RuntimeError as error:
         raise StorageError(f"{given:.200}: {error} Write ./{rest:.200} for a file or folder here.") from error
+    _require_linked(path)
+    return path
+
+
+def _require_linked(path: Path) -> None:
+    """Raises StorageError where a path leads through a link to nothing, as to a disk that is not mounted:
+    what was written through it would be made in its place, and hidden once it is back."""
+    for each in (path, *path.parents):
+        with contextlib.suppress(OSError, ValueError):  # which whoever opens it says
+            if each.is_symlink() and not each.exists():
+                raise StorageError(
+                    f"{path}: {each} is a link to {each.readlink()}, which is not there. Mount its disk, or "
+                    "give another path."
+                )
 
 
 def _parts(uri: str) -> tuple[str, str]:
@@ -337,7 +352,9 @@ def _parts(uri: str) -> tuple[str, str]:
 def _resolved(path: str) -> Path:
     try:
         with contextlib.suppress(RuntimeError):  # no such user: a name of its own
-            return Path(path).expanduser().resolve()
+            given = Path(path).expanduser()
+            _require_linked(given)
+            return given.resolve()
         if Path(path).exists():
             return Path(path).resolve()
     except (OSError, ValueError) as error:
