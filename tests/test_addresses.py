@@ -111,9 +111,8 @@ def test_nothing_is_made_where_a_link_to_another_disk_leads_nowhere(tmp_path: Pa
     (tmp_path / "runs").symlink_to(tmp_path / "nas" / "runs")
     for path in (tmp_path / "runs", tmp_path / "runs" / "set"):
         for address in (str(path), f"file://{path}"):
-            for opened in (Folder, path_here):
-                with pytest.raises(StorageError, match=r"runs is a link to .*nas/runs, which is not there"):
-                    opened(address)
+            with pytest.raises(StorageError, match=r"runs is a link to .*nas/runs, which is not there"):
+                Folder(address)
     assert not (tmp_path / "nas").exists()
 
 

@@ -302,19 +302,16 @@ def path_here(address: str | os.PathLike[str]) -> Path:
     """The path of a file or folder that can only be on this machine's disks.
 
     Raises:
-        StorageError: it is an address in an object store or on a web host, or no text; or it leads through a
-            link to nothing.
+        StorageError: it is an address in an object store or on a web host, or no text.
     """
     given = os.fspath(address)
     scheme, rest = _parts(given)
     if scheme not in _LOCAL:
         raise StorageError(f"{given:.200}: expected a path on this machine, not an address elsewhere.")
     try:
-        path = Path(rest).expanduser()
+        return Path(rest).expanduser()
     except RuntimeError as error:
         raise StorageError(f"{given:.200}: {error} Write ./{rest:.200} for a file or folder here.") from error
-    _require_linked(path)
-    return path
 
 
 def _require_linked(path: Path) -> None:
