@@ -114,8 +114,7 @@ def _require_no_dead_link(store: Folder) -> None:
             if path.is_symlink() and not (path.is_dir() and any(path.iterdir())):
                 raise InvalidError(
                     f"{path}: is a link to no folder, or an empty one, so it is not known which blobs are "
-                    "named behind it; "
-                    "nothing was removed. Mount what it leads to, or remove it."
+                    "named behind it; nothing was removed. Mount what it leads to, or remove it."
                 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import unicodedata
+from collections.abc import Sequence
 
 # Categories of characters that begin a line, or do worse on a terminal; then those that turn text around.
 _BREAKING = {"Cc", "Zl", "Zp"}
@@ -30,6 +31,11 @@ def quoted(word: str) -> str:
         return shlex.quote(word)
     plain = word.replace("\\", "\\\\").replace("'", "\\'")
     return f"$'{one_line(plain)}'"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first five names, for a line."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 class LineFormatter(logging.Formatter):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import ConflictError, DamagedError, InvalidError, NotFoundError, StorageError
-from forebrain_registry.lines import composed
+from forebrain_registry.lines import composed, some
 from forebrain_registry.records import (
     MAX_RECORD_BYTES,
     Reference,
@@ -197,7 +197,7 @@ class Registry:
         if name not in found:
             names = self.names()
             if names:
-                known = f"It has {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+                known = f"It has {some(names)}."
             else:
                 known = "It is empty." if self.is_there() else "There is no registry; check the address."
             raise NotFoundError(f"{self.uri}: no model {name!r}.{_suggest(name, names)} {known}")

@@ -11,6 +11,7 @@ import pytest
 
 from adaptation.conftest import description, publish_backbone, registry
 from forebrain.config import from_values
+from forebrain.sessions.session import Session
 from forebrain.studies.study import Outcome
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
@@ -69,3 +70,12 @@ def finished(base: PretrainConfig) -> Callable[..., Outcome]:
         return Outcome(Trial(variant, config), "finished", "", result)
 
     return make
+
+
+@pytest.fixture
+def under_two_names(walk: Callable[..., Session], tmp_path: Path) -> list[str]:
+    """Paths of one recording, which stands under two names."""
+    paths = [str(tmp_path / f"{name}.npz") for name in ("first", "second")]
+    for path in paths:
+        dataclasses.replace(walk(0, num_frames=600), subject=Path(path).stem).save(path)
+    return paths

@@ -58,13 +58,11 @@ def test_intervals_of_every_session_stand_beside_the_baselines(
     assert "adapted backbones" in (tmp_path / "beside" / "report.md").read_text()
 
 
-def test_one_recording_under_two_names_is_said(walk: Callable[..., Session], tmp_path: Path) -> None:
-    paths = [str(tmp_path / f"{name}.npz") for name in ("first", "second")]
-    for path in paths:
-        replace(walk(0, num_frames=600), subject=Path(path).stem).save(path)
+def test_one_recording_under_two_names_is_said(under_two_names: list[str], tmp_path: Path) -> None:
     text = io.StringIO()
     result = study(
-        IntervalsConfig(paths, str(tmp_path / "out"), "chronological", 12, 4), Console(file=text, width=400)
+        IntervalsConfig(under_two_names, str(tmp_path / "out"), "chronological", 12, 4),
+        Console(file=text, width=400),
     )
     said = "lab/second/one: holds the same numbers as lab/first/one."
     assert said in text.getvalue() and said in (tmp_path / "out" / "report.md").read_text()

@@ -67,13 +67,11 @@ def test_the_table_has_every_rival_of_every_session_that_is_long_enough(
         replace(config, windows_per_session=0)
 
 
-def test_one_recording_under_two_names_is_said(walk: Callable[..., Session], tmp_path: Path) -> None:
-    paths = [str(tmp_path / f"{name}.npz") for name in ("first", "second")]
-    for path in paths:
-        replace(walk(0, num_frames=600), subject=Path(path).stem).save(path)
+def test_one_recording_under_two_names_is_said(under_two_names: list[str], tmp_path: Path) -> None:
     text = io.StringIO()
     result = study(
-        RivalsConfig(paths, str(tmp_path / "out"), context=12, horizon=4), Console(file=text, width=400)
+        RivalsConfig(under_two_names, str(tmp_path / "out"), context=12, horizon=4),
+        Console(file=text, width=400),
     )
     said = "lab/second/one: holds the same numbers as lab/first/one."
     assert said in text.getvalue() and said in (tmp_path / "out" / "report.md").read_text()

@@ -18,6 +18,7 @@ from forebrain.sessions.arrays import column_names, unmasked
 from forebrain.sessions.repair import MAX_RATE_ERROR, repair_units
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Range, Session
+from forebrain_registry.lines import some
 
 # Between the rates of two recordings that a model may see as one: those of one laboratory differ as much.
 RATE_TOLERANCE = 0.25
@@ -148,8 +149,8 @@ class Preprocessing:
         unknown = [name for name in names if name not in position]
         if len(unknown) > self.num_recorded - self.num_units:
             raise UnknownUnitsError(
-                f"{len(unknown)} of {len(names)} units are none of the model's: {_some(unknown)}; "
-                f"expected names of its {len(self.unit_names)}, {_some(self.unit_names)}. Leave values of "
+                f"{len(unknown)} of {len(names)} units are none of the model's: {some(unknown)}; "
+                f"expected names of its {len(self.unit_names)}, {some(self.unit_names)}. Leave values of "
                 "others out; names that pandas or xarray bear are names too, and to_numpy() has none."
             )
         sources = [source for source, name in enumerate(names) if name in position]
@@ -162,7 +163,7 @@ class Preprocessing:
         if self.unit_names not in ((), self._made_up) or set(labels) & set(self._made_up):
             return False
         warnings.warn(
-            f"values are labelled ({_some(labels)}), and the units that were adapted to have no names: they "
+            f"values are labelled ({some(labels)}), and the units that were adapted to have no names: they "
             "are taken in order.",
             ValuesWarning,
             stacklevel=3,
@@ -219,7 +220,7 @@ class Preprocessing:
             places = self.places(names)
             if lost := [name for name in self.unit_names if name not in names]:
                 raise AdaptationError(
-                    f"the window has no column of {_some(lost)} ({len(lost)} of {self.num_units} units); "
+                    f"the window has no column of {some(lost)} ({len(lost)} of {self.num_units} units); "
                     "expected all, by these names or in order without names."
                 )
             frames = places.spread(frames, self.num_units)
@@ -328,7 +329,7 @@ class Preprocessing:
         span = f"{lengths.min()} to " * int(lengths.min() < lengths.max()) + f"{lengths.max()} frames"
         if session.rate_hz is not None:
             span += f" ({lengths.max() / session.rate_hz:.3g} s at most)"
-        names = ", ".join(self.name(int(unit)) for unit in held[:5]) + ", ..." * (held.size > 5)
+        names = some([self.name(int(unit)) for unit in held])
         return (
             f"{held.size} of {self.num_units} units ({names}) have no value in the last {span}; "
             "the forecast is made from the last one that is known"
@@ -411,10 +412,6 @@ class Preprocessing:
                 "begin, nor before. Adapt to this recording."
             )
         return window
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def rates_agree(rate_hz: float | None, other_hz: float | None) -> bool:

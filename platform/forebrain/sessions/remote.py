@@ -319,11 +319,8 @@ class RemotePath:
                 f"{self.address}: the server gave {len(content)} bytes where {last - first + 1} were asked "
                 f"for. Try again."
             )
-        if self.version.rpartition(" ")[0] != version.rpartition(" ")[0] or size not in (
-            "",
-            "*",
-            str(self.size),
-        ):
+        is_same = self.version.rpartition(" ")[0] == version.rpartition(" ")[0]
+        if not is_same or size not in ("", "*", str(self.size)):
             raise RecordingError(f"{self.address}: changed while it was read. Start again.")
         self._keep(number, content)
         return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from forebrain.sessions.session import composed
+from forebrain_registry.lines import composed
 
 
 class Named(Protocol):

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -19,7 +18,7 @@ from forebrain.errors import RecordingError
 from forebrain.notebook import facts
 from forebrain.sessions.arrays import as_matrix, column_names, frame_times, unmasked
 from forebrain.sessions.inputs import INPUT_KINDS, SPLIT_PARTS, Input, InputKind, columns_of, kind_of
-from forebrain_registry.lines import one_line
+from forebrain_registry.lines import composed, one_line
 from forebrain_registry.storage import partial_beside, path_here
 
 Range = tuple[int, int]  # frames [start, stop)
@@ -393,12 +392,6 @@ class Session:
 
 _FORMAT = "forebrain-session-1"
 _FRAMES_AT_ONCE = 1 << 14
-
-
-def composed(name: str) -> str:
-    """A name in the one form of all those that look the same (Unicode NFC): letters with accents are written
-    as one character or two, by the system that a file was named on, and are one animal's."""
-    return unicodedata.normalize("NFC", name)
 
 
 def numbers_digest(session: Session) -> hashlib._Hash:

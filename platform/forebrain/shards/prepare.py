@@ -20,13 +20,14 @@ from forebrain.sessions.finding import printable
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
 from forebrain.sessions.resample import bin_events, resample
-from forebrain.sessions.session import FILES_NAME, FOLDERS_NAME, Session, composed, twins
+from forebrain.sessions.session import FILES_NAME, FOLDERS_NAME, Session, twins
 from forebrain.shards.index import ENTRIES_NAME, INDEX_NAME, Index, IndexRow, SessionEntry, Source
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.readable import readable
 from forebrain.shards.reader import sizes_of_shards
 from forebrain.shards.recordings import has_changed, name_of, open_any, path_names_of, sha256_of
 from forebrain.shards.writer import write_session
+from forebrain_registry.lines import composed, some
 from forebrain_registry.storage import PARTIAL, Folder
 
 OpenRecording = Callable[[str], list[Session]]
@@ -193,7 +194,8 @@ def _prepare(
     stored = {session_id: each for session_id, each in stored.items() if session_id not in gone}
     others = tuple(stored[session_id].entry for session_id in sorted(stored.keys() - usable_now))
     if others and holding == "others too":
-        progress(f"{len(others)} more sessions of the set are of none of these recordings: {_some(others)}")
+        names = some([entry.id for entry in others])
+        progress(f"{len(others)} more sessions of the set are of none of these recordings: {names}.")
     for line in twins((session_id, stored[session_id].entry.content_sha256) for session_id in sorted(stored)):
         progress(line)
     _sweep(storage, stored)
@@ -376,10 +378,9 @@ def _complete_entries(
         except ShardError:  # a damaged entry is none: its session is prepared again
             continue
         is_known = entry.options_sha256 in config.known_sha256 or hashlib.sha256(data).hexdigest() in indexed
-        arrays_size = files.get(entry.arrays_name, 0)
-        is_whole = arrays_size == (entry.arrays_size or max(1, arrays_size)) and all(
-            files.get(shard.name) == shard.size for shard in entry.shards
-        )
+        size = files.get(entry.arrays_name, 0)
+        has_arrays = size == entry.arrays_size if entry.arrays_size else size > 0
+        is_whole = has_arrays and all(files.get(shard.name) == shard.size for shard in entry.shards)
         if is_known and is_whole:
             complete[entry.id] = _Stored(entry, data)
     return complete
@@ -451,18 +452,13 @@ def _gone(
         if other is not None:
             progress(f"{session_id} is {other} now: the same recording; the set does not hold it twice.")
         elif holding == "these alone":
-            others.append(entry)
+            others.append(session_id)
         else:
             continue
         gone[session_id] = stored[session_id]
     if others:
-        progress(f"{len(others)} sessions of other recordings are no part of the set now: {_some(others)}")
+        progress(f"{len(others)} sessions of other recordings are no part of the set now: {some(others)}.")
     return gone
-
-
-def _some(entries: Sequence[SessionEntry]) -> str:
-    names = [entry.id for entry in entries[:4]]
-    return ", ".join([*names, f"and {len(entries) - 4} more"] if len(entries) > 4 else names) + "."
 
 
 def _remove(storage: Folder, entry: SessionEntry) -> None:

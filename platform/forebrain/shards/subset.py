@@ -17,11 +17,12 @@ import numpy as np
 from forebrain.errors import BadShardError, ConfigError
 from forebrain.scoring.intervals import rng_for
 from forebrain.scoring.protocols import Range, fit_ranges, part_ranges, without
-from forebrain.sessions.session import composed, fits
+from forebrain.sessions.session import fits
 from forebrain.shards.fetching import PageFetcher
 from forebrain.shards.fits import Fit, Moments, scale_of
 from forebrain.shards.index import SessionEntry
 from forebrain.shards.reader import ALL, ShardSet
+from forebrain_registry.lines import composed
 
 
 @dataclass(frozen=True)

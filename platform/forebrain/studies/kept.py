@@ -17,6 +17,7 @@ from forebrain.sealed import plain, sealed, unsealed
 from forebrain.sessions.session import Session
 from forebrain.shards.recordings import has_changed, open_any, sha256_of
 from forebrain.training.versions import code_version
+from forebrain_registry.lines import some
 from forebrain_registry.storage import Folder
 
 RESULTS = "results.json"  # of studies that have a `report.StudyReport`
@@ -214,8 +215,3 @@ def read_step(
         _log.warning("%s: damaged (%s); it is done again.", folder.uri_of(name), what)
         return None
     return {key: plain(value) for key, value in step.items()}  # of an earlier version, which kept NaN
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of them, for a line."""
-    return ", ".join(names[:4]) + " ..." * (len(names) > 4)

@@ -21,12 +21,12 @@ from forebrain.sessions.remote import is_remote
 from forebrain.shards.index import INDEX_NAME
 from forebrain.shards.reader import sources_of
 from forebrain.shards.recordings import find_all, hashes_of
-from forebrain.studies.kept import some
 from forebrain.studies.notes import read_note, read_result, unfinished
 from forebrain.studies.trials import Trial
 from forebrain.training.config import PretrainConfig
 from forebrain.training.data import is_same_data
 from forebrain.training.run_folder import RunFolder, check_same_run
+from forebrain_registry.lines import some
 from forebrain_registry.storage import Folder
 
 # In the study's folder: why some of its recordings are no part of the set that it prepared of them.

@@ -29,8 +29,9 @@ from forebrain.sessions.finding import (
     printable,
 )
 from forebrain.sessions.questions import RecordingQuestion
-from forebrain.sessions.session import Session, composed
+from forebrain.sessions.session import Session
 from forebrain.sessions.sidecar import Sidecar, is_sidecar, named_input_files, parse_sidecar, sidecar_of
+from forebrain_registry.lines import composed
 from forebrain_registry.storage import path_here
 
 # Asked in this order; the first that recognises a path reads it.
