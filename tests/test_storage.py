@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from forebrain.errors import ForebrainError, StorageError
 from forebrain.sessions.session import Session
 from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
-from forebrain_registry.storage import Folder, local_disk
+from forebrain_registry.storage import Folder, local_disk, retries
 from forebrain_registry.storage.retries import ATTEMPTS
 
 DATA = bytes(range(256)) * 400
@@ -41,6 +42,33 @@ def test_a_file_that_was_damaged_on_its_way_is_read_again(
     faults.fail("damage", method="GET")
     assert remote.read("a/one") == DATA
     assert f"{remote.uri}/a/one: " in caplog.text and "checksum" in caplog.text
+
+
+def test_many_requests_are_under_way_at_a_time(
+    s3_bucket: str, faults: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A far store is read as fast as it answers, not as fast as ten connections do."""
+    monkeypatch.setattr(retries, "READ_TIMEOUT_S", 30.0)
+    folder = Folder(f"{s3_bucket}/many-requests")
+    folder.write("a", DATA)
+    faults.clear()
+    faults.fail("stall", times=40, method="GET")
+    found: list[bytes] = []
+    readers = [
+        threading.Thread(target=lambda at=at: found.append(folder.read_range("a", at, at + 1)))
+        for at in range(40)
+    ]
+    for reader in readers:
+        reader.start()
+    deadline = time.monotonic() + 20
+    while len(faults.log) < 40 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    asked = len(faults.log)
+    faults.released.set()
+    for reader in readers:
+        reader.join()
+    assert asked == 40
+    assert sorted(found) == [DATA[at : at + 1] for at in range(40)]
 
 
 def test_a_web_page_in_the_place_of_a_store_is_said_before_any_work(

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,6 +132,67 @@ def test_a_page_is_asked_for_once_whoever_needs_it(address: str, store: FarStore
         reader.join()
     pages = [(name, page) for name, start, stop in store.asked for page in range(start // 400, stop // 400)]
     assert len(set(pages)) == len(pages) == 3
+
+
+def test_what_is_expected_again_is_kept_before_all_else(
+    address: str, store: FarStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "KEPT_BYTES", 5 * 400)
+    shards = far(address)
+    windows = [(start, start + 20) for start in range(0, 380, 20)]
+    again = [*windows[:4], *windows[10:], *windows[:4]]  # 400 bytes each
+    shards.expect(0, again)
+    for start, stop in again:
+        shards.read(0, start, stop)
+    asked = [byte for name, start, stop in store.asked for byte in range(start, stop)]
+    assert len(set(asked)) == len(asked) >= 400 * len(set(again))
+    assert shards.fetcher._num_kept_bytes <= 5 * 400
+    assert not shards.fetcher._num_reads
+
+
+def test_memory_is_bounded_where_all_is_expected_again(
+    address: str, store: FarStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "KEPT_BYTES", 5 * 400)
+    shards, near = far(address), ShardSet.open(address)
+    windows = 3 * [(start, start + 20) for start in range(0, 380, 20)]
+    shards.expect(0, windows)
+    for start, stop in windows:
+        np.testing.assert_array_equal(shards.read(0, start, stop), near.read(0, start, stop))
+        assert shards.fetcher._num_kept_bytes <= 5 * 400
+
+
+def test_all_that_a_step_reads_is_on_its_way_before(
+    tmp_path: Path, walk, store: FarStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its inputs too."""
+    rng = np.random.default_rng(0)
+    inputs = {
+        "stimulus": rng.random((400, 1), np.float32),
+        "stimulus_names": ("light",),
+        "behaviour": rng.random((400, 1), np.float32),
+        "behaviour_names": ("speed",),
+    }
+    recording = str(tmp_path / "a.npz")
+    replace(walk(1, num_units=5), **inputs).save(recording)
+    prepare([recording], str(tmp_path / "set"), PrepareConfig(max_window=20), _saved, map_here)
+    shards = far(str(tmp_path / "set"))
+    windows = ShardWindows(shards, "chronological", 8, 4)
+    reader = Stream(windows, build_order(windows, 6, 0, MixtureConfig()), inputs=("light", "speed"))
+    by_readers: list[str] = []
+    make = fetching.PageFetcher._make
+
+    def made(fetcher: fetching.PageFetcher, request: fetching._Request) -> None:
+        if threading.current_thread().name != "fetch":
+            by_readers.append(request.member.name)
+        make(fetcher, request)
+
+    monkeypatch.setattr(fetching.PageFetcher, "_make", made)
+    store.delay_s = lambda number: 0.005
+    for batch in reader.batches(0, 5):
+        assert batch.groups[0].known is not None and batch.groups[0].known.any()
+    assert by_readers in ([], ["traces"])  # the very first
+    assert len(store.asked) >= 3
 
 
 def test_as_many_requests_at_a_time_as_were_asked_for(address: str, store: FarStore) -> None:

@@ -2,13 +2,14 @@
 
 A reader says what it will read (`expect`), in the order in which it will. Requests for that go out in the
 same order, as many at a time as `hurry` has asked for, and no more than AHEAD_BYTES ahead of the reader.
-What is read does not depend on what comes when.
+What was read stays within KEPT_BYTES, and what is expected again stays longest. What is read does not depend
+on what comes when.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class PageFetcher:
         self.kept_bytes = KEPT_BYTES
         self._lock = threading.Lock()
         self._expected: dict[_Key, _Expected] = {}
+        self._num_reads: Counter[_Key] = Counter()  # that are expected, of pages on their way or kept
         self._kept: OrderedDict[_Key, np.ndarray] = OrderedDict()  # what was used last is last
         self._queue: deque[_Request] = deque()
         self._num_threads = 0
@@ -83,8 +85,9 @@ class PageFetcher:
                 self.in_flight = min(2 * self.in_flight, MOST_IN_FLIGHT)
 
     def expect(self, member: Member, pages: Sequence[Page]) -> None:
-        """Hears of pages that will be read, after all that it heard of before."""
+        """Hears of pages that will be read once more, after all that it heard of before."""
         with self._lock:
+            self._num_reads.update(_key(member, page) for page in pages)
             self._ask(member, pages)
             self._start_threads()
 
@@ -129,6 +132,7 @@ class PageFetcher:
         """Fetches no more of what was expected and not yet read."""
         with self._lock:
             self._queue.clear()
+            self._num_reads.clear()
             for key in list(self._expected):
                 self._drop(key)
 
@@ -187,13 +191,27 @@ class PageFetcher:
                 expected.values.set_result(found)
 
     def _keep(self, key: _Key, values: np.ndarray) -> None:
-        """Keeps a page that was read, in place of those that were not used for longest."""
+        """Keeps a page that was read, in place of those that were not used for longest; of those that are
+        expected again, only where all others are gone."""
+        self._num_reads[key] -= 1
+        if self._num_reads[key] <= 0:
+            del self._num_reads[key]
         self._drop(key)
         if key not in self._kept:
             self._num_kept_bytes += values.nbytes
         self._kept[key] = values
+        for _ in range(len(self._kept)):
+            if self._num_kept_bytes <= self.kept_bytes:
+                return
+            if next(iter(self._kept)) in self._num_reads:
+                self._kept.move_to_end(next(iter(self._kept)))
+            else:
+                self._forget_oldest()
         while self._num_kept_bytes > self.kept_bytes:
-            self._num_kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        self._num_kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def _drop(self, key: _Key) -> None:
         expected = self._expected.pop(key, None)

@@ -152,8 +152,9 @@ class ShardSet:
         """
         return self._read(name, session, start, stop, ALL)
 
-    def expect(self, session: int, ranges: Iterable[Range], units: slice = ALL) -> None:
-        """Hears that these windows will be read, in this order, after all that it heard of before.
+    def expect(self, session: int, ranges: Iterable[Range], units: slice = ALL, name: str = TRACES) -> None:
+        """Hears that these windows will be read, in this order, after all that it heard of before; of inputs
+        by the name that `read_inputs` takes.
 
         From a far store they are fetched ahead of their reader, several requests at a time; what is read is
         the same with and without. Ranges that are no windows, or are known to be bad, are passed over.
@@ -161,7 +162,7 @@ class ShardSet:
         if isinstance(self._pages, LocalPages):
             return
         for start, stop in ranges:
-            found = self._locate(TRACES, session, start, stop)
+            found = self._locate(name, session, start, stop)
             if found is not None and found[0].shard not in self._unreadable:
                 self._pages.expect(*found, units)
 

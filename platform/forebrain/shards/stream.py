@@ -142,14 +142,16 @@ class Stream:
 
     def batch(self, step: int) -> Batch:
         """This worker's part of the global batch of a step."""
-        return self._read(step, self._order.batch(step, self._owned))
+        draws = self._order.batch(step, self._owned)
+        self._expect(draws)
+        return self._read(step, draws)
 
     def _read(self, step: int, draws: Draws) -> Batch:
         groups, windows_skipped, rows_skipped = [], 0, 0
         for which in np.unique(draws.session):
             session, own = int(self._position[which]), self._own[which]
             numbers = draws.window[draws.session == which]
-            context, target, starts = self._windows.read(session, "train", numbers, own.units)
+            context, target, starts = self._windows.read_expected(session, "train", numbers, own.units)
             present = None
             if len(starts) < len(numbers):
                 present = np.isin(self._windows.starts(session, "train", numbers), starts)
@@ -170,7 +172,8 @@ class Stream:
             return
         for which in np.unique(draws.session):
             numbers = draws.window[draws.session == which]
-            self._windows.expect(int(self._position[which]), "train", numbers, self._own[which].units)
+            session, own = int(self._position[which]), self._own[which]
+            self._windows.expect(session, "train", numbers, own.units, self._inputs)
 
     def stand_in(self, step: int) -> Batch:
         """Zeros in place of a batch that cannot be read: the windows of split sessions, in whose reading

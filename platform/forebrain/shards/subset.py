@@ -20,7 +20,7 @@ from forebrain.scoring.protocols import Range, fit_ranges, part_ranges, without
 from forebrain.sessions.session import fits
 from forebrain.shards.fetching import PageFetcher
 from forebrain.shards.fits import Fit, Moments, scale_of
-from forebrain.shards.index import SessionEntry
+from forebrain.shards.index import TRACES, SessionEntry
 from forebrain.shards.reader import ALL, ShardSet
 from forebrain_registry.lines import composed
 
@@ -145,10 +145,10 @@ class SubsetShards:
         """As `ShardSet.read_inputs`."""
         return self._whole.read_inputs(self._positions[session], name, start, stop)
 
-    def expect(self, session: int, ranges: Iterable[Range], units: slice = ALL) -> None:
+    def expect(self, session: int, ranges: Iterable[Range], units: slice = ALL, name: str = TRACES) -> None:
         """Hears that windows will be read; see `ShardSet.expect`."""
         narrow = units if self._units[session] is None else ALL
-        self._whole.expect(self._positions[session], ranges, narrow)
+        self._whole.expect(self._positions[session], ranges, narrow, name)
 
     @property
     def fetcher(self) -> PageFetcher | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -115,6 +115,12 @@ class ShardWindows:
         """
         if self.shards.fetcher is not None:
             self.expect(session, part, numbers, units)
+        return self.read_expected(session, part, numbers, units)
+
+    def read_expected(
+        self, session: int, part: Part, numbers: np.ndarray, units: slice = ALL
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads windows, as `read` does, of which `expect` was told before."""
         length = self.context + self.horizon
         fit = self.shards.fit(session, self.protocol)
         narrow, outputs = (units, ALL) if fit.components is None else (ALL, units)
@@ -156,29 +162,44 @@ class ShardWindows:
         Raises:
             ShardError: a page is damaged.
         """
-        entry = self.shards.sessions[session]
         length = self.context + self.horizon
         values = np.zeros((len(starts), length, len(names)), np.float32)
         known = np.zeros((length, len(names)), bool)
-        for member, channels in ((STIMULUS, entry.stimulus_names), (BEHAVIOUR, entry.behaviour_names)):
-            column_of = {name: column for column, name in enumerate(channels or ())}
-            places = [place for place, name in enumerate(names) if name in column_of]
-            if not places or member not in entry.pages:
-                continue
-            columns = [column_of[names[place]] for place in places]
-            stop = length if member == STIMULUS else self.context
+        for member, columns, places, stop in self._inputs(session, names):
             known[:stop, places] = True
             for number, start in enumerate(starts.tolist()):
                 read = self.shards.read_inputs(session, member, start, start + stop)
                 values[number, :stop, places] = read[:, columns].T
         return values, known
 
-    def expect(self, session: int, part: Part, numbers: np.ndarray, units: slice = ALL) -> None:
-        """Hears that windows will be read, after all that it heard of before; see `ShardSet.expect`."""
+    def expect(
+        self,
+        session: int,
+        part: Part,
+        numbers: np.ndarray,
+        units: slice = ALL,
+        inputs: Sequence[str] = (),
+    ) -> None:
+        """Hears that windows will be read by `read_expected`, and their inputs by `read_inputs`, after all
+        that it heard of before; see `ShardSet.expect`."""
         length = self.context + self.horizon
         narrow = ALL if self.shards.forecasts_components else units
         starts = self.starts(session, part, numbers).tolist()
         self.shards.expect(session, [(start, start + length) for start in starts], narrow)
+        for member, _, _, stop in self._inputs(session, inputs):
+            self.shards.expect(session, [(start, start + stop) for start in starts], name=member)
+
+    def _inputs(self, session: int, names: Sequence[str]) -> Iterator[tuple[str, list[int], list[int], int]]:
+        """Where named inputs lie: member, columns there, places among the names, and how many of a window's
+        frames are known when a forecast is made."""
+        entry = self.shards.sessions[session]
+        length = self.context + self.horizon
+        for member, channels in ((STIMULUS, entry.stimulus_names), (BEHAVIOUR, entry.behaviour_names)):
+            column_of = {name: column for column, name in enumerate(channels or ())}
+            places = [place for place, name in enumerate(names) if name in column_of]
+            if places and member in entry.pages:
+                columns = [column_of[names[place]] for place in places]
+                yield member, columns, places, length if member == STIMULUS else self.context
 
     def in_own_units(self, session: int, values: np.ndarray) -> np.ndarray:
         """Normalised values [..., N] in the recording's own units, up to an offset.

@@ -37,6 +37,7 @@ _TRANSIENT_CODES = {
     "Throttling",
     "XAmzContentSHA256Mismatch",
 }
+CONNECTIONS = 64  # requests to a store at a time, at most; more wait for one that ends
 _AT_ONCE_BYTES = 100 * 2**20  # what is larger s3fs sends in parts, a piece of memory at a time
 # 400 without a code of S3's is what a request for a file's head gets when the credentials have expired.
 _REFUSED_CODES = {"AuthorizationHeaderMalformed", "InvalidToken", "TokenRefreshRequired", "400", "401", "403"}
@@ -289,6 +290,7 @@ def _options(scheme: str) -> dict[str, Any]:
         "connect_timeout": retries.CONNECT_TIMEOUT_S,
         "read_timeout": retries.READ_TIMEOUT_S,
         "retries": {"total_max_attempts": 1},
+        "max_pool_connections": CONNECTIONS,  # botocore's own limit is 10
     }
     # As in fsspec's own configuration (FSSPEC_S3_..., ~/.config/fsspec), which options given here override.
     theirs = fsspec.config.conf.get(scheme, {}).get("config_kwargs", {})
