@@ -225,12 +225,12 @@ class Made:
             for i in range(num_sessions)
         ]
         self.context, self.horizon, self.protocol = 4, 2, "chronological"
-        self.shards = SimpleNamespace(fingerprint="")
+        self.shards = SimpleNamespace(fingerprint="", fetcher=None)
 
     def num_windows(self, session: int, part: str) -> int:
         return 4
 
-    def read(
+    def read_expected(
         self, session: int, part: str, numbers: np.ndarray, units: slice
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng(session)
