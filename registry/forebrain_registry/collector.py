@@ -13,13 +13,16 @@ what was asked of it: where a request failed, or was tried again after a time-ou
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from forebrain_registry import layout
 from forebrain_registry.errors import InvalidError, StorageError
+from forebrain_registry.lines import some
+from forebrain_registry.records import Version
 from forebrain_registry.registry import Registry
 from forebrain_registry.storage import Folder, Stat, retries
 
@@ -52,16 +55,21 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
 
     Raises:
         InvalidError: a record cannot be read, so it is not known which blobs it names; nothing was removed.
-            So where a link among the records leads to a file, or nowhere.
+            So where a link among the records leads to a file, or nowhere, where a model's folder is empty,
+            and where a version is noted whose record is not there.
         StorageError: there is no registry, or the store fails, or is too slow.
     """
     registry.require()
     store = registry.writer()
     begun = store.clock_s()  # the machine's own may be set to another day
-    _require_no_dead_link(store)
-    # Blobs are listed before records, so that one whose record came in between is known to be named.
+    _require_reachable(store)
+    # Blobs are listed before records, so that one whose record came in between is known to be named; and
+    # notes of numbers, which are made once a record is there, before these.
     files = store.files("")
-    named = {stored.sha256 for _, versions in registry.all_versions() for v in versions for stored in v.blobs}
+    noted = layout.all_listings(registry.records())
+    models = dict(registry.all_versions())
+    _require_all(store, noted, models)
+    named = {stored.sha256 for versions in models.values() for v in versions for stored in v.blobs}
     blobs = {name: sha256 for name in files if (sha256 := layout.blob_of(name))}
     unnamed = [name for name, sha256 in blobs.items() if sha256 not in named]
     leftovers = [name for name in files if layout.is_leftover(name)]
@@ -105,17 +113,40 @@ def collect_garbage(registry: Registry, dry_run: bool = False) -> Collected:
     )
 
 
-def _require_no_dead_link(store: Folder) -> None:
-    """Raises InvalidError where records may lie behind a link that cannot be followed, as to a disk that is
-    not mounted: their blobs would be taken for garbage."""
+def _require_reachable(store: Folder) -> None:
+    """Raises InvalidError where records may lie behind a link that cannot be followed, or in a model's folder
+    that is empty, as of a disk that is not mounted: their blobs would be taken for garbage."""
     if store.is_local:
         models = store.local_path(layout.MODELS)
-        for path in (models, *models.rglob("*")):
-            if path.is_symlink() and not (path.is_dir() and any(path.iterdir())):
+        # What lies behind a link is among them, which rglob leaves out.
+        below = (models.glob("/".join(depth * "*")) for depth in range(1, layout.LEVELS + 1))
+        for path in (models, *itertools.chain.from_iterable(below)):
+            is_link = path.is_symlink()
+            # A disk of its own has lost+found, too.
+            is_models = path.parent == models and path.is_dir() and layout.may_be_model(path.name)
+            if (is_link or is_models) and not (path.is_dir() and any(path.iterdir())):
+                what = "a link to no folder, or an empty one" if is_link else "an empty folder"
                 raise InvalidError(
-                    f"{path}: is a link to no folder, or an empty one, so it is not known which blobs are "
-                    "named behind it; nothing was removed. Mount what it leads to, or remove it."
+                    f"{path}: is {what}, so it is not known which blobs are named there; nothing was "
+                    "removed. Mount what belongs there, or remove it."
                 )
+
+
+def _require_all(
+    store: Folder, noted: Mapping[str, layout.Listing], found: Mapping[str, Sequence[Version]]
+) -> None:
+    """Raises InvalidError where a number is noted as given and its version is not among those that were
+    found: the blobs that it names would be taken for garbage."""
+    for name, listing in noted.items():
+        lost = set(listing.given) - {version.number for version in found.get(name, ())}
+        if lost:
+            records = [layout.record_name(layout.versions_folder(name), number) for number in sorted(lost)]
+            raise InvalidError(
+                f"{store.uri}: {some(records)}: not there, though versions of these numbers were published, "
+                "so it is not known which blobs they name; nothing was removed. Mount their disk, "
+                "or bring the records back; to be rid of these versions remove their files in "
+                f"{layout.numbers_folder(name)}, too."
+            )
 
 
 def wait_for_collectors(store: Folder) -> bool:

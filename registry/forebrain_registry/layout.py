@@ -78,6 +78,11 @@ def is_part(name: str) -> bool:
     return bool(_RECORD.fullmatch(name) or _BLOB.fullmatch(name)) or is_leftover(name)
 
 
+def may_be_model(folder: str) -> bool:
+    """Whether records may lie in a folder of that name among the models."""
+    return is_part(record_name(versions_folder(folder), 1))
+
+
 def versions_folder(name: str) -> str:
     return f"{MODELS}/{name}/versions"
 

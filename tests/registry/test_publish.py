@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import unicodedata
+from collections.abc import Collection
 from hashlib import sha256 as _sha256
 from pathlib import Path
 
@@ -338,6 +339,66 @@ def test_no_blob_is_collected_where_no_record_is(
         models.rmdir()
     (tmp_path / "away").rename(models)
     assert verify(registry).problems == [] and registry.versions("worm") == [version]
+
+
+@pytest.mark.parametrize("away", ["models/worm", "models/worm/versions", "a record", "a listing"])
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_no_blob_is_collected_where_one_model_s_records_are_away(
+    registry: Registry, tmp_path: Path, away: str, is_linked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each model may lie on a disk of its own, and its records on yet another."""
+    put(registry, "worm", 0)
+    put(registry, "fish", 1)
+    root = Path(registry.uri)
+    (root / "models/lost+found").mkdir()  # as on a disk of its own
+    if is_linked:
+        (root / "models/worm").rename(tmp_path / "disk")
+        (root / "models/worm").symlink_to(tmp_path / "disk")
+    hasty = Registry(registry.uri, grace_s=-60)
+    assert collect_garbage(hasty).removed == []
+    place = root / ("models/worm/versions/00000001.json" if away == "a record" else away)
+    with monkeypatch.context() as patch:
+        if away == "a listing":  # as a disk in the network may answer for a moment
+            scan = LocalDisk._scan
+            patch.setattr(
+                LocalDisk,
+                "_scan",
+                lambda disk, name: [] if name == "models/worm/versions" else scan(disk, name),
+            )
+        else:
+            place.rename(tmp_path / "away")
+        if away == "models/worm" and not is_linked:
+            place.mkdir()  # what it is mounted on
+        elif away == "models/worm/versions" and is_linked:
+            shutil.rmtree(root / "models/worm/numbers")  # which earlier versions did not note
+            place.symlink_to(tmp_path / "nowhere")
+        elif away == "models/worm":
+            place.symlink_to(tmp_path / "nowhere")
+        with pytest.raises(InvalidError, match="nothing was removed"):
+            collect_garbage(hasty)
+    if away != "a listing":
+        if place.is_symlink():
+            place.unlink()
+        (tmp_path / "away").rename(place)
+    assert verify(registry).problems == [] and verify(registry).versions == 2
+
+
+def test_versions_that_are_published_as_garbage_is_collected_are_none_that_are_lost(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(registry)
+    records, seeds = Registry.records, iter(range(1, 5))
+
+    def before_another(own: Registry, name: str | None = None) -> Collection[str]:
+        found = records(own, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "records", records)
+            put(Registry(registry.uri), seed=next(seeds))
+        return found
+
+    monkeypatch.setattr(Registry, "records", before_another)
+    assert collect_garbage(registry).removed == []
+    assert next(seeds) > 2  # several listings
 
 
 def test_no_blob_behind_a_link_is_collected(registry: Registry, tmp_path: Path, old_orphan: str) -> None:
