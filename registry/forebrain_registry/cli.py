@@ -307,7 +307,8 @@ def _deprecate(options: argparse.Namespace) -> int:
     reference = Reference.parse(options.reference)
     if reference == Reference(reference.name):
         # Not the newest that is not deprecated: given again, the command would deprecate one after another.
-        reference = Reference(reference.name, number=max(registry.listing(reference.name).versions))
+        # Nor the newest that is there, where the last is lost.
+        reference = Reference(reference.name, number=registry.last_number(reference.name))
     version = registry.resolve(reference)
     before, after = registry.deprecations(version.name).get(version.number), options.reason
     if before != after:

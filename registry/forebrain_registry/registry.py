@@ -170,6 +170,8 @@ class Registry:
             listing = self.listing(name)
             deprecated = self._deprecations(name, listing)
             good = [number for number in listing.versions if number not in deprecated]
+            if good and (lost := self._lost_newest(name, listing, deprecated)):
+                _log.warning("%s Taken is %s@%d, the newest that is there.", lost, name, good[-1])
             yield from self._read_versions(name, good[-1:])
 
     def versions(self, name: str) -> list[Version]:
@@ -217,7 +219,8 @@ class Registry:
 
         Raises:
             InvalidError: it is no reference, or a digest's first digits fit several versions.
-            NotFoundError: no such model, version or alias; the error suggests the nearest.
+            NotFoundError: no such model, version or alias, and the error suggests the nearest; or the newest
+                is lost.
         """
         wanted = reference if isinstance(reference, Reference) else Reference.parse(reference)
         listing = self.listing(wanted.name)
@@ -412,6 +415,11 @@ class Registry:
 
     def _newest(self, name: str, listing: layout.Listing) -> int:
         deprecated = self._deprecations(name, listing)
+        if lost := self._lost_newest(name, listing, deprecated):
+            raise NotFoundError(
+                f"{lost} Bring that record back, or publish the next version; or name a version to take "
+                "another all the same."
+            )
         good = [number for number in listing.versions if number not in deprecated]
         if not good:
             last = max(listing.versions)
@@ -420,6 +428,15 @@ class Registry:
                 f"{deprecated[last]}. Name a version to take it all the same."
             )
         return max(good)
+
+    def _lost_newest(self, name: str, listing: layout.Listing, deprecated: Collection[int]) -> str:
+        """What to say where the version that a name should stand for is lost; "" where it is not."""
+        last = max(listing.given, default=0)
+        record = layout.record_name(layout.versions_folder(name), last)
+        # One that is published just now may have been noted since the records were listed.
+        if last <= max(listing.versions) or last in deprecated or self.store.stat(record) is not None:
+            return ""
+        return f"{self.uri}: {name}@{last}, the newest version, is lost: {record} is not there."
 
     def _no_alias(self, name: str, alias: str, listing: layout.Listing) -> NotFoundError:
         known = list(self._aliases(name, listing))

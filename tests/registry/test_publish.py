@@ -40,6 +40,7 @@ from forebrain_registry import (
     verify,
     write_index,
 )
+from forebrain_registry.cli import main
 from forebrain_registry.layout import blob_name
 from forebrain_registry.storage import Folder, Stat, retries
 from forebrain_registry.storage.local_disk import LocalDisk
@@ -715,6 +716,37 @@ def test_a_number_is_never_given_again_whatever_became_of_its_record(
     (Path(registry.uri) / f"models/worm/versions/{last + 1:08}.json").unlink()
     assert copy(other, "worm", registry).number == last + 2
     assert len(registry.versions("worm")) == num_versions
+
+
+def test_a_name_stands_for_no_older_version_where_its_newest_is_lost(
+    registry: Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        put(registry, seed=seed)
+    folder = Path(registry.uri) / "models/worm/versions"
+    (folder / "00000003.json").rename(folder / "kept")
+    for ask in (registry.resolve, lambda name: pull(registry, name)):
+        with pytest.raises(NotFoundError, match="worm@3, the newest version, is lost"):
+            ask("worm")
+    assert main(["deprecate", "worm", "--reason", "wrong units", "--registry", registry.uri]) == 1
+    assert registry.deprecations("worm") == {} and registry.resolve("worm@2").number == 2
+    assert [str(version) for version in registry.newest()] == ["worm@2"]
+    assert "worm@3, the newest version, is lost" in caplog.text and "Taken is worm@2" in caplog.text
+    (folder / "kept").rename(folder / "00000003.json")
+    registry.deprecate("worm", 3, "wrong units")
+    (folder / "00000003.json").unlink()
+    assert registry.resolve("worm").number == 2  # which the name stood for before, too
+    records = Registry.records
+
+    def before_another(own: Registry, name: str | None = None) -> Collection[str]:
+        found = set(records(own, name))
+        monkeypatch.setattr(Registry, "records", records)
+        put(registry, seed=4)
+        return found | {"models/worm/numbers/00000004.json"}  # the records were listed before the notes
+
+    monkeypatch.setattr(Registry, "records", before_another)
+    assert registry.resolve("worm").number == 2
+    assert registry.resolve("worm").number == 4
 
 
 def test_a_record_that_was_changed_since_it_was_published_is_found(registry: Registry) -> None:
