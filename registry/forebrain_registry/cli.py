@@ -323,20 +323,23 @@ def _deprecate(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     registry = Registry(options.registry)
     wants_signature = options.public_key or options.identity or options.issuer
+    version: Version | None = None
     if not options.reference:
         if wants_signature:
             raise InvalidError("a signature is of one version: give its reference.")
         findings = verify(registry)
     elif "@" in options.reference or wants_signature:
-        findings = verify_version(registry, registry.resolve(options.reference))
+        version = registry.resolve(options.reference)
+        findings = verify_version(registry, version)
     else:
         findings = verify(registry, options.reference)
     signed = None
-    if wants_signature and not findings.problems:
+    if version is not None and wants_signature and not findings.problems:
         from forebrain_registry.signing import Verifier, verify_signature
 
         verifier = Verifier(options.public_key, options.identity, options.issuer)
-        signed = verify_signature(registry, options.reference, verifier).digest
+        # Of the one that was read: an alias may have moved since.
+        signed = verify_signature(registry, str(version), verifier).digest
     _say(options, dataclasses.asdict(findings) | {"signed": signed}, _findings_text(findings, signed))
     return 1 if findings.problems else 0
 

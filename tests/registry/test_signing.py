@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 from registry_storm import metadata, weights
 
-from forebrain_registry import InvalidError, NotFoundError, Registry, RegistryError, copy, publish, pull
+from forebrain_registry import (
+    InvalidError,
+    NotFoundError,
+    Registry,
+    RegistryError,
+    Version,
+    cli,
+    copy,
+    publish,
+    pull,
+    verifying,
+)
 from forebrain_registry.signing import Signer, Verifier, sign, verify_signature
 
 pytest.importorskip("model_signing")
@@ -78,6 +89,25 @@ def test_a_signature_that_leaves_files_out_is_none(registry: Registry, keys, tmp
     registry.add_signature(registry.resolve("worm@2"), (tmp_path / "bundle.json").read_bytes())
     with pytest.raises(RegistryError, match=r"leaves out version\.json"):
         verify_signature(registry, "worm@2", of_lab)
+
+
+def test_an_alias_that_moves_while_it_is_verified_is_one_version(
+    registry: Registry, keys, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab, of_lab = keys["lab"]
+    for number in (1, 2):
+        publish(registry, "worm", {"model.safetensors": weights(number)}, metadata())
+        sign(registry, f"worm@{number}", lab)
+    registry.set_alias("worm", "champion", 1)
+
+    def before_a_move(own: Registry, version: Version) -> verifying.Findings:
+        own.set_alias("worm", "champion", 2)
+        return verifying.verify_version(own, version)
+
+    monkeypatch.setattr(cli, "verify_version", before_a_move)
+    command = ["verify", "worm@champion", "--public-key", str(of_lab.public_key), "--registry", registry.uri]
+    assert cli.main(command) == 0
+    assert registry.resolve("worm@1").digest in capsys.readouterr().out
 
 
 def test_a_key_that_is_none_is_a_clear_error(registry: Registry, tmp_path: Path) -> None:
