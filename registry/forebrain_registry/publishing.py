@@ -37,6 +37,7 @@ from forebrain_registry.records import (
     check_name,
     check_paths,
     checked_metadata,
+    require_side_by_side,
 )
 from forebrain_registry.registry import NUMBER_FORMAT, GivenNumber, Registry
 from forebrain_registry.storage import Folder, path_here
@@ -82,6 +83,7 @@ def publish(
         )
         content = strict_json.dump(record)
         Version.parse(content, 1, name)
+        require_side_by_side(record)
         registry.writer()
         known = _same_version(registry, record)
         if known is not None:

@@ -27,7 +27,14 @@ from typing import TYPE_CHECKING
 
 from forebrain_registry import layout, strict_json
 from forebrain_registry.errors import DamagedError, InvalidError, NotFoundError, RegistryError, StorageError
-from forebrain_registry.records import MAX_RECORD_BYTES, RECORD, Reference, StoredFile, Version
+from forebrain_registry.records import (
+    MAX_RECORD_BYTES,
+    RECORD,
+    Reference,
+    StoredFile,
+    Version,
+    require_side_by_side,
+)
 from forebrain_registry.registry import MAX_NOTE_BYTES, Registry
 from forebrain_registry.storage import Folder, partial_beside, path_here, tell_of_partial_beside
 
@@ -165,8 +172,12 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
     Interfaces, where they were pulled, go to its folder `interfaces`.
 
     Raises:
-        StorageError: there is something of that name, or it cannot be written.
+        StorageError: there is something of that name, or it cannot be written; or a file of the cache was
+            changed meanwhile.
+        InvalidError: its interfaces would lie over files of the model.
     """
+    if pulled.interfaces:
+        require_side_by_side(pulled.version.record)
     target = path_here(out)
     if target.exists():
         raise StorageError(f"{target}: exists already. Give --out a folder that does not.")
@@ -175,18 +186,20 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
     try:
         with _writing(target, "give another --out"):
             # What else lies in the cache is none of the version's.
-            copies = {
-                pulled.folder / path: partial / path
-                for path in (RECORD, *_paths(pulled.version.record.files))
-            }
+            copies = [(pulled.folder, partial, stored) for stored in pulled.version.record.files]
             if pulled.interfaces:
-                copies |= {
-                    pulled.interfaces / path: partial / "interfaces" / path
-                    for path in _paths(pulled.version.record.interfaces)
-                }
-            for source, copy in copies.items():
+                beside = partial / "interfaces"
+                copies += [(pulled.interfaces, beside, each) for each in pulled.version.record.interfaces]
+            for source, folder, stored in copies:
+                copy = folder / stored.path
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, copy)
+                shutil.copyfile(source / stored.path, copy)
+                if not _is_good(copy, stored):  # of the copy: what was checked before may be changed since
+                    raise StorageError(
+                        f"{source / stored.path}: was changed while it was copied. Give the command again, "
+                        "which fetches it anew."
+                    )
+            (partial / RECORD).write_bytes(pulled.version.content)
             partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -346,10 +359,6 @@ class _Cache:
             _log.warning("%s It is passed over, and made anew when the registry is asked.", error)
             return None
         return entry
-
-
-def _paths(files: Iterable[StoredFile]) -> list[str]:
-    return [stored.path for stored in files]
 
 
 def _places(folder: Path, version: Version, interfaces: bool) -> Iterator[tuple[Path, StoredFile]]:

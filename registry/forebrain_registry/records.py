@@ -255,6 +255,19 @@ class VersionRecord:
             raise InvalidError(f"there is no {WEIGHTS} among the files.")
 
 
+def require_side_by_side(record: VersionRecord) -> None:
+    """Raises InvalidError where the folder that a version is copied to with its interfaces, in `interfaces`,
+    could hold but one of a file of the model and one of them. The same file may be both."""
+    files = {stored.path.lower(): stored for stored in record.files}
+    for stored in record.interfaces:
+        other = files.get(f"interfaces/{stored.path}".lower())
+        if other is not None and other.sha256 != stored.sha256:
+            raise InvalidError(
+                f"{record.name}: interfaces/{stored.path} is a file of the model and, with other bytes, one "
+                "of its interfaces, and they would lie in one place. Leave it out among the model's files."
+            )
+
+
 def check_paths(paths: Iterable[str]) -> None:
     """Raises InvalidError unless these files can lie in one folder on any system."""
     seen: dict[str, str] = {RECORD: RECORD}

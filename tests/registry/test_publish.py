@@ -35,6 +35,7 @@ from forebrain_registry import (
     copy,
     export,
     publish,
+    publishing,
     pull,
     restore,
     verify,
@@ -647,6 +648,23 @@ def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash
     with pytest.raises(InvalidError, match="was changed while it was published"):
         publish(registry, "worm", {"model.safetensors": file}, metadata())
     assert len(registry.versions("worm")) == 1 and verify(registry).problems == []
+
+
+def test_interfaces_of_other_bytes_do_not_take_the_place_of_a_model_s_files(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"model.safetensors": weights(0), "interfaces/Kato.safetensors": weights(1)}
+    same = publish(registry, "same", files, metadata(), {"Kato.safetensors": weights(1)})
+    assert same.number == 1 and export(pull(registry, "same", interfaces=True), tmp_path / "same").exists()
+    others = {"kato.safetensors": weights(2)}
+    with pytest.raises(InvalidError, match=r"interfaces/kato\.safetensors is a file of the model and"):
+        publish(registry, "worm", files, metadata(), others)
+    monkeypatch.setattr(publishing, "require_side_by_side", lambda record: None)  # as earlier versions did
+    publish(registry, "worm", files, metadata(), others)
+    assert export(pull(registry, "worm"), tmp_path / "alone").exists()
+    with pytest.raises(InvalidError, match=r"interfaces/kato\.safetensors is a file of the model and"):
+        export(pull(registry, "worm", interfaces=True), tmp_path / "both")
+    assert not list(tmp_path.glob("both*"))
 
 
 def test_a_copy_of_a_version_with_lost_or_miscounted_bytes_is_refused(

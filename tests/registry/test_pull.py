@@ -365,6 +365,24 @@ def test_only_what_the_record_names_is_exported(published: Registry, tmp_path: P
     ]
 
 
+def test_what_changes_in_the_cache_while_it_is_exported_is_not_handed_out(
+    published: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled, copyfile = pull(published, "worm"), shutil.copyfile
+
+    def after_another(source: Path, copy: Path) -> None:
+        if source.name == "model.safetensors":
+            source.write_bytes(source.read_bytes()[:-1] + b"\0")
+        copyfile(source, copy)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", after_another)
+        with pytest.raises(StorageError, match=r"model\.safetensors: was changed while it was copied"):
+            export(pulled, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+    assert export(pull(published, "worm"), tmp_path / "out").exists()
+
+
 def test_a_version_in_a_cache_that_cannot_be_written_is_read(
     published: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
