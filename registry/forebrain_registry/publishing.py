@@ -71,7 +71,7 @@ def publish(
     """
     check_name(name)
     metadata = checked_metadata(metadata)
-    with _prepared(name, files, metadata, interfaces) as (sources, of_interfaces):
+    with registry.staying(), _prepared(name, files, metadata, interfaces) as (sources, of_interfaces):
         record = VersionRecord(
             VERSION_FORMAT,
             name,
@@ -105,7 +105,8 @@ def restore(
     Returns:
         What is still lacking.
     """
-    with _prepared(version.name, files, version.metadata, interfaces) as (sources, of_interfaces):
+    prepared = _prepared(version.name, files, version.metadata, interfaces)
+    with registry.staying(), prepared as (sources, of_interfaces):
         given = {stored.sha256: path for stored, path in (sources | of_interfaces).items()}
         lacking = [stored for stored in version.blobs if not _is_whole(registry, stored)]
         found = {stored: given[stored.sha256] for stored in lacking if stored.sha256 in given}
@@ -132,7 +133,7 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     last = target.last_number(version.name)  # before looking: one that comes since is met under its number
     copied = _known(target, version.name).get(version.digest)
     lacking = [stored for stored in version.blobs if copied is None or not _is_whole(target, stored)]
-    with _scratch() as scratch:
+    with target.staying(), _scratch() as scratch:
         sources = {stored: _fetched(source, stored, scratch) for stored in lacking}
         if copied is None:
             number = _store_version(target, version.name, version.content, sources, last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -113,6 +114,10 @@ class Registry:
                 )
             self._may_write = True
         return self.store
+
+    def staying(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block a registry in a folder is not made anew where it is moved away."""
+        return self.store.staying() if isinstance(self.store, Folder) else contextlib.nullcontext()
 
     def is_there(self) -> bool:
         """Whether anything lies there that a registry holds; a web host must have its index."""

@@ -650,6 +650,25 @@ def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash
     assert len(registry.versions("worm")) == 1 and verify(registry).problems == []
 
 
+def test_a_registry_that_is_moved_while_something_is_published_is_not_made_anew(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(registry)
+    root, moved, copyfile = Path(registry.uri), tmp_path / "moved", shutil.copyfile
+
+    def move_first(source: Path, target: Path) -> None:
+        if root in Path(target).parents and not moved.exists():
+            root.rename(moved)
+        copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", move_first)
+    with pytest.raises(StorageError, match="is not there any more; it was moved"):
+        put(registry, seed=1)
+    assert not root.exists()
+    assert put(Registry(moved), seed=1).number == 2 and verify(Registry(moved)).problems == []
+    assert put(registry, seed=1).number == 1  # by another command a new one may be begun there
+
+
 def test_interfaces_of_other_bytes_do_not_take_the_place_of_a_model_s_files(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

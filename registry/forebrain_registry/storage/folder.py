@@ -79,6 +79,10 @@ class Folder:
         """Whether there is a file or folder of that name now, never from a cache."""
         return self._place.exists(name)
 
+    def staying(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block a local folder that is there is not made anew where it is moved away."""
+        return self._place.staying() if isinstance(self._place, LocalDisk) else contextlib.nullcontext()
+
     def free_bytes(self) -> int | None:
         """Room on the disk that it lies on; None in an object store, which is never full."""
         return self._place.free_bytes() if isinstance(self._place, LocalDisk) else None

@@ -43,6 +43,17 @@ class LocalDisk:
 
     def __init__(self, root: Path, follow_links: bool) -> None:
         self.root, self._follow_links = root, follow_links
+        self._must_stay = False
+
+    @contextlib.contextmanager
+    def staying(self) -> Iterator[None]:
+        """Has writes within the block fail once the root, if it is there now, is gone: it was moved, and what
+        is made in its old place is missing in the new one."""
+        before, self._must_stay = self._must_stay, self.root.exists()
+        try:
+            yield
+        finally:
+            self._must_stay = before
 
     def exists(self, name: str) -> bool:
         return self._stat(name) is not None
@@ -149,7 +160,7 @@ class LocalDisk:
         if not if_absent:
             _require_replaceable(target)
         partial = partial_beside(target)
-        made = _make_folder(target.parent)
+        made = self._make(target.parent)
         try:
             with full_disk(target):
                 yield partial
@@ -168,7 +179,7 @@ class LocalDisk:
     def touch(self) -> Stat:
         """Size and time of a file that is written now, and has no name that a kill could leave."""
         for _ in range(ATTEMPTS):
-            _make_folder(self.root)
+            self._make(self.root)
             try:
                 with _errors(self.root), tempfile.TemporaryFile(dir=self.root, suffix=PARTIAL) as stream:
                     stream.write(b"1")
@@ -194,6 +205,15 @@ class LocalDisk:
                 for each in (first, second):
                     each.unlink(missing_ok=True)
         return True
+
+    def _make(self, folder: Path) -> list[Path]:
+        """The same as `_make_folder`, but not where the root was to stay and is gone."""
+        if self._must_stay and not self.root.exists():
+            raise StorageError(
+                f"{self.root}: is not there any more; it was moved or removed while this was at work, or its "
+                "disk was unmounted. Give the command again with the path where it is."
+            )
+        return _make_folder(folder)
 
     def _stat(self, name: str) -> os.stat_result | None:
         path = self.root / name
