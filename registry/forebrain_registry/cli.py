@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import dataclasses
 import functools
 import json
@@ -12,10 +11,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from forebrain_registry import strict_json
 from forebrain_registry.collector import collect_garbage
 from forebrain_registry.errors import (
     ForebrainError,
@@ -27,7 +24,7 @@ from forebrain_registry.errors import (
 from forebrain_registry.lines import LineFormatter, one_line
 from forebrain_registry.publishing import METADATA, copy, publish
 from forebrain_registry.pulling import export, pull, recall
-from forebrain_registry.records import Metadata, Reference, Version, check_alias
+from forebrain_registry.records import Reference, Version, check_alias
 from forebrain_registry.registry import ANY, GRACE_S, SHIPPED, Registry, places_of
 from forebrain_registry.storage import path_here
 from forebrain_registry.verifying import Findings, verify, verify_version, write_index
@@ -203,7 +200,7 @@ def _publish(options: argparse.Namespace) -> int:
         check_alias(options.alias)
     path = path_here(options.metadata or path_here(options.folder) / METADATA)
     registry = Registry(options.registry)
-    version = publish(registry, options.name, options.folder, _read_metadata(path), options.interfaces)
+    version = publish(registry, options.name, options.folder, path, options.interfaces)
     if options.alias:
         try:
             registry.set_alias(version.name, options.alias, version.number)
@@ -373,25 +370,6 @@ def _index(options: argparse.Namespace) -> int:
     registry = Registry(options.registry)
     number = write_index(registry)
     return _say(options, {"records": number}, f"{registry.uri}/index.json names {number} records")
-
-
-def _read_metadata(path: Path) -> Metadata:
-    try:
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
-        raise InvalidError(
-            f"{path}: cannot be read ({error.strerror}). Metadata need a JSON or YAML file."
-        ) from error
-    if path.suffix in (".yaml", ".yml"):
-        import yaml
-
-        from forebrain_registry import plain_yaml
-
-        try:
-            data = json.dumps(plain_yaml.load(data.decode())).encode()
-        except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-            raise InvalidError(f"{path}: not valid YAML for metadata ({error}).") from error
-    return strict_json.build(Metadata, strict_json.parse(data, str(path)), str(path))
 
 
 def _summary(version: Version) -> dict[str, Any]:

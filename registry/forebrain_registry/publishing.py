@@ -9,9 +9,11 @@ be taken for it by every version that shares the blob.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -45,11 +47,16 @@ from forebrain_registry.storage import Folder, path_here
 METADATA = "metadata.json"
 _log = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 100 * 2**20
+_Identity = tuple[int, int, int] | None
 Files = str | os.PathLike[str] | Mapping[str, bytes | str | os.PathLike[str]]
 
 
 def publish(
-    registry: Registry, name: str, files: Files, metadata: Metadata, interfaces: Files | None = None
+    registry: Registry,
+    name: str,
+    files: Files,
+    metadata: Metadata | str | os.PathLike[str],
+    interfaces: Files | None = None,
 ) -> Version:
     """Publishes a version of a model, and returns it with the number it got.
 
@@ -62,16 +69,23 @@ def publish(
             among them; a model card is made where there is none, with the picture `forecasts.png` if there
             is one, and `hub.yaml`. Of a folder, hidden files, `version.json` and `metadata.json` are left
             out.
+        metadata: or the file, JSON or YAML, that holds them.
         interfaces: the like for the interfaces of the sessions trained on, a separate artifact.
 
     Raises:
-        InvalidError: a name, path, file or metadata that a version may not have. Nothing was stored.
+        InvalidError: a name, path, file or metadata that a version may not have, or a file that was changed
+            meanwhile. Nothing was stored.
         StorageError: the registry cannot be written, or cannot be published to safely; or the version is
             there, which the error says, and what comes after failed.
     """
     check_name(name)
+    seen: dict[Path, _Identity] = {}
+    if not isinstance(metadata, Metadata):
+        path = path_here(metadata)
+        seen[path] = _identity(path)
+        metadata = _read_metadata(path)
     metadata = checked_metadata(metadata)
-    with registry.staying(), _prepared(name, files, metadata, interfaces) as (sources, of_interfaces):
+    with registry.staying(), _prepared(name, files, metadata, interfaces, seen) as (sources, of_interfaces):
         record = VersionRecord(
             VERSION_FORMAT,
             name,
@@ -105,7 +119,7 @@ def restore(
     Returns:
         What is still lacking.
     """
-    prepared = _prepared(version.name, files, version.metadata, interfaces)
+    prepared = _prepared(version.name, files, version.metadata, interfaces, {})
     with registry.staying(), prepared as (sources, of_interfaces):
         given = {stored.sha256: path for stored, path in (sources | of_interfaces).items()}
         lacking = [stored for stored in version.blobs if not _is_whole(registry, stored)]
@@ -150,6 +164,25 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     return copied
 
 
+def _read_metadata(path: Path) -> Metadata:
+    try:
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise InvalidError(
+            f"{path}: cannot be read ({error.strerror}). Metadata need a JSON or YAML file."
+        ) from error
+    if path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        from forebrain_registry import plain_yaml
+
+        try:
+            data = json.dumps(plain_yaml.load(data.decode())).encode()
+        except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+            raise InvalidError(f"{path}: not valid YAML for metadata ({error}).") from error
+    return strict_json.build(Metadata, strict_json.parse(data, str(path)), str(path))
+
+
 def check_safetensors(path: Path) -> None:
     """Raises InvalidError unless a file is laid out as safetensors: a header that accounts for every byte."""
     size = path.stat().st_size
@@ -183,13 +216,20 @@ def check_safetensors(path: Path) -> None:
 
 @contextlib.contextmanager
 def _prepared(
-    name: str, files: Files, metadata: Metadata, interfaces: Files | None
+    name: str, files: Files, metadata: Metadata, interfaces: Files | None, seen: Mapping[Path, _Identity]
 ) -> Iterator[tuple[dict[StoredFile, Path], dict[StoredFile, Path]]]:
-    """Copies of a version's files, checked and with a card, and of its interfaces; gone after the block."""
+    """Copies of a version's files, checked and with a card, and of its interfaces; gone after the block.
+
+    Args:
+        seen: files that were read before, as they were then. None of these and of the version's may change
+            until all are copied: they would be parts of two models.
+    """
     found = _found(files)
+    found_interfaces = _found(interfaces or {})
+    given = [*found.values(), *found_interfaces.values()]
+    seen = {path: _identity(path) for path in given if isinstance(path, Path)} | dict(seen)
     if not isinstance(files, Mapping):
         _leave_out_pulled(found, path_here(files), name, metadata)
-    found_interfaces = _found(interfaces or {})
     if WEIGHTS not in found:
         raise InvalidError(f"there is no {WEIGHTS} among the files; a version cannot do without.")
     with _scratch() as scratch:
@@ -200,6 +240,11 @@ def _prepared(
         check_paths(found_interfaces)
         local = _staged(found, scratch / "files")
         local_interfaces = _staged(found_interfaces, scratch / "interfaces")
+        for path, before in seen.items():
+            if _identity(path) != before:
+                raise InvalidError(
+                    f"{path}: was changed while it was published. Publish again when it is finished."
+                )
         for source in (*local.values(), *local_interfaces.values()):
             if source.suffix == ".safetensors":
                 check_safetensors(source)
@@ -266,14 +311,17 @@ def _staged(files: Mapping[str, bytes | Path], scratch: Path) -> dict[str, Path]
             staged[path].write_bytes(content)
             continue
         _require_file(content)
-        before = content.stat()
         shutil.copyfile(content, staged[path])
-        after = content.stat()
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise InvalidError(
-                f"{content}: was changed while it was published. Publish again when it is finished."
-            )
     return staged
+
+
+def _identity(path: Path) -> _Identity:
+    """What differs once a file is written to or replaced; None where there is none."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_ino, info.st_size, info.st_mtime_ns
 
 
 @contextlib.contextmanager

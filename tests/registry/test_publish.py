@@ -12,6 +12,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Collection
+from dataclasses import asdict
 from hashlib import sha256 as _sha256
 from pathlib import Path
 
@@ -648,6 +649,47 @@ def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash
     with pytest.raises(InvalidError, match="was changed while it was published"):
         publish(registry, "worm", {"model.safetensors": file}, metadata())
     assert len(registry.versions("worm")) == 1 and verify(registry).problems == []
+
+
+@pytest.mark.parametrize("when", ["the metadata are read", "a card is hashed", "the first is copied"])
+def test_files_that_are_replaced_one_by_one_are_not_published_as_one_model(
+    registry: Registry,
+    tmp_path: Path,
+    when: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a training script does, each of them whole at any time."""
+    put(registry, "base", 7)
+    folder = export(pull(registry, "base"), tmp_path / "model")
+
+    def train(seed: int, *names: str) -> None:
+        told = json.dumps(asdict(metadata(summary=f"of {seed}"))).encode()
+        for name in names:
+            (tmp_path / "new").write_bytes(told if name == "metadata.json" else weights(seed))
+            (tmp_path / "new").replace(folder / name)
+
+    place, name = {
+        "the metadata are read": (publishing, "_found"),
+        "a card is hashed": (publishing, "hash_file"),
+        "the first is copied": (shutil, "copyfile"),
+    }[when]
+    call = getattr(place, name)
+
+    def before_training(*given: object) -> object:
+        monkeypatch.setattr(place, name, call)
+        done = None if name == "_found" else call(*given)
+        train(2, "model.safetensors", "metadata.json")
+        return call(*given) if name == "_found" else done
+
+    train(1, "decoder.safetensors", "model.safetensors", "metadata.json")
+    publish_it = ["publish", "worm", str(folder), "--registry", registry.uri]
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, before_training)
+        assert main(publish_it) == 1
+    assert "was changed while it was published" in capsys.readouterr().err
+    assert registry.names() == ["base"]
+    assert main(publish_it) == 0 and registry.resolve("worm").metadata.summary == "of 2"
 
 
 def test_a_registry_that_is_moved_while_something_is_published_is_not_made_anew(
