@@ -99,13 +99,15 @@ def publish(
         Version.parse(content, 1, name)
         require_side_by_side(record)
         registry.writer()
-        known = _same_version(registry, record)
-        if known is not None:
+        last = registry.last_number(name)  # before looking: one that comes since is met under its number
+        version = _same_version(registry, name, record)
+        if version is not None:
             _store_lacking(registry, sources | of_interfaces)
-            _log.warning("%s: %s is this already, with the same files and metadata.", registry.uri, known)
-            return known
-        number = _store_version(registry, name, content, sources | of_interfaces)
-    return Version(number, record, content)
+        else:
+            version = _store_version(registry, name, content, sources | of_interfaces, last, record)
+    if version.content != content:
+        _log.warning("%s: %s is this already, with the same files and metadata.", registry.uri, version)
+    return version
 
 
 def restore(
@@ -150,8 +152,7 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
     with target.staying(), _scratch() as scratch:
         sources = {stored: _fetched(source, stored, scratch) for stored in lacking}
         if copied is None:
-            number = _store_version(target, version.name, version.content, sources, last)
-            copied = Version(number, version.record, version.content)
+            copied = _store_version(target, version.name, version.content, sources, last)
         elif sources:
             _store_blobs(target, sources, set(lacking))
     for bundle in source.signatures(version):
@@ -360,25 +361,27 @@ def _store_version(
     name: str,
     content: bytes,
     sources: Mapping[StoredFile, Path],
-    last: int | None = None,
-) -> int:
-    """Stores a version's blobs, then its record, whose number is returned.
+    last: int,
+    like: VersionRecord | None = None,
+) -> Version:
+    """Stores a version's blobs, then its record.
 
     Args:
-        last: the number after which one is looked for, or this very version; by default the last one given.
+        last: the number after which one is looked for, or this very version.
+        like: the version may as well be another's with this content, published since.
     """
     _store_lacking(registry, sources)
-    number = _create_version(registry, name, content, registry.last_number(name) if last is None else last)
-    with _published(registry, name, number):
+    version = _create_version(registry, name, content, last, like)
+    with _published(registry, name, version.number):
         # If this machine slept in between, they may have outlived the grace period. Now they have a name.
         _store_blobs(registry, sources, set())
-    return number
+    return version
 
 
-def _same_version(registry: Registry, record: VersionRecord) -> Version | None:
-    """The version that the name stands for at present, where it was published of the same content."""
+def _same_version(registry: Registry, reference: str, record: VersionRecord) -> Version | None:
+    """The version that a reference stands for at present, where it was published of the same content."""
     with contextlib.suppress(NotFoundError, InvalidError, DamagedError):
-        version = registry.resolve(record.name)
+        version = registry.resolve(reference)
         if dataclasses.replace(version.record, id=record.id, created=record.created) == record:
             return version
     return None
@@ -452,9 +455,11 @@ def _is_whole(registry: Registry, stored: StoredFile) -> bool:
     return False
 
 
-def _create_version(registry: Registry, name: str, content: bytes, last: int) -> int:
-    """Creates the record under the first number after `last` that no version had, or that this very one has;
-    returns it."""
+def _create_version(
+    registry: Registry, name: str, content: bytes, last: int, like: VersionRecord | None
+) -> Version:
+    """Creates the record under the first number after `last` that no version had, or that this very one has.
+    Where it meets a version like `like` before, it returns that."""
     store = registry.writer()
     versions, numbers = layout.versions_folder(name), layout.numbers_folder(name)
     note = strict_json.dump(GivenNumber(NUMBER_FORMAT, hashlib.sha256(content).hexdigest()))
@@ -463,6 +468,8 @@ def _create_version(registry: Registry, name: str, content: bytes, last: int) ->
         try:
             store.create(record, content)
         except FileExistsError:
+            if like is not None and (same := _same_version(registry, f"{name}@{number}", like)):
+                return same
             continue
         except StorageError as error:  # its answer may have been lost, or it may be carried out later
             raise StorageError(
@@ -475,7 +482,7 @@ def _create_version(registry: Registry, name: str, content: bytes, last: int) ->
         except FileExistsError:  # another's, whose record was removed since `last` was read
             store.remove_file(record)
             continue
-        return number
+        return Version.parse(content, number, name)
     raise ConflictError(f"{store.uri}: {name}: no free number after {last}; the listing seems out of date.")
 
 

@@ -1133,6 +1133,26 @@ def test_of_two_copies_of_one_version_at_once_one_is_made(
     assert len(other.versions("worm")) == 2 and verify(other).problems == []
 
 
+def test_of_two_publications_of_one_content_at_once_one_is_made(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(registry, seed=1)
+    resolve = Registry.resolve
+
+    def before_another(own: Registry, reference: str) -> Version:
+        monkeypatch.setattr(Registry, "resolve", resolve)
+        try:
+            return own.resolve(reference)
+        finally:
+            put(registry, seed=2)
+            put(registry, seed=3)
+
+    monkeypatch.setattr(Registry, "resolve", before_another)
+    assert put(registry, seed=3) == registry.resolve("worm@3")
+    assert "worm@3 is this already" in caplog.text
+    assert len(registry.versions("worm")) == 3 and verify(registry).problems == []
+
+
 def test_verify_sees_a_record_that_is_lost_or_there_twice(registry: Registry) -> None:
     for seed in range(3):
         put(registry, seed=seed)
