@@ -150,7 +150,7 @@ def test_a_time_that_is_ahead_says_nothing_of_a_file_that_nobody_renews(
 
 
 def test_from_another_machine_it_counts_as_ended_once_it_gives_no_sign_of_life(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "RENEW_S", 0.1)
     with alone(folder):
@@ -163,13 +163,28 @@ def test_from_another_machine_it_counts_as_ended_once_it_gives_no_sign_of_life(
             pass
         left = folder.read("held-1.json")
     folder.write("held-7.json", left)
-    with pytest.raises(StudyError, match="which counts as ended when it was not for 60 s"), alone(folder):
-        pass
     written = folder.stat("held-7.json")
     assert written is not None
-    monkeypatch.setattr(Folder, "clock_s", lambda self: written.modified_s + 61)
+    ages_s = iter([0.0, 59.0, 61.0])
+    monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(Folder, "clock_s", lambda self: written.modified_s + next(ages_s))
+    caplog.clear()
     with alone(folder):
         assert folder.names() == ["held-8.json"]
+    assert len(caplog.records) == 1  # it is waited for until then, as after a job that lost its machine
+    assert "which counts as ended when it was not for 60 s" in caplog.text
+
+
+def test_a_file_that_is_listed_and_stays_away_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.01)
+    (tmp_path / "held-1.json").symlink_to(tmp_path / "annexed")
+    with (
+        pytest.raises(StorageError, match=r"held-1\.json is listed and cannot be found"),
+        alone(Folder(tmp_path)),
+    ):
+        pass
 
 
 def test_one_that_seemed_to_have_ended_says_so_and_takes_nothing_of_another_away(
@@ -242,8 +257,11 @@ def test_one_that_stood_still_takes_nothing_of_those_who_came_meanwhile(
 
 def test_a_damaged_file_bars_nobody_for_long(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.write("held-1.json", b"{")
-    with pytest.raises(StudyError, match=r"\(held-1\.json, seen "), alone(folder):
-        pass
+    monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.01)
+    with monkeypatch.context() as patch, pytest.raises(StudyError, match=r"\(held-1\.json, seen "):
+        patch.setattr(time, "sleep", lambda seconds: folder.write("held-1.json", b"{"))  # somebody is at work
+        with alone(folder):
+            pass
     monkeypatch.setattr(module, "LOST_S", 0.0)
     with alone(folder):
         assert folder.names() == ["held-2.json"]

@@ -1,4 +1,5 @@
-"""One command at a time works in the folder of a study or of a prepared set, on a disk and in a store.
+"""One command at a time works in the folder of a run, of a study, or of a prepared set, on a disk and in a
+store.
 
 held-<n>.json    who works there: created, renewed while the work lasts
 
@@ -30,11 +31,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from forebrain.errors import StorageError, StudyError
 from forebrain.sealed import sealed, unsealed
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, Stat
 
 RENEW_S = 10.0
 LOST_S = 60.0
 LOOK_AGAIN_S = 1.0
+# Looks at a file that is listed and cannot be found, until that is told; those who come and go at the same time
+# make a few of them.
+LOOKS = 100
 _HELD = re.compile(r"held-([0-9]+)\.json")
 _log = logging.getLogger(__name__)
 Config = TypeVar("Config")
@@ -72,7 +76,8 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
         waiting: is told once, in a line, that another process holds it, which is then waited for.
 
     Raises:
-        StudyError: another process holds it, and nobody waits.
+        StudyError: another process holds it, and nobody waits. Of one on another machine it is first seen
+            whether it is at work, which takes LOST_S at most.
         StorageError: it cannot be written to; or, once the block has ended, another process took it since
             this one seemed to have ended.
     """
@@ -109,18 +114,26 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
 
 def _take(out: Folder, record: bytes, waiting: Callable[[str], None] | None) -> str:
     """Makes the folder this process's; the name of its file."""
-    is_told = False
+    is_told, missing, seen = False, 0, None
     while True:
         before, left = _holders(out), None
         newest = max(before, default=0)
         try:
             if newest and (left := _left_by_ended(out, before[newest])) is None:
+                missing += 1
+                if missing == LOOKS:
+                    raise StorageError(
+                        f"{out.uri_of(before[newest])} is listed and cannot be found; remove it if it is a "
+                        "link to nothing, or see what has become of its store."
+                    )
+                time.sleep(LOOK_AGAIN_S / 10)
                 continue
         except _HeldError as error:
-            if waiting is None:
+            if waiting is None and (error.stat is None or seen not in (None, error.stat)):
                 raise StudyError(f"{error} Wait until it has ended, or give another --out.") from error
+            seen = error.stat
             if not is_told:
-                waiting(f"{error} This one waits until it has ended.")
+                (waiting or _log.warning)(f"{error} This one waits until it has ended.")
                 is_told = True
             time.sleep(LOOK_AGAIN_S)
             continue
@@ -140,7 +153,11 @@ def _take(out: Folder, record: bytes, waiting: Callable[[str], None] | None) -> 
 
 
 class _HeldError(Exception):
-    """Another process is at work in a folder."""
+    """Another process is at work in a folder; or, by the file of which `stat` is known, may be."""
+
+    def __init__(self, text: str, stat: Stat | None = None) -> None:
+        super().__init__(text)
+        self.stat = stat
 
 
 def _holders(out: Folder) -> dict[int, str]:
@@ -163,7 +180,7 @@ def _left_by_ended(out: Folder, name: str) -> bytes | None:
         pass
     if holder.get("ended"):
         return content
-    process, machine = holder.get("process"), holder.get("machine")
+    process, machine, stat = holder.get("process"), holder.get("machine"), None
     who = f"process {process} on {holder.get('host')}" if holder else name
     if isinstance(process, int) and machine is not None and machine == _machine():
         born, known = _born(process), holder.get("born")
@@ -181,7 +198,7 @@ def _left_by_ended(out: Folder, name: str) -> bytes | None:
             if out.stat(name) == stat:
                 return content
         who += f", seen {max(age_s, 0):.0f} s ago, which counts as ended when it was not for {LOST_S:.0f} s"
-    raise _HeldError(f"{out.uri}: another command works there ({who}).")
+    raise _HeldError(f"{out.uri}: another command works there ({who}).", stat)
 
 
 def _let_go(out: Folder, name: str, record: bytes) -> None:

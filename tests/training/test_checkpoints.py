@@ -13,6 +13,7 @@ import pytest
 
 from forebrain.errors import CheckpointError
 from forebrain.sealed import unsealed
+from forebrain.training import checkpoints
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain_registry.storage import Folder
 
@@ -65,7 +66,7 @@ def test_a_damaged_checkpoint_is_passed_over_named_and_saved_again(store: Checkp
     found = store.newest()
     assert found is not None and found[0].step == 10
     assert "00000020-a/backbone.safetensors" in caplog.text and "00000030.json" in caplog.text
-    store.remove_after(10)
+    store.remove_damaged(10)
     assert save(store, 20, attempt="b").folder == "00000020-b"
     found = store.newest()
     assert found is not None and found[1] == {"backbone.safetensors": b"weights20"}
@@ -104,17 +105,38 @@ def test_the_newest_and_the_best_are_kept_and_orphans_removed(store: CheckpointS
     ]  # fmt: skip
 
 
-def test_a_best_checkpoint_that_is_gone_is_missed(
-    store: CheckpointStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_best_checkpoint_that_is_gone_is_missed(store: CheckpointStore) -> None:
+    assert store.lost_best(10) is None  # nothing is left
     for step, loss in ((10, 0.2), (20, 0.9), (30, 0.5)):
         save(store, step, loss, best_step=10)
-    best = store.best()
-    assert best is not None and best.step == 10 and not caplog.text
+    assert store.lost_best(None) is None and store.lost_best(10) is None
     store.folder.remove("00000010.json")
-    best = store.best()
-    assert best is not None and best.step == 30
-    assert "the best checkpoint of the run, of step 10, is gone; that of step 30 is taken" in caplog.text
+    assert store.lost_best(None) == 10
+    assert store.lost_best(40) == 40  # the newest was the best, and is gone too
+    assert store.lost_best(20) == 10  # the run went on after that result
+
+
+def test_a_checkpoint_that_another_attempt_commits_meanwhile_is_not_taken_for_damaged(
+    store: CheckpointStore,
+) -> None:
+    save(store, 10)
+    save(store, 20)
+    store.folder.local_path("00000020-a/backbone.safetensors").write_bytes(b"weights2X")
+    found = store.newest()
+    assert found is not None and found[0].step == 10
+    save(CheckpointStore(store.folder, keep=3), 30, attempt="b")
+    store.remove_damaged(10)
+    assert steps(store) == [10, 30]
+
+
+def test_a_record_that_is_listed_and_stays_away_is_an_error(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_LOOK_AGAIN_S", (0.0, 0.0))
+    save(store, 10)
+    store.folder.local_path("00000020.json").symlink_to(store.folder.local_path("annexed"))
+    with pytest.raises(CheckpointError, match=r"00000020\.json is listed and cannot be found"):
+        store.best()
 
 
 def test_who_commits_a_step_first_stands_and_the_other_is_removed(store: CheckpointStore, caplog) -> None:
@@ -183,6 +205,7 @@ KILLED_WRITER = """
 import os, signal, sys
 from forebrain_registry.storage import Folder
 from forebrain.sealed import unsealed
+from forebrain.training import checkpoints
 from forebrain.training.checkpoints import CheckpointStore
 
 folder, moment = sys.argv[1], int(sys.argv[2])

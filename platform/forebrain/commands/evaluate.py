@@ -13,7 +13,7 @@ from rich.console import Console
 from forebrain.commands._out import require_free
 from forebrain.errors import ConfigError
 from forebrain.out_folder import COMPARISON, require_own
-from forebrain.runs.evaluate import best_step, evaluate_run, require_best, show_evaluation
+from forebrain.runs.evaluate import best_step, evaluate_run, evaluation_of, require_best, show_evaluation
 from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry.storage import Folder
@@ -61,10 +61,11 @@ def run(config: Config, console: Console) -> int:
         return 0
     folder = RunFolder(config.run[0])
     best = best_step(folder)
-    scores, evaluations = evaluate_run(folder, config.data, config.full, console, config.session)
-    require_best(folder, best)
-    folder.write_result({**(folder.read_result() or {}), **scores})
-    show_evaluation(folder, evaluations, console)
+    with evaluation_of(folder, console):
+        scores, evaluations = evaluate_run(folder, config.data, config.full, console, config.session)
+        require_best(folder, best)
+        folder.write_result({**(folder.read_result() or {}), **scores})
+        show_evaluation(folder, evaluations, console)
     return 0
 
 

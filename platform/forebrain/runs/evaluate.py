@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from forebrain.alone import alone
 from forebrain.console import Follower
 from forebrain.errors import CheckpointError, ConfigError
 from forebrain.evaluation import tables
@@ -113,6 +115,15 @@ def evaluate_run(
         "notes": notes,
         "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
     }, parts
+
+
+@contextlib.contextmanager
+def evaluation_of(run: RunFolder, console: Console) -> Iterator[None]:
+    """Holds a run's evaluation, so that tables, pictures and result.json are of one; of another it is waited
+    for."""
+    is_run = run.read_config() is not None  # else whoever evaluates says so, and nothing is made there
+    with alone(run.folder.child(EVALUATION), console.print) if is_run else contextlib.nullcontext():
+        yield
 
 
 def best_step(run: RunFolder) -> int | None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from forebrain.alone import alone
 from forebrain.errors import ConfigError, ForebrainError
-from forebrain.runs.evaluate import evaluate_run, held_out_doubts, show_evaluation
+from forebrain.runs.evaluate import evaluate_run, evaluation_of, held_out_doubts, show_evaluation
 from forebrain.shards.index import remarks
 from forebrain.shards.prepare import map_here, map_with_ray, prepare
 from forebrain.shards.reader import options_of, read_index, sources_of
@@ -51,12 +52,20 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
         console.print(f"{config.data} holds the data that were at {moved_from} when the run began.")
     if run.is_finished(config):
         if _was_brief(config, run):
-            _evaluate_in_full(config, run, console)
+            with alone(run.folder):
+                _evaluate_in_full(config, run, console)
             return run.uri
         console.print(f"Nothing is left to do in {run.uri}; give another --out for a new run.")
         console.print("This run, of the same config, is finished; result.json has its scores.")
         _say_what_changed(config, run, console)
         return run.uri
+    with alone(run.folder):
+        _run(config, run, console, listen)
+    return run.uri
+
+
+def _run(config: PretrainConfig, run: RunFolder, console: Console, listen: Listener) -> None:
+    """Begins or goes on with a run, in a folder that no other command trains in meanwhile."""
     began, launched = time.perf_counter(), time.time()
     made_with = versions()  # before files can change under the run
     _make_ready(config, run, console)
@@ -66,31 +75,31 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
         run.claim(config)
     _show_skipped(ended.skipped, console)
     console.print("Evaluating the best checkpoint beside copy, mean and linear forecasts ...")
-    scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
-    show_evaluation(run, evaluations, console)
-    seconds = time.perf_counter() - began
-    run.check_config(config)  # nobody has put another run in its place
-    run.write_result(
-        {
-            **scores,
-            "steps": ended.step,
-            "backbone_parameters": started.backbone_parameters,
-            "stopped_early": ended.stopped_early,
-            "seconds": round(started.seconds + seconds, 3),
-            "seconds_evaluation": round(seconds - trained_s, 3),
-            "seconds_training": round(ended.seconds, 3),
-            "units_x_frames_per_s": ended.units_x_frames_per_s,
-            "peak_rss_bytes": max(ended.peak_rss_bytes, peak_rss_bytes()),
-            "num_workers": ended.num_workers,
-            "skipped": dataclasses.asdict(ended.skipped),
-            "goodput": ended.ledger.goodput,
-            "ledger": dataclasses.asdict(ended.ledger),
-            "config": _plain(config),
-            "versions": made_with,
-            **_earlier_versions(run, made_with),
-        }
-    )
-    return run.uri
+    with evaluation_of(run, console):
+        scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
+        show_evaluation(run, evaluations, console)
+        seconds = time.perf_counter() - began
+        run.check_config(config)  # nobody has put another run in its place
+        run.write_result(
+            {
+                **scores,
+                "steps": ended.step,
+                "backbone_parameters": started.backbone_parameters,
+                "stopped_early": ended.stopped_early,
+                "seconds": round(started.seconds + seconds, 3),
+                "seconds_evaluation": round(seconds - trained_s, 3),
+                "seconds_training": round(ended.seconds, 3),
+                "units_x_frames_per_s": ended.units_x_frames_per_s,
+                "peak_rss_bytes": max(ended.peak_rss_bytes, peak_rss_bytes()),
+                "num_workers": ended.num_workers,
+                "skipped": dataclasses.asdict(ended.skipped),
+                "goodput": ended.ledger.goodput,
+                "ledger": dataclasses.asdict(ended.ledger),
+                "config": _plain(config),
+                "versions": made_with,
+                **_earlier_versions(run, made_with),
+            }
+        )
 
 
 def _was_brief(config: PretrainConfig, run: RunFolder) -> bool:
@@ -103,10 +112,11 @@ def _evaluate_in_full(config: PretrainConfig, run: RunFolder, console: Console) 
     """Adds to a finished run what a brief one left out."""
     console.print("This run is finished, and was brief; evaluating its best checkpoint again ...")
     run.claim(config)
-    scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
-    show_evaluation(run, evaluations, console)
-    run.check_config(config)
-    run.write_result({**(run.read_result() or {}), **scores, "config": _plain(config)})
+    with evaluation_of(run, console):
+        scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
+        show_evaluation(run, evaluations, console)
+        run.check_config(config)
+        run.write_result({**(run.read_result() or {}), **scores, "config": _plain(config)})
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class TrainedModel:
             )
         config = from_values(PretrainConfig, values)
         store = run.checkpoints()
-        checkpoint, contents = _best_whole(store, run.uri) if step is None else _of_step(store, step, run.uri)
+        checkpoint, contents = _best_whole(store, run) if step is None else _of_step(store, step, run.uri)
         check_one_run(
             values, checkpoint.record["identity"], f"{run.uri}: the checkpoint of step {checkpoint.step}"
         )
@@ -106,8 +106,14 @@ class TrainedModel:
         return ModelForecaster(executor, interfaces, datasets, sessions)
 
 
-def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
+def _best_whole(store: CheckpointStore, run: RunFolder) -> tuple[Checkpoint, dict[str, bytes]]:
     best = store.best()
+    lost = store.lost_best((run.read_result() or {}).get("best_step"))
+    if best is not None and lost is not None:
+        _log.warning(
+            "%s: the best checkpoint of the run, of step %d, is gone; that of step %d is taken.",
+            store.folder.uri, lost, best.step,
+        )  # fmt: skip
     if best is not None:
         try:
             return best, store.read(best)
@@ -115,7 +121,7 @@ def _best_whole(store: CheckpointStore, where: str) -> tuple[Checkpoint, dict[st
             _log.warning("%s It was the best; taking the newest that is whole.", error)
     newest = store.newest()
     if newest is None:
-        raise CheckpointError(f"{where}: no checkpoint that is whole; run the pretraining (again).")
+        raise CheckpointError(f"{run.uri}: no checkpoint that is whole; run the pretraining (again).")
     return newest
 
 

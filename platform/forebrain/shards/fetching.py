@@ -121,7 +121,7 @@ class PageFetcher:
                 continue
             values.append(each.values.result() if isinstance(each, _Expected) else each)
             with self._lock:
-                self._keep(_key(member, page), values[-1])
+                self._keep(_key(member, page), each, values[-1])
         with self._lock:
             self._start_threads()
         if errors:
@@ -190,13 +190,14 @@ class PageFetcher:
             else:
                 expected.values.set_result(found)
 
-    def _keep(self, key: _Key, values: np.ndarray) -> None:
+    def _keep(self, key: _Key, found: np.ndarray | _Expected, values: np.ndarray) -> None:
         """Keeps a page that was read, in place of those that were not used for longest; of those that are
         expected again, only where all others are gone."""
         self._num_reads[key] -= 1
         if self._num_reads[key] <= 0:
             del self._num_reads[key]
-        self._drop(key)
+        if self._expected.get(key) is found:  # and not one that came since another reader had it
+            self._drop(key)
         if key not in self._kept:
             self._num_kept_bytes += values.nbytes
         self._kept[key] = values

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ _FORMAT = "forebrain-checkpoint-3"
 _READ_TOO = "forebrain-checkpoint-2"  # does not say whose interfaces a file holds
 # A folder, or a record that was killed before it had its name.
 _LEFT_OVER = re.compile(rf"(\d+)(-.*|\.json\..*{re.escape(PARTIAL)})$")
+# Before each look at the records, as long as one is listed that cannot be found.
+_LOOK_AGAIN_S = (0.0, 0.0, 0.0, 0.1, 0.5, 2.0)
 _log = logging.getLogger(__name__)
 
 
@@ -84,6 +87,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Folder, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
+        self._damaged: set[str] = set()  # folders of checkpoints that `newest` passed over
 
     def folder_of(self, step: int, attempt: str) -> str:
         """The folder that an attempt writes the files of a checkpoint into; `attempt` from `new_attempt`."""
@@ -135,18 +139,27 @@ class CheckpointStore:
         return ours
 
     def committed(self) -> list[Checkpoint]:
-        """Committed checkpoints, oldest first. A record that cannot be read is reported and left out."""
-        while True:
-            found, removed = [], False
+        """Committed checkpoints, oldest first. A record that cannot be read is reported and left out.
+
+        Raises:
+            CheckpointError: a record is listed and stays away.
+        """
+        for wait_s in _LOOK_AGAIN_S:
+            time.sleep(wait_s)
+            found, missing = [], ""
             for name in self._record_names():
                 try:
                     found.append(self._parse(self.folder.read(name)))
                 except FileNotFoundError:
-                    removed = True  # by a writer, since it was listed; there are newer ones then
+                    missing = name  # removed by a writer, since it was listed; there are newer ones then
                 except (ValueError, KeyError, TypeError) as error:
                     _log.warning("%s: not a commit record (%s); ignored.", self.folder.uri_of(name), error)
-            if not removed:
+            if not missing:
                 return sorted(found, key=lambda checkpoint: checkpoint.step)
+        raise CheckpointError(
+            f"{self.folder.uri_of(missing)} is listed and cannot be found; restore it, or remove it if it is "
+            "a link to nothing."
+        )
 
     def newest_step(self) -> int:
         """The step of the newest commit record, whole or not; 0 where there is none."""
@@ -198,12 +211,13 @@ class CheckpointStore:
         """
         gather = _alone if group is None else group.gather_from
         decides = group is None or group.is_first
-        damaged: list[str] = []
+        damaged: list[str] = []  # the newest first
         while checkpoint := gather(lambda: self._newest_besides(damaged) if decides else None)[0]:
             contents, problems = self._read_together(checkpoint, units, gather)
             if not problems:
                 return checkpoint, contents
             damaged.append(checkpoint.folder)
+            self._damaged.add(checkpoint.folder)
             for problem in filter(None, problems if decides else ()):
                 _log.warning("%s Trying the one before.", problem)
         return None
@@ -236,27 +250,43 @@ class CheckpointStore:
 
         return contents, [problem for problem in gather(read) if problem is not None]
 
-    def remove_after(self, step: int) -> None:
-        """Removes the records after a step, which were found damaged, so that their steps can be saved again.
+    def remove_damaged(self, step: int) -> None:
+        """Removes records after a step that are none, or whose checkpoints `newest` found damaged, so that
+        their steps can be saved again; those stay that another attempt has committed meanwhile.
 
         Their files go when the step is committed again.
         """
         for name in self._record_names():
-            if int(name.removesuffix(".json")) > step:
-                _log.warning("%s: damaged; removed. Its step will be saved again.", self.folder.uri_of(name))
-                self.folder.remove(name)
+            if int(name.removesuffix(".json")) <= step:
+                continue
+            try:
+                if self._parse(self.folder.read(name)).folder not in self._damaged:
+                    continue
+            except FileNotFoundError:
+                continue
+            except (ValueError, KeyError, TypeError):
+                pass
+            _log.warning("%s: damaged; removed. Its step will be saved again.", self.folder.uri_of(name))
+            self.folder.remove(name)
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint with the lowest validation loss; a line where that of the lowest is gone."""
+        """The checkpoint with the lowest validation loss."""
+        return _best(self.committed())
+
+    def lost_best(self, known: int | None) -> int | None:
+        """The step of the run's best checkpoint where that is gone and another is left.
+
+        Args:
+            known: the best step, as result.json has it; what is committed after it says more.
+        """
         committed = self.committed()
-        best = _best(committed)
-        lowest = committed[-1].record.get("progress", {}).get("best_step") if committed else None
-        if best is not None and lowest and lowest not in {checkpoint.step for checkpoint in committed}:
-            _log.warning(
-                "%s: the best checkpoint of the run, of step %d, is gone; that of step %d is taken.",
-                self.folder.uri, lowest, best.step,
-            )  # fmt: skip
-        return best
+        if not committed:
+            return None
+        newest = committed[-1]
+        best: int | None = newest.record.get("progress", {}).get("best_step")
+        if known is not None and known > newest.step:
+            best = known
+        return None if best in {None, 0, *(checkpoint.step for checkpoint in committed)} else best
 
     def _create(self, ours: Checkpoint) -> Checkpoint:
         """Creates the record of a checkpoint; returns the checkpoint whose record is there then."""

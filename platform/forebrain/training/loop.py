@@ -219,7 +219,7 @@ class Trainer:
         checkpoint, contents = found
         self.group.gather_from(lambda: self._load(checkpoint, contents))
         if self.group.is_first:
-            self.store.remove_after(checkpoint.step)
+            self.store.remove_damaged(checkpoint.step)
 
     def _load(self, checkpoint: Checkpoint, contents: dict[str, bytes]) -> None:
         # Data may have moved; it is their content that counts.
