@@ -179,8 +179,8 @@ class LocalDisk:
     def touch(self) -> Stat:
         """Size and time of a file that is written now, and has no name that a kill could leave."""
         for _ in range(ATTEMPTS):
-            self._make(self.root)
             try:
+                self._make(self.root)
                 with _errors(self.root), tempfile.TemporaryFile(dir=self.root, suffix=PARTIAL) as stream:
                     stream.write(b"1")
                     stream.flush()
