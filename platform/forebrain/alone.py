@@ -36,8 +36,8 @@ from forebrain_registry.storage import Folder, Stat
 RENEW_S = 10.0
 LOST_S = 60.0
 LOOK_AGAIN_S = 1.0
-# Looks at a file that is listed and cannot be found, until that is told; those who come and go at the same time
-# make a few of them.
+# Looks at a file that is listed and cannot be found, until that is told; of those who come and go at the same
+# time there are a few.
 LOOKS = 100
 _HELD = re.compile(r"held-([0-9]+)\.json")
 _log = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.console import Console
 from forebrain import ray_runtime
 from forebrain.commands import evaluate as evaluate_command
 from forebrain.config import from_values
-from forebrain.errors import CheckpointError, ClusterError, ConfigError, ForebrainError
+from forebrain.errors import CheckpointError, ClusterError, ConfigError, ForebrainError, StudyError
 from forebrain.runs import evaluate
 from forebrain.runs import pretrain as pretrain_module
 from forebrain.runs.pretrain import pretrain
@@ -88,21 +89,57 @@ def test_a_set_that_was_there_before_a_run_that_cannot_start_is_left_as_it_is(
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["shards"]
 
 
-def test_a_run_keeps_its_record_where_a_command_of_the_same_config_takes_its_claim_back(
-    make_run: Make, monkeypatch: pytest.MonkeyPatch
+def test_the_same_command_given_again_while_a_run_trains_is_refused_and_takes_nothing_of_it(
+    make_run: Make,
 ) -> None:
-    config = make_run()
+    config = make_run(training={"steps": 6, "batch_size": 8, "threads": 1, "checkpoint_every": 2})
+    refused = []
+
+    def again(event: Event) -> None:
+        if isinstance(event, StepDone):
+            with pytest.raises(StudyError, match=r"another command works there \(process \d+ on") as caught:
+                pretrain(config, QUIET)
+            refused.append(caught.value)
+
+    pretrain(config, QUIET, again)
+    assert len(refused) == 6
     run = RunFolder(config.out)
-    assert run.claim(config)  # the first, which then cannot start
-    check_data = pretrain_module.check_data
+    assert [row["step"] for row in run.read_metrics() if row["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [checkpoint.step for checkpoint in run.checkpoints().committed()][-1] == 6
 
-    def first_gives_up(*given: Any) -> None:
-        check_data(*given)
-        run.release(had_shards=False)
 
-    monkeypatch.setattr(pretrain_module, "check_data", first_gives_up)
+def test_an_evaluation_waits_for_another_of_the_same_run(make_run: Make) -> None:
+    config, told = make_run(), threading.Event()
     pretrain(config, QUIET)
-    assert (run.read_config() or {})["seed"] == config.seed and run.read_result()
+    lines = io.StringIO()
+    console = Console(file=lines, width=300)
+    evaluating = threading.Thread(
+        target=evaluate_command.run, args=(evaluate_command.Config([config.out]), console)
+    )
+    console.print = lambda *given: (lines.write(f"{given}\n"), told.set())  # type: ignore[method-assign]
+    with evaluate.evaluation_of(RunFolder(config.out), QUIET):
+        result = RunFolder(config.out).folder.stat("result.json")
+        evaluating.start()
+        assert told.wait(20)
+        assert "another command works there" in lines.getvalue()
+        assert RunFolder(config.out).folder.stat("result.json") == result
+    evaluating.join()
+    assert RunFolder(config.out).folder.stat("result.json") != result
+
+
+def test_a_best_checkpoint_that_was_the_newest_and_is_gone_is_told(
+    make_run: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_run(
+        training={"steps": 4, "batch_size": 8, "threads": 1, "checkpoint_every": 2, "validate_every": 2}
+    )
+    pretrain(config, QUIET)
+    run = RunFolder(config.out)
+    run.write_result({**(run.read_result() or {}), "best_step": 4})
+    assert TrainedModel.load(run).checkpoint.step and not caplog.text
+    run.checkpoints().folder.remove("00000004.json")
+    assert TrainedModel.load(run).checkpoint.step == 2
+    assert "of step 4, is gone; that of step 2 is taken" in caplog.text
 
 
 def test_a_folder_of_recordings_that_has_an_index_json_of_the_lab_is_no_set(

@@ -163,7 +163,6 @@ def _make_ready(config: PretrainConfig, run: RunFolder, console: Console) -> Non
         windows, trained_on = _opened(run.shards(config.data), config, run.kept_index())
         for line in held_out_doubts(windows, trained_on):
             console.print(line)
-        run.claim(config)  # a command that came first and could not start may have taken its own back
     except ForebrainError:
         if is_new:
             run.release(had_shards)
