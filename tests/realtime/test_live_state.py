@@ -92,6 +92,26 @@ def test_frames_that_nothing_places_begin_a_gap_where_the_forecaster_was_away_fo
     assert len(caplog.records) == is_blind and (not is_blind or "neither by an index" in caplog.text)
 
 
+def test_starts_that_saw_no_frame_make_no_state_younger(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where its address is taken, and it is started again and again."""
+    frames, now, path = activity(21, small.preprocessing), 1.8e9, tmp_path / "state"
+    live = realtime.open(*known(small, "abcdef", rate_hz=5.0))
+    for frame in frames[:20]:
+        live.step(frame)
+    StateFile(path, live, every_s=0, now=lambda: now).close(live)
+    for _ in range(3):
+        now += 0.4  # two frames' time
+        live = realtime.open(*known(small, "abcdef", rate_hz=5.0))
+        state = StateFile(path, live, every_s=0, now=lambda: now)
+        assert state.restore(live)
+        now += 3600  # it listens, and the stream pauses
+        state.close(live)
+    live.step(frames[20])
+    assert live.source == "warm-up" and "frames of 1.2 s may be missing" in caplog.text
+
+
 def test_a_restored_score_is_kept(small: Small, open_live: Open, tmp_path: Path) -> None:
     live, again = open_live(), open_live()
     for frame in activity(60, small.preprocessing):

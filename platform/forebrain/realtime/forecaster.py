@@ -480,6 +480,7 @@ class LiveForecaster:
             "misnamed": self._misnamed,
             "filled": self.ring.filled,
             "empty_run": self._empty_run,
+            "away_s": self._away_s,
             "num_scored": self.score.num_scored,
             "falls_back": self._falls_back,
             "counts": dict(self.counts),
@@ -503,8 +504,9 @@ class LiveForecaster:
             self.intervals.restore(arrays)
         if self.inputs is not None:
             self.inputs.restore(arrays)
-        # A state of an earlier version has neither intervals nor names.
-        self._away_s = away_s
+        # A state of an earlier version has neither intervals nor names. One that was restored and saw no frame
+        # is as old as the one before it: what went by then is still missing.
+        self._away_s = away_s + plain.get("away_s", 0.0)
         self.arrivals.restore(
             plain["index"], plain["time_s"], plain.get("intervals_s", ()), plain.get("late_frames", 0.0)
         )
