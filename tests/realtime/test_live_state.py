@@ -335,6 +335,39 @@ def test_a_state_file_is_one_by_whatever_name(open_live: Open, tmp_path: Path, b
     assert (tmp_path / "link").is_symlink() and StateFile(path, live, every_s=0).restore(live)
 
 
+@pytest.mark.parametrize("what", ["folder", "lock"])
+def test_a_state_whose_folder_or_lock_is_taken_away_is_written_nowhere_until_it_is_back(
+    open_live: Open, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, path = tmp_path / "kept", tmp_path / "kept" / "state"
+    moved, away = (folder, tmp_path / "away") if what == "folder" else (folder / "state.lock", tmp_path / "l")
+    live = open_live()
+    with keeping(path):
+        state = StateFile(path, live, every_s=0)
+        state.keep(live)
+        before = path.read_bytes()
+        moved.rename(away)
+        live.reset()
+        for _ in range(3):
+            state.keep(live)
+        said = [each.getMessage() for each in caplog.records]
+        assert len(said) == 1 and "state.lock was removed, moved or replaced" in said[0]
+        assert what == "lock" or not folder.exists()
+        with keeping(path):  # another forecaster, which finds no lock
+            other = StateFile(path, open_live(), every_s=0)
+            other.close(open_live())
+            others = path.read_bytes()
+            state.keep(live)
+            assert path.read_bytes() == others
+        if what == "folder":
+            assert (away / "state").read_bytes() == before
+            folder.rename(tmp_path / "others")
+        away.rename(moved)
+        state.close(live)
+    again = open_live()
+    assert StateFile(path, again, every_s=0).restore(again) and again.counts["resets"] == 1
+
+
 def test_a_link_in_a_circle_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.symlink_to(path)

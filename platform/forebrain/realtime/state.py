@@ -57,6 +57,7 @@ class StateFile:
         self.path = _place(path)
         self._identity, self._adaptation = _identity(live), adaptation_of(live)
         self._every_s, self._clock, self._now = every_s, clock, now
+        self._lock = _which(_lock_beside(self.path))
         self._due = clock()
         self._naming = live.naming  # of the newest state that waits, or was written
         self._waiting: queue.Queue[tuple[State, threading.Event] | None] = queue.Queue(maxsize=1)
@@ -146,16 +147,29 @@ class StateFile:
         return is_done
 
     def _write_all(self) -> None:
-        folder = Folder(self.path.parent)
+        folder, said = Folder(self.path.parent), ""
         while (waiting := self._waiting.get()) is not None:
             (arrays, plain), is_done = waiting
             text = json.dumps({**plain, "identity": self._identity, "adaptation": self._adaptation})
             about = {"state": text, "sha256": _hash_of(arrays, text)}
             try:
+                self._require_lock()
                 folder.write(self.path.name, save(arrays, about))
+                said = ""
             except Exception as error:  # forecasts matter more than their state, and `close` waits for this
-                _log.warning("the state was not saved, forecasting goes on: %s", error)
+                if str(error) != said:
+                    _log.warning("the state was not saved, forecasting goes on: %s", error)
+                said = str(error)
             is_done.set()
+
+    def _require_lock(self) -> None:
+        """Raises CheckpointError where the lock of `keeping` lies beside the file no more: another forecaster
+        may write there by now, and a folder that was moved or unmounted would be made anew in its place."""
+        if _which(_lock_beside(self.path)) != self._lock:
+            raise CheckpointError(
+                f"{self.path}: its folder or {_lock_beside(self.path).name} was removed, moved or replaced "
+                "since this forecaster began. Put it back, or end the forecaster and start it again."
+            )
 
 
 @contextlib.contextmanager
@@ -169,7 +183,7 @@ def keeping(path: str | Path) -> Iterator[None]:
         CheckpointError: another forecaster keeps its state there.
     """
     path = _place(path)
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    lock = FileLock(_lock_beside(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -207,6 +221,18 @@ def _place(path: str | Path) -> Path:
     if not is_file:  # a pipe would be waited for
         raise CheckpointError(f"{path}: is a folder, device or pipe; expected a file, of another name.")
     return place
+
+
+def _lock_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    """Which file has a name now; None if there is none to be found."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _hash_of(arrays: Mapping[str, np.ndarray], text: str) -> str:
