@@ -96,17 +96,17 @@ def test_starts_that_saw_no_frame_make_no_state_younger(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As where its address is taken, and it is started again and again."""
-    frames, now, path = activity(21, small.preprocessing), 1.8e9, tmp_path / "state"
+    frames, now, path = activity(21, small.preprocessing), [1.8e9], tmp_path / "state"
     live = realtime.open(*known(small, "abcdef", rate_hz=5.0))
     for frame in frames[:20]:
         live.step(frame)
-    StateFile(path, live, every_s=0, now=lambda: now).close(live)
+    StateFile(path, live, every_s=0, now=lambda: now[0]).close(live)
     for _ in range(3):
-        now += 0.4  # two frames' time
+        now[0] += 0.4  # two frames' time
         live = realtime.open(*known(small, "abcdef", rate_hz=5.0))
-        state = StateFile(path, live, every_s=0, now=lambda: now)
+        state = StateFile(path, live, every_s=0, now=lambda: now[0])
         assert state.restore(live)
-        now += 3600  # it listens, and the stream pauses
+        now[0] += 3600  # it listens, and the stream pauses
         state.close(live)
     live.step(frames[20])
     assert live.source == "warm-up" and "frames of 1.2 s may be missing" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -244,6 +245,29 @@ def test_a_record_that_was_cut_short_is_gone_on_with_behind_its_last_whole_frame
     assert session.segments == [(0, 18), (18, 38)]
 
 
+@pytest.mark.parametrize("whole", [17, 0])
+def test_a_record_whose_last_frames_are_not_what_was_recorded_is_gone_on_with_behind_the_last_that_is(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture, whole: int
+) -> None:
+    """As a power cut leaves it where the file had grown and its last blocks were not written."""
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[:20])
+    recorder.close()
+    kept = recorder._start + int((whole + 0.5 * (whole > 0)) * recorder._dtype.itemsize)
+    size = path.stat().st_size
+    os.truncate(path, kept)
+    os.truncate(path, size)
+    again = Recorder(path, live, ABOUT)
+    assert again.num_recorded == whole
+    assert f"20 frames were counted and {whole} lie there whole" in caplog.text
+    record(again, live, frames[20:], first=20)
+    again.close()
+    np.testing.assert_array_equal(
+        fb.read(path).frames(0, whole + 20), np.delete(frames, range(whole, 20), axis=0)
+    )
+
+
 @pytest.mark.parametrize("begun", [0, 10, 500])
 def test_a_record_whose_first_bytes_alone_were_written_is_begun_again(
     open_live: Open, frames: np.ndarray, tmp_path: Path, begun: int
@@ -448,11 +472,32 @@ def test_a_record_that_is_taken_away_is_said_once_and_counted(
             (tmp_path / "before.nc").rename(path)
     recorder.close()
     assert recorder.num_recorded == 0 and recorder._lost == 40 >= live.counts["lost_records"] >= 10
-    said = [each.getMessage() for each in caplog.records if "removed, moved or replaced" in each.getMessage()]
+    said = [each.getMessage() for each in caplog.records if "removed, moved, replaced" in each.getMessage()]
     assert len(said) == 1 and "10 frames went with it" in said[0] and "forecasting goes on" in said[0]
     kept = path if how == "moved" else tmp_path / "before.nc"
     np.testing.assert_array_equal(fb.read(kept).frames(0, 10), frames[:10])
     assert how != "replaced" or path.read_text() == "another file"
+
+
+@pytest.mark.parametrize("num_frames", [5, 30])
+def test_another_record_that_is_copied_over_one_stays_as_it_is(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, num_frames: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `cp` does it, which keeps the file and changes what it holds."""
+    live, path, other = open_live(), tmp_path / "run.nc", tmp_path / "other.nc"
+    recorder = Recorder(other, live, ABOUT)
+    record(recorder, live, frames[:num_frames])
+    recorder.close()
+    live = open_live()
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[:10])
+    wait_for(recorder, 10)
+    shutil.copyfile(other, path)
+    record(recorder, live, frames[10:], first=10)
+    recorder.event(live, "the end")
+    recorder.close()
+    assert path.read_bytes() == other.read_bytes() and recorder._lost == 40
+    assert "written over, and 10 frames went with it" in caplog.text
 
 
 @pytest.mark.parametrize("left", ["whole", "half", "header", "nothing"])
@@ -471,6 +516,7 @@ def test_a_record_that_is_cut_while_it_is_recorded_to_goes_on_behind_what_lies_t
         "nothing": (0, 0),
     }[left]
     os.truncate(path, cut)
+    recorder._check_file()  # what was written then did not fit on the disk
     record(recorder, live, frames[10:], first=10)
     recorder.close()
     assert recorder.num_recorded == 30 + whole and recorder._lost == 10 - whole

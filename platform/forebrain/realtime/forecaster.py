@@ -504,8 +504,8 @@ class LiveForecaster:
             self.intervals.restore(arrays)
         if self.inputs is not None:
             self.inputs.restore(arrays)
-        # A state of an earlier version has neither intervals nor names. One that was restored and saw no frame
-        # is as old as the one before it: what went by then is still missing.
+        # A state of an earlier version has neither intervals nor names. What was missing before a start that
+        # saw no frame still is.
         self._away_s = away_s + plain.get("away_s", 0.0)
         self.arrivals.restore(
             plain["index"], plain["time_s"], plain.get("intervals_s", ()), plain.get("late_frames", 0.0)

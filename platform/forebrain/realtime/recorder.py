@@ -67,8 +67,8 @@ class Recorder:
     def __init__(self, path: str | Path, live: LiveForecaster, about: Mapping[str, str]) -> None:
         self.path = path_here(path)
         self._dtype = _dtype(live)
-        self._header = header = _header(live, about)
-        self._start = len(header)
+        self._header = _header(live, about)
+        self._start = len(self._header)
         self._is_gone = False
         if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
             raise ConfigError(f"{self.path}: cannot be written (no file, but a folder, device or pipe).")
@@ -79,7 +79,7 @@ class Recorder:
             raise self._cannot_be_written(error) from error
         try:
             _lock(self._file, self.path)
-            self.num_recorded = self._go_on(header)
+            self.num_recorded = self._go_on()
             self._segment = 0
             if self.num_recorded:
                 self._segment = 1 + int(self._record(self.num_recorded - 1)["segment"])
@@ -144,42 +144,43 @@ class Recorder:
         if self._lost > self._counted:
             _log.warning("%s: %d more frames were not recorded", self.path, self._lost - self._counted)
 
-    def _go_on(self, header: bytes) -> int:
-        """Records that the file holds already, of the same units; a new one gets its header."""
-        there = self._file.read(self._start)
-        if len(there) < len(header) and header.startswith(there):  # new, or ended while it was begun
-            self._write(0, header)
+    def _go_on(self) -> int:
+        """Whole records that the file holds already, of the same units; a new one gets its header."""
+        there = self._read(0, self._start)
+        if len(there) < self._start and self._header.startswith(there):  # new, or ended while it was begun
+            self._write(0, self._header)
             return 0
-        counted = slice(_NUM_RECORDS_AT, _NUM_RECORDS_AT + 4)
-        if there[: counted.start] + there[counted.stop :] != header[: counted.start] + header[counted.stop :]:
+        number = int.from_bytes(there[_NUM_RECORDS_AT : _NUM_RECORDS_AT + 4], "big")
+        if there != self._counting(number):
             raise ConfigError(
                 f"{self.path} is there already, and is no recording of these units by this adaptation, or "
                 "is one of an earlier version; nothing is overwritten. Name another file."
             )
-        number = int.from_bytes(there[counted], "big")
         whole = (self.path.stat().st_size - self._start) // self._dtype.itemsize
         if number < whole and self._begins_anew(number):
             raise ConfigError(
                 f"{self.path} holds one recording behind another, which would be overwritten. Name another "
                 "file."
             )
+        whole = min(number, whole)
+        while whole and (record := self._record(whole - 1)).tobytes() != _checked(record):
+            whole -= 1
         if number > whole:  # a power cut, or a copy that was cut short
-            _log.warning("%s: %d frames were counted and %d lie there; it goes on behind them.",
+            _log.warning("%s: %d frames were counted and %d lie there whole; it goes on behind them.",
                          self.path, number, whole)  # fmt: skip
             self._write(_NUM_RECORDS_AT, whole.to_bytes(4, "big"))
-        return min(number, whole)
+        return whole
 
     def _cannot_be_written(self, error: OSError) -> ConfigError:
         return ConfigError(f"{self.path}: cannot be written ({error.strerror or error}).")
 
     def _begins_anew(self, number: int) -> bool:
         """Whether another file begins behind the last record that is counted."""
-        self._file.seek(self._start + number * self._dtype.itemsize)
-        return self._file.read(len(MAGIC)) == MAGIC
+        return self._read(self._start + number * self._dtype.itemsize, len(MAGIC)) == MAGIC
 
     def _record(self, number: int) -> Any:
-        self._file.seek(self._start + number * self._dtype.itemsize)
-        return np.frombuffer(self._file.read(self._dtype.itemsize), self._dtype)[0].copy()
+        data = self._read(self._start + number * self._dtype.itemsize, self._dtype.itemsize)
+        return np.frombuffer(data, self._dtype)[0].copy()
 
     def _write_all(self) -> None:
         ends = False
@@ -209,24 +210,36 @@ class Recorder:
         """Goes on behind what lies there where the file was cut.
 
         Raises:
-            OSError: it is not at its path any more; it is let alone from then on, wherever it is.
+            OSError: it is not at its path any more, or another record was written over it; it is let alone
+                from then on, wherever it is.
         """
         there = os.fstat(self._file.fileno())
         with contextlib.suppress(FileNotFoundError):
-            if not self._is_gone and os.path.samestat(self.path.stat(), there):
+            is_there = not self._is_gone and os.path.samestat(self.path.stat(), there)
+            if is_there and self._counting(self.num_recorded).startswith(self._read(0, self._start)):
                 whole = max(0, there.st_size - self._start) // self._dtype.itemsize
-                if whole < self.num_recorded:
-                    cut, self.num_recorded = self.num_recorded - whole, whole
+                was, self.num_recorded = self.num_recorded, min(whole, self.num_recorded)
+                if cut := was - self.num_recorded:
                     self._lost += cut
                     _log.warning("%s: was cut while it was recorded to, and %d frames are lost; it goes on "
                                  "behind the other %d.", self.path, cut, whole)  # fmt: skip
-                if there.st_size < self._start:
-                    self._write(0, self._header)
+                if cut or there.st_size < self._start:
+                    self._write(0, self._counting(self.num_recorded))
                 return
         self._is_gone = True
         self._lost += self.num_recorded
         went, self.num_recorded = self.num_recorded, 0
-        raise OSError(f"the file was removed, moved or replaced, and {went} frames went with it")
+        raise OSError(f"it was removed, moved, replaced or written over, and {went} frames went with it")
+
+    def _counting(self, number: int) -> bytes:
+        """The header of so many records."""
+        at = _NUM_RECORDS_AT
+        return self._header[:at] + number.to_bytes(4, "big") + self._header[at + 4 :]
+
+    def _read(self, at: int, size: int) -> bytes:
+        self._file.seek(at)
+        data: bytes = self._file.read(size)
+        return data
 
     def _write(self, at: int, data: bytes) -> None:
         self._file.seek(at)
