@@ -413,6 +413,36 @@ def test_two_forecasters_of_one_lsl_rig_are_refused_and_told_apart(
         assert again.source_id() in {each.source_id() for each in found}
 
 
+def test_of_forecasters_that_begin_at_one_moment_on_an_lsl_rig_one_stays(
+    open_live: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, live = f"forebrain-test-{uuid.uuid4().hex[:8]}", open_live()
+    both, look, ports, errors = threading.Barrier(2), lsl._named, [], []
+
+    def looks(name: str, timeout_s: float) -> list[pylsl.StreamInfo]:
+        found = look(name, timeout_s)
+        both.wait(20)  # neither has made its own yet, and later neither has given way yet
+        return found
+
+    def begin(subject: str) -> None:
+        try:
+            ports.append(LslPort(name, HORIZON, 6, 5.0, live.unit_names, about={"subject": subject}))
+        except ConfigError as error:
+            errors.append(str(error))
+
+    monkeypatch.setattr(lsl, "_named", looks)
+    threads = [threading.Thread(target=begin, args=(subject,)) for subject in ("worm1", "worm2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (port,), (error,) = ports, errors
+    with contextlib.closing(port):
+        assert f"{name}-forecast is there already" in error
+        (found,) = look(f"{name}-forecast", 10)
+        assert found.uid() == port._outlet.get_info().uid()
+
+
 def rig(name: str, labels: list[str]) -> pylsl.StreamOutlet:
     """A new outlet under one source id, as a rig has that is started again."""
     info = pylsl.StreamInfo(name, "Activity", len(labels), 5.0, pylsl.cf_float32, "the rig")

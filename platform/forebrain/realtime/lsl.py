@@ -80,18 +80,18 @@ class LslPort:
         num_levels: int = 0,
         about: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        if there := _named(forecast_name(address), 0.0):
-            raise ConfigError(
-                f"the LSL stream {forecast_name(address)} is there already, from "
-                f"{' and '.join(sorted(map(_place, there)))}: another forecaster reads {address}, and who "
-                "listens could not tell its forecasts from these. End it, or read a rig of another name."
-            )
+        self._require_alone(address)
         self.name, _, source_id = address.partition("@")
         self._source_id = source_id or None
         self._told: list[str] = []  # where the stream comes from, as it was last told
         self._unit_names = unit_names or ()
         described = _Described(about, horizon, self._unit_names)
         self._outlet = _outlet(forecast_name(address), 1 + horizon * num_units, rate_hz, described)
+        try:
+            self._require_alone(address, self._outlet.get_info().uid())
+        except ConfigError:
+            del self._outlet  # which the error would keep
+            raise
         self._sample = np.empty((1, 1 + horizon * num_units), np.float32)
         self._quantiles: pylsl.StreamOutlet | None = None
         if num_levels:
@@ -138,6 +138,17 @@ class LslPort:
     def close(self) -> None:
         self._inlet = self._quantiles = None
         del self._outlet
+
+    def _require_alone(self, address: str, own: str | None = None) -> None:
+        """Raises ConfigError if others' forecasts have the name; beside this outlet's `own` uid only where
+        another's comes first: of forecasters that were begun at one moment each sees all, and one stays."""
+        found = _named(forecast_name(address), 0.0)
+        if there := [stream for stream in found if own is None or stream.uid() < own]:
+            raise ConfigError(
+                f"the LSL stream {forecast_name(address)} is there already, from "
+                f"{' and '.join(sorted(map(_place, there)))}: another forecaster reads {address}, and who "
+                "listens could not tell its forecasts from these. End it, or read a rig of another name."
+            )
 
     def _connect(self, timeout_s: float) -> None:
         found = self._found(timeout_s)
