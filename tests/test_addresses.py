@@ -113,6 +113,8 @@ def test_nothing_is_made_where_a_link_to_another_disk_leads_nowhere(tmp_path: Pa
         for address in (str(path), f"file://{path}"):
             with pytest.raises(StorageError, match=r"runs is a link to .*nas/runs, which is not there"):
                 Folder(address)
+            with pytest.raises(StorageError, match=r"runs is a link to .*nas/runs, which is not there"):
+                require_new(address)
     assert not (tmp_path / "nas").exists()
 
 

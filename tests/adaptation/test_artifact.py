@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forebrain.adaptation import artifact
 from forebrain.adaptation.adapted import Adapted
 from forebrain.adaptation.artifact import (
     BACKBONE,
@@ -278,6 +281,25 @@ def test_scores_of_another_adaptation_are_refused(
     assert getattr(Adapted.load(own), Path(name).stem) == scores
 
 
+def test_an_adaptation_that_is_replaced_while_it_is_read_is_not_given_the_others_scores(
+    backbone: Backbone, make_adapted: Callable[..., Adapted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As through a link to the newest, which is led elsewhere meanwhile."""
+    adapted = replace(make_adapted(backbone), result={"score": 0.5})
+    own, other, link = tmp_path / "own", tmp_path / "other", tmp_path / "newest"
+    adapted.save(own)
+    replace(adapted, identity=replace(adapted.identity, subject="worm10"), result={"score": 0.9}).save(other)
+    link.symlink_to(own)
+
+    def repointed(*given: object) -> None:
+        link.unlink()
+        link.symlink_to(other)
+
+    monkeypatch.setattr(artifact, "_check_shapes", repointed)  # between the record and its scores
+    with pytest.raises(AdaptationError, match=r"result\.json: .*replaced while it was read"):
+        Adapted.load(link)
+
+
 def test_a_folder_is_there_whole_or_not_at_all(saved: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
     with pytest.raises(RuntimeError), new_folder(tmp_path / "new") as partial:
@@ -300,6 +322,65 @@ def test_of_two_that_fill_one_folder_the_second_is_told(
             assert f"{other}: is what another command for out has begun" in caplog.text
             (first / "file").write_text("first")
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["first"]
+
+
+@pytest.mark.parametrize("what", ["a link", "a disk", "given in"])
+def test_an_empty_folder_that_no_other_takes_the_place_of_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    out = there = tmp_path / "there"
+    there.mkdir()
+    if what == "a link":
+        out = tmp_path / "link"
+        out.symlink_to(there)
+    if what == "a disk":
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == there)
+    if what == "given in":
+        monkeypatch.chdir(there)
+        out = Path()
+    with pytest.raises(StorageError, match=rf"{what}.*takes the place of. Name one in it"):
+        require_new(out)
+    require_new(out / "worm9")
+    with new_folder(tmp_path / "empty") as folder:
+        (tmp_path / "empty").mkdir()
+        (folder / "file").write_text("whole")
+    assert (tmp_path / "empty" / "file").read_text() == "whole"
+
+
+@pytest.mark.parametrize("when", ["before it is written", "while it is written"])
+@pytest.mark.parametrize("how", ["unmounted", "gone with its disk", "mounted again"])
+def test_a_disk_that_is_unmounted_meanwhile_is_said_and_nothing_is_made_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, how: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    above, found = require_new(disk / "runs" / "worm9"), disk.stat()
+    assert above.path == disk
+
+    def goes() -> None:
+        if how == "gone with its disk":
+            disk.rename(tmp_path / "away")
+            return
+        number = found.st_ino + (how == "unmounted")
+        other = os.stat_result((found.st_mode, number, found.st_dev + 1, *found[3:10]))
+        stat = Path.stat
+        monkeypatch.setattr(
+            Path, "stat", lambda path, **given: other if path == disk else stat(path, **given)
+        )
+
+    if when == "before it is written":
+        goes()
+    refused = pytest.raises(StorageError, match=rf"{disk}: is not the folder that was there when this began")
+    with (
+        contextlib.nullcontext() if how == "mounted again" else refused,
+        new_folder(disk / "runs" / "worm9", above) as folder,
+    ):
+        (folder / "file").write_text("whole")
+        if when == "while it is written":
+            goes()
+    written = [path.name for path in tmp_path.rglob("worm9/file")]
+    assert written == ["file"] * (how == "mounted again")
+    assert how == "mounted again" or when == "while it is written" or not (disk / "runs").exists()
 
 
 def a_recording(**given: object) -> Session:

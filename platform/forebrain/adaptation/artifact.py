@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import safetensors.numpy
 import safetensors.torch
@@ -47,7 +47,7 @@ from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
-from forebrain_registry.storage import partial_beside, path_here, tell_of_partial_beside
+from forebrain_registry.storage import Folder, partial_beside, path_here, tell_of_partial_beside
 
 FORMAT = "forebrain-adaptation-1"
 # With a stack, which a program of before would leave out in silence.
@@ -235,7 +235,7 @@ class Artifact:
                 backbone is not to be had or not the one that this interface belongs to.
         """
         where = path_here(folder)
-        record = _read_record(where)
+        content, record = read_record(where)
         try:
             files, origin, mode = record["files"], Origin(**record["model"]), record["mode"]
             description = Description.from_metadata(record["config"], record["preprocessing"], str(where))
@@ -282,7 +282,7 @@ class Artifact:
             raise AdaptationError(f"{where}: damaged ({error}); adapt again.") from error
         return cls(
             model, interface, preprocessing, identity, mode, origin, description, stack, inputs, calibration,
-            result=read_scores(where, RESULT), evaluation=read_scores(where, EVALUATION),
+            result=read_scores(where, RESULT, content), evaluation=read_scores(where, EVALUATION, content),
         )  # fmt: skip
 
 
@@ -297,19 +297,20 @@ def scores_of(data: bytes, record: bytes) -> dict[str, Any]:
     scores, sha256 = unsealed(data), hashlib.sha256(record).hexdigest()
     if scores.pop(_RECORD_SHA256, sha256) != sha256:
         raise ValueError(
-            f"it is of another adaptation than {RECORD} beside it: the folder was copied in part"
+            f"it is of another adaptation than {RECORD} beside it: the folder was copied in part, or "
+            "replaced while it was read"
         )
     return scores
 
 
-def read_scores(folder: Path, name: str) -> dict[str, Any] | None:
-    """The same of a folder; None where there is no such file.
+def read_scores(folder: Path, name: str, record: bytes) -> dict[str, Any] | None:
+    """The same of a folder, whose adaptation.json was read before; None where there is no such file.
 
     Raises:
         AdaptationError: it cannot be read, has changed, or is another adaptation's.
     """
     try:
-        return scores_of((folder / name).read_bytes(), (folder / RECORD).read_bytes())
+        return scores_of((folder / name).read_bytes(), record)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -319,20 +320,47 @@ def read_scores(folder: Path, name: str) -> dict[str, Any] | None:
         ) from error
 
 
+class Above(NamedTuple):
+    """The folder above one that is to be made, as it was found."""
+
+    path: Path
+    found: os.stat_result
+
+    def require_same(self) -> None:
+        """Raises StorageError where it is gone, or lies on another disk, whose folders have other numbers.
+        A disk that was mounted again has another number itself, and some disks number folders anew."""
+        with contextlib.suppress(FileNotFoundError):
+            now = self.path.stat()
+            if now.st_dev == self.found.st_dev or now.st_ino == self.found.st_ino:
+                return
+        raise StorageError(
+            f"{self.path}: is not the folder that was there when this began, as where its disk was "
+            "unmounted; nothing of this was kept. Mount it again, or choose another folder, and give the "
+            "same command again."
+        )
+
+
 @contextlib.contextmanager
-def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+def new_folder(target: str | os.PathLike[str], above: Above | None = None) -> Iterator[Path]:
     """A folder to fill, which gets its name once the block ends without an error; else nothing is left.
 
+    Args:
+        above: as it was found before the work; None for as it is now.
+
     Raises:
-        StorageError: there is something of that name that is no empty folder, or the disk is full.
+        StorageError: there is something of that name that is no empty folder, the disk is full, or another
+            than before.
     """
     target = path_here(target).absolute()
-    require_new(target)
+    found = require_new(target)
+    above = above or found
     tell_of_partial_beside(target)
     partial = partial_beside(target)
     try:
+        above.require_same()
         partial.mkdir(parents=True)
         yield partial
+        above.require_same()
         partial.replace(target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -350,36 +378,61 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_new(target: str | os.PathLike[str]) -> None:
-    """Raises StorageError if there is something of a name that is no empty folder, or it cannot be made."""
+def require_new(target: str | os.PathLike[str]) -> Above:
+    """The folder above one that is to be made.
+
+    Raises:
+        StorageError: there is something of that name that is no empty folder, or none that another can take
+            the place of; or it cannot be made.
+    """
     target = path_here(target)
+    Folder(target.absolute())  # which none is behind a link to nothing
     try:
-        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-            raise StorageError(f"{target}: exists already. Give a folder that does not.")
+        if target.exists():
+            if not target.is_dir() or any(target.iterdir()):
+                raise StorageError(f"{target}: exists already. Give a folder that does not.")
+            if what := _stays(target.absolute()):
+                raise StorageError(f"{target}: is {what}, which no other takes the place of. Name one in it.")
     except OSError as error:  # a name that is too long, a folder that may not be looked at
         raise StorageError(f"{target}: {error.strerror}. Choose another folder.") from error
     above = next(each for each in target.absolute().parents if each.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise StorageError(f"{target}: {above} is no folder that can be written to. Choose another folder.")
+    return Above(above, above.stat())
 
 
-def _read_record(folder: Path) -> Mapping[str, Any]:
+def _stays(folder: Path) -> str | None:
+    """What keeps an empty folder from being replaced."""
+    if folder.is_symlink():
+        return f"a link to the folder {folder.readlink()}"
+    if folder.is_mount():
+        return "the folder that a disk is mounted at"
+    return "the folder that this command is given in" if folder.samefile(Path.cwd()) else None
+
+
+def read_record(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
+    """The bytes of adaptation.json, and what they hold.
+
+    Raises:
+        AdaptationError: there is none, it is damaged, or of a later version.
+    """
     path = folder / RECORD
     try:
-        record = unsealed(path.read_bytes())
+        content = path.read_bytes()
+        record = unsealed(content)
     except FileNotFoundError as error:
         raise AdaptationError(
             f"{folder}: no {RECORD}, so there is no adaptation here; give the --out of `forebrain adapt`."
         ) from error
     except (OSError, ValueError) as error:
-        raise AdaptationError(f"{path}: cannot be read ({error}); adapt again.") from error
+        raise AdaptationError(f"{path}: cannot be read, or is damaged ({error}); adapt again.") from error
     found = record.get("format")
     if found not in (FORMAT, STACKED_FORMAT):
         raise AdaptationError(
             f"{path}: has format {found!r:.60}; this program reads {FORMAT!r} and {STACKED_FORMAT!r}. "
             "Update forebrain, or adapt again."
         )
-    return record
+    return content, record
 
 
 def _read_file(folder: Path, name: str, files: Mapping[str, str]) -> bytes:

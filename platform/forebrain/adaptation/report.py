@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from forebrain.adaptation.artifact import new_folder
+from forebrain.adaptation.artifact import Above, new_folder
 from forebrain.adaptation.comparison import Comparison
 from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import make_example
@@ -17,13 +17,16 @@ from forebrain_registry.lines import one_line
 from forebrain_registry.storage import path_here
 
 
-def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path:
+def save_comparison(comparison: Comparison, out: str | os.PathLike[str], above: Above | None = None) -> Path:
     """Writes adaptation, result.json, report.md and pictures; the folder appears whole or not at all.
 
+    Args:
+        above: the folder above it, as it was found before the work; None for as it is now.
+
     Raises:
-        StorageError: there is something of that name, or the disk is full.
+        StorageError: there is something of that name, the disk is full, or another than before.
     """
-    with new_folder(out) as folder:
+    with new_folder(out, above) as folder:
         comparison.artifact().write_into(folder)
         (folder / "units.csv").write_text(comparison.units().to_csv(), encoding="utf-8")
         _draw(comparison, folder)

@@ -115,7 +115,7 @@ def run(config: Config, console: Console) -> int:
     """Adapts, and says whether it was worth it; 1 where no session of several could be adapted to."""
     if config.each or len(config.recording) > 1 or len(find_all(config.recording)) > 1:
         return _adapt_each(config, console)
-    require_new(config.out)
+    above = require_new(config.out)
     session = open_session(config.recording[0], config.session)
     session = with_rate(session, config.rate_hz)
     model = config.model
@@ -131,7 +131,7 @@ def run(config: Config, console: Console) -> int:
             inputs=[] if config.inputs == [NO_MODEL] else config.inputs,
             hold_out=_held_out(config.hold_out), minutes=config.minutes,
         )  # fmt: skip
-    save_comparison(comparison, config.out)
+    save_comparison(comparison, config.out, above)
     for finding in comparison.findings():
         console.print(finding)
     console.print(overview(comparison.test).to_rich())

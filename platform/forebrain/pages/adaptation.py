@@ -11,14 +11,13 @@ from typing import Any
 from markupsafe import Markup
 
 from forebrain import plotting
-from forebrain.adaptation.artifact import EVALUATION, FORMAT, RECORD, RESULT, STACKED_FORMAT, read_scores
+from forebrain.adaptation.artifact import EVALUATION, RESULT, read_record, read_scores
 from forebrain.errors import AdaptationError
 from forebrain.pages import charts
 from forebrain.pages.build import picture, write_page
 from forebrain.scoring.baselines import BASELINES
 from forebrain.scoring.evaluate import Evaluation
 from forebrain.scoring.units import FAVOURS
-from forebrain.sealed import unsealed
 from forebrain_registry.storage import path_here
 
 _PICTURES = {
@@ -45,10 +44,8 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
         ForebrainError: the page cannot be written.
     """
     folder = path_here(adapted)
-    record = _read_record(folder)
-    if record is None or record.get("format") not in (FORMAT, STACKED_FORMAT):
-        raise AdaptationError(f"{folder}: there is no adaptation here; give the --out of `forebrain adapt`.")
-    result, evaluation = read_scores(folder, RESULT), read_scores(folder, EVALUATION)
+    content, record = read_record(folder)
+    result, evaluation = (read_scores(folder, name, content) for name in (RESULT, EVALUATION))
     try:
         units = _units((evaluation or {}).get("units"))
         names = (record["dataset"], record["subject"], record["session"])
@@ -71,15 +68,6 @@ def write_adaptation(adapted: str, out: str, overwrite: bool = False) -> str:
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise AdaptationError(f"{folder}: damaged ({error!r:.200}); adapt again.") from error
-
-
-def _read_record(folder: Path) -> Mapping[str, Any] | None:
-    try:
-        return unsealed((folder / RECORD).read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise AdaptationError(f"{folder / RECORD}: damaged ({error}); adapt again.") from error
 
 
 def _pictures(folder: Path) -> Iterator[tuple[str, str]]:
