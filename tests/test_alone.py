@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,17 @@ def test_from_another_machine_it_counts_as_ended_once_it_gives_no_sign_of_life(
         assert folder.names() == ["held-8.json"]
     assert len(caplog.records) == 1  # it is waited for until then, as after a job that lost its machine
     assert "which counts as ended when it was not for 60 s" in caplog.text
+
+
+def test_a_copy_of_a_folder_where_a_command_works_is_free_once_its_file_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(module, "LOST_S", 0.2)
+    with alone(Folder(tmp_path / "run")):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with alone(Folder(tmp_path / "copy")):
+            assert Folder(tmp_path / "copy").names() == ["held-2.json"]
 
 
 def test_a_file_that_is_listed_and_stays_away_is_told(

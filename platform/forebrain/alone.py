@@ -88,6 +88,7 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
     out.require_writable()
     own, machine = os.getpid(), _machine()
     about = {"process": own, "host": platform.node(), "machine": machine, "id": uuid.uuid4().hex}
+    about["place"] = out.uri
     record = sealed({**about, "born": machine and _born(own)})
     name = _take(out, record, waiting)
     ended = threading.Event()
@@ -182,7 +183,9 @@ def _left_by_ended(out: Folder, name: str) -> bytes | None:
         return content
     process, machine, stat = holder.get("process"), holder.get("machine"), None
     who = f"process {process} on {holder.get('host')}" if holder else name
-    if isinstance(process, int) and machine is not None and machine == _machine():
+    is_here = machine is not None and machine == _machine()
+    # In a copy of the folder it says nothing of who works there, nor where that was moved; its age does.
+    if isinstance(process, int) and is_here and holder.get("place") in (None, out.uri):
         born, known = _born(process), holder.get("born")
         if born is None or (born and known and born != known):
             return content
@@ -222,7 +225,8 @@ def _is_there(out: Folder, name: str, record: bytes) -> bool:
 def _renew(out: Folder, name: str, record: bytes, ended: threading.Event) -> None:
     while not ended.wait(RENEW_S):
         try:
-            if not _is_there(out, name, record):  # said when the work has ended
+            if not _is_there(out, name, record):  # an error when the work has ended
+                _log.warning("%s: is gone; another command may work in its folder by now.", out.uri_of(name))
                 return
             out.write(name, record)
         except (StorageError, OSError) as error:

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -317,10 +318,12 @@ def _staged(files: Mapping[str, bytes | Path], scratch: Path) -> dict[str, Path]
 
 
 def _identity(path: Path) -> _Identity:
-    """What differs once a file is written to or replaced; None where there is none."""
+    """What differs once a file is written to or replaced; None where there is none, and of a pipe."""
     try:
         info = path.stat()
     except OSError:
+        return None
+    if not stat.S_ISREG(info.st_mode):
         return None
     return info.st_ino, info.st_size, info.st_mtime_ns
 

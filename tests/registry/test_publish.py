@@ -651,6 +651,17 @@ def test_a_file_that_changes_while_it_is_published_never_lies_under_another_hash
     assert len(registry.versions("worm")) == 1 and verify(registry).problems == []
 
 
+def test_metadata_may_come_through_a_pipe(registry: Registry, tmp_path: Path) -> None:
+    pipe = tmp_path / "metadata.json"
+    os.mkfifo(pipe)
+    told = json.dumps(asdict(metadata(summary="of a pipe")))
+    writing = threading.Thread(target=pipe.write_text, args=(told,))
+    writing.start()
+    version = publish(registry, "base", {"model.safetensors": weights(1)}, pipe)
+    writing.join()
+    assert version.metadata.summary == "of a pipe"
+
+
 @pytest.mark.parametrize("when", ["the metadata are read", "a card is hashed", "the first is copied"])
 def test_files_that_are_replaced_one_by_one_are_not_published_as_one_model(
     registry: Registry,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from forebrain import ray_runtime
+from forebrain.alone import alone
 from forebrain.commands import evaluate as evaluate_command
 from forebrain.config import from_values
 from forebrain.errors import CheckpointError, ClusterError, ConfigError, ForebrainError, StudyError
@@ -31,6 +33,7 @@ from forebrain.training import ledger
 from forebrain.training.config import PretrainConfig
 from forebrain.training.events import Ended, Event, Started, StepDone
 from forebrain.training.run_folder import RunFolder
+from forebrain_registry.storage import Folder
 
 QUIET = Console(quiet=True)
 Make = Callable[..., PretrainConfig]
@@ -108,6 +111,23 @@ def test_the_same_command_given_again_while_a_run_trains_is_refused_and_takes_no
     assert [checkpoint.step for checkpoint in run.checkpoints().committed()][-1] == 6
 
 
+def test_a_run_that_another_command_has_finished_meanwhile_stays_as_it_is(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_run()
+    lines = io.StringIO()
+
+    @contextlib.contextmanager
+    def waits(folder: Folder, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        monkeypatch.setattr(pretrain_module, "alone", alone)
+        pretrain(config, QUIET)
+        yield
+
+    monkeypatch.setattr(pretrain_module, "alone", waits)
+    pretrain(config, Console(file=lines, width=300))
+    assert "Nothing is left to do" in lines.getvalue() and "Evaluating" not in lines.getvalue()
+
+
 def test_an_evaluation_waits_for_another_of_the_same_run(make_run: Make) -> None:
     config, told = make_run(), threading.Event()
     pretrain(config, QUIET)
@@ -117,12 +137,15 @@ def test_an_evaluation_waits_for_another_of_the_same_run(make_run: Make) -> None
         target=evaluate_command.run, args=(evaluate_command.Config([config.out]), console)
     )
     console.print = lambda *given: (lines.write(f"{given}\n"), told.set())  # type: ignore[method-assign]
-    with evaluate.evaluation_of(RunFolder(config.out), QUIET):
+    with evaluate.evaluation_of(RunFolder(config.out), QUIET), pytest.MonkeyPatch.context() as patch:
+        # The best may become another while it waits, which is then the one that is scored.
+        patch.setattr(evaluate_command, "best_step", lambda run: -1)
         result = RunFolder(config.out).folder.stat("result.json")
         evaluating.start()
         assert told.wait(20)
         assert "another command works there" in lines.getvalue()
         assert RunFolder(config.out).folder.stat("result.json") == result
+        patch.undo()
     evaluating.join()
     assert RunFolder(config.out).folder.stat("result.json") != result
 

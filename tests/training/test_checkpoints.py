@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from forebrain.errors import CheckpointError
-from forebrain.sealed import unsealed
+from forebrain.sealed import sealed, unsealed
 from forebrain.training import checkpoints
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain_registry.storage import Folder
@@ -129,6 +129,18 @@ def test_a_checkpoint_that_another_attempt_commits_meanwhile_is_not_taken_for_da
     assert steps(store) == [10, 30]
 
 
+@pytest.mark.parametrize("left", [b"", sealed({"format": "forebrain-checkpoint-4", "step": 10})])
+def test_records_of_which_none_can_be_read_are_not_taken_for_no_run(
+    store: CheckpointStore, left: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(store, 10)
+    store.folder.write("00000010.json", left)
+    for _ in range(3):
+        with pytest.raises(CheckpointError, match=r"damaged, or of another version .* in 00000010\.json"):
+            store.newest()
+    assert caplog.text.count("not a commit record") == 1
+
+
 def test_a_record_that_is_listed_and_stays_away_is_an_error(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +216,7 @@ def test_a_reader_goes_on_when_what_it_reads_is_removed(store: CheckpointStore, 
 KILLED_WRITER = """
 import os, signal, sys
 from forebrain_registry.storage import Folder
-from forebrain.sealed import unsealed
+from forebrain.sealed import sealed, unsealed
 from forebrain.training import checkpoints
 from forebrain.training.checkpoints import CheckpointStore
 

@@ -97,7 +97,41 @@ def test_two_drivers_of_one_run_leave_each_step_once(tmp_path: Path) -> None:
     two.append(rows(1, 2, 3))
     one.append(rows(3, 4))
     two.append(rows(4))
+    assert [row["step"] for row in one.read()] == [1, 2, 3, 4]
+    two.rewind(4)
     assert steps_in(folder) == [1, 2, 3, 4]
+
+
+def test_no_row_goes_that_another_driver_adds_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path)
+    one, two = MetricsFile(folder), MetricsFile(folder)
+    for each in (one, two):
+        each.rewind(0)
+    one.append(rows(1))
+    read = MetricsFile.read
+
+    def then_the_other_adds(metrics: MetricsFile) -> list[dict[str, Any]]:
+        found = read(metrics)
+        monkeypatch.setattr(MetricsFile, "read", read)
+        one.append(rows(2))
+        return found
+
+    monkeypatch.setattr(MetricsFile, "read", then_the_other_adds)
+    two.append(rows(1))
+    one.read()
+    assert [row["step"] for row in one.read()] == [1, 2]
+
+
+def test_rows_stand_on_their_own_behind_a_line_that_another_driver_left_half(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    metrics = MetricsFile(folder)
+    metrics.rewind(0)
+    metrics.append(rows(1))
+    folder.write("metrics.jsonl", folder.read("metrics.jsonl") + b'{"kind": "st')
+    metrics.append(rows(2))
+    assert [row["step"] for row in metrics.read()] == [1, 2]
 
 
 def test_on_a_full_disk_nothing_of_the_rows_is_kept_and_the_error_names_the_file(

@@ -60,8 +60,8 @@ def run(config: Config, console: Console) -> int:
         compare_runs(config, config.out, console)
         return 0
     folder = RunFolder(config.run[0])
-    best = best_step(folder)
     with evaluation_of(folder, console):
+        best = best_step(folder)
         scores, evaluations = evaluate_run(folder, config.data, config.full, console, config.session)
         require_best(folder, best)
         folder.write_result({**(folder.read_result() or {}), **scores})

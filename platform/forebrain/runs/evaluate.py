@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -33,6 +34,7 @@ from forebrain_registry.storage import scratch
 
 EVALUATION = "evaluation"  # where tables and pictures are, in the run folder
 REPORT = "report.md"
+_log = logging.getLogger(__name__)
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test", "held_out")
 
 
@@ -122,7 +124,8 @@ def evaluation_of(run: RunFolder, console: Console) -> Iterator[None]:
     """Holds a run's evaluation, so that tables, pictures and result.json are of one; of another it is waited
     for."""
     is_run = run.read_config() is not None  # else whoever evaluates says so, and nothing is made there
-    with alone(run.folder.child(EVALUATION), console.print) if is_run else contextlib.nullcontext():
+    tell = _log.warning if console.quiet else console.print  # a trial's says nothing, and may wait for long
+    with alone(run.folder.child(EVALUATION), tell) if is_run else contextlib.nullcontext():
         yield
 
 

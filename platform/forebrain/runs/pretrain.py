@@ -50,17 +50,18 @@ def pretrain(config: PretrainConfig, console: Console, listen: Listener = lambda
     config = _resolved(config, run)
     if moved_from := run.check_config(config):
         console.print(f"{config.data} holds the data that were at {moved_from} when the run began.")
-    if run.is_finished(config):
-        if _was_brief(config, run):
-            with alone(run.folder):
-                _evaluate_in_full(config, run, console)
-            return run.uri
-        console.print(f"Nothing is left to do in {run.uri}; give another --out for a new run.")
-        console.print("This run, of the same config, is finished; result.json has its scores.")
-        _say_what_changed(config, run, console)
+    if not run.is_finished(config):
+        with alone(run.folder):
+            if not run.is_finished(config):  # by another command, that was seen to the end
+                _run(config, run, console, listen)
+                return run.uri
+    if _was_brief(config, run):
+        with alone(run.folder):
+            _evaluate_in_full(config, run, console)
         return run.uri
-    with alone(run.folder):
-        _run(config, run, console, listen)
+    console.print(f"Nothing is left to do in {run.uri}; give another --out for a new run.")
+    console.print("This run, of the same config, is finished; result.json has its scores.")
+    _say_what_changed(config, run, console)
     return run.uri
 
 

@@ -88,6 +88,7 @@ class CheckpointStore:
     def __init__(self, folder: Folder, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
         self._damaged: set[str] = set()  # folders of checkpoints that `newest` passed over
+        self._told: set[str] = set()  # records that are none
 
     def folder_of(self, step: int, attempt: str) -> str:
         """The folder that an attempt writes the files of a checkpoint into; `attempt` from `new_attempt`."""
@@ -153,7 +154,11 @@ class CheckpointStore:
                 except FileNotFoundError:
                     missing = name  # removed by a writer, since it was listed; there are newer ones then
                 except (ValueError, KeyError, TypeError) as error:
-                    _log.warning("%s: not a commit record (%s); ignored.", self.folder.uri_of(name), error)
+                    if name not in self._told:
+                        _log.warning(
+                            "%s: not a commit record (%s); ignored.", self.folder.uri_of(name), error
+                        )
+                    self._told.add(name)
             if not missing:
                 return sorted(found, key=lambda checkpoint: checkpoint.step)
         raise CheckpointError(
@@ -224,10 +229,10 @@ class CheckpointStore:
 
     def _newest_besides(self, damaged: Collection[str]) -> Checkpoint | None:
         left = [checkpoint for checkpoint in self.committed() if checkpoint.folder not in damaged]
-        if damaged and not left:
+        if not left and (names := self._record_names()):
             raise CheckpointError(
-                f"{self.folder.uri}: every checkpoint is damaged, the newest in {next(iter(damaged))}. "
-                "Restore one from a copy, or give another --out to start over."
+                f"{self.folder.uri}: every checkpoint is damaged, or of another version of forebrain, the "
+                f"newest in {max(names)}. Restore one from a copy, or give another --out to start over."
             )
         return left[-1] if left else None
 

@@ -66,11 +66,13 @@ class MetricsFile:
             return
         if not self._run.is_local:
             self._add_part(_lines(rows))
-        elif self._size_now() == self._size:
-            self._append_lines(_lines(rows))
         else:
-            # Another driver of the same run writes here too. Its steps are the same as ours.
-            self._rewrite([*self.read(), *rows])
+            # Another driver of the same run may write here too, as one that stood still for long. Its steps
+            # are the same as ours, and `read` takes each once.
+            size = self._size_now()
+            is_whole = size in (0, self._size) or self._run.read(NAME).endswith(b"\n")
+            self._size = size
+            self._append_lines((b"" if is_whole else b"\n") + _lines(rows))
 
     def join(self) -> None:
         """Brings all rows into metrics.jsonl, where they lie in parts."""
