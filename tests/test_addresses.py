@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebrain.adaptation.artifact import new_folder, require_new
+from forebrain.adaptation.artifact import begun, new_folder
 from forebrain.adaptation.origin import registry_address
 from forebrain.adaptation.plan_file import read_plan
 from forebrain.commands import main, parse_command
@@ -114,7 +114,7 @@ def test_nothing_is_made_where_a_link_to_another_disk_leads_nowhere(tmp_path: Pa
             with pytest.raises(StorageError, match=r"runs is a link to .*nas/runs, which is not there"):
                 Folder(address)
             with pytest.raises(StorageError, match=r"runs is a link to .*nas/runs, which is not there"):
-                require_new(address)
+                begun(address).__enter__()
     assert not (tmp_path / "nas").exists()
 
 
@@ -124,7 +124,7 @@ def test_where_only_a_path_will_do_an_address_elsewhere_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StorageError, match="expected a path on this machine"):
-        require_new(address)
+        begun(address).__enter__()
     serve = ["live", "serve", "--untrained_units", "3", "--threads", "1"]
     (tmp_path / "kept").mkdir()
     np.save(tmp_path / "kept" / "a.npy", np.random.default_rng(0).normal(size=(60, 3)))
@@ -145,7 +145,6 @@ def test_where_only_a_path_will_do_an_address_elsewhere_is_refused(
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "x" * 238 + "é", "脳" * 85])
 def test_a_name_as_long_as_the_disk_takes_it_works(tmp_path: Path, name: str) -> None:
-    require_new(tmp_path / name)
     with new_folder(tmp_path / name) as folder:
         (folder / "a").write_text("1")
     (tmp_path / "files").mkdir()
@@ -157,7 +156,7 @@ def test_a_name_as_long_as_the_disk_takes_it_works(tmp_path: Path, name: str) ->
 
 def test_a_name_that_is_longer_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="File name too long"):
-        require_new(tmp_path / ("x" * 256))
+        begun(tmp_path / ("x" * 256)).__enter__()
 
 
 def test_a_recording_of_the_longest_name_is_saved_read_and_prepared(tmp_path: Path) -> None:

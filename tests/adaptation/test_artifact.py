@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -24,8 +23,8 @@ from forebrain.adaptation.artifact import (
     RECORD,
     RESULT,
     STACK,
+    begun,
     new_folder,
-    require_new,
 )
 from forebrain.adaptation.backbone import Backbone
 from forebrain.errors import AdaptationError, RecordingError, StorageError
@@ -339,8 +338,9 @@ def test_an_empty_folder_that_no_other_takes_the_place_of_is_refused_before_any_
         monkeypatch.chdir(there)
         out = Path()
     with pytest.raises(StorageError, match=rf"{what}.*takes the place of. Name one in it"):
-        require_new(out)
-    require_new(out / "worm9")
+        begun(out).__enter__()
+    with new_folder(out / "worm9"):
+        pass
     with new_folder(tmp_path / "empty") as folder:
         (tmp_path / "empty").mkdir()
         (folder / "file").write_text("whole")
@@ -348,39 +348,32 @@ def test_an_empty_folder_that_no_other_takes_the_place_of_is_refused_before_any_
 
 
 @pytest.mark.parametrize("when", ["before it is written", "while it is written"])
-@pytest.mark.parametrize("how", ["unmounted", "gone with its disk", "mounted again"])
+@pytest.mark.parametrize("how", ["unmounted", "gone", "mounted again"])
 def test_a_disk_that_is_unmounted_meanwhile_is_said_and_nothing_is_made_in_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, how: str
+    tmp_path: Path, when: str, how: str
 ) -> None:
-    disk = tmp_path / "disk"
+    disk, away = tmp_path / "disk", tmp_path / "away"
     disk.mkdir()
-    above, found = require_new(disk / "runs" / "worm9"), disk.stat()
-    assert above.path == disk
 
     def goes() -> None:
-        if how == "gone with its disk":
-            disk.rename(tmp_path / "away")
-            return
-        number = found.st_ino + (how == "unmounted")
-        other = os.stat_result((found.st_mode, number, found.st_dev + 1, *found[3:10]))
-        stat = Path.stat
-        monkeypatch.setattr(
-            Path, "stat", lambda path, **given: other if path == disk else stat(path, **given)
-        )
+        disk.rename(away)
+        if how == "unmounted":  # the folder below, which a disk mounted by a second name has the numbers of
+            disk.mkdir()
+        if how == "mounted again":
+            away.rename(disk)
 
-    if when == "before it is written":
-        goes()
-    refused = pytest.raises(StorageError, match=rf"{disk}: is not the folder that was there when this began")
+    refused = pytest.raises(StorageError, match=rf"{disk}/runs/worm9: could not be written \(No such file")
     with (
         contextlib.nullcontext() if how == "mounted again" else refused,
-        new_folder(disk / "runs" / "worm9", above) as folder,
+        new_folder(disk / "runs" / "worm9") as folder,
     ):
+        if when == "before it is written":
+            goes()
         (folder / "file").write_text("whole")
         if when == "while it is written":
             goes()
-    written = [path.name for path in tmp_path.rglob("worm9/file")]
-    assert written == ["file"] * (how == "mounted again")
-    assert how == "mounted again" or when == "while it is written" or not (disk / "runs").exists()
+    assert [path.name for path in tmp_path.rglob("worm9/file")] == ["file"] * (how == "mounted again")
+    assert how == "mounted again" or not (disk / "runs").exists()
 
 
 def a_recording(**given: object) -> Session:
@@ -437,7 +430,11 @@ def test_a_recording_whose_frame_times_tell_its_rate_is_resampled_again(
 
 def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(StorageError, match="file is no folder that can be written to"):
-        require_new(tmp_path / "file" / "runs" / "worm9")
-    require_new(tmp_path / "new" / "runs" / "worm9")
+    with (
+        pytest.raises(StorageError, match=r"worm9: Not a directory. Choose another"),
+        begun(tmp_path / "file" / "runs" / "worm9"),
+    ):
+        raise AssertionError("never entered")
+    with begun(tmp_path / "new" / "runs" / "worm9") as folder:
+        assert folder.parent == tmp_path / "new" / "runs"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

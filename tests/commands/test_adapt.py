@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from forebrain.adaptation.adapted import Adapted
-from forebrain.commands import main
+from forebrain.adaptation.comparison import Comparison
+from forebrain.commands import adapt, main
 from forebrain.sessions.session import Session
 from forebrain_registry import Registry
 
@@ -194,17 +197,66 @@ def test_a_full_disk_and_a_folder_that_is_there_are_refused(
     def full(*arguments: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     with monkeypatch.context() as patch:
         patch.setattr("matplotlib.figure.Figure.savefig", full)
         assert main(command(mode="none")) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial"))
+    assert not list((tmp_path / "temporary").iterdir())
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
     assert main(command(mode="none")) == 1
     assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "out" / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("how", ["working folder moved", "moved", "unmounted", "filled"])
+def test_an_adaptation_is_not_lost_where_its_folder_is_gone_or_full_after_the_work(
+    how: str,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = command(mode="none", out="runs/out")
+    lab, other, kept = tmp_path / "lab", tmp_path / "other", tmp_path / "kept"
+    (lab / "runs").mkdir(parents=True)
+    kept.mkdir()
+    monkeypatch.chdir(lab)
+    monkeypatch.setattr("tempfile.tempdir", str(kept))
+    compare, savefig = adapt.compare, Figure.savefig
+
+    def full(figure: Figure, path: Path, **given: Any) -> None:
+        if not path.is_relative_to(kept):
+            raise OSError(28, "No space left on device")
+        savefig(figure, path, **given)
+
+    def then_goes(*arguments: Any, **given: Any) -> Comparison:
+        comparison = compare(*arguments, **given)
+        if how == "working folder moved":
+            lab.rename(other)
+        if how in ("moved", "unmounted"):
+            Path("runs").rename(other)
+        if how == "unmounted":
+            Path("runs").mkdir()
+        if how == "filled":
+            monkeypatch.setattr(Figure, "savefig", full)
+        return comparison
+
+    monkeypatch.setattr(adapt, "compare", then_goes)
+    if how == "working folder moved":
+        assert main(given) == 0
+        Adapted.load(other / "runs" / "out")
+        return
+    assert main(given) == 1
+    (found,) = kept.glob("*/out")
+    error = " ".join(capsys.readouterr().err.split())
+    assert "error: runs/out: could not be made (" in error and f"The adaptation is in {found}, whole" in error
+    assert Adapted.load(found).identity.subject == "w9" and (found / "report.md").exists()
+    assert not list(lab.rglob("runs/*"))
 
 
 def test_several_recordings_get_a_folder_each_and_a_table(

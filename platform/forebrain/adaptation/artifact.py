@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import safetensors.numpy
 import safetensors.torch
@@ -320,48 +320,61 @@ def read_scores(folder: Path, name: str, record: bytes) -> dict[str, Any] | None
         ) from error
 
 
-class Above(NamedTuple):
-    """The folder above one that is to be made, as it was found."""
+@contextlib.contextmanager
+def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to fill, which gets its name once the block ends without an error; else nothing is left.
 
-    path: Path
-    found: os.stat_result
-
-    def require_same(self) -> None:
-        """Raises StorageError where it is gone, or lies on another disk, whose folders have other numbers.
-        A disk that was mounted again has another number itself, and some disks number folders anew."""
-        with contextlib.suppress(FileNotFoundError):
-            now = self.path.stat()
-            if now.st_dev == self.found.st_dev or now.st_ino == self.found.st_ino:
-                return
-        raise StorageError(
-            f"{self.path}: is not the folder that was there when this began, as where its disk was "
-            "unmounted; nothing of this was kept. Mount it again, or choose another folder, and give the "
-            "same command again."
-        )
+    Raises:
+        StorageError: there is something of that name that is no empty folder, or the disk is full.
+    """
+    with begun(target) as partial, finished(partial, target):
+        yield partial
 
 
 @contextlib.contextmanager
-def new_folder(target: str | os.PathLike[str], above: Above | None = None) -> Iterator[Path]:
-    """A folder to fill, which gets its name once the block ends without an error; else nothing is left.
+def begun(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """The empty folder that is to be filled and get a name, from before the work on; at the end it is gone.
 
-    Args:
-        above: as it was found before the work; None for as it is now.
+    Where it is no longer found after the work, the folder above was moved, or a disk mounted or unmounted:
+    whatever was made there would lie elsewhere than meant, or hidden.
 
     Raises:
-        StorageError: there is something of that name that is no empty folder, the disk is full, or another
-            than before.
+        StorageError: there is something of that name that is no empty folder, or none that another can take
+            the place of; or it cannot be made.
     """
-    target = path_here(target).absolute()
-    found = require_new(target)
-    above = above or found
-    tell_of_partial_beside(target)
-    partial = partial_beside(target)
+    target = path_here(target)  # as given: a relative one is found where the working folder is moved
+    Folder(target.absolute())  # which none is behind a link to nothing
     try:
-        above.require_same()
+        if target.exists():
+            if not target.is_dir() or any(target.iterdir()):
+                raise StorageError(f"{target}: exists already. Give a folder that does not.")
+            if what := _stays(target.absolute()):
+                raise StorageError(f"{target}: is {what}, which no other takes the place of. Name one in it.")
+        missing = [each for each in target.parents if not each.exists()]
+        tell_of_partial_beside(target)
+        partial = partial_beside(target)
         partial.mkdir(parents=True)
+    except OSError as error:  # a name that is too long, a folder that may not be looked at or written to
+        raise StorageError(f"{target}: {error.strerror}. Choose another folder.") from error
+    try:
         yield partial
-        above.require_same()
-        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # they hold the folder
+            for each in missing:
+                each.rmdir()
+
+
+@contextlib.contextmanager
+def finished(partial: Path, target: str | os.PathLike[str]) -> Iterator[None]:
+    """Gives what was `begun` its name, once the block that fills it ends without an error.
+
+    Raises:
+        StorageError: it is no longer there, the disk is full, or something else has the name.
+    """
+    try:
+        yield
+        partial.replace(path_here(target))
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise StorageError(
@@ -374,31 +387,6 @@ def new_folder(target: str | os.PathLike[str], above: Above | None = None) -> It
             f"{target}: could not be written ({error.strerror or error}); nothing of it was kept. {mend}, or "
             "choose another folder, and give the same command again."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def require_new(target: str | os.PathLike[str]) -> Above:
-    """The folder above one that is to be made.
-
-    Raises:
-        StorageError: there is something of that name that is no empty folder, or none that another can take
-            the place of; or it cannot be made.
-    """
-    target = path_here(target)
-    Folder(target.absolute())  # which none is behind a link to nothing
-    try:
-        if target.exists():
-            if not target.is_dir() or any(target.iterdir()):
-                raise StorageError(f"{target}: exists already. Give a folder that does not.")
-            if what := _stays(target.absolute()):
-                raise StorageError(f"{target}: is {what}, which no other takes the place of. Name one in it.")
-    except OSError as error:  # a name that is too long, a folder that may not be looked at
-        raise StorageError(f"{target}: {error.strerror}. Choose another folder.") from error
-    above = next(each for each in target.absolute().parents if each.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise StorageError(f"{target}: {above} is no folder that can be written to. Choose another folder.")
-    return Above(above, above.stat())
 
 
 def _stays(folder: Path) -> str | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import uuid
 from pathlib import Path
 
-from forebrain.adaptation.artifact import Above, new_folder
+from forebrain.adaptation.artifact import finished, new_folder
 from forebrain.adaptation.comparison import Comparison
+from forebrain.errors import StorageError
 from forebrain.evaluation import figures, tables
 from forebrain.evaluation.examples import make_example
 from forebrain.evaluation.report import UNITS_SHOWN
@@ -17,21 +20,44 @@ from forebrain_registry.lines import one_line
 from forebrain_registry.storage import path_here
 
 
-def save_comparison(comparison: Comparison, out: str | os.PathLike[str], above: Above | None = None) -> Path:
+def save_comparison(comparison: Comparison, out: str | os.PathLike[str]) -> Path:
     """Writes adaptation, result.json, report.md and pictures; the folder appears whole or not at all.
 
-    Args:
-        above: the folder above it, as it was found before the work; None for as it is now.
+    Raises:
+        StorageError: there is something of that name, or the disk is full.
+    """
+    with new_folder(out) as folder:
+        _write(comparison, folder)
+    return path_here(out)
+
+
+def finish_comparison(comparison: Comparison, folder: Path, out: str | os.PathLike[str]) -> None:
+    """The same in a folder that was `begun` before the work, which is not lost where that cannot be filled.
 
     Raises:
-        StorageError: there is something of that name, the disk is full, or another than before.
+        StorageError: it cannot; the error names the folder that has all instead.
     """
-    with new_folder(out, above) as folder:
-        comparison.artifact().write_into(folder)
-        (folder / "units.csv").write_text(comparison.units().to_csv(), encoding="utf-8")
-        _draw(comparison, folder)
-        (folder / "report.md").write_text(_report(comparison), encoding="utf-8")
-    return path_here(out)
+    try:
+        with finished(folder, out):
+            _write(comparison, folder)
+    except StorageError as error:
+        try:
+            own = Path(tempfile.gettempdir(), f"forebrain-{uuid.uuid4().hex[:8]}")
+            kept = save_comparison(comparison, own / path_here(out).name)
+        except (OSError, StorageError):
+            raise error from error.__cause__
+        raise StorageError(
+            f"{out}: could not be made ({error.__cause__}). Its folder was moved or removed, its disk "
+            "unmounted or filled, or something mounted or written there meanwhile. The adaptation is in "
+            f"{kept}, whole; move it from there."
+        ) from error
+
+
+def _write(comparison: Comparison, folder: Path) -> None:
+    comparison.artifact().write_into(folder)
+    (folder / "units.csv").write_text(comparison.units().to_csv(), encoding="utf-8")
+    _draw(comparison, folder)
+    (folder / "report.md").write_text(_report(comparison), encoding="utf-8")
 
 
 def _draw(comparison: Comparison, folder: Path) -> None:

@@ -14,13 +14,13 @@ from typing import Literal
 from rich.console import Console
 
 from forebrain.adaptation.adapting import Mode, default_mode
-from forebrain.adaptation.artifact import require_new
+from forebrain.adaptation.artifact import begun
 from forebrain.adaptation.backbone import Backbone
 from forebrain.adaptation.choice import choose_model
-from forebrain.adaptation.comparison import compare
+from forebrain.adaptation.comparison import Comparison, compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.recording import open_session, with_rate
-from forebrain.adaptation.report import save_comparison
+from forebrain.adaptation.report import finish_comparison
 from forebrain.console import Follower
 from forebrain.errors import ConfigError
 from forebrain.evaluation.tables import intervals, known_inputs, overview
@@ -115,23 +115,9 @@ def run(config: Config, console: Console) -> int:
     """Adapts, and says whether it was worth it; 1 where no session of several could be adapted to."""
     if config.each or len(config.recording) > 1 or len(find_all(config.recording)) > 1:
         return _adapt_each(config, console)
-    above = require_new(config.out)
-    session = open_session(config.recording[0], config.session)
-    session = with_rate(session, config.rate_hz)
-    model = config.model
-    if model is None:
-        choice = choose_model(session, config.registry)
-        console.print(choice.why)
-        model, config = choice.reference, replace(config, registry=choice.registry)
-    backbone = _opened(model, config)
-    mode = "none" if model == NO_MODEL else config.mode or default_mode(backbone.model, config.minutes)
-    with config.fit.few_threads(session.num_units):
-        comparison = compare(
-            backbone, session, mode, config.fit, config.resample, progress=Follower(console),
-            inputs=[] if config.inputs == [NO_MODEL] else config.inputs,
-            hold_out=_held_out(config.hold_out), minutes=config.minutes,
-        )  # fmt: skip
-    save_comparison(comparison, config.out, above)
+    with begun(config.out) as folder:
+        comparison = _compared(config, console)
+        finish_comparison(comparison, folder, config.out)
     for finding in comparison.findings():
         console.print(finding)
     console.print(overview(comparison.test).to_rich())
@@ -144,6 +130,25 @@ def run(config: Config, console: Console) -> int:
     console.print(comparison.verdict())
     console.print(f"Report and pictures: {config.out}/report.md")
     return 0
+
+
+def _compared(config: Config, console: Console) -> Comparison:
+    """Adapts to one recording, beside what that can do for itself."""
+    session = open_session(config.recording[0], config.session)
+    session = with_rate(session, config.rate_hz)
+    model = config.model
+    if model is None:
+        choice = choose_model(session, config.registry)
+        console.print(choice.why)
+        model, config = choice.reference, replace(config, registry=choice.registry)
+    backbone = _opened(model, config)
+    mode = "none" if model == NO_MODEL else config.mode or default_mode(backbone.model, config.minutes)
+    with config.fit.few_threads(session.num_units):
+        return compare(
+            backbone, session, mode, config.fit, config.resample, progress=Follower(console),
+            inputs=[] if config.inputs == [NO_MODEL] else config.inputs,
+            hold_out=_held_out(config.hold_out), minutes=config.minutes,
+        )  # fmt: skip
 
 
 def _opened(model: str, config: Config) -> Backbone:
