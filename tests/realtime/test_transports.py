@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -260,6 +261,30 @@ def test_what_cannot_be_opened_leaves_no_context_for_the_collection_of_garbage_t
     with pytest.raises(ConfigError, match="nowhere"):
         opened()
     assert [context.closed for context in made] == [True]
+
+
+def test_what_is_let_go_in_a_cycle_of_references_is_closed_and_not_waited_for() -> None:
+    script = """
+import gc
+from forebrain.realtime.zeromq import *
+at = "tcp://127.0.0.1:*"
+opened = [RequestPort(at, 99), StreamPort(at, at, 99), Publisher(at)]
+opened += [Subscriber(opened[2].address), RequestClient(opened[0].address), StreamClient(*opened[1].address)]
+contexts = [each._context for each in opened]
+for each in opened:
+    each.itself = each
+del opened, each
+gc.collect()
+assert all(context.closed for context in contexts)
+
+class Rig:
+    def __init__(self):
+        self.client, self.itself = RequestClient("tcp://127.0.0.1:9"), self
+
+Rig()
+gc.collect()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
 def test_nobody_at_the_address_is_a_clear_error() -> None:

@@ -16,6 +16,7 @@ import socket as posix
 import struct
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,7 +150,28 @@ class _Place:
             )
 
 
-class RequestPort:
+class _Sockets:
+    """Holds sockets of a context of its own, and closes them when asked to, or once nobody holds it.
+
+    Where it goes in a cycle of references, the collection of garbage would take it, its context and its
+    sockets at once; a context then no longer knows its sockets, and waits for ever for them to be closed. So
+    both are kept by who closes them.
+    """
+
+    def __init__(self) -> None:
+        self._context, self._opened = _context(), list[zmq.Socket]()
+        self._end = weakref.finalize(self, _destroy, self._context, self._opened)
+        self._end.atexit = False  # others may be using it still
+
+    def _open(self, kind: int) -> zmq.Socket:
+        self._opened.append(self._context.socket(kind))
+        return self._opened[-1]
+
+    def close(self) -> None:
+        self._end()
+
+
+class RequestPort(_Sockets):
     """Answers each request: REP. Frames are taken from one sender at a time, see `_Place`.
 
     Args:
@@ -159,8 +181,8 @@ class RequestPort:
     """
 
     def __init__(self, address: str, max_bytes: int, rate_hz: float | None = None) -> None:
-        self._context = _context()
-        self._socket = self._context.socket(zmq.REP)
+        super().__init__()
+        self._socket = self._open(zmq.REP)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self.address = _bind(self._socket, address)
         self._place = _Place(self._socket, rate_hz)
@@ -183,11 +205,8 @@ class RequestPort:
         self._place.give_back()
         self._socket.send(encode_error(error))
 
-    def close(self) -> None:
-        self._context.destroy()
 
-
-class StreamPort:
+class StreamPort(_Sockets):
     """Listens to frames and publishes forecasts: SUB and PUB. Frames are taken from one sender at a time, see
     `_Place`.
 
@@ -198,12 +217,12 @@ class StreamPort:
     """
 
     def __init__(self, frames: str, forecasts: str, max_bytes: int, rate_hz: float | None = None) -> None:
-        self._context = _context()
-        self._frames = self._context.socket(zmq.SUB)
+        super().__init__()
+        self._frames = self._open(zmq.SUB)
         self._frames.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self._frames.setsockopt(zmq.RCVHWM, QUEUED_FRAMES)
         self._frames.setsockopt(zmq.SUBSCRIBE, b"")
-        self._forecasts = self._context.socket(zmq.PUB)
+        self._forecasts = self._open(zmq.PUB)
         self.address = _bind(self._frames, frames), _bind(self._forecasts, forecasts)
         self._place = _Place(self._frames, rate_hz)
 
@@ -225,11 +244,8 @@ class StreamPort:
         self._place.give_back()
         self._forecasts.send(encode_error(error))
 
-    def close(self) -> None:
-        self._context.destroy()
 
-
-class Publisher:
+class Publisher(_Sockets):
     """Gives messages to whoever listens: PUB. It never waits: a listener who is behind misses some.
 
     Args:
@@ -237,19 +253,16 @@ class Publisher:
     """
 
     def __init__(self, address: str) -> None:
-        self._context = _context()
-        self._socket = self._context.socket(zmq.PUB)
+        super().__init__()
+        self._socket = self._open(zmq.PUB)
         self._socket.setsockopt(zmq.SNDHWM, QUEUED_PICTURES)
         self.address = _bind(self._socket, address)
 
     def send(self, message: bytes) -> None:
         self._socket.send(message, zmq.NOBLOCK)
 
-    def close(self) -> None:
-        self._context.destroy()
 
-
-class Subscriber:
+class Subscriber(_Sockets):
     """Listens to a `Publisher`; one that is away is found again.
 
     Args:
@@ -257,8 +270,8 @@ class Subscriber:
     """
 
     def __init__(self, address: str) -> None:
-        self._context = _context()
-        self._socket = self._context.socket(zmq.SUB)
+        super().__init__()
+        self._socket = self._open(zmq.SUB)
         self._socket.setsockopt(zmq.RCVHWM, QUEUED_PICTURES)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         _connect(self._socket, address)
@@ -266,9 +279,6 @@ class Subscriber:
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message, None if none comes in time."""
         return self._socket.recv() if _poll(self._socket, timeout_s) else None
-
-    def close(self) -> None:
-        self._context.destroy()
 
 
 class _Sender:
@@ -303,7 +313,7 @@ class _Sender:
         return reply
 
 
-class RequestClient:
+class RequestClient(_Sockets):
     """Sends a frame and gets its forecast: REQ. A lost answer does not block the next request.
 
     While nobody is at the address nothing is sent, and nothing kept: a server that comes back gets no frames
@@ -315,8 +325,8 @@ class RequestClient:
     def __init__(self, address: str) -> None:
         self.address = address
         self._sender = _Sender()
-        self._context = _context()
-        self._socket = self._context.socket(zmq.REQ)
+        super().__init__()
+        self._socket = self._open(zmq.REQ)
         self._socket.setsockopt(zmq.REQ_RELAXED, 1)
         self._socket.setsockopt(zmq.REQ_CORRELATE, 1)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -384,9 +394,6 @@ class RequestClient:
             raise self._silence(self._asked_s)
         return reply
 
-    def close(self) -> None:
-        self._context.destroy()
-
     def _send(self, message: bytes, timeout_s: float) -> None:
         self._asked_s = timeout_s
         if not _poll(self._socket, timeout_s, zmq.POLLOUT):
@@ -402,7 +409,7 @@ class RequestClient:
         return self._sender.heard(self._socket.recv()) if _poll(self._socket, timeout_s) else None
 
 
-class StreamClient:
+class StreamClient(_Sockets):
     """Publishes frames and listens to forecasts: PUB and SUB.
 
     Streams find each other a moment after connecting; `ready` waits for it, so that no frame is lost. A
@@ -413,9 +420,9 @@ class StreamClient:
 
     def __init__(self, frames: str, forecasts: str) -> None:
         self._sender = _Sender()
-        self._context = _context()
-        self._frames = self._context.socket(zmq.PUB)
-        self._forecasts = self._context.socket(zmq.SUB)
+        super().__init__()
+        self._frames = self._open(zmq.PUB)
+        self._forecasts = self._open(zmq.SUB)
         self._forecasts.setsockopt(zmq.SUBSCRIBE, b"")
         _connect(self._frames, frames)
         _connect(self._forecasts, forecasts)
@@ -456,15 +463,16 @@ class StreamClient:
         reply = self._sender.heard(self._forecasts.recv())
         return reply if isinstance(reply, Forecast) else None
 
-    def close(self) -> None:
-        self._context.destroy()
-
 
 def _context() -> zmq.Context:
     """A context whose sockets, when closed, do not wait for a peer that is gone to take what was sent."""
     context = zmq.Context()
     context.linger = 0
     return context
+
+
+def _destroy(context: zmq.Context, opened: list[zmq.Socket]) -> None:
+    context.destroy()
 
 
 def _request(socket: zmq.Socket, place: _Place) -> Frame | Question:
