@@ -268,6 +268,52 @@ def test_a_record_whose_last_frames_are_not_what_was_recorded_is_gone_on_with_be
     )
 
 
+@pytest.mark.parametrize("counted", [0, 15])
+def test_frames_that_lie_behind_the_count_are_gone_on_behind(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture, counted: int
+) -> None:
+    """As a power cut leaves it where frames reached the disk and their number did not."""
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames[:20])
+    recorder.close()
+    with path.open("rb+") as file:
+        file.seek(4)
+        file.write(counted.to_bytes(4, "big"))
+        os.truncate(path, path.stat().st_size - 5)  # the last is not whole
+    again = Recorder(path, live, ABOUT)
+    assert f"{counted} frames were counted and 19 lie there whole" in caplog.text
+    record(again, live, frames[20:], first=20)
+    again.close()
+    session = fb.read(path)
+    np.testing.assert_array_equal(session.frames(0, 39), np.delete(frames, 19, axis=0))
+    assert session.segments == [(0, 19), (19, 39)]
+
+
+def test_frames_that_could_not_be_counted_do_not_come_back(
+    open_live: Open, frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, path = open_live(), tmp_path / "run.nc"
+    recorder = Recorder(path, live, ABOUT)
+    write = recorder._write
+
+    def full(at: int, data: bytes) -> None:
+        if at == recorder_module._NUM_RECORDS_AT:
+            raise OSError(28, "No space left on device")
+        write(at, data)
+
+    record(recorder, live, frames[:10])
+    wait_for(recorder, 10)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(recorder, "_write", full)
+        recorder._append(bytes(recorder_module._checked(recorder._record(3))) * 5)
+    record(recorder, live, frames[10:12], first=10)
+    recorder.close()
+    again = Recorder(path, live, ABOUT)
+    again.close()
+    np.testing.assert_array_equal(fb.read(path).traces, frames[:12])
+
+
 @pytest.mark.parametrize("begun", [0, 10, 500])
 def test_a_record_whose_first_bytes_alone_were_written_is_begun_again(
     open_live: Open, frames: np.ndarray, tmp_path: Path, begun: int

@@ -156,16 +156,18 @@ class Recorder:
                 f"{self.path} is there already, and is no recording of these units by this adaptation, or "
                 "is one of an earlier version; nothing is overwritten. Name another file."
             )
-        whole = (self.path.stat().st_size - self._start) // self._dtype.itemsize
-        if number < whole and self._begins_anew(number):
+        there_are = (self.path.stat().st_size - self._start) // self._dtype.itemsize
+        whole = min(number, there_are)
+        while whole and not self._is_whole(whole - 1):
+            whole -= 1
+        while number <= whole < there_are and self._is_whole(whole):  # of a count that reached no disk
+            whole += 1
+        if self._begins_anew(max(number, whole)):
             raise ConfigError(
                 f"{self.path} holds one recording behind another, which would be overwritten. Name another "
                 "file."
             )
-        whole = min(number, whole)
-        while whole and (record := self._record(whole - 1)).tobytes() != _checked(record):
-            whole -= 1
-        if number > whole:  # a power cut, or a copy that was cut short
+        if number != whole:  # a kill, a power cut, or a copy that was cut short
             _log.warning("%s: %d frames were counted and %d lie there whole; it goes on behind them.",
                          self.path, number, whole)  # fmt: skip
             self._write(_NUM_RECORDS_AT, whole.to_bytes(4, "big"))
@@ -177,6 +179,10 @@ class Recorder:
     def _begins_anew(self, number: int) -> bool:
         """Whether another file begins behind the last record that is counted."""
         return self._read(self._start + number * self._dtype.itemsize, len(MAGIC)) == MAGIC
+
+    def _is_whole(self, number: int) -> bool:
+        record = self._record(number)
+        return bool(record.tobytes() == _checked(record))
 
     def _record(self, number: int) -> Any:
         data = self._read(self._start + number * self._dtype.itemsize, self._dtype.itemsize)
@@ -201,9 +207,15 @@ class Recorder:
     def _append(self, data: bytes) -> None:
         """First the records, then their number: whatever was counted lies there whole."""
         self._check_file()
-        self._write(self._start + self.num_recorded * self._dtype.itemsize, data)
+        end = self._start + self.num_recorded * self._dtype.itemsize
         num_recorded = self.num_recorded + len(data) // self._dtype.itemsize
-        self._write(_NUM_RECORDS_AT, num_recorded.to_bytes(4, "big"))
+        try:
+            self._write(end, data)
+            self._write(_NUM_RECORDS_AT, num_recorded.to_bytes(4, "big"))
+        except OSError:
+            with contextlib.suppress(OSError):  # counted as lost, they are not to be gone on behind one day
+                self._file.truncate(end)
+            raise
         self.num_recorded = num_recorded
 
     def _check_file(self) -> None:
