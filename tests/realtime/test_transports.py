@@ -333,6 +333,20 @@ def test_a_stream_is_ready_or_says_that_nobody_is_there_whatever_others_get(othe
         client.close()
 
 
+def test_an_lsl_rig_is_found_whatever_quotes_its_name_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lsl, "ALL_FOUND_S", 0.2)
+    for quotes in ("'s ", "a'b\"c'd"):
+        name = f"forebrain-test {quotes}{uuid.uuid4().hex[:8]}"
+        client = LslClient(name, 6, 5.0)
+        with contextlib.closing(LslPort(name, HORIZON, 6, 5.0, None)) as port:
+            while port._inlet is None:
+                port.receive(0.1)
+            client.ready()
+            with pytest.raises(ConfigError, match="there already"):
+                LslPort(name, HORIZON, 6, 5.0, None)
+        client.close()
+
+
 def test_lsl_channels_that_bear_the_names_of_units_are_taken_by_name(open_live: Open) -> None:
     name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
     live = open_live()
@@ -466,6 +480,29 @@ def test_of_forecasters_that_begin_at_one_moment_on_an_lsl_rig_one_stays(
         assert f"{name}-forecast is there already" in error
         (found,) = look(f"{name}-forecast", 10)
         assert found.uid() == port._outlet.get_info().uid()
+
+
+def test_a_forecaster_that_stood_still_gives_an_lsl_rig_up_to_one_that_began_meanwhile(
+    open_live: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lsl, "ALL_FOUND_S", 0.2)
+    name = f"forebrain-test-{uuid.uuid4().hex[:8]}"
+    with contextlib.closing(LslPort(name, HORIZON, 6, 5.0, None)) as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(port, "_receive", lambda timeout_s: time.sleep(0.5))
+            assert port.receive(0.0) is None
+        time.sleep(0.4)
+        assert port.receive(0.0) is None  # nobody began meanwhile
+        with monkeypatch.context() as patch:
+            patch.setattr(lsl, "_named", lambda name, timeout_s: [])  # as it does not answer
+            other = LslPort(name, HORIZON, 6, 5.0, None)
+            patch.setattr(port, "_receive", lambda timeout_s: time.sleep(0.5))
+            assert port.receive(0.0) is None
+        with contextlib.closing(other):
+            time.sleep(0.4)
+            with pytest.raises(ConfigError, match=f"{name}-forecast is there already"):
+                port.receive(0.0)
+            assert other.receive(0.0) is None
 
 
 def rig(name: str, labels: list[str]) -> pylsl.StreamOutlet:

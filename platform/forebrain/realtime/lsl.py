@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -81,6 +82,7 @@ class LslPort:
         about: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._require_alone(address)
+        self._address, self._look_for_others_s = address, math.inf
         self.name, _, source_id = address.partition("@")
         self._source_id = source_id or None
         self._told: list[str] = []  # where the stream comes from, as it was last told
@@ -88,7 +90,7 @@ class LslPort:
         described = _Described(about, horizon, self._unit_names)
         self._outlet = _outlet(forecast_name(address), 1 + horizon * num_units, rate_hz, described)
         try:
-            self._require_alone(address, self._outlet.get_info().uid())
+            self._require_alone(address, self._outlet.get_info().uid(), only_before=True)
         except ConfigError:
             del self._outlet  # which the error would keep
             raise
@@ -103,6 +105,23 @@ class LslPort:
         self._names: tuple[str, ...] = ()
 
     def receive(self, timeout_s: float) -> Frame | Question | None:
+        """The next frame, None if none comes in time.
+
+        Raises:
+            FrameError: there is a stream, and it cannot be read.
+            ConfigError: another forecaster of the rig began while this one stood still, and did not answer.
+        """
+        began = time.monotonic()
+        if began > self._look_for_others_s:
+            self._look_for_others_s = math.inf
+            self._require_alone(self._address, self._outlet.get_info().uid())
+        frame = self._receive(timeout_s)
+        # One that begins looks for others for so long, and may be about to give way to this one.
+        if (now := time.monotonic()) - began > timeout_s + 2 * ALL_FOUND_S:
+            self._look_for_others_s = now + 2 * ALL_FOUND_S
+        return frame
+
+    def _receive(self, timeout_s: float) -> Frame | None:
         if self._inlet is None:
             self._connect(timeout_s)
         if self._inlet is None:
@@ -139,11 +158,13 @@ class LslPort:
         self._inlet = self._quantiles = None
         del self._outlet
 
-    def _require_alone(self, address: str, own: str | None = None) -> None:
-        """Raises ConfigError if others' forecasts have the name; beside this outlet's `own` uid only where
-        another's comes first: of forecasters that were begun at one moment each sees all, and one stays."""
-        found = _named(forecast_name(address), 0.0)
-        if there := [stream for stream in found if own is None or stream.uid() < own]:
+    def _require_alone(self, address: str, own: str = "", only_before: bool = False) -> None:
+        """Raises ConfigError if forecasts of others than `own` uid have the name; or only where another's
+        comes first: of forecasters that were begun at one moment each sees all, and one stays."""
+        there = [stream for stream in _named(forecast_name(address), 0.0) if stream.uid() != own]
+        if only_before:
+            there = [stream for stream in there if stream.uid() < own]
+        if there:
             raise ConfigError(
                 f"the LSL stream {forecast_name(address)} is there already, from "
                 f"{' and '.join(sorted(map(_place, there)))}: another forecaster reads {address}, and who "
@@ -218,10 +239,12 @@ class LslPort:
 
 def _named(name: str, timeout_s: float) -> list[pylsl.StreamInfo]:
     """Every stream of a name; none if the first does not answer in time, nor a moment later."""
-    if timeout_s and not pylsl.resolve_byprop("name", name, minimum=1, timeout=timeout_s):
+    # resolve_byprop puts a name between apostrophes as it is, and finds none that has one itself.
+    quoted = "concat('" + name.replace("'", "', \"'\", '") + "')" if "'" in name else f"'{name}'"
+    if timeout_s and not pylsl.resolve_bypred(f"name={quoted}", 1, timeout_s):
         return []
     # Streams answer one after another: others of the name have a moment to do so too.
-    found: list[pylsl.StreamInfo] = pylsl.resolve_byprop("name", name, MOST_STREAMS, ALL_FOUND_S)
+    found: list[pylsl.StreamInfo] = pylsl.resolve_bypred(f"name={quoted}", MOST_STREAMS, ALL_FOUND_S)
     return found
 
 
