@@ -446,6 +446,19 @@ class TestOut:
         assert main(["plan", "--out", str(pipe), "--overwrite"]) == 2
         assert "a folder, device or pipe; expected a file" in capsys.readouterr().err and pipe.is_fifo()
 
+    def test_a_link_is_written_through_and_never_to_nothing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "disk").mkdir()
+        link, file = tmp_path / "link.json", tmp_path / "disk" / "plan.json"
+        link.symlink_to(file)
+        assert main(["plan", "--out", str(link), "--overwrite"]) == 1
+        assert "is a link to" in capsys.readouterr().err and not file.exists()
+        file.write_text("mine")
+        assert main(["plan", "--out", str(link)]) == 2 and "--overwrite" in capsys.readouterr().err
+        assert main(["plan", "--out", str(link), "--overwrite"]) == 0
+        assert link.is_symlink() and file.read_text().startswith("{")
+
     @pytest.mark.parametrize(
         "words",
         [

@@ -11,7 +11,7 @@ from forebrain.adaptation.plans import ExtrapolationWarning
 from forebrain.errors import ConfigError
 from forebrain.sessions.preprocessing import RateWarning, ValuesWarning
 from forebrain_registry.lines import one_line
-from forebrain_registry.storage import file_at
+from forebrain_registry.storage import Folder, file_at
 
 
 def require_free(out: str | None, overwrite: bool, option: str = "out") -> None:
@@ -19,11 +19,11 @@ def require_free(out: str | None, overwrite: bool, option: str = "out") -> None:
 
     Raises:
         ConfigError: there is one that is not to be written over, or that is no file.
-        StorageError: its folder cannot be written to.
+        StorageError: its folder cannot be written to, or it is a link to nothing.
     """
     if out is None:
         return
-    folder, name = file_at(out)
+    folder, name = _place(out)
     if not overwrite and folder.exists(name):
         raise ConfigError(
             f"{option} is {out}, which exists. Give --overwrite to replace it, or another --{option}."
@@ -35,8 +35,22 @@ def require_free(out: str | None, overwrite: bool, option: str = "out") -> None:
 
 def write_out(out: str, data: bytes) -> None:
     """Writes a file whole, on a disk or in an object store."""
-    folder, name = file_at(out)
+    folder, name = _place(out)
     folder.write(name, data)
+
+
+def _place(out: str) -> tuple[Folder, str]:
+    """Where a file lies, whatever links lead there: one that is written replaces none of them.
+
+    Raises:
+        StorageError: it is a link to nothing.
+    """
+    folder, name = file_at(out)
+    if not folder.is_local or not (path := folder.local_path(name)).is_symlink():
+        return folder, name
+    if str(path.readlink()).startswith("/proc/"):  # such as /dev/stdout, which is refused as it is
+        return folder, name
+    return file_at(folder.child(name).uri)
 
 
 @contextmanager
