@@ -132,9 +132,11 @@ def _take(out: Folder, record: bytes, waiting: Callable[[str], None] | None) -> 
         except _HeldError as error:
             if waiting is None and (error.stat is None or seen not in (None, error.stat)):
                 raise StudyError(f"{error} Wait until it has ended, or give another --out.") from error
-            seen = error.stat
+            seen, missing = error.stat, 0
             if not is_told:
-                (waiting or _log.warning)(f"{error} This one waits until it has ended.")
+                then = f"Whether it still does shows within {LOST_S:.0f} s."
+                then = then if waiting is None else "This one waits until it has ended."
+                (waiting or _log.warning)(f"{error} {then}")
                 is_told = True
             time.sleep(LOOK_AGAIN_S)
             continue
