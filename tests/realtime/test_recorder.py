@@ -40,6 +40,14 @@ def record(
     return np.stack(forecasts)
 
 
+def recorded(path: Path, live: LiveForecaster, frames: np.ndarray) -> Recorder:
+    """Whose file is whole and closed."""
+    recorder = Recorder(path, live, ABOUT)
+    record(recorder, live, frames)
+    recorder.close()
+    return recorder
+
+
 @pytest.fixture
 def frames(small: Small) -> np.ndarray:
     frames = activity(40, small.preprocessing)
@@ -227,9 +235,7 @@ def test_a_record_that_was_cut_short_is_gone_on_with_behind_its_last_whole_frame
 ) -> None:
     """As a power cut leaves it, after which the disk may have the number of records and not the last ones."""
     live, path = open_live(), tmp_path / "run.nc"
-    recorder = Recorder(path, live, ABOUT)
-    record(recorder, live, frames[:20])
-    recorder.close()
+    recorder = recorded(path, live, frames[:20])
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size - recorder._dtype.itemsize * 3 // 2)
     session = fb.read(path)
@@ -251,9 +257,7 @@ def test_a_record_whose_last_frames_are_not_what_was_recorded_is_gone_on_with_be
 ) -> None:
     """As a power cut leaves it where the file had grown and its last blocks were not written."""
     live, path = open_live(), tmp_path / "run.nc"
-    recorder = Recorder(path, live, ABOUT)
-    record(recorder, live, frames[:20])
-    recorder.close()
+    recorder = recorded(path, live, frames[:20])
     kept = recorder._start + int((whole + 0.5 * (whole > 0)) * recorder._dtype.itemsize)
     size = path.stat().st_size
     os.truncate(path, kept)
@@ -274,9 +278,7 @@ def test_frames_that_lie_behind_the_count_are_gone_on_behind(
 ) -> None:
     """As a power cut leaves it where frames reached the disk and their number did not."""
     live, path = open_live(), tmp_path / "run.nc"
-    recorder = Recorder(path, live, ABOUT)
-    record(recorder, live, frames[:20])
-    recorder.close()
+    recorder = recorded(path, live, frames[:20])
     with path.open("rb+") as file:
         file.seek(4)
         file.write(counted.to_bytes(4, "big"))

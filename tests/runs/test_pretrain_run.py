@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,26 +129,27 @@ def test_a_run_that_another_command_has_finished_meanwhile_stays_as_it_is(
     assert "Nothing is left to do" in lines.getvalue() and "Evaluating" not in lines.getvalue()
 
 
-def test_an_evaluation_waits_for_another_of_the_same_run(make_run: Make) -> None:
-    config, told = make_run(), threading.Event()
+def test_an_evaluation_waits_for_another_of_the_same_run(
+    make_run: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_run()
     pretrain(config, QUIET)
-    lines = io.StringIO()
-    console = Console(file=lines, width=300)
+    run = RunFolder(config.out)
     evaluating = threading.Thread(
-        target=evaluate_command.run, args=(evaluate_command.Config([config.out]), console)
+        target=evaluate_command.run, args=(evaluate_command.Config([config.out]), QUIET)
     )
-    console.print = lambda *given: (lines.write(f"{given}\n"), told.set())  # type: ignore[method-assign]
-    with evaluate.evaluation_of(RunFolder(config.out), QUIET), pytest.MonkeyPatch.context() as patch:
+    with evaluate.evaluation_of(run), pytest.MonkeyPatch.context() as patch:
         # The best may become another while it waits, which is then the one that is scored.
         patch.setattr(evaluate_command, "best_step", lambda run: -1)
-        result = RunFolder(config.out).folder.stat("result.json")
+        result, deadline = run.folder.stat("result.json"), time.monotonic() + 20
         evaluating.start()
-        assert told.wait(20)
-        assert "another command works there" in lines.getvalue()
-        assert RunFolder(config.out).folder.stat("result.json") == result
+        while "another command works there" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert run.folder.stat("result.json") == result
         patch.undo()
     evaluating.join()
-    assert RunFolder(config.out).folder.stat("result.json") != result
+    assert run.folder.stat("result.json") != result
 
 
 def test_a_best_checkpoint_that_was_the_newest_and_is_gone_is_told(

@@ -60,7 +60,7 @@ def run(config: Config, console: Console) -> int:
         compare_runs(config, config.out, console)
         return 0
     folder = RunFolder(config.run[0])
-    with evaluation_of(folder, console):
+    with evaluation_of(folder):
         best = best_step(folder)
         scores, evaluations = evaluate_run(folder, config.data, config.full, console, config.session)
         require_best(folder, best)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -119,14 +119,12 @@ def evaluate_run(
     }, parts
 
 
-@contextlib.contextmanager
-def evaluation_of(run: RunFolder, console: Console) -> Iterator[None]:
+def evaluation_of(run: RunFolder) -> contextlib.AbstractContextManager[None]:
     """Holds a run's evaluation, so that tables, pictures and result.json are of one; of another it is waited
-    for."""
-    is_run = run.read_config() is not None  # else whoever evaluates says so, and nothing is made there
-    tell = _log.warning if console.quiet else console.print  # a trial's says nothing, and may wait for long
-    with alone(run.folder.child(EVALUATION), tell) if is_run else contextlib.nullcontext():
-        yield
+    for, with a warning."""
+    if run.read_config() is None:  # whoever evaluates says so, and nothing is made there
+        return contextlib.nullcontext()
+    return alone(run.folder.child(EVALUATION), _log.warning)
 
 
 def best_step(run: RunFolder) -> int | None:

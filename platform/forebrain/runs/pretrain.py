@@ -76,7 +76,7 @@ def _run(config: PretrainConfig, run: RunFolder, console: Console, listen: Liste
         run.claim(config)
     _show_skipped(ended.skipped, console)
     console.print("Evaluating the best checkpoint beside copy, mean and linear forecasts ...")
-    with evaluation_of(run, console):
+    with evaluation_of(run):
         scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
         show_evaluation(run, evaluations, console)
         seconds = time.perf_counter() - began
@@ -113,7 +113,7 @@ def _evaluate_in_full(config: PretrainConfig, run: RunFolder, console: Console) 
     """Adds to a finished run what a brief one left out."""
     console.print("This run is finished, and was brief; evaluating its best checkpoint again ...")
     run.claim(config)
-    with evaluation_of(run, console):
+    with evaluation_of(run):
         scores, evaluations = evaluate_run(run, None, config.evaluation.full, console)
         show_evaluation(run, evaluations, console)
         run.check_config(config)

@@ -17,7 +17,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -216,19 +216,18 @@ class CheckpointStore:
         """
         gather = _alone if group is None else group.gather_from
         decides = group is None or group.is_first
-        damaged: list[str] = []  # the newest first
-        while checkpoint := gather(lambda: self._newest_besides(damaged) if decides else None)[0]:
+        self._damaged.clear()
+        while checkpoint := gather(lambda: self._newest_besides_damaged() if decides else None)[0]:
             contents, problems = self._read_together(checkpoint, units, gather)
             if not problems:
                 return checkpoint, contents
-            damaged.append(checkpoint.folder)
             self._damaged.add(checkpoint.folder)
             for problem in filter(None, problems if decides else ()):
                 _log.warning("%s Trying the one before.", problem)
         return None
 
-    def _newest_besides(self, damaged: Collection[str]) -> Checkpoint | None:
-        left = [checkpoint for checkpoint in self.committed() if checkpoint.folder not in damaged]
+    def _newest_besides_damaged(self) -> Checkpoint | None:
+        left = [checkpoint for checkpoint in self.committed() if checkpoint.folder not in self._damaged]
         if not left and (names := self._record_names()):
             raise CheckpointError(
                 f"{self.folder.uri}: every checkpoint is damaged, or of another version of forebrain, the "
