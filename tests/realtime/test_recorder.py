@@ -278,7 +278,7 @@ def test_frames_that_lie_behind_the_count_are_gone_on_behind(
 ) -> None:
     """As a power cut leaves it where frames reached the disk and their number did not."""
     live, path = open_live(), tmp_path / "run.nc"
-    recorder = recorded(path, live, frames[:20])
+    recorded(path, live, frames[:20])
     with path.open("rb+") as file:
         file.seek(4)
         file.write(counted.to_bytes(4, "big"))
