@@ -180,6 +180,18 @@ def test_a_run_says_how_right_its_intervals_are_beside_the_baselines(run: Run) -
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["MLP", "normal", "ar_valql"]
 
 
+def test_intervals_of_very_many_sessions_are_scored_of_some_of_each_data_set(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_run, "INTERVAL_SESSIONS", 1)
+    result, _, _ = run(evaluation={"windows_per_session": 8})
+    scored, datasets = result["uncertainty"]["by_session"], result["test"]["by_dataset"]
+    assert len(scored) == len(datasets) < len(result["test"]["by_session"])
+    assert set(result["uncertainty"]["by_dataset"]) == set(datasets)
+    every, _, _ = run("full")
+    assert set(every["uncertainty"]["by_session"]) == set(every["test"]["by_session"])
+
+
 def test_a_brief_evaluation_has_the_same_scores_and_neither_intervals_nor_pictures(run: Run) -> None:
     brief, folder, _ = run("brief", pictures=True, evaluation={"full": True, "brief": True})
     whole, _, _ = run()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,9 @@ from forebrain_registry.storage import scratch
 
 EVALUATION = "evaluation"  # where tables and pictures are, in the run folder
 REPORT = "report.md"
+# Regressions are fitted to each session that intervals are scored of, which takes longer than all its other
+# scores; of more sessions than these the means hardly move.
+INTERVAL_SESSIONS = 512
 _log = logging.getLogger(__name__)
 SCORED_PARTS: tuple[Part, ...] = ("validation", "test", "held_out")
 
@@ -198,13 +202,33 @@ def _uncertainty(
     console: Console,
 ) -> dict[str, Any] | None:
     """The block `uncertainty` of result.json: intervals calibrated on the validation part, scored on the test
-    part."""
+    part; of many sessions, where not every window is scored, of some."""
     sessions = sessions_to_score(windows, "test", trained.interfaces)
+    if limit is not None and len(sessions) > INTERVAL_SESSIONS:
+        some = _some_of_each(sessions, windows)
+        console.print(
+            f"intervals are scored of {len(some):,} of {len(sessions):,} sessions, evenly spaced in each "
+            "data set; of all with `forebrain evaluate --full`"
+        )
+        sessions = some
     model = trained.config.model.title
     return assess(
         model, forecaster, windows, sessions=sessions, windows_per_session=limit, seed=trained.config.seed,
         as_scored=windows.as_scored, progress=partial(Follower(console), "scoring intervals: session"),
     ).result(model)  # fmt: skip
+
+
+def _some_of_each(sessions: Sequence[int], windows: ShardWindows) -> list[int]:
+    """INTERVAL_SESSIONS of the sessions, by data set as many as its part of them, rounded up."""
+    groups: dict[str, list[int]] = {}
+    for number in sessions:
+        groups.setdefault(windows.sessions[number].dataset, []).append(number)
+    share = INTERVAL_SESSIONS / len(sessions)
+    return sorted(
+        group[int(place)]
+        for group in groups.values()
+        for place in np.linspace(0, len(group) - 1, math.ceil(share * len(group)))
+    )
 
 
 def held_out_ids(windows: ShardWindows) -> set[str]:

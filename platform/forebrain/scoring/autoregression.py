@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -125,10 +124,10 @@ def fit_autoregression(
     Raises:
         ValueError: the training or the validation part has no window.
     """
-    train, validation = (_windows(source, session, (part,), units) for part in ("train", "validation"))
-    both = _windows(source, session, ("train", "validation"), units)
+    train, validation = (_windows(source, session, part, units) for part in ("train", "validation"))
     if not (len(train[0]) and len(validation[0])):
         raise ValueError(f"{source.sessions[session].id} has no window to fit or choose an autoregression on")
+    both = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
     num_units = train[0].shape[2]
     gram, moment = _normal_equations(train)
     best_loss, best_order = np.full(num_units, np.inf), np.ones(num_units, int)
@@ -155,15 +154,14 @@ def fit_autoregression(
 _Windows = tuple[np.ndarray, np.ndarray]  # context [W, C, N], target [W, H, N]
 
 
-def _windows(source: WindowSource, session: int, parts: Sequence[Part], units: np.ndarray | None) -> _Windows:
+def _windows(source: WindowSource, session: int, part: Part, units: np.ndarray | None) -> _Windows:
     found: list[_Windows] = []
     chosen = slice(None) if units is None else units
-    for part in parts:
-        count = source.num_windows(session, part)
-        numbers = np.arange(0, count, max(1, -(-count // MAX_FIT_WINDOWS)))
-        for first in range(0, len(numbers), 256):
-            context, target, _ = source.read(session, part, numbers[first : first + 256])
-            found.append((context[..., chosen], target[..., chosen]))
+    count = source.num_windows(session, part)
+    numbers = np.arange(0, count, max(1, -(-count // MAX_FIT_WINDOWS)))
+    for first in range(0, len(numbers), 256):
+        context, target, _ = source.read(session, part, numbers[first : first + 256])
+        found.append((context[..., chosen], target[..., chosen]))
     if not found:
         return np.zeros((0, source.context, 0)), np.zeros((0, source.horizon, 0))
     contexts, targets = zip(*found, strict=True)
