@@ -42,7 +42,7 @@ from forebrain_registry.records import (
     checked_metadata,
     require_side_by_side,
 )
-from forebrain_registry.registry import NUMBER_FORMAT, GivenNumber, Registry
+from forebrain_registry.registry import MAX_NOTE_BYTES, NUMBER_FORMAT, GivenNumber, Registry
 from forebrain_registry.storage import Folder, path_here
 
 METADATA = "metadata.json"
@@ -104,6 +104,7 @@ def publish(
         version = _same_version(registry, name, record)
         if version is not None:
             _store_lacking(registry, sources | of_interfaces)
+            _note_number(registry, version)
         else:
             version = _store_version(registry, name, content, sources | of_interfaces, last, record)
     if version.content != content:
@@ -154,8 +155,10 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
         sources = {stored: _fetched(source, stored, scratch) for stored in lacking}
         if copied is None:
             copied = _store_version(target, version.name, version.content, sources, last)
-        elif sources:
-            _store_blobs(target, sources, set(lacking))
+        else:
+            if sources:
+                _store_blobs(target, sources, set(lacking))
+            _note_number(target, copied)
     for bundle in source.signatures(version):
         target.add_signature(copied, bundle)
     why = source.deprecations(version.name).get(version.number)
@@ -464,8 +467,7 @@ def _create_version(
     """Creates the record under the first number after `last` that no version had, or that this very one has.
     Where it meets a version like `like` before, it returns that."""
     store = registry.writer()
-    versions, numbers = layout.versions_folder(name), layout.numbers_folder(name)
-    note = strict_json.dump(GivenNumber(NUMBER_FORMAT, hashlib.sha256(content).hexdigest()))
+    versions = layout.versions_folder(name)
     for number in range(last + 1, min(last + 10_000, layout.MAX_NUMBER + 1)):
         record = layout.record_name(versions, number)
         try:
@@ -478,15 +480,27 @@ def _create_version(
             raise StorageError(
                 f"{error} Before publishing again: `list {name}` tells whether {name}@{number} is there."
             ) from error
-        try:
-            # Not before the record: of a publisher that was killed in between it would seem to be lost.
-            with _published(registry, name, number):
-                store.create(layout.record_name(numbers, number), note)
-        except FileExistsError:  # another's, whose record was removed since `last` was read
-            store.remove_file(record)
-            continue
-        return Version.parse(content, number, name)
+        version = Version.parse(content, number, name)
+        # Not before the record: of a publisher that was killed in between it would seem to be lost.
+        with _published(registry, name, number):
+            is_noted = _note_number(registry, version)
+        if is_noted:
+            return version
+        store.remove_file(record)  # the number is another's, whose record was removed since `last` was read
     raise ConflictError(f"{store.uri}: {name}: no free number after {last}; the listing seems out of date.")
+
+
+def _note_number(registry: Registry, version: Version) -> bool:
+    """Notes that a version was given its number; False where it is noted that another was. Also for one whose
+    publisher was killed in between."""
+    name = layout.record_name(layout.numbers_folder(version.name), version.number)
+    note = strict_json.dump(GivenNumber(NUMBER_FORMAT, version.digest))
+    store = registry.writer()
+    try:
+        store.create(name, note)
+    except FileExistsError:
+        return store.read(name, MAX_NOTE_BYTES) == note
+    return True
 
 
 def _known(registry: Registry, name: str) -> dict[str, Version]:

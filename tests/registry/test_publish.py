@@ -1108,6 +1108,31 @@ def test_an_error_once_a_version_is_published_says_that_it_is(
     assert len(registry.versions("worm")) == 1
 
 
+@pytest.mark.parametrize("how", ["publish", "copy"])
+def test_what_a_publisher_had_no_time_to_note_is_noted_by_the_next_and_the_first_finds_its_version(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Killed or stopped between the record and the note of its number."""
+    create, other, met = Folder.create, Registry(tmp_path / "other"), []
+    put(other)
+
+    def store() -> Version:
+        return put(registry) if how == "publish" else copy(other, "worm", registry)
+
+    def stand_still(store_of: Folder, name: str, data: bytes) -> None:
+        if "/numbers/" in name and not met:
+            met.append("stopped")
+            store()
+            assert registry.store.exists(name)
+        create(store_of, name, data)
+
+    monkeypatch.setattr(Folder, "create", stand_still)
+    assert str(store()) == "worm@1" and met
+    assert len(registry.versions("worm")) == 1 and verify(registry).problems == []
+    (Path(registry.uri) / "models/worm/numbers/00000001.json").unlink()
+    assert str(store()) == "worm@1" and len(registry.listing("worm").given) == 1
+
+
 def test_an_error_as_a_version_is_published_says_how_to_see_whether_it_was(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
