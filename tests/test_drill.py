@@ -1,0 +1,78 @@
+"""Commands that are killed, stopped or refused at each thing that they do in a folder, by drill.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SOME = [
+    ("prepare", "killed", 6),
+    ("prepare-more", "unreadable", 53),
+    ("publish", "stopped", 11),
+    ("copy", "full", 13),
+    ("live", "killed", 29),
+]
+EACH = [
+    *(
+        (name, fault, 1)
+        for name in ("prepare", "prepare-more", "forecast")
+        for fault in ("killed", "unwritable")
+    ),
+    *(
+        (name, fault, 1)
+        for name in ("publish", "copy", "pull", "alias")
+        for fault in ("killed", "stopped", "full")
+    ),
+    *((name, "unreadable", 5) for name in ("prepare", "prepare-more", "publish", "copy", "pull", "forecast")),
+    *((name, "stopped", 3) for name in ("prepare", "prepare-more", "adapt", "rivals")),
+    *((name, "killed", 11) for name in ("pretrain", "evaluate", "adapt", "rivals", "live")),
+    *((name, "unreadable", 301) for name in ("pretrain", "evaluate", "adapt")),
+    *((name, "full", 23) for name in ("pretrain", "evaluate", "adapt", "live")),
+]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    paths = f"{HERE}:{HERE.parent / 'platform'}:{HERE.parent / 'registry'}"
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "every"), [*SOME, *(pytest.param(*each, marks=pytest.mark.slow) for each in EACH)]
+)
+def test_wherever_a_command_meets_a_fault_it_leaves_in_the_end_what_an_undisturbed_one_leaves(
+    name: str, fault: str, every: int
+) -> None:
+    drilled = run(str(HERE / "drill.py"), name, fault, str(every))
+    assert drilled.returncode == 0, drilled.stdout + drilled.stderr
+
+
+CARELESS = """
+import sys
+from pathlib import Path
+from drill import Scenario, drill
+
+def careless():
+    try:
+        before = Path("recs/fish0.npz").stat().st_size
+    except OSError:  # taken for no recording
+        before = 0
+    if not Path("out").exists():
+        Path("out").mkdir()
+        Path("out/size").write_text(str(before))
+    return 0
+
+print(*drill(Scenario(careless), sys.argv[1], Path(sys.argv[2])), sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("fault", ["killed", "unreadable", "full"])
+def test_a_careless_command_shows(tmp_path: Path, fault: str) -> None:
+    drilled = run("-c", CARELESS, fault, str(tmp_path))
+    number, *shown = drilled.stdout.splitlines()
+    assert number.endswith("operations") and shown, drilled.stdout + drilled.stderr
