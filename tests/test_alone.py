@@ -37,7 +37,7 @@ from forebrain.studies.rivals import RivalsConfig
 from forebrain.studies.rivals import study as rivals_study
 from forebrain.studies.scaling import ScaleConfig, scale
 from forebrain.training.config import PretrainConfig
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, anchored, anchors, staying
 
 HOLD = """
 import sys, time
@@ -202,14 +202,39 @@ def test_a_file_that_is_listed_and_stays_away_is_told(
 def test_one_that_seemed_to_have_ended_says_so_and_takes_nothing_of_another_away(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StorageError, match="may be of both: run this one again"), alone(folder):
-        with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(module, "_machine", lambda: "another")
-            elsewhere.setattr(module, "LOST_S", 0.0)
-            with alone(folder):
-                assert folder.names() == ["held-2.json"]
+    with (
+        pytest.raises(StorageError, match="may be of both, or in part elsewhere: run"),
+        alone(folder),
+        monkeypatch.context() as elsewhere,
+    ):
+        elsewhere.setattr(module, "_machine", lambda: "another")
+        elsewhere.setattr(module, "LOST_S", 0.0)
+        elsewhere.setattr(staying, "_dropped", [])
+        with alone(folder):
+            assert folder.names() == ["held-2.json"]
         folder.write("held-1.json", b"of a third")
     assert folder.read("held-1.json") == b"of a third"
+
+
+def test_nothing_is_made_below_a_folder_that_is_held_and_gone_nor_by_who_works_for_its_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its disk is unmounted and what it was mounted at is left."""
+    out, elsewhere = Folder(tmp_path / "disk" / "study"), tmp_path / "elsewhere"
+    with alone(out):
+        out.write("trials/1/result.json", b"{}")
+        (tmp_path / "disk").rename(elsewhere)
+        for name in ("report.html", "trials/1/result.json", "trials/2/held-1.json"):
+            with pytest.raises(StorageError, match=r"study: is not there any more.*held-1\.json is missing"):
+                out.write(name, b"{}")
+        held = anchors()
+        with monkeypatch.context() as worker:
+            worker.setattr(staying, "_dropped", [])
+            with anchored(*held), pytest.raises(StorageError, match="nothing is made in its place"):
+                Folder(out.uri_of("trials/3")).write("result.json", b"{}")
+        assert not (tmp_path / "disk").exists()
+        elsewhere.rename(tmp_path / "disk")
+        out.write("trials/2/result.json", b"{}")  # it is back
 
 
 def test_one_that_brought_its_file_back_after_another_had_come_says_so(folder: Folder) -> None:

@@ -95,14 +95,16 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
     renewing = threading.Thread(target=_renew, args=(out, name, record, ended), daemon=True)
     renewing.start()
     try:
-        out.remove_partial(deep=False)
-        yield
+        with out.anchored_by(name):
+            out.remove_partial(deep=False)
+            yield
         newest = max(_holders(out), default=0)
         if name != f"held-{newest}.json" or not _is_there(out, name, record):
             raise StorageError(
-                f"{out.uri}: another command could take this folder, since {name} was removed, or not "
-                f"renewed for {LOST_S:.0f} s, as when this machine sleeps or the store is away. What lies "
-                "there may be of both: run this one again."
+                f"{out.uri}: {name} was removed, or not renewed for {LOST_S:.0f} s, as when this machine "
+                "sleeps, the store or disk is away, or the folder was moved, so that another command could "
+                "take it. What lies there may be of both, or in part elsewhere: run this one again where the "
+                "folder is."
             )
     finally:
         ended.set()
@@ -225,12 +227,18 @@ def _is_there(out: Folder, name: str, record: bytes) -> bool:
 
 
 def _renew(out: Folder, name: str, record: bytes, ended: threading.Event) -> None:
+    was_there = True
     while not ended.wait(RENEW_S):
         try:
-            if not _is_there(out, name, record):  # an error when the work has ended
-                _log.warning("%s: is gone; another command may work in its folder by now.", out.uri_of(name))
-                return
-            out.write(name, record)
+            is_there = _is_there(out, name, record)
+            if is_there:
+                out.write(name, record)
+            elif was_there:  # an error when the work has ended; its disk may be back by then
+                _log.warning(
+                    "%s: is gone; its disk is, or another command may work in its folder by now.",
+                    out.uri_of(name),
+                )
+            was_there = is_there
         except (StorageError, OSError) as error:
             _log.warning("%s: cannot be renewed (%s).", out.uri_of(name), error)
 

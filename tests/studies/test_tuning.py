@@ -139,8 +139,19 @@ def test_a_trial_whose_process_was_lost_is_noted(trials) -> None:
 def test_trials_that_a_signal_ended_are_left_to_go_on(trials) -> None:
     signals = StopSignals()
     signals.received = "SIGTERM"
-    tuning._Progress(trials, 2, make_console(), signals).on_trial_complete(1, [], on_trial(0))
-    assert tuning._WhenAsked(signals).stop_all() and unfinished(trials) == trials
+    progress = tuning._Progress(trials, 2, make_console(), signals)
+    progress.on_trial_complete(1, [], on_trial(0))
+    assert tuning._WhenAsked(progress).stop_all() and unfinished(trials) == trials
+
+
+def test_a_study_whose_folder_is_away_ends_with_the_error_of_that(trials) -> None:
+    """And not with Ray Tune's forty lines of where it met that, nor once all trials have tried."""
+    progress, out = tuning._Progress(trials, 2, make_console(), StopSignals()), Folder(trials[0].config.out)
+    assert not tuning._WhenAsked(progress).stop_all()
+    with out.anchored_by("held-1.json"):
+        progress.on_trial_error(1, [], on_trial(0, get_error=lambda: "not there any more"))
+    assert tuning._WhenAsked(progress).stop_all() and unfinished(trials) == trials
+    assert "is not there any more" in str(progress.error) and read_note(trials[0]) is None
 
 
 def test_the_lines_of_progress_count_what_is_done(trials, capsys) -> None:

@@ -47,7 +47,13 @@ from forebrain.sealed import sealed, unsealed
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
-from forebrain_registry.storage import Folder, partial_beside, path_here, tell_of_partial_beside
+from forebrain_registry.storage import (
+    Folder,
+    partial_beside,
+    path_here,
+    require_anchored,
+    tell_of_partial_beside,
+)
 
 FORMAT = "forebrain-adaptation-1"
 # With a stack, which a program of before would leave out in silence.
@@ -344,6 +350,7 @@ def begun(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = path_here(target)  # as given: a relative one is found where the working folder is moved
     Folder(target.absolute())  # which none is behind a link to nothing
+    require_anchored(target.absolute())
     try:
         if target.exists():
             if not target.is_dir() or any(target.iterdir()):

@@ -26,7 +26,7 @@ from ray.util.state import list_placement_groups
 from ray.util.state.exception import RayStateApiException
 from rich.console import Console
 
-from forebrain.errors import ConfigError, ForebrainError, StoppedError
+from forebrain.errors import ConfigError, ForebrainError, StoppedError, StorageError
 from forebrain.ray_runtime import quiet_ray, start_ray
 from forebrain.runs.pretrain import pretrain
 from forebrain.studies.notes import NOTE, Note, read_note, read_result, unfinished, whole_result
@@ -34,7 +34,7 @@ from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, StepDone, Validated
 from forebrain.training.run_folder import ray_uri_in
 from forebrain.training.stopping import StopSignals
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Anchor, Folder, anchored, anchors
 
 Answer = TypeVar("Answer")
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
@@ -92,7 +92,7 @@ def run_trials(
         os.environ.setdefault(name, value)
     quiet_ray()
     start_ray()
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by `_Progress`
     resources = _resources(todo[0])
     room = _room(todo[0])
     if room < (parallel or 1):
@@ -103,8 +103,9 @@ def run_trials(
     folder, name = Folder(out), uuid.uuid4().hex
     steps = todo[0].config.training.steps
     with StopSignals() as signals:
+        progress = _Progress(todo, len(trials), console, signals)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_run_trial, trials=todo), resources),
+            tune.with_resources(tune.with_parameters(_run_trial, trials=todo, held=anchors()), resources),
             param_space={"number": tune.grid_search(list(range(len(todo))))},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=min(parallel or room, room),
@@ -119,8 +120,8 @@ def run_trials(
                 name=name,
                 storage_path=ray_uri_in(folder),
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
-                callbacks=[_Progress(todo, len(trials), console, signals)],
-                stop=_WhenAsked(signals),
+                callbacks=[progress],
+                stop=_WhenAsked(progress),
                 verbose=0,
             ),
         )
@@ -132,12 +133,15 @@ def run_trials(
             folder.remove(f"ray/{name}")
             if not [trial for trial in unfinished(trials) if read_note(trial) is None]:
                 folder.remove("ray")  # else another process may be at them
+    if progress.error is not None:
+        raise progress.error
     if signals.received:
         raise StudyStoppedError(signals.received, len(unfinished(trials)))
 
 
-def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
-    """Trains and evaluates a trial, in a process of its own, and tells Tune of each validation."""
+def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial], held: Sequence[Anchor] = ()) -> None:
+    """Trains and evaluates a trial, in a process of its own, and tells Tune of each validation; where the
+    study's folder is held."""
     trial = trials[parameters["number"]]
     steps = trial.config.training.steps
     last = {"step": 0, "score": 0.0}
@@ -154,13 +158,14 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
             tune.report(dict(last))
             told_s = time.monotonic()
 
-    trial.run.folder.remove(NOTE)
-    try:
-        pretrain(trial.config, Console(quiet=True), tell)
-        whole_result(trial)
-    except Exception as error:
-        text = str(error) if isinstance(error, ForebrainError) else traceback.format_exc()
-        _write_note(trial, Note("failed", text))
+    with anchored(*held):
+        trial.run.folder.remove(NOTE)
+        try:
+            pretrain(trial.config, Console(quiet=True), tell)
+            whole_result(trial)
+        except Exception as error:
+            text = str(error) if isinstance(error, ForebrainError) else traceback.format_exc()
+            _write_note(trial, Note("failed", text))
     tune.report({**last, "step": steps})
 
 
@@ -169,51 +174,63 @@ def _write_note(trial: Trial, note: Note) -> None:
 
 
 class _WhenAsked(tune.Stopper):
-    """Ends the study when a signal came; running trials resume from their checkpoints the next time."""
+    """Ends the study when a signal came, or its folder cannot be written to; running trials resume from
+    their checkpoints the next time."""
 
-    def __init__(self, signals: StopSignals) -> None:
-        self._signals = signals
+    def __init__(self, progress: _Progress) -> None:
+        self._progress = progress
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._signals.received is not None
+        return self._progress.signals.received is not None or self._progress.error is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _WhenAsked, (StopSignals(),)  # of a snapshot, which nobody reads
+        return tune.stopper.NoopStopper, ()  # of a snapshot, which nobody reads
 
 
 class _Progress(tune.Callback):
-    """A line for each trial that ends, and a note for one whose process was lost or that was stopped."""
+    """A line for each trial that ends, and a note for one whose process was lost or that was stopped.
+
+    Attributes:
+        error: why a note could not be written; None while all could.
+    """
 
     def __init__(
         self, todo: Sequence[Trial], num_trials: int, console: Console, signals: StopSignals
     ) -> None:
-        self._todo, self._console, self._signals = todo, console, signals
+        self._todo, self._console, self.signals = todo, console, signals
+        self.error: StorageError | None = None
         self._num_trials = num_trials
         self._num_done = num_trials - len(todo)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if self._signals.received:
+        if self.signals.received:
             return
         ended = self._of(trial)
         note = read_note(ended)
         if read_result(ended) is None and note is None:
             step = trial.last_result.get("step")
             note = Note("stopped", f"stopped early after step {step}: it was behind the others.")
-            _write_note(ended, note)
+            self._keep(ended, note)
         self._tell(ended, note)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ended = self._of(trial)
         lines = str(trial.get_error() or "no reason was given").strip().splitlines()
         note = Note("failed", f"its process was lost {RESTARTS + 1} times; the last time: {lines[-1]}")
-        _write_note(ended, note)
+        self._keep(ended, note)
         self._tell(ended, note)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tune.Callback, ()  # as above
+
+    def _keep(self, trial: Trial, note: Note) -> None:
+        try:
+            _write_note(trial, note)
+        except StorageError as error:  # which Tune would tell in forty lines
+            self.error = error
 
     def _of(self, trial: Any) -> Trial:
         return self._todo[trial.config["number"]]

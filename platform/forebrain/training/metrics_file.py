@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from forebrain.errors import StorageError
-from forebrain_registry.storage import Folder
+from forebrain_registry.storage import Folder, require_anchored
 
 Row = dict[str, Any]
 NAME = "metrics.jsonl"
@@ -111,6 +111,7 @@ class MetricsFile:
 
     def _append_lines(self, data: bytes) -> None:
         path = self._run.local_path(NAME)
+        require_anchored(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as stream:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from forebrain_registry.errors import StorageError
 from forebrain_registry.storage.local_disk import LocalDisk, full_disk, is_partial
 from forebrain_registry.storage.stat import Stat
+from forebrain_registry.storage.staying import Anchor, anchored
 
 if TYPE_CHECKING:
     from forebrain_registry.storage.object_store import ObjectStore
@@ -82,6 +83,12 @@ class Folder:
     def staying(self) -> contextlib.AbstractContextManager[None]:
         """Within the block a local folder that is there is not made anew where it is moved away."""
         return self._place.staying() if isinstance(self._place, LocalDisk) else contextlib.nullcontext()
+
+    def anchored_by(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Within the block nothing is made in a local folder once a file of it is gone."""
+        if not isinstance(self._place, LocalDisk):
+            return contextlib.nullcontext()
+        return anchored(Anchor(self._place.root, self._place.root / name))
 
     def free_bytes(self) -> int | None:
         """Room on the disk that it lies on; None in an object store, which is never full."""

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from forebrain_registry.errors import StorageError
 from forebrain_registry.storage.stat import Stat
+from forebrain_registry.storage.staying import Anchor, anchored, require_anchored
 
 _log = logging.getLogger(__name__)
 PARTIAL = ".partial"
@@ -43,17 +44,10 @@ class LocalDisk:
 
     def __init__(self, root: Path, follow_links: bool) -> None:
         self.root, self._follow_links = root, follow_links
-        self._must_stay = False
 
-    @contextlib.contextmanager
-    def staying(self) -> Iterator[None]:
-        """Has writes within the block fail once the root, if it is there now, is gone: it was moved, and what
-        is made in its old place is missing in the new one."""
-        before, self._must_stay = self._must_stay, self.root.exists()
-        try:
-            yield
-        finally:
-            self._must_stay = before
+    def staying(self) -> contextlib.AbstractContextManager[None]:
+        """Has writes within the block fail once the root, if it is there now, is gone."""
+        return anchored(*([Anchor(self.root, self.root)] if self.root.exists() else []))
 
     def exists(self, name: str) -> bool:
         return self._stat(name) is not None
@@ -160,7 +154,7 @@ class LocalDisk:
         if not if_absent:
             _require_replaceable(target)
         partial = partial_beside(target)
-        made = self._make(target.parent)
+        made = _make_folder(target.parent)
         try:
             with full_disk(target):
                 yield partial
@@ -180,7 +174,7 @@ class LocalDisk:
         """Size and time of a file that is written now, and has no name that a kill could leave."""
         for _ in range(ATTEMPTS):
             try:
-                self._make(self.root)
+                _make_folder(self.root)
                 with _errors(self.root), tempfile.TemporaryFile(dir=self.root, suffix=PARTIAL) as stream:
                     stream.write(b"1")
                     stream.flush()
@@ -205,15 +199,6 @@ class LocalDisk:
                 for each in (first, second):
                     each.unlink(missing_ok=True)
         return True
-
-    def _make(self, folder: Path) -> list[Path]:
-        """The same as `_make_folder`, but not where the root was to stay and is gone."""
-        if self._must_stay and not self.root.exists():
-            raise StorageError(
-                f"{self.root}: is not there any more; it was moved or removed while this was at work, or its "
-                "disk was unmounted. Give the command again with the path where it is."
-            )
-        return _make_folder(folder)
 
     def _stat(self, name: str) -> os.stat_result | None:
         path = self.root / name
@@ -322,6 +307,7 @@ def _trouble(path: Path, error: OSError) -> StorageError:
 
 def _make_folder(folder: Path) -> list[Path]:
     """Makes a folder with those above it; returns the ones that were not there."""
+    require_anchored(folder)
     with _errors(folder):
         made = list(itertools.takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
         try:
