@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,9 @@ from forebrain import realtime
 from forebrain.errors import CheckpointError, FrameError, StorageError
 from forebrain.machine import since_boot
 from forebrain.models.base import Interface
-from forebrain.realtime import LiveConfig, LiveForecaster
+from forebrain.realtime import LiveConfig, LiveForecaster, closing
 from forebrain.realtime.names import hash_of_names
+from forebrain.realtime.recorder import Recorder
 from forebrain.realtime.state import StateFile, keeping
 from forebrain.realtime.zeromq import RequestPort
 from forebrain_registry.storage import Folder, partial_beside
@@ -349,6 +352,35 @@ def test_a_reset_waits_for_no_disk_that_stands_still(
     assert "was not written within 0.05 s, forecasting goes on" in caplog.text
     goes_on.set()
     state.close(live)
+
+
+@pytest.mark.parametrize("what", ["state", "record"])
+def test_the_end_says_which_disk_it_waits_for(
+    open_live: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    goes_on, is_said = threading.Event(), threading.Event()
+    monkeypatch.setattr(closing, "LONG_S", 0.05)
+    monkeypatch.setattr(closing._log, "warning", lambda *said: (logging.warning(*said), is_said.set()))
+    live, path = open_live(), tmp_path / what
+    if what == "state":
+        monkeypatch.setattr(Folder, "write", lambda self, name, data: goes_on.wait(20))
+        close = partial(StateFile(path, live, every_s=0).close, live)
+    else:
+        recorder = Recorder(path, live, {})
+        monkeypatch.setattr(Recorder, "_append", lambda self, data: goes_on.wait(20))
+        live.step(activity(1, live.preprocessing)[0])
+        recorder.frame(live)
+        close = recorder.close
+    closer = threading.Thread(target=close)
+    closer.start()
+    assert is_said.wait(20) and closer.is_alive()
+    goes_on.set()
+    closer.join()
+    assert [record.getMessage().split(" ", 1)[0] for record in caplog.records] == [f"{path}:"]
 
 
 def test_one_forecaster_at_a_time_keeps_a_state_file(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from safetensors.numpy import save
 
 from forebrain.errors import CheckpointError
 from forebrain.machine import since_boot
+from forebrain.realtime.closing import last_write
 from forebrain.realtime.forecaster import LiveForecaster, State
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain_registry.storage import PARTIAL, Folder, path_here
@@ -154,9 +155,10 @@ class StateFile:
 
     def close(self, live: LiveForecaster) -> None:
         """Writes the last state, and waits for it."""
-        self._put(live)
-        self._waiting.put(None)
-        self._writer.join()
+        with last_write(self.path):
+            self._put(live)
+            self._waiting.put(None)
+            self._writer.join()
 
     def _put(self, live: LiveForecaster) -> threading.Event:
         """Hands the state to the thread that writes it; set once that is done, or has failed."""
