@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from forebrain.errors import StorageError, StudyError
+from forebrain.machine import boot_id
 from forebrain.sealed import sealed, unsealed
 from forebrain_registry.storage import Folder, Stat
 
@@ -249,8 +250,7 @@ def _machine() -> str | None:
     if sys.platform == "win32":
         return None
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        return f"{boot_id()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # no Linux
         return platform.node()
 

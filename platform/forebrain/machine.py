@@ -1,9 +1,11 @@
-"""The share of this machine that this process may use."""
+"""The share of this machine that this process may use, and how long this machine has run."""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,25 @@ def asked_threads() -> int | None:
     """OMP_NUM_THREADS; None where it is not set, or no number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isascii() and first.isdecimal() and int(first) else None
+
+
+@functools.cache
+def boot_id() -> str:
+    """What tells this start of this machine from its others, and from those of other machines.
+
+    Raises:
+        OSError: no Linux.
+    """
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+
+
+def since_boot() -> tuple[str, float] | None:
+    """Which start of this machine this is, and the seconds since, sleep among them, which nobody sets; None
+    where that is not known."""
+    try:
+        return boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (OSError, AttributeError):  # no Linux
+        return None
 
 
 def takes_sockets(folder: str) -> bool:

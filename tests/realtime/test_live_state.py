@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,11 @@ from test_transports import MAX_BYTES, served
 import forebrain as fb
 from forebrain import realtime
 from forebrain.errors import CheckpointError, FrameError, StorageError
+from forebrain.machine import since_boot
 from forebrain.models.base import Interface
-from forebrain.realtime import LiveConfig, LiveForecaster
+from forebrain.realtime import LiveConfig, LiveForecaster, closing
 from forebrain.realtime.names import hash_of_names
+from forebrain.realtime.recorder import Recorder
 from forebrain.realtime.state import StateFile, keeping
 from forebrain.realtime.zeromq import RequestPort
 from forebrain_registry.storage import Folder, partial_beside
@@ -62,7 +67,6 @@ def test_a_restored_forecaster_goes_on_bit_for_bit(
         (0.9, 5.0, None, None, 0),  # four frames can have come
         (1.1, 5.0, None, None, 1),
         (1.1, None, None, None, 1),
-        (-3600, 5.0, None, None, 1),  # a clock that was set back tells nothing
         (3 * 86400, 5.0, 20, None, 0),
         (3 * 86400, 5.0, None, 9.0, 0),
         (3 * 86400, 5.0, 30, None, 1),
@@ -90,6 +94,54 @@ def test_frames_that_nothing_places_begin_a_gap_where_the_forecaster_was_away_fo
     assert again.counts["gaps"] == gaps and again.source == ("warm-up" if gaps else "model")
     is_blind = gaps and index is None
     assert len(caplog.records) == is_blind and (not is_blind or "neither by an index" in caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("kept", "here", "clock_s", "words"),
+    [
+        (("a", 50.0), ("a", 50.9), 0.9, ""),
+        (("a", 50.0), ("a", 28850.0), 0.9, "frames of 2.88e+04 s"),  # the clock was set to before it slept
+        (("a", 50.0), ("a", 50.9), -3600, ""),
+        (("a", 50.0), ("a", 50.9), 3600, "frames of 3.6e+03 s"),  # a virtual machine stood still
+        (("a", 50.0), ("b", 50.9), 0.9, "any number of frames"),  # another boot, or another machine
+        (("a", 50.0), None, 0.9, "any number of frames"),
+        (None, ("a", 50.9), 0.9, ""),  # a state of an earlier version, or of another system
+        (None, None, 0.9, ""),
+        (None, None, -3600, "any number of frames"),  # a clock that was set back tells nothing
+    ],
+)
+def test_the_clock_alone_makes_no_state_young(
+    small: Small,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kept: tuple[str, float] | None,
+    here: tuple[str, float] | None,
+    clock_s: float,
+    words: str,
+) -> None:
+    """At boot it may go on from where it stood."""
+    frames, path = activity(21, small.preprocessing), tmp_path / "state"
+    live, again = (realtime.open(*known(small, "abcdef", rate_hz=5.0)) for _ in range(2))
+    for frame in frames[:20]:
+        live.step(frame)
+    StateFile(path, live, every_s=0, now=lambda: 1.8e9, since_boot=lambda: kept).close(live)
+    now = 1.8e9 + clock_s
+    assert StateFile(path, again, every_s=0, now=lambda: now, since_boot=lambda: here).restore(again)
+    again.step(frames[20])
+    assert again.source == ("warm-up" if words else "model")
+    assert f"{words} may be missing" in caplog.text if words else not caplog.records
+
+
+def test_a_state_says_when_it_was_kept_by_a_clock_that_nobody_sets(
+    small: Small, open_live: Open, tmp_path: Path
+) -> None:
+    live, again = open_live(), open_live()
+    for frame in activity(20, small.preprocessing):
+        live.step(frame)
+    StateFile(tmp_path / "state", live, every_s=0).close(live)
+    assert StateFile(tmp_path / "state", again, every_s=0, now=lambda: 0.0).restore(again)
+    is_known = since_boot() is not None
+    assert math.isfinite(again.state()[1]["away_s"]) == is_known
 
 
 def test_starts_that_saw_no_frame_make_no_state_younger(
@@ -300,6 +352,35 @@ def test_a_reset_waits_for_no_disk_that_stands_still(
     assert "was not written within 0.05 s, forecasting goes on" in caplog.text
     goes_on.set()
     state.close(live)
+
+
+@pytest.mark.parametrize("what", ["state", "record"])
+def test_the_end_says_which_disk_it_waits_for(
+    open_live: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    goes_on, is_said = threading.Event(), threading.Event()
+    monkeypatch.setattr(closing, "LONG_S", 0.05)
+    monkeypatch.setattr(closing._log, "warning", lambda *said: (logging.warning(*said), is_said.set()))
+    live, path = open_live(), tmp_path / what
+    if what == "state":
+        monkeypatch.setattr(Folder, "write", lambda self, name, data: goes_on.wait(20))
+        close = partial(StateFile(path, live, every_s=0).close, live)
+    else:
+        recorder = Recorder(path, live, {})
+        monkeypatch.setattr(Recorder, "_append", lambda self, data: goes_on.wait(20))
+        live.step(activity(1, live.preprocessing)[0])
+        recorder.frame(live)
+        close = recorder.close
+    closer = threading.Thread(target=close)
+    closer.start()
+    assert is_said.wait(20) and closer.is_alive()
+    goes_on.set()
+    closer.join()
+    assert [record.getMessage().split(" ", 1)[0] for record in caplog.records] == [f"{path}:"]
 
 
 def test_one_forecaster_at_a_time_keeps_a_state_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -712,9 +713,10 @@ class LiveForecaster:
         rate_hz = self.arrivals.rate_hz
         if rate_hz is not None and self._away_s * rate_hz < MIN_GAP_FRAMES:
             return
+        missing = f"frames of {self._away_s:.3g} s" if math.isfinite(self._away_s) else "any number of frames"
         _log.warning(
-            "frames of %.3g s may be missing, which the first frame since tells neither by an index nor by a "
-            "time: the window starts anew", self._away_s,
+            "%s may be missing, which the first frame since tells neither by an index nor by a time: the "
+            "window starts anew", missing,
         )  # fmt: skip
         self._gap()
 

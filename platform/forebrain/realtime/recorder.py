@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 
 from forebrain.errors import ConfigError
+from forebrain.realtime.closing import last_write
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.state import adaptation_of
 from forebrain.sessions.readers.live_record import CHECKSUM, KIND, MAGIC, SOURCES, checksum
@@ -134,13 +135,14 @@ class Recorder:
 
     def close(self) -> None:
         """Writes what waits, and ends the file; an event after the last frame belongs to that one then."""
-        self._waiting.put(None)
-        self._writer.join()
-        if self._events and self.num_recorded:
-            last = self._record(self.num_recorded - 1)
-            last["event"] = _text([last["event"].decode(errors="replace"), *self._events])
-            self._write(self._start + (self.num_recorded - 1) * self._dtype.itemsize, _checked(last))
-        self._file.close()
+        with last_write(self.path):
+            self._waiting.put(None)
+            self._writer.join()
+            if self._events and self.num_recorded:
+                last = self._record(self.num_recorded - 1)
+                last["event"] = _text([last["event"].decode(errors="replace"), *self._events])
+                self._write(self._start + (self.num_recorded - 1) * self._dtype.itemsize, _checked(last))
+            self._file.close()
         if self._lost > self._counted:
             _log.warning("%s: %d more frames were not recorded", self.path, self._lost - self._counted)
 

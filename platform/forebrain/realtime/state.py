@@ -26,6 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from forebrain.errors import CheckpointError
+from forebrain.machine import since_boot
+from forebrain.realtime.closing import last_write
 from forebrain.realtime.forecaster import LiveForecaster, State
 from forebrain.sessions.preprocessing import Preprocessing
 from forebrain_registry.storage import PARTIAL, Folder, path_here
@@ -44,6 +46,8 @@ class StateFile:
         every_s: at most one write in this time.
         clock: seconds that only run forward.
         now: seconds since 1970, by which a later process tells how old the state is.
+        since_boot: which start of the machine this is and the seconds since, by which it tells that too: at
+            boot `now` may go on from where it stood, on a machine without a clock that runs meanwhile.
     """
 
     def __init__(
@@ -53,10 +57,12 @@ class StateFile:
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        since_boot: Callable[[], tuple[str, float] | None] = since_boot,
     ) -> None:
         self.path = _place(path)
         self._identity, self._adaptation = _identity(live), adaptation_of(live)
-        self._every_s, self._clock, self._now = every_s, clock, now
+        self._every_s, self._clock = every_s, clock
+        self._now, self._since_boot = now, since_boot
         self._lock = _which(_lock_beside(self.path))
         self._due = clock()
         self._naming = live.naming  # of the newest state that waits, or was written
@@ -84,7 +90,7 @@ class StateFile:
             plain = json.loads(about["state"])
             identity = plain.pop("identity")
             adaptation = plain.pop("adaptation", self._adaptation)  # not in one of an earlier version
-            away_s = self._now() - float(plain.pop("kept_at", -math.inf))
+            away_s = self._age_s(plain.pop("kept_at", -math.inf), plain.pop("since_boot", None))
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             self._set_aside(error)
             return False
@@ -102,8 +108,25 @@ class StateFile:
                 f"{self.path}: this state belongs to another adaptation to these units, which it would bring "
                 "back. Name another file, or delete it to start anew."
             )
-        live.restore((arrays, plain), away_s if away_s >= 0 else math.inf)  # a clock that was set back
+        live.restore((arrays, plain), away_s)
         return True
+
+    def _age_s(self, kept_at: float, kept_since_boot: tuple[str, float] | None) -> float:
+        """How old a state is, in seconds; infinity where that is not known.
+
+        Args:
+            kept_at: when it was kept, in seconds since 1970.
+            kept_since_boot: as `since_boot` said then; None where it did not know, or in a state of an
+                earlier version.
+        """
+        age_s = self._now() - kept_at
+        if kept_since_boot is not None:
+            boot, kept_s = kept_since_boot
+            here = self._since_boot()
+            if here is None or here[0] != boot:  # nothing tells how long that took
+                return math.inf
+            age_s = max(age_s, here[1] - kept_s)
+        return age_s if age_s >= 0 else math.inf  # a clock that was set back
 
     def _set_aside(self, error: Exception) -> None:
         aside = self.path.with_name(f"{self.path.name}.damaged")
@@ -132,9 +155,10 @@ class StateFile:
 
     def close(self, live: LiveForecaster) -> None:
         """Writes the last state, and waits for it."""
-        self._put(live)
-        self._waiting.put(None)
-        self._writer.join()
+        with last_write(self.path):
+            self._put(live)
+            self._waiting.put(None)
+            self._writer.join()
 
     def _put(self, live: LiveForecaster) -> threading.Event:
         """Hands the state to the thread that writes it; set once that is done, or has failed."""
@@ -143,7 +167,8 @@ class StateFile:
             self._waiting.get_nowait()
         arrays, plain = live.state()
         is_done = threading.Event()
-        self._waiting.put_nowait(((arrays, {**plain, "kept_at": self._now()}), is_done))
+        kept = {"kept_at": self._now(), "since_boot": self._since_boot()}
+        self._waiting.put_nowait(((arrays, {**plain, **kept}), is_done))
         return is_done
 
     def _write_all(self) -> None:

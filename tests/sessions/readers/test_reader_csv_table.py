@@ -261,3 +261,53 @@ def test_rows_of_different_lengths_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,2\n3,4,5\n6,7\n")
     with pytest.raises(RecordingError, match="row 3 has 3 fields"):
         read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("written", "cut", "is_read"),
+    [
+        ({"fmt": "%.3f"}, 1, True),  # only the line end, as many editors save it
+        ({"fmt": "%.3f"}, 2, False),
+        ({"fmt": "%.3f"}, 4, False),
+        ({"fmt": "%.3f"}, 5, False),  # and the point
+        ({"fmt": "%.3f", "delimiter": ","}, 6, False),  # -5|9.063
+        ({"fmt": "%.3f", "delimiter": ";"}, 8, False),  # all of it
+        ({"fmt": "%.8e"}, 2, False),  # -5.90630000e+0|1
+        ({"fmt": "%.16g", "newline": "\r\n"}, 2, True),
+        ({"fmt": "%.16g", "newline": "\r\n"}, 12, False),
+        ({"fmt": "%.3f", "encoding": "utf-16-le"}, 2, True),
+        ({"fmt": "%.3f", "encoding": "utf-16-le"}, 4, False),
+        ({"fmt": "%g"}, 1, True),
+        ({"fmt": "%d"}, 1, True),
+    ],
+)
+def test_a_file_that_ends_within_its_last_number_is_refused(
+    tmp_path: Path, written: dict[str, str], cut: int, is_read: bool
+) -> None:
+    """As one that is copied or recorded still."""
+    values = np.random.default_rng(0).normal(0, 60, (60, 4))
+    values[-1, -1] = -59.063 if written["fmt"] != "%.16g" else -59.06312345678901
+    path = tmp_path / "a.csv"
+    np.savetxt(path, values, **written)
+    assert read(path).num_frames == 60
+    path.write_bytes(path.read_bytes()[:-cut])
+    if is_read:
+        session = read(path)
+        assert session.traces[-1, -1] == float(written["fmt"] % values[-1, -1])
+    else:
+        with pytest.raises(
+            RecordingError, match=r"without a line end.*end it with a line end if it is whole"
+        ):
+            read(path)
+
+
+def test_a_last_value_that_is_missing_is_no_cut_number(tmp_path: Path, table: pd.DataFrame) -> None:
+    table.iloc[-1, -1] = np.nan
+    table.to_csv(tmp_path / "a.csv", index=False, na_rep="nan")
+    (tmp_path / "a.csv").write_text((tmp_path / "a.csv").read_text().rstrip())
+    assert np.isnan(read(tmp_path / "a.csv").traces[-1, -1])
+
+
+def test_a_few_rows_written_by_hand_need_no_line_end(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1.5,2.25\n3.5,4.75\n5.5,6")
+    assert read(tmp_path / "a.csv").num_frames == 3

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import itertools
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ _COMMENTS = ("#", "%")
 _OTHER_TEXT = ("<", "{", "[", "version https://git-lfs")  # HTML, JSON, a pointer to a file stored elsewhere
 _SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # how Excel is told the delimiter
 _OTHER_SIGN = {".": ",", ",": "."}
+_has_digit = re.compile(r"\d").search
 _QUOTED_MISSING = (" nan", " NaN", " ")  # white space within quotes is not skipped
 
 
@@ -85,6 +88,7 @@ class TextTable:
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise RecordingError(f"{self.path}: not a table ({str(error).strip()}).") from error
         self._refuse_short_rows(np.flatnonzero(frame.iloc[:, -1].isna()), num_header_rows, width)
+        self._refuse_cut_number(num_header_rows, decimal)
         return frame
 
     def _refuse_short_rows(self, suspects: np.ndarray, num_header_rows: int, width: int) -> None:
@@ -93,16 +97,43 @@ class TextTable:
         if not suspects.size:
             return
         wanted = set(suspects.tolist())
+        for number, line in enumerate(self._lines(num_header_rows)):
+            if number in wanted and len(_fields(line, self.delimiter)) < width:
+                raise RecordingError(
+                    f"{self.path}: row {number + num_header_rows + 1} has "
+                    f"{len(_fields(line, self.delimiter))} "
+                    f"fields, others have {width}. The file may be cut off; copy it again."
+                )
+
+    def _refuse_cut_number(self, num_header_rows: int, decimal: str) -> None:
+        """Raises RecordingError where the file ends within its last number, as cut files do: without a line
+        end, and with fewer characters behind the decimal sign than any other row has there. Many editors
+        write no last line end, and of N rows the last has the fewest by chance once in N files or fewer; a
+        handful is not judged."""
+        with self.path.open("rb") as stream:
+            stream.seek(-2, os.SEEK_END)
+            if stream.read().strip(b"\0").endswith((b"\n", b"\r")):
+                return
+        lines = self._lines(num_header_rows)
+        separator = None if self.delimiter == " " else self.delimiter
+        *others, last = (line.rsplit(separator, 1)[-1].strip() for line in lines)
+        numbers = [field for field in others if _has_digit(field)]
+        is_whole = last in others or bool(last and not _has_digit(last))  # such as nan
+        if is_whole or len(numbers) < _NUM_LOOKED_AT:
+            return
+        fewest = min(len(field.partition(decimal)[2]) for field in numbers)
+        if len(last.partition(decimal)[2]) < fewest:
+            raise RecordingError(
+                f"{self.path}: ends with {last!r}, without a line end; in the same column of all other rows "
+                f"{fewest} characters or more follow {decimal!r}. The file may be cut off: copy it again, or "
+                "end it with a line end if it is whole."
+            )
+
+    def _lines(self, num_header_rows: int) -> Iterator[str]:
+        """The lines after the header that are not empty, without their ends."""
         with self.path.open(encoding=self.encoding, newline="") as stream:
             lines = (line.strip("\r\n") for line in itertools.islice(stream, self.num_skipped, None))
-            rows = itertools.islice((line for line in lines if line.strip()), num_header_rows, None)
-            for number, line in enumerate(rows):
-                if number in wanted and len(_fields(line, self.delimiter)) < width:
-                    raise RecordingError(
-                        f"{self.path}: row {number + num_header_rows + 1} has "
-                        f"{len(_fields(line, self.delimiter))} "
-                        f"fields, others have {width}. The file may be cut off; copy it again."
-                    )
+            yield from itertools.islice((line for line in lines if line.strip()), num_header_rows, None)
 
     def signs(self, sidecar: Sidecar) -> tuple[str, str | None]:
         """The sign that begins decimals and the one that parts thousands.
