@@ -219,7 +219,7 @@ def test_one_that_seemed_to_have_ended_says_so_and_takes_nothing_of_another_away
 def test_nothing_is_made_below_a_folder_that_is_held_and_gone_nor_by_who_works_for_its_holder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where its disk is unmounted and what it was mounted at is left."""
+    """As where its disk is unmounted and what it was mounted at is left, or another command began there."""
     out, elsewhere = Folder(tmp_path / "disk" / "study"), tmp_path / "elsewhere"
     with alone(out):
         out.write("trials/1/result.json", b"{}")
@@ -233,6 +233,14 @@ def test_nothing_is_made_below_a_folder_that_is_held_and_gone_nor_by_who_works_f
             with anchored(*held), pytest.raises(StorageError, match="nothing is made in its place"):
                 Folder(out.uri_of("trials/3")).write("result.json", b"{}")
         assert not (tmp_path / "disk").exists()
+        with monkeypatch.context() as another:
+            another.setattr(staying, "_dropped", [])
+            with alone(Folder(out.uri)):  # begun there since: its numbers begin anew, too
+                out.write("report.html", b"of another")
+                with anchored(*held), pytest.raises(StorageError, match="or another command's by now"):
+                    out.write("report.html", b"{}")
+        assert out.read("report.html") == b"of another"
+        shutil.rmtree(tmp_path / "disk")
         elsewhere.rename(tmp_path / "disk")
         out.write("trials/2/result.json", b"{}")  # it is back
 

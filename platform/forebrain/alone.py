@@ -96,7 +96,7 @@ def alone(out: Folder, waiting: Callable[[str], None] | None = None) -> Iterator
     renewing = threading.Thread(target=_renew, args=(out, name, record, ended), daemon=True)
     renewing.start()
     try:
-        with out.anchored_by(name):
+        with out.anchored_by(name, record):
             out.remove_partial(deep=False)
             yield
         newest = max(_holders(out), default=0)

@@ -148,7 +148,7 @@ def test_a_study_whose_folder_is_away_ends_with_the_error_of_that(trials) -> Non
     """And not with Ray Tune's forty lines of where it met that, nor once all trials have tried."""
     progress, out = tuning._Progress(trials, 2, make_console(), StopSignals()), Folder(trials[0].config.out)
     assert not tuning._WhenAsked(progress).stop_all()
-    with out.anchored_by("held-1.json"):
+    with out.anchored_by("held-1.json", b"{}"):
         progress.on_trial_error(1, [], on_trial(0, get_error=lambda: "not there any more"))
     assert tuning._WhenAsked(progress).stop_all() and unfinished(trials) == trials
     assert "is not there any more" in str(progress.error) and read_note(trials[0]) is None

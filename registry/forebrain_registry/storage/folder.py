@@ -84,11 +84,12 @@ class Folder:
         """Within the block a local folder that is there is not made anew where it is moved away."""
         return self._place.staying() if isinstance(self._place, LocalDisk) else contextlib.nullcontext()
 
-    def anchored_by(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Within the block nothing is made in a local folder once a file of it is gone."""
+    def anchored_by(self, name: str, content: bytes) -> contextlib.AbstractContextManager[None]:
+        """Within the block nothing is made in a local folder once a file of it is gone, or holds another
+        content."""
         if not isinstance(self._place, LocalDisk):
             return contextlib.nullcontext()
-        return anchored(Anchor(self._place.root, self._place.root / name))
+        return anchored(Anchor(self._place.root, self._place.root / name, content))
 
     def free_bytes(self) -> int | None:
         """Room on the disk that it lies on; None in an object store, which is never full."""

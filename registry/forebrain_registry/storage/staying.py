@@ -1,8 +1,9 @@
 """Folders on disks that must stay where they are while a command works in them.
 
 A folder may be moved, or its disk unmounted, in the middle of a work of hours. What is then made in its old
-place is missing in the new one, and hidden once the disk is back. So whoever works in a folder names a file
-that lies there as long as it is that folder: an anchor.
+place is missing in the new one, hidden once the disk is back, or among the files of another command that has
+begun there since. So whoever works in a folder names a file that lies there as long as it is that folder and
+theirs: an anchor.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ LOOKS, LOOK_AGAIN_S = 3, 0.5  # a network disk may show late what another machin
 
 
 class Anchor(NamedTuple):
-    """Below `folder` nothing is made while there is no `file`."""
+    """Below `folder` nothing is made while there is no `file`, or it holds another `content` than is given
+    here."""
 
     folder: Path
     file: Path
+    content: bytes | None = None
 
 
 _dropped: list[Anchor] = []
@@ -50,22 +53,26 @@ def require_anchored(path: Path) -> None:
     Raises:
         StorageError: it lies in a folder whose anchor is not there.
     """
-    for folder, file in anchors():
-        if (path == folder or folder in path.parents) and not _is_there(file):
+    for anchor in anchors():
+        if (path == anchor.folder or anchor.folder in path.parents) and not _is_there(anchor):
             raise StorageError(
-                f"{folder}: is not there any more, or another command's by now ({file} is missing). It was "
-                "moved or removed while this was at work, or its disk unmounted, or this machine has no such "
-                "disk; nothing is made in its place. Give the command again with the path where it is."
+                f"{anchor.folder}: is not there any more, or another command's by now ({anchor.file} is "
+                "missing, or not of this one). It was moved or removed while this was at work, or its disk "
+                "unmounted, or this machine has no such disk; nothing is made in its place. Give the command "
+                "again with the path where it is."
             )
 
 
-def _is_there(file: Path) -> bool:
+def _is_there(anchor: Anchor) -> bool:
     for look in range(LOOKS):
         if look:
             time.sleep(LOOK_AGAIN_S)
         try:
-            if file.exists():
+            if anchor.content is None:
+                if anchor.file.exists():
+                    return True
+            elif anchor.file.read_bytes() == anchor.content:
                 return True
-        except OSError:  # of a server that is away
+        except OSError:  # there is none, or its server is away
             continue
     return False
