@@ -165,7 +165,7 @@ class _Injector:
         named = [arg for arg in args if isinstance(arg, str | bytes | os.PathLike)]
         if event == "open":
             is_change = bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-            named = named[:1]
+            named = [] if isinstance(args[0], int) else args[:1]  # a descriptor, then the mode
         elif event in CHANGES or event in LOOKS:
             is_change = event in CHANGES
         else:

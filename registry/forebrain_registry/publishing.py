@@ -104,7 +104,7 @@ def publish(
         version = _same_version(registry, name, record)
         if version is not None:
             _store_lacking(registry, sources | of_interfaces)
-            _note_number(registry, version)
+            note_number(registry, version)
         else:
             version = _store_version(registry, name, content, sources | of_interfaces, last, record)
     if version.content != content:
@@ -158,7 +158,7 @@ def copy(source: Registry, reference: str, target: Registry) -> Version:
         else:
             if sources:
                 _store_blobs(target, sources, set(lacking))
-            _note_number(target, copied)
+            note_number(target, copied)
     for bundle in source.signatures(version):
         target.add_signature(copied, bundle)
     why = source.deprecations(version.name).get(version.number)
@@ -483,14 +483,14 @@ def _create_version(
         version = Version.parse(content, number, name)
         # Not before the record: of a publisher that was killed in between it would seem to be lost.
         with _published(registry, name, number):
-            is_noted = _note_number(registry, version)
+            is_noted = note_number(registry, version)
         if is_noted:
             return version
         store.remove_file(record)  # the number is another's, whose record was removed since `last` was read
     raise ConflictError(f"{store.uri}: {name}: no free number after {last}; the listing seems out of date.")
 
 
-def _note_number(registry: Registry, version: Version) -> bool:
+def note_number(registry: Registry, version: Version) -> bool:
     """Notes that a version was given its number; False where it is noted that another was. Also for one whose
     publisher was killed in between."""
     name = layout.record_name(layout.numbers_folder(version.name), version.number)

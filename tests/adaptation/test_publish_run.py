@@ -154,6 +154,14 @@ def test_publishing_a_checkpoint_again_makes_no_second_version(asked: PublishCon
     assert [version.number for version in Registry(asked.registry).versions("worms")] == [1]
 
 
+def test_publishing_again_notes_the_number_that_a_killed_publisher_could_not(asked: PublishConfig) -> None:
+    version, _ = publish_run(asked)
+    note = Path(asked.registry) / "models" / version.name / "numbers" / "00000001.json"
+    before = note.read_bytes()
+    note.unlink()
+    assert publish_run(asked)[1] and note.read_bytes() == before
+
+
 def test_publishing_again_brings_what_was_lost(asked: PublishConfig) -> None:
     first, _ = publish_run(asked)
     registry = Registry(asked.registry)

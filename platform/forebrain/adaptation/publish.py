@@ -40,6 +40,7 @@ from forebrain.training.run_folder import RunFolder
 from forebrain.training.versions import code_version
 from forebrain_registry import Metadata, Metric, Registry, RegistryError, Version, publish, restore
 from forebrain_registry.card import make_card
+from forebrain_registry.publishing import note_number
 from forebrain_registry.records import CARD, PICTURE, WEIGHTS, check_name
 from forebrain_registry.verifying import verify_version
 
@@ -94,6 +95,9 @@ def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[
     weights = weights_of(trained.backbone)
     known = _published_before(registry, config, trained, weights)
     if known is not None and not verify_version(registry, known).problems:
+        with _registry_errors():
+            if known.number not in registry.listing(known.name).given:  # its publisher was killed
+                note_number(registry, known)
         return known, True
     windows = open_windows(run, trained, config.data)
     metadata = _metadata(config, run, trained, windows, metrics) if known is None else known.metadata
