@@ -69,6 +69,7 @@ def _forecast_live() -> int:
     from rich.console import Console
 
     from forebrain.commands.live import serve
+    from forebrain.errors import ForebrainError
     from forebrain.realtime.messages import Frame
 
     frames = np.load("more/fish5.npz")["traces"][:40]
@@ -103,7 +104,11 @@ def _forecast_live() -> int:
     config = serve.Config(
         adapted="ad", registry="reg", state="state/file", record="record/file", state_every_s=0.0, threads=1
     )
-    return serve.run(config, Console())
+    try:
+        return serve.run(config, Console())
+    except ForebrainError as error:
+        print(f"error: {error}")
+        return 1
 
 
 _OF_RUNS = r"tensorboard|attempts|metrics\.jsonl$|result\.json:.*(ledger|seconds|attempts)|code_version"
