@@ -115,6 +115,14 @@ def test_a_recording_that_varies_less_is_told(
         fitted.latest_window(replace(session, traces=change(traces)), 16)
 
 
+def test_a_recording_at_whose_end_nothing_changes_is_told(make_session: Callable[..., Session]) -> None:
+    session = make_session(num_frames=300, num_units=5)
+    traces = np.array(session.traces)
+    traces[-20:] = 0
+    with pytest.warns(ValuesWarning, match="in the last 20 frames no unit changes, as where they were not"):
+        _fitted(session).latest_window(replace(session, traces=traces), 16)
+
+
 def test_units_that_are_silent_or_slow_have_not_drifted() -> None:
     """Within a minute they have another mean and less spread than over all of it."""
     rng = np.random.default_rng(0)

@@ -182,6 +182,23 @@ def test_a_run_of_frames_without_most_units_becomes_a_segment_break(make_session
     assert finding(report, "missing_values").count == 18
 
 
+@pytest.mark.parametrize("value", [0.0, 7.5, None])
+def test_an_end_in_which_no_unit_changes_is_told(make_session, monkeypatch, value):
+    """Allocated and not written yet, or the last frame for ever; an event matrix may end so."""
+    monkeypatch.setattr(frames, "PIECE_BYTES", 64)
+    session = make_session(num_frames=300)
+    traces = np.array(session.traces)
+    traces[-40:] = traces[-41] if value is None else value
+    repaired, report = repair(replace(session, traces=traces))
+    assert repaired.num_frames == 300
+    assert finding(report, "still_end").count == (41 if value is None else 40)
+    traces[-1, 0] += 1
+    seldom = np.where(np.random.default_rng(0).random(traces.shape) < 0.1, 1.0, 0.0).astype(np.float32)
+    seldom[-40:] = 0
+    for others in (traces, seldom):
+        assert "still_end" not in repair(replace(session, traces=others))[1].kinds()
+
+
 def test_a_gap_is_seen_beside_units_that_are_missing_throughout(make_session):
     session = make_session(num_units=10)
     session.traces[:, :6] = NAN

@@ -268,7 +268,7 @@ class Preprocessing:
                 or is not known; or its frame times, or the arrival of frames that were streamed without, tell
                 another than is stated.
             ValuesWarning: more than a fifth of the units have left what was fitted, as in other units of
-                measurement; or some have no value in the whole context.
+                measurement; or some have no value in the whole context; or none changes at the end.
         """
         self._require_same_units(session)
         recorded = session
@@ -299,7 +299,8 @@ class Preprocessing:
             )
         for doubt in doubts:
             warnings.warn(f"session {session.id}: {doubt}", RateWarning, stacklevel=3)
-        for words in (self._held(recorded, context), self._left(session)):
+        still = [each.words for each in report.findings if each.kind == "still_end"]
+        for words in (self._held(recorded, context), self._left(session), *still):
             if words:
                 warnings.warn(f"session {session.id}: {words}", ValuesWarning, stacklevel=3)
         return session

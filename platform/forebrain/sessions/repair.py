@@ -102,7 +102,7 @@ def repair_units(session: Session, units: np.ndarray) -> tuple[Session, Recordin
     session, breaks = _check_times(session, findings)
     segment_ids = _segments(session, breaks, kept_frames)
     repaired = _select(session, kept_frames, units, missing, segment_ids, findings)
-    return repaired, RecordingReport(tuple(findings))
+    return repaired, RecordingReport((*findings, *_still_end(repaired)))
 
 
 def rate_doubt(session: Session, clock: FrameClock | None) -> str:
@@ -475,6 +475,7 @@ def _warnings(session: Session, zero_fraction: float, zeros_counted_in: Range) -
     if zero_fraction >= EVENT_ZEROS:
         words = f"{zero_fraction:.1%} of the values are zero: events, not a fluorescence"
         warn("event_matrix", words, fitted_on=zeros_counted_in)
+    findings += _still_end(session)
     described = " ".join(
         [session.signal, *(session.metadata.get(key, "") for key in ("note", "strain", "genotype"))]
     )
@@ -509,6 +510,30 @@ def _warnings(session: Session, zero_fraction: float, zeros_counted_in: Range) -
         )
         warn("short_segments", words, short)
     return findings
+
+
+def _still_end(session: Session) -> list[Finding]:
+    """What is to be said of a recording at whose end no unit changes by a bit, which activity does not do;
+    nothing of one that is mostly zeros, as events are."""
+    num_frames, num_units = session.num_frames, session.num_units
+    last, still, zeros, before = read_frames(session.traces, num_frames - 1, num_frames, session.id), 0, 0, 0
+    for start, stop in reversed(list(pieces(0, num_frames, num_units))):
+        frames = read_frames(session.traces, start, stop, session.id)
+        changes = np.flatnonzero((frames != last).any(axis=1))
+        if not changes.size:
+            still += stop - start
+            continue
+        end = int(changes[-1]) + 1
+        still += len(frames) - end
+        zeros, before = int((frames[:end] == 0).sum()), end * num_units
+        break
+    if still < MIN_GAP_FRAMES or 2 * zeros > before:
+        return []
+    words = (
+        f"in the last {still} frames no unit changes, as where they were not written yet or a camera stands "
+        "still; they are read as they are: cut them off if they are no activity"
+    )
+    return [Finding("still_end", "kept", words, still)]
 
 
 def _follows(session: Session) -> tuple[float, Range]:
