@@ -37,7 +37,7 @@ from forebrain.studies.rivals import RivalsConfig
 from forebrain.studies.rivals import study as rivals_study
 from forebrain.studies.scaling import ScaleConfig, scale
 from forebrain.training.config import PretrainConfig
-from forebrain_registry.storage import Folder, anchored, anchors, staying
+from forebrain_registry.storage import Folder, carrying_anchors, staying
 
 HOLD = """
 import sys, time
@@ -227,18 +227,18 @@ def test_nothing_is_made_below_a_folder_that_is_held_and_gone_nor_by_who_works_f
         for name in ("report.html", "trials/1/result.json", "trials/2/held-1.json"):
             with pytest.raises(StorageError, match=r"study: is not there any more.*held-1\.json is missing"):
                 out.write(name, b"{}")
-        held = anchors()
+        of_its_worker = carrying_anchors(Folder.write)
         with monkeypatch.context() as worker:
             worker.setattr(staying, "_dropped", [])
-            with anchored(*held), pytest.raises(StorageError, match="nothing is made in its place"):
-                Folder(out.uri_of("trials/3")).write("result.json", b"{}")
+            with pytest.raises(StorageError, match="nothing is made in its place"):
+                of_its_worker(out.child("trials/3"), "result.json", b"{}")
         assert not (tmp_path / "disk").exists()
         with monkeypatch.context() as another:
             another.setattr(staying, "_dropped", [])
             with alone(Folder(out.uri)):  # begun there since: its numbers begin anew, too
                 out.write("report.html", b"of another")
-                with anchored(*held), pytest.raises(StorageError, match="or another command's by now"):
-                    out.write("report.html", b"{}")
+                with pytest.raises(StorageError, match="or another command's by now"):
+                    of_its_worker(out, "report.html", b"{}")
         assert out.read("report.html") == b"of another"
         shutil.rmtree(tmp_path / "disk")
         elsewhere.rename(tmp_path / "disk")

@@ -16,13 +16,12 @@ from forebrain.studies import tuning
 from forebrain.studies.notes import read_note, read_result
 from forebrain.studies.trials import Trial, Variant, make_trials
 from forebrain.training.config import PretrainConfig
-from forebrain_registry.storage import Anchor
 
 ray = pytest.importorskip("ray")
 run_trial = tuning._run_trial
 
 
-def _lost_trial(parameters: dict[str, Any], trials: list[Trial], held: tuple[Anchor, ...]) -> None:
+def _lost_trial(parameters: dict[str, Any], trials: list[Trial]) -> None:
     """A trial whose process is killed whenever it starts; the second one's only the first time."""
     number = parameters["number"]
     out = Path(trials[number].config.out)
@@ -31,7 +30,7 @@ def _lost_trial(parameters: dict[str, Any], trials: list[Trial], held: tuple[Anc
         stream.write(b".")
     if number == 0 or (out / "starts").stat().st_size == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    run_trial(parameters, trials, held)
+    run_trial(parameters, trials)
 
 
 @pytest.fixture

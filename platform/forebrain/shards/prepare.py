@@ -28,7 +28,7 @@ from forebrain.shards.reader import sizes_of_shards
 from forebrain.shards.recordings import has_changed, name_of, open_any, path_names_of, sha256_of
 from forebrain.shards.writer import write_session
 from forebrain_registry.lines import composed, some
-from forebrain_registry.storage import PARTIAL, Anchor, Folder, anchored, anchors
+from forebrain_registry.storage import PARTIAL, Folder, carrying_anchors
 
 OpenRecording = Callable[[str], list[Session]]
 Row = dict[str, Any]
@@ -75,13 +75,13 @@ def map_with_ray(function: Callable[[Row], Row], items: list[Row]) -> Iterator[R
 
     start_ray()
     task = ray.remote(num_cpus=1)(_called)
-    waiting = iter(items)
+    waiting, held = iter(items), carrying_anchors(function)
     running: list[Any] = []
     try:
         while True:
             num_cpus = int(ray.cluster_resources().get("CPU", 1))
             for item in itertools.islice(waiting, max(0, TASKS_A_CPU * num_cpus - len(running))):
-                running.append(task.remote(anchors(), function, item))
+                running.append(task.remote(held, item))
             if not running:
                 return
             done, running = ray.wait(running)
@@ -92,9 +92,8 @@ def map_with_ray(function: Callable[[Row], Row], items: list[Row]) -> Iterator[R
                 ray.cancel(each, force=True)
 
 
-def _called(held: Sequence[Anchor], function: Callable[[Row], Row], item: Row) -> Row:
-    with anchored(*held):
-        return function(item)
+def _called(function: Callable[[Row], Row], item: Row) -> Row:
+    return function(item)
 
 
 def prepare(

@@ -14,7 +14,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +42,7 @@ from forebrain.shards.recordings import find_all, open_any, sha256_of
 from forebrain.studies.kept import require_unchanged
 from forebrain.studies.remarks import Remarks
 from forebrain.training.versions import code_version
-from forebrain_registry.storage import Anchor, Folder, anchored, anchors, scratch
+from forebrain_registry.storage import Folder, carrying_anchors, scratch
 
 # In the folder of an adaptation: the hash of the recording that it is of, and the version that made it.
 OF = "recording.json"
@@ -203,8 +203,8 @@ def _on_ray(function: Callable[[Row], list[Row]], items: list[Row]) -> Iterator[
     start_ray()
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=1)(_called)
-    waiting = {task.remote(anchors(), function, item): item for item in items}
+    task = ray.remote(num_cpus=1, max_retries=1)(carrying_anchors(function))
+    waiting = {task.remote(item): item for item in items}
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
         item = waiting.pop(done)
@@ -212,11 +212,6 @@ def _on_ray(function: Callable[[Row], list[Row]], items: list[Row]) -> Iterator[
             yield ray.get(done)
         except ray.exceptions.RayError as error:
             yield [_row(item["recording"], "", "failed", error=f"its worker ended ({type(error).__name__})")]
-
-
-def _called(held: Sequence[Anchor], function: Callable[[Row], list[Row]], item: Row) -> list[Row]:
-    with anchored(*held):
-        return function(item)
 
 
 def _adapt_recording(item: Row) -> list[Row]:

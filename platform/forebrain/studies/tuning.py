@@ -34,7 +34,7 @@ from forebrain.studies.trials import Trial
 from forebrain.training.events import Event, StepDone, Validated
 from forebrain.training.run_folder import ray_uri_in
 from forebrain.training.stopping import StopSignals
-from forebrain_registry.storage import Anchor, Folder, anchored, anchors
+from forebrain_registry.storage import Folder, carrying_anchors
 
 Answer = TypeVar("Answer")
 # A trial whose process or node was lost is started again this often; it resumes from its checkpoint.
@@ -105,7 +105,7 @@ def run_trials(
     with StopSignals() as signals:
         progress = _Progress(todo, len(trials), console, signals)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_run_trial, trials=todo, held=anchors()), resources),
+            tune.with_resources(tune.with_parameters(carrying_anchors(_run_trial), trials=todo), resources),
             param_space={"number": tune.grid_search(list(range(len(todo))))},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=min(parallel or room, room),
@@ -139,9 +139,8 @@ def run_trials(
         raise StudyStoppedError(signals.received, len(unfinished(trials)))
 
 
-def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial], held: Sequence[Anchor] = ()) -> None:
-    """Trains and evaluates a trial, in a process of its own, and tells Tune of each validation; where the
-    study's folder is held."""
+def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial]) -> None:
+    """Trains and evaluates a trial, in a process of its own, and tells Tune of each validation."""
     trial = trials[parameters["number"]]
     steps = trial.config.training.steps
     last = {"step": 0, "score": 0.0}
@@ -158,14 +157,13 @@ def _run_trial(parameters: dict[str, Any], trials: Sequence[Trial], held: Sequen
             tune.report(dict(last))
             told_s = time.monotonic()
 
-    with anchored(*held):
-        trial.run.folder.remove(NOTE)
-        try:
-            pretrain(trial.config, Console(quiet=True), tell)
-            whole_result(trial)
-        except Exception as error:
-            text = str(error) if isinstance(error, ForebrainError) else traceback.format_exc()
-            _write_note(trial, Note("failed", text))
+    trial.run.folder.remove(NOTE)
+    try:
+        pretrain(trial.config, Console(quiet=True), tell)
+        whole_result(trial)
+    except Exception as error:
+        text = str(error) if isinstance(error, ForebrainError) else traceback.format_exc()
+        _write_note(trial, Note("failed", text))
     tune.report({**last, "step": steps})
 
 

@@ -28,7 +28,7 @@ from forebrain.training.ray_metrics import RayMetrics
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.stopping import StopRequests, StopSignals
 from forebrain.training.telemetry import MetricsLog
-from forebrain_registry.storage import anchored, anchors
+from forebrain_registry.storage import carrying_anchors
 
 # Environment of every worker: nothing printed twice, names of files in UTF-8 whatever the locale.
 WORKER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "PYTHONUTF8": "1"}
@@ -83,11 +83,10 @@ def train_on_ray(config: PretrainConfig, report: Listener, launched: float | Non
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     desk = ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here).remote(config.max_restarts)
     trainer = TorchTrainer(
-        _train_on_worker,
+        carrying_anchors(_train_on_worker),
         train_loop_config={
             "config": config,
             "desk": desk,
-            "held": anchors(),
             "launched": time.time() if launched is None else launched,
             "threads": config.training.threads or _threads_asked(),
         },
@@ -290,8 +289,7 @@ def _train_on_worker(arguments: dict[str, Any]) -> None:
         group.gather_from(begin)
         requests = _ClusterRequests(desk, group)
         trainer = Trainer(config, group, get_device(), report, requests, arguments["launched"])
-        with anchored(*arguments["held"]):
-            trainer.run()
+        trainer.run()
     except StoppedByPeerError:
         return
     except ForebrainError as error:

@@ -9,14 +9,19 @@ theirs: an anchor.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from forebrain_registry.errors import StorageError
 
 LOOKS, LOOK_AGAIN_S = 3, 0.5  # a network disk may show late what another machine has made
+
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Anchor(NamedTuple):
@@ -42,9 +47,16 @@ def anchored(*given: Anchor) -> Iterator[None]:
             _dropped.remove(each)
 
 
-def anchors() -> tuple[Anchor, ...]:
-    """Those of this process, for processes that do a part of its work."""
-    return tuple(_dropped)
+def carrying_anchors(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A function for another process that does a part of this one's work: it holds to the same anchors."""
+    held = tuple(_dropped)
+
+    @functools.wraps(function)
+    def carried(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        with anchored(*held):
+            return function(*args, **kwargs)
+
+    return carried
 
 
 def require_anchored(path: Path) -> None:
@@ -53,7 +65,7 @@ def require_anchored(path: Path) -> None:
     Raises:
         StorageError: it lies in a folder whose anchor is not there.
     """
-    for anchor in anchors():
+    for anchor in tuple(_dropped):
         if (path == anchor.folder or anchor.folder in path.parents) and not _is_there(anchor):
             raise StorageError(
                 f"{anchor.folder}: is not there any more, or another command's by now ({anchor.file} is "
