@@ -53,6 +53,11 @@ def since_boot() -> tuple[str, float] | None:
         return None
 
 
+def running_s() -> float:
+    """Seconds on a clock that only runs forward, while the machine sleeps too where the system has such."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def takes_sockets(folder: str) -> bool:
     """Whether the path of a folder of temporary files is short enough for sockets in it."""
     return len(os.fsencode(folder)) + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Container, Iterable
 
 import numpy as np
 import pytest
@@ -177,6 +178,44 @@ def test_without_times_the_rate_is_measured_by_arrival() -> None:
     assert arrivals.rate_differs and arrivals.measured_hz == pytest.approx(15, rel=0.01)
     now = come(0, 30, now, 15)  # five late frames, and a new count, whose rate is measured anew
     assert arrivals.measured_hz is None
+
+
+def pauses(
+    arrived_s: Iterable[float], rate_hz: float | None = 30.0, behind: Container[int] = (), missing: int = 0
+) -> list[int]:
+    """Frames that come so, without times, before which a pause is told; `missing` at each silence of 2 s."""
+    arrivals, index, before_s, told = Arrivals(rate_hz), -1, 0.0, []
+    for number, at_s in enumerate(arrived_s):
+        index += 1 + (missing if number and at_s - before_s > 2 else 0)
+        before_s = at_s
+        arrivals.judge(index, None)
+        if arrivals.note_arrival(at_s, number in behind):
+            told.append(number)
+    return told
+
+
+def test_a_pause_of_frames_without_times_is_told_by_their_arrival() -> None:
+    at_30_hz = FRAMES[:400] / 30
+    paused = at_30_hz + 6.0 * (FRAMES[:400] >= 300)
+    assert pauses(at_30_hz) == [] and pauses(paused) == [300]
+    assert pauses(paused, rate_hz=None) == [300]
+    assert pauses(paused, missing=178) == []  # told by the index
+    assert pauses(at_30_hz + 1.9 * (FRAMES[:400] >= 300)) == []  # as long as no other frame may be silent
+    trials = FRAMES[:400] / 30 + FRAMES[:400] // 100 * 8.0
+    assert pauses(trials) == [100, 200, 300]
+
+
+def test_frames_that_come_slowly_or_in_bursts_do_not_pause() -> None:
+    each, jitter = FRAMES[:400], np.random.default_rng(0).uniform(0, 4.0, 400)
+    assert pauses(each * 5.0) == [1]  # all but the first step, of a rig that is thirty times slower
+    assert pauses(each * 5.0 + jitter, rate_hz=0.2) == []
+    assert pauses(each // 100 * 100 / 30 + each % 100 * 1e-3) == []  # blocks of three seconds
+    # All that came while the forecaster stood still waits for it.
+    stood_still = np.where((each >= 100) & (each < 250), 249 / 30 + (each - 249) * 1e-4, each / 30)
+    assert pauses(stood_still, behind=range(100, 249)) == []
+    # A rig that sends blocks, and pauses as well.
+    blocks = each // 100 * 100 / 30 + 20.0 * (each >= 200)
+    assert pauses(blocks, behind=set(range(400)) - {99, 199, 299, 399}) == [299]
 
 
 def test_single_late_frames_never_make_a_restart() -> None:

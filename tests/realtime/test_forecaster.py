@@ -195,6 +195,19 @@ def test_after_a_pause_in_which_the_index_counts_on_the_window_starts_anew(
     assert (live.counts["gaps"], live.counts["time_jumps"], live.counts["missing_frames"]) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_after_a_pause_of_frames_without_times_the_window_starts_anew(
+    small: Small, open_live: Open, counts: bool
+) -> None:
+    frames, live = activity(80, small.preprocessing), open_live()
+    for number, frame in enumerate(frames):
+        live.ingest(frame, number if counts else None, arrived_s=number / 5 + 60 * (number >= 40))
+        forecast = live.forecast()
+        assert (live.source == "warm-up") == (number < CONTEXT - 1 or 40 <= number < 40 + CONTEXT - 1)
+    np.testing.assert_array_equal(forecast, play(open_live(), frames[40:])[-1])
+    assert (live.counts["gaps"], live.counts["time_jumps"], live.segment) == (1, 1, 1)
+
+
 def test_late_and_repeated_frames_change_nothing(small: Small, open_live: Open) -> None:
     frames = activity(40, small.preprocessing)
     expected = play(open_live(), frames)

@@ -20,10 +20,11 @@ import pylsl
 import pytest
 import zmq
 from pylsl.util import LostError, TimeoutError
-from realtime_small import CONTEXT, HORIZON, Small, activity
+from realtime_small import CONTEXT, HORIZON, Small, activity, known
 
+from forebrain import realtime
 from forebrain.errors import ConfigError, FrameError, NoAnswerError
-from forebrain.realtime import LiveForecaster, lsl, zeromq
+from forebrain.realtime import LiveForecaster, lsl, server, zeromq
 from forebrain.realtime.lsl import LslClient, LslPort
 from forebrain.realtime.messages import (
     Forecast,
@@ -212,6 +213,20 @@ def test_a_server_that_is_behind_forecasts_from_the_newest_frame_only(small: Sma
     expected = [in_process.step(frame) for frame in frames][-1]
     assert [forecast.index for forecast in port.sent] == [49] and live.counts["skipped"] == 49
     np.testing.assert_array_equal(port.sent[0].values, expected)
+
+
+@pytest.mark.parametrize("waited", [True, False])
+def test_frames_that_waited_tell_no_pause(
+    small: Small, monkeypatch: pytest.MonkeyPatch, waited: bool
+) -> None:
+    """As of a forecaster that was stopped for a while: what came meanwhile is all there."""
+    times = iter(np.where(np.arange(50) < 30, np.arange(50), 49) / 5)
+    monkeypatch.setattr(server, "running_s", lambda: float(next(times)))
+    live, port = realtime.open(*known(small, "abcdef", rate_hz=5.0)), Queue(activity(50, small.preprocessing))
+    if not waited:
+        monkeypatch.setattr(port, "is_behind", lambda: False)
+    serve(live, port, lambda: not port.frames, lambda live: None)
+    assert live.counts["frames"] == 50 and live.counts["time_jumps"] == (0 if waited else 1)
 
 
 def test_an_address_that_is_taken_or_none_is_a_clear_error() -> None:

@@ -42,7 +42,7 @@ class Arrival(NamedTuple):
         kind: `next` (it is new), `repeated` (the newest again), `late` (older than the newest), or `restart`
             (the sender counts anew).
         missing: frames that should have come before it and did not.
-        has_jumped: it came later, by so many frames' time as make a gap, than the index tells: its sender
+        has_jumped: it came later, by so many frames' time as make a gap, than index or order tell: its sender
             took none for a while, and counts on.
     """
 
@@ -76,6 +76,8 @@ class Arrivals:
         self.time_s: float | None = None
         self._forget_rate()
         self._arrived.clear()
+        self._in_time: tuple[float, int] | None = None  # as `_arrived`, the newest that did not wait
+        self._usual_s = 0.0  # between the last two such frames, each
         self._late_from: float | None = None  # positions of the first and the last late frame in a row
         self._late_at: float | None = None
         self._late_run = 0
@@ -122,14 +124,43 @@ class Arrivals:
             self.time_s = time_s
         return arrival
 
-    def note_arrival(self, at_s: float) -> None:
-        """Measures the rate of frames that bring no times, by when the newest came: any clock that only runs
-        forward."""
+    def note_arrival(self, at_s: float, is_behind: bool = False) -> bool:
+        """Measures the rate of frames that bring no times, by when the newest came.
+
+        Args:
+            at_s: seconds on any clock that only runs forward.
+            is_behind: newer frames wait already. They may all have waited, so a pause is told by the last.
+
+        Returns:
+            Whether it came after a pause that neither the index nor a burst of frames around it explains.
+        """
         if self.index is None:
-            return
-        if self._arrived and (at_s - self._arrived[-1][0] > PAUSE_S or self.index <= self._arrived[-1][1]):
+            return False
+        if self._arrived and self.index <= self._arrived[-1][1]:
+            self._arrived.clear()
+            self._in_time = None
+        paused = not is_behind and self._pauses(at_s, self.index)
+        if self._arrived and at_s - self._arrived[-1][0] > PAUSE_S:
             self._arrived.clear()
         self._arrived.append((at_s, self.index))
+        return paused
+
+    def _pauses(self, at_s: float, index: int) -> bool:
+        """Whether no frame came for longer than `pause_after`, until this one, which did not wait."""
+        before, self._in_time = self._in_time, (at_s, index)
+        if before is None:
+            return False
+        step_s = at_s - before[0]
+        usual_s = max(1 / self.rate_hz if self.rate_hz else 0.0, self._usual_s)
+        self._usual_s = step_s / (index - before[1])
+        if not usual_s or step_s <= pause_after(usual_s):
+            return False
+        late = (
+            (at_s - came_s) / usual_s - (index - came)
+            for came_s, came in (before, *self._arrived)
+            if came <= before[1]
+        )
+        return min(late) >= MIN_GAP_FRAMES
 
     @property
     def measured_hz(self) -> float | None:

@@ -225,15 +225,17 @@ class LiveForecaster:
         plan: Any = None,
         is_new: bool = False,
         names: str | None = None,
+        is_behind: bool = False,
     ) -> bool:
         """Takes in a frame without a forecast. False for a frame that changes nothing: late or repeated.
 
         Args:
             arrived_s: when it came, on any clock that only runs forward; measures the rate of frames that
-                bring no times.
+                bring no times, and tells their pauses.
             is_new: it is not the newest frame again, though it may have its time and values.
             names: the hash of its units' names, where its sender says it with every frame. Without `units` it
                 is read by the names that were told with this hash.
+            is_behind: newer frames wait already, so that this one may have waited too.
 
         Raises:
             FrameError: as of `step`.
@@ -257,15 +259,15 @@ class LiveForecaster:
         values = self._checked(frame, reads.named)
         given, planned = self._checked_inputs(inputs, plan)
         if arrival.kind == "repeated" and index is None and not self._is_newest(values):
-            return self.ingest(frame, index, time_s, units, arrived_s, inputs, plan, True, names)
+            return self.ingest(frame, index, time_s, units, arrived_s, inputs, plan, True, names, is_behind)
         before, self.arrivals = self.arrivals, arrivals
         if arrival.kind == "late" or arrival.kind == "repeated":
             self.counts[arrival.kind] += 1
             self.source = arrival.kind
             self._reads_late = reads
             return False
-        if time_s is None and arrived_s is not None:
-            arrivals.note_arrival(arrived_s)
+        if time_s is None and arrived_s is not None and arrivals.note_arrival(arrived_s, is_behind):
+            arrival = arrival._replace(has_jumped=True)
         if units is not None or names is not None:
             self._misnamed = None
         if reads.names != self._reads.names and reads.named is not None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from forebrain.errors import FrameError
+from forebrain.machine import running_s
 from forebrain.realtime.forecaster import LiveForecaster
 from forebrain.realtime.messages import ABOUT_PLANS, Forecast, Frame, Question
 from forebrain.realtime.state import StateFile
@@ -152,10 +153,10 @@ def _handle(live: LiveForecaster, port: Port, frame: Frame) -> bool:
     if levels is not None:
         live.require_intervals(levels)
     is_new = live.ingest(
-        frame.values, frame.index, frame.time_s, frame.units, arrived_s=began,
+        frame.values, frame.index, frame.time_s, frame.units, arrived_s=running_s(),
         inputs=_by_name(frame.inputs, frame.input_names, "the frame's inputs"),
         plan=_by_name(_shaped(frame.plan, live), frame.plan_names, "the plan"),
-        is_new=frame.is_new, names=frame.names,
+        is_new=frame.is_new, names=frame.names, is_behind=frame.time_s is None and port.is_behind(),
     )  # fmt: skip
     if is_new and port.is_behind():
         live.counts["skipped"] += 1
