@@ -61,6 +61,19 @@ def test_one_recording_under_two_names_is_said(tmp_path: Path) -> None:
     assert line.startswith(f"{folder}/b/b: holds the same numbers as {folder}/a/a. If it is one recording")
 
 
+def test_a_recording_that_was_saved_again_as_it_grew_is_said(tmp_path: Path) -> None:
+    traces = np.random.default_rng(5).random((200, 4))
+    for frames in (100, 150, 200):
+        np.save(tmp_path / f"after_{frames}.npy", traces[:frames])
+    np.save(tmp_path / "other.npy", traces[100:])
+    for name, first in (("events", 150), ("more_events", 160)):  # nothing happens yet in the first frames
+        np.save(tmp_path / f"{name}.npy", traces * (np.arange(200) >= first)[:, None])
+    lines = list(same_numbers(look(tmp_path)))
+    assert len(lines) == 2 and "after_150" in lines[0] and "after_200" in lines[1]
+    begun = f"begins with the same numbers as {tmp_path.name}/after_100/after_100. If it is one recording"
+    assert all(begun in line for line in lines)
+
+
 def test_of_recordings_of_one_name_the_second_cannot_be_used(tmp_path: Path) -> None:
     for lab in ("a", "b"):
         (tmp_path / lab / "day1").mkdir(parents=True)

@@ -18,7 +18,7 @@ from forebrain.sessions.inputs import Input, changes, share_of_windows
 from forebrain.sessions.questions import RecordingQuestion, as_yaml, flow
 from forebrain.sessions.repair import repair
 from forebrain.sessions.report import RecordingReport
-from forebrain.sessions.session import READER_NOTES, READING_NOTES, Session, numbers_sha256, twins
+from forebrain.sessions.session import READER_NOTES, READING_NOTES, Session, numbers_of, twins
 from forebrain.sessions.sidecar import check_sidecar, load_yaml, parse_sidecar, read_sidecar_values
 from forebrain_registry.storage import Folder
 
@@ -143,11 +143,9 @@ def _inspect_one(
 
 
 def same_numbers(results: Iterable[Inspected]) -> Iterator[str]:
-    """A line for each session that holds the numbers of one before it; `prepare` says so, too."""
+    """A line for each session that holds the numbers of one before it, or begins with them."""
     return twins(
-        (result.session.id, numbers_sha256(result.session))
-        for result in results
-        if result.session is not None
+        (result.session.id, numbers_of(result.session)) for result in results if result.session is not None
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -392,11 +392,39 @@ class Session:
 
 _FORMAT = "forebrain-session-1"
 _FRAMES_AT_ONCE = 1 << 14
+START_FRAMES = 64  # that tell of two recordings whether one goes on from the other
 
 
-def numbers_digest(session: Session) -> hashlib._Hash:
-    """The digest that the frames are still to be added to, in order, float32, for `numbers_sha256`."""
-    return hashlib.sha256(str((session.num_frames, session.num_units)).encode())
+class Numbers(NamedTuple):
+    """Hashes by which a recording is found again, whatever it is called.
+
+    Attributes:
+        whole: of all its traces.
+        start: of the first START_FRAMES frames; empty where there are fewer, or nothing changes in them.
+    """
+
+    whole: str
+    start: str = ""
+
+
+class NumbersDigest:
+    """Makes `Numbers` of a session's frames, which are added in order."""
+
+    def __init__(self, session: Session) -> None:
+        self._whole = hashlib.sha256(str((session.num_frames, session.num_units)).encode())
+        self._start = np.empty((0, session.num_units), np.float32)
+
+    def add(self, frames: np.ndarray) -> None:
+        """float32 [T, N]."""
+        self._whole.update(np.ascontiguousarray(frames).data)
+        if len(self._start) < START_FRAMES:
+            self._start = np.concatenate([self._start, frames[: START_FRAMES - len(self._start)]])
+
+    @property
+    def numbers(self) -> Numbers:
+        """Of the frames so far."""
+        start, tells = self._start, len(self._start) == START_FRAMES and (self._start != self._start[0]).any()
+        return Numbers(self._whole.hexdigest(), hashlib.sha256(start.data).hexdigest() if tells else "")
 
 
 def other_animal(session: Session, dataset: str, subject: str) -> str | None:
@@ -408,27 +436,36 @@ def other_animal(session: Session, dataset: str, subject: str) -> str | None:
     return f"The recording is of {animal}, and {own} was adapted to: its units must be the same cells."
 
 
-def numbers_sha256(session: Session) -> str:
-    """A hash of a session's traces, which may be larger than memory, whatever they are called."""
-    digest = numbers_digest(session)
+def numbers_of(session: Session) -> Numbers:
+    """Of a session's traces, which may be larger than memory."""
+    digest = NumbersDigest(session)
     for start in range(0, session.num_frames, _FRAMES_AT_ONCE):
-        digest.update(session.frames(start, min(start + _FRAMES_AT_ONCE, session.num_frames)).data)
-    return digest.hexdigest()
+        digest.add(session.frames(start, min(start + _FRAMES_AT_ONCE, session.num_frames)))
+    return digest.numbers
 
 
-def twins(contents: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """A line for each session that holds the numbers of another: one recording, perhaps, under two names.
+def twins(contents: Iterable[tuple[str, Numbers]]) -> Iterator[str]:
+    """A line for each session that holds the numbers of another, or begins with them: one recording, perhaps,
+    under two names, or saved again as it grew.
 
     Args:
-        contents: ids of sessions, each with a hash of its numbers.
+        contents: ids of sessions, each with its numbers.
     """
-    first: dict[str, str] = {}
-    for session_id, content in contents:
-        if first.setdefault(content, session_id) != session_id:
-            yield (
-                f"{session_id}: holds the same numbers as {first[content]}. If it is one recording under two "
-                "names, leave one out: it counts twice, and what was trained on would be scored as if new."
-            )
+    wholes: dict[str, str] = {}
+    starts: dict[str, str] = {}
+    for session_id, (whole, start) in contents:
+        same = wholes.setdefault(whole, session_id)
+        began = starts.setdefault(start, session_id) if start else session_id
+        if same != session_id:
+            found = f"holds the same numbers as {same}. If it is one recording under two names"
+        elif began != session_id:
+            found = f"begins with the same numbers as {began}. If it is one recording, saved as it grew"
+        else:
+            continue
+        yield (
+            f"{session_id}: {found}, leave one out: it counts twice, and what was trained on would be scored "
+            "as if new."
+        )
 
 
 def fits(name: str, pattern: str) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from forebrain.errors import ShardError
 from forebrain.sessions.inputs import Input, InputKind
 from forebrain.sessions.report import RecordingReport
-from forebrain.sessions.session import READER_NOTES, READING_NOTES, Range
+from forebrain.sessions.session import READER_NOTES, READING_NOTES, Numbers, Range
 from forebrain.shards.fits import persistence_remark
 from forebrain.shards.pages import PageShape
 
@@ -127,8 +127,9 @@ class SessionEntry:
         arrays_sha256: of the session's safetensors file (fits, checksums of pages, names and positions of
             units).
         arrays_size: of that file in bytes; 0 in sets prepared before it was kept.
-        numbers_sha256: of the traces (`session.numbers_sha256`), whatever they are called and however they
-            are cut into segments; empty in sets prepared before it was kept.
+        numbers_sha256: of the traces, whatever they are called and however they are cut into segments; empty
+            in sets prepared before it was kept.
+        start_sha256: of the first of them (`session.Numbers.start`); empty in sets prepared before it was.
         options_sha256: of the options it was prepared with, and the version of what prepared it.
         first_format: what entries of format 1 hold themselves; None in later ones.
     """
@@ -163,6 +164,7 @@ class SessionEntry:
     repetition: tuple[Run, ...] = ()
     arrays_size: int = 0
     numbers_sha256: str = ""
+    start_sha256: str = ""
     first_format: FirstFormat | None = None
 
     @property
@@ -184,6 +186,10 @@ class SessionEntry:
         """A hash by which sessions of the same numbers are found; that of the arrays, which changes with the
         segments, in sets prepared before that of the numbers was kept."""
         return self.numbers_sha256 or self.arrays_sha256
+
+    @property
+    def numbers(self) -> Numbers:
+        return Numbers(self.content_sha256, self.start_sha256)
 
     @property
     def name(self) -> str:

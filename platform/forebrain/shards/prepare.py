@@ -196,7 +196,7 @@ def _prepare(
     if others and holding == "others too":
         names = some([entry.id for entry in others])
         progress(f"{len(others)} more sessions of the set are of none of these recordings: {names}.")
-    for line in twins((session_id, stored[session_id].entry.content_sha256) for session_id in sorted(stored)):
+    for line in twins((session_id, stored[session_id].entry.numbers) for session_id in sorted(stored)):
         progress(line)
     _sweep(storage, stored)
     _write_index(storage, config, stored)

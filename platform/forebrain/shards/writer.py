@@ -20,7 +20,7 @@ from forebrain.errors import RecordingError
 from forebrain.scoring.protocols import fit_ranges, intersect, protocols_for
 from forebrain.sessions.frames import PIECE_BYTES
 from forebrain.sessions.report import Finding, RecordingReport
-from forebrain.sessions.session import Range, Session, numbers_digest
+from forebrain.sessions.session import Numbers, NumbersDigest, Range, Session
 from forebrain.shards.fits import Fit, Moments, fit_components, scale_of
 from forebrain.shards.index import (
     BEHAVIOUR,
@@ -125,7 +125,8 @@ def _write_files(
         split=runs_of(session.split),
         repetition=runs_of(session.repetition),
         arrays_size=len(arrays_bytes),
-        numbers_sha256=frames.numbers_sha256,
+        numbers_sha256=frames.numbers.whole,
+        start_sha256=frames.numbers.start,
     )
 
 
@@ -159,7 +160,7 @@ class _Frames:
         self.moments = {protocol: Moments(session.num_units) for protocol in fitted_on}
         self._fitted_on = fitted_on
         self._num_seen = 0
-        self._numbers = numbers_digest(session)
+        self._digest = NumbersDigest(session)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop), little-endian float32; calls come in the order of `start`."""
@@ -167,14 +168,14 @@ class _Frames:
         for protocol, ranges in self._fitted_on.items():
             for low, high in intersect([(max(start, self._num_seen), stop)], ranges):
                 self.moments[protocol].add(frames[low - start : high - start])
-        self._numbers.update(np.ascontiguousarray(frames[max(0, self._num_seen - start) :]).data)
+        self._digest.add(frames[max(0, self._num_seen - start) :])
         self._num_seen = max(self._num_seen, stop)
         return frames.astype("<f4", copy=False)
 
     @property
-    def numbers_sha256(self) -> str:
+    def numbers(self) -> Numbers:
         """Of all frames, once they were read."""
-        return self._numbers.hexdigest()
+        return self._digest.numbers
 
     def pieces(self, name: str, start: int, stop: int, shape: PageShape) -> Iterator[np.ndarray]:
         """Frames [start, stop) of a member in pieces of whole rows of pages, a few MiB each."""

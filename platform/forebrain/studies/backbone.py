@@ -259,7 +259,7 @@ def prepared(recordings: Sequence[str], out: Folder, remarks: Remarks) -> tuple[
     )
     for failure in found.failures:
         remarks.leave_out(failure)
-    remarks.note_twins((entry.id, entry.content_sha256) for entry in found.sessions)
+    remarks.note_twins((entry.id, entry.numbers) for entry in found.sessions)
     return found.sessions
 
 

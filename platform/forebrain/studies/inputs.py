@@ -47,7 +47,7 @@ from forebrain.scoring.response import (
 from forebrain.scoring.ridge import HeadFit, fit_head
 from forebrain.sealed import plain_json, require_numbers
 from forebrain.sessions.repair import repair
-from forebrain.sessions.session import Session, fits, numbers_sha256, session_key
+from forebrain.sessions.session import Numbers, Session, fits, numbers_of, session_key
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
@@ -168,7 +168,7 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():
         found[name] = []
-        numbers: list[tuple[str, str]] = []
+        numbers: list[tuple[str, Numbers]] = []
 
         def leave_out(why: str, name: str = name) -> None:
             remarks.leave_out(f"{name}: {why}")
@@ -190,7 +190,7 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
                 try:
                     session, kernels = load()
                     made = score_session(session, row, config.seed, kernels)
-                    made["numbers_sha256"] = numbers_sha256(session)
+                    made["numbers"] = numbers_of(session)
                 except RecordingError as error:
                     leave_out(str(error))
                     continue
@@ -204,8 +204,8 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
                 )
                 continue
             found[name].append(scored)
-            if "numbers_sha256" in scored:  # an earlier version kept none
-                numbers.append((f"{name}, {key}", scored["numbers_sha256"]))
+            if "numbers" in scored:  # an earlier version kept none
+                numbers.append((f"{name}, {key}", Numbers(*scored["numbers"])))
             if not is_kept:
                 shown = ", ".join(f"{each} {score:.3f}" for each, score in scores.items())
                 console.print(f"{name}, {scored['session']}: {shown}")

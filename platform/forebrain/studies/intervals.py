@@ -40,7 +40,7 @@ from forebrain.scoring.uncertainty import BASELINES, Uncertainty, assess, stack_
 from forebrain.scoring.window_source import WindowSource
 from forebrain.sealed import plain_json
 from forebrain.sessions.repair import repair
-from forebrain.sessions.session import Session, numbers_sha256
+from forebrain.sessions.session import Numbers, Session, numbers_of
 from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.kept import claim, contents_of, require_unchanged
 from forebrain.studies.remarks import Remarks
@@ -98,7 +98,7 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
     out, remarks = Folder(config.out), Remarks(console)
     adapted = [_of_adaptation(folder) for folder in config.adapted or []]
     rows: list[dict[str, Any]] = []
-    numbers: list[tuple[str, str]] = []
+    numbers: list[tuple[str, Numbers]] = []
     shown: tuple[Session, WindowSource, StackFit, Calibration] | None = None
     recordings = find_all(config.recording)
     read = ((session, address) for address in recordings for session in open_any(address))
@@ -137,7 +137,7 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
                 remarks.leave_out(f"session {session.id}: no window of its test part could be scored.")
                 continue
             rows.append(_row(session, source, scored))
-            numbers.append((session.id, numbers_sha256(session)))
+            numbers.append((session.id, numbers_of(session)))
             if isinstance(source, SessionWindows):
                 streamed = covered_in_order(_forecaster(fit), calibration, session, source)
                 rows[-1]["streamed"] = {"coverage": streamed.whole, "near": _near(streamed.by_unit)}

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from forebrain.sessions.seen import Recorded, doubts
-from forebrain.sessions.session import twins
+from forebrain.sessions.session import Numbers, twins
 from forebrain.training.versions import code_version, versions
 from forebrain_registry.lines import one_line
 
@@ -41,7 +41,7 @@ class Remarks:
         self._console.print(line)
         self.notes.append(one_line(line))
 
-    def note_twins(self, contents: Iterable[tuple[str, str]]) -> None:
+    def note_twins(self, contents: Iterable[tuple[str, Numbers]]) -> None:
         """Which sessions hold the numbers of another (`session.twins`)."""
         for line in twins(contents):
             self.note(line)

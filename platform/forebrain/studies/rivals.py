@@ -30,7 +30,7 @@ from forebrain.scoring.protocols import PARTS, ProtocolName, part_ranges
 from forebrain.scoring.ridge import HeadFit, fit_head, principal_components, spread_evenly
 from forebrain.sealed import plain_json
 from forebrain.sessions.repair import repair
-from forebrain.sessions.session import Session, numbers_sha256
+from forebrain.sessions.session import Numbers, Session, numbers_of
 from forebrain.shards.recordings import find_all, open_any
 from forebrain.studies.kept import claim, contents_of, require_unchanged
 from forebrain.studies.remarks import Remarks
@@ -83,7 +83,7 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
     out, remarks = Folder(config.out), Remarks(console)
     rows: list[dict[str, Any]] = []
     tests: list[Evaluation] = []
-    numbers: list[tuple[str, str]] = []
+    numbers: list[tuple[str, Numbers]] = []
     recordings = find_all(config.recording)
     read = ((session, address) for address in recordings for session in open_any(address))
     contents = contents_of(read)
@@ -109,7 +109,7 @@ def study(config: RivalsConfig, console: Console) -> dict[str, Any]:
             require_unchanged(address, contents[recorded.id])
             rows.append(row)
             tests.append(test)
-            numbers.append((session.id, numbers_sha256(session)))
+            numbers.append((session.id, numbers_of(session)))
             console.print(f"{session.id}: " + ", ".join(f"{name} {row[name]:.3f}" for name in FORECASTERS))
     if not rows:
         raise ConfigError(f"no session could be scored.{remarks.first()}")
