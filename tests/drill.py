@@ -2,11 +2,12 @@
 
     python tests/drill.py publish killed [every N-th]
 
-Each trial begins with a copy of one folder. The command is killed, or refused, or stopped while the same is
-given again, as it is about to open, make, rename, link or remove the k-th file or folder, or to look at the
-k-th; then it is given again. What lies there in the end must be what an undisturbed one leaves, and an end
-without an error must have left that at once. What differs between two undisturbed ones (times, names of
-processes) is not compared. Prints a line for each fault that shows, and exits with 1 if there are any.
+Each trial begins with a copy of one folder. The command is killed, or refused, or stopped while the same or
+another is given, as it is about to open, make, rename, link or remove the k-th file or folder, or to look at
+the k-th; then it is given again. What lies there in the end must be what an undisturbed one leaves (or two in
+either order), and an end without an error must have left that at once. What differs between two undisturbed
+ones (times, names of processes) is not compared. Prints a line for each fault that shows, and exits with 1 if
+there are any.
 """
 
 from __future__ import annotations
@@ -52,16 +53,15 @@ class Scenario:
 
     Attributes:
         command: that meets faults: a command line of `forebrain`, or a function.
-        before: command lines, of `forebrain` too, in an empty folder with recordings.
+        before: likewise, in an empty folder with recordings.
         ignored: pattern of the files and keys that are not compared.
+        other: given while the command is stopped; the same once more where there is none.
     """
 
     command: str | Work
-    before: tuple[str, ...] = ()
+    before: tuple[str | Work, ...] = ()
     ignored: str = "$^"
-
-    def work(self) -> int:
-        return _forebrain(self.command) if isinstance(self.command, str) else self.command()
+    other: str | Work | None = None
 
 
 def _forecast_live() -> int:
@@ -111,12 +111,22 @@ def _forecast_live() -> int:
         return 1
 
 
+def _forget_models() -> int:
+    """What an interrupted publisher leaves, ten days later: blobs, and no model of them."""
+    shutil.rmtree("reg/models")
+    for path in Path("reg").rglob("*"):
+        os.utime(path, (time.time() - 10 * 86400,) * 2)
+    return 0
+
+
 # Which older checkpoints are kept besides depends on where a run was begun again; its scores do not.
 _OF_RUNS = (
     r"^run/checkpoints/|tensorboard|attempts|metrics\.jsonl$|result\.json:.*(ledger|seconds|attempts)|"
     "code_version"
 )
 _TRAINED = f"pretrain --data recs --out run {RUN}"
+_OTHER_RUN = f"pretrain --data recs --out run2 {RUN} --seed 7"
+_GC = "registry gc --registry reg"
 _ADAPT = "adapt --model m@1 --registry reg --recording more/fish5.npz --out ad --fit.steps 6"
 SCENARIOS: Mapping[str, Scenario] = {
     "prepare": Scenario("prepare --recording recs --out set --workers 0"),
@@ -135,6 +145,48 @@ SCENARIOS: Mapping[str, Scenario] = {
         (_TRAINED, PUBLISH, _ADAPT),
     ),
     "rivals": Scenario("study rivals --recording recs --out rivals", ignored=r"code_version|report\.md"),
+    "publish-and-evaluate": Scenario(PUBLISH, (_TRAINED,), _OF_RUNS, "evaluate --run run --full"),
+    "evaluate-and-publish": Scenario("evaluate --run run --full", (_TRAINED,), _OF_RUNS, PUBLISH),
+    "publish-and-another": Scenario(
+        PUBLISH, (_TRAINED, _OTHER_RUN), other="publish --run run2 --name m --registry reg"
+    ),
+    "publish-and-gc": Scenario(PUBLISH, (_TRAINED, PUBLISH, _forget_models), other=_GC),
+    "copy-and-gc": Scenario(
+        "registry copy m@1 reg --registry reg2",
+        (_TRAINED, PUBLISH, "registry copy m@1 reg2 --registry reg", _forget_models),
+        other=_GC,
+    ),
+    "alias-and-publish": Scenario(
+        "registry alias m@1 good --registry reg",
+        (_TRAINED, _OTHER_RUN, PUBLISH),
+        "aliases/good/.*~",
+        "publish --run run2 --name m --registry reg",
+    ),
+    "prepare-and-more": Scenario(
+        "prepare --recording recs --out set --workers 0",
+        other="prepare --recording more --out set --workers 0",
+    ),
+    "pretrain-and-other": Scenario(_TRAINED, ignored=_OF_RUNS, other=f"{_TRAINED} --seed 7 --model.width 8"),
+    "pretrain-and-prepare": Scenario(
+        f"pretrain --data set --out run {RUN}",
+        ("prepare --recording recs --out set --workers 0",),
+        _OF_RUNS,
+        "prepare --recording more --out set --workers 0",
+    ),
+    "adapt-and-other": Scenario(
+        _ADAPT, (_TRAINED, PUBLISH), "code_version", _ADAPT.replace("fish5", "fish6")
+    ),
+    "adapt-and-forecast": Scenario(
+        _ADAPT,
+        (_TRAINED, PUBLISH),
+        "code_version",
+        "forecast --adapted ad --recording more/fish5.npz --registry reg --out f.csv --overwrite",
+    ),
+    "rivals-and-other": Scenario(
+        "study rivals --recording recs --out rivals",
+        ignored=r"code_version|report\.md",
+        other="study rivals --recording more --out rivals",
+    ),
     "live": Scenario(_forecast_live, (_TRAINED, PUBLISH, _ADAPT), "^state/|^record/file$"),
 }
 
@@ -189,7 +241,7 @@ class _Injector:
             raise OSError(number, os.strerror(number), path)
 
 
-def _child(root: Path, work: Work, injector: _Injector, log: Path) -> None:
+def _child(root: Path, command: str | Work, injector: _Injector, log: Path) -> None:
     """The process of a command; does not return."""
     status = 99
     try:
@@ -209,7 +261,7 @@ def _child(root: Path, work: Work, injector: _Injector, log: Path) -> None:
         if injector.fault == "unreadable":
             os.stat = looked_at
         injector.is_on = True
-        status = work()
+        status = _done(command)
         injector.is_on = False
         log.with_suffix(".operations").write_text("\n".join(injector.operations))
     except BaseException:
@@ -220,10 +272,10 @@ def _child(root: Path, work: Work, injector: _Injector, log: Path) -> None:
         os._exit(status)
 
 
-def _begin(root: Path, work: Work, log: Path, fault: Fault | None = None, at: int = 0) -> int:
+def _begin(root: Path, command: str | Work, log: Path, fault: Fault | None = None, at: int = 0) -> int:
     process = os.fork()
     if process == 0:
-        _child(root, work, _Injector(root, fault, at), log)
+        _child(root, command, _Injector(root, fault, at), log)
     return process
 
 
@@ -239,10 +291,12 @@ def _end(process: int, options: int = 0, limit_s: float = LIMIT_S) -> int | None
     return None
 
 
-def _forebrain(line: str) -> int:
+def _done(command: str | Work) -> int:
+    if not isinstance(command, str):
+        return command()
     from forebrain.commands import main
 
-    return main(shlex.split(line))
+    return main(shlex.split(command))
 
 
 def observe(root: Path) -> Observed:
@@ -307,15 +361,15 @@ def drill(scenario: Scenario, fault: Fault, folder: Path, every: int = 1) -> Ite
     os.environ |= {"HOME": str(root), "XDG_CACHE_HOME": str(root / ".cache")}
     root.mkdir()
     _save_recordings(root)
-    for line in scenario.before:
-        if _end(_begin(root, lambda line=line: _forebrain(line), log)) != 0:  # type: ignore[misc]
-            raise RuntimeError(f"{line}: {log.read_text()}")
+    for command in scenario.before:
+        if _end(_begin(root, command, log)) != 0:
+            raise RuntimeError(f"{command}: {log.read_text()}")
     root.rename(begun)
 
-    def run(fault: Fault | None = None, at: int = 0) -> int:
+    def run(fault: Fault | None = None, at: int = 0, command: str | Work = scenario.command) -> int:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(begun, root)
-        return _begin(root, scenario.work, log, fault, at)
+        return _begin(root, command, log, fault, at)
 
     undisturbed, took_s = [], 0.0
     for _ in range(2):
@@ -323,28 +377,37 @@ def drill(scenario: Scenario, fault: Fault, folder: Path, every: int = 1) -> Ite
         # Counted as the fault would count, which never comes.
         if _end(run(fault, -1)) != 0:
             raise RuntimeError(f"{scenario.command}: {log.read_text()}")
+        if scenario.other is not None:
+            _end(_begin(root, scenario.other, second))
         undisturbed.append(observe(root))
         took_s = time.monotonic() - began
-    wanted, varies = undisturbed[0], differences(*undisturbed, but=(), ignored="$^")
+    varies = differences(*undisturbed, but=(), ignored="$^")
     operations = log.with_suffix(".operations").read_text().splitlines()
+    if scenario.other is not None:
+        _end(run(command=scenario.other))
+        _end(_begin(root, scenario.command, log))
+        undisturbed.append(observe(root))
     yield f"{len(operations)} operations"
 
     def differing() -> list[str]:
-        return differences(wanted, observe(root), varies, scenario.ignored)
+        found = observe(root)
+        return min((differences(each, found, varies, scenario.ignored) for each in undisturbed), key=len)
 
     for at in range(1, len(operations) + 1, every):
         first, seen = run(fault, at), []
         if fault == "stopped":
             _end(first, os.WUNTRACED)
-            other = _begin(root, scenario.work, second)
+            other = _begin(root, scenario.other or scenario.command, second)
             other_status = _end(other, limit_s=2 * took_s + 1)
             os.kill(first, signal.SIGCONT)
             statuses = [_end(first), _end(other) if other_status is None else other_status]
         else:
             statuses = [_end(first)]
-            if statuses == [0] and "cannot be" not in log.read_text():
-                seen += differing()
-        again = _end(_begin(root, scenario.work, folder / "again"))
+        if set(statuses) == {0} and "cannot be" not in log.read_text():
+            seen += differing()
+        again = _end(_begin(root, scenario.command, folder / "again"))
+        if fault == "stopped" and scenario.other is not None:
+            _end(_begin(root, scenario.other, folder / "again"))
         seen += differing()
         # A live state is written as often as its thread finds time to, so that the fault may never come.
         allowed = (-signal.SIGKILL, 0) if fault == "killed" else (0, 1, 2)

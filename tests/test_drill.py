@@ -1,4 +1,4 @@
-"""Commands that are killed, stopped or refused at each thing that they do in a folder, by drill.py."""
+"""Commands that are killed, refused or stopped beside others at what they do in a folder, by drill.py."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ SOME = [
     ("publish", "stopped", 11),
     ("copy", "full", 13),
     ("live", "killed", 29),
+    ("publish-and-gc", "stopped", 5),
 ]
 MORE = [
     *(
-        (name, fault, 1)
+        (name, fault, 3)
         for name in ("prepare", "prepare-more", "forecast")
         for fault in ("killed", "unwritable")
     ),
     *(
-        (name, fault, 3)
+        (name, fault, 7)
         for name in ("publish", "copy", "pull", "alias")
         for fault in ("killed", "stopped", "full")
     ),
@@ -32,10 +33,15 @@ MORE = [
         (name, "unreadable", 11)
         for name in ("prepare", "prepare-more", "publish", "copy", "pull", "forecast")
     ),
-    *((name, "stopped", 5) for name in ("prepare", "prepare-more", "adapt", "rivals")),
-    *((name, "killed", 23) for name in ("pretrain", "evaluate", "adapt", "rivals", "live")),
+    *((name, "stopped", 9) for name in ("prepare", "prepare-more", "adapt", "rivals")),
+    *((name, "killed", 37) for name in ("pretrain", "evaluate", "adapt", "rivals", "live")),
     *((name, "unreadable", 701) for name in ("pretrain", "evaluate", "adapt")),
     *((name, "full", 53) for name in ("pretrain", "evaluate", "adapt", "live")),
+    *((name, "stopped", 3) for name in ("publish-and-gc", "copy-and-gc")),
+    *((name, "stopped", 5) for name in ("alias-and-publish", "prepare-and-more", "rivals-and-other")),
+    *((name, "stopped", 11) for name in ("publish-and-another", "adapt-and-other", "adapt-and-forecast")),
+    *((name, "stopped", 23) for name in ("publish-and-evaluate", "evaluate-and-publish")),
+    *((name, "stopped", 101) for name in ("pretrain-and-prepare", "pretrain-and-other")),
 ]
 
 
@@ -70,11 +76,20 @@ def careless():
         Path("out/size").write_text(str(before))
     return 0
 
-print(*drill(Scenario(careless), sys.argv[1], Path(sys.argv[2])), sep="\\n")
+def counts_on(number):
+    def count():
+        before = Path("count").read_text() if Path("count").exists() else ""
+        if str(number) not in before:
+            Path("count").write_text("".join(sorted(before + str(number))))
+        return 0
+    return count
+
+scenario = Scenario(counts_on(1), other=counts_on(2)) if sys.argv[1] == "stopped" else Scenario(careless)
+print(*drill(scenario, sys.argv[1], Path(sys.argv[2])), sep="\\n")
 """
 
 
-@pytest.mark.parametrize("fault", ["killed", "unreadable", "full"])
+@pytest.mark.parametrize("fault", ["killed", "unreadable", "full", "stopped"])
 def test_a_careless_command_shows(tmp_path: Path, fault: str) -> None:
     drilled = run("-c", CARELESS, fault, str(tmp_path))
     number, *shown = drilled.stdout.splitlines()
