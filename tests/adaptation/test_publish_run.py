@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from forebrain.shards.options import PrepareConfig
 from forebrain.shards.prepare import map_here, prepare
 from forebrain.training import versions as code_versions
 from forebrain.training.config import PretrainConfig
+from forebrain.training.progress import Progress
 from forebrain.training.run_folder import RunFolder
 from forebrain.training.versions import versions
 from forebrain_registry import Registry, pull, verify
@@ -206,6 +208,34 @@ def test_any_checkpoint_is_published_with_its_own_scores(asked: PublishConfig) -
     assert scores[0].value != scores[1].value and scores[1].low < scores[1].value < scores[1].high
     with pytest.raises(ForebrainError, match="no checkpoint of step 7; there are"):
         publish_run(dataclasses.replace(asked, step=7))
+
+
+def test_a_run_that_has_not_ended_is_published_and_says_so(
+    asked: PublishConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(asked.run, tmp_path / "cut")
+    (tmp_path / "cut" / "result.json").unlink()
+    cut = dataclasses.replace(asked, run=str(tmp_path / "cut"), name="cut")
+    TrainedModel.load(RunFolder(cut.run))  # all was trained, and is only not evaluated
+    assert "ended" not in caplog.text
+    (tmp_path / "cut" / "checkpoints" / "00000006.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "is_out_of", lambda progress, patience: True)
+        TrainedModel.load(RunFolder(cut.run))
+        assert "ended" not in caplog.text
+    for _ in range(2):
+        assert Backbone.from_run(cut.run)
+    assert caplog.text.count(f"{cut.run}: this run has not ended; it has done 3 of 6 steps. The same") == 1
+    version, _ = publish_run(cut)
+    card = (pull(Registry(asked.registry), "cut").folder / "README.md").read_text()
+    assert version.metadata.summary.endswith("after 3 of 6 steps")
+    assert "had not ended when it was published: it had done 3 of 6 steps." in card
+    assert publish_run(cut) == (version, True)
+    # Once it has ended, another says so.
+    finished = dataclasses.replace(cut, run=asked.run, step=3)
+    again, was_there = publish_run(finished)
+    assert not was_there and "of 6" not in again.metadata.summary
+    assert publish_run(finished) == (again, True)
 
 
 @pytest.mark.parametrize(

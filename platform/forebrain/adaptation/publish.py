@@ -21,6 +21,7 @@ from rich.console import Console
 from forebrain.adaptation.origin import registry_address, weights_of
 from forebrain.adaptation.run_backbone import (
     GUESSED,
+    UNFINISHED,
     describe,
     fit_start,
     num_guessed,
@@ -104,7 +105,8 @@ def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[
     pictures = _picture(run, trained)
     # The card says in sentences what a summary made of the metadata says.
     told = dataclasses.replace(metadata, summary=config.summary or "")
-    card = make_card(config.name, told, PICTURE if pictures else None) + _recordings(trained, windows)
+    card = make_card(config.name, told, PICTURE if pictures else None)
+    card += _training(trained) + _recordings(trained, windows)
     files = {WEIGHTS: weights, START: fit_start(trained, windows).save(), CARD: card.encode(), **pictures}
     interfaces = {INTERFACES: _interfaces(trained, windows)}
     with _registry_errors():
@@ -124,7 +126,8 @@ def _metadata(
     metadata = Metadata(
         licence=config.licence,
         config=description.config()
-        | {"run": _identity(trained.config), GUESSED: num_guessed(trained, windows)},
+        | {"run": _identity(trained.config), GUESSED: num_guessed(trained, windows)}
+        | ({UNFINISHED: trained.unfinished} if trained.unfinished else {}),
         preprocessing=description.preprocessing(),
         sessions=seen_sessions(trained, windows),
         metrics=(*metrics, *_metrics_of(run, trained, windows)),
@@ -189,6 +192,9 @@ def _published_before(
     for version in reversed(versions):
         stored = {file.path: file.sha256 for file in version.record.files}
         if (stored[WEIGHTS], version.metadata.run_id) != (sha256, run):
+            continue
+        # Once the run has ended, a version is to say so, though its best weights be those of before.
+        if UNFINISHED in version.metadata.config and not trained.unfinished:
             continue
         if all(value in (None, getattr(version.metadata, name)) for name, value in asked.items()):
             if version.number in deprecations:
@@ -265,7 +271,19 @@ def _summary(metadata: Metadata) -> str:
     }
     scored = "score" in test
     score = f", test score {test['score']:.3f} (linear {test['score of linear']:.3f})" if scored else ""
-    return f"{', '.join(metadata.species)}: {len(metadata.sessions)} sessions{score}"
+    unfinished = metadata.config.get(UNFINISHED)
+    so_far = f", after {unfinished}" if unfinished else ""
+    return f"{', '.join(metadata.species)}: {len(metadata.sessions)} sessions{score}{so_far}"
+
+
+def _training(trained: TrainedModel) -> str:
+    """The part of the card on a run that had not ended; empty of one that had."""
+    if not trained.unfinished:
+        return ""
+    return (
+        "\n## Training\n\nThe run that this is of had not ended when it was published: it had done "
+        f"{trained.unfinished}.\n"
+    )
 
 
 def _recordings(trained: TrainedModel, windows: ShardWindows) -> str:

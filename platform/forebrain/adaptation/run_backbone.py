@@ -14,6 +14,8 @@ from forebrain_registry import SeenSession
 
 # In the config of a published version, what `num_guessed` says of it.
 GUESSED = "guessed_names"
+# The like of a run that had not ended, `TrainedModel.unfinished`; of others there is none.
+UNFINISHED = "unfinished"
 
 
 def open_windows(run: RunFolder, trained: TrainedModel, data: str | None) -> ShardWindows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from forebrain.scoring.window_source import SessionInfo
 from forebrain.training.checkpoints import Checkpoint, CheckpointStore
 from forebrain.training.config import PretrainConfig
 from forebrain.training.forecasting import ModelForecaster
+from forebrain.training.progress import Progress
 from forebrain.training.run_folder import RunFolder, check_one_run
 from forebrain.training.state import from_files, untrained_interface
 
@@ -33,6 +35,7 @@ class TrainedModel:
         backbone: on the CPU, in evaluation mode.
         interfaces: by session id.
         datasets: names in the order of the backbone's data set embedding.
+        unfinished: how many of its steps the run has done, in words; "" of one that has ended.
     """
 
     config: PretrainConfig
@@ -40,10 +43,13 @@ class TrainedModel:
     backbone: Model
     interfaces: dict[str, Interface]
     datasets: list[str]
+    unfinished: str = ""
 
     @classmethod
     def load(cls, run: RunFolder, step: int | None = None) -> TrainedModel:
         """Loads a checkpoint: that with the lowest validation loss, or the newest where none was validated.
+
+        Of a run that has not ended a line says so.
 
         Args:
             run: the run.
@@ -75,7 +81,10 @@ class TrainedModel:
                 own = {"unit": unit, "session": tensors[f"{session}:session"]}
                 interfaces[session] = Interface(len(unit), unit.shape[1], None, len(own["session"]))
                 _fill(interfaces[session], own, f"session {session}")
-        return cls(config, checkpoint, backbone, interfaces, datasets)
+        unfinished = _unfinished([checkpoint, *store.committed()], run, config)
+        if unfinished:
+            _say_unfinished(run.uri, unfinished)
+        return cls(config, checkpoint, backbone, interfaces, datasets, unfinished)
 
     def forecaster(self, sessions: Sequence[SessionInfo], new: Collection[str] = ()) -> ModelForecaster:
         """A forecaster for the scorer, of those sessions that have an interface, and of new ones.
@@ -123,6 +132,24 @@ def _best_whole(store: CheckpointStore, run: RunFolder) -> tuple[Checkpoint, dic
     if newest is None:
         raise CheckpointError(f"{run.uri}: no checkpoint that is whole; run the pretraining (again).")
     return newest
+
+
+def _unfinished(checkpoints: Sequence[Checkpoint], run: RunFolder, config: PretrainConfig) -> str:
+    """See `TrainedModel.unfinished`; a run that ran out of patience has ended, evaluated or not."""
+    newest, steps = max(checkpoints, key=lambda checkpoint: checkpoint.step), config.training.steps
+    progress = Progress.from_record(newest.record.get("progress", {}))
+    has_ended = newest.step >= steps or progress.is_out_of(config.training.patience)
+    # The newest checkpoint of a run that has a result may be gone.
+    if has_ended or "steps" in (run.read_result() or {}):
+        return ""
+    return f"{newest.step:,} of {steps:,} steps"
+
+
+@functools.cache  # once, of a run that is opened for each of many recordings
+def _say_unfinished(run: str, done: str) -> None:
+    _log.warning(
+        "%s: this run has not ended; it has done %s. The same `pretrain` command goes on with it.", run, done
+    )
 
 
 def _of_step(store: CheckpointStore, step: int, where: str) -> tuple[Checkpoint, dict[str, bytes]]:
