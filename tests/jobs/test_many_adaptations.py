@@ -173,6 +173,28 @@ def test_a_folder_takes_no_other_settings(config: ManyConfig) -> None:
         adapt_many(replace(config, model="wurms"), quiet)
 
 
+def test_a_version_that_came_since_does_not_hide_the_one_that_goes_on(config: ManyConfig) -> None:
+    config, quiet = replace(config, mode="none"), Console(quiet=True)
+    adapt_many(config, quiet)
+    registry = Registry(config.registry)
+    metadata = registry.resolve("worms").metadata
+    publish(registry, "worms", {"model.safetensors": weights_of(Poco(MODEL))}, metadata)  # of other weights
+    with pytest.raises(
+        ConfigError, match=r"another weights.*, with --model worms@1 in place of worms@2, to go"
+    ):
+        adapt_many(config, quiet)
+    rows = adapt_many(replace(config, model="worms@1"), quiet)
+    assert [row["status"] for row in rows].count("finished") == 2
+    # The same weights under another name are the same; one of before there were names has none to give.
+    asked = Path(config.out) / "adaptations.yaml"
+    asked.write_text(asked.read_text().replace("worms@1", "elsewhere@7"))
+    adapt_many(replace(config, model="worms@1"), quiet)
+    asked.write_text(asked.read_text().replace("model: elsewhere@7\n", ""))
+    adapt_many(replace(config, model="worms@1"), quiet)
+    with pytest.raises(ConfigError, match="Give the same command to go on"):
+        adapt_many(config, quiet)
+
+
 @pytest.mark.parametrize("content", ["", "- a list", "{ unclosed"])
 def test_a_damaged_record_of_what_was_asked_is_one_clear_error(config: ManyConfig, content: str) -> None:
     Path(config.out).mkdir(parents=True)

@@ -51,6 +51,7 @@ _COLUMNS = (
     "recording", "error", "code_version",
 )  # fmt: skip
 _SHOWN = _COLUMNS[:-3]
+_NAMED = "model"  # in ASKED, for people: which version had the weights
 _NUMBERS = ("score", "low", "high", "linear", "ridge", "self", "not adapted", "seconds")
 Row = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -176,7 +177,8 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
     }
     if not out.exists(ASKED):
         with contextlib.suppress(FileExistsError):  # another command came first
-            out.create(ASKED, yaml.safe_dump(asked, sort_keys=False).encode())
+            with_name = {**asked, _NAMED: str(backbone.origin)}
+            out.create(ASKED, yaml.safe_dump(with_name, sort_keys=False).encode())
     try:
         before = dict(yaml.safe_load(out.read(ASKED)))
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
@@ -184,11 +186,15 @@ def _claim(out: Folder, config: ManyConfig, backbone: Backbone) -> None:
             f"{out.uri_of(ASKED)}: damaged ({' '.join(str(error).split())}). Remove it, and the same command "
             "makes it again."
         ) from error
+    began_with, now = before.pop(_NAMED, None), str(backbone.origin)
     if before != asked:
+        # A name alone stands for another version once one is published.
+        is_other = before.get("weights") != asked["weights"] and began_with not in (None, now)
+        model = f", with --model {began_with} in place of {now}," if is_other else ""
         other = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
         raise ConfigError(
-            f"{out.uri} holds adaptations with another {', '.join(other)}. Give the same command to go on "
-            "there, or another --out."
+            f"{out.uri} holds adaptations with another {', '.join(other)}. Give the same command{model} to "
+            "go on there, or another --out."
         )
 
 
