@@ -32,7 +32,7 @@ from forebrain.shards.prepare import map_here, prepare
 from forebrain.shards.recordings import find_all
 from forebrain.training import ledger
 from forebrain.training.config import PretrainConfig
-from forebrain.training.events import Ended, Event, Started, StepDone
+from forebrain.training.events import CheckpointSaved, Ended, Event, Started, StepDone
 from forebrain.training.run_folder import RunFolder
 from forebrain_registry.storage import Folder
 
@@ -110,6 +110,31 @@ def test_the_same_command_given_again_while_a_run_trains_is_refused_and_takes_no
     run = RunFolder(config.out)
     assert [row["step"] for row in run.read_metrics() if row["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
     assert [checkpoint.step for checkpoint in run.checkpoints().committed()][-1] == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_has_lost_its_metrics_goes_on_and_says_so(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    def cut(event: Event) -> None:
+        if isinstance(event, CheckpointSaved):
+            raise KeyboardInterrupt
+
+    training = {"steps": 6, "batch_size": 8, "threads": 1, "checkpoint_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(make_run(training=training), QUIET, cut)
+    config = make_run(training=training, workers=workers)
+    (Path(config.out) / "metrics.jsonl").unlink()
+    assert not caplog.text
+    if workers:
+        pytest.importorskip("ray")
+        monkeypatch.setattr(ray_runtime, "start_ray", lambda: None)
+        monkeypatch.setattr("forebrain.training.on_ray.train_on_ray", lambda *given: None)
+        with pytest.raises(ForebrainError, match="training ended without finishing"):
+            pretrain(config, QUIET)
+    else:
+        pretrain(config, QUIET)
+    assert caplog.text.count("metrics.jsonl: 2 of the 2 steps that are done have no row here") == 1
 
 
 def test_a_run_that_another_command_has_finished_meanwhile_stays_as_it_is(

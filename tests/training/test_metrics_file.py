@@ -53,6 +53,19 @@ def test_steps_that_are_done_again_stand_once(tmp_path: Path) -> None:
     assert [row for row in after.read() if row["kind"] == "step"] == rows(1, 2, 3, 4, 5, 6)
 
 
+@pytest.mark.parametrize(("kept", "lacking"), [((), 3), ((3,), 2), ((1, 3, 4), 1), ((1, 2, 3, 5), 0)])
+def test_a_run_that_goes_on_without_rows_of_before_says_so(
+    tmp_path: Path, kept: tuple[int, ...], lacking: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = MetricsFile(Folder(tmp_path))
+    metrics.rewind(0)
+    assert not caplog.text
+    metrics.append([*rows(*kept), {"kind": "checkpoint", "step": 2}])
+    metrics.rewind(3)
+    assert (f"{lacking} of the 3 steps that are done have no row" in caplog.text) == bool(lacking)
+    assert len(caplog.records) == bool(lacking)
+
+
 @pytest.mark.parametrize(
     "torn",
     [

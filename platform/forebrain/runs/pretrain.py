@@ -295,7 +295,8 @@ def _train(
     if config.workers:
         from forebrain.training.on_ray import train_on_ray
 
-        run.read_metrics()  # what is damaged there is said here; workers only write it to their logs
+        # What is damaged or gone there is said here; workers only write it to their logs.
+        run.metrics().read_until(run.checkpoints().newest_step())
         console.print(f"Starting {config.workers} training worker{'s' * (config.workers > 1)} ...")
         train_on_ray(config, report, launched)
     else:

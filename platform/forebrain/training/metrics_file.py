@@ -52,9 +52,23 @@ class MetricsFile:
                 rows[key] = row
         return list(rows.values())
 
+    def read_until(self, step: int) -> list[Row]:
+        """The rows that a run has which goes on after this step; a line says where steps have none."""
+        rows = [row for row in self.read() if row["step"] <= step]
+        lacking = step - len({row["step"] for row in rows if row["kind"] == "step" and row["step"] > 0})
+        if lacking > 0:
+            _log.warning(
+                "%s: %d of the %d steps that are done have no row here, and curves will lack them; training "
+                "is the same. If the run was copied, copy this file too, and give the command again.",
+                self._run.uri_of(NAME),
+                lacking,
+                step,
+            )
+        return rows
+
     def rewind(self, step: int) -> None:
         """Makes the file that of a run that goes on after this step: later rows and damaged lines go."""
-        self._rewrite(row for row in self.read() if row["step"] <= step)
+        self._rewrite(self.read_until(step))
 
     def append(self, rows: list[Row]) -> None:
         """Adds rows for good.
