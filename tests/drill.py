@@ -1,13 +1,14 @@
 """Has a command meet a fault at each thing that it does in a folder, and looks at what comes of it.
 
     python tests/drill.py publish killed [every N-th]
+    python tests/drill.py publish@s3 lost          # at each request to the store at AWS_ENDPOINT_URL
 
 Each trial begins with a copy of one folder. The command is killed, or refused, or stopped while the same or
 another is given, as it is about to open, make, rename, link or remove the k-th file or folder, or to look at
-the k-th; then it is given again. What lies there in the end must be what an undisturbed one leaves (or two in
-either order), and an end without an error must have left that at once. What differs between two undisturbed
-ones (times, names of processes) is not compared. Prints a line for each fault that shows, and exits with 1 if
-there are any.
+the k-th; in a store each request counts. Then it is given again. What lies there in the end must be what an
+undisturbed one leaves (or two in either order), and an end without an error must have left that at once. What
+differs between two undisturbed ones (times, names of processes) is not compared. Prints a line for each fault
+that shows, and exits with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-Fault = Literal["killed", "stopped", "unreadable", "unwritable", "full"]
+Fault = Literal["killed", "stopped", "unreadable", "unwritable", "full", "lost"]
 Work = Callable[[], int]
 Observed = dict[str, Any]  # by file, and by key in a file of JSON
 CHANGES = {f"os.{name}" for name in ("rename", "remove", "rmdir", "mkdir", "link", "symlink", "truncate")}
 LOOKS = {"os.listdir", "os.scandir", "stat"}
+REQUESTS = ("Put", "Delete", "Copy", "Create", "Upload", "Complete")  # that change something, begin so
+BUCKET, PREFIX = "forebrain", f"drill-{os.getpid()}"
 LIMIT_S = 120.0  # of one command
 VOLATILE = re.compile(r"[0-9]+\.[\w-]+\.[0-9]+\.[0-9]+|[0-9a-f]{8,}|[0-9]{9,}")
 RUN = (
@@ -56,12 +59,14 @@ class Scenario:
         before: likewise, in an empty folder with recordings.
         ignored: pattern of the files and keys that are not compared.
         other: given while the command is stopped; the same once more where there is none.
+        in_store: what commands write lies in a store, and requests to it meet the faults.
     """
 
     command: str | Work
     before: tuple[str | Work, ...] = ()
     ignored: str = "$^"
     other: str | Work | None = None
+    in_store: bool = False
 
 
 def _forecast_live() -> int:
@@ -121,7 +126,7 @@ def _forget_models() -> int:
 
 # Which older checkpoints are kept besides depends on where a run was begun again; its scores do not.
 _OF_RUNS = (
-    r"^run/checkpoints/|tensorboard|attempts|metrics\.jsonl$|result\.json:.*(ledger|seconds|attempts)|"
+    r"^(store/)?run/checkpoints/|tensorboard|attempts|metrics\.jsonl$|result\.json:.*(ledger|seconds|attempts)|"
     "code_version"
 )
 _TRAINED = f"pretrain --data recs --out run {RUN}"
@@ -191,22 +196,68 @@ SCENARIOS: Mapping[str, Scenario] = {
 }
 
 
+def scenario_of(name: str) -> Scenario:
+    """By its name; NAME@s3 is the same in a store."""
+    name, _, place = name.partition("@")
+    scenario = SCENARIOS[name]
+    if not place:
+        return scenario
+
+    def there(command: Any) -> Any:
+        return re.sub(r"(?<= )(set|run2?|reg2?)(?= |$)", rf"s3://{BUCKET}/{PREFIX}/\1", command)
+
+    commands = {key: there(getattr(scenario, key)) for key in ("command", "other") if getattr(scenario, key)}
+    return dataclasses.replace(
+        scenario, **commands, before=tuple(there(each) for each in scenario.before), in_store=True
+    )
+
+
+class _Store:
+    """The objects below PREFIX, each as a file."""
+
+    def __init__(self) -> None:
+        import botocore.session
+
+        self._client = botocore.session.get_session().create_client("s3")
+
+    def fetch(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        for key in self._keys():
+            path = folder / key.removeprefix(f"{PREFIX}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+
+    def fill(self, folder: Path) -> None:
+        """It holds what the folder holds, which is removed."""
+        for key in self._keys():
+            self._client.delete_object(Bucket=BUCKET, Key=key)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                key = f"{PREFIX}/{path.relative_to(folder)}"
+                self._client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _keys(self) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{PREFIX}/")
+        return [each["Key"] for page in pages for each in page.get("Contents", ())]
+
+
 class _Injector:
-    """Counts what a process does below a folder, and brings a fault at one of these.
+    """Counts what a process does below a folder, or asks of a store, and brings a fault at one of these.
 
     Args:
-        root: the folder.
+        root: the folder; None for a store.
         fault: what comes; None to count alone.
         at: the number of the operation, from 1.
     """
 
-    def __init__(self, root: Path, fault: Fault | None, at: int) -> None:
-        self.root, self.fault, self.at = str(root), fault, at
+    def __init__(self, root: Path | None, fault: Fault | None, at: int) -> None:
+        self.root, self.fault, self.at = None if root is None else str(root), fault, at
         self.operations: list[str] = []
         self.is_on = self._is_busy = False
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if not self.is_on or self._is_busy or not (names := self._names(event, args)):
+        if not self.is_on or self._is_busy or self.root is None or not (names := self._names(event, args)):
             return
         self._is_busy = True
         try:
@@ -218,9 +269,27 @@ class _Injector:
             path.startswith(kept) for path in paths
         ):
             return
-        self.operations.append(" ".join([event, *(path.removeprefix(self.root) for path in paths)]))
-        if len(self.operations) == self.at or (self.fault == "full" and len(self.operations) > self.at > 0):
+        if self._meets(" ".join([event, *(path.removeprefix(self.root) for path in paths)])):
             self._bring(paths[0])
+
+    def requested(self, name: str, place: str) -> bool:
+        """A request to a store is to be sent; whether its answer is lost."""
+        if not self.is_on or name.startswith(REQUESTS) == (self.fault == "unreadable"):
+            return False
+        if not self._meets(f"{name} {place}"):
+            return False
+        if self.fault in ("unreadable", "unwritable", "full"):
+            from botocore.exceptions import ClientError
+
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "as drilled"}}, name)
+        if self.fault != "lost":
+            self._bring(place)
+        return True
+
+    def _meets(self, operation: str) -> bool:
+        self.operations.append(operation)
+        number = len(self.operations)
+        return number == self.at or (self.fault == "full" and number > self.at > 0)
 
     def _names(self, event: str, args: tuple[Any, ...]) -> list[Any]:
         named = [arg for arg in args if isinstance(arg, str | bytes | os.PathLike)]
@@ -258,7 +327,9 @@ def _child(root: Path, command: str | Work, injector: _Injector, log: Path) -> N
             injector("stat", (path,))  # which is no event of Python's
             return stat(path, *args, **kwargs)
 
-        if injector.fault == "unreadable":
+        if injector.root is None:
+            _follow_requests(injector)
+        elif injector.fault == "unreadable":
             os.stat = looked_at
         injector.is_on = True
         status = _done(command)
@@ -272,10 +343,33 @@ def _child(root: Path, command: str | Work, injector: _Injector, log: Path) -> N
         os._exit(status)
 
 
-def _begin(root: Path, command: str | Work, log: Path, fault: Fault | None = None, at: int = 0) -> int:
+def _follow_requests(injector: _Injector) -> None:
+    from aiobotocore.client import AioBaseClient
+    from botocore.exceptions import ConnectionClosedError
+
+    call = AioBaseClient._make_api_call
+
+    async def called(client: Any, name: str, parameters: Mapping[str, Any]) -> Any:
+        is_lost = injector.requested(name, str(parameters.get("Key") or parameters.get("Prefix")))
+        answer = await call(client, name, parameters)
+        if is_lost:
+            raise ConnectionClosedError(endpoint_url="as drilled")
+        return answer
+
+    AioBaseClient._make_api_call = called
+
+
+def _begin(
+    root: Path,
+    command: str | Work,
+    log: Path,
+    fault: Fault | None = None,
+    at: int = 0,
+    in_store: bool = False,
+) -> int:
     process = os.fork()
     if process == 0:
-        _child(root, command, _Injector(root, fault, at), log)
+        _child(root, command, _Injector(None if in_store else root, fault, at), log)
     return process
 
 
@@ -361,15 +455,25 @@ def drill(scenario: Scenario, fault: Fault, folder: Path, every: int = 1) -> Ite
     os.environ |= {"HOME": str(root), "XDG_CACHE_HOME": str(root / ".cache")}
     root.mkdir()
     _save_recordings(root)
+    store = _Store() if scenario.in_store else None
     for command in scenario.before:
         if _end(_begin(root, command, log)) != 0:
             raise RuntimeError(f"{command}: {log.read_text()}")
+    if store is not None:
+        store.fetch(root / "store")
     root.rename(begun)
 
     def run(fault: Fault | None = None, at: int = 0, command: str | Work = scenario.command) -> int:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(begun, root)
-        return _begin(root, command, log, fault, at)
+        if store is not None:
+            store.fill(root / "store")
+        return _begin(root, command, log, fault, at, scenario.in_store)
+
+    def seen_now() -> Observed:
+        if store is not None:
+            store.fetch(root / "store")
+        return observe(root)
 
     undisturbed, took_s = [], 0.0
     for _ in range(2):
@@ -379,18 +483,18 @@ def drill(scenario: Scenario, fault: Fault, folder: Path, every: int = 1) -> Ite
             raise RuntimeError(f"{scenario.command}: {log.read_text()}")
         if scenario.other is not None:
             _end(_begin(root, scenario.other, second))
-        undisturbed.append(observe(root))
+        undisturbed.append(seen_now())
         took_s = time.monotonic() - began
     varies = differences(*undisturbed, but=(), ignored="$^")
     operations = log.with_suffix(".operations").read_text().splitlines()
     if scenario.other is not None:
         _end(run(command=scenario.other))
         _end(_begin(root, scenario.command, log))
-        undisturbed.append(observe(root))
+        undisturbed.append(seen_now())
     yield f"{len(operations)} operations"
 
     def differing() -> list[str]:
-        found = observe(root)
+        found = seen_now()
         return min((differences(each, found, varies, scenario.ignored) for each in undisturbed), key=len)
 
     for at in range(1, len(operations) + 1, every):
@@ -410,7 +514,7 @@ def drill(scenario: Scenario, fault: Fault, folder: Path, every: int = 1) -> Ite
             _end(_begin(root, scenario.other, folder / "again"))
         seen += differing()
         # A live state is written as often as its thread finds time to, so that the fault may never come.
-        allowed = (-signal.SIGKILL, 0) if fault == "killed" else (0, 1, 2)
+        allowed = {"killed": (-signal.SIGKILL, 0), "lost": (0,)}.get(fault, (0, 1, 2))
         if seen or again not in (0, 1, 2) or any(each not in allowed for each in statuses):
             told = log.read_text()[-300:]
             yield f"{at}: {operations[at - 1]}: {statuses}, then {again}: {seen[:5]}: {told!r}"
@@ -460,7 +564,7 @@ def _import_all() -> None:
 def main(name: str, fault: Fault, every: str = "1") -> int:
     _import_all()
     with tempfile.TemporaryDirectory() as folder:
-        number, *shown = drill(SCENARIOS[name], fault, Path(folder).resolve(), int(every))
+        number, *shown = drill(scenario_of(name), fault, Path(folder).resolve(), int(every))
     print(f"{name}, {fault}: {number}", *shown, sep="\n")
     return int(bool(shown))
 
