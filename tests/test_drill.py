@@ -44,6 +44,17 @@ MORE = [
     *((name, "stopped", 101) for name in ("pretrain-and-prepare", "pretrain-and-other")),
 ]
 
+IN_STORE = [
+    ("publish@s3", "lost", 5),
+    ("copy@s3", "killed", 5),
+    ("alias@s3", "stopped", 3),
+    ("prepare@s3", "killed", 9),
+    ("pretrain@s3", "lost", 29),
+    ("evaluate@s3", "full", 23),
+    ("publish-and-another@s3", "stopped", 7),
+    ("pretrain-and-other@s3", "stopped", 29),
+]
+
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     paths = f"{HERE}:{HERE.parent / 'platform'}:{HERE.parent / 'registry'}"
@@ -57,6 +68,13 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_wherever_a_command_meets_a_fault_it_leaves_in_the_end_what_an_undisturbed_one_leaves(
     name: str, fault: str, every: int
 ) -> None:
+    drilled = run(str(HERE / "drill.py"), name, fault, str(every))
+    assert drilled.returncode == 0, drilled.stdout + drilled.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "fault", "every"), IN_STORE)
+def test_in_a_store_it_does_so_too(s3_bucket: str, name: str, fault: str, every: int) -> None:
     drilled = run(str(HERE / "drill.py"), name, fault, str(every))
     assert drilled.returncode == 0, drilled.stdout + drilled.stderr
 
