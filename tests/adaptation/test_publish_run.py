@@ -206,6 +206,8 @@ def test_any_checkpoint_is_published_with_its_own_scores(asked: PublishConfig) -
         for v in (first, version)
     ]
     assert scores[0].value != scores[1].value and scores[1].low < scores[1].value < scores[1].high
+    copies = [[m for m in v.metadata.metrics if m.name == "score of linear"] for v in (first, version)]
+    assert copies[0] == copies[1]  # on the windows of the run's own evaluation
     with pytest.raises(ForebrainError, match="no checkpoint of step 7; there are"):
         publish_run(dataclasses.replace(asked, step=7))
 

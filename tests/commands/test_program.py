@@ -16,7 +16,8 @@ import yaml
 
 import forebrain
 import forebrain.commands
-from forebrain.commands import SUMMARIES, main, module_of, parse_command
+from forebrain.commands import SUMMARIES, main, module_of, parse_command, plan
+from forebrain.commands._unread import output_may_fail
 from forebrain.config import flat, options
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.leaving import end_as_usual, end_at_once, end_in_order
@@ -206,6 +207,51 @@ def test_a_reader_that_has_seen_enough_gives_no_traceback() -> None:
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 1
     process.stderr.close()
+
+
+READ_NO_MORE = """
+import sys
+from forebrain.commands import main, pretrain
+def run(config, console):
+    for step in range(3):
+        console.print(f"step {step}")
+        print(f"warning {step}", file=sys.stderr, flush=True)
+    open(config.out, "w").write("trained")
+    return 0
+pretrain.run = run
+sys.exit(main(["pretrain", "--data", "recordings", "--out", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("log", ["full", "closed"])
+def test_work_goes_on_where_nobody_can_read_what_it_prints(tmp_path: Path, log: str, unbuffered: str) -> None:
+    out, environment = tmp_path / "out", {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-c", READ_NO_MORE, str(out)]
+    if log == "full":
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            status = subprocess.run(command, stdout=full, stderr=full, env=environment).returncode
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+        status = subprocess.run(command, stdout=writing, stderr=writing, env=environment).returncode
+        os.close(writing)
+    assert status == 0 and out.read_text() == "trained"
+
+
+def test_what_could_not_be_printed_leaves_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "log").open("w") as log, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", log)
+        with output_may_fail():
+            print("first")
+            kept, full = os.dup(log.fileno()), os.open("/dev/full", os.O_WRONLY)
+            os.dup2(full, log.fileno())
+            print("second")
+            os.dup2(kept, log.fileno())
+            print("third")
+            os.close(kept), os.close(full)
+    lines = (tmp_path / "log").read_text().split("\n")
+    assert lines == ["first", "", "[what was printed before this could not be written]", "third", ""]
 
 
 class TestOptions:
@@ -437,6 +483,19 @@ class TestOut:
         assert main(["plan", "--out", str(out)]) == 2
         assert "--overwrite" in capsys.readouterr().err and out.read_text() == "mine"
         assert main(["plan", "--out", str(out), "--overwrite"]) == 0 and out.read_text().startswith("{")
+
+    def test_a_file_that_another_command_wrote_meanwhile_is_not_written_over(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, calculate = tmp_path / "plan.json", plan.calculate
+
+        def slowly(config: plan.Config) -> dict[str, object]:
+            out.write_text("another's")
+            return calculate(config)
+
+        monkeypatch.setattr(plan, "calculate", slowly)
+        assert main(["plan", "--out", str(out)]) == 2
+        assert "exists. Give --overwrite" in capsys.readouterr().err and out.read_text() == "another's"
 
     def test_what_is_no_file_is_never_replaced(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from forebrain.commands import main
 from forebrain.config import from_values
 from forebrain.errors import ConfigError
+from forebrain.evaluation.tables import Table
+from forebrain.runs import compare_report
 from forebrain.runs.compare import Comparison, compare, open_runs
 from forebrain.runs.compare_report import write_comparison
 from forebrain.training.config import PretrainConfig
@@ -76,6 +79,23 @@ def test_a_model_of_a_shorter_context_is_scored_on_the_same_windows(comparison: 
             for name, sessions in evaluation.scores.items()
         }
         assert len({tuple(counts) for counts in windows.values()}) == 1
+
+
+def test_of_two_comparisons_into_one_folder_one_is_refused(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, statuses = tmp_path / "out", []
+    short = trained("short", model={"name": "nlinear", "context": 6, "horizon": 4})
+    asked = ["evaluate", "--run", trained("mlp").uri, short.uri, "--full", "--out", str(out)]
+
+    def beside(comparison: Comparison, folder: Folder) -> list[Table]:
+        statuses.append(main([*asked, "--overwrite"]))
+        return write_comparison(comparison, folder)
+
+    monkeypatch.setattr(compare_report, "write_comparison", beside)
+    assert (main(asked), statuses) == (0, [1])
+    assert "another command works there" in capsys.readouterr().err and (out / "report.md").exists()
+    assert not list(out.glob("held-*"))
 
 
 def test_what_is_written_holds_every_number_and_the_baselines(comparison: Comparison, tmp_path: Path) -> None:

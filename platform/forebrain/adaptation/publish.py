@@ -30,10 +30,9 @@ from forebrain.adaptation.run_backbone import (
 )
 from forebrain.adaptation.start import START
 from forebrain.errors import PublishError
-from forebrain.runs.evaluate import SCORED_PARTS, score_parts, with_baselines
+from forebrain.runs.evaluate import SCORED_PARTS, score_parts, windows_scored, with_baselines
 from forebrain.runs.trained import TrainedModel
 from forebrain.scoring.baselines import BASELINES
-from forebrain.scoring.evaluate import WINDOWS_PER_SESSION
 from forebrain.scoring.intervals import LEVEL
 from forebrain.shards.windows import ShardWindows
 from forebrain.training.config import PretrainConfig
@@ -214,9 +213,8 @@ def _scores(run: RunFolder, trained: TrainedModel, windows: ShardWindows) -> dic
     result = run.read_result() or {}
     if result.get("best_step") == trained.checkpoint.step:
         return {part: result[part] for part in SCORED_PARTS if part in result}
-    config = trained.config
-    limit = None if config.evaluation.full else WINDOWS_PER_SESSION
-    parts = score_parts(trained, windows, with_baselines(trained, windows), limit, Console(quiet=True))
+    config, forecasters = trained.config, with_baselines(trained, windows)
+    parts = score_parts(trained, windows, forecasters, windows_scored(windows, config), Console(quiet=True))
     return {part: evaluation.result(config.model.title) for part, evaluation in parts.items()}
 
 

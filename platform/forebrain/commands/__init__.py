@@ -27,9 +27,13 @@ from typing import Any
 
 import forebrain
 from forebrain.commands._table import SUMMARIES
+from forebrain.commands._unread import output_may_fail
 from forebrain.errors import ConfigError, ForebrainError, StoppedError
 from forebrain.leaving import HANGUP, end_as_usual, end_at_once, end_in_order, status_or
 from forebrain_registry.lines import LineFormatter, one_line, quoted
+
+# Commands whose work is worth more than what they print of it.
+_LASTING = ("prepare", "pretrain", "evaluate", "publish", "adapt", "study ", "live ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,4 +220,5 @@ def _run(words: list[str]) -> int:
     config = parse_command(name, given)
     from forebrain.console import make_console
 
-    return module.run(config, make_console())
+    with output_may_fail() if name.startswith(_LASTING) else contextlib.nullcontext():
+        return module.run(config, make_console())

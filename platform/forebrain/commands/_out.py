@@ -25,18 +25,32 @@ def require_free(out: str | None, overwrite: bool, option: str = "out") -> None:
         return
     folder, name = _place(out)
     if not overwrite and folder.exists(name):
-        raise ConfigError(
-            f"{option} is {out}, which exists. Give --overwrite to replace it, or another --{option}."
-        )
+        raise _taken(out, option)
     if folder.exists(name) and folder.stat(name) is None:
         raise ConfigError(f"{option} is {out}, a folder, device or pipe; expected a file, of another name.")
     folder.require_writable()
 
 
-def write_out(out: str, data: bytes) -> None:
-    """Writes a file whole, on a disk or in an object store."""
+def write_out(out: str, data: bytes, overwrite: bool, option: str = "out") -> None:
+    """Writes a file whole, on a disk or in an object store.
+
+    Raises:
+        ConfigError: it is not to be written over, and another command wrote one since `require_free`.
+    """
     folder, name = _place(out)
-    folder.write(name, data)
+    if overwrite:
+        folder.write(name, data)
+        return
+    try:
+        folder.create(name, data)
+    except FileExistsError as error:
+        raise _taken(out, option) from error
+
+
+def _taken(out: str, option: str) -> ConfigError:
+    return ConfigError(
+        f"{option} is {out}, which exists. Give --overwrite to replace it, or another --{option}."
+    )
 
 
 def _place(out: str) -> tuple[Folder, str]:

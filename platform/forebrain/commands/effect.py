@@ -68,6 +68,6 @@ def run(config: Config, console: Console) -> int:
     if config.out is None:
         print(table, end="")
         return 0
-    write_out(config.out, table.encode())
+    write_out(config.out, table.encode(), config.overwrite)
     console.print(f"the effect on {adapted.num_units} units over {adapted.horizon} frames: {config.out}")
     return 0

@@ -10,6 +10,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from forebrain.alone import alone
 from forebrain.commands._out import require_free
 from forebrain.errors import ConfigError
 from forebrain.out_folder import COMPARISON, require_own
@@ -76,14 +77,16 @@ def compare_runs(config: Config, out: str, console: Console) -> None:
 
     folder = Folder(out)
     require_own(folder, COMPARISON)
-    require_free(folder.uri_of(COMPARISON), config.overwrite)
-    comparison = compare(
-        open_runs([RunFolder(uri) for uri in config.run]),
-        config.part,
-        None if config.full else WINDOWS_PER_SESSION,
-        progress=console.print,
-    )
-    for table in write_comparison(comparison, folder):
+    with alone(folder):
+        require_free(folder.uri_of(COMPARISON), config.overwrite)
+        comparison = compare(
+            open_runs([RunFolder(uri) for uri in config.run]),
+            config.part,
+            None if config.full else WINDOWS_PER_SESSION,
+            progress=console.print,
+        )
+        tables = write_comparison(comparison, folder)
+    for table in tables:
         if table.name in ("scores", "differences"):
             console.print(table.to_rich())
     console.print(f"Tables and pictures: {folder.uri}/report.md")

@@ -69,7 +69,7 @@ def run(config: Config, console: Console) -> int:
     if config.out is None:
         print(table, end="")
         return 0
-    write_out(config.out, table.encode())
+    write_out(config.out, table.encode(), config.overwrite)
     console.print(
         f"{adapted.horizon} frames of {adapted.num_units} units forecast, knowing "
         f"{adapted.known(config.inputs, plan)}: {config.out}"

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
-from forebrain.commands._out import require_free
+from forebrain.commands._out import require_free, write_out
 from forebrain.console import Table
 from forebrain.errors import ConfigError
 from forebrain.scoring.protocols import DEFAULT, PARTS, least_frames, windows_of
@@ -24,7 +23,7 @@ from forebrain.sessions.inspection import Inspected
 from forebrain.sessions.sidecar import Sidecar, check_sidecar
 from forebrain.shards.recordings import find_all, name_of, open_any
 from forebrain_registry.lines import one_line
-from forebrain_registry.storage import path_here
+from forebrain_registry.storage import path_here, scratch
 
 POSITIONAL = "recording"
 ALIASES = {"--recordings": "--recording"}  # as scripts have it
@@ -99,7 +98,8 @@ def run(config: Config, console: Console) -> int:
         for path in inspection.write_questions(asked):
             print(f"questions written to {printable(path)}; fill in what you know and run this again")
     if picture is not None and num_usable:
-        print(f"Picture: {printable(_draw(results, picture))}")
+        write_out(str(picture), _drawn(results), config.overwrite, "picture")
+        print(f"Picture: {printable(picture)}")
     print(f"{num_usable} sessions can be used, {len(results) - num_usable} cannot")
     return 0 if num_usable else 1
 
@@ -125,11 +125,13 @@ def too_short(results: Sequence[Inspected], context: int, horizon: int) -> Itera
             )
 
 
-def _draw(results: Sequence[Inspected], path: Path) -> Path:
+def _drawn(results: Sequence[Inspected]) -> bytes:
+    """A picture of the first session."""
     from forebrain.evaluation.recording import draw_recording  # needs matplotlib
 
     shown = next(result.session for result in results if result.session is not None)
-    return draw_recording(shown, path)
+    with scratch() as folder:
+        return draw_recording(shown, folder / "picture.png").read_bytes()
 
 
 def _after_asking(addresses: Sequence[str], said: Sidecar, results: list[Inspected]) -> list[Inspected]:

@@ -49,6 +49,6 @@ def run(config: Config, console: Console) -> int:
     ]
     table = leak_table(measure_leaks(sessions, config.context, config.horizon, progress=console.print))
     if config.out is not None:
-        write_out(config.out, table.to_csv().encode())
+        write_out(config.out, table.to_csv().encode(), config.overwrite)
     console.print(table.to_rich())
     return 0

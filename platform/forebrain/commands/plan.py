@@ -25,5 +25,5 @@ def run(config: Config, console: Console) -> int:
     console.print(as_table(plan))
     console.print(as_limits(plan))
     if config.out:
-        write_out(config.out, json.dumps(plan, indent=1).encode())
+        write_out(config.out, json.dumps(plan, indent=1).encode(), config.overwrite)
     return 0

@@ -13,6 +13,8 @@ from forebrain.runs.compare import Comparison
 from forebrain.scoring.evaluate import Evaluation
 from forebrain_registry.storage import Folder, scratch
 
+REPORT = "report.md"
+
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Scores of models x data sets as people read them, the same with all numbers, differences, and scores by
@@ -121,6 +123,7 @@ def write_comparison(comparison: Comparison, out: Folder) -> list[Table]:
         ConfigError: a baseline was not evaluated; nothing is written.
     """
     made = comparison_tables(comparison)
+    out.remove(REPORT)  # so that none is beside the tables of another, whatever ends this
     with scratch() as folder:
         picture = figures.models_by_dataset(
             comparison.by_dataset, comparison.labels, folder / "comparison.png"
@@ -138,5 +141,5 @@ def write_comparison(comparison: Comparison, out: Folder) -> list[Table]:
         "",
         *(table.to_markdown() for table in made if table.name != "comparison"),
     ]
-    out.write("report.md", "\n".join(lines).encode())
+    out.write(REPORT, "\n".join(lines).encode())
     return made

@@ -28,6 +28,7 @@ from forebrain.scoring.zapbench import ZapbenchScores, score_zapbench
 from forebrain.sessions.seen import doubts
 from forebrain.shards.stream import build_order
 from forebrain.shards.windows import ShardWindows
+from forebrain.training.config import PretrainConfig
 from forebrain.training.data import open_windows
 from forebrain.training.forecasting import affordable_windows
 from forebrain.training.run_folder import RunFolder
@@ -78,13 +79,7 @@ def evaluate_run(
         raise CheckpointError(
             f"{run.uri} was trained on other data than {shards.uri} holds; give its own --data."
         )
-    training = config.training
-    order = build_order(windows, training.batch_size, config.seed, config.mixture, training.units_per_window)
-    limit = (
-        None
-        if full or config.evaluation.full
-        else affordable_windows(windows, order, config, share=0.05, steps=training.steps)
-    )
+    limit = None if full else windows_scored(windows, config)
     model = config.model.title
     forecasters = with_baselines(trained, windows)
     if shown is not None and shown not in trained.interfaces:
@@ -121,6 +116,13 @@ def evaluate_run(
         "notes": notes,
         "sessions_not_trained": [info.id for info in windows.sessions if info.id not in trained.interfaces],
     }, parts
+
+
+def windows_scored(windows: ShardWindows, config: PretrainConfig) -> int | None:
+    """Windows a session that a run is scored on once it is trained; None for every one."""
+    training = config.training
+    order = build_order(windows, training.batch_size, config.seed, config.mixture, training.units_per_window)
+    return affordable_windows(windows, order, config, share=0.05, steps=training.steps)
 
 
 def evaluation_of(run: RunFolder) -> contextlib.AbstractContextManager[None]:

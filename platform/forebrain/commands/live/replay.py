@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
+from forebrain.alone import alone
 from forebrain.commands._out import require_free
 from forebrain.commands.live import TITLES, Transport
 from forebrain.errors import ConfigError
@@ -25,7 +27,7 @@ from forebrain.sessions.repair import MAX_RATE_ERROR, rate_doubt
 from forebrain.sessions.resample import bin_events, resample
 from forebrain.sessions.session import Session, other_animal
 from forebrain.shards.recordings import find_all, open_any
-from forebrain_registry.storage import path_here
+from forebrain_registry.storage import Folder, path_here
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,14 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Plays the frames, shows the latency and writes it to `out`."""
-    require_free(config.out and f"{config.out}/latency.json", config.overwrite)
-    out = None if config.out is None else path_here(config.out)
+    if config.out is None:
+        return _played(config, console, None)
+    with alone(Folder(config.out)):
+        require_free(f"{config.out}/latency.json", config.overwrite)
+        return _played(config, console, path_here(config.out))
+
+
+def _played(config: Config, console: Console, out: Path | None) -> int:
     session = None if config.recording is None else _session(config.recording)
     client, described = _client(config, session)
     names = None
