@@ -395,15 +395,11 @@ def _done(command: str | Work) -> int:
 
 def observe(root: Path) -> Observed:
     """What lies in a folder: hashes of files, values of those that are JSON, frames of a live record; nothing
-    of a killed command's, which is named so, nor who held a store's folder, which stays."""
+    of a killed command's, which is named so, nor who held a folder, which the next who does takes away."""
     found: Observed = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
-        if (
-            not path.is_file()
-            or name.startswith(".")
-            or re.search(r"\.partial|/probe-|^store/.*/held-", name)
-        ):
+        if not path.is_file() or name.startswith(".") or re.search(r"\.partial|/probe-|/held-", name):
             continue
         if name == "record/file":
             found["frames"] = _frames(path)
