@@ -19,40 +19,37 @@ SOME = [
     ("publish-and-gc", "stopped", 5),
 ]
 MORE = [
-    *(
-        (name, fault, 3)
-        for name in ("prepare", "prepare-more", "forecast")
-        for fault in ("killed", "unwritable")
-    ),
-    *(
-        (name, fault, 7)
-        for name in ("publish", "copy", "pull", "alias")
-        for fault in ("killed", "stopped", "full")
-    ),
-    *(
-        (name, "unreadable", 11)
-        for name in ("prepare", "prepare-more", "publish", "copy", "pull", "forecast")
-    ),
-    *((name, "stopped", 9) for name in ("prepare", "prepare-more", "adapt", "rivals")),
-    *((name, "killed", 37) for name in ("pretrain", "evaluate", "adapt", "rivals", "live")),
-    *((name, "unreadable", 701) for name in ("pretrain", "evaluate", "adapt")),
-    *((name, "full", 53) for name in ("pretrain", "evaluate", "adapt", "live")),
-    *((name, "stopped", 3) for name in ("publish-and-gc", "copy-and-gc")),
-    *((name, "stopped", 5) for name in ("alias-and-publish", "prepare-and-more", "rivals-and-other")),
-    *((name, "stopped", 11) for name in ("publish-and-another", "adapt-and-other", "adapt-and-forecast")),
-    *((name, "stopped", 23) for name in ("publish-and-evaluate", "evaluate-and-publish")),
-    *((name, "stopped", 101) for name in ("pretrain-and-prepare", "pretrain-and-other")),
+    ("prepare", "unwritable", 5),
+    ("prepare-more", "killed", 3),
+    ("pretrain", "killed", 61),
+    ("evaluate", "killed", 37),
+    ("publish", "unreadable", 11),
+    ("publish", "killed", 7),
+    ("copy", "stopped", 7),
+    ("pull", "full", 7),
+    ("pull", "unreadable", 11),
+    ("alias", "killed", 3),
+    ("adapt", "stopped", 19),
+    ("adapt", "killed", 23),
+    ("forecast", "unwritable", 3),
+    ("rivals", "stopped", 9),
+    ("live", "full", 53),
+    ("copy-and-gc", "stopped", 7),
+    ("publish-and-evaluate", "stopped", 37),
+    ("publish-and-another", "stopped", 17),
+    ("alias-and-publish", "stopped", 5),
+    ("prepare-and-more", "stopped", 11),
+    ("pretrain-and-prepare", "stopped", 149),
+    ("pretrain-and-other", "stopped", 149),
+    ("adapt-and-other", "stopped", 29),
+    ("rivals-and-other", "stopped", 9),
 ]
-
 IN_STORE = [
+    ("copy@s3", "full", 7),
+    ("prepare@s3", "killed", 5),
+    ("pretrain@s3", "lost", 41),
     ("publish@s3", "lost", 5),
-    ("copy@s3", "killed", 5),
-    ("alias@s3", "stopped", 3),
-    ("prepare@s3", "killed", 9),
-    ("pretrain@s3", "lost", 29),
-    ("evaluate@s3", "full", 23),
     ("publish-and-another@s3", "stopped", 7),
-    ("pretrain-and-other@s3", "stopped", 29),
 ]
 
 
