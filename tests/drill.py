@@ -89,7 +89,7 @@ def _forecast_live() -> int:
             index = self.live.arrivals.index
             index = 0 if index is None else int(index) + 1
             if index < len(frames):
-                return Frame(frames[index], index)
+                return Frame(frames[index], index, index / 5)
             os.kill(os.getpid(), signal.SIGTERM)
             return None
 

@@ -205,6 +205,25 @@ def test_a_pause_of_frames_without_times_is_told_by_their_arrival() -> None:
     assert pauses(trials) == [100, 200, 300]
 
 
+@pytest.mark.parametrize("faster", [1.0, 1.05, 1.19, 3.0])
+@pytest.mark.parametrize("last_late", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rate_hz", [1.667, 5.0, 30.0])
+def test_neither_a_late_frame_nor_another_rate_hides_a_pause(
+    rate_hz: float, last_late: float, faster: float
+) -> None:
+    arrived_s = FRAMES[:400] / (rate_hz * faster)
+    arrived_s[398] += last_late / rate_hz
+    arrived_s[399] = arrived_s[398] + max(2.0, 10 / rate_hz) + 1 / rate_hz
+    assert pauses(arrived_s, rate_hz) == [399]
+
+
+def test_jitter_hides_no_pause_and_is_none() -> None:
+    for seed in range(50):
+        late_s = np.abs(np.random.default_rng(seed).normal(0, 0.02, 300))
+        arrived_s = np.maximum.accumulate(FRAMES[:300] / 10 + late_s) + 4.0 * (FRAMES[:300] >= 200)
+        assert pauses(arrived_s, 10.0) == [200]
+
+
 def test_frames_that_come_slowly_or_in_bursts_do_not_pause() -> None:
     each, jitter = FRAMES[:400], np.random.default_rng(0).uniform(0, 4.0, 400)
     assert pauses(each * 5.0) == [1]  # all but the first step, of a rig that is thirty times slower

@@ -19,6 +19,7 @@ from forebrain.sessions.repair import MAX_RATE_ERROR, MIN_GAP_FRAMES
 RATE_INTERVALS = 64  # the rate is that of this many frame intervals
 MIN_RATE_INTERVALS = 16
 FIRST_INTERVALS = 4  # after so many a pause is told already, though not yet a frame or two that are missing
+FEW_STEPS = 5  # whose median tells how far apart frames come
 ARRIVALS = 256  # by which a rate is told of frames without times
 RATE_NOISE = 0.005  # a measured rate so near to the expected one is that
 # By their times, frames are counted by how late each comes. What is late is forgotten within 8 frames, so
@@ -68,6 +69,7 @@ class Arrivals:
         self.rate_hz = rate_hz
         self._intervals: deque[float] = deque(maxlen=RATE_INTERVALS)  # s, where by index: of one frame
         self._arrived: deque[tuple[float, int]] = deque(maxlen=ARRIVALS)  # seconds and index
+        self._steps: deque[float] = deque(maxlen=FEW_STEPS)  # s, between frames that did not wait, each
         self.reset()
 
     def reset(self) -> None:
@@ -77,7 +79,8 @@ class Arrivals:
         self._forget_rate()
         self._arrived.clear()
         self._in_time: tuple[float, int] | None = None  # as `_arrived`, the newest that did not wait
-        self._usual_s = 0.0  # between the last two such frames, each
+        self._block = 0.0, 0  # the first of the frames that came at once with it
+        self._steps.clear()
         self._late_from: float | None = None  # positions of the first and the last late frame in a row
         self._late_at: float | None = None
         self._late_run = 0
@@ -89,6 +92,7 @@ class Arrivals:
         new = object.__new__(Arrivals)
         new.__dict__.update(self.__dict__)
         new._intervals, new._arrived = self._intervals.copy(), self._arrived.copy()
+        new._steps = self._steps.copy()
         return new
 
     def judge(self, index: int | None, time_s: float | None, is_new: bool = False) -> Arrival:
@@ -132,7 +136,7 @@ class Arrivals:
             is_behind: newer frames wait already. They may all have waited, so a pause is told by the last.
 
         Returns:
-            Whether it came after a pause that neither the index nor a burst of frames around it explains.
+            Whether it came after a pause that neither the index nor a block of frames before it explains.
         """
         if self.index is None:
             return False
@@ -149,18 +153,19 @@ class Arrivals:
         """Whether no frame came for longer than `pause_after`, until this one, which did not wait."""
         before, self._in_time = self._in_time, (at_s, index)
         if before is None:
+            self._block = at_s, index
             return False
-        step_s = at_s - before[0]
-        usual_s = max(1 / self.rate_hz if self.rate_hz else 0.0, self._usual_s)
-        self._usual_s = step_s / (index - before[1])
+        step_s, frames = at_s - before[0], index - before[1]
+        # Not by the last step alone: a frame may be late before a pause, too.
+        usual_s = max(1 / self.rate_hz if self.rate_hz else 0.0, median(self._steps) if self._steps else 0.0)
+        self._steps.append(step_s / frames)
+        began_s, first = self._block
+        early = before[1] - first if before[0] - began_s <= PAUSE_S else 0
+        if step_s >= usual_s * frames / 2:
+            self._block = at_s, index
         if not usual_s or step_s <= pause_after(usual_s):
             return False
-        late = (
-            (at_s - came_s) / usual_s - (index - came)
-            for came_s, came in (before, *self._arrived)
-            if came <= before[1]
-        )
-        return min(late) >= MIN_GAP_FRAMES
+        return step_s / usual_s - frames - early >= MIN_GAP_FRAMES
 
     @property
     def measured_hz(self) -> float | None:

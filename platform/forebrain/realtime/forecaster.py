@@ -24,6 +24,7 @@ import torch
 
 from forebrain.accelerate import accelerate
 from forebrain.errors import AdaptationError, ConfigError, FrameError
+from forebrain.machine import running_s
 from forebrain.models.base import Interface, Model, SessionInput
 from forebrain.realtime.arrivals import MAX_INDEX, Arrivals
 from forebrain.realtime.inputs import LiveInputs
@@ -37,6 +38,7 @@ from forebrain.scoring.input_stacks import InputStacks, Known
 from forebrain.scoring.quantiles import require_levels
 from forebrain.scoring.stack import Stack
 from forebrain.sessions.arrays import column_names, unmasked
+from forebrain.sessions.clock import pause_after
 from forebrain.sessions.preprocessing import (
     ABSURD,
     DRIFT_UNITS,
@@ -149,7 +151,8 @@ class LiveForecaster:
         self.inputs = None if inputs is None else LiveInputs(inputs, self.context, self.horizon)
         self.knows: Known = "none"  # of inputs, the newest forecast
         self.drifted_units = 0
-        self._away_s = 0.0  # before the frame that comes next
+        self._away_s: float | None = None  # of a forecaster that was away, until it was back
+        self._back_at_s = 0.0
         self.segment = 0  # counts the stretches of frames between which some are missing
 
         self.dataset = dataset
@@ -283,9 +286,15 @@ class LiveForecaster:
         if arrival.has_jumped and arrival.missing < MIN_GAP_FRAMES:
             self.counts["time_jumps"] += 1
             self._gap()
-        if self._away_s and before.index is not None and index is None and None in (time_s, before.time_s):
-            self._begin_blindly()
-        self._away_s = 0.0
+        is_untimed = before.index is not None and None in (time_s, before.time_s)
+        if (
+            self._away_s is not None
+            and is_untimed
+            and arrival.kind == "next"
+            and arrival.missing < MIN_GAP_FRAMES
+        ):
+            self._begin_blindly(is_counted=index is not None)
+        self._away_s = None
         self._known[:] = self._is_sound(values)
         self._take(values)
         if self.inputs is not None:
@@ -452,7 +461,7 @@ class LiveForecaster:
         frames are read by, which belong to who sends them and not to a run.
         """
         self.counts["resets"] += 1
-        self._away_s = 0.0
+        self._away_s = None
         self.arrivals.reset()
         self._reads_late = None
         self._empty_run = 0
@@ -483,7 +492,7 @@ class LiveForecaster:
             "misnamed": self._misnamed,
             "filled": self.ring.filled,
             "empty_run": self._empty_run,
-            "away_s": self._away_s,
+            "away_s": self._away_until_now(),
             "num_scored": self.score.num_scored,
             "falls_back": self._falls_back,
             "counts": dict(self.counts),
@@ -496,7 +505,8 @@ class LiveForecaster:
 
         Args:
             away_s: seconds since then. Frames that came meanwhile are missing: a frame's index or time tells
-                how many; where it has neither, a gap begins unless that is too short for one.
+                how many; where it has neither, a gap begins unless that is too short for one, and where it
+                has no time, if that is a pause.
         """
         arrays, plain = state
         self.ring.restore(arrays["window"], plain["filled"])
@@ -509,7 +519,7 @@ class LiveForecaster:
             self.inputs.restore(arrays)
         # A state of an earlier version has neither intervals nor names. What was missing before a start that
         # saw no frame still is.
-        self._away_s = away_s + plain.get("away_s", 0.0)
+        self._away_s, self._back_at_s = away_s + plain.get("away_s", 0.0), running_s()
         self.arrivals.restore(
             plain["index"], plain["time_s"], plain.get("intervals_s", ()), plain.get("late_frames", 0.0)
         )
@@ -710,15 +720,24 @@ class LiveForecaster:
         self._absent[known] = 0
         self.counts["vanished"] += int(np.count_nonzero(self._absent == self.context))
 
-    def _begin_blindly(self) -> None:
-        """The first frame after a while away that neither index nor time places: so many may be missing."""
-        rate_hz = self.arrivals.rate_hz
-        if rate_hz is not None and self._away_s * rate_hz < MIN_GAP_FRAMES:
+    def _away_until_now(self) -> float:
+        """Seconds since the last frame of a forecaster that was away and has seen none since; 0 of others."""
+        return 0.0 if self._away_s is None else self._away_s + running_s() - self._back_at_s
+
+    def _begin_blindly(self, is_counted: bool) -> None:
+        """The first frame after a while away that no time places: so many may be missing, or where they are
+        counted, the sender may have paused."""
+        away_s, rate_hz = self._away_until_now(), self.arrivals.rate_hz
+        if is_counted:
+            if away_s <= pause_after(1 / rate_hz if rate_hz else 0.0):
+                return
+            self.counts["time_jumps"] += 1
+        elif rate_hz is not None and away_s * rate_hz < MIN_GAP_FRAMES:
             return
-        missing = f"frames of {self._away_s:.3g} s" if math.isfinite(self._away_s) else "any number of frames"
+        what = f"frames of {away_s:.3g} s" if math.isfinite(away_s) else "any number of frames"
         _log.warning(
-            "%s may be missing, which the first frame since tells neither by an index nor by a time: the "
-            "window starts anew", missing,
+            "%s may be missing, which the first frame since tells neither by %s: the window starts anew",
+            what, "an index nor by a time" if not is_counted else "its index, which counts on, nor by a time",
         )  # fmt: skip
         self._gap()
 
