@@ -213,6 +213,57 @@ def test_a_full_disk_and_a_folder_that_is_there_are_refused(
     assert (tmp_path / "out" / "mine").read_text() == "precious"
 
 
+@pytest.mark.parametrize("held", [0, 1 << 30])
+@pytest.mark.parametrize("how", ["written over", "replaced", "removed", "left"])
+def test_a_recording_that_changes_while_it_is_read_all_along_is_not_adapted_to(
+    how: str,
+    held: int,
+    command: Callable[..., list[str]],
+    recording: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = Path(recording())
+    other = Path(recording("other", frames=slice(None, None, -1)))
+    given = command(recording=str(path), mode="none")
+    compare = adapt.compare
+
+    def then_changes(*arguments: Any, **given: Any) -> Comparison:
+        comparison = compare(*arguments, **given)
+        if how == "written over":
+            path.write_bytes(other.read_bytes())
+        if how == "replaced":
+            other.replace(path)
+        if how == "removed":
+            path.unlink()
+        return comparison
+
+    monkeypatch.setattr(adapt, "compare", then_changes)
+    monkeypatch.setattr("forebrain.adaptation.windows.HELD_BYTES", held)
+    if held or how == "left":  # what is in memory may still grow on the disk, or go
+        assert main(given) == 0
+        return
+    assert main(given) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "worm9.npy: changed, or is gone, since it began to be read" in error
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial"))
+
+
+def test_what_is_adapted_to_a_part_of_a_folder_may_lie_in_it(
+    command: Callable[..., list[str]],
+    walk: Callable[..., Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("forebrain.adaptation.windows.HELD_BYTES", 0)
+    folder = tmp_path / "plane0"
+    folder.mkdir()
+    np.save(folder / "F.npy", walk(9, num_frames=300).frames(0, 300).T)
+    (folder / "session.yaml").write_text(SIDECAR % (2.5, "w9"))
+    assert main(command(recording=str(folder), out=str(folder / "out"), mode="none")) == 0
+
+
 @pytest.mark.parametrize("how", ["working folder moved", "moved", "unmounted", "filled"])
 def test_an_adaptation_is_not_lost_where_its_folder_is_gone_or_full_after_the_work(
     how: str,

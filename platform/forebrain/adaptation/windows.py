@@ -27,6 +27,11 @@ from forebrain.shards.fits import LEAST_PERSISTENCE, Moments, least_persistence,
 HELD_BYTES = 1 << 30
 
 
+def is_held(session: Session) -> bool:
+    """Whether a session is small enough to be read once, and not all through the work."""
+    return 4 * session.num_frames * session.num_units <= HELD_BYTES
+
+
 class SessionWindows:
     """A `WindowSource` over one session, normalised as `prepare` and `ShardWindows` would.
 
@@ -85,7 +90,7 @@ class SessionWindows:
         self._session, self._segments = session, session.segments
         self._inputs: dict[tuple[str, ...], np.ndarray] = {}
         self._held: np.ndarray | None = None
-        if 4 * session.num_frames * session.num_units <= HELD_BYTES:
+        if is_held(session):
             self._held = self._normalised(0, session.num_frames)
 
     @staticmethod

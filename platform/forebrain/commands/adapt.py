@@ -21,12 +21,15 @@ from forebrain.adaptation.comparison import Comparison, compare
 from forebrain.adaptation.fit import FitConfig
 from forebrain.adaptation.recording import open_session, with_rate
 from forebrain.adaptation.report import finish_comparison
+from forebrain.adaptation.windows import is_held
 from forebrain.console import Follower
-from forebrain.errors import ConfigError
+from forebrain.errors import ConfigError, RecordingError
 from forebrain.evaluation.tables import intervals, known_inputs, overview
 from forebrain.scoring.evoked import EVOKED_SHARE
 from forebrain.scoring.protocols import RecordingProtocol
-from forebrain.shards.recordings import find_all
+from forebrain.sessions.remote import is_remote
+from forebrain.sessions.session import Session
+from forebrain.shards.recordings import find_all, has_changed, hashes_of
 
 FIRST = (
     "model",
@@ -113,10 +116,18 @@ class Config:
 
 def run(config: Config, console: Console) -> int:
     """Adapts, and says whether it was worth it; 1 where no session of several could be adapted to."""
-    if config.each or len(config.recording) > 1 or len(find_all(config.recording)) > 1:
+    if config.each or len(config.recording) > 1 or len(recordings := find_all(config.recording)) > 1:
         return _adapt_each(config, console)
+    (recording,) = recordings
     with begun(config.out) as folder:
-        comparison = _compared(config, console)
+        session, sha256 = _session(config, recording)
+        comparison = _compared(session, config, console)
+        # Before anything is written: the folder may lie in the recording's own.
+        if sha256 is not None and has_changed(recording, sha256):
+            raise RecordingError(
+                f"{recording}: changed, or is gone, since it began to be read, so what was read may be of "
+                "before and after; nothing was kept. Give the same command again when it is finished."
+            )
         finish_comparison(comparison, folder, config.out)
     for finding in comparison.findings():
         console.print(finding)
@@ -132,9 +143,21 @@ def run(config: Config, console: Console) -> int:
     return 0
 
 
-def _compared(config: Config, console: Console) -> Comparison:
-    """Adapts to one recording, beside what that can do for itself."""
+def _session(config: Config, recording: str) -> tuple[Session, str | None]:
+    """The session, and the hash of what it is read from, where that goes on all through the work.
+
+    None of a session that is held in memory: what becomes of its recording later, which may still grow, does
+    not touch it. None either of what lies elsewhere, or has no hash.
+    """
     session = open_session(config.recording[0], config.session)
+    if is_held(session) or is_remote(recording):
+        return session, None
+    sha256 = hashes_of([recording])[recording]
+    return open_session(config.recording[0], config.session), sha256  # again: hashing takes long
+
+
+def _compared(session: Session, config: Config, console: Console) -> Comparison:
+    """Adapts to one recording, beside what that can do for itself."""
     session = with_rate(session, config.rate_hz)
     model = config.model
     if model is None:
