@@ -83,6 +83,33 @@ def test_what_is_scored_is_not_scored_again(config: InputsConfig, tmp_path: Path
     assert whole["scores"] == first["rows"]["marks"][1]["scores"]
 
 
+def test_a_recording_that_changes_under_the_study_keeps_no_score(
+    config: InputsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(*given: object) -> object:
+        answering(1, num_frames=650).save(tmp_path / "1.npz")
+        return {}
+
+    monkeypatch.setattr(inputs, "score_session", scored)
+    rows = {"marks": {**config.rows["marks"], "recordings": "1.npz"}}
+    with pytest.raises(ConfigError, match=r"1\.npz changed while it was read"):
+        study(replace(config, rows=rows), Console(quiet=True))
+    assert not (tmp_path / "out" / "sessions").exists()
+
+
+def test_kernels_that_change_under_the_study_keep_no_score(
+    config: InputsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = tmp_path / "kernels.npz"
+    kernels.write_bytes(b"one")
+    monkeypatch.setattr(inputs.Kernels, "read", lambda path: path.write_bytes(b"other"))
+    row = {**config.rows["marks"], "simulated": {"kernels": kernels.name}}
+    del row["recordings"]
+    with pytest.raises(ConfigError, match=r"kernels\.npz changed while it was read"):
+        study(replace(config, rows={"marks": row}), Console(quiet=True))
+    assert not (tmp_path / "out" / "sessions").exists()
+
+
 def test_sessions_that_cannot_be_scored_are_named_and_count_in_no_mean(
     config: InputsConfig, tmp_path: Path
 ) -> None:

@@ -69,6 +69,22 @@ def test_one_recording_under_two_names_is_said(under_two_names: list[str], tmp_p
     assert len(result["sessions"]) == 2
 
 
+def test_a_recording_that_changes_at_the_last_reading_leaves_no_table(
+    walk: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "one.npz"
+    walk(0, num_frames=600).save(path)
+
+    def drifting(*given: object) -> None:
+        walk(9, num_frames=600).save(path)
+
+    monkeypatch.setattr("forebrain.studies.intervals.covered_while_drifting", drifting)
+    config = IntervalsConfig([str(path)], str(tmp_path / "out"), "chronological", 12, 4)
+    with pytest.raises(ConfigError, match=r"one\.npz changed while it was read"):
+        study(config, Console(quiet=True))
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
 def test_recordings_that_are_too_short_and_folders_without_intervals_are_errors(
     walk: Callable[..., Session], tmp_path: Path
 ) -> None:

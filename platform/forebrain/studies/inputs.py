@@ -51,7 +51,7 @@ from forebrain.sessions.session import Numbers, Session, fits, numbers_of, sessi
 from forebrain.sessions.stimulated import JUMP, Kernels, simulate_stimulated
 from forebrain.shards.hashing import file_sha256
 from forebrain.shards.recordings import open_any, sha256_of
-from forebrain.studies.kept import claim, read_step, write_step
+from forebrain.studies.kept import changed, claim, read_step, require_unchanged, write_step
 from forebrain.studies.remarks import Remarks
 from forebrain_registry.storage import Folder, path_here
 
@@ -173,7 +173,7 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
         def leave_out(why: str, name: str = name) -> None:
             remarks.leave_out(f"{name}: {why}")
 
-        for key, recording, load in _sessions(row, files[name], config.data_folder, leave_out):
+        for key, address, recording, load in _sessions(row, files[name], config.data_folder, leave_out):
             place = f"sessions/{session_key(name)}/{session_key(key)}.json"
             asked = {
                 **asdict(row),
@@ -194,6 +194,8 @@ def study(config: InputsConfig, console: Console, command: str = "") -> dict[str
                 except RecordingError as error:
                     leave_out(str(error))
                     continue
+                if kernels is None:  # else they were read at once, and made all of it
+                    require_unchanged(address, recording)
                 scored = write_step(out, place, {"asked": asked, **made})
             remarks.step(scored)
             scores = {each: scored["scores"][each] for each in (*INFORMED, *RIVALS)}
@@ -264,8 +266,9 @@ def _files(row: RowConfig, data: Path) -> list[Path]:
 
 def _sessions(
     row: RowConfig, files: Sequence[Path], data: Path, leave_out: Callable[[str], None]
-) -> Iterator[tuple[str, str, Any]]:
-    """A key of each session, the hash of what it is read or made from, and what does it, with its kernels.
+) -> Iterator[tuple[str, str, str, Any]]:
+    """A key of each session, the address and hash of what it is read or made from, and what does it, with
+    its kernels.
 
     Args:
         row, files: what is asked for, and where it is.
@@ -280,9 +283,11 @@ def _sessions(
 
             def simulate(seed: int = seed) -> tuple[Session, Kernels]:
                 kernels = Kernels.read(path)
+                if file_sha256(path) != of_kernels:
+                    raise changed(str(path))
                 return simulate_stimulated(kernels, seed=seed, **given), kernels
 
-            yield f"seed{seed}", of_kernels, simulate
+            yield f"seed{seed}", str(path), of_kernels, simulate
         return
     for path in files:
         place, recording = path.relative_to(data).as_posix(), sha256_of(str(path))
@@ -296,7 +301,7 @@ def _sessions(
             def read(session: Session = session) -> tuple[Session, None]:
                 return repair(session)[0], None
 
-            yield place if len(sessions) == 1 else f"{place}, {session.id}", recording, read
+            yield place if len(sessions) == 1 else f"{place}, {session.id}", str(path), recording, read
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,7 +132,6 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
                 NAME, _forecaster(fit), source, calibrations={0: calibration},
                 windows_per_session=config.windows_per_session, seed=config.seed,
             )  # fmt: skip
-            require_unchanged(address, contents[recorded.id])
             if session.id not in scored.scores[NAME]:
                 remarks.leave_out(f"session {session.id}: no window of its test part could be scored.")
                 continue
@@ -143,6 +142,7 @@ def study(config: IntervalsConfig, console: Console) -> dict[str, Any]:
                 rows[-1]["streamed"] = {"coverage": streamed.whole, "near": _near(streamed.by_unit)}
                 drifted = covered_while_drifting(_forecaster(fit), calibration, session, source)
                 rows[-1]["live"] = None if drifted is None else asdict(drifted)
+            require_unchanged(address, contents[recorded.id])
             console.print(_said(rows[-1]))
             if shown is None and not rows[-1]["is_counts"]:
                 shown = session, source, fit, calibration

@@ -67,10 +67,15 @@ def require_unchanged(address: str, sha256: str) -> None:
     """Raises ConfigError if a recording is no longer what the study began with: what was read of it may be
     either."""
     if has_changed(address, sha256):
-        raise ConfigError(
-            f"{address} changed while it was read, and its score was not kept. Put back what it was, and the "
-            "same command goes on; or give another --out."
-        )
+        raise changed(address)
+
+
+def changed(address: str) -> ConfigError:
+    """The error of what is no longer what it was when its hash was formed."""
+    return ConfigError(
+        f"{address} changed while it was read, and its score was not kept. Put back what it was, and the "
+        "same command goes on; or give another --out."
+    )
 
 
 def claim(
