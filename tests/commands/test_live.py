@@ -126,15 +126,17 @@ def test_killed_at_any_time_a_server_goes_on_from_the_next_frame(
     adapted: Path, recording: Path, tmp_path: Path
 ) -> None:
     loaded, state = Adapted.load(adapted), tmp_path / "state"
-    frames = Session.load(recording).frames(0, 60)
+    session = Session.load(recording)
+    frames = session.frames(0, 60)
+    times_s = np.arange(60) / session.rate_hz  # else a slow start is a pause
     undisturbed = loaded.stream()
-    expected = [undisturbed.step(frame, index) for index, frame in enumerate(frames)]
+    expected = [undisturbed.step(frame, index, times_s[index]) for index, frame in enumerate(frames)]
     options = ("--state", str(state), "--state_every_s", "0.001")
 
     with serving(adapted, *options) as (process, address):
         client = RequestClient(address)
         for index in range(30):
-            client.send(Frame(frames[index], index))
+            client.send(Frame(frames[index], index, float(times_s[index])))
             forecast = client.receive(60)
             assert forecast is not None
             np.testing.assert_array_equal(forecast.values, expected[index])
@@ -150,7 +152,7 @@ def test_killed_at_any_time_a_server_goes_on_from_the_next_frame(
         resumed = client.ask("status")
         assert 0 <= resumed["index"] == _saved_index(state) and resumed["frames"] == resumed["index"] + 1
         for index in range(resumed["index"] + 1, 60):
-            client.send(Frame(frames[index], index))
+            client.send(Frame(frames[index], index, float(times_s[index])))
             forecast = client.receive(60)
             assert forecast is not None
             np.testing.assert_array_equal(forecast.values, expected[index])
