@@ -23,6 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
+from forebrain_registry.storage import require_anchored
+
 INK, MUTED, FAINT = "#222222", "#767676", "#d9d9d9"
 BLUE, GREEN, VERMILION = "#0072b2", "#009e73", "#d55e00"  # Okabe & Ito's, for colour blindness
 
@@ -162,6 +164,7 @@ def panels(width: float, height: float, rows: int, columns: int, **options: Any)
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes a PNG file, and its folder where there is none."""
+    require_anchored(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return path

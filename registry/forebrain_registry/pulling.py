@@ -190,9 +190,10 @@ def export(pulled: Pulled, out: str | os.PathLike[str]) -> Path:
             if pulled.interfaces:
                 beside = partial / "interfaces"
                 copies += [(pulled.interfaces, beside, each) for each in pulled.version.record.interfaces]
-            for source, folder, stored in copies:
+            for _, folder, stored in copies:
+                (folder / stored.path).parent.mkdir(parents=True, exist_ok=True)
+            for source, folder, stored in copies:  # none of which are made again, if they are taken away
                 copy = folder / stored.path
-                copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / stored.path, copy)
                 if not _is_good(copy, stored):  # of the copy: what was checked before may be changed since
                     raise StorageError(

@@ -116,8 +116,15 @@ class Registry:
         return self.store
 
     def staying(self) -> contextlib.AbstractContextManager[None]:
-        """Within the block a registry in a folder is not made anew where it is moved away."""
-        return self.store.staying() if isinstance(self.store, Folder) else contextlib.nullcontext()
+        """Within the block a registry in a folder is not made anew where it is moved away, or its disk
+        unmounted: not even where an empty folder takes its place, if a version lies in it now."""
+        if not isinstance(self.store, Folder):
+            return contextlib.nullcontext()
+        for name, listing in layout.listings(self.records()).items():
+            record = layout.record_name(layout.versions_folder(name), listing.versions[0])
+            with contextlib.suppress(FileNotFoundError):  # a link to nothing
+                return self.store.anchored_by(record, self.store.read(record))
+        return self.store.staying()
 
     def is_there(self) -> bool:
         """Whether anything lies there that a registry holds; a web host must have its index."""

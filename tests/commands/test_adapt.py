@@ -264,7 +264,7 @@ def test_what_is_adapted_to_a_part_of_a_folder_may_lie_in_it(
     assert main(command(recording=str(folder), out=str(folder / "out"), mode="none")) == 0
 
 
-@pytest.mark.parametrize("how", ["working folder moved", "moved", "unmounted", "filled"])
+@pytest.mark.parametrize("how", ["working folder moved", "moved", "unmounted", "filled", "moved in saving"])
 def test_an_adaptation_is_not_lost_where_its_folder_is_gone_or_full_after_the_work(
     how: str,
     command: Callable[..., list[str]],
@@ -285,6 +285,11 @@ def test_an_adaptation_is_not_lost_where_its_folder_is_gone_or_full_after_the_wo
             raise OSError(28, "No space left on device")
         savefig(figure, path, **given)
 
+    def then_moved(figure: Figure, path: Path, **given: Any) -> None:
+        savefig(figure, path, **given)
+        if path.name == "forecast_traces.png" and Path("runs").exists():
+            Path("runs").rename(other)
+
     def then_goes(*arguments: Any, **given: Any) -> Comparison:
         comparison = compare(*arguments, **given)
         if how == "working folder moved":
@@ -295,6 +300,8 @@ def test_an_adaptation_is_not_lost_where_its_folder_is_gone_or_full_after_the_wo
             Path("runs").mkdir()
         if how == "filled":
             monkeypatch.setattr(Figure, "savefig", full)
+        if how == "moved in saving":
+            monkeypatch.setattr(Figure, "savefig", then_moved)
         return comparison
 
     monkeypatch.setattr(adapt, "compare", then_goes)

@@ -1196,3 +1196,20 @@ def test_verify_sees_a_record_that_is_lost_or_there_twice(registry: Registry) ->
     shutil.copy(folder / "00000001.json", folder / "00000004.json")
     (folder / "00000002.json").unlink()
     assert verify(registry).problems == ["worm: version 2 is lost", "worm@4: is worm@1 a second time"]
+
+
+@pytest.mark.parametrize("at", ["the mount point", "below"])
+def test_nothing_is_published_where_the_disk_of_a_registry_was(tmp_path: Path, at: str) -> None:
+    mounted, disk = tmp_path / "mounted", tmp_path / "disk"
+    registry = Registry(str(mounted if at == "the mount point" else mounted / "registry"))
+    first = publish(registry, "mice", {"model.safetensors": weights(1)}, metadata())
+    with registry.staying():  # as while a model is trained that is published then
+        mounted.rename(disk)
+        mounted.mkdir()
+        with pytest.raises(StorageError, match="its disk unmounted"):
+            publish(registry, "mice", {"model.safetensors": weights(2)}, metadata())
+        assert not [path for path in mounted.rglob("*") if path.is_file()]
+        mounted.rmdir()
+        disk.rename(mounted)
+        second = publish(registry, "mice", {"model.safetensors": weights(2)}, metadata())
+    assert (first.number, second.number) == (1, 2) and verify(registry).problems == []

@@ -30,6 +30,7 @@ from forebrain_registry import (
     export,
     publish,
     pull,
+    pulling,
     verify,
     write_index,
 )
@@ -381,6 +382,26 @@ def test_what_changes_in_the_cache_while_it_is_exported_is_not_handed_out(
             export(pulled, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
     assert export(pull(published, "worm"), tmp_path / "out").exists()
+
+
+def test_an_export_whose_folder_is_taken_away_in_the_middle_leaves_no_part_of_it(
+    published: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled, copyfile, copied = pull(published, "worm"), shutil.copyfile, []
+
+    def then_taken(source: Path, copy: Path) -> None:
+        copyfile(source, copy)
+        copied.append(copy)
+
+    def is_good(copy: Path, stored: object) -> bool:
+        shutil.rmtree(copy.parent)
+        return True
+
+    monkeypatch.setattr(shutil, "copyfile", then_taken)
+    monkeypatch.setattr(pulling, "_is_good", is_good)
+    with pytest.raises(StorageError):
+        export(pulled, tmp_path / "out")
+    assert len(copied) == 1 and not list(tmp_path.glob("out*"))
 
 
 def test_a_version_in_a_cache_that_cannot_be_written_is_read(

@@ -48,7 +48,9 @@ from forebrain.sessions.preprocessing import Preprocessing
 from forebrain.sessions.session import Session
 from forebrain_registry.records import WEIGHTS
 from forebrain_registry.storage import (
+    Anchor,
     Folder,
+    anchored,
     partial_beside,
     path_here,
     require_anchored,
@@ -364,7 +366,8 @@ def begun(target: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:  # a name that is too long, a folder that may not be looked at or written to
         raise StorageError(f"{target}: {error.strerror}. Choose another folder.") from error
     try:
-        yield partial
+        with anchored(Anchor(partial, partial)):
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):  # they hold the folder

@@ -90,6 +90,11 @@ def publish_run(config: PublishConfig, metrics: Sequence[Metric] = ()) -> tuple[
             cannot be published to. Nothing is visible there then.
     """
     registry = require_publishable(config.name, config.registry)
+    with registry.staying():
+        return _publish(registry, config, metrics)
+
+
+def _publish(registry: Registry, config: PublishConfig, metrics: Sequence[Metric]) -> tuple[Version, bool]:
     run = RunFolder(config.run)
     trained = TrainedModel.load(run, config.step)
     weights = weights_of(trained.backbone)

@@ -47,8 +47,8 @@ def finish_comparison(comparison: Comparison, folder: Path, out: str | os.PathLi
         except (OSError, StorageError):
             raise error from error.__cause__
         raise StorageError(
-            f"{out}: could not be made ({error.__cause__}). Its folder was moved or removed, its disk "
-            "unmounted or filled, or something mounted or written there meanwhile. The adaptation is in "
+            f"{out}: could not be made ({error.__cause__ or error}). Its folder was moved or removed, its "
+            "disk unmounted or filled, or something mounted or written there meanwhile. The adaptation is in "
             f"{kept}, whole; move it from there."
         ) from error
 

@@ -57,12 +57,14 @@ class Config(PretrainConfig):
 
 def run(config: Config, console: Console) -> int:
     """Trains, scores, and publishes where that is asked."""
-    if config.publish is not None:
-        require_publishable(config.publish, config.registry)  # now, not after hours of training
-    folder = pretrain(config.of_run(), console)
-    if config.publish is not None:
-        asked = PublishConfig(folder, config.publish, config.registry, config.licence)
-        say_published(*publish_run(asked), console)
+    if config.publish is None:
+        folder = pretrain(config.of_run(), console)
+    else:
+        registry = require_publishable(config.publish, config.registry)  # now, not after hours of training
+        with registry.staying():
+            folder = pretrain(config.of_run(), console)
+            asked = PublishConfig(folder, config.publish, config.registry, config.licence)
+            say_published(*publish_run(asked), console)
     logs = quoted(f"{folder}/tensorboard")
     console.print()
     console.print(f"Next: tensorboard --logdir {logs}, or another --data; the run is in {folder}")

@@ -8,12 +8,14 @@ away from being made anew.
 from forebrain_registry.storage.folder import Folder, file_at, path_here, scratch
 from forebrain_registry.storage.local_disk import PARTIAL, partial_beside, tell_of_partial_beside
 from forebrain_registry.storage.stat import Stat
-from forebrain_registry.storage.staying import carrying_anchors, require_anchored
+from forebrain_registry.storage.staying import Anchor, anchored, carrying_anchors, require_anchored
 
 __all__ = [
     "PARTIAL",
+    "Anchor",
     "Folder",
     "Stat",
+    "anchored",
     "carrying_anchors",
     "file_at",
     "partial_beside",
