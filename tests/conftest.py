@@ -244,7 +244,11 @@ def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield "s3://forebrain"
         finally:
             server.terminate()
-            server.wait(20)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:  # what it holds is of no use to anybody
+                server.kill()
+                server.wait()
 
 
 @pytest.fixture
